@@ -1,0 +1,1 @@
+"""The pipeline: one stage, one file, one command; everything stands on `world_env`."""

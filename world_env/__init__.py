@@ -1,0 +1,63 @@
+"""Learned simulators that wear the Gymnasium interface: `import world_env; gym.make("WorldModel-v0")`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+__version__ = "0.1.0"
+
+DEFAULT_TWIN = "cartpole"
+
+_LAZY = {
+    "Twin": "world_env.twin",
+    "list_twins": "world_env.twin",
+    "WorldSpec": "world_env.spec",
+    "Simulator": "world_env.simulator",
+    "SimulatorConfig": "world_env.simulator",
+    "WorldModelEnv": "world_env.env",
+    "WorldModelVectorEnv": "world_env.vector_env",
+    "WorldModelVecEnv": "world_env.sb3",
+    "register_family": "world_env.models",
+    "rollout": "world_env.rollout",
+    "check_world_model": "world_env.checks",
+    "check_vector_env": "world_env.checks",
+}
+"""Public name -> module, imported on first use: registering ids must not load torch."""
+
+__all__ = [*_LAZY, "errors"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("world_env.errors")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'world_env' has no attribute {name!r}: public are {', '.join(__all__)}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def _register(env_id: str, twin: str) -> None:
+    if env_id not in registry:
+        register(
+            id=env_id,
+            entry_point="world_env.env:WorldModelEnv",
+            vector_entry_point="world_env.vector_env:WorldModelVectorEnv",
+            kwargs={"twin": twin},
+        )
+
+
+def _register_bundled() -> None:
+    """One id for each bundled twin, for clients that can pass nothing but an id."""
+    _register("WorldModel-v0", DEFAULT_TWIN)
+    for path in sorted((Path(__file__).parent / "twins").glob("*/twin.json")):
+        real = json.loads(path.read_text(encoding="utf-8"))["spec"]["real"]
+        if real is not None:
+            name = json.loads(real)["id"].rpartition("/")[2].rpartition("-v")[0]
+            _register(f"WorldModel/{name}-v0", path.parent.name)
+
+
+_register_bundled()

@@ -1,0 +1,244 @@
+"""The only place where environment arrays become model tensors and back.
+
+Encoded observations are always a dict of float32 tensors. Box floats keep their values (models normalise them);
+images uint8 (H, W, C) become (C, H, W) in [0, 1]; Discrete and MultiDiscrete become one-hots.
+Encoded actions are always float32 (B, A): Box scaled to [-1, 1], Discrete one-hot, MultiDiscrete concatenated
+one-hots.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from world_env.batch import OBSERVATION, Observation
+from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
+from world_env.spec import DataRange, WorldSpec
+
+_MARGIN = 0.1
+"""Predicted observations may leave the data's range by this share of its width (field evidence: guards)."""
+
+
+class Codec:
+    """Encodes and decodes for one spec. Pure: holds only bounds and sizes.
+
+    spec: the world's spaces.
+    ranges: what the data showed; None (no data): nothing is clipped beyond the space, unbounded actions pass as
+        they are.
+    """
+
+    def __init__(self, spec: WorldSpec, ranges: DataRange | None = None) -> None:
+        self.spec = spec
+        self.keys = observation_spaces(spec.observation_space)
+        self.shapes = {key: encoded_shape(space) for key, space in self.keys.items()}
+        self.action_size = action_size(spec.action_space)
+        self._clip = {key: _clip_bounds(key, space, ranges) for key, space in self.keys.items()}
+        self._action_low, self._action_high = _action_bounds(spec.action_space, ranges)
+        # Gradients and devices never pass through here: bounds stay plain arrays.
+        self._reward = None if ranges is None else ranges.reward
+
+    def encode_observation(self, observation: Any, *, device: torch.device | str = "cpu") -> Observation:
+        """Batched environment observations (B, ...), or a dict of them, as tensors key -> (B, *O).
+
+        Raises InvalidObservationError on a wrong shape, a missing key or a non-finite number.
+        """
+        parts = observation if isinstance(self.spec.observation_space, spaces.Dict) else {OBSERVATION: observation}
+        if not isinstance(parts, dict) or set(parts) != set(self.keys):
+            got = sorted(parts) if isinstance(parts, dict) else type(parts).__name__
+            raise InvalidObservationError(f"expected a dict with the keys {sorted(self.keys)}, got {got}")
+        return {
+            key: torch.as_tensor(_encode(key, space, np.asarray(parts[key])), device=device)
+            for key, space in self.keys.items()
+        }
+
+    def decode_observation(self, observation: Observation) -> Any:
+        """Fresh environment arrays (B, ...), dtype and bounds of the space, near the data's range."""
+        parts = {
+            key: _decode(space, observation[key].detach().cpu().numpy(), self._clip[key])
+            for key, space in self.keys.items()
+        }
+        return parts if isinstance(self.spec.observation_space, spaces.Dict) else parts[OBSERVATION]
+
+    def encode_action(self, action: Any, *, device: torch.device | str = "cpu") -> Tensor:
+        """Batched environment actions as a float32 tensor (B, A).
+
+        A finite Box action outside its bounds is clipped, as real environments do.
+        Raises InvalidActionError on a wrong shape, a non-finite number or a Discrete value out of range.
+        """
+        space = self.spec.action_space
+        array = np.asarray(action)
+        if array.ndim == 0 or array.shape[1:] != (space.shape or ()):
+            raise InvalidActionError(
+                f"an action batch for {space} has the shape (rows, {', '.join(map(str, space.shape or ()))}), "
+                f"got {array.shape}: pass what `action_space.sample()` returns, one for each row"
+            )
+        if isinstance(space, spaces.Box):
+            return torch.as_tensor(self._encode_box_action(array), device=device)
+        return torch.as_tensor(_one_hot(array, space, InvalidActionError, "action"), device=device)
+
+    def decode_action(self, action: Tensor) -> Any:
+        """Environment actions (B, ...) from encoded ones (B, A); the inverse of `encode_action`."""
+        space, array = self.spec.action_space, action.detach().cpu().numpy()
+        if isinstance(space, spaces.Box):
+            low, high = self._action_low, self._action_high
+            values = low + (array.astype(np.float64) + 1.0) * 0.5 * (high - low)
+            return values.reshape(-1, *space.shape).astype(space.dtype)
+        return _from_one_hot(array, space)
+
+    def clip_reward(self, reward: np.ndarray) -> np.ndarray:
+        """Rewards (B,) kept within what the data showed."""
+        return reward if self._reward is None else np.clip(reward, *self._reward)
+
+    def _encode_box_action(self, array: np.ndarray) -> np.ndarray:
+        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+            raise InvalidActionError(
+                f"the action holds values that are not finite numbers: {_excerpt(array)}. "
+                "A diverged policy is the usual cause: lower its learning rate or normalise its inputs."
+            )
+        low, high = self._action_low, self._action_high
+        flat = array.reshape(len(array), -1).astype(np.float64)
+        scaled = 2.0 * (flat - low) / (high - low) - 1.0
+        return scaled.clip(-1.0, 1.0).astype(np.float32)
+
+
+def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    """Key -> space of every part of an observation. Raises UnsupportedSpaceError by name."""
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+    for key, part in parts.items():
+        flat = isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and len(part.shape or ()) <= 1
+        if not (isinstance(part, spaces.Box) or flat):
+            raise UnsupportedSpaceError(
+                f"observation {key!r} is a {type(part).__name__} space ({part}), which no codec covers: expected "
+                "Box, Discrete, flat MultiDiscrete, or one Dict of these. "
+                "gymnasium.wrappers.FlattenObservation turns most others into a Box."
+            )
+    return parts
+
+
+def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """The shape O of one encoded observation of this space."""
+    if isinstance(space, spaces.Box):
+        if is_image(space):
+            height, width, *channels = space.shape
+            return (channels[0] if channels else 1, height, width)
+        return tuple(space.shape) or (1,)
+    return (action_size(space),)
+
+
+def is_image(space: spaces.Space[Any]) -> bool:
+    """Whether a space holds pixels: uint8 with height and width."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+
+
+def action_size(space: spaces.Space[Any]) -> int:
+    """A: the length of one encoded action. Raises UnsupportedSpaceError by name."""
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return int(np.prod(space.shape, dtype=int))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return int(space.nvec.sum())
+    raise UnsupportedSpaceError(
+        f"a {type(space).__name__} action space ({space}) is not supported: expected a float Box, Discrete or a "
+        "flat MultiDiscrete"
+    )
+
+
+def _clip_bounds(
+    key: str, space: spaces.Space[Any], ranges: DataRange | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Flat (D,) bounds for emitted floats: the space, and within it the data's range with a margin."""
+    if not isinstance(space, spaces.Box) or is_image(space):
+        return None
+    low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
+    if ranges is not None and key in ranges.observation:
+        seen_low, seen_high = (np.asarray(bound) for bound in ranges.observation[key])
+        margin = _MARGIN * (seen_high - seen_low)
+        low, high = np.maximum(low, seen_low - margin), np.minimum(high, seen_high + margin)
+    return low, high
+
+
+def _action_bounds(space: spaces.Space[Any], ranges: DataRange | None) -> tuple[np.ndarray, np.ndarray]:
+    """Flat (A,) bounds that are scaled to [-1, 1]: the space's; where unbounded, the data's."""
+    if not isinstance(space, spaces.Box):
+        return np.zeros(0), np.zeros(0)
+    low, high = (np.asarray(bound, np.float64).reshape(-1).copy() for bound in (space.low, space.high))
+    seen = (np.full_like(low, -1.0), np.full_like(high, 1.0))
+    if ranges is not None and ranges.action is not None:
+        seen = (np.asarray(ranges.action[0], np.float64), np.asarray(ranges.action[1], np.float64))
+    open_ended = ~np.isfinite(low) | ~np.isfinite(high)
+    low[open_ended], high[open_ended] = seen[0][open_ended], seen[1][open_ended]
+    high = np.where(high > low, high, low + 1.0)
+    return low, high
+
+
+def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray:
+    shape = space.shape or ()
+    if array.ndim == 0 or array.shape[1:] != shape:
+        raise InvalidObservationError(f"observation {key!r} should have the shape (rows, *{shape}), got {array.shape}")
+    if is_image(space):
+        image = array if array.ndim == 4 else array[..., None]
+        return np.ascontiguousarray(np.moveaxis(image, -1, 1)).astype(np.float32) / 255.0
+    if isinstance(space, spaces.Box):
+        values = array.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise InvalidObservationError(f"observation {key!r} holds non-finite numbers: {_excerpt(array)}")
+        return values.reshape(len(array), *encoded_shape(space))
+    return _one_hot(array, space, InvalidObservationError, f"observation {key!r}")
+
+
+def _decode(
+    space: spaces.Space[Any], array: np.ndarray, clip: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    rows = len(array)
+    if is_image(space):
+        image = np.moveaxis((array * 255.0).round().clip(0, 255).astype(np.uint8), 1, -1)
+        return np.ascontiguousarray(image.reshape(rows, *(space.shape or ())))
+    if isinstance(space, spaces.Box):
+        values = array.reshape(rows, -1).astype(np.float64)
+        if clip is not None:
+            values = values.clip(*clip)
+        if not np.issubdtype(space.dtype, np.floating):
+            values = values.round()
+        # The rounding to the space's dtype must not step over its bounds again.
+        shaped = values.astype(space.dtype).reshape(rows, *space.shape)
+        return np.clip(shaped, space.low, space.high)
+    return _from_one_hot(array, space)
+
+
+def _categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(sizes, starts) of a Discrete or MultiDiscrete space, one entry a digit."""
+    if isinstance(space, spaces.Discrete):
+        return np.array([space.n]), np.array([space.start])
+    assert isinstance(space, spaces.MultiDiscrete)
+    return space.nvec, space.start
+
+
+def _one_hot(array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], what: str) -> np.ndarray:
+    sizes, starts = _categories(space)
+    if array.dtype == bool or not np.issubdtype(array.dtype, np.integer):
+        raise error(f"{what} of {space} must be whole numbers, got {array.dtype}: {_excerpt(array)}")
+    digits = array.reshape(len(array), -1) - starts
+    if ((digits < 0) | (digits >= sizes)).any():
+        raise error(
+            f"{what} of {space} must lie in {[(int(a), int(a + n - 1)) for a, n in zip(starts, sizes, strict=True)]} "
+            f"(first, last), got {_excerpt(array)}"
+        )
+    encoded = np.zeros((len(array), int(sizes.sum())), np.float32)
+    np.put_along_axis(encoded, digits + np.concatenate([[0], sizes.cumsum()[:-1]]), 1.0, axis=1)
+    return encoded
+
+
+def _from_one_hot(array: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
+    sizes, starts = _categories(space)
+    parts = np.split(array.reshape(len(array), -1), sizes.cumsum()[:-1], axis=1)
+    digits = np.stack([part.argmax(1) for part in parts], axis=1) + starts
+    return digits.reshape(len(array), *(space.shape or ())).astype(space.dtype)
+
+
+def _excerpt(array: np.ndarray) -> str:
+    return np.array2string(array.reshape(-1)[:8], precision=4) + (" ..." if array.size > 8 else "")

@@ -1,0 +1,202 @@
+"""A probabilistic ensemble for vector observations: the family that learns well on a CPU.
+
+What it does, and why (evidence in brackets):
+- members share nothing, and each row follows one member until its episode ends: an imagined world stays
+  consistent with itself, and disagreement stays honest [TS-infinity: Chua et al. 2018, arXiv:1805.12114];
+- it predicts the change in normalised space, LayerNorm inside, last layer at zero [NEUBAY];
+- one-step Gaussian likelihood first, then k-step rollouts of the mean, because a one-step model can be worse
+  than "nothing moves" after a few hundred steps [Lambert et al. 2022; RWM, arXiv:2501.10100];
+- reward and termination are read from the whole transition; the reward of a terminal step has its own head,
+  so that a goal bonus cannot leak to steps that go on;
+- the rare terminal class is weighted, and the weight's logarithm is taken off the logit again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from world_env.batch import Batch, Context, Observation, State, Statistics
+from world_env.codec import action_size
+from world_env.models.base import Prediction, TrainableWorldModel
+from world_env.models.networks import MemberMLP, Normalizer, RowGroups, VectorLayout
+from world_env.random import RowRandom
+from world_env.spec import WorldSpec
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Sizes and training choices of an ensemble."""
+
+    members: int = 5
+    """Independent networks; disagreement needs at least 2."""
+    width: int = 200
+    """Units per hidden layer of the dynamics."""
+    layers: int = 3
+    """Hidden layers of the dynamics."""
+    head_width: int = 128
+    """Units per hidden layer (two) of the reward and termination heads."""
+    rollout: int = 8
+    """Steps k of the autoregressive part of training."""
+    one_step_share: float = 0.85
+    """Share of the updates that train one step; the rest trains `rollout` steps."""
+    terminal_weight: float = 20.0
+    """Most that a terminal step weighs more than another in the loss."""
+    log_std_min: float = -6.0
+    """Least logarithm of the noise, in units of one step's typical change."""
+    log_std_max: float = 1.0
+    """Largest logarithm of the noise, same unit."""
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ValueError(f"members is {self.members}, but disagreement needs at least 2")
+        if self.rollout < 1 or not 0.0 <= self.one_step_share <= 1.0:
+            raise ValueError(
+                f"rollout is {self.rollout} and one_step_share {self.one_step_share}: expected at least 1 step "
+                "and a share in 0..1"
+            )
+
+
+class EnsembleWorldModel(TrainableWorldModel):
+    """Independent probabilistic networks; the state is the observation and the member that a row follows."""
+
+    log_terminal_weight: Tensor
+
+    def __init__(self, spec: WorldSpec, config: EnsembleConfig) -> None:
+        super().__init__(spec, config)
+        self.config: EnsembleConfig = config
+        self.layout = VectorLayout(spec, family="ensemble")
+        self.normalizer = Normalizer(self.layout)
+        size, actions = self.layout.size, action_size(spec.action_space)
+        self.dynamics = MemberMLP(config.members, size + actions, config.width, config.layers, 2 * size)
+        self.heads = MemberMLP(config.members, 3 * size + actions, config.head_width, 2, 3)
+        self.register_buffer("log_terminal_weight", torch.zeros(()))
+
+    def prepare(self, statistics: Statistics) -> None:
+        """Take over the scales, and weigh terminal steps by how rare they are."""
+        self.normalizer.prepare(statistics)
+        share = max(statistics.terminal_fraction, 1e-6)
+        weight = min(max((1.0 - share) / share, 1.0), self.config.terminal_weight)
+        self.log_terminal_weight.fill_(math.log(weight))
+        # Before any evidence the head should say what is common: here nothing ends.
+        self.heads.biases[-1].data[:, :, 2] = math.log(share / (1.0 - min(share, 0.5))) + math.log(weight)
+
+    def encode(self, context: Context, *, random: RowRandom) -> State:
+        """The newest observation, and a member drawn for the row's whole episode."""
+        member = random.integers(self.config.members)
+        return {"observation": self.layout.flatten(context.last()), "member": member}
+
+    def observe(self, state: State, action: Tensor, observation: Observation, *, random: RowRandom) -> State:
+        """The new observation replaces the old one; the row keeps its member."""
+        return {"observation": self.layout.flatten(observation), "member": state["member"].clone()}
+
+    def step(
+        self,
+        state: State,
+        action: Tensor,
+        *,
+        random: RowRandom,
+        temperature: float = 1.0,
+        uncertainty: bool = False,
+    ) -> tuple[State, Prediction]:
+        """One step of each row by its own member.
+
+        `Prediction.uncertainty`: disagreement of all members' mean next observation, root mean square over the
+        dimensions, in units of one step's typical change.
+        """
+        vector, member = state["observation"], state["member"]
+        groups = RowGroups(member, self.config.members)
+        inputs = torch.cat([self.normalizer.normalize(vector), action], -1)
+        mean, log_std = self._change(self.dynamics.own(inputs, groups))
+        noise = random.normal(self.layout.size, dtype=mean.dtype)
+        arrived = self.normalizer.arrive(vector, mean + temperature * log_std.exp() * noise)
+        outcome = self.heads.own(self.normalizer.transition(vector, action, arrived), groups)
+        reward, bonus, logit = outcome.unbind(-1)
+        prediction = Prediction(
+            self.normalizer.reward_units(reward),
+            (logit - self.log_terminal_weight).sigmoid(),
+            self.normalizer.reward_units(bonus, terminal=True),
+            self._disagreement(inputs) if uncertainty else None,
+        )
+        return {"observation": arrived, "member": member.clone()}, prediction
+
+    def decode(self, state: State) -> Observation:
+        """The state's observation."""
+        return self.layout.unflatten(state["observation"])
+
+    def features(self, state: State) -> Tensor:
+        """(B, D) normalised observation."""
+        return self.normalizer.normalize(state["observation"])
+
+    def window(self, progress: float) -> int:
+        """One step first, `rollout` steps at the end."""
+        return 1 if progress < self.config.one_step_share else self.config.rollout
+
+    def loss(self, batch: Batch, *, random: RowRandom, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Each member learns from its own share of the rows: Gaussian likelihood, then k-step error of the mean."""
+        members = self.config.members
+        rows = len(batch) // members * members
+        split = lambda value: value[:rows].unflatten(0, (members, -1))  # noqa: E731
+        vectors = split(self.layout.flatten(batch.observations))
+        actions, valid = split(batch.actions), split(batch.valid).to(vectors.dtype)
+        parts = self._outcome_loss(vectors, actions, split(batch.rewards), split(batch.terminated), valid)
+        steps = actions.shape[2]
+        vector = vectors[:, :, 0]
+        rollout = vector.new_zeros(())
+        for step in range(steps):
+            inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
+            mean, log_std = self._change(self.dynamics(inputs))
+            target = (vectors[:, :, step + 1] - vector) / self.normalizer.change_scale
+            error = functional.smooth_l1_loss(mean, target, reduction="none", beta=1.0).mean(-1)
+            if step == 0:
+                squared = ((target - mean) * (-log_std).exp()).square()
+                parts["change"] = _mean((0.5 * squared + log_std).mean(-1), valid[:, :, 0])
+                per_dimension = (target - mean).detach().square().mean((0, 1)).sqrt()
+            else:
+                rollout = rollout + _mean(error, valid[:, :, step])
+            vector = vector + mean * self.normalizer.change_scale
+        if steps > 1:
+            parts["rollout"] = 10.0 * rollout / (steps - 1)
+        logs = {name: part.detach() for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum(), logs | {"per_dimension": per_dimension}
+
+    def _outcome_loss(
+        self, vectors: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """Reward and termination of the first, real transition of each window (E, N, ...)."""
+        transition = self.normalizer.transition(vectors[:, :, 0], actions[:, :, 0], vectors[:, :, 1])
+        reward, bonus, logit = self.heads(transition).unbind(-1)
+        first, ends = valid[:, :, 0], terminated[:, :, 0]
+        target = self.normalizer.normalize_reward(rewards[:, :, 0])
+        target_bonus = self.normalizer.normalize_reward(rewards[:, :, 0], terminal=True)
+        weight = self.log_terminal_weight.exp()
+        cross_entropy = functional.binary_cross_entropy_with_logits(
+            logit, ends, pos_weight=weight, reduction="none"
+        )
+        error = functional.smooth_l1_loss(reward, target, reduction="none")
+        error_bonus = functional.smooth_l1_loss(bonus, target_bonus, reduction="none")
+        return {
+            "reward": _mean(error, first * (1.0 - ends)),
+            "terminal_reward": _mean(error_bonus, first * ends),
+            "terminated": _mean(cross_entropy, first),
+        }
+
+    def _change(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean, log-std) of the change; the log-std is clamped softly, so that its gradient never dies."""
+        mean, raw = outputs.chunk(2, -1)
+        low, high = self.config.log_std_min, self.config.log_std_max
+        log_std = high - functional.softplus(high - raw)
+        return mean, low + functional.softplus(log_std - low)
+
+    def _disagreement(self, inputs: Tensor) -> Tensor:
+        mean, _ = self._change(self.dynamics(inputs[None]))
+        return mean.var(0).mean(-1).sqrt()
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the entries that count; 0 where none does."""
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)
