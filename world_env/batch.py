@@ -60,6 +60,15 @@ class Context:
         rows = torch.arange(len(self), device=self.length.device)
         return {key: value[rows, self.length - 1] for key, value in self.observations.items()}
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Context:
+        """On another device, floats in another precision."""
+        return Context(
+            {key: value.to(device, dtype) for key, value in self.observations.items()},
+            self.actions.to(device, dtype),
+            self.length.to(device),
+            self.elapsed.to(device),
+        )
+
     def select(self, rows: Tensor) -> Context:
         """Some rows, by index (rows may repeat)."""
         return Context(

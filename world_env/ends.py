@@ -1,0 +1,126 @@
+"""How a twin is lived in, and how episodes end: the rules, without the stepping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from world_env.errors import InvalidOptionError
+
+ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
+"""`info["end"]` by code: why a row's episode ended; "" while it goes on."""
+
+ON_UNCERTAIN = ("ignore", "truncate", "terminate", "pessimistic")
+
+
+@dataclass(frozen=True)
+class SimulatorConfig:
+    """How a twin is lived in.
+
+    horizon: steps from the real start until truncation; None: the twin's.
+    rollout_length: cap on one learned rollout, from wherever it began; None: none.
+    termination: "threshold" (the twin's) or "sample" (by the predicted probability).
+    on_uncertain: what happens past the uncertainty threshold. "pessimistic" terminates and pays the lowest reward in
+        the data for every step left, so that leaving the data never pays.
+    uncertainty_threshold: None: the twin's.
+    uncertainty: whether to compute it; None: only where `on_uncertain` needs it.
+    temperature: scale of the model's noise.
+    dataset_starts: share of resets that begin from a state inside an episode of the data.
+    """
+
+    horizon: int | None = None
+    rollout_length: int | None = None
+    termination: str = "threshold"
+    on_uncertain: str = "ignore"
+    uncertainty_threshold: float | None = None
+    uncertainty: bool | None = None
+    temperature: float = 1.0
+    dataset_starts: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("termination", self.termination, ("threshold", "sample")),
+            ("on_uncertain", self.on_uncertain, ON_UNCERTAIN),
+        ):
+            if value not in allowed:
+                raise InvalidOptionError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+        for name, length in (("horizon", self.horizon), ("rollout_length", self.rollout_length)):
+            if length is not None and (not isinstance(length, int | np.integer) or length < 1):
+                raise InvalidOptionError(f"{name} is {length}, expected at least 1 step, or None")
+        if not 0.0 <= self.dataset_starts <= 1.0 or self.temperature < 0.0:
+            raise InvalidOptionError(
+                f"dataset_starts is {self.dataset_starts} (expected a share in 0..1), "
+                f"temperature {self.temperature} (expected >= 0)"
+            )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of B rows shows; all arrays are fresh.
+
+    observation: batched environment arrays. reward: (B,) float32. terminated, truncated: (B,) bool.
+    end: (B,) int8 codes into ENDS. uncertainty: (B,) float32, or None where it is not computed.
+    """
+
+    observation: Any
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    end: np.ndarray
+    uncertainty: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends an episode besides the world itself.
+
+    horizon: steps from the real start; None: no limit. threshold: largest trusted uncertainty; None: no rule.
+    lowest_reward: of one step in the data, task units.
+    """
+
+    config: SimulatorConfig
+    horizon: int | None
+    threshold: float | None
+    lowest_reward: float
+
+    def judge(
+        self,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        uncertainty: np.ndarray | None,
+        elapsed: np.ndarray,
+        age: np.ndarray,
+        stepped: np.ndarray,
+        finite: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(reward (B,) float32, terminated (B,) bool, end (B,) int8) after a step.
+
+        elapsed, age: (B,) steps since the real start / since this rollout began, this step included.
+        stepped: (B,) bool, the other rows did not move. finite: (B,) bool, whether the prediction was a number.
+        """
+        alive = stepped & finite
+        terminated = terminated & alive
+        end = np.where(terminated, ENDS.index("terminated"), 0).astype(np.int8)
+        rule = self.config.on_uncertain
+        if uncertainty is not None and rule != "ignore" and self.threshold is not None:
+            cut = (uncertainty > self.threshold) & alive & (end == 0)
+            end[cut] = ENDS.index("uncertainty")
+            if rule == "pessimistic":
+                reward = np.where(cut, self._worst_rest(elapsed), reward)
+            if rule in ("terminate", "pessimistic"):
+                terminated = terminated | cut
+        if self.config.rollout_length is not None:
+            end[(end == 0) & stepped & (age >= self.config.rollout_length)] = ENDS.index("rollout")
+        if self.horizon is not None:
+            # The task's own limit names the end where both apply.
+            at_limit = stepped & (elapsed >= self.horizon)
+            end[at_limit & ((end == 0) | (end == ENDS.index("rollout")))] = ENDS.index("horizon")
+        end[stepped & ~finite] = ENDS.index("non_finite")
+        return np.where(alive, reward, 0.0).astype(np.float32), terminated, end
+
+    def _worst_rest(self, elapsed: np.ndarray) -> np.ndarray:
+        """The lowest reward in the data for this step and every one left; never above 0."""
+        left = 1 if self.horizon is None else np.maximum(self.horizon - elapsed, 0) + 1
+        return np.asarray(min(self.lowest_reward, 0.0) * left)
