@@ -34,11 +34,11 @@ class EnsembleConfig:
 
     members: int = 5
     """Independent networks; disagreement needs at least 2."""
-    width: int = 200
+    width: int = 128
     """Units per hidden layer of the dynamics."""
     layers: int = 3
     """Hidden layers of the dynamics."""
-    head_width: int = 128
+    head_width: int = 96
     """Units per hidden layer (two) of the reward and termination heads."""
     rollout: int = 8
     """Steps k of the autoregressive part of training."""

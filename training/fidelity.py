@@ -1,0 +1,141 @@
+"""How close a world model stays to real episodes that it never learned from.
+
+The same `encode`, `step` and `decode` as the simulator's, on the same encoded tensors: what is measured here is
+what an agent lives in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.windows import EncodedEpisodes
+from world_env.batch import Batch, Context, Observation
+from world_env.models.base import WorldModel
+from world_env.random import RowRandom
+
+_MOST_WINDOWS = 256
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Errors of rollouts that see only the first real observation and the real actions.
+
+    error: (T,) root mean square error after 1..T steps, in standard deviations of the data.
+    hold_last: (T,) the same for "nothing moves".
+    reward_error: mean absolute error of one step's reward over the rollout, task units.
+    rows: how many windows were rolled out.
+    """
+
+    error: np.ndarray
+    hold_last: np.ndarray
+    reward_error: float
+    rows: int
+
+    @property
+    def score(self) -> float:
+        """One number to select models by: the mean error over the whole rollout; inf if it left the numbers."""
+        return float(self.error.mean()) if np.isfinite(self.error).all() else float("inf")
+
+
+@torch.no_grad()
+def open_loop(
+    model: WorldModel, data: EncodedEpisodes, *, horizon: int, seed: int = 0, temperature: float = 0.0
+) -> OpenLoop:
+    """Roll the model out along real episodes, from windows spread evenly over the data.
+
+    horizon: steps T; windows that end earlier count as far as they go.
+    """
+    batch = evaluation_windows(data, horizon)
+    rows = len(batch)
+    random = RowRandom.from_seed(seed, rows)
+    size = batch.actions.shape[-1]
+    state = model.encode(Context.from_observation(batch.start(), size), random=random)
+    scale = _scales(data)
+    first = batch.start()
+    error, still, reward_error = [], [], []
+    for step in range(batch.actions.shape[1]):
+        state, prediction = model.step(
+            state, batch.actions[:, step], random=random, temperature=temperature
+        )
+        real = {key: value[:, step + 1] for key, value in batch.observations.items()}
+        valid = batch.valid[:, step]
+        error.append(_distance(model.decode(state), real, scale, valid))
+        still.append(_distance(first, real, scale, valid))
+        going_on = valid & (batch.terminated[:, step] == 0)
+        difference = (prediction.reward - batch.rewards[:, step]).abs()[going_on]
+        reward_error.append(float(difference.mean()) if len(difference) else 0.0)
+    return OpenLoop(np.array(error), np.array(still), float(np.mean(reward_error)), rows)
+
+
+@torch.no_grad()
+def one_step(model: WorldModel, data: EncodedEpisodes, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown."""
+    batch = data.gather(torch.arange(len(data)), 1)
+    random = RowRandom.from_seed(seed, len(batch))
+    state = model.encode(Context.from_observation(batch.start(), batch.actions.shape[-1]), random=random)
+    _, prediction = model.step(state, batch.actions[:, 0], random=random, temperature=0.0, uncertainty=True)
+    uncertainty = prediction.uncertainty
+    if uncertainty is None:
+        uncertainty = torch.full_like(prediction.reward, float("nan"))
+    return prediction.terminated, batch.terminated[:, 0], uncertainty
+
+
+def termination_threshold(probability: Tensor, label: Tensor) -> float:
+    """The probability above which a step counts as terminal, chosen on held-out transitions.
+
+    False and missed ends per episode weigh the same: a false end cuts an episode short, a missed one lets it run on
+    (field evidence: a false death of .002 a step kills 86 % of 1,000-step episodes). Of the thresholds that are equally
+    good, the one in the middle of the widest gap in log-odds. 0.5 where the data shows no end.
+    """
+    if not bool((label > 0).any()):
+        return 0.5
+    grid = torch.sigmoid(torch.linspace(-4.0, 4.0, 81))
+    called = probability[:, None] > grid
+    wrong = (called & (label[:, None] == 0)).sum(0) + (~called & (label[:, None] > 0)).sum(0)
+    best = torch.nonzero(wrong == wrong.min()).squeeze(1)
+    # The best stretch nearest to even odds, and its middle.
+    gaps = torch.nonzero(torch.diff(best) > 1).squeeze(1) + 1
+    runs = torch.tensor_split(best, gaps)
+    middle = min((float(run.double().mean()) for run in runs), key=lambda place: abs(place - 40.0))
+    return float(torch.sigmoid(torch.tensor(middle * 0.1 - 4.0)))
+
+
+def termination_scores(probability: Tensor, label: Tensor, threshold: float) -> dict[str, float | int | None]:
+    """Precision, recall and Brier score of termination on real transitions; None where undefined."""
+    called, ends = probability > threshold, label > 0
+    hits = int((called & ends).sum())
+    return {
+        "terminal_labels": int(ends.sum()),
+        "precision": hits / int(called.sum()) if bool(called.any()) else None,
+        "recall": hits / int(ends.sum()) if bool(ends.any()) else None,
+        "brier": float((probability - label).square().mean()),
+    }
+
+
+def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
+    """At most 256 windows of `horizon` steps, spread evenly over all steps of the data."""
+    stride = max(1, -(-len(data) // _MOST_WINDOWS))
+    steps = torch.arange(0, len(data), stride)
+    whole = steps[data.left[steps] >= min(horizon, int(data.left.max()))]
+    # Whole windows first: the far end of the curve should rest on many rows.
+    chosen = whole if len(whole) >= 32 else steps
+    return data.gather(chosen, min(horizon, int(data.left.max())))
+
+
+def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:
+    return {key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()}
+
+
+def _distance(
+    predicted: Observation, real: Observation, scale: dict[str, Tensor], valid: Tensor
+) -> float:
+    """RMS over the valid rows and all dimensions, in `scale` units; NaN if no row is valid."""
+    squared = [
+        (((predicted[key] - real[key]).flatten(1) / scale[key])[valid]).square().flatten() for key in real
+    ]
+    return float(torch.cat(squared).mean().sqrt())
+

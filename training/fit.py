@@ -1,0 +1,378 @@
+"""Fit a world model to episodes: the loop never asks which family it has."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from training.episodes import Episode, EpisodeStore, split
+from training.fidelity import one_step, open_loop, termination_scores, termination_threshold
+from training.windows import EncodedEpisodes, column_notes, data_range, dataset_states, encode_episodes, starts
+from world_env.codec import Codec
+from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
+from world_env.models import load_family
+from world_env.models.base import TrainableWorldModel
+from world_env.random import RowRandom
+from world_env.spec import JSON, WorldSpec
+from world_env.twin import Twin
+
+MIN_STEPS = 100
+"""Real steps below which no fit is worth its name."""
+FEW_TERMINALS = 5
+"""Terminal labels below which the termination head is a guess."""
+_MOST_STATES = 2000
+_LONGEST_SELECTION = 200
+
+
+class FitWarning(UserWarning):
+    """The data can be fitted, but something in it limits what the twin can know."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a world model is fitted. The defaults serve every bundled task."""
+
+    family: str = "ensemble"
+    """Name in world_env.models.FAMILIES."""
+    model: JSON = field(default_factory=dict)
+    """Fields of the family's own config that differ from its defaults."""
+    updates: int = 3000
+    """Gradient updates."""
+    batch_size: int = 640
+    """Windows an update, shared among an ensemble's members."""
+    learning_rate: float = 1e-3
+    """Peak step size of AdamW; it warms up, then falls to nothing along a cosine."""
+    weight_decay: float = 1e-5
+    """Decoupled decay of AdamW."""
+    max_gradient_norm: float = 10.0
+    """Gradients are scaled down to this norm."""
+    held_out: float = 0.1
+    """Share of the episodes kept from training, to select and to calibrate by."""
+    validate_every: int = 250
+    """Updates between two looks at the held-out open-loop error, and between two checkpoints."""
+    seed: int = 0
+    """Of the weights, the windows and the split."""
+
+
+Progress = Callable[[int, int, JSON], None]
+"""(updates done, updates wanted, logs): called after every validation."""
+
+
+def fit(
+    data: Path,
+    out: Path,
+    config: FitConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    tensorboard: Path | None = None,
+) -> Twin:
+    """Fit a twin to an episode store and save it to `out`; a killed fit goes on where it was.
+
+    Raises DataError, TooLittleDataError, StageError (the checkpoint belongs to another fit).
+    """
+    store = EpisodeStore(data)
+    out = Path(out)
+    with _writer(tensorboard) as write:
+
+        def report(done: int, wanted: int, logs: JSON) -> None:
+            write(done, logs)
+            if progress is not None:
+                progress(done, wanted, logs)
+
+        checkpoint = out.parent / f".{out.name}.fit.pt"
+        provenance = {"data": store.provenance, "real_steps": store.real_steps}
+        twin = fit_episodes(
+            store.load(), store.spec, config, provenance=provenance, progress=report, checkpoint=checkpoint
+        )
+    twin.save(out)
+    checkpoint.unlink(missing_ok=True)
+    return twin
+
+
+def fit_episodes(
+    episodes: Sequence[Episode],
+    spec: WorldSpec,
+    config: FitConfig | None = None,
+    *,
+    provenance: JSON | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    warm_start: TrainableWorldModel | None = None,
+) -> Twin:
+    """Fit a twin to episodes in memory.
+
+    warm_start: a model of the same family and sizes whose weights are the starting point.
+    checkpoint: file for resuming; written at every validation.
+    """
+    config = config or FitConfig()
+    began = time.perf_counter()
+    _check_amount(episodes)
+    training, held_out = split(list(episodes), config.held_out, config.seed)
+    ranges = data_range(list(episodes), spec)
+    codec = Codec(spec, ranges)
+    train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
+    notes = _notes(train, validation, spec)
+    model = _new_model(spec, config)
+    _check_windows(model, episodes)
+    everything = encode_episodes(list(episodes), codec)
+    model.prepare(everything.statistics())
+    if warm_start is not None:
+        _copy_weights(warm_start, model)
+    logs = _optimize(model, train, validation, config, progress, checkpoint)
+    model.eval().requires_grad_(False)
+    probability, label, _ = one_step(model, validation)
+    # Ends are few: the threshold looks at all of them, the scores beside it only at held-out ones.
+    every_probability, every_label, seen = one_step(model, everything)
+    threshold = termination_threshold(every_probability, every_label)
+    fidelity = _measure(model, validation) | {
+        "termination": termination_scores(probability, label, threshold),
+        "notes": notes,
+        "loss": logs,
+    }
+    return Twin(
+        spec=spec,
+        family=config.family,
+        model=model,
+        starts=starts(list(episodes), codec),
+        states=dataset_states(list(episodes), codec, _MOST_STATES, config.seed),
+        ranges=ranges,
+        termination_threshold=threshold,
+        uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,
+        provenance=(provenance or {})
+        | {
+            "fit": dataclasses.asdict(config),
+            "steps": sum(len(episode) for episode in episodes),
+            "episodes": len(episodes),
+            "fit_seconds": round(time.perf_counter() - began, 1),
+            "commit": current_commit(),
+        },
+        fidelity=fidelity,
+    )
+
+
+def _optimize(
+    model: TrainableWorldModel,
+    train: EncodedEpisodes,
+    validation: EncodedEpisodes,
+    config: FitConfig,
+    progress: Progress | None,
+    checkpoint: Path | None,
+) -> JSON:
+    """The whole of training on one screen; leaves the best weights in the model and returns the last logs."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    best, score, begin, logs = _copy(model), float("inf"), 0, {}
+    if checkpoint is not None and checkpoint.is_file():
+        best, score, begin, logs = _resume(checkpoint, config, model, optimizer)
+    for update in range(begin, config.updates):
+        share = update / config.updates
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(share)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
+        batch = train.windows(config.batch_size, model.window(share), generator)
+        random = RowRandom.from_seed(update * config.batch_size, len(batch))
+        loss, parts = model.loss(batch, random=random, progress=share)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+        optimizer.step()
+        done = update + 1
+        if done % config.validate_every == 0 or done == config.updates:
+            measured = open_loop(model, validation, horizon=_LONGEST_SELECTION)
+            logs = _plain(parts) | {"open_loop": measured.score, "hold_last": float(measured.hold_last.mean())}
+            if measured.score <= score:
+                best, score = _copy(model), measured.score
+            if checkpoint is not None:
+                _write_checkpoint(checkpoint, config, model, optimizer, best, score, done, logs)
+            if progress is not None:
+                progress(done, config.updates, logs)
+    if score == float("inf"):
+        raise DataError("no update gave a finite open-loop error: the data or the learning rate is too wild")
+    model.load_state_dict(best)
+    return logs | {"best_open_loop": score}
+
+
+def _schedule(share: float) -> float:
+    """Warm up over 2 % of the updates, then a cosine to 2 % of the peak."""
+    warm = min(1.0, (share + 1e-3) / 0.02)
+    return warm * (0.02 + 0.98 * 0.5 * (1.0 + float(torch.cos(torch.tensor(share * 3.141592653589793)))))
+
+
+def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
+    longest = int(validation.left.max())
+    curve = open_loop(model, validation, horizon=longest)
+    return {
+        "held_out_steps": len(validation),
+        "open_loop": {
+            "horizon": len(curve.error),
+            "unit": "standard deviations of the data",
+            "error": _rounded(curve.error),
+            "hold_last": _rounded(curve.hold_last),
+            "rows": curve.rows,
+        },
+        "reward_error": curve.reward_error,
+    }
+
+
+def _rounded(values: Any) -> list[float | None]:
+    return [None if value != value or abs(value) == float("inf") else round(float(value), 5) for value in values]
+
+
+def _check_amount(episodes: Sequence[Episode]) -> None:
+    steps = sum(len(episode) for episode in episodes)
+    if steps < MIN_STEPS:
+        raise TooLittleDataError(
+            f"{steps} steps in {len(episodes)} episodes are too little: a fit needs at least {MIN_STEPS} steps, "
+            "a good one usually 2,000 or more. Collect more with `world-env collect`."
+        )
+
+
+def _check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> None:
+    longest, wanted = max(len(episode) for episode in episodes), model.window(1.0)
+    if wanted > longest:
+        raise TooLittleDataError(
+            f"the model learns from windows of {wanted} steps, but the longest episode has {longest}: collect longer "
+            "episodes, or shorten the family's window (for the ensemble: rollout)"
+        )
+
+
+def _notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
+    notes = column_notes(train)
+    labels = int(train.terminated.sum() + validation.terminated.sum())
+    if labels == 0:
+        notes.append("no episode ever terminated: the twin will not end one before its horizon")
+    elif labels < FEW_TERMINALS:
+        notes.append(
+            f"only {labels} terminal labels (at least {FEW_TERMINALS} wanted): where episodes end is a guess"
+        )
+    for note in notes:
+        warnings.warn(note, FitWarning, stacklevel=3)
+    return notes
+
+
+def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
+    model_class, config_class = load_family(config.family)
+    try:
+        model_config = config_class(**config.model)
+    except (TypeError, ValueError) as error:
+        names = [item.name for item in dataclasses.fields(config_class)]
+        raise InvalidOptionError(
+            f"model options {config.model} do not fit the family {config.family!r} ({error}): it has {names}"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = model_class(spec, model_config)
+    if not isinstance(model, TrainableWorldModel):
+        raise InvalidOptionError(f"family {config.family!r} cannot be trained: it is no TrainableWorldModel")
+    return model
+
+
+def _copy_weights(source: TrainableWorldModel, target: TrainableWorldModel) -> None:
+    """Parameters only: the normalisers come from the newest data."""
+    weights = dict(source.named_parameters())
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _plain(parts: dict[str, Tensor]) -> JSON:
+    return {name: part.item() if part.ndim == 0 else part.tolist() for name, part in parts.items()}
+
+
+def _write_checkpoint(
+    path: Path,
+    config: FitConfig,
+    model: TrainableWorldModel,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    score: float,
+    done: int,
+    logs: JSON,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    tree = {
+        "config": dataclasses.asdict(config),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best": best,
+        "score": score,
+        "done": done,
+        "logs": logs,
+    }
+    torch.save(tree, beside)
+    os.replace(beside, path)
+
+
+def _resume(
+    path: Path, config: FitConfig, model: TrainableWorldModel, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], float, int, JSON]:
+    try:
+        tree = torch.load(path, weights_only=True)
+        same = tree["config"] == dataclasses.asdict(config)
+        if same:
+            model.load_state_dict(tree["model"])
+            optimizer.load_state_dict(tree["optimizer"])
+    except Exception as error:  # a torch archive can break in many ways; each means the same here
+        raise StageError(f"the checkpoint {path} cannot be read ({error}): delete it to begin again") from error
+    if not same:
+        raise StageError(
+            f"the checkpoint {path} belongs to a fit with another configuration: delete it to begin again, or use the "
+            "configuration it was begun with"
+        )
+    return tree["best"], tree["score"], tree["done"], tree["logs"]
+
+
+class _writer:  # noqa: N801
+    """TensorBoard where a folder is given, else nothing."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer: Any = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Callable[[int, JSON], None]:
+        return self._write
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, done: int, logs: JSON) -> None:
+        for name, value in logs.items() if self._writer is not None else ():
+            if isinstance(value, float | int):
+                self._writer.add_scalar(f"fit/{name}", value, done)
+
+
+def current_commit() -> str | None:
+    """The commit of the checkout that runs, with "+" where it has uncommitted changes; None outside one."""
+    folder = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if dirty else "")
+
