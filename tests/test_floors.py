@@ -23,7 +23,8 @@ FLOORS = {
     "world_env": {
         -1: ["errors"],
         0: ["random", "spec", "batch"],
-        1: ["codec", "models.base", "models.networks"],
+        1: ["codec", "models.base"],
+        1.5: ["models.networks"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
             *["models.transformer", "models.diffusion", "models.cosmos"],
@@ -36,11 +37,14 @@ FLOORS = {
     },
     "training": {
         -1: [""],
-        0: ["real", "episodes"],
+        0: ["real", "episodes", "tasks", "provenance"],
+        0.5: ["windows", "exchange"],
         1: ["policy", "fidelity", "lint", "alarm"],
         2: ["collect", "fit", "learn", "pool", "compare"],
-        3: ["report", "watch", "refine", "build", "demo"],
-        4: ["cli"],
+        3: ["report", "watch", "refine"],
+        4: ["build"],
+        5: ["stages"],
+        6: ["cli"],
     },
 }
 FLOOR_OF = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from training.episodes import Episode, EpisodeStore, split
 from training.fidelity import one_step, open_loop, termination_scores, termination_threshold
+from training.provenance import current_commit
 from training.windows import EncodedEpisodes, column_notes, data_range, dataset_states, encode_episodes, starts
 from world_env.codec import Codec
 from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
@@ -360,19 +360,3 @@ class _writer:  # noqa: N801
         for name, value in logs.items() if self._writer is not None else ():
             if isinstance(value, float | int):
                 self._writer.add_scalar(f"fit/{name}", value, done)
-
-
-def current_commit() -> str | None:
-    """The commit of the checkout that runs, with "+" where it has uncommitted changes; None outside one."""
-    folder = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + ("+" if dirty else "")
-

@@ -29,14 +29,16 @@ _LAZY = {
 }
 """Public name -> module, imported on first use: registering ids must not load torch."""
 
-__all__ = [*_LAZY, "errors"]  # noqa: PLE0604
+__all__ = [*_LAZY, "errors"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return importlib.import_module("world_env.errors")
     if name not in _LAZY:
-        raise AttributeError(f"module 'world_env' has no attribute {name!r}: public are {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'world_env' has no attribute {name!r}: public are {', '.join(__all__)}"
+        )
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

@@ -72,7 +72,10 @@ class Context:
     def select(self, rows: Tensor) -> Context:
         """Some rows, by index (rows may repeat)."""
         return Context(
-            select(self.observations, rows), self.actions[rows], self.length[rows], self.elapsed[rows]
+            select(self.observations, rows),
+            self.actions[rows],
+            self.length[rows],
+            self.elapsed[rows],
         )
 
 

@@ -41,15 +41,23 @@ class Codec:
         # Gradients and devices never pass through here: bounds stay plain arrays.
         self._reward = None if ranges is None else ranges.reward
 
-    def encode_observation(self, observation: Any, *, device: torch.device | str = "cpu") -> Observation:
+    def encode_observation(
+        self, observation: Any, *, device: torch.device | str = "cpu"
+    ) -> Observation:
         """Batched environment observations (B, ...), or a dict of them, as tensors key -> (B, *O).
 
         Raises InvalidObservationError on a wrong shape, a missing key or a non-finite number.
         """
-        parts = observation if isinstance(self.spec.observation_space, spaces.Dict) else {OBSERVATION: observation}
+        parts = (
+            observation
+            if isinstance(self.spec.observation_space, spaces.Dict)
+            else {OBSERVATION: observation}
+        )
         if not isinstance(parts, dict) or set(parts) != set(self.keys):
             got = sorted(parts) if isinstance(parts, dict) else type(parts).__name__
-            raise InvalidObservationError(f"expected a dict with the keys {sorted(self.keys)}, got {got}")
+            raise InvalidObservationError(
+                f"expected a dict with the keys {sorted(self.keys)}, got {got}"
+            )
         return {
             key: torch.as_tensor(_encode(key, space, np.asarray(parts[key])), device=device)
             for key, space in self.keys.items()
@@ -109,7 +117,9 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
     """Key -> space of every part of an observation. Raises UnsupportedSpaceError by name."""
     parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
     for key, part in parts.items():
-        flat = isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and len(part.shape or ()) <= 1
+        flat = (
+            isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and len(part.shape or ()) <= 1
+        )
         if not (isinstance(part, spaces.Box) or flat):
             raise UnsupportedSpaceError(
                 f"observation {key!r} is a {type(part).__name__} space ({part}), which no codec covers: expected "
@@ -117,6 +127,13 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
                 "gymnasium.wrappers.FlattenObservation turns most others into a Box."
             )
     return parts
+
+
+def row_of(observation: Any, row: int) -> Any:
+    """One row of batched environment arrays, or of a dict of them."""
+    if isinstance(observation, dict):
+        return {key: row_of(value, row) for key, value in observation.items()}
+    return observation[row]
 
 
 def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
@@ -162,11 +179,15 @@ def _clip_bounds(
     return low, high
 
 
-def _action_bounds(space: spaces.Space[Any], ranges: DataRange | None) -> tuple[np.ndarray, np.ndarray]:
+def _action_bounds(
+    space: spaces.Space[Any], ranges: DataRange | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Flat (A,) bounds that are scaled to [-1, 1]: the space's; where unbounded, the data's."""
     if not isinstance(space, spaces.Box):
         return np.zeros(0), np.zeros(0)
-    low, high = (np.asarray(bound, np.float64).reshape(-1).copy() for bound in (space.low, space.high))
+    low, high = (
+        np.asarray(bound, np.float64).reshape(-1).copy() for bound in (space.low, space.high)
+    )
     seen = (np.full_like(low, -1.0), np.full_like(high, 1.0))
     if ranges is not None and ranges.action is not None:
         seen = (np.asarray(ranges.action[0], np.float64), np.asarray(ranges.action[1], np.float64))
@@ -179,14 +200,18 @@ def _action_bounds(space: spaces.Space[Any], ranges: DataRange | None) -> tuple[
 def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray:
     shape = space.shape or ()
     if array.ndim == 0 or array.shape[1:] != shape:
-        raise InvalidObservationError(f"observation {key!r} should have the shape (rows, *{shape}), got {array.shape}")
+        raise InvalidObservationError(
+            f"observation {key!r} should have the shape (rows, *{shape}), got {array.shape}"
+        )
     if is_image(space):
         image = array if array.ndim == 4 else array[..., None]
         return np.ascontiguousarray(np.moveaxis(image, -1, 1)).astype(np.float32) / 255.0
     if isinstance(space, spaces.Box):
         values = array.astype(np.float32)
         if not np.isfinite(values).all():
-            raise InvalidObservationError(f"observation {key!r} holds non-finite numbers: {_excerpt(array)}")
+            raise InvalidObservationError(
+                f"observation {key!r} holds non-finite numbers: {_excerpt(array)}"
+            )
         return values.reshape(len(array), *encoded_shape(space))
     return _one_hot(array, space, InvalidObservationError, f"observation {key!r}")
 
@@ -218,10 +243,14 @@ def _categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
     return space.nvec, space.start
 
 
-def _one_hot(array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], what: str) -> np.ndarray:
+def _one_hot(
+    array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], what: str
+) -> np.ndarray:
     sizes, starts = _categories(space)
     if array.dtype == bool or not np.issubdtype(array.dtype, np.integer):
-        raise error(f"{what} of {space} must be whole numbers, got {array.dtype}: {_excerpt(array)}")
+        raise error(
+            f"{what} of {space} must be whole numbers, got {array.dtype}: {_excerpt(array)}"
+        )
     digits = array.reshape(len(array), -1) - starts
     if ((digits < 0) | (digits >= sizes)).any():
         raise error(

@@ -45,7 +45,9 @@ class SimulatorConfig:
             ("on_uncertain", self.on_uncertain, ON_UNCERTAIN),
         ):
             if value not in allowed:
-                raise InvalidOptionError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+                raise InvalidOptionError(
+                    f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}"
+                )
         for name, length in (("horizon", self.horizon), ("rollout_length", self.rollout_length)):
             if length is not None and (not isinstance(length, int | np.integer) or length < 1):
                 raise InvalidOptionError(f"{name} is {length}, expected at least 1 step, or None")

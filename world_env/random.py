@@ -40,7 +40,9 @@ def hash64(value: Tensor) -> Tensor:
 
 def derive_seeds(seeds: Tensor, number: Tensor | int) -> Tensor:
     """New (B,) int64 seeds, one for each (seed, number): the seed of a row's n-th episode."""
-    return hash64(hash64(seeds) ^ (number * _PLACE if isinstance(number, Tensor) else _wrap(number)))
+    return hash64(
+        hash64(seeds) ^ (number * _PLACE if isinstance(number, Tensor) else _wrap(number))
+    )
 
 
 def _wrap(number: int) -> int:

@@ -1,6 +1,7 @@
-"""What an observation looks like: the real environment's own picture of it, else a plot of its numbers.
+"""What an observation looks like: the real environment's picture of it, else a plot of its numbers.
 
-The only module of the package that names tasks: a pose is knowledge about one task, and nothing else needs any.
+The only module of the package that names tasks: a pose is knowledge about one task, and nothing
+else needs any.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _TRANSPARENT = (
     *("ActionChunk", "Autoreset", "ClipAction", "ClipReward", "NormalizeReward", "OrderEnforcing"),
     *("PassiveEnvChecker", "RecordEpisodeStatistics", "RescaleAction", "StickyAction", "TimeLimit"),
 )
-"""Wrappers that leave observations as they are; behind any other the numbers may mean something else."""
+"""Wrappers that leave observations as they are; behind others the numbers may mean other things."""
 
 _LABELLED = 24
 """Most numbers that a plot shows one a line, with names; beyond, thin columns without."""
@@ -53,7 +54,7 @@ def _two_angles(env: Any, observation: np.ndarray) -> None:
 
 
 def _body(env: Any, observation: np.ndarray) -> None:
-    """Positions, then velocities, then what no picture needs; a root that is not observed stands at 0."""
+    """Positions, velocities, then what no picture needs; an unobserved root stands at 0."""
     parts = env.observation_structure
     hidden = np.zeros(parts.get("skipped_qpos", 0))
     positions, rest = observation[: parts["qpos"]], observation[parts["qpos"] :]
@@ -105,7 +106,7 @@ _MUJOCO = tuple(name for name in POSES if name.endswith("-v5"))
 
 
 class Renderer:
-    """Pictures of the observations of one world. Makes the real environment on the first frame, never steps it."""
+    """Pictures of one world. Makes the real environment on the first frame and never steps it."""
 
     def __init__(self, spec: WorldSpec) -> None:
         self._spaces = observation_spaces(spec.observation_space)
@@ -113,13 +114,14 @@ class Renderer:
         self._space = spec.observation_space
         self._real_id, self._kwargs = _posable(spec)
         self._env: Any = None
-        self._reach = {key: np.zeros(()) for key in self._spaces}
+        self._reach = {key: np.ones(()) for key in self._spaces}
 
     def frame(self, observation: Any) -> np.ndarray:
         """One unbatched observation as (H, W, 3) uint8.
 
-        An image observation is its own picture; a task in POSES is drawn by its real environment; anything else is a
-        bar plot, scaled by the space's bounds or by the largest values so far. Raises MissingExtraError.
+        An image observation is its own picture; a task in POSES is drawn by its real environment;
+        anything else is a bar plot, scaled by the bounds or the largest values so far (at least 1).
+        Raises MissingExtraError.
         """
         parts = {"observation": observation} if self._plain else observation
         for key, space in self._spaces.items():
@@ -175,8 +177,8 @@ class Renderer:
 def _posable(spec: WorldSpec) -> tuple[str | None, dict[str, Any]]:
     """The real id and keyword arguments where POSES applies, else (None, {}).
 
-    Only ids from our own table are ever made, by Gymnasium's registry: an entry point that stands in a twin's file
-    is not called, so a twin from a stranger still runs none of the stranger's code.
+    Only ids from our own table are ever made, by Gymnasium's registry: an entry point that stands
+    in a twin's file is not called, so a twin from a stranger runs none of the stranger's code.
     """
     if spec.real is None or spec.real_id not in POSES:
         return None, {}
@@ -200,7 +202,7 @@ def _choose_headless_drivers() -> None:
 
 
 def _picture(array: np.ndarray) -> np.ndarray:
-    """uint8 pixels (H, W), (H, W, C) as (H, W, 3): grey is repeated; of other stacks the last is shown."""
+    """Pixels (H, W) or (H, W, C) as (H, W, 3): grey is repeated, of a stack the last is shown."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.shape[2] in (3, 4):
@@ -209,7 +211,7 @@ def _picture(array: np.ndarray) -> np.ndarray:
 
 
 def _finite_limit(space: spaces.Space[Any], size: int) -> np.ndarray:
-    """(size,) the largest magnitude that the space allows, infinite where it says nothing useful."""
+    """(size,) the largest magnitude that the space allows; infinite where it says nothing."""
     if isinstance(space, spaces.Box):
         limit = np.maximum(np.abs(space.low), np.abs(space.high)).astype(np.float64).reshape(-1)
     elif isinstance(space, spaces.MultiDiscrete):

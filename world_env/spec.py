@@ -66,7 +66,9 @@ class WorldSpec:
             )
         for name in ("horizon", "action_chunk"):
             if not (tree[name] is None and name == "horizon") and type(tree[name]) is not int:
-                raise TwinFormatError(f"spec field {name!r} is {tree[name]!r}, expected a whole number")
+                raise TwinFormatError(
+                    f"spec field {name!r} is {tree[name]!r}, expected a whole number"
+                )
         values = dict(tree)
         for name in ("observation_space", "action_space"):
             values[name] = space_from_json(tree[name])
@@ -116,7 +118,9 @@ def space_from_json(tree: Any) -> spaces.Space[Any]:
     try:
         kind = tree["type"]
         if kind == "Dict":
-            return spaces.Dict({key: space_from_json(value) for key, value in tree["spaces"].items()})
+            return spaces.Dict(
+                {key: space_from_json(value) for key, value in tree["spaces"].items()}
+            )
         dtype = np.dtype(tree["dtype"])
         if kind == "Box":
             shape = tuple(int(size) for size in tree["shape"])
@@ -128,7 +132,9 @@ def space_from_json(tree: Any) -> spaces.Space[Any]:
             return spaces.MultiDiscrete(tree["nvec"], dtype=dtype.type, start=tree["start"])
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise TwinFormatError(f"this describes no space: {str(tree)[:200]} ({error})") from error
-    raise TwinFormatError(f"unknown space type {kind!r}: expected Box, Discrete, MultiDiscrete or Dict")
+    raise TwinFormatError(
+        f"unknown space type {kind!r}: expected Box, Discrete, MultiDiscrete or Dict"
+    )
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:
@@ -175,7 +181,13 @@ class DataRange:
                      for key, (low, high) in tree["observation"].items()}  # fmt: skip
             low, high = tree["reward"]
             action = tree["action"]
-            pair = None if action is None else (list(map(float, action[0])), list(map(float, action[1])))
+            pair = (
+                None
+                if action is None
+                else (list(map(float, action[0])), list(map(float, action[1])))
+            )
             return cls(pairs, (float(low), float(high)), pair)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TwinFormatError(f"this describes no data range: {str(tree)[:200]} ({error})") from error
+            raise TwinFormatError(
+                f"this describes no data range: {str(tree)[:200]} ({error})"
+            ) from error

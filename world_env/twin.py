@@ -52,6 +52,8 @@ BUNDLED = Path(__file__).parent / "twins"
 KnownFunction = Callable[[Any, Any, Any], np.ndarray]
 """(obs, action, next_obs), batched environment arrays -> (B,) rewards or (B,) bool."""
 
+DEFAULT_TWIN = "cartpole"
+
 _FILES = ("weights.safetensors", "starts.safetensors")
 
 
@@ -92,7 +94,9 @@ class Twin:
     @property
     def known(self) -> list[str]:
         """Which outcomes come from known functions instead of the model."""
-        return [name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None]
+        return [
+            name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None
+        ]
 
     @classmethod
     def untrained(
@@ -177,8 +181,14 @@ class Twin:
         starts = _flat(self.starts, "starts")
         if self.states is not None:
             starts |= _flat(self.states, "states")
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
-        blobs = {"weights.safetensors": dump_tensors(weights), "starts.safetensors": dump_tensors(starts)}
+        weights = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+        blobs = {
+            "weights.safetensors": dump_tensors(weights),
+            "starts.safetensors": dump_tensors(starts),
+        }
         tree = {
             "format": FORMAT,
             "family": self.family,
@@ -194,7 +204,41 @@ class Twin:
         }
         for name, blob in blobs.items():
             _write_bytes(folder / name, blob)
-        _write_bytes(folder / "twin.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode())
+        _write_bytes(
+            folder / "twin.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode()
+        )
+
+
+_loaded: dict[tuple[Any, ...], Twin] = {}
+"""Twins by (folder, times of its files, device, dtype); one entry a folder, device and dtype."""
+
+
+def load_cached(
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
+) -> Twin:
+    """`Twin.load`, but a folder that did not change is read once: many environments share one frozen model."""
+    if reward_fn is not None or termination_fn is not None:
+        return Twin.load(
+            name, device=device, dtype=dtype, reward_fn=reward_fn, termination_fn=termination_fn
+        )
+    folder = find_twin(name).resolve()
+    place = (folder, str(device), dtype)
+    times = [
+        path.stat().st_mtime_ns if path.exists() else 0
+        for path in (folder / "twin.json", *(folder / file for file in _FILES))
+    ]
+    key = (*place, *times)
+    if key not in _loaded:
+        twin = Twin.load(folder, device=device, dtype=dtype)
+        for old in [old for old in _loaded if old[:3] == place]:
+            _loaded.pop(old, None)
+        _loaded[key] = twin
+    return _loaded[key]
 
 
 def list_twins() -> list[str]:
@@ -209,14 +253,18 @@ def find_twin(name: str | Path) -> Path:
     text = os.fspath(name)
     is_path = isinstance(name, Path) or os.sep in text or "/" in text
     folder = Path(text).expanduser() if is_path else BUNDLED / text
-    if not is_path and (not re.fullmatch(r"[A-Za-z0-9_-]+", text) or not (folder / "twin.json").is_file()):
+    if not is_path and (
+        not re.fullmatch(r"[A-Za-z0-9_-]+", text) or not (folder / "twin.json").is_file()
+    ):
         hint = f" For the folder of that name write './{text}'." if Path(text).is_dir() else ""
         raise TwinNotFoundError(
             f"no twin {text!r}: the bundled ones are {', '.join(list_twins()) or 'none'}.{hint} "
             "Train one with `world-env build ENV_ID`, or list them with `world-env twins`."
         )
     if not folder.is_dir():
-        raise TwinNotFoundError(f"no twin at {folder}: there is no such folder. Bundled: {', '.join(list_twins())}")
+        raise TwinNotFoundError(
+            f"no twin at {folder}: there is no such folder. Bundled: {', '.join(list_twins())}"
+        )
     if not (folder / "twin.json").is_file():
         raise TwinFormatError(
             f"{folder} is no twin: it has no twin.json (it holds {sorted(os.listdir(folder))[:6]}). "
@@ -257,7 +305,9 @@ def read_json(folder: Path) -> JSON:
     for name, types in _TYPES.items():
         if name not in tree or not isinstance(tree[name], types) or isinstance(tree[name], bool):
             got = repr(tree[name])[:80] if name in tree else "nothing"
-            raise TwinFormatError(f"{path}: field {name!r} should be {types[0].__name__}, got {got}")
+            raise TwinFormatError(
+                f"{path}: field {name!r} should be {types[0].__name__}, got {got}"
+            )
     if set(tree["files"]) != set(_FILES):
         raise TwinFormatError(
             f"{path} lists the files {sorted(tree['files'])}, a twin has exactly {sorted(_FILES)}: "
@@ -273,7 +323,9 @@ def _reject_constant(text: str) -> float:
 def _read_tensors(folder: Path, name: str, tree: JSON) -> dict[str, Tensor]:
     path = folder / name
     if not path.is_file() or path.is_symlink():
-        raise TwinFormatError(f"{path} is missing (or a link): a twin is a folder with {', '.join(_FILES)}")
+        raise TwinFormatError(
+            f"{path} is missing (or a link): a twin is a folder with {', '.join(_FILES)}"
+        )
     blob = path.read_bytes()
     digest = hashlib.sha256(blob).hexdigest()
     if digest != tree["files"][name]:
@@ -283,7 +335,9 @@ def _read_tensors(folder: Path, name: str, tree: JSON) -> dict[str, Tensor]:
         )
     try:
         return load_tensors(blob)
-    except Exception as error:  # safetensors raises its own class, which is not part of its stable interface
+    except (
+        Exception
+    ) as error:  # safetensors raises its own class, which is not part of its stable interface
         raise TwinFormatError(f"{path} is no readable safetensors file: {error}") from error
 
 
@@ -292,14 +346,18 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
     try:
         config = config_class(**tree["config"])
     except (TypeError, ValueError) as error:
-        raise TwinFormatError(f"config {tree['config']} does not fit the family {tree['family']!r}: {error}") from error
+        raise TwinFormatError(
+            f"config {tree['config']} does not fit the family {tree['family']!r}: {error}"
+        ) from error
     # Initial values are overwritten at once; the caller's global generator should not notice.
     with torch.random.fork_rng(devices=[]):
         model: WorldModel = model_class(spec, config)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != got:
-        wrong = sorted(name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name))
+        wrong = sorted(
+            name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name)
+        )
         first = wrong[0]
         raise TwinMismatchError(
             f"weights and config disagree in {len(wrong)} tensors, first {first!r}: the config makes "
@@ -314,18 +372,24 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
 
 def _flat(context: Context, name: str) -> dict[str, Tensor]:
     tensors = {f"{name}.observations.{key}": value for key, value in context.observations.items()}
-    tensors |= {f"{name}.{part}": getattr(context, part) for part in ("actions", "length", "elapsed")}
+    tensors |= {
+        f"{name}.{part}": getattr(context, part) for part in ("actions", "length", "elapsed")
+    }
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
 
 def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
     prefix = f"{name}.observations."
-    observations = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    observations = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
     shapes = {key: tuple(value.shape[2:]) for key, value in observations.items()}
     codec = Codec(spec)
     parts = [tensors.get(f"{name}.{part}") for part in ("actions", "length", "elapsed")]
     if shapes != codec.shapes or any(part is None for part in parts):
-        raise TwinMismatchError(f"the {name} hold observations {shapes}, the spec asks for {codec.shapes}")
+        raise TwinMismatchError(
+            f"the {name} hold observations {shapes}, the spec asks for {codec.shapes}"
+        )
     return Context(observations, *(part for part in parts if part is not None))
 
 
@@ -367,7 +431,11 @@ def _beside(target: Path) -> Iterator[Path]:
 
 def _swap(fresh: Path, target: Path) -> None:
     """Put the finished folder in place; only a twin is ever replaced."""
-    if target.exists() and not (target / "twin.json").is_file() and (target.is_file() or any(target.iterdir())):
+    if (
+        target.exists()
+        and not (target / "twin.json").is_file()
+        and (target.is_file() or any(target.iterdir()))
+    ):
         raise TwinSaveError(
             f"{target} exists and is no twin: it is not overwritten. Choose another folder, or remove it first."
         )

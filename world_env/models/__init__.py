@@ -9,7 +9,10 @@ from world_env.errors import UnknownFamilyError
 
 FAMILIES: dict[str, tuple[str, str]] = {
     "linear": ("world_env.models.linear:LinearWorldModel", "world_env.models.linear:LinearConfig"),
-    "ensemble": ("world_env.models.ensemble:EnsembleWorldModel", "world_env.models.ensemble:EnsembleConfig"),
+    "ensemble": (
+        "world_env.models.ensemble:EnsembleWorldModel",
+        "world_env.models.ensemble:EnsembleConfig",
+    ),
 }
 """Name -> ("module:Model", "module:Config"): a new family is one file and one line here."""
 

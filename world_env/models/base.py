@@ -51,7 +51,9 @@ class WorldModel(nn.Module, ABC):
         """The state inferred from each row's real past; a context of length 1 is always enough."""
 
     @abstractmethod
-    def observe(self, state: State, action: Tensor, observation: Observation, *, random: RowRandom) -> State:
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
         """Take in one more real observation: (B, A) led from `state` to `observation` (B, *O)."""
 
     @abstractmethod
@@ -91,7 +93,9 @@ class TrainableWorldModel(WorldModel):
         """Steps T of the windows that `loss` wants at this progress (0..1) of the fit."""
 
     @abstractmethod
-    def loss(self, batch: Batch, *, random: RowRandom, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Batch, *, random: RowRandom, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise and its parts (scalars, detached).
 
         progress: 0..1, how far the fit is; families may go from one-step to k-step prediction.

@@ -72,7 +72,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.layout = VectorLayout(spec, family="ensemble")
         self.normalizer = Normalizer(self.layout)
         size, actions = self.layout.size, action_size(spec.action_space)
-        self.dynamics = MemberMLP(config.members, size + actions, config.width, config.layers, 2 * size)
+        self.dynamics = MemberMLP(
+            config.members, size + actions, config.width, config.layers, 2 * size
+        )
         self.heads = MemberMLP(config.members, 3 * size + actions, config.head_width, 2, 3)
         self.register_buffer("log_terminal_weight", torch.zeros(()))
 
@@ -83,14 +85,18 @@ class EnsembleWorldModel(TrainableWorldModel):
         weight = min(max((1.0 - share) / share, 1.0), self.config.terminal_weight)
         self.log_terminal_weight.fill_(math.log(weight))
         # Before any evidence the head should say what is common: here nothing ends.
-        self.heads.biases[-1].data[:, :, 2] = math.log(share / (1.0 - min(share, 0.5))) + math.log(weight)
+        self.heads.biases[-1].data[:, :, 2] = math.log(share / (1.0 - min(share, 0.5))) + math.log(
+            weight
+        )
 
     def encode(self, context: Context, *, random: RowRandom) -> State:
         """The newest observation, and a member drawn for the row's whole episode."""
         member = random.integers(self.config.members)
         return {"observation": self.layout.flatten(context.last()), "member": member}
 
-    def observe(self, state: State, action: Tensor, observation: Observation, *, random: RowRandom) -> State:
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
         """The new observation replaces the old one; the row keeps its member."""
         return {"observation": self.layout.flatten(observation), "member": state["member"].clone()}
 
@@ -136,14 +142,18 @@ class EnsembleWorldModel(TrainableWorldModel):
         """One step first, `rollout` steps at the end."""
         return 1 if progress < self.config.one_step_share else self.config.rollout
 
-    def loss(self, batch: Batch, *, random: RowRandom, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Batch, *, random: RowRandom, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Each member learns from its own share of the rows: Gaussian likelihood, then k-step error of the mean."""
         members = self.config.members
         rows = len(batch) // members * members
         split = lambda value: value[:rows].unflatten(0, (members, -1))  # noqa: E731
         vectors = split(self.layout.flatten(batch.observations))
         actions, valid = split(batch.actions), split(batch.valid).to(vectors.dtype)
-        parts = self._outcome_loss(vectors, actions, split(batch.rewards), split(batch.terminated), valid)
+        parts = self._outcome_loss(
+            vectors, actions, split(batch.rewards), split(batch.terminated), valid
+        )
         steps = actions.shape[2]
         vector = vectors[:, :, 0]
         rollout = vector.new_zeros(())
@@ -168,7 +178,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         self, vectors: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
         """Reward and termination of the first, real transition of each window (E, N, ...)."""
-        transition = self.normalizer.transition(vectors[:, :, 0], actions[:, :, 0], vectors[:, :, 1])
+        transition = self.normalizer.transition(
+            vectors[:, :, 0], actions[:, :, 0], vectors[:, :, 1]
+        )
         reward, bonus, logit = self.heads(transition).unbind(-1)
         first, ends = valid[:, :, 0], terminated[:, :, 0]
         target = self.normalizer.normalize_reward(rewards[:, :, 0])

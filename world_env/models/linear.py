@@ -46,7 +46,9 @@ class LinearWorldModel(TrainableWorldModel):
         """The newest observation is the state."""
         return {"observation": self.layout.flatten(context.last())}
 
-    def observe(self, state: State, action: Tensor, observation: Observation, *, random: RowRandom) -> State:
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
         """The new observation replaces the state."""
         return {"observation": self.layout.flatten(observation)}
 
@@ -78,7 +80,9 @@ class LinearWorldModel(TrainableWorldModel):
         """One step, always."""
         return 1
 
-    def loss(self, batch: Batch, *, random: RowRandom, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Batch, *, random: RowRandom, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error of the change and the reward, cross-entropy of termination, over one step."""
         vectors = self.layout.flatten(batch.observations)
         vector, arrived, action = vectors[:, 0], vectors[:, 1], batch.actions[:, 0]
@@ -86,10 +90,16 @@ class LinearWorldModel(TrainableWorldModel):
         reward, logit = self.outcome(self.normalizer.transition(vector, action, arrived)).unbind(-1)
         parts = {
             "change": functional.mse_loss(self._change(vector, action), target),
-            "reward": functional.mse_loss(reward, self.normalizer.normalize_reward(batch.rewards[:, 0])),
-            "terminated": functional.binary_cross_entropy_with_logits(logit, batch.terminated[:, 0]),
+            "reward": functional.mse_loss(
+                reward, self.normalizer.normalize_reward(batch.rewards[:, 0])
+            ),
+            "terminated": functional.binary_cross_entropy_with_logits(
+                logit, batch.terminated[:, 0]
+            ),
         }
-        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum(), {
+            name: part.detach() for name, part in parts.items()
+        }
 
     def _change(self, vector: Tensor, action: Tensor) -> Tensor:
         return self.change(torch.cat([self.normalizer.normalize(vector), action], -1))

@@ -84,7 +84,9 @@ class Normalizer(nn.Module):
 
     def arrive(self, vector: Tensor, change: Tensor) -> Tensor:
         """The vector after a change given in `change_scale` units, kept near the data."""
-        return torch.minimum(torch.maximum(vector + change * self.change_scale, self.low), self.high)
+        return torch.minimum(
+            torch.maximum(vector + change * self.change_scale, self.low), self.high
+        )
 
     def transition(self, vector: Tensor, action: Tensor, arrived: Tensor) -> Tensor:
         """(..., 3 D + A): the whole transition, the change at its own scale beside both ends."""
@@ -138,7 +140,9 @@ class MemberMLP(nn.Module):
         for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             last = index == layers
             bound = 0.0 if last else 1.0 / math.sqrt(fan_in)
-            self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
+            self.weights.append(
+                nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound))
+            )
             self.biases.append(nn.Parameter(torch.zeros(members, 1, fan_out)))
             if not last:
                 self.gains.append(nn.Parameter(torch.ones(members, 1, fan_out)))
@@ -164,6 +168,8 @@ class MemberMLP(nn.Module):
             self.weights, self.biases, self.gains, self.shifts, strict=False
         ):
             hidden = torch.addmm(bias[index], hidden, weight[index])
-            hidden = functional.layer_norm(hidden, hidden.shape[-1:], gain[index, 0], shift[index, 0])
+            hidden = functional.layer_norm(
+                hidden, hidden.shape[-1:], gain[index, 0], shift[index, 0]
+            )
             hidden = functional.silu(hidden)
         return torch.addmm(self.biases[-1][index], hidden, self.weights[-1][index])

@@ -1,0 +1,177 @@
+"""PPO trained only in the twin, judged once in reality, beside what else one could do with the same real steps.
+
+    python benchmarks/returns.py --tasks CartPole-v1 --seeds 0 1 2 3 4 --out benchmarks/results/returns.json --resume
+
+Every cell (task, seed) re-seeds data, model and policy. All policies meet the same 100 reset seeds, once.
+Tuning used the seeds 100-109 only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from training.compare import Returns, bootstrap_mean, policy_actor, random_actor, run_learned, run_real
+from training.fit import FitConfig, FitWarning
+from training.learn import LearnConfig, learn
+from training.provenance import facts
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, refine
+from training.tasks import TASKS, Task
+
+EPISODES = 100
+JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
+REFERENCE_STEPS = {"Pendulum-v1": 20_000}
+"""Tasks where PPO in the twin is also paired with an off-policy policy trained in reality for this long."""
+
+
+def main() -> None:
+    """Run the missing cells and write the file after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/returns.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the cells that the file already holds")
+    parser.add_argument("--only-twin", action="store_true", help="leave out the policies trained in reality")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "returns"
+    for task_id in arguments.tasks:
+        for seed in arguments.seeds:
+            stored = read(arguments.out) if arguments.resume else None
+            if stored is not None and has_cell(stored, task_id, seed):
+                continue
+            began = time.perf_counter()
+            cell = run_cell(task_id, seed, runs / f"{task_id}-{seed}", only_twin=arguments.only_twin)
+            merge(arguments.out, cell, keep=arguments.resume or (task_id, seed) != (arguments.tasks[0], arguments.seeds[0]))
+            shown = {row["policy"]: (round(row["real_mean"], 1), round(row["learned_mean"], 1)) for row in cell["rows"]}
+            print(f"{task_id} seed {seed}: {shown} {cell['pairs']} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) -> dict:
+    """All policies of one (task, seed): {"rows", "pairs"}. A killed cell goes on where it was."""
+    task, real = TASKS[task_id], RealConfig(task_id)
+    ledger = StepLedger(folder / "twin-real-steps.json")
+    rounds = refine(refine_config(task, real, folder, seed), ledger=ledger)
+    last = rounds[-1]
+    actors = {"random": (random_actor(last.twin.spec.action_space, JUDGE_SEEDS), StepLedger())}
+    actors["ppo_twin"] = (policy_actor(last.policy), ledger)
+    for name, config in {} if only_twin else real_configs(task, seed).items():
+        own = StepLedger(folder / f"{name}-real-steps.json")
+        policy = learn(real, config, out=folder / name, ledger=own, purpose="collect")
+        actors[name] = (policy_actor(policy), own)
+    rows, returns = [], {}
+    for name, (actor, own) in actors.items():
+        reality = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=own)
+        learned = run_learned(actor, last.twin, reality.first, seed=seed)
+        returns[name] = reality
+        number = last.number if name == "ppo_twin" else 0
+        rows.append(row_of(task_id, seed, number, name, reality, learned, own))
+    pairs = []
+    if task_id in REFERENCE_STEPS and not only_twin:
+        pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
+    return {"rows": rows, "pairs": pairs}
+
+
+def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> RefineConfig:
+    """The twin's side of a cell: the one default configuration and the task's row."""
+    return RefineConfig(
+        real=real,
+        out=folder,
+        steps=task.real_steps,
+        rounds=task.rounds,
+        exploration=task.exploration,
+        seed=seed,
+        fit=FitConfig(**task.fit),
+        learn=LearnConfig(steps=task.learn_steps, options=task.options, seed=seed),
+    )
+
+
+def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
+    """What one could do in reality instead."""
+    return {
+        "ppo_real_same_steps": LearnConfig(
+            steps=task.real_steps, rows=1, seed=seed, options=task.options
+        ),
+        "offpolicy_real_same_steps": LearnConfig(
+            algo=task.offpolicy, steps=task.real_steps, seed=seed, options=task.offpolicy_options
+        ),
+        "ppo_real_many_steps": LearnConfig(
+            steps=task.many_steps, rows=8, seed=seed, options=task.options
+        ),
+    }
+
+
+def reference_pair(
+    task_id: str, task: Task, real: RealConfig, seed: int, folder: Path, twin: Returns
+) -> dict:
+    """Episode by episode: PPO in the twin minus the off-policy algorithm trained long in reality."""
+    steps = REFERENCE_STEPS[task_id]
+    config = LearnConfig(algo=task.offpolicy, steps=steps, seed=seed, options=task.offpolicy_options)
+    own = StepLedger(folder / "reference-real-steps.json")
+    policy = learn(real, config, out=folder / "reference", ledger=own, purpose="collect")
+    reality = run_real(policy_actor(policy), real, JUDGE_SEEDS, purpose="judge", ledger=own)
+    difference = twin.values - reality.values
+    return {
+        "task": task_id,
+        "seed": seed,
+        "against": f"{task.offpolicy} in reality, {steps} steps",
+        "real_mean": reality.mean,
+        "difference": float(difference.mean()),
+        "difference_ci95": list(bootstrap_mean(difference)),
+    }
+
+
+def row_of(
+    task_id: str, seed: int, number: int, policy: str, reality: Returns, learned: Returns, ledger: StepLedger
+) -> dict:
+    """One line of the results file."""
+    return {
+        "task": task_id,
+        "real_steps": ledger.total(),
+        "real_steps_by_purpose": ledger.by_purpose,
+        "seed": seed,
+        "round": number,
+        "final": True,
+        "policy": policy,
+        "real_mean": reality.mean,
+        "real_ci95": list(reality.ci95()),
+        "learned_mean": learned.mean,
+        "learned_ci95": list(learned.ci95()),
+        "episodes": len(reality.values),
+    }
+
+
+def read(path: Path) -> dict | None:
+    """The results file, or None."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def has_cell(stored: dict, task_id: str, seed: int) -> bool:
+    """Whether the file holds this cell."""
+    return any(row["task"] == task_id and row["seed"] == seed for row in stored["rows"])
+
+
+def merge(path: Path, cell: dict, *, keep: bool) -> None:
+    """Put one cell into the file, beside and renamed; two processes may fill different cells in turn."""
+    stored = (read(path) if keep else None) or {"rows": [], "pairs": []}
+    head = {"benchmark": "returns"} | facts()
+    tree = head | {name: [*stored[name], *cell[name]] for name in ("rows", "pairs")}
+    for name in ("rows", "pairs"):
+        tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(tree, indent=1, allow_nan=False, default=np.ndarray.tolist) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The report: everything on one page that needs nothing else, and says what was not measured."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.report import DASH, show, summary, write_report
+from world_env.errors import StageError
+
+COMPARISON = {
+    "env_id": "Some/World-v3",
+    "episodes": 100,
+    "rows": [
+        {"policy": "random", "real_mean": 22.1, "real_ci95": [20.3, 24.0],
+         "learned_mean": 23.4, "learned_ci95": [21.0, 25.9], "real_steps": 0, "episodes": 100,
+         "past_threshold_share": 0.002},
+        {"policy": "ppo_twin", "real_mean": 500.0, "real_ci95": [500.0, 500.0],
+         "learned_mean": 493.25, "learned_ci95": [485.0, 499.5], "real_steps": 2000,
+         "episodes": 100, "past_threshold_share": 0.013},
+        {"policy": "ppo_real_same_steps", "real_mean": 61.8, "real_ci95": [55.0, 69.0],
+         "learned_mean": 70.2, "learned_ci95": [60.1, 81.0], "real_steps": 2000, "episodes": 100,
+         "past_threshold_share": 0.0},
+        {"policy": "ppo_real_many_steps", "real_mean": 499.1, "real_ci95": [497.0, 500.0],
+         "learned_mean": None, "learned_ci95": None, "real_steps": 200000, "episodes": 100,
+         "past_threshold_share": None},
+    ],
+    "real_steps_by_purpose": {"collect": 1800, "validate": 200, "judge": 51234},
+    "provenance": {"seeds": [0, 1], "commit": "0123abc", "machine": "a computer",
+                   "command": "make <demo>", "exploration": "random"},
+}  # fmt: skip
+HORIZON = list(range(1, 51))
+CURVES = {
+    "horizon": HORIZON,
+    "twin": [0.002 * h for h in HORIZON],
+    "hold_last": [1.2 * (1 - 0.95**h) for h in HORIZON],
+    "linear": [0.01 * 1.12**h for h in HORIZON],
+    "unit": "standard deviations of the data",
+}
+STAGES = [
+    {"stage": "collect", "seconds": 1.31},
+    {"stage": "fit", "seconds": 48.2},
+    {"stage": "learn", "seconds": 71.04},
+    {"name": "compare", "seconds": None},
+]
+
+
+def frames(n: int = 4) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (40, 90, 3), np.uint8) for _ in range(n)]
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.sources += [v for k, v in attrs if k in ("src", "href", "srcset")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "new" / "folder", title="A world", comparison=COMPARISON,
+                        curves=CURVES, stages=STAGES, frames=frames())  # fmt: skip
+    text = path.read_text(encoding="utf-8")
+    parser = Links()
+    parser.feed(text)
+    assert not parser.open
+    assert len(parser.sources) == 2 + 4
+    assert all(source.startswith("data:image/") for source in parser.sources)
+    # What lies inside the data URIs is drawn from nothing else either.
+    assert not re.search(r"@import|url\(|<script", text)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "report.md"]
+
+
+def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
+    path = write_report(tmp_path, title="A <b>world</b>", comparison=COMPARISON, curves=CURVES)
+    page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
+    assert "<b>" not in page and "make &lt;demo&gt;" in page
+    for cell in (
+        "493.2 [485, 499.5]",
+        "500 [500, 500]",
+        "-6.75",
+        "+8.4",
+        "1.3%",
+        "200,000",
+        "0123abc",
+    ):
+        assert cell in page and cell in markdown, cell
+    line = next(line for line in markdown.splitlines() if line.startswith("| ppo_real_many"))
+    assert (
+        line == f"| ppo_real_many_steps | 499.1 [497, 500] | {DASH} | {DASH} | 200,000 | {DASH} |"
+    )
+
+
+def test_what_was_not_measured_is_left_out_or_a_dash(tmp_path: Path) -> None:
+    row = {"policy": "a|b", "real_mean": None, "learned_mean": float("nan")}
+    path = write_report(tmp_path, title="Bare", comparison={"rows": [row]})
+    assert "<img" not in path.read_text("utf-8")
+    assert f"| a\\|b | {DASH} | {DASH} |" in path.with_suffix(".md").read_text("utf-8")
+
+
+def test_two_sentences_say_what_the_numbers_mean() -> None:
+    text = summary(COMPARISON, CURVES)
+    assert text.startswith(
+        "For ppo_twin, the best policy that was run in both worlds, the twin promised 493.2"
+    )
+    assert "gave 500: 6.75 too little, which is the twin's error and not chance" in text
+    assert "off by 0.1 standard deviations of the data, better than holding" in text
+    assert len(re.findall(r"\.(?: |$)", text)) == 2
+    real_only = {"rows": [{"policy": "p", "real_mean": 3}]}
+    assert "none was also run in the twin" in summary(real_only, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, DASH), (float("nan"), DASH), (2000, "2,000"), (-146.26, "-146.3"), (0.01234, "0.0123"),
+     (0, "0"), (93.456, "93.5"), (12345.6, "12,346"), (485.0, "485")],
+)  # fmt: skip
+def test_numbers_are_shown_with_the_decimals_that_help(value: float | None, text: str) -> None:
+    assert show(value) == text
+
+
+def test_the_same_input_writes_the_same_page(tmp_path: Path) -> None:
+    first, second = (
+        write_report(
+            tmp_path / name, title="T", comparison=COMPARISON, curves=CURVES, frames=frames()
+        )
+        for name in "ab"
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_bad_input_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="run compare first"):
+        write_report(tmp_path, title="T", comparison={"rows": []})
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StageError, match="cannot write the report"):
+        write_report(tmp_path / "file", title="T", comparison=COMPARISON)

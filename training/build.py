@@ -1,0 +1,188 @@
+"""`world-env build ENV_ID`: collect, fit, learn, compare, and one folder with the twin, its card and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.compare import compare, policy_actor, random_actor
+from training.episodes import EpisodeStore
+from training.fidelity import open_loop
+from training.fit import FitConfig, fit_episodes
+from training.learn import LearnConfig, learn
+from training.provenance import facts
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, Report, Round, refine
+from training.report import write_report
+from training.tasks import task_of
+from training.windows import encode_episodes
+from world_env.card import write_card
+from world_env.spec import JSON
+from world_env.twin import Twin
+
+JUDGE_SEEDS = 10_000
+"""Reset seeds of judged episodes begin here; collection never comes near them."""
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """What to build; None takes the task's row in training/tasks.py, or the defaults."""
+
+    env_id: str
+    """Any Gymnasium id."""
+    out: Path
+    """Folder of the run; running again goes on where it stopped."""
+    steps: int | None = None
+    """Real steps in all."""
+    rounds: int | None = None
+    """How often data is collected."""
+    exploration: str | None = None
+    """Who acts in the first round: random, held:20, mix:0.5*random+0.5*held:20, policy:FOLDER."""
+    learn_steps: int | None = None
+    """Learned steps of PPO a round."""
+    episodes: int = 100
+    """Judged real episodes a policy."""
+    baseline: bool = True
+    """Also train PPO in reality on the same number of real steps."""
+    seed: int = 0
+    """Of data, model and policy."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the real environment."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers of the real environment, as module:Class."""
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build left. comparison: as `training.compare.compare` returns it. page: the HTML report."""
+
+    rounds: list[Round]
+    comparison: JSON
+    seconds: list[tuple[str, float]]
+    twin_folder: Path
+    page: Path
+
+
+def build(config: BuildConfig, *, report: Report | None = None) -> Built:
+    """Collect, fit, learn, judge once in reality, save the twin with its card, write the page."""
+    task, out = task_of(config.env_id), Path(config.out)
+    real = RealConfig(config.env_id, config.kwargs, config.wrappers)
+    ledger = StepLedger(out / "real-steps.json")
+    began = time.perf_counter()
+    rounds = refine(refine_config(config, real), ledger=ledger, report=report)
+    last = rounds[-1]
+    policies = {
+        "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
+        "ppo_twin": policy_actor(last.policy),
+    }
+    real_steps = {"random": 0, "ppo_twin": last.real_steps}
+    seconds = [(f"{name} (round {part.number})", value) for part in rounds for name, value in part.seconds.items()]
+    if config.baseline:
+        mark = time.perf_counter()
+        policies["ppo_real_same_steps"] = policy_actor(
+            learn(
+                real,
+                LearnConfig(steps=last.real_steps, rows=1, seed=config.seed, options=task.options),
+                out=out / "ppo-real",
+                ledger=ledger,
+                purpose="collect",
+            )
+        )
+        real_steps["ppo_real_same_steps"] = last.real_steps
+        seconds.append(("PPO in reality, same steps", round(time.perf_counter() - mark, 1)))
+    mark = time.perf_counter()
+    comparison = compare(
+        policies,
+        last.twin,
+        real,
+        ledger=ledger,
+        episodes=config.episodes,
+        seed=JUDGE_SEEDS,
+        real_steps=real_steps,
+    )
+    ledger.save()
+    seconds += [
+        ("compare", round(time.perf_counter() - mark, 1)),
+        ("all", round(time.perf_counter() - began, 1)),
+    ]
+    comparison |= {"real_steps_by_purpose": ledger.by_purpose, "seed": config.seed}
+    (out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n", encoding="utf-8")
+    twin = dataclasses.replace(
+        last.twin, fidelity=last.twin.fidelity | {"comparison": comparison["rows"], "judged": config.episodes}
+    )
+    folder = twin.save(out / "twin")
+    write_card(twin, folder)
+    page = _page(config, last, comparison, seconds, out)
+    return Built(rounds, comparison, seconds, folder, page)
+
+
+def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
+    """The rounds that a build runs."""
+    task = task_of(config.env_id)
+    return RefineConfig(
+        real=real,
+        out=Path(config.out),
+        steps=config.steps or task.real_steps,
+        rounds=config.rounds or task.rounds,
+        exploration=config.exploration or task.exploration,
+        seed=config.seed,
+        fit=config.fit,
+        learn=LearnConfig(
+            steps=config.learn_steps or task.learn_steps, options=task.options, seed=config.seed
+        ),
+    )
+
+
+def curves_of(out: Path, last: Round, *, seed: int = 0) -> JSON:
+    """Open-loop error of the twin, of "nothing moves" and of the linear family, on held-out episodes."""
+    from training.episodes import split
+
+    episodes = [
+        episode
+        for number in range(last.number + 1)
+        for episode in EpisodeStore(out / f"round-{number}" / "data").load()
+    ]
+    spec = last.twin.spec
+    _, held_out = split(episodes, FitConfig().held_out, seed)
+    data = encode_episodes(held_out, last.twin.codec)
+    horizon = int(data.left.max())
+    curve = open_loop(last.twin.model, data, horizon=horizon)
+    linear = _linear(episodes, spec, seed)
+    line = open_loop(linear.model, data, horizon=horizon)
+    return {
+        "horizon": list(range(1, len(curve.error) + 1)),
+        "twin": curve.error.tolist(),
+        "hold_last": curve.hold_last.tolist(),
+        "linear": line.error.tolist(),
+        "unit": "standard deviations of the data",
+    }
+
+
+def _linear(episodes: list[Any], spec: Any, seed: int) -> Twin:
+    import warnings
+
+    with warnings.catch_warnings():
+        # What the data lacks has been said when the twin itself was fitted.
+        warnings.simplefilter("ignore")
+        return fit_episodes(episodes, spec, FitConfig(family="linear", updates=500, seed=seed))
+
+
+def _page(
+    config: BuildConfig, last: Round, comparison: JSON, seconds: list[tuple[str, float]], out: Path
+) -> Path:
+    frames: list[np.ndarray] = []
+    return write_report(
+        out / "report",
+        title=f"{config.env_id}: learned and real",
+        comparison=comparison | {"provenance": last.twin.provenance | facts() | {"seeds": str(config.seed)}},
+        curves=curves_of(out, last, seed=config.seed),
+        stages=[{"stage": name, "seconds": value} for name, value in seconds],
+        frames=frames,
+    )

@@ -1,0 +1,204 @@
+"""Train a policy with Stable-Baselines3, in a twin or in the real environment: one field decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from training.policy import NormalizedFeatures, algorithm_class, load_policy, save_policy
+from training.real import RealConfig, StepLedger, make_real_vec
+from world_env.batch import OBSERVATION
+from world_env.codec import is_image
+from world_env.errors import InvalidOptionError, StageError
+from world_env.spec import JSON
+from world_env.twin import Twin
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.vec_env import VecEnv
+
+OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
+MANY_ROWS: JSON = {
+    "n_steps": 64,
+    "batch_size": 256,
+    "n_epochs": 10,
+    "learning_rate": 3e-4,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+}
+"""PPO in many rows: many updates on small batches, because large ones are quick per step and slow per return."""
+FEW_ROWS: JSON = MANY_ROWS | {"n_steps": 256, "batch_size": 64}
+"""PPO in up to 8 rows, where every step costs a real one."""
+_CHUNKS = 10
+
+
+@dataclass(frozen=True)
+class LearnConfig:
+    """How a policy is trained; the same fields in a twin and in reality."""
+
+    algo: str = "PPO"
+    """Any Stable-Baselines3 (or sb3-contrib) algorithm."""
+    steps: int = 200_000
+    """Environment steps."""
+    rows: int = 64
+    """Worlds stepped together (off-policy algorithms learn from 1 row)."""
+    seed: int = 0
+    """Of the policy's weights, its actions and the worlds."""
+    options: JSON = field(default_factory=dict)
+    """Arguments of the algorithm that differ from the defaults."""
+    dataset_starts: float = 0.5
+    """Learned worlds: share of episodes that begin from a state inside the data."""
+    on_uncertain: str = "ignore"
+    """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
+    temperature: float = 1.0
+    """Learned worlds: scale of the model's noise."""
+    normalize: bool = True
+    """Learned worlds: put the data's mean and scale into the policy."""
+
+
+def learn(
+    world: Twin | RealConfig,
+    config: LearnConfig | None = None,
+    *,
+    out: Path | None = None,
+    ledger: StepLedger | None = None,
+    purpose: str = "collect",
+    warm_start: BaseAlgorithm | None = None,
+    progress: Callable[[int, int, JSON], None] | None = None,
+) -> BaseAlgorithm:
+    """Train in a twin (no real step is made) or in the real environment (every step is counted).
+
+    out: folder of the policy; a run that was killed goes on from the last of ten savings, and a finished one is loaded.
+    """
+    config = config or LearnConfig()
+    described = dataclasses.asdict(config)
+    if out is not None and (Path(out) / "policy.json").is_file():
+        return _finished(Path(out), described)
+    env = _world(world, config, ledger, purpose)
+    model = warm_start or _algorithm(world, config, env)
+    if warm_start is not None:
+        model.set_env(env, force_reset=True)
+    began, partial = time.perf_counter(), None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
+    done = 0
+    if partial is not None and (partial / "policy.json").is_file():
+        model, done = _resume(partial, described, env)
+    chunk = -(-config.steps // _CHUNKS)
+    while done < config.steps:
+        model.learn(min(chunk, config.steps - done), reset_num_timesteps=done == 0)
+        done = min(done + chunk, config.steps)
+        if progress is not None:
+            progress(done, config.steps, _episode_logs(model))
+        if partial is not None and done < config.steps:
+            _save(model, partial, world, described | {"done": done})
+    env.close()
+    if out is not None:
+        seconds = round(time.perf_counter() - began, 1)
+        _save(model, Path(out), world, described | {"done": done, "seconds": seconds})
+        _remove(partial)
+    return model
+
+
+def _world(world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | None, purpose: str) -> VecEnv:
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    from world_env.sb3 import WorldModelVecEnv
+
+    rows = 1 if config.algo in OFF_POLICY else config.rows
+    if isinstance(world, RealConfig):
+        if ledger is None:
+            raise StageError("learning in reality spends real steps: pass the ledger that counts them")
+        env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
+        env.seed(config.seed)
+        return env
+    learned = WorldModelVecEnv(
+        world,
+        rows,
+        dataset_starts=config.dataset_starts if world.states is not None else 0.0,
+        on_uncertain=config.on_uncertain,
+        temperature=config.temperature,
+    )
+    learned.seed(config.seed)
+    return VecMonitor(learned)
+
+
+def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
+    options: JSON = {}
+    if config.algo == "PPO":
+        options = dict(MANY_ROWS if config.rows > 8 else FEW_ROWS)
+    options |= config.options
+    policy_kwargs: dict[str, Any] = dict(options.pop("policy_kwargs", {}))
+    activation = policy_kwargs.get("activation_fn")
+    if isinstance(activation, str):
+        policy_kwargs["activation_fn"] = getattr(nn, activation)
+    if isinstance(world, Twin) and config.normalize:
+        policy_kwargs |= normalization_of(world)
+    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    if is_image(env.observation_space):
+        policy = "CnnPolicy"
+    try:
+        return algorithm_class(config.algo)(
+            policy, env, seed=config.seed, device="cpu", policy_kwargs=policy_kwargs or None, **options
+        )
+    except TypeError as error:
+        raise InvalidOptionError(f"{config.algo} does not take the options {sorted(options)}: {error}") from error
+
+
+def normalization_of(twin: Twin) -> dict[str, Any]:
+    """`policy_kwargs` with the mean and scale of the twin's data; empty for images and Dict observations."""
+    space = twin.spec.observation_space
+    if not isinstance(space, spaces.Box) or is_image(space) or twin.states is None:
+        return {}
+    flat = twin.states.last()[OBSERVATION].flatten(1)
+    span = flat.amax(0) - flat.amin(0)
+    scale = torch.where(span > 0, flat.std(0).maximum(0.05 * span), torch.ones_like(span))
+    return {
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {"mean": flat.mean(0).tolist(), "scale": scale.tolist()},
+    }
+
+
+def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance: JSON) -> None:
+    save_policy(
+        model, out, trained_in="learned" if isinstance(world, Twin) else "real", provenance={"learn": provenance}
+    )
+
+
+def _same(folder: Path, described: JSON) -> JSON:
+    from training.policy import policy_card
+
+    stored = policy_card(folder)["provenance"].get("learn", {})
+    if {key: value for key, value in stored.items() if key in described} != described:
+        raise StageError(
+            f"{folder} holds a policy of another configuration: choose another folder, or delete it to begin again"
+        )
+    return stored
+
+
+def _finished(out: Path, described: JSON) -> BaseAlgorithm:
+    _same(out, described)
+    return load_policy(out)
+
+
+def _resume(partial: Path, described: JSON, env: VecEnv) -> tuple[BaseAlgorithm, int]:
+    stored = _same(partial, described)
+    return load_policy(partial, env=env), int(stored["done"])
+
+
+def _episode_logs(model: BaseAlgorithm) -> JSON:
+    recent = [info["r"] for info in model.ep_info_buffer or ()]
+    return {"episode_return": sum(recent) / len(recent) if recent else None}
+
+
+def _remove(folder: Path | None) -> None:
+    import shutil
+
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)

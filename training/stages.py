@@ -1,0 +1,228 @@
+"""The commands of `world-env`, one function each: arguments in, a line or a table out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from training.build import BuildConfig, Built, build
+from training.collect import CollectConfig, collect
+from training.compare import check_spaces, compare, policy_actor, random_actor
+from training.fit import FitConfig, fit
+from training.learn import LearnConfig, learn
+from training.policy import load_policy
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, refine
+from world_env.spec import JSON
+from world_env.twin import Twin, find_twin, list_twins, read_json
+
+_console = Console()
+
+
+def _runs() -> Path:
+    return Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
+
+
+class _Bars:
+    """One progress bar a stage."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, wanted: int, logs: JSON) -> None:
+        if self._bar is None or stage != self._stage or done < self._bar.n:
+            self.close()
+            self._bar, self._stage = tqdm(total=wanted, desc=stage, unit=" steps", mininterval=0.5), stage
+        self._bar.update(done - self._bar.n)
+        numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
+        shown = {name: numbers[name] for name in ("open_loop", "episode_return") if name in numbers}
+        self._bar.set_postfix(shown)
+        if done >= wanted:
+            self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
+def twins() -> None:
+    """List the bundled twins."""
+    table = Table("twin", "real environment", "family", "real steps", "exploration")
+    for name in list_twins():
+        tree = read_json(find_twin(name))
+        real = tree["provenance"].get("real", {}).get("env_id", "")
+        provenance = tree["provenance"]
+        table.add_row(
+            name, real, tree["family"], str(provenance.get("real_steps")), str(provenance.get("exploration"))
+        )
+    _console.print(table)
+
+
+def collect_stage(config: CollectConfig, /) -> None:
+    """Collect real episodes; run again to go on or to add steps."""
+    bars = _Bars()
+    store = collect(config, progress=lambda done, wanted: bars("collect", done, wanted, {}))
+    _console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
+
+
+def fit_stage(data: Path, out: Path, config: FitConfig | None = None, tensorboard: Path | None = None) -> None:
+    """Fit a twin to an episode store; run again after a kill to go on."""
+    bars = _Bars()
+    twin = fit(
+        data,
+        out,
+        config,
+        progress=lambda done, wanted, logs: bars("fit", done, wanted, logs),
+        tensorboard=tensorboard,
+    )
+    loss = twin.fidelity["loss"]
+    _console.print(f"twin: {out}; best held-out open-loop error {loss['best_open_loop']:.4g} standard deviations")
+    _console.print(f"one-step error per dimension: {loss.get('per_dimension')}")
+
+
+@dataclass(frozen=True)
+class LearnStage:
+    """Train a policy in a twin, or with --real in reality."""
+
+    out: Path
+    """Folder of the policy."""
+    twin: str | None = None
+    """Bundled twin or folder."""
+    real: str | None = None
+    """Real environment id; every step is counted beside the policy."""
+    config: LearnConfig = field(default_factory=LearnConfig)
+
+
+def learn_stage(stage: LearnStage, /) -> None:
+    """Train a policy with Stable-Baselines3, in a twin (--twin) or in reality (--real)."""
+    from world_env.errors import InvalidOptionError
+
+    if (stage.twin is None) == (stage.real is None):
+        raise InvalidOptionError("give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID")
+    bars = _Bars()
+    ledger = StepLedger(stage.out.with_name(f"{stage.out.name}-real-steps.json")) if stage.real else None
+    world = Twin.load(stage.twin) if stage.twin is not None else RealConfig(str(stage.real))
+    learn(
+        world,
+        stage.config,
+        out=stage.out,
+        ledger=ledger,
+        progress=lambda done, wanted, logs: bars("learn", done, wanted, logs),
+    )
+    _console.print(f"policy: {stage.out}")
+
+
+def compare_stage(twin: str, real: str, policies: tuple[Path, ...], episodes: int = 100, seed: int = 10_000) -> None:
+    """Run frozen policies in the twin and in reality under one protocol, beside a random one."""
+    loaded = Twin.load(twin)
+    actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
+    for folder in policies:
+        policy = load_policy(folder, expect=loaded.spec)
+        check_spaces(loaded, policy)
+        actors[folder.name] = policy_actor(policy)
+    ledger = StepLedger()
+    show_comparison(
+        compare(actors, loaded, RealConfig(real), ledger=ledger, episodes=episodes, seed=seed, purpose="spot_check")
+    )
+
+
+def refine_stage(config: RefineConfig, /) -> None:
+    """Rounds of collect, fit and learn."""
+    ledger = StepLedger(config.out / "real-steps.json")
+    for done in refine(config, ledger=ledger, report=_Bars()):
+        _console.print(f"round {done.number}: {done.real_steps} real steps, twin {done.twin_folder}")
+
+
+def build_stage(
+    env_id: str,
+    steps: int | None = None,
+    rounds: int | None = None,
+    exploration: str | None = None,
+    learn_steps: int | None = None,
+    episodes: int = 100,
+    out: Path | None = None,
+    seed: int = 0,
+    wrappers: tuple[str, ...] = (),
+) -> None:
+    """Collect, fit, learn, verify in reality, and save a twin with its card and a page."""
+    folder = out or _runs() / "build" / env_id.replace("/", "-").replace(":", "-")
+    _show(
+        build(
+            BuildConfig(
+                env_id,
+                folder,
+                steps=steps,
+                rounds=rounds,
+                exploration=exploration,
+                learn_steps=learn_steps,
+                episodes=episodes,
+                seed=seed,
+                wrappers=wrappers,
+            ),
+            report=_Bars(),
+        )
+    )
+
+
+def demo(env_id: str = "CartPole-v1", learn_steps: int = 150_000, updates: int = 2_000) -> None:
+    """The whole way on CartPole: 2,000 real random steps, a twin, PPO inside it, and the truth about both."""
+    folder = _runs() / "demo"
+    config = BuildConfig(env_id, folder, learn_steps=learn_steps, fit=FitConfig(updates=updates))
+    _show(build(config, report=_Bars()))
+
+
+def watch_stage(
+    twin: str, out: Path, policy: Path | None = None, real: str | None = None, steps: int = 200, seed: int = 0
+) -> None:
+    """A policy (or random actions) in the twin beside the real environment, as a gif."""
+    from training.policy import RandomPolicy
+    from training.watch import watch
+
+    loaded = Twin.load(twin)
+    actor = RandomPolicy(loaded.spec.action_space) if policy is None else load_policy(policy, expect=loaded.spec)
+    config = RealConfig(real) if real is not None else None
+    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=StepLedger())
+    _console.print(f"video: {path}")
+
+
+def show_comparison(comparison: JSON) -> None:
+    """The comparison as a table."""
+    table = Table("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps")
+    for row in comparison["rows"]:
+        real, learned = (
+            f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
+            for side in ("real", "learned")
+        )
+        table.add_row(row["policy"], real, learned, f"{row['promise']:+.1f}", str(row["real_steps"]))
+    _console.print(table)
+
+
+def _show(built: Built) -> None:
+    show_comparison(built.comparison)
+    times = Table("stage", "seconds")
+    for name, value in built.seconds:
+        times.add_row(name, f"{value:.1f}")
+    _console.print(times)
+    _console.print(f"twin: {built.twin_folder}\npage: {built.page}")
+
+
+STAGES: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "build": build_stage,
+    "collect": collect_stage,
+    "fit": fit_stage,
+    "learn": learn_stage,
+    "compare": compare_stage,
+    "refine": refine_stage,
+    "watch": watch_stage,
+    "twins": twins,
+}

@@ -1,0 +1,71 @@
+"""The tasks we measure ourselves on: one row each. Everything not said here is the one default configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from world_env.spec import JSON
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs from the defaults for one environment.
+
+    twin: name of its bundled twin. real_steps: all real steps a twin may cost. rounds: how often data is collected.
+    exploration: who acts in the first round. learn_steps: learned steps of PPO. options: of PPO, in both worlds.
+    offpolicy: the off-policy algorithm one would use in reality, with its options. many_steps: real steps of the
+    "PPO in reality with many steps" row. fit: of FitConfig.
+    """
+
+    twin: str
+    real_steps: int
+    rounds: int = 1
+    exploration: str = "random"
+    learn_steps: int = 200_000
+    options: JSON = field(default_factory=dict)
+    offpolicy: str = "DQN"
+    offpolicy_options: JSON = field(default_factory=dict)
+    many_steps: int = 100_000
+    fit: JSON = field(default_factory=dict)
+
+
+_DQN: JSON = {
+    "learning_starts": 500,
+    "train_freq": 4,
+    "gradient_steps": 4,
+    "target_update_interval": 250,
+    "exploration_fraction": 0.3,
+    "buffer_size": 50_000,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+}
+
+TASKS: dict[str, Task] = {
+    "CartPole-v1": Task("cartpole", 2_000, offpolicy_options=_DQN),
+    "Pendulum-v1": Task(
+        "pendulum",
+        3_000,
+        options={"gamma": 0.95},
+        learn_steps=300_000,
+        offpolicy="SAC",
+        many_steps=200_000,
+    ),
+    "Acrobot-v1": Task(
+        "acrobot",
+        20_000,
+        rounds=2,
+        exploration="mix:0.5*random+0.5*held:5",
+        offpolicy_options=_DQN,
+        many_steps=300_000,
+    ),
+    "MountainCarContinuous-v0": Task(
+        "mountain-car-continuous", 5_000, exploration="held:30", offpolicy="SAC", many_steps=200_000
+    ),
+}
+"""Real id -> its row; environments that are not here get the defaults of `Task`."""
+
+
+def task_of(env_id: str) -> Task:
+    """The row of an environment, or the defaults."""
+    name = env_id.rpartition("/")[2].rpartition("-v")[0].lower() or env_id.lower()
+    return TASKS.get(env_id) or Task(name, 10_000)
