@@ -18,7 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.compare import Returns, bootstrap_mean, policy_actor, random_actor, run_learned, run_real
+from training.compare import (
+    Returns,
+    bootstrap_mean,
+    policy_actor,
+    random_actor,
+    run_learned,
+    run_real,
+)
 from training.fit import FitConfig, FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
@@ -34,12 +41,18 @@ REFERENCE_STEPS = {"Pendulum-v1": 20_000}
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/returns.json"))
-    parser.add_argument("--resume", action="store_true", help="keep the cells that the file already holds")
-    parser.add_argument("--only-twin", action="store_true", help="leave out the policies trained in reality")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the cells that the file already holds"
+    )
+    parser.add_argument(
+        "--only-twin", action="store_true", help="leave out the policies trained in reality"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -50,10 +63,23 @@ def main() -> None:
             if stored is not None and has_cell(stored, task_id, seed):
                 continue
             began = time.perf_counter()
-            cell = run_cell(task_id, seed, runs / f"{task_id}-{seed}", only_twin=arguments.only_twin)
-            merge(arguments.out, cell, keep=arguments.resume or (task_id, seed) != (arguments.tasks[0], arguments.seeds[0]))
-            shown = {row["policy"]: (round(row["real_mean"], 1), round(row["learned_mean"], 1)) for row in cell["rows"]}
-            print(f"{task_id} seed {seed}: {shown} {cell['pairs']} ({time.perf_counter() - began:.0f} s)", flush=True)
+            cell = run_cell(
+                task_id, seed, runs / f"{task_id}-{seed}", only_twin=arguments.only_twin
+            )
+            merge(
+                arguments.out,
+                cell,
+                keep=arguments.resume
+                or (task_id, seed) != (arguments.tasks[0], arguments.seeds[0]),
+            )
+            shown = {
+                row["policy"]: (round(row["real_mean"], 1), round(row["learned_mean"], 1))
+                for row in cell["rows"]
+            }
+            print(
+                f"{task_id} seed {seed}: {shown} {cell['pairs']} ({time.perf_counter() - began:.0f} s)",
+                flush=True,
+            )
 
 
 def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) -> dict:
@@ -115,7 +141,9 @@ def reference_pair(
 ) -> dict:
     """Episode by episode: PPO in the twin minus the off-policy algorithm trained long in reality."""
     steps = REFERENCE_STEPS[task_id]
-    config = LearnConfig(algo=task.offpolicy, steps=steps, seed=seed, options=task.offpolicy_options)
+    config = LearnConfig(
+        algo=task.offpolicy, steps=steps, seed=seed, options=task.offpolicy_options
+    )
     own = StepLedger(folder / "reference-real-steps.json")
     policy = learn(real, config, out=folder / "reference", ledger=own, purpose="collect")
     reality = run_real(policy_actor(policy), real, JUDGE_SEEDS, purpose="judge", ledger=own)
@@ -131,7 +159,13 @@ def reference_pair(
 
 
 def row_of(
-    task_id: str, seed: int, number: int, policy: str, reality: Returns, learned: Returns, ledger: StepLedger
+    task_id: str,
+    seed: int,
+    number: int,
+    policy: str,
+    reality: Returns,
+    learned: Returns,
+    ledger: StepLedger,
 ) -> dict:
     """One line of the results file."""
     return {
@@ -169,7 +203,10 @@ def merge(path: Path, cell: dict, *, keep: bool) -> None:
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(tree, indent=1, allow_nan=False, default=np.ndarray.tolist) + "\n", encoding="utf-8")
+    beside.write_text(
+        json.dumps(tree, indent=1, allow_nan=False, default=np.ndarray.tolist) + "\n",
+        encoding="utf-8",
+    )
     os.replace(beside, path)
 
 

@@ -83,7 +83,11 @@ def build(config: BuildConfig, *, report: Report | None = None) -> Built:
         "ppo_twin": policy_actor(last.policy),
     }
     real_steps = {"random": 0, "ppo_twin": last.real_steps}
-    seconds = [(f"{name} (round {part.number})", value) for part in rounds for name, value in part.seconds.items()]
+    seconds = [
+        (f"{name} (round {part.number})", value)
+        for part in rounds
+        for name, value in part.seconds.items()
+    ]
     if config.baseline:
         mark = time.perf_counter()
         policies["ppo_real_same_steps"] = policy_actor(
@@ -115,7 +119,8 @@ def build(config: BuildConfig, *, report: Report | None = None) -> Built:
     comparison |= {"real_steps_by_purpose": ledger.by_purpose, "seed": config.seed}
     (out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n", encoding="utf-8")
     twin = dataclasses.replace(
-        last.twin, fidelity=last.twin.fidelity | {"comparison": comparison["rows"], "judged": config.episodes}
+        last.twin,
+        fidelity=last.twin.fidelity | {"comparison": comparison["rows"], "judged": config.episodes},
     )
     folder = twin.save(out / "twin")
     write_card(twin, folder)
@@ -181,7 +186,8 @@ def _page(
     return write_report(
         out / "report",
         title=f"{config.env_id}: learned and real",
-        comparison=comparison | {"provenance": last.twin.provenance | facts() | {"seeds": str(config.seed)}},
+        comparison=comparison
+        | {"provenance": last.twin.provenance | facts() | {"seeds": str(config.seed)}},
         curves=curves_of(out, last, seed=config.seed),
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
         frames=frames,

@@ -19,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         from training import stages
     except ImportError as error:
-        print(f"world-env: {error.name or error} is not installed, the pipeline needs it: {_PIP}", file=sys.stderr)
+        print(
+            f"world-env: {error.name or error} is not installed, the pipeline needs it: {_PIP}",
+            file=sys.stderr,
+        )
         return 1
     _set_threads()
     try:
@@ -30,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("world-env: stopped; run the same command again to go on where it was", file=sys.stderr)
+        print(
+            "world-env: stopped; run the same command again to go on where it was", file=sys.stderr
+        )
         return 130
     return 0
 

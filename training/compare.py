@@ -47,7 +47,9 @@ class Returns:
         return bootstrap_mean(self.values)
 
 
-def bootstrap_mean(values: np.ndarray, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_mean(
+    values: np.ndarray, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, 10,000 resamples (scipy)."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
@@ -108,7 +110,9 @@ def run_learned(actor: Actor, twin: Twin, first: Any, *, seed: int = 0) -> Retur
     """One learned episode from each given first observation, judged with `on_uncertain="ignore"`."""
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     if twin.spec.horizon is None:
-        raise InvalidOptionError("this twin has no horizon, so its episodes may never end: set one in its spec")
+        raise InvalidOptionError(
+            "this twin has no horizon, so its episodes may never end: set one in its spec"
+        )
     simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(uncertainty=True))
     observation = simulator.reset(options={"observation": first})
     values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
@@ -146,14 +150,23 @@ def compare(
     "learned_ci95", "promise", "real_steps", "past_threshold_share"}]}; promise = learned minus real.
     """
     if episodes < MIN_EPISODES:
-        raise InvalidOptionError(f"episodes is {episodes}: fewer than {MIN_EPISODES} tell too little")
+        raise InvalidOptionError(
+            f"episodes is {episodes}: fewer than {MIN_EPISODES} tell too little"
+        )
     seeds = list(range(seed, seed + episodes))
     rows = []
     for name, actor in policies.items():
         reality = run_real(actor, real, seeds, purpose=purpose, ledger=ledger)
         learned = run_learned(actor, twin, reality.first)
-        rows.append(comparison_row(name, reality, learned) | {"real_steps": (real_steps or {}).get(name)})
-    return {"env_id": real.env_id, "episodes": episodes, "seeds": [seeds[0], seeds[-1]], "rows": rows}
+        rows.append(
+            comparison_row(name, reality, learned) | {"real_steps": (real_steps or {}).get(name)}
+        )
+    return {
+        "env_id": real.env_id,
+        "episodes": episodes,
+        "seeds": [seeds[0], seeds[-1]],
+        "rows": rows,
+    }
 
 
 def comparison_row(policy: str, reality: Returns, learned: Returns | None) -> JSON:

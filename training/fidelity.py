@@ -43,7 +43,12 @@ class OpenLoop:
 
 @torch.no_grad()
 def open_loop(
-    model: WorldModel, data: EncodedEpisodes, *, horizon: int, seed: int = 0, temperature: float = 0.0
+    model: WorldModel,
+    data: EncodedEpisodes,
+    *,
+    horizon: int,
+    seed: int = 0,
+    temperature: float = 0.0,
 ) -> OpenLoop:
     """Roll the model out along real episodes, from windows spread evenly over the data.
 
@@ -72,12 +77,18 @@ def open_loop(
 
 
 @torch.no_grad()
-def one_step(model: WorldModel, data: EncodedEpisodes, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def one_step(
+    model: WorldModel, data: EncodedEpisodes, *, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown."""
     batch = data.gather(torch.arange(len(data)), 1)
     random = RowRandom.from_seed(seed, len(batch))
-    state = model.encode(Context.from_observation(batch.start(), batch.actions.shape[-1]), random=random)
-    _, prediction = model.step(state, batch.actions[:, 0], random=random, temperature=0.0, uncertainty=True)
+    state = model.encode(
+        Context.from_observation(batch.start(), batch.actions.shape[-1]), random=random
+    )
+    _, prediction = model.step(
+        state, batch.actions[:, 0], random=random, temperature=0.0, uncertainty=True
+    )
     uncertainty = prediction.uncertainty
     if uncertainty is None:
         uncertainty = torch.full_like(prediction.reward, float("nan"))
@@ -104,7 +115,9 @@ def termination_threshold(probability: Tensor, label: Tensor) -> float:
     return float(torch.sigmoid(torch.tensor(middle * 0.1 - 4.0)))
 
 
-def termination_scores(probability: Tensor, label: Tensor, threshold: float) -> dict[str, float | int | None]:
+def termination_scores(
+    probability: Tensor, label: Tensor, threshold: float
+) -> dict[str, float | int | None]:
     """Precision, recall and Brier score of termination on real transitions; None where undefined."""
     called, ends = probability > threshold, label > 0
     hits = int((called & ends).sum())
@@ -127,7 +140,9 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
 
 
 def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:
-    return {key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()}
+    return {
+        key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()
+    }
 
 
 def _distance(
@@ -135,7 +150,7 @@ def _distance(
 ) -> float:
     """RMS over the valid rows and all dimensions, in `scale` units; NaN if no row is valid."""
     squared = [
-        (((predicted[key] - real[key]).flatten(1) / scale[key])[valid]).square().flatten() for key in real
+        (((predicted[key] - real[key]).flatten(1) / scale[key])[valid]).square().flatten()
+        for key in real
     ]
     return float(torch.cat(squared).mean().sqrt())
-

@@ -18,7 +18,14 @@ from torch.nn.utils import clip_grad_norm_
 from training.episodes import Episode, EpisodeStore, split
 from training.fidelity import one_step, open_loop, termination_scores, termination_threshold
 from training.provenance import current_commit
-from training.windows import EncodedEpisodes, column_notes, data_range, dataset_states, encode_episodes, starts
+from training.windows import (
+    EncodedEpisodes,
+    column_notes,
+    data_range,
+    dataset_states,
+    encode_episodes,
+    starts,
+)
 from world_env.codec import Codec
 from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
 from world_env.models import load_family
@@ -93,7 +100,12 @@ def fit(
         checkpoint = out.parent / f".{out.name}.fit.pt"
         provenance = {"data": store.provenance, "real_steps": store.real_steps}
         twin = fit_episodes(
-            store.load(), store.spec, config, provenance=provenance, progress=report, checkpoint=checkpoint
+            store.load(),
+            store.spec,
+            config,
+            provenance=provenance,
+            progress=report,
+            checkpoint=checkpoint,
         )
     twin.save(out)
     checkpoint.unlink(missing_ok=True)
@@ -173,7 +185,8 @@ def _optimize(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    best, score, begin, logs = _copy(model), float("inf"), 0, {}
+    best, score, begin = _copy(model), float("inf"), 0
+    logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
         best, score, begin, logs = _resume(checkpoint, config, model, optimizer)
     for update in range(begin, config.updates):
@@ -191,7 +204,10 @@ def _optimize(
         done = update + 1
         if done % config.validate_every == 0 or done == config.updates:
             measured = open_loop(model, validation, horizon=_LONGEST_SELECTION)
-            logs = _plain(parts) | {"open_loop": measured.score, "hold_last": float(measured.hold_last.mean())}
+            logs = _plain(parts) | {
+                "open_loop": measured.score,
+                "hold_last": float(measured.hold_last.mean()),
+            }
             if measured.score <= score:
                 best, score = _copy(model), measured.score
             if checkpoint is not None:
@@ -199,7 +215,9 @@ def _optimize(
             if progress is not None:
                 progress(done, config.updates, logs)
     if score == float("inf"):
-        raise DataError("no update gave a finite open-loop error: the data or the learning rate is too wild")
+        raise DataError(
+            "no update gave a finite open-loop error: the data or the learning rate is too wild"
+        )
     model.load_state_dict(best)
     return logs | {"best_open_loop": score}
 
@@ -207,7 +225,9 @@ def _optimize(
 def _schedule(share: float) -> float:
     """Warm up over 2 % of the updates, then a cosine to 2 % of the peak."""
     warm = min(1.0, (share + 1e-3) / 0.02)
-    return warm * (0.02 + 0.98 * 0.5 * (1.0 + float(torch.cos(torch.tensor(share * 3.141592653589793)))))
+    return warm * (
+        0.02 + 0.98 * 0.5 * (1.0 + float(torch.cos(torch.tensor(share * 3.141592653589793))))
+    )
 
 
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
@@ -227,7 +247,10 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
 
 
 def _rounded(values: Any) -> list[float | None]:
-    return [None if value != value or abs(value) == float("inf") else round(float(value), 5) for value in values]
+    return [
+        None if value != value or abs(value) == float("inf") else round(float(value), 5)
+        for value in values
+    ]
 
 
 def _check_amount(episodes: Sequence[Episode]) -> None:
@@ -275,7 +298,9 @@ def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
         torch.manual_seed(config.seed)
         model = model_class(spec, model_config)
     if not isinstance(model, TrainableWorldModel):
-        raise InvalidOptionError(f"family {config.family!r} cannot be trained: it is no TrainableWorldModel")
+        raise InvalidOptionError(
+            f"family {config.family!r} cannot be trained: it is no TrainableWorldModel"
+        )
     return model
 
 
@@ -330,7 +355,9 @@ def _resume(
             model.load_state_dict(tree["model"])
             optimizer.load_state_dict(tree["optimizer"])
     except Exception as error:  # a torch archive can break in many ways; each means the same here
-        raise StageError(f"the checkpoint {path} cannot be read ({error}): delete it to begin again") from error
+        raise StageError(
+            f"the checkpoint {path} cannot be read ({error}): delete it to begin again"
+        ) from error
     if not same:
         raise StageError(
             f"the checkpoint {path} belongs to a fit with another configuration: delete it to begin again, or use the "
@@ -339,7 +366,7 @@ def _resume(
     return tree["best"], tree["score"], tree["done"], tree["logs"]
 
 
-class _writer:  # noqa: N801
+class _writer:
     """TensorBoard where a folder is given, else nothing."""
 
     def __init__(self, folder: Path | None) -> None:

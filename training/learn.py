@@ -56,7 +56,7 @@ class LearnConfig:
     """Arguments of the algorithm that differ from the defaults."""
     dataset_starts: float = 0.5
     """Learned worlds: share of episodes that begin from a state inside the data."""
-    on_uncertain: str = "ignore"
+    on_uncertain: str = "pessimistic"
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
@@ -86,7 +86,10 @@ def learn(
     model = warm_start or _algorithm(world, config, env)
     if warm_start is not None:
         model.set_env(env, force_reset=True)
-    began, partial = time.perf_counter(), None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
+    began, partial = (
+        time.perf_counter(),
+        None if out is None else Path(out).with_name(f".{Path(out).name}.partial"),
+    )
     done = 0
     if partial is not None and (partial / "policy.json").is_file():
         model, done = _resume(partial, described, env)
@@ -106,7 +109,9 @@ def learn(
     return model
 
 
-def _world(world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | None, purpose: str) -> VecEnv:
+def _world(
+    world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | None, purpose: str
+) -> VecEnv:
     from stable_baselines3.common.vec_env import VecMonitor
 
     from world_env.sb3 import WorldModelVecEnv
@@ -114,7 +119,9 @@ def _world(world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | N
     rows = 1 if config.algo in OFF_POLICY else config.rows
     if isinstance(world, RealConfig):
         if ledger is None:
-            raise StageError("learning in reality spends real steps: pass the ledger that counts them")
+            raise StageError(
+                "learning in reality spends real steps: pass the ledger that counts them"
+            )
         env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
         env.seed(config.seed)
         return env
@@ -122,7 +129,7 @@ def _world(world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | N
         world,
         rows,
         dataset_starts=config.dataset_starts if world.states is not None else 0.0,
-        on_uncertain=config.on_uncertain,
+        on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
         temperature=config.temperature,
     )
     learned.seed(config.seed)
@@ -145,10 +152,17 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
         policy = "CnnPolicy"
     try:
         return algorithm_class(config.algo)(
-            policy, env, seed=config.seed, device="cpu", policy_kwargs=policy_kwargs or None, **options
+            policy,
+            env,
+            seed=config.seed,
+            device="cpu",
+            policy_kwargs=policy_kwargs or None,
+            **options,
         )
     except TypeError as error:
-        raise InvalidOptionError(f"{config.algo} does not take the options {sorted(options)}: {error}") from error
+        raise InvalidOptionError(
+            f"{config.algo} does not take the options {sorted(options)}: {error}"
+        ) from error
 
 
 def normalization_of(twin: Twin) -> dict[str, Any]:
@@ -167,7 +181,10 @@ def normalization_of(twin: Twin) -> dict[str, Any]:
 
 def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance: JSON) -> None:
     save_policy(
-        model, out, trained_in="learned" if isinstance(world, Twin) else "real", provenance={"learn": provenance}
+        model,
+        out,
+        trained_in="learned" if isinstance(world, Twin) else "real",
+        provenance={"learn": provenance},
     )
 
 

@@ -47,7 +47,9 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.steps < self.rounds:
-            raise InvalidOptionError(f"{self.steps} steps in {self.rounds} rounds: expected at least 1 of each")
+            raise InvalidOptionError(
+                f"{self.steps} steps in {self.rounds} rounds: expected at least 1 of each"
+            )
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,27 @@ class Round:
     seconds: dict[str, float]
 
 
-def refine(config: RefineConfig, *, ledger: StepLedger, report: Report | None = None) -> list[Round]:
+def refine(
+    config: RefineConfig, *, ledger: StepLedger, report: Report | None = None
+) -> list[Round]:
     """All rounds, the last one last. Every finished stage is read back instead of being run again."""
     say = report or (lambda stage, done, wanted, logs: None)
     rounds: list[Round] = []
     episodes: list[Episode] = []
     collected = 0
     for number in range(config.rounds):
-        share = config.steps * (number + 1) // config.rounds - config.steps * number // config.rounds
+        share = (
+            config.steps * (number + 1) // config.rounds - config.steps * number // config.rounds
+        )
         exploration = config.exploration
         if rounds:
             exploration = config.later_exploration.format(policy=rounds[-1].policy_folder)
         folder = Path(config.out) / f"round-{number}"
         clock = [time.perf_counter()]
         store = collect(
-            CollectConfig(config.real, folder / "data", share, exploration, seed=config.seed * 1000 + number),
+            CollectConfig(
+                config.real, folder / "data", share, exploration, seed=config.seed * 1000 + number
+            ),
             ledger=ledger,
             progress=lambda done, wanted: say("collect", done, wanted, {}),
         )
@@ -94,14 +102,22 @@ def refine(config: RefineConfig, *, ledger: StepLedger, report: Report | None = 
         )
         clock.append(time.perf_counter())
         seconds = {
-            name: round(clock[i + 1] - clock[i], 1) for i, name in enumerate(("collect", "fit", "learn"))
+            name: round(clock[i + 1] - clock[i], 1)
+            for i, name in enumerate(("collect", "fit", "learn"))
         }
-        rounds.append(Round(number, twin, policy, folder / "twin", folder / "policy", collected, seconds))
+        rounds.append(
+            Round(number, twin, policy, folder / "twin", folder / "policy", collected, seconds)
+        )
     return rounds
 
 
 def _twin(
-    config: RefineConfig, folder: Path, episodes: list[Episode], exploration: str, steps: int, say: Report
+    config: RefineConfig,
+    folder: Path,
+    episodes: list[Episode],
+    exploration: str,
+    steps: int,
+    say: Report,
 ) -> Twin:
     out = folder / "twin"
     if (out / "twin.json").is_file():
@@ -117,7 +133,9 @@ def _twin(
         dataclasses.replace(config.fit, seed=config.seed),
         provenance={
             "real": config.real.to_json(),
-            "exploration": config.exploration if shown == exploration else f"{config.exploration}, then {shown}",
+            "exploration": config.exploration
+            if shown == exploration
+            else f"{config.exploration}, then {shown}",
             "real_steps": steps,
             "seed": config.seed,
         },

@@ -40,7 +40,10 @@ class _Bars:
     def __call__(self, stage: str, done: int, wanted: int, logs: JSON) -> None:
         if self._bar is None or stage != self._stage or done < self._bar.n:
             self.close()
-            self._bar, self._stage = tqdm(total=wanted, desc=stage, unit=" steps", mininterval=0.5), stage
+            self._bar, self._stage = (
+                tqdm(total=wanted, desc=stage, unit=" steps", mininterval=0.5),
+                stage,
+            )
         self._bar.update(done - self._bar.n)
         numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
         shown = {name: numbers[name] for name in ("open_loop", "episode_return") if name in numbers}
@@ -62,7 +65,11 @@ def twins() -> None:
         real = tree["provenance"].get("real", {}).get("env_id", "")
         provenance = tree["provenance"]
         table.add_row(
-            name, real, tree["family"], str(provenance.get("real_steps")), str(provenance.get("exploration"))
+            name,
+            real,
+            tree["family"],
+            str(provenance.get("real_steps")),
+            str(provenance.get("exploration")),
         )
     _console.print(table)
 
@@ -74,7 +81,9 @@ def collect_stage(config: CollectConfig, /) -> None:
     _console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
 
 
-def fit_stage(data: Path, out: Path, config: FitConfig | None = None, tensorboard: Path | None = None) -> None:
+def fit_stage(
+    data: Path, out: Path, config: FitConfig | None = None, tensorboard: Path | None = None
+) -> None:
     """Fit a twin to an episode store; run again after a kill to go on."""
     bars = _Bars()
     twin = fit(
@@ -85,7 +94,9 @@ def fit_stage(data: Path, out: Path, config: FitConfig | None = None, tensorboar
         tensorboard=tensorboard,
     )
     loss = twin.fidelity["loss"]
-    _console.print(f"twin: {out}; best held-out open-loop error {loss['best_open_loop']:.4g} standard deviations")
+    _console.print(
+        f"twin: {out}; best held-out open-loop error {loss['best_open_loop']:.4g} standard deviations"
+    )
     _console.print(f"one-step error per dimension: {loss.get('per_dimension')}")
 
 
@@ -109,7 +120,9 @@ def learn_stage(stage: LearnStage, /) -> None:
     if (stage.twin is None) == (stage.real is None):
         raise InvalidOptionError("give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID")
     bars = _Bars()
-    ledger = StepLedger(stage.out.with_name(f"{stage.out.name}-real-steps.json")) if stage.real else None
+    ledger = (
+        StepLedger(stage.out.with_name(f"{stage.out.name}-real-steps.json")) if stage.real else None
+    )
     world = Twin.load(stage.twin) if stage.twin is not None else RealConfig(str(stage.real))
     learn(
         world,
@@ -121,7 +134,9 @@ def learn_stage(stage: LearnStage, /) -> None:
     _console.print(f"policy: {stage.out}")
 
 
-def compare_stage(twin: str, real: str, policies: tuple[Path, ...], episodes: int = 100, seed: int = 10_000) -> None:
+def compare_stage(
+    twin: str, real: str, policies: tuple[Path, ...], episodes: int = 100, seed: int = 10_000
+) -> None:
     """Run frozen policies in the twin and in reality under one protocol, beside a random one."""
     loaded = Twin.load(twin)
     actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
@@ -131,7 +146,15 @@ def compare_stage(twin: str, real: str, policies: tuple[Path, ...], episodes: in
         actors[folder.name] = policy_actor(policy)
     ledger = StepLedger()
     show_comparison(
-        compare(actors, loaded, RealConfig(real), ledger=ledger, episodes=episodes, seed=seed, purpose="spot_check")
+        compare(
+            actors,
+            loaded,
+            RealConfig(real),
+            ledger=ledger,
+            episodes=episodes,
+            seed=seed,
+            purpose="spot_check",
+        )
     )
 
 
@@ -139,7 +162,9 @@ def refine_stage(config: RefineConfig, /) -> None:
     """Rounds of collect, fit and learn."""
     ledger = StepLedger(config.out / "real-steps.json")
     for done in refine(config, ledger=ledger, report=_Bars()):
-        _console.print(f"round {done.number}: {done.real_steps} real steps, twin {done.twin_folder}")
+        _console.print(
+            f"round {done.number}: {done.real_steps} real steps, twin {done.twin_folder}"
+        )
 
 
 def build_stage(
@@ -181,14 +206,23 @@ def demo(env_id: str = "CartPole-v1", learn_steps: int = 150_000, updates: int =
 
 
 def watch_stage(
-    twin: str, out: Path, policy: Path | None = None, real: str | None = None, steps: int = 200, seed: int = 0
+    twin: str,
+    out: Path,
+    policy: Path | None = None,
+    real: str | None = None,
+    steps: int = 200,
+    seed: int = 0,
 ) -> None:
     """A policy (or random actions) in the twin beside the real environment, as a gif."""
     from training.policy import RandomPolicy
     from training.watch import watch
 
     loaded = Twin.load(twin)
-    actor = RandomPolicy(loaded.spec.action_space) if policy is None else load_policy(policy, expect=loaded.spec)
+    actor = (
+        RandomPolicy(loaded.spec.action_space)
+        if policy is None
+        else load_policy(policy, expect=loaded.spec)
+    )
     config = RealConfig(real) if real is not None else None
     path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=StepLedger())
     _console.print(f"video: {path}")
@@ -202,7 +236,9 @@ def show_comparison(comparison: JSON) -> None:
             f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
             for side in ("real", "learned")
         )
-        table.add_row(row["policy"], real, learned, f"{row['promise']:+.1f}", str(row["real_steps"]))
+        table.add_row(
+            row["policy"], real, learned, f"{row['promise']:+.1f}", str(row["real_steps"])
+        )
     _console.print(table)
 
 

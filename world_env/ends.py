@@ -92,16 +92,16 @@ class Limits:
         reward: np.ndarray,
         terminated: np.ndarray,
         uncertainty: np.ndarray | None,
-        elapsed: np.ndarray,
-        age: np.ndarray,
+        counters: np.ndarray,
         stepped: np.ndarray,
         finite: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(reward (B,) float32, terminated (B,) bool, end (B,) int8) after a step.
 
-        elapsed, age: (B,) steps since the real start / since this rollout began, this step included.
+        counters: (2, B) steps since the real start / since this rollout began, this step included.
         stepped: (B,) bool, the other rows did not move. finite: (B,) bool, whether the prediction was a number.
         """
+        elapsed, age = counters
         alive = stepped & finite
         terminated = terminated & alive
         end = np.where(terminated, ENDS.index("terminated"), 0).astype(np.int8)

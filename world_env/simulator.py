@@ -206,7 +206,7 @@ class Simulator:
         uncertainty = prediction.uncertainty
         shown = None if uncertainty is None else uncertainty.float().cpu().numpy().copy()
         reward, terminated, end = self._limits.judge(
-            reward, terminated, shown, *self._counters, mask, finite.cpu().numpy()
+            reward, terminated, shown, self._counters, mask, finite.cpu().numpy()
         )
         self.finished = self.finished | (end != 0)
         return StepResult(observation, reward, terminated, (end != 0) & ~terminated, end, shown)
@@ -422,8 +422,11 @@ def open_simulator(
     if config.horizon is None and max_episode_steps is not None and max_episode_steps > 0:
         config = dataclasses.replace(config, horizon=max_episode_steps)
     if isinstance(twin, Twin):
-        given = {"reward_fn": reward_fn, "termination_fn": termination_fn}
-        twin = dataclasses.replace(twin, **{n: fn for n, fn in given.items() if fn is not None})
+        twin = dataclasses.replace(
+            twin,
+            reward_fn=reward_fn or twin.reward_fn,
+            termination_fn=termination_fn or twin.termination_fn,
+        )
     else:
         twin = load_cached(twin, device=device, reward_fn=reward_fn, termination_fn=termination_fn)
     return Simulator(twin, num_rows, config=config)

@@ -112,21 +112,23 @@ class EnsembleWorldModel(TrainableWorldModel):
         """One step of each row by its own member.
 
         `Prediction.uncertainty`: disagreement of all members' mean next observation, root mean square over the
-        dimensions, in units of one step's typical change.
+        dimensions, plus how far the step leads out of the data's range, both in units of one step's typical
+        change: members that were never told may agree on nonsense.
         """
         vector, member = state["observation"], state["member"]
         groups = RowGroups(member, self.config.members)
         inputs = torch.cat([self.normalizer.normalize(vector), action], -1)
         mean, log_std = self._change(self.dynamics.own(inputs, groups))
         noise = random.normal(self.layout.size, dtype=mean.dtype)
-        arrived = self.normalizer.arrive(vector, mean + temperature * log_std.exp() * noise)
+        change = mean + temperature * log_std.exp() * noise
+        arrived = self.normalizer.arrive(vector, change)
         outcome = self.heads.own(self.normalizer.transition(vector, action, arrived), groups)
         reward, bonus, logit = outcome.unbind(-1)
         prediction = Prediction(
             self.normalizer.reward_units(reward),
             (logit - self.log_terminal_weight).sigmoid(),
             self.normalizer.reward_units(bonus, terminal=True),
-            self._disagreement(inputs) if uncertainty else None,
+            (self._disagreement(inputs) + self.normalizer.outside(vector, change)) if uncertainty else None,
         )
         return {"observation": arrived, "member": member.clone()}, prediction
 

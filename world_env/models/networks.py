@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -88,6 +89,16 @@ class Normalizer(nn.Module):
             torch.maximum(vector + change * self.change_scale, self.low), self.high
         )
 
+    def outside(self, vector: Tensor, change: Tensor) -> Tensor:
+        """(...,) how far a change leads out of the data's range, in `change_scale` units; 0 inside.
+
+        `low` and `high` stand a tenth of the data's width outside of it on either side.
+        """
+        margin = (self.high - self.low) / 12.0
+        arrived = vector + change * self.change_scale
+        excess = torch.maximum(self.low + margin - arrived, arrived - self.high + margin)
+        return (excess / self.change_scale).clamp(min=0.0).amax(-1)
+
     def transition(self, vector: Tensor, action: Tensor, arrived: Tensor) -> Tensor:
         """(..., 3 D + A): the whole transition, the change at its own scale beside both ends."""
         change = ((arrived - vector) / self.change_scale).clamp(-10.0, 10.0)
@@ -137,7 +148,7 @@ class MemberMLP(nn.Module):
         self.biases = nn.ParameterList()
         self.gains = nn.ParameterList()
         self.shifts = nn.ParameterList()
-        for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             last = index == layers
             bound = 0.0 if last else 1.0 / math.sqrt(fan_in)
             self.weights.append(

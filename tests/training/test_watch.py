@@ -1,0 +1,101 @@
+"""Watching: both worlds from the same first observation, every real step paid for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stable_baselines3 import PPO
+
+from training.policy import RandomPolicy
+from training.real import RealConfig, StepLedger, spec_of
+from training.watch import side_by_side, watch
+from world_env.errors import InvalidOptionError, MissingExtraError, SpaceMismatchError
+from world_env.twin import Twin
+
+CARTPOLE = RealConfig("CartPole-v1")
+
+
+@pytest.fixture(scope="module")
+def twin() -> Twin:
+    return Twin.untrained(spec_of(CARTPOLE), "linear")
+
+
+class Constant:
+    """Always the same action."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+
+    def reset(self, seed: int) -> None:
+        pass
+
+    def act(self, observation: np.ndarray) -> int:
+        return self.action
+
+
+@pytest.mark.parametrize("mode", ["closed_loop", "open_loop"])
+def test_a_gif_shows_both_worlds_for_every_step(twin: Twin, tmp_path: Path, mode: str) -> None:
+    ledger = StepLedger()
+    policy = RandomPolicy(twin.spec.action_space)
+    path = watch(twin, policy, tmp_path / "new" / "film", real=CARTPOLE, steps=8, seed=1,
+                 ledger=ledger, mode=mode)  # fmt: skip
+    assert path == tmp_path / "new" / "film.gif"
+    assert [p.name for p in path.parent.iterdir()] == ["film.gif"]
+    with Image.open(path) as film:
+        assert film.n_frames == 9
+        assert film.width == 2 * 450 + 6
+    assert ledger.by_purpose == {"spot_check": 8}
+
+
+def test_both_worlds_begin_with_the_same_picture(twin: Twin) -> None:
+    frames = side_by_side(twin, Constant(0), real=CARTPOLE, steps=3, seed=5, ledger=StepLedger())
+    learned, real = frames[0][26:-26, :450], frames[0][26:-26, 456:]
+    np.testing.assert_array_equal(learned, real)
+    assert not np.array_equal(frames[0][:, 456:], frames[-1][:, 456:])
+
+
+def test_a_finished_world_waits_for_the_other(twin: Twin) -> None:
+    # One push, over and over, fells the real pole in about ten steps; the untrained twin stays up.
+    ledger = StepLedger()
+    frames = side_by_side(twin, Constant(0), real=CARTPOLE, steps=20, ledger=ledger)
+    fallen = ledger.total()
+    assert 7 <= fallen <= 12
+    assert len(frames) == 21
+    right = [frame[26:, 456:] for frame in frames]
+    np.testing.assert_array_equal(right[fallen], right[-1])
+    together = side_by_side(
+        twin, Constant(0), real=CARTPOLE, steps=20, ledger=StepLedger(), mode="open_loop"
+    )
+    assert len(together) == fallen + 1
+
+
+def test_a_trained_policy_acts_and_the_twin_can_be_watched_alone(twin: Twin) -> None:
+    ledger = StepLedger()
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu", seed=0)
+    for policy in (model, RandomPolicy(twin.spec.action_space)):
+        frames = side_by_side(twin, policy, steps=3, ledger=ledger)
+        again = side_by_side(twin, policy, steps=3, ledger=ledger)
+        assert frames[0].shape == (352, 450, 3)
+        np.testing.assert_array_equal(frames, again)
+    assert ledger.total() == 0
+
+
+def test_bad_input_is_a_named_error(twin: Twin, tmp_path: Path) -> None:
+    ledger = StepLedger()
+    with pytest.raises(InvalidOptionError, match=r"\.gif or \.mp4"):
+        watch(twin, Constant(0), tmp_path / "film.avi", ledger=ledger)
+    for wrong in ({"mode": "open_loop"}, {"steps": 0}, {"mode": "sideways", "real": CARTPOLE}):
+        with pytest.raises(InvalidOptionError, match="expected one of closed_loop, open_loop"):
+            side_by_side(twin, Constant(0), ledger=ledger, **wrong)
+    with pytest.raises(SpaceMismatchError, match="wrappers"):
+        side_by_side(twin, Constant(0), real=RealConfig("Acrobot-v1"), ledger=ledger)
+    assert ledger.total() == 0
+
+
+def test_an_mp4_without_ffmpeg_names_the_package(
+    twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="imageio-ffmpeg"):
+        watch(twin, Constant(0), tmp_path / "film.mp4", ledger=StepLedger())
