@@ -23,7 +23,7 @@ FLOORS = {
     "world_env": {
         -1: ["errors"],
         0: ["random", "spec", "batch"],
-        1: ["codec", "models.base"],
+        1: ["codec", "models.base", "folder"],
         1.5: ["models.networks"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
@@ -33,7 +33,8 @@ FLOORS = {
         4: ["twin", "card", "starts", "ends"],
         5: ["simulator", "rollout", "render"],
         6: ["env", "vector_env", "sb3", "wrappers"],
-        7: ["checks", ""],
+        7: ["checks"],
+        8: [""],
     },
     "training": {
         -1: [""],
@@ -63,7 +64,7 @@ TASKS = re.compile(
 )
 # What `gym.make("WorldModel-v0")` makes must be named once.
 DEFAULT_TWIN = re.compile(r'^DEFAULT_TWIN(: [\w\[\]]+)? = "cartpole"$')
-DEFAULT_TWIN_FILES = {"world_env/__init__.py", "world_env/twin.py"}
+DEFAULT_TWIN_FILES = {"world_env/spec.py"}
 
 
 def sources(package: str) -> list[Path]:

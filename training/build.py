@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,15 @@ from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, Report, Round, refine
 from training.report import write_report
 from training.tasks import task_of
+from training.watch import side_by_side
 from training.windows import encode_episodes
 from world_env.card import write_card
+from world_env.errors import MissingExtraError
 from world_env.spec import JSON
 from world_env.twin import Twin
 
+_log = logging.getLogger(__name__)
+_FILMED_STEPS = 120
 JUDGE_SEEDS = 10_000
 """Reset seeds of judged episodes begin here; collection never comes near them."""
 
@@ -124,7 +129,8 @@ def build(config: BuildConfig, *, report: Report | None = None) -> Built:
     )
     folder = twin.save(out / "twin")
     write_card(twin, folder)
-    page = _page(config, last, comparison, seconds, out)
+    page = _page(config, last, comparison, seconds, out, ledger)
+    ledger.save()
     return Built(rounds, comparison, seconds, folder, page)
 
 
@@ -180,15 +186,33 @@ def _linear(episodes: list[Any], spec: Any, seed: int) -> Twin:
 
 
 def _page(
-    config: BuildConfig, last: Round, comparison: JSON, seconds: list[tuple[str, float]], out: Path
+    config: BuildConfig,
+    last: Round,
+    comparison: JSON,
+    seconds: list[tuple[str, float]],
+    out: Path,
+    ledger: StepLedger,
 ) -> Path:
-    frames: list[np.ndarray] = []
+    provenance = last.twin.provenance | facts() | {"seeds": str(config.seed)}
     return write_report(
         out / "report",
         title=f"{config.env_id}: learned and real",
         comparison=comparison
-        | {"provenance": last.twin.provenance | facts() | {"seeds": str(config.seed)}},
+        | {"provenance": provenance, "real_steps_by_purpose": ledger.by_purpose},
         curves=curves_of(out, last, seed=config.seed),
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
-        frames=frames,
+        frames=_frames(config, last, ledger),
     )
+
+
+def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:
+    """A few moments of one episode, learned beside real; nothing where no renderer is installed."""
+    real = RealConfig(config.env_id, config.kwargs, config.wrappers)
+    try:
+        pictures = side_by_side(
+            last.twin, last.policy, real=real, steps=_FILMED_STEPS, seed=config.seed, ledger=ledger
+        )
+    except MissingExtraError as error:
+        _log.warning("the page has no pictures: %s", error)
+        return []
+    return pictures[:: max(1, len(pictures) // 6)][:6]

@@ -20,8 +20,9 @@ from training.learn import LearnConfig, learn
 from training.policy import load_policy
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
+from world_env.folder import find_twin, list_twins, read_json
 from world_env.spec import JSON
-from world_env.twin import Twin, find_twin, list_twins, read_json
+from world_env.twin import Twin
 
 _console = Console()
 

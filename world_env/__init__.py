@@ -9,13 +9,13 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
-__version__ = "0.1.0"
+from world_env.spec import DEFAULT_TWIN
 
-DEFAULT_TWIN = "cartpole"
+__version__ = "0.1.0"
 
 _LAZY = {
     "Twin": "world_env.twin",
-    "list_twins": "world_env.twin",
+    "list_twins": "world_env.folder",
     "WorldSpec": "world_env.spec",
     "Simulator": "world_env.simulator",
     "SimulatorConfig": "world_env.simulator",

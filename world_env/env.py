@@ -13,7 +13,8 @@ import torch
 from world_env.codec import row_of
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulator import ENDS, Simulator, Snapshot, open_simulator
-from world_env.twin import DEFAULT_TWIN, KnownFunction, Twin
+from world_env.spec import DEFAULT_TWIN
+from world_env.twin import KnownFunction, Twin
 
 RENDER_FPS = 30
 """Frames per second where the twin does not know how long a step takes."""

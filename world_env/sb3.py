@@ -12,7 +12,8 @@ import torch
 from world_env.codec import row_of
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
 from world_env.simulator import ENDS, Simulator, Snapshot, StepResult, open_simulator
-from world_env.twin import DEFAULT_TWIN, KnownFunction, Twin
+from world_env.spec import DEFAULT_TWIN
+from world_env.twin import KnownFunction, Twin
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv

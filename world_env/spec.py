@@ -15,6 +15,9 @@ from world_env.errors import TwinFormatError, UnsupportedSpaceError
 
 JSON = dict[str, Any]
 
+DEFAULT_TWIN = "cartpole"
+"""The bundled twin that `WorldModel-v0` is. Here, because registering ids must not load torch."""
+
 
 @dataclass(frozen=True)
 class WorldSpec:

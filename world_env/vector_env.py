@@ -14,7 +14,8 @@ from gymnasium.vector.utils import batch_space
 from world_env.codec import row_of
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulator import ENDS, Simulator, Snapshot, StepResult, open_simulator
-from world_env.twin import DEFAULT_TWIN, KnownFunction, Twin
+from world_env.spec import DEFAULT_TWIN
+from world_env.twin import KnownFunction, Twin
 
 _END_NAMES = np.array(ENDS, dtype=object)
 
@@ -211,7 +212,7 @@ class WorldModelVectorEnv(VectorEnv[Any, Any, Any]):
             or not mask.any()
         ):
             raise InvalidOptionError(
-                f"options['reset_mask'] is a bool array of shape ({self.num_envs},) with at least one True, got {mask!r}"
+                f"options['reset_mask'] is a bool array of shape ({self.num_envs},) with a True in it, got {mask!r}"
             )
         return mask
 

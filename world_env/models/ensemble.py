@@ -128,7 +128,9 @@ class EnsembleWorldModel(TrainableWorldModel):
             self.normalizer.reward_units(reward),
             (logit - self.log_terminal_weight).sigmoid(),
             self.normalizer.reward_units(bonus, terminal=True),
-            (self._disagreement(inputs) + self.normalizer.outside(vector, change)) if uncertainty else None,
+            (self._disagreement(inputs) + self.normalizer.outside(vector, change))
+            if uncertainty
+            else None,
         )
         return {"observation": arrived, "member": member.clone()}, prediction
 

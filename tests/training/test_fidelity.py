@@ -1,0 +1,179 @@
+"""What is measured is what it says: exact models have no error, and thresholds lie where they should."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from training.episodes import Episode
+from training.fidelity import (
+    evaluation_windows,
+    one_step,
+    open_loop,
+    termination_scores,
+    termination_threshold,
+)
+from training.windows import EncodedEpisodes, encode_episodes
+from world_env.batch import OBSERVATION, Context, Observation, State
+from world_env.codec import Codec
+from world_env.models.base import Prediction, WorldModel
+from world_env.random import RowRandom
+from world_env.spec import WorldSpec
+
+BOUND = 8.0
+
+
+def walk_spec() -> WorldSpec:
+    """One number on a line; the action is added to it, the reward is where it arrives."""
+    return WorldSpec(
+        spaces.Box(-np.inf, np.inf, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32), 50
+    )
+
+
+class ExactWalk(WorldModel):
+    """The walk's own equations. lag: reads the reward from the state left instead."""
+
+    def __init__(self, spec: WorldSpec, config: object = None, *, lag: bool = False) -> None:
+        super().__init__(spec, config)
+        self.lag = lag
+
+    def encode(self, context: Context, *, random: RowRandom) -> State:
+        return {"x": context.last()[OBSERVATION]}
+
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
+        return {"x": observation[OBSERVATION]}
+
+    def step(
+        self,
+        state: State,
+        action: Tensor,
+        *,
+        random: RowRandom,
+        temperature: float = 1.0,
+        uncertainty: bool = False,
+    ) -> tuple[State, Prediction]:
+        arrived = state["x"] + action
+        reward = (state["x"] if self.lag else arrived)[:, 0]
+        ended = (arrived[:, 0].abs() > BOUND).float()
+        return {"x": arrived}, Prediction(reward, ended)
+
+    def decode(self, state: State) -> Observation:
+        return {OBSERVATION: state["x"]}
+
+    def features(self, state: State) -> Tensor:
+        return state["x"]
+
+
+def walk_episodes(episodes: int = 20, seed: int = 0) -> list[Episode]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(episodes):
+        places, actions, terminated = [rng.normal()], [], False
+        drift = rng.choice([-0.3, 0.3])
+        while not terminated and len(actions) < 50:
+            action = float(np.clip(drift + rng.normal(), -1, 1))
+            actions.append([action])
+            places.append(places[-1] + action)
+            terminated = abs(places[-1]) > BOUND
+        observations = np.array(places, np.float32)[:, None]
+        made.append(
+            Episode(
+                observations,
+                np.array(actions, np.float32),
+                observations[1:, 0].copy(),
+                terminated=terminated,
+                truncated=not terminated,
+            )
+        )
+    return made
+
+
+def encoded(episodes: list[Episode]) -> EncodedEpisodes:
+    return encode_episodes(episodes, Codec(walk_spec()))
+
+
+def test_an_exact_model_has_no_error_at_any_horizon() -> None:
+    curve = open_loop(ExactWalk(walk_spec()), encoded(walk_episodes()), horizon=50)
+    assert len(curve.error) == 50
+    assert curve.error.max() < 1e-5 and curve.score < 1e-5
+    assert curve.reward_error < 1e-4
+    assert curve.hold_last[-1] > 0.5
+
+
+def test_a_reward_read_from_the_state_left_is_seen_as_an_error() -> None:
+    data = encoded(walk_episodes())
+    late = open_loop(ExactWalk(walk_spec(), lag=True), data, horizon=10)
+    assert late.error.max() < 1e-5
+    assert late.reward_error > 0.3
+
+
+def test_hold_last_equals_its_hand_computation() -> None:
+    episode = walk_episodes(1)[0]
+    place = episode.observations[:, 0]
+    assert len(episode) < 256  # below that every step begins a window
+    horizon = 3
+    curve = open_loop(ExactWalk(walk_spec()), encoded([episode]), horizon=horizon)
+    starts = np.arange(len(episode))
+    if (len(episode) - starts >= horizon).sum() >= 32:
+        starts = starts[len(episode) - starts >= horizon]
+    for ahead in range(1, horizon + 1):
+        seen = starts[starts + ahead <= len(episode)]
+        moved = place[seen + ahead] - place[seen]
+        expected = math.sqrt(np.mean(moved**2)) / place.std(ddof=1)
+        assert curve.hold_last[ahead - 1] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_model_that_leaves_the_numbers_scores_infinity() -> None:
+    class Wild(ExactWalk):
+        def decode(self, state: State) -> Observation:
+            return {OBSERVATION: state["x"] * float("nan")}
+
+    assert open_loop(Wild(walk_spec()), encoded(walk_episodes()), horizon=5).score == float("inf")
+
+
+def test_one_step_gives_every_transition_its_label() -> None:
+    episodes = walk_episodes()
+    data = encoded(episodes)
+    probability, label, uncertainty = one_step(ExactWalk(walk_spec()), data)
+    assert len(probability) == len(label) == sum(map(len, episodes))
+    assert int(label.sum()) == sum(episode.terminated for episode in episodes) > 0
+    torch.testing.assert_close(probability, label)
+    assert bool(uncertainty.isnan().all())
+
+
+def test_evaluation_windows_are_few_and_whole_where_there_are_enough() -> None:
+    data = encoded(walk_episodes(60))
+    batch = evaluation_windows(data, 5)
+    assert 32 <= len(batch) <= 256
+    assert bool(batch.valid.all())
+
+
+def test_the_threshold_lies_between_perfectly_separated_classes() -> None:
+    probability = torch.tensor([0.01, 0.02, 0.03, 0.9, 0.95])
+    label = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
+    threshold = termination_threshold(probability, label)
+    assert 0.03 < threshold < 0.9
+    scores = termination_scores(probability, label, threshold)
+    assert scores["precision"] == scores["recall"] == 1.0
+    assert scores["terminal_labels"] == 2
+
+
+def test_the_threshold_of_timid_probabilities_is_low() -> None:
+    probability = torch.tensor([0.01, 0.02, 0.03, 0.2, 0.25])
+    threshold = termination_threshold(probability, torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0]))
+    assert 0.03 < threshold < 0.2
+
+
+def test_without_an_end_the_threshold_is_even_odds() -> None:
+    assert termination_threshold(torch.rand(10), torch.zeros(10)) == 0.5
+
+
+def test_scores_that_nothing_defines_are_none() -> None:
+    scores = termination_scores(torch.zeros(4), torch.zeros(4), 0.5)
+    assert scores["precision"] is None and scores["recall"] is None
+    assert scores["brier"] == 0.0 and scores["terminal_labels"] == 0

@@ -1,0 +1,145 @@
+"""The public checks: every family passes them, and broken ones do not."""
+
+import gymnasium as gym
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from oracle import ORACLES, CartPoleOracle, OracleConfig, oracle_twin, real_spec, real_starts
+from world_env.batch import State
+from world_env.checks import check_vector_env, check_world_model
+from world_env.models import FAMILIES, load_family
+from world_env.models.base import Prediction
+from world_env.random import RowRandom
+from world_env.twin import Twin
+from world_env.vector_env import WorldModelVectorEnv
+
+BUILT_IN = [family for family in FAMILIES if not family.startswith("oracle")]
+MODES = list(AutoresetMode)
+
+
+def awake(twin: Twin) -> Twin:
+    """Untrained families start as "nothing happens": random weights make all that could go wrong visible."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in twin.model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data += 0.1 * noise
+    return twin
+
+
+@pytest.mark.parametrize("family", BUILT_IN)
+def test_every_family_keeps_the_protocol(family: str, real_id: str) -> None:
+    twin = awake(Twin.untrained(real_spec(real_id), family))
+
+    def rebuild() -> torch.nn.Module:
+        return load_family(family)[0](twin.spec, twin.model.config)
+
+    check_world_model(twin.model, starts=real_starts(real_id), rebuild=rebuild)
+    check_world_model(twin.model, rebuild=rebuild)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_the_oracles_keep_the_protocol(real_id: str, noise: float) -> None:
+    twin = oracle_twin(real_id, noise=noise)
+    check_world_model(twin.model, starts=twin.starts, rebuild=lambda: twin.model)
+
+
+@pytest.mark.parametrize("family", [*BUILT_IN, "oracle"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_family_keeps_the_vector_contract(family: str, mode: AutoresetMode) -> None:
+    if family == "oracle":
+        twin = oracle_twin("CartPole-v1", horizon=20)
+    else:
+        twin = awake(Twin.untrained(real_spec("CartPole-v1", horizon=20), family))
+    for rows in (1, 3):
+        check_vector_env(WorldModelVectorEnv(twin, rows, autoreset_mode=mode), steps=60)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_vector_check_accepts_gymnasium(mode: AutoresetMode) -> None:
+    makers = [lambda: gym.make("CartPole-v1")] * 3
+    env = SyncVectorEnv(makers, autoreset_mode=mode)
+    check_vector_env(env, steps=100)
+    env.close()
+
+
+class Remembers(CartPoleOracle):
+    steps = 0
+
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        self.steps += 1
+        return super().step(state, action, **kwargs)
+
+
+class Mutates(CartPoleOracle):
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        result = super().step(state, action, **kwargs)
+        state["physics"].add_(1.0)
+        return result
+
+
+class Mixes(CartPoleOracle):
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        return super().step(state, action - action.mean(0), **kwargs)
+
+
+class GlobalNoise(CartPoleOracle):
+    def _noise(self, state: Tensor, random: RowRandom, temperature: float) -> Tensor:
+        return 0.01 * torch.randn_like(state)
+
+
+class Detaches(CartPoleOracle):
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        with torch.no_grad():
+            return super().step(state, action, **kwargs)
+
+
+class Grows(CartPoleOracle):
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        arrived, prediction = super().step(state, action, **kwargs)
+        return {**arrived, "more": arrived["physics"]}, prediction
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (Remembers, "pure"),
+        (Mutates, "changed the state"),
+        (Mixes, "neighbour|alone"),
+        (GlobalNoise, "two results"),
+        (Detaches, "gradient"),
+        (Grows, "form of the state"),
+    ],
+)
+def test_the_model_check_finds_faults(broken: type[CartPoleOracle], message: str) -> None:
+    model = broken(real_spec("CartPole-v1"), OracleConfig())
+    with pytest.raises(AssertionError, match=message):
+        check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+def test_the_vector_check_finds_faults() -> None:
+    class Reuses(WorldModelVectorEnv):
+        def step(self, actions: object) -> tuple:
+            observation, *rest = super().step(actions)
+            self.buffer = getattr(self, "buffer", observation)
+            self.buffer[...] = observation
+            return self.buffer, *rest
+
+    class NoFinal(WorldModelVectorEnv):
+        def step(self, actions: object) -> tuple:
+            *rest, infos = super().step(actions)
+            infos.pop("final_obs", None)
+            return *rest, infos
+
+    twin = oracle_twin("CartPole-v1", horizon=20)
+    with pytest.raises(AssertionError, match="earlier was changed"):
+        check_vector_env(Reuses(twin, 2))
+    with pytest.raises(AssertionError, match="final_obs"):
+        check_vector_env(NoFinal(twin, 2, autoreset_mode="same_step"))
+    with pytest.raises(AssertionError, match="no episode ended"):
+        check_vector_env(WorldModelVectorEnv(twin, 2), steps=3)
+
+
+def test_oracles_are_families() -> None:
+    assert set(ORACLES.values()) <= set(FAMILIES)
