@@ -35,7 +35,7 @@ from training.tasks import TASKS, Task
 
 EPISODES = 100
 JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
-REFERENCE_STEPS = {"Pendulum-v1": 20_000}
+REFERENCE_STEPS = {"Pendulum-v1": 10_000}
 """Tasks where PPO in the twin is also paired with an off-policy policy trained in reality for this long."""
 
 

@@ -133,10 +133,12 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     """At most 256 windows of `horizon` steps, spread evenly over all steps of the data."""
     stride = max(1, -(-len(data) // _MOST_WINDOWS))
     steps = torch.arange(0, len(data), stride)
-    whole = steps[data.left[steps] >= min(horizon, int(data.left.max()))]
+    # Of the chosen steps, not of all: else no window might reach the last step.
+    length = min(horizon, int(data.left[steps].max()))
+    whole = steps[data.left[steps] >= length]
     # Whole windows first: the far end of the curve should rest on many rows.
     chosen = whole if len(whole) >= 32 else steps
-    return data.gather(chosen, min(horizon, int(data.left.max())))
+    return data.gather(chosen, length)
 
 
 def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:

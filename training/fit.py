@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import time
 import warnings
@@ -185,10 +186,11 @@ def _optimize(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
+    identity = dataclasses.asdict(config) | {"data": _fingerprint(train)}
     best, score, begin = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
-        best, score, begin, logs = _resume(checkpoint, config, model, optimizer)
+        best, score, begin, logs = _resume(checkpoint, identity, model, optimizer)
     for update in range(begin, config.updates):
         share = update / config.updates
         for group in optimizer.param_groups:
@@ -211,7 +213,7 @@ def _optimize(
             if measured.score <= score:
                 best, score = _copy(model), measured.score
             if checkpoint is not None:
-                _write_checkpoint(checkpoint, config, model, optimizer, best, score, done, logs)
+                _write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
             if progress is not None:
                 progress(done, config.updates, logs)
     if score == float("inf"):
@@ -320,9 +322,18 @@ def _plain(parts: dict[str, Tensor]) -> JSON:
     return {name: part.item() if part.ndim == 0 else part.tolist() for name, part in parts.items()}
 
 
+def _fingerprint(data: EncodedEpisodes) -> str:
+    """Tells one data set from another, so that a checkpoint never goes on with other episodes."""
+    parts = [*data.observations.values(), data.actions, data.rewards, data.terminated, data.episode]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _write_checkpoint(
     path: Path,
-    config: FitConfig,
+    identity: JSON,
     model: TrainableWorldModel,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
@@ -333,7 +344,7 @@ def _write_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     tree = {
-        "config": dataclasses.asdict(config),
+        "identity": identity,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "best": best,
@@ -346,22 +357,23 @@ def _write_checkpoint(
 
 
 def _resume(
-    path: Path, config: FitConfig, model: TrainableWorldModel, optimizer: torch.optim.Optimizer
+    path: Path, identity: JSON, model: TrainableWorldModel, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], float, int, JSON]:
     try:
         tree = torch.load(path, weights_only=True)
-        same = tree["config"] == dataclasses.asdict(config)
+        same = tree["identity"] == identity
         if same:
             model.load_state_dict(tree["model"])
             optimizer.load_state_dict(tree["optimizer"])
-    except Exception as error:  # a torch archive can break in many ways; each means the same here
+    # A torch archive can break in many ways; each means the same here, and torch's own advice would mislead.
+    except Exception as error:
         raise StageError(
-            f"the checkpoint {path} cannot be read ({error}): delete it to begin again"
+            f"the checkpoint {path} cannot be read ({type(error).__name__}): delete it to begin again"
         ) from error
     if not same:
         raise StageError(
-            f"the checkpoint {path} belongs to a fit with another configuration: delete it to begin again, or use the "
-            "configuration it was begun with"
+            f"the checkpoint {path} belongs to a fit with another configuration or other data: delete it to begin "
+            "again, or use what it was begun with"
         )
     return tree["best"], tree["score"], tree["done"], tree["logs"]
 

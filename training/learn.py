@@ -23,6 +23,7 @@ from world_env.twin import Twin
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv
 
 OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
@@ -81,7 +82,7 @@ def learn(
     config = config or LearnConfig()
     described = dataclasses.asdict(config)
     if out is not None and (Path(out) / "policy.json").is_file():
-        return _finished(Path(out), described)
+        return _finished(Path(out), world, described)
     env = _world(world, config, ledger, purpose)
     model = warm_start or _algorithm(world, config, env)
     if warm_start is not None:
@@ -90,21 +91,28 @@ def learn(
         time.perf_counter(),
         None if out is None else Path(out).with_name(f".{Path(out).name}.partial"),
     )
-    done = 0
-    if partial is not None and (partial / "policy.json").is_file():
-        model, done = _resume(partial, described, env)
-    chunk = -(-config.steps // _CHUNKS)
-    while done < config.steps:
-        model.learn(min(chunk, config.steps - done), reset_num_timesteps=done == 0)
-        done = min(done + chunk, config.steps)
-        if progress is not None:
-            progress(done, config.steps, _episode_logs(model))
+    resumed = partial is not None and (partial / "policy.json").is_file()
+    if partial is not None and resumed:
+        _same(partial, world, described)
+        model = load_policy(partial, env=env)
+
+    def mark(done: int) -> None:
         if partial is not None and done < config.steps:
             _save(model, partial, world, described | {"done": done})
+        if progress is not None:
+            progress(min(done, config.steps), config.steps, _episode_logs(model))
+
+    left = config.steps - (model.num_timesteps if resumed else 0)
+    if left > 0:
+        # One call, not one a chunk: each rounds up to whole rollouts, and begins its schedules anew.
+        model.learn(left, callback=_at_marks(config.steps, mark), reset_num_timesteps=not resumed)
+    mark(max(model.num_timesteps, config.steps))
     env.close()
     if out is not None:
         seconds = round(time.perf_counter() - began, 1)
-        _save(model, Path(out), world, described | {"done": done, "seconds": seconds})
+        _save(
+            model, Path(out), world, described | {"done": model.num_timesteps, "seconds": seconds}
+        )
         _remove(partial)
     return model
 
@@ -183,30 +191,56 @@ def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance:
     save_policy(
         model,
         out,
-        trained_in="learned" if isinstance(world, Twin) else "real",
+        trained_in=_side(world),
         provenance={"learn": provenance},
     )
 
 
-def _same(folder: Path, described: JSON) -> JSON:
+def _at_marks(steps: int, mark: Callable[[int], None]) -> BaseCallback:
+    """Calls `mark` with the steps done, between two rollouts, about ten times over `steps`."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    chunk = -(-steps // _CHUNKS)
+
+    class Marks(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.marked = self.model.num_timesteps // chunk
+
+        def _on_rollout_start(self) -> None:
+            done = self.model.num_timesteps
+            if done // chunk > self.marked:
+                self.marked = done // chunk
+                mark(done)
+
+        def _on_step(self) -> bool:
+            return True
+
+    return Marks()
+
+
+def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
     from training.policy import policy_card
 
-    stored = policy_card(folder)["provenance"].get("learn", {})
+    card = policy_card(folder)
+    stored = card["provenance"].get("learn", {})
+    if card.get("trained_in") != _side(world):
+        raise StageError(
+            f"{folder} holds a policy trained in the {card.get('trained_in')} world, not in the {_side(world)} one: "
+            "choose another folder, or delete it to begin again"
+        )
     if {key: value for key, value in stored.items() if key in described} != described:
         raise StageError(
             f"{folder} holds a policy of another configuration: choose another folder, or delete it to begin again"
         )
-    return stored
 
 
-def _finished(out: Path, described: JSON) -> BaseAlgorithm:
-    _same(out, described)
+def _finished(out: Path, world: Twin | RealConfig, described: JSON) -> BaseAlgorithm:
+    _same(out, world, described)
     return load_policy(out)
 
 
-def _resume(partial: Path, described: JSON, env: VecEnv) -> tuple[BaseAlgorithm, int]:
-    stored = _same(partial, described)
-    return load_policy(partial, env=env), int(stored["done"])
+def _side(world: Twin | RealConfig) -> str:
+    return "learned" if isinstance(world, Twin) else "real"
 
 
 def _episode_logs(model: BaseAlgorithm) -> JSON:

@@ -48,7 +48,7 @@ TASKS: dict[str, Task] = {
         options={"gamma": 0.95},
         learn_steps=300_000,
         offpolicy="SAC",
-        many_steps=200_000,
+        many_steps=100_000,
     ),
     "Acrobot-v1": Task(
         "acrobot",
@@ -56,10 +56,10 @@ TASKS: dict[str, Task] = {
         rounds=2,
         exploration="mix:0.5*random+0.5*held:5",
         offpolicy_options=_DQN,
-        many_steps=300_000,
+        many_steps=200_000,
     ),
     "MountainCarContinuous-v0": Task(
-        "mountain-car-continuous", 5_000, exploration="held:30", offpolicy="SAC", many_steps=200_000
+        "mountain-car-continuous", 5_000, exploration="held:30", offpolicy="SAC", many_steps=100_000
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""

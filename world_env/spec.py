@@ -72,6 +72,13 @@ class WorldSpec:
                 raise TwinFormatError(
                     f"spec field {name!r} is {tree[name]!r}, expected a whole number"
                 )
+        seconds, real = tree["seconds_per_step"], tree["real"]
+        if seconds is not None and (type(seconds) not in (int, float) or seconds <= 0):
+            raise TwinFormatError(
+                f"spec field 'seconds_per_step' is {seconds!r}, expected a number"
+            )
+        if real is not None and not _names_an_id(real):
+            raise TwinFormatError(f"spec field 'real' is {real!r:.80}, expected JSON with an 'id'")
         values = dict(tree)
         for name in ("observation_space", "action_space"):
             values[name] = space_from_json(tree[name])
@@ -79,6 +86,13 @@ class WorldSpec:
             return cls(**values)
         except ValueError as error:
             raise TwinFormatError(f"the spec is not valid: {error}") from error
+
+
+def _names_an_id(text: Any) -> bool:
+    try:
+        return isinstance(json.loads(text)["id"], str)
+    except (TypeError, ValueError, KeyError):
+        return False
 
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
@@ -151,7 +165,7 @@ def _bound_to_json(bound: np.ndarray) -> Any:
 def _bound_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     numbers = value if isinstance(value, list) else [value]
     array = np.array([float(number) for number in numbers], dtype=np.float64).astype(dtype)
-    return np.broadcast_to(array, shape).copy() if len(numbers) == 1 else array.reshape(shape)
+    return np.full(shape, array[0], dtype) if len(numbers) == 1 else array.reshape(shape)
 
 
 def _number_to_json(value: Any) -> float | int | str:

@@ -153,6 +153,24 @@ def test_evaluation_windows_are_few_and_whole_where_there_are_enough() -> None:
     assert bool(batch.valid.all())
 
 
+def test_every_step_of_the_curve_rests_on_a_window() -> None:
+    # One episode is longer than the rest, and the stride over so many steps skips its first one.
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            rng.normal(size=(steps + 1, 1)).astype(np.float32),
+            np.zeros((steps, 1), np.float32),
+            np.zeros(steps, np.float32),
+            terminated=False,
+            truncated=True,
+        )
+        for steps in (9, 40, *[9] * 50)
+    ]
+    data = encoded(episodes)
+    assert int(evaluation_windows(data, 200).valid[:, -1].sum()) > 0
+    assert np.isfinite(open_loop(ExactWalk(walk_spec()), data, horizon=200).score)
+
+
 def test_the_threshold_lies_between_perfectly_separated_classes() -> None:
     probability = torch.tensor([0.01, 0.02, 0.03, 0.9, 0.95])
     label = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])

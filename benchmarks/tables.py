@@ -1,0 +1,227 @@
+"""The README's tables, generated from benchmarks/results/*.json: no number in it is typed by hand.
+
+    python benchmarks/tables.py            write them into README.md
+    python benchmarks/tables.py --check    exit 1 when README.md is stale
+
+A cell that was not measured is named as missing, never left out silently.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import t as student_t
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = (0, 1, 2, 3, 4)
+POLICIES = {
+    "ppo_twin": "PPO, only in the twin",
+    "random": "random",
+    "ppo_real_same_steps": "PPO in reality, same steps",
+    "offpolicy_real_same_steps": "off-policy in reality, same steps",
+    "ppo_real_many_steps": "PPO in reality, many steps",
+}
+"""Value in the results file -> words, in the order of the table's rows."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What we set out to reach on a task before measuring it.
+
+    statistic: "every seed" (the lowest seed's mean), "mean" (over seeds), or "paired" (the lower 95 % end over seeds
+    of the difference to a reference policy trained in reality).
+    level: the smallest value that meets it. real_steps: the most real steps that it may cost.
+    """
+
+    statistic: str
+    level: float
+    real_steps: int
+
+
+GOALS: dict[str, tuple[Goal, ...]] = {
+    "CartPole-v1": (Goal("every seed", 495.0, 2_000), Goal("every seed", 495.0, 1_000)),
+    "Pendulum-v1": (Goal("paired", -10.0, 3_000), Goal("paired", -10.0, 2_000)),
+    "Acrobot-v1": (Goal("mean", -80.0, 20_000), Goal("mean", -75.0, 10_000)),
+    "MountainCarContinuous-v0": (Goal("mean", 88.0, 5_000), Goal("mean", 90.0, 2_000)),
+}
+"""Task -> the goal and the stretch goal."""
+
+_STATISTICS = {
+    "every seed": "lowest seed",
+    "mean": "mean over seeds",
+    "paired": "paired difference to SAC in reality, lower 95 % end",
+}
+
+
+def interval(values: list[float]) -> tuple[float, float] | None:
+    """The 95 % t-interval of the mean over seeds; None below two seeds."""
+    if len(values) < 2:
+        return None
+    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    middle = statistics.fmean(values)
+    return middle - half, middle + half
+
+
+def returns_section(tree: dict | None) -> str:
+    """The Markdown between the `returns` markers."""
+    if tree is None:
+        cells = len(GOALS) * len(SEEDS)
+        return (
+            "Not measured yet: `benchmarks/results/returns.json` does not exist. Missing are all "
+            f"{cells} cells ({', '.join(GOALS)}; seeds {SEEDS[0]} to {SEEDS[-1]}). The goals:\n\n"
+            + _goals_table([], [])
+        )
+    rows = [row for row in tree["rows"] if row["final"] and row["seed"] in SEEDS]
+    pairs = [pair for pair in tree.get("pairs", []) if pair["seed"] in SEEDS]
+    parts = [_task_table(task, [row for row in rows if row["task"] == task]) for task in GOALS]
+    parts += [_pairs_table(pairs), _goals_table(rows, pairs), _missing(rows)]
+    judged = sorted({row["episodes"] for row in rows})
+    parts.append(
+        f"Every value is the mean over {' or '.join(map(str, judged)) or 'no'} judged real episodes of one seed. "
+        f"Commit `{tree['commit'][:12]}`, {tree['date']}, {tree['machine']}."
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _task_table(task: str, rows: list[dict]) -> str:
+    lines = [
+        f"**{task}**\n",
+        "| policy | real steps | real return, mean [95 %] | seed by seed | promise |",
+        "|---|---|---|---|---|",
+    ]
+    for policy, words in POLICIES.items():
+        found = sorted((row for row in rows if row["policy"] == policy), key=lambda r: r["seed"])
+        if not found:
+            lines.append(f"| {words} | | not measured | | |")
+            continue
+        values = [row["real_mean"] for row in found]
+        promise = statistics.fmean(row["learned_mean"] - row["real_mean"] for row in found)
+        steps = " / ".join(f"{count:,}" for count in sorted({row["real_steps"] for row in found}))
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in found)
+        lines.append(f"| {words} | {steps} | {_mean(values)} | {each} | {promise:+.1f} |")
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> str:
+    ends = interval(values)
+    shown = "one seed" if ends is None else f"{ends[0]:.1f}, {ends[1]:.1f}"
+    return f"{statistics.fmean(values):.1f} [{shown}]"
+
+
+def _pairs_table(pairs: list[dict]) -> str:
+    if not pairs:
+        return ""
+    lines = [
+        "**PPO in the twin minus a reference trained long in reality, on the same reset seeds**\n",
+        "| task | against | difference, mean [95 %] | seed by seed |",
+        "|---|---|---|---|",
+    ]
+    for task, against in sorted({(pair["task"], pair["against"]) for pair in pairs}):
+        found = [pair for pair in pairs if (pair["task"], pair["against"]) == (task, against)]
+        found.sort(key=lambda pair: pair["seed"])
+        each = ", ".join(f"{pair['seed']}: {pair['difference']:+.1f}" for pair in found)
+        mean = _mean([pair["difference"] for pair in found])
+        lines.append(f"| {task} | {against} | {mean} | {each} |")
+    return "\n".join(lines)
+
+
+def _goals_table(rows: list[dict], pairs: list[dict]) -> str:
+    lines = [
+        "| task | goal | within real steps | measured | real steps spent | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task, goals in GOALS.items():
+        twin = [row for row in rows if row["task"] == task and row["policy"] == "ppo_twin"]
+        for number, goal in enumerate(goals):
+            value = _measured(goal, twin, [pair for pair in pairs if pair["task"] == task])
+            spent = max((row["real_steps"] for row in twin), default=None)
+            name = f"{_STATISTICS[goal.statistic]} >= {goal.level:g}" + " (stretch)" * (number > 0)
+            lines.append(
+                f"| {task} | {name} | {goal.real_steps:,} | {'' if value is None else f'{value:.1f}'} | "
+                f"{'' if spent is None else f'{spent:,}'} | {_verdict(goal, value, spent)} |"
+            )
+    return "\n".join(lines)
+
+
+def _measured(goal: Goal, twin: list[dict], pairs: list[dict]) -> float | None:
+    """The goal's statistic; None until every seed is there."""
+    found = pairs if goal.statistic == "paired" else twin
+    if not set(SEEDS) <= {row["seed"] for row in found} & {row["seed"] for row in twin}:
+        return None
+    if goal.statistic == "paired":
+        ends = interval([pair["difference"] for pair in pairs])
+        return None if ends is None else ends[0]
+    values = [row["real_mean"] for row in twin]
+    return min(values) if goal.statistic == "every seed" else statistics.fmean(values)
+
+
+def _verdict(goal: Goal, value: float | None, spent: int | None) -> str:
+    if value is None or spent is None:
+        return "not measured"
+    if spent > goal.real_steps:
+        return "not tried with so few steps"
+    return "met" if value >= goal.level else "**missed**"
+
+
+def _missing(rows: list[dict]) -> str:
+    found = {(row["task"], row["policy"], row["seed"]) for row in rows}
+    lines = []
+    for task in GOALS:
+        gaps = {
+            policy: [seed for seed in SEEDS if (task, policy, seed) not in found]
+            for policy in POLICIES
+        }
+        for policy, seeds in gaps.items():
+            if seeds:
+                lines.append(f"- {task}, {POLICIES[policy]}: seeds {', '.join(map(str, seeds))}")
+    return "Missing cells:\n\n" + "\n".join(lines) if lines else ""
+
+
+SECTIONS = {"returns": returns_section}
+"""Results file without its ending = name of the README's markers -> what writes the section."""
+
+
+def render(text: str, results: Path) -> str:
+    """README text with every section between its markers replaced. Raises ValueError without markers."""
+    for name, section in SECTIONS.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"expected exactly one {begin} and one {end}")
+        path = results / f"{name}.json"
+        tree = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        text = f"{before}{begin}\n{section(tree)}\n{end}{after}"
+    return text
+
+
+def main() -> int:
+    """Write or check; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    old = arguments.readme.read_text(encoding="utf-8")
+    new = render(old, arguments.results)
+    if arguments.check:
+        if new != old:
+            print(
+                f"{arguments.readme.name} is stale: run `python benchmarks/tables.py`",
+                file=sys.stderr,
+            )
+        return int(new != old)
+    arguments.readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The README tells the truth: its Python runs, its commands exist, its tables are not stale."""
+
+import functools
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from training.real import RealConfig, spec_of
+from training.stages import STAGES
+from training.tasks import TASKS
+from world_env import Twin, list_twins
+from world_env.spec import DEFAULT_TWIN
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+SHELL = "\n".join(re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S))
+COMMANDS = [
+    line for line in SHELL.replace("\\\n", " ").splitlines() if line.startswith("world-env")
+]
+REAL_IDS = {task.twin: real_id for real_id, task in TASKS.items()}
+DEFAULT_ID = '"WorldModel-v0"'
+
+
+def stand_in(block: str, bundled: list[str], folder: Path) -> str:
+    """The block with untrained twins, saved in `folder`, instead of named ones that are not bundled."""
+    for name, real_id in REAL_IDS.items():
+        default = name == DEFAULT_TWIN and DEFAULT_ID in block
+        if name in bundled or not (default or f'"{name}"' in block):
+            continue
+        path = json.dumps(str(Twin.untrained(spec_of(RealConfig(real_id))).save(folder / name)))
+        block = block.replace(f'"{name}"', path)
+        if default:
+            block = block.replace(DEFAULT_ID, f"{DEFAULT_ID}, twin={path}")
+    return block
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_python_blocks_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    block = stand_in(BLOCKS[number], list_twins(), tmp_path / "twins")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        exec(compile(block, f"README.md, block {number}", "exec"), {"__name__": "readme"})
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_first_block_is_six_lines_of_use() -> None:
+    lines = [line for line in BLOCKS[0].splitlines() if line]
+    assert len(lines) <= 6
+    assert "gym.make(" in BLOCKS[0] and ".step(" in BLOCKS[0]
+    assert README.index(BLOCKS[0]) < README.index("<!-- returns:begin -->")
+
+
+def test_missing_twins_are_replaced(tmp_path: Path) -> None:
+    block = f'gym.make({DEFAULT_ID})\nWorldModelVecEnv("pendulum", 64)\n'
+    path = json.dumps(str((tmp_path / "pendulum").resolve()))
+    assert stand_in(block, list(REAL_IDS), tmp_path) == block
+    replaced = stand_in(block, [DEFAULT_TWIN], tmp_path)
+    assert replaced == block.replace('"pendulum"', path)
+    assert f"gym.make({DEFAULT_ID}, twin=" in stand_in(block, [], tmp_path)
+
+
+def parse(words: list[str]) -> str:
+    """The stage that a command line means; SystemExit where it is no valid one. Nothing is run."""
+    import tyro
+
+    ran: list[str] = []
+
+    def recorder(name: str) -> Any:
+        @functools.wraps(STAGES[name])
+        def record(*_: Any, **__: Any) -> None:
+            ran.append(name)
+
+        return record
+
+    tyro.extras.subcommand_cli_from_dict(
+        {name: recorder(name) for name in STAGES}, prog="world-env", args=words
+    )
+    (stage,) = ran
+    return stage
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_stages_with_those_arguments(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    assert parse(words[1:]) == words[1]
+
+
+@pytest.mark.parametrize(
+    "command", ["polish", "fit --data x --out y --no-such-flag 1", "fit --data x"]
+)
+def test_a_wrong_command_is_noticed(command: str) -> None:
+    with pytest.raises(SystemExit):
+        parse(command.split())
+
+
+def test_every_stage_is_in_the_readme() -> None:
+    named = {shlex.split(command, comments=True)[1] for command in COMMANDS}
+    assert named == set(STAGES) - {"demo"}, "the demo is `make demo`"
+
+
+def test_make_targets_are_named_and_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^make ([\w-]+)", SHELL, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+    assert "make demo" in SHELL and "make test" in SHELL
+
+
+def test_the_file_map_names_every_file_and_no_other() -> None:
+    files, folder = set(), ""
+    for line in README.partition("## File map")[2].splitlines():
+        if match := re.match(r"( *)([\w/]+(?:\.py|/))  +\S", line):
+            if not match[1]:
+                folder = match[2]
+            elif match[2].endswith(".py"):
+                files.add(folder + match[2])
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("world_env", "training", "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert files == expected
+
+
+def tables(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "benchmarks" / "tables.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_tables_are_not_stale() -> None:
+    done = tables("--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_table_is_noticed(tmp_path: Path) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text(README.replace("<!-- returns:end -->", "999\n<!-- returns:end -->"), "utf-8")
+    assert tables("--check", "--readme", copy).returncode == 1
+    assert tables("--readme", copy).returncode == 0
+    assert copy.read_text(encoding="utf-8") == README
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def results(returns: list[float], *, real_steps: int = 2_000) -> dict[str, Any]:
+    rows = [
+        {
+            "task": "CartPole-v1",
+            "policy": "ppo_twin",
+            "seed": seed,
+            "final": True,
+            "real_steps": real_steps,
+            "real_mean": value,
+            "learned_mean": value + 5.0,
+            "episodes": 100,
+        }
+        for seed, value in enumerate(returns)
+    ]
+    return {"commit": "0" * 40, "date": "2026-01-31", "machine": "x86_64", "rows": rows}
+
+
+def test_the_table_shows_every_seed_the_interval_and_the_promise(generator: ModuleType) -> None:
+    text = generator.returns_section(results([496.0, 498.0, 500.0, 500.0, 500.0]))
+    # By hand: standard deviation 1.789, t(4) = 2.776, half width 2.22.
+    shown = (
+        "| 2,000 | 498.8 [496.6, 501.0] | 0: 496.0, 1: 498.0, 2: 500.0, 3: 500.0, 4: 500.0 | +5.0 |"
+    )
+    assert shown in text
+    assert "| 2,000 | 496.0 | 2,000 | met |" in text
+    assert "| 1,000 | 496.0 | 2,000 | not tried with so few steps |" in text
+
+
+@pytest.mark.parametrize(
+    ("returns", "steps", "verdict"),
+    [
+        ([500.0, 500.0, 494.0, 500.0, 500.0], 2_000, "**missed**"),
+        ([500.0] * 5, 2_001, "not tried with so few steps"),
+        ([500.0] * 4, 2_000, "not measured"),
+    ],
+)
+def test_a_goal_is_met_only_by_all_seeds_within_its_steps(
+    generator: ModuleType, returns: list[float], steps: int, verdict: str
+) -> None:
+    text = generator.returns_section(results(returns, real_steps=steps))
+    (goal,) = (
+        line for line in text.splitlines() if "lowest seed" in line and "(stretch)" not in line
+    )
+    assert goal.endswith(f"| {verdict} |")
+
+
+def test_missing_cells_are_named(generator: ModuleType) -> None:
+    text = generator.returns_section(results([500.0] * 3))
+    assert "- CartPole-v1, PPO, only in the twin: seeds 3, 4" in text
+    assert "- Acrobot-v1, random: seeds 0, 1, 2, 3, 4" in text
+    assert "does not exist" in generator.returns_section(None)

@@ -1,0 +1,151 @@
+"""Every results file is valid, comes from a clean commit of this history, and was judged on fair seeds."""
+
+import copy
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+FILES = sorted(path for path in RESULTS.glob("*.json") if not path.name.endswith(".schema.json"))
+JSON = dict[str, Any]
+
+
+def schema_of(name: str) -> JSON:
+    return json.loads((RESULTS / f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
+def problems(tree: JSON, schema: JSON) -> list[str]:
+    """What is wrong with a results tree, in words; empty where nothing is."""
+    found = [
+        f"{error.json_path}: {error.message}"
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(tree)
+    ]
+    if found:
+        return found
+    seen = set()
+    for row in tree["rows"]:
+        name = f"{row['task']} seed {row['seed']} round {row['round']} {row['policy']}"
+        counted = {key: n for key, n in row["real_steps_by_purpose"].items() if key != "judge"}
+        if sum(counted.values()) != row["real_steps"]:
+            found.append(f"{name}: {row['real_steps']} real steps, but by purpose {counted}")
+        for side in ("real", "learned"):
+            low, high = row[f"{side}_ci95"]
+            # A degenerate interval and its mean may differ in the last bits.
+            slack = 1e-9 * max(1.0, abs(low), abs(high))
+            if not low - slack <= row[f"{side}_mean"] <= high + slack:
+                found.append(f"{name}: the {side} mean lies outside its interval")
+        key = (row["task"], row["seed"], row["round"], row["policy"])
+        if key in seen:
+            found.append(f"{name}: twice in the file")
+        seen.add(key)
+    return found
+
+
+def commit_exists(commit: str) -> bool:
+    command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+
+
+def made_up() -> JSON:
+    row = {
+        "task": "CartPole-v1",
+        "real_steps": 2_000,
+        "real_steps_by_purpose": {"collect": 2_000, "judge": 40_000},
+        "seed": 0,
+        "round": 0,
+        "final": True,
+        "policy": "ppo_twin",
+        "real_mean": 400.0,
+        "real_ci95": [390.0, 410.0],
+        "learned_mean": 420.0,
+        "learned_ci95": [410.0, 430.0],
+        "episodes": 100,
+    }
+    pair = {
+        "task": "Pendulum-v1",
+        "seed": 0,
+        "against": "SAC in reality",
+        "real_mean": -150.0,
+        "difference": -3.0,
+        "difference_ci95": [-6.0, 0.0],
+    }
+    return {
+        "benchmark": "returns",
+        "commit": "0" * 40,
+        "date": "2026-01-31",
+        "machine": "x86_64",
+        "command": "python benchmarks/returns.py --resume",
+        "rows": [row],
+        "pairs": [pair],
+    }
+
+
+def _row(**fields: Any) -> Callable[[JSON], None]:
+    return lambda tree: tree["rows"][0].update(fields)
+
+
+def _file(**fields: Any) -> Callable[[JSON], None]:
+    return lambda tree: tree.update(fields)
+
+
+SPOILED: dict[str, Callable[[JSON], None]] = {
+    "dirty commit": _file(commit="0" * 40 + "+"),
+    "short commit": _file(commit="0" * 12),
+    "no commit": _file(commit=None),
+    "unknown file field": _file(note="x"),
+    "missing file field": lambda tree: tree.pop("machine"),
+    "another command": _file(command="python elsewhere/returns.py"),
+    "no rows": _file(rows=[]),
+    "unknown row field": _row(note="x"),
+    "missing row field": lambda tree: tree["rows"][0].pop("learned_ci95"),
+    "unknown policy": _row(policy="ppo"),
+    "tuning seed": _row(seed=100),
+    "last tuning seed": _row(seed=109),
+    "tuning seed in a pair": lambda tree: tree["pairs"][0].update(seed=105),
+    "unknown purpose": _row(real_steps_by_purpose={"collect": 2_000, "play": 1}),
+    "uncounted steps": _row(real_steps_by_purpose={"collect": 2_000, "spot_check": 500}),
+    "judging counted": _row(real_steps=42_000),
+    "real steps not whole": _row(real_steps=2_000.5),
+    "mean outside its interval": _row(real_mean=500.0),
+    "interval of one end": _row(real_ci95=[390.0]),
+    "too few episodes": _row(episodes=10),
+    "the same row twice": lambda tree: tree["rows"].append(copy.deepcopy(tree["rows"][0])),
+}
+
+
+def test_a_made_up_valid_file_has_no_problem() -> None:
+    tree = made_up()
+    assert problems(tree, schema_of("returns")) == []
+    del tree["pairs"]
+    tree["rows"][0]["seed"] = 110
+    assert problems(tree, schema_of("returns")) == []
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_spoiled_file_is_refused(name: str) -> None:
+    tree = made_up()
+    SPOILED[name](tree)
+    assert problems(tree, schema_of("returns"))
+
+
+def test_a_commit_outside_the_history_is_refused() -> None:
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert commit_exists(head)
+    assert not commit_exists("0" * 40)
+
+
+def test_every_results_file_is_valid_and_comes_from_this_history() -> None:
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        tree = json.loads(text)
+        assert problems(tree, schema_of(path.stem)) == [], path.name
+        assert tree["benchmark"] == path.stem
+        assert commit_exists(tree["commit"]), f"{path.name}: no commit {tree['commit']}"

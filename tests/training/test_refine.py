@@ -1,0 +1,146 @@
+"""Rounds of collect, fit and learn: every real step counted, nothing done twice."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from training.episodes import EpisodeStore
+from training.fit import FitConfig
+from training.learn import LearnConfig
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, Round, refine
+from world_env.errors import InvalidOptionError, StageError
+
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+
+ROUNDS = 2
+STEPS = 401
+
+
+def tiny(out: Path, **change: Any) -> RefineConfig:
+    options: dict[str, Any] = {
+        "steps": STEPS,
+        "rounds": ROUNDS,
+        "seed": 2,
+        "fit": FitConfig(
+            updates=20,
+            batch_size=32,
+            validate_every=10,
+            model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
+        ),
+        "learn": LearnConfig(
+            steps=256, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1}
+        ),
+        **change,
+    }
+    return RefineConfig(RealConfig("CartPole-v1"), out, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Round], dict[str, int]]:
+    out = tmp_path_factory.mktemp("refine") / "run"
+    ledger = StepLedger(out / "real-steps.json")
+    return out, refine(tiny(out), ledger=ledger), ledger.by_purpose
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_in(stage: str, number: int = 0) -> Callable[[str, int, int, Any], None]:
+    """Dies at the first word of a stage, of the given round."""
+    rounds = {"number": -1, "last": ""}
+
+    def report(name: str, done: int, wanted: int, logs: Any) -> None:
+        if name == "collect" and rounds["last"] != "collect":
+            rounds["number"] += 1
+        rounds["last"] = name
+        if name == stage and rounds["number"] == number:
+            raise Killed
+
+    return report
+
+
+def assert_same(left: list[Round], right: list[Round]) -> None:
+    assert [part.real_steps for part in left] == [part.real_steps for part in right]
+    for one, other in zip(left, right, strict=True):
+        theirs = other.twin.model.state_dict()
+        for name, value in one.twin.model.state_dict().items():
+            assert torch.equal(value, theirs[name]), name
+        for ours, its in zip(
+            one.policy.policy.parameters(), other.policy.policy.parameters(), strict=True
+        ):
+            np.testing.assert_array_equal(ours.detach(), its.detach())
+
+
+def test_the_rounds_share_the_wanted_real_steps(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, counted = finished
+    assert [part.number for part in rounds] == [0, 1]
+    assert counted == {"collect": STEPS}
+    assert [part.real_steps for part in rounds] == [STEPS // 2, STEPS]
+    stores = [EpisodeStore(out / f"round-{number}" / "data") for number in range(ROUNDS)]
+    assert [store.steps for store in stores] == [STEPS // 2, STEPS - STEPS // 2]
+
+
+def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, _ = finished
+    second = EpisodeStore(out / "round-1" / "data")
+    assert second.provenance["exploration"] == f"policy:{rounds[0].policy_folder}"
+    provenance = rounds[1].twin.provenance
+    assert provenance["steps"] == provenance["real_steps"] == STEPS
+    assert provenance["exploration"] == "random, then the previous round's policy"
+    assert str(out) not in str(provenance)
+
+
+def test_another_run_makes_no_real_step_and_gives_the_same(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, _ = finished
+    ledger = StepLedger()
+    again = refine(tiny(out), ledger=ledger)
+    assert ledger.by_purpose == {}
+    assert_same(rounds, again)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"), [("fit", 0), ("learn", 0), ("collect", 1), ("learn", 1)]
+)
+def test_a_killed_run_goes_on_to_the_same_result(
+    stage: str,
+    number: int,
+    tmp_path: Path,
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    ledger = StepLedger()
+    with pytest.raises(Killed):
+        refine(tiny(tmp_path), ledger=ledger, report=killed_in(stage, number))
+    rounds = refine(tiny(tmp_path), ledger=ledger)
+    assert ledger.by_purpose == {"collect": STEPS}
+    assert_same(finished[1], rounds)
+
+
+def test_a_run_with_other_settings_is_not_mixed_in(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out = finished[0]
+    with pytest.raises(StageError):
+        refine(tiny(out, seed=3), ledger=StepLedger())
+    with pytest.raises(StageError, match="another configuration"):
+        refine(tiny(out, learn=LearnConfig(steps=128)), ledger=StepLedger())
+    with pytest.raises(StageError, match="another configuration"):
+        refine(tiny(out, fit=FitConfig(updates=10)), ledger=StepLedger())
+
+
+def test_less_than_one_step_a_round_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="1 steps in 2 rounds"):
+        tiny(tmp_path, steps=1)
+    with pytest.raises(InvalidOptionError, match="0 rounds"):
+        tiny(tmp_path, rounds=0)

@@ -1,0 +1,173 @@
+"""Environment arrays to tensors and back."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from world_env.codec import Codec, action_size, encoded_shape, observation_spaces
+from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
+from world_env.spec import DataRange, WorldSpec
+
+FLAT = spaces.Box(-2.0, 2.0, (3,), np.float32)
+OBSERVATIONS = [
+    FLAT,
+    spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
+    spaces.Box(0, 255, (8, 6, 3), np.uint8),
+    spaces.Box(0, 255, (8, 6), np.uint8),
+    spaces.Box(0.0, 1.0, (), np.float32),
+    spaces.Box(-5, 5, (2,), np.int32),
+    spaces.Discrete(4, start=2),
+    spaces.MultiDiscrete([2, 3], start=[1, 0]),
+    spaces.Dict({"image": spaces.Box(0, 255, (4, 4, 1), np.uint8), "speed": FLAT}),
+]
+ACTIONS = [
+    FLAT,
+    spaces.Box(np.array([-1.0, 0.0]), np.array([0.5, 7.0]), dtype=np.float64),
+    spaces.Box(-1.0, 1.0, (2, 3), np.float32),
+    spaces.Discrete(3),
+    spaces.Discrete(3, start=-1),
+    spaces.MultiDiscrete([2, 4], start=[0, 5]),
+]
+
+
+def samples(space: spaces.Space, rows: int = 5) -> Any:
+    space.seed(0)
+    drawn = [space.sample() for _ in range(rows)]
+    if isinstance(space, spaces.Dict):
+        return {key: np.stack([one[key] for one in drawn]) for key in space}
+    return np.stack(drawn)
+
+
+def codec_for(observation: Any = FLAT, action: Any = FLAT, ranges: Any = None) -> Codec:
+    return Codec(WorldSpec(observation, action), ranges)
+
+
+@pytest.mark.parametrize("space", OBSERVATIONS, ids=str)
+def test_observations_come_back(space: spaces.Space) -> None:
+    codec, batch = codec_for(space), samples(space)
+    encoded = codec.encode_observation(batch)
+    for key, shape in codec.shapes.items():
+        assert encoded[key].shape == (5, *shape) and encoded[key].dtype == torch.float32
+    back = codec.decode_observation(encoded)
+    pairs = [(batch, back)] if not isinstance(batch, dict) else [(batch[k], back[k]) for k in batch]
+    for one, other in pairs:
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    first = (
+        {key: value[0] for key, value in back.items()} if isinstance(back, dict) else back[0, ...]
+    )
+    assert space.contains(first)
+
+
+@pytest.mark.parametrize("space", ACTIONS, ids=str)
+def test_actions_come_back(space: spaces.Space) -> None:
+    codec, batch = codec_for(action=space), samples(space)
+    encoded = codec.encode_action(batch)
+    assert encoded.shape == (5, action_size(space)) and encoded.dtype == torch.float32
+    back = codec.decode_action(encoded)
+    assert back.dtype == batch.dtype
+    np.testing.assert_allclose(back, batch, atol=1e-5)
+
+
+def test_box_actions_are_scaled_and_clipped() -> None:
+    codec = codec_for(
+        action=spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), dtype=np.float64)
+    )
+    encoded = codec.encode_action(np.array([[-1.0, 0.0], [1.0, 4.0], [0.0, 2.0], [9.0, -9.0]]))
+    assert encoded.tolist() == [[-1, -1], [1, 1], [0, 0], [1, -1]]
+
+
+def test_unbounded_actions_are_scaled_by_the_data() -> None:
+    space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    ranges = DataRange({}, (0.0, 1.0), ([-10.0], [10.0]))
+    codec = codec_for(action=space, ranges=ranges)
+    assert codec.encode_action(np.array([[5.0]])).item() == pytest.approx(0.5)
+    assert codec.decode_action(torch.tensor([[0.5]])).item() == pytest.approx(5.0)
+
+
+def test_predictions_stay_in_the_space_and_near_the_data() -> None:
+    ranges = DataRange({"observation": ([-1.0, -1.0, 0.0], [1.0, 3.0, 0.0])}, (-1.0, 1.0))
+    codec = codec_for(ranges=ranges)
+    shown = codec.decode_observation({"observation": torch.tensor([[9.0] * 3, [-9.0] * 3])})
+    np.testing.assert_allclose(shown, [[1.2, 2.0, 0.0], [-1.2, -1.4, 0.0]], rtol=1e-6)
+    assert all(FLAT.contains(row) for row in shown)
+    np.testing.assert_array_equal(codec.clip_reward(np.array([-5.0, 0.5, 5.0])), [-1, 0.5, 1])
+    odd = spaces.Box(-0.1, 0.1, (1,), np.float32)
+    edge = codec_for(odd).decode_observation({"observation": torch.tensor([[1.0], [-1.0]])})
+    assert all(odd.contains(row) for row in edge)
+
+
+def test_arrays_are_fresh() -> None:
+    codec = codec_for()
+    given = torch.zeros(2, 3)
+    shown = codec.decode_observation({"observation": given})
+    shown += 1.0
+    assert not given.any()
+    batch = np.zeros((2, 3), np.float32)
+    codec.encode_observation(batch)["observation"].add_(1.0)
+    assert not batch.any()
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        np.zeros((2, 4)),
+        np.zeros(3),
+        np.float32(0),
+        np.full((2, 3), np.nan),
+        np.full((2, 3), np.inf),
+        {"observation": np.zeros((2, 3))},
+        None,
+        "text",
+    ],
+    ids=str,
+)
+def test_bad_observations(batch: Any) -> None:
+    with pytest.raises(InvalidObservationError):
+        codec_for().encode_observation(batch)
+
+
+def test_bad_dict_observations_name_the_keys() -> None:
+    codec, batch = codec_for(OBSERVATIONS[-1]), samples(OBSERVATIONS[-1])
+    for wrong in ({**batch, "more": batch["speed"]}, {"speed": batch["speed"]}, batch["speed"]):
+        with pytest.raises(InvalidObservationError, match=r"image.*speed"):
+            codec.encode_observation(wrong)
+    with pytest.raises(InvalidObservationError):
+        codec_for(OBSERVATIONS[6]).encode_observation(np.array([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("space", "batch"),
+    [
+        (FLAT, np.zeros((2, 2))),
+        (FLAT, np.zeros(3)),
+        (FLAT, np.full((1, 3), np.nan)),
+        (FLAT, np.full((1, 3), "a")),
+        (ACTIONS[3], np.array([3])),
+        (ACTIONS[3], np.array([-1])),
+        (ACTIONS[3], np.array([1.0])),
+        (ACTIONS[3], np.array([True])),
+        (ACTIONS[3], np.array([[1]])),
+        (ACTIONS[5], np.array([[0, 4]])),
+        (ACTIONS[5], np.array([[2, 5]])),
+    ],
+    ids=str,
+)
+def test_bad_actions(space: spaces.Space, batch: np.ndarray) -> None:
+    with pytest.raises(InvalidActionError):
+        codec_for(action=space).encode_action(batch)
+
+
+def test_unsupported_spaces_are_named() -> None:
+    with pytest.raises(UnsupportedSpaceError, match="MultiBinary"):
+        observation_spaces(spaces.MultiBinary(3))
+    nested = spaces.Dict({"a": spaces.Dict({"b": FLAT})})
+    with pytest.raises(UnsupportedSpaceError, match="'a' is a Dict"):
+        observation_spaces(nested)
+    for action in (spaces.MultiBinary(2), spaces.Box(0, 5, (1,), np.int32), nested):
+        with pytest.raises(UnsupportedSpaceError, match=type(action).__name__):
+            action_size(action)
+    assert encoded_shape(OBSERVATIONS[2]) == (3, 8, 6)
