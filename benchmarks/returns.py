@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) -> dict:
-    """All policies of one (task, seed): {"rows", "pairs"}. A killed cell goes on where it was."""
+    """All policies of one (task, seed): {"rows", "pairs", "cells"}. A killed cell goes on where it was."""
     task, real = TASKS[task_id], RealConfig(task_id)
     ledger = StepLedger(folder / "twin-real-steps.json")
     rounds = refine(refine_config(task, real, folder, seed), ledger=ledger)
@@ -104,7 +104,8 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
     pairs = []
     if task_id in REFERENCE_STEPS and not only_twin:
         pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
-    return {"rows": rows, "pairs": pairs}
+    made = {"task": task_id, "seed": seed} | {name: facts()[name] for name in ("commit", "date")}
+    return {"rows": rows, "pairs": pairs, "cells": [made]}
 
 
 def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> RefineConfig:
@@ -196,10 +197,10 @@ def has_cell(stored: dict, task_id: str, seed: int) -> bool:
 
 def merge(path: Path, cell: dict, *, keep: bool) -> None:
     """Put one cell into the file, beside and renamed; two processes may fill different cells in turn."""
-    stored = (read(path) if keep else None) or {"rows": [], "pairs": []}
+    stored = (read(path) if keep else None) or {"rows": [], "pairs": [], "cells": []}
     head = {"benchmark": "returns"} | facts()
-    tree = head | {name: [*stored[name], *cell[name]] for name in ("rows", "pairs")}
-    for name in ("rows", "pairs"):
+    tree = head | {name: [*stored[name], *cell[name]] for name in ("rows", "pairs", "cells")}
+    for name in ("rows", "pairs", "cells"):
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")

@@ -30,7 +30,7 @@ FLOORS = {
             *["models.transformer", "models.diffusion", "models.cosmos"],
         ],
         3: ["models"],
-        4: ["twin", "card", "starts", "ends"],
+        4: ["twin", "card", "starts", "ends", "rows"],
         5: ["simulator", "rollout", "render"],
         6: ["env", "vector_env", "sb3", "wrappers"],
         7: ["checks"],

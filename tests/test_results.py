@@ -148,4 +148,5 @@ def test_every_results_file_is_valid_and_comes_from_this_history() -> None:
         tree = json.loads(text)
         assert problems(tree, schema_of(path.stem)) == [], path.name
         assert tree["benchmark"] == path.stem
-        assert commit_exists(tree["commit"]), f"{path.name}: no commit {tree['commit']}"
+        for commit in {tree["commit"], *(cell["commit"] for cell in tree.get("cells", []))}:
+            assert commit_exists(commit), f"{path.name}: no commit {commit}"

@@ -95,16 +95,16 @@ def build(config: BuildConfig, *, report: Report | None = None) -> Built:
     ]
     if config.baseline:
         mark = time.perf_counter()
-        policies["ppo_real_same_steps"] = policy_actor(
-            learn(
-                real,
-                LearnConfig(steps=last.real_steps, rows=1, seed=config.seed, options=task.options),
-                out=out / "ppo-real",
-                ledger=ledger,
-                purpose="collect",
-            )
+        baseline = learn(
+            real,
+            LearnConfig(steps=last.real_steps, rows=1, seed=config.seed, options=task.options),
+            out=out / "ppo-real",
+            ledger=ledger,
+            purpose="collect",
         )
-        real_steps["ppo_real_same_steps"] = last.real_steps
+        policies["ppo_real_same_steps"] = policy_actor(baseline)
+        # Stable-Baselines3 finishes its last rollout: what was really spent.
+        real_steps["ppo_real_same_steps"] = baseline.num_timesteps
         seconds.append(("PPO in reality, same steps", round(time.perf_counter() - mark, 1)))
     mark = time.perf_counter()
     comparison = compare(

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from training.episodes import Episode, EpisodeStore
 from training.policy import Exploration, parse_exploration
 from training.real import PURPOSES, RealConfig, StepLedger, make_real, spec_from
-from world_env.errors import DataError, StageError
+from world_env.errors import DataError, InvalidOptionError, StageError
 from world_env.spec import JSON, WorldSpec
 
 Progress = Callable[[int, int], None]
@@ -47,12 +47,14 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.shard_steps < 1 or self.seed < 0:
-            raise ValueError(
+            raise InvalidOptionError(
                 f"steps is {self.steps}, shard_steps {self.shard_steps}, seed {self.seed}: "
                 "expected at least 1, 1 and 0"
             )
         if self.purpose not in PURPOSES:
-            raise ValueError(f"purpose is {self.purpose!r}, expected one of {', '.join(PURPOSES)}")
+            raise InvalidOptionError(
+                f"purpose is {self.purpose!r}, expected one of {', '.join(PURPOSES)}"
+            )
 
 
 @dataclass

@@ -72,6 +72,17 @@ class FitConfig:
     seed: int = 0
     """Of the weights, the windows and the split."""
 
+    def __post_init__(self) -> None:
+        if min(self.updates, self.batch_size, self.validate_every) < 1:
+            raise InvalidOptionError(
+                f"updates is {self.updates}, batch_size {self.batch_size} and validate_every {self.validate_every}: "
+                "expected at least 1 of each"
+            )
+        if not 0.0 < self.held_out < 1.0:
+            raise InvalidOptionError(
+                f"held_out is {self.held_out}, expected a share of the episodes between 0 and 1"
+            )
+
 
 Progress = Callable[[int, int, JSON], None]
 """(updates done, updates wanted, logs): called after every validation."""

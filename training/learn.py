@@ -31,14 +31,16 @@ MANY_ROWS: JSON = {
     "n_steps": 64,
     "batch_size": 256,
     "n_epochs": 10,
-    "learning_rate": 3e-4,
+    "learning_rate": 1e-3,
     "gamma": 0.99,
     "gae_lambda": 0.95,
 }
 """PPO in many rows: many updates on small batches, because large ones are quick per step and slow per return."""
 FEW_ROWS: JSON = MANY_ROWS | {"n_steps": 256, "batch_size": 64}
 """PPO in up to 8 rows, where every step costs a real one."""
-_CHUNKS = 10
+_LAST_RATE = 0.05
+"""Share of the peak learning rate at which on-policy algorithms end."""
+_CHUNKS = 20
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,20 @@ class LearnConfig:
     """Arguments of the algorithm that differ from the defaults."""
     dataset_starts: float = 0.5
     """Learned worlds: share of episodes that begin from a state inside the data."""
+    rollout_length: int | None = None
+    """Learned worlds: cap on one learned episode; shorter ones visit more starts, values are bootstrapped."""
     on_uncertain: str = "pessimistic"
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
     normalize: bool = True
     """Learned worlds: put the data's mean and scale into the policy."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.rows < 1:
+            raise InvalidOptionError(
+                f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
+            )
 
 
 def learn(
@@ -77,7 +87,7 @@ def learn(
 ) -> BaseAlgorithm:
     """Train in a twin (no real step is made) or in the real environment (every step is counted).
 
-    out: folder of the policy; a run that was killed goes on from the last of ten savings, and a finished one is loaded.
+    out: folder of the policy; a killed run goes on from the last of twenty savings, a finished one is loaded.
     """
     config = config or LearnConfig()
     described = dataclasses.asdict(config)
@@ -108,6 +118,8 @@ def learn(
         model.learn(left, callback=_at_marks(config.steps, mark), reset_num_timesteps=not resumed)
     mark(max(model.num_timesteps, config.steps))
     env.close()
+    if ledger is not None:
+        ledger.save()
     if out is not None:
         seconds = round(time.perf_counter() - began, 1)
         _save(
@@ -139,16 +151,23 @@ def _world(
         dataset_starts=config.dataset_starts if world.states is not None else 0.0,
         on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
         temperature=config.temperature,
+        rollout_length=config.rollout_length,
     )
     learned.seed(config.seed)
     return VecMonitor(learned)
 
 
 def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
+    from stable_baselines3.common.utils import LinearSchedule
+
     options: JSON = {}
     if config.algo == "PPO":
         options = dict(MANY_ROWS if config.rows > 8 else FEW_ROWS)
     options |= config.options
+    if config.algo not in OFF_POLICY and isinstance(options.get("learning_rate"), float):
+        # On-policy policies end calmer when the step size falls: the last of them is the one that is kept.
+        peak = options["learning_rate"]
+        options["learning_rate"] = LinearSchedule(peak, _LAST_RATE * peak, 1.0)
     policy_kwargs: dict[str, Any] = dict(options.pop("policy_kwargs", {}))
     activation = policy_kwargs.get("activation_fn")
     if isinstance(activation, str):

@@ -34,7 +34,15 @@ def _git(*words: str, suffix: bool = False) -> str | None:
             ["git", *args], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()
         answer = run(*words)
-        changed = suffix and run("status", "--porcelain", "--untracked-files=no")
+        # Results are what is being written: they do not make the code that writes them another one.
+        changed = suffix and run(
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            ":(top)",
+            ":(top,exclude)benchmarks/results",
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer + ("+" if changed else "")

@@ -19,7 +19,7 @@ import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 
 from world_env.codec import action_size, observation_spaces
-from world_env.errors import MissingExtraError, StageError, WorldEnvError
+from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
 from world_env.spec import JSON, WorldSpec
 
 if TYPE_CHECKING:
@@ -151,11 +151,13 @@ class RealConfig:
 
     def __post_init__(self) -> None:
         if self.action_chunk < 1:
-            raise ValueError(f"action_chunk is {self.action_chunk}, expected at least 1")
+            raise InvalidOptionError(f"action_chunk is {self.action_chunk}, expected at least 1")
         try:
             json.dumps(self.kwargs, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"kwargs {self.kwargs!r} are not strict JSON: {error}") from error
+            raise InvalidOptionError(
+                f"kwargs {self.kwargs!r} are not strict JSON: {error}"
+            ) from error
 
     def to_json(self) -> JSON:
         """A strict JSON tree."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from training.collect import CollectConfig, collect
 from training.fit import FitConfig, fit_episodes
 from training.learn import LearnConfig, learn
 from training.real import RealConfig, StepLedger
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, StageError
 from world_env.spec import JSON
 from world_env.twin import Twin
 
@@ -120,8 +121,14 @@ def _twin(
     say: Report,
 ) -> Twin:
     out = folder / "twin"
+    fit_config = dataclasses.replace(config.fit, seed=config.seed)
     if (out / "twin.json").is_file():
-        return Twin.load(out)
+        twin = Twin.load(out)
+        if twin.provenance.get("fit") != json.loads(json.dumps(dataclasses.asdict(fit_config))):
+            raise StageError(
+                f"{out} holds a twin of another configuration: choose another folder, or delete it to begin again"
+            )
+        return twin
     from training.real import spec_of
 
     checkpoint = folder / ".twin.fit.pt"
@@ -130,7 +137,7 @@ def _twin(
     twin = fit_episodes(
         episodes,
         spec_of(config.real),
-        dataclasses.replace(config.fit, seed=config.seed),
+        fit_config,
         provenance={
             "real": config.real.to_json(),
             "exploration": config.exploration

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -25,6 +26,10 @@ from world_env.spec import JSON
 from world_env.twin import Twin
 
 _console = Console()
+_FIT = FitConfig()
+_T = TypeVar("_T")
+_Flat = Annotated[_T, tyro.conf.arg(name="")]
+"""A config whose fields are options by their own names, without its own in front."""
 
 
 def _runs() -> Path:
@@ -75,7 +80,7 @@ def twins() -> None:
     _console.print(table)
 
 
-def collect_stage(config: CollectConfig, /) -> None:
+def collect_stage(config: _Flat[CollectConfig]) -> None:
     """Collect real episodes; run again to go on or to add steps."""
     bars = _Bars()
     store = collect(config, progress=lambda done, wanted: bars("collect", done, wanted, {}))
@@ -83,7 +88,7 @@ def collect_stage(config: CollectConfig, /) -> None:
 
 
 def fit_stage(
-    data: Path, out: Path, config: FitConfig | None = None, tensorboard: Path | None = None
+    data: Path, out: Path, config: _Flat[FitConfig] = _FIT, tensorboard: Path | None = None
 ) -> None:
     """Fit a twin to an episode store; run again after a kill to go on."""
     bars = _Bars()
@@ -111,10 +116,10 @@ class LearnStage:
     """Bundled twin or folder."""
     real: str | None = None
     """Real environment id; every step is counted beside the policy."""
-    config: LearnConfig = field(default_factory=LearnConfig)
+    config: _Flat[LearnConfig] = field(default_factory=LearnConfig)
 
 
-def learn_stage(stage: LearnStage, /) -> None:
+def learn_stage(stage: _Flat[LearnStage]) -> None:
     """Train a policy with Stable-Baselines3, in a twin (--twin) or in reality (--real)."""
     from world_env.errors import InvalidOptionError
 
@@ -159,7 +164,7 @@ def compare_stage(
     )
 
 
-def refine_stage(config: RefineConfig, /) -> None:
+def refine_stage(config: _Flat[RefineConfig]) -> None:
     """Rounds of collect, fit and learn."""
     ledger = StepLedger(config.out / "real-steps.json")
     for done in refine(config, ledger=ledger, report=_Bars()):
@@ -170,6 +175,7 @@ def refine_stage(config: RefineConfig, /) -> None:
 
 def build_stage(
     env_id: str,
+    /,
     steps: int | None = None,
     rounds: int | None = None,
     exploration: str | None = None,

@@ -100,6 +100,12 @@ def read_json(folder: Path) -> JSON:
             raise TwinFormatError(
                 f"{path}: field {name!r} should be {types[0].__name__}, got {got}"
             )
+    if tree["format"] < 1:
+        raise TwinFormatError(f"{path}: field 'format' is {tree['format']}, formats start at 1")
+    if any(known not in ("reward", "termination") for known in tree["known"]):
+        raise TwinFormatError(
+            f"{path}: field 'known' is {tree['known']!s:.80}, expected 'reward' and 'termination' at most"
+        )
     if set(tree["files"]) != set(FILES):
         raise TwinFormatError(
             f"{path} lists the files {sorted(tree['files'])}, a twin has exactly {sorted(FILES)}: "

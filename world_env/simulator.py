@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from world_env.errors import (
 )
 from world_env.models.base import Prediction
 from world_env.random import RowRandom, derive_seeds
+from world_env.rows import Seeds, Snapshot, as_index, as_mask, reseeded, row_seeds
 from world_env.starts import draw_starts, given_starts
 from world_env.twin import KnownFunction, Twin, load_cached
 
@@ -41,24 +41,6 @@ __all__ = [
 
 _CACHE = "cache."
 """State entries with this prefix can be rebuilt by the model; snapshots leave them out."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All there is to some rows; restoring it replays the same future bit by bit.
-
-    state: name -> (B, ...). seeds, draws: (B,) int64 of the noise. counters: (4, B) int64: elapsed, age, episode and
-    row seed. finished: (B,) bool.
-    """
-
-    state: State
-    seeds: Tensor
-    draws: Tensor
-    counters: np.ndarray
-    finished: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.finished)
 
 
 class Simulator:
@@ -98,7 +80,7 @@ class Simulator:
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
         asked = self.config.uncertainty
         self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked
-        self._row_seeds = _row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
+        self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
         self._episodes = torch.zeros(num_rows, dtype=torch.int64)
         self._random = RowRandom(self._row_seeds.to(self.device))
         self._counters = np.zeros((2, num_rows), np.int64)
@@ -112,7 +94,7 @@ class Simulator:
         self,
         rows: np.ndarray | None = None,
         *,
-        seed: int | Sequence[int | None] | None = None,
+        seed: Seeds | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Any:
         """Begin new episodes in `rows` ((B,) bool; None: all) and return all rows' observations.
@@ -124,7 +106,7 @@ class Simulator:
             gives it another future).
         Raises InvalidOptionError on anything else; after an error nothing has moved.
         """
-        mask = self._mask(rows)
+        mask = as_mask(rows, self.num_rows)
         options = dict(options or {})
         if set(options) - {"observation", "context", "snapshot"} or len(options) > 1:
             raise InvalidOptionError(
@@ -135,7 +117,7 @@ class Simulator:
                 "the first reset must cover all rows: call reset() without a mask"
             )
         index = np.flatnonzero(mask)
-        row_seeds, episodes = self._reseeded(seed, mask)
+        row_seeds, episodes = reseeded(seed, mask, self._row_seeds, self._episodes)
         if "snapshot" in options:
             self._check_snapshot(options["snapshot"], index)
             self._row_seeds, self._episodes = row_seeds, episodes
@@ -173,7 +155,7 @@ class Simulator:
         Raises ResetNeededError for a row whose episode is over, InvalidActionError for a bad action of a stepped row;
         after an error nothing has moved.
         """
-        mask = self._mask(rows)
+        mask = as_mask(rows, self.num_rows)
         if self._state is None or (self.finished & mask).any():
             over = np.flatnonzero(self.finished & mask)[:8].tolist()
             raise ResetNeededError(
@@ -241,7 +223,7 @@ class Simulator:
         """All there is to `rows` ((B,) bool or indices; None: all), independent of what happens next."""
         if self._state is None:
             raise ResetNeededError("nothing to snapshot yet: call reset() first")
-        index = self._index(rows)
+        index = as_index(rows, self.num_rows)
         where = torch.as_tensor(index, device=self.device)
         identity = [self._episodes.numpy(), self._row_seeds.numpy()]
         kept = {n: value for n, value in self._state.items() if not n.startswith(_CACHE)}
@@ -259,7 +241,7 @@ class Simulator:
         fresh_noise: keep each row's own stream of noise instead of the stored one: another future from one past.
         Raises InvalidOptionError where the row counts differ, SpaceMismatchError for another twin's snapshot.
         """
-        index = self._index(rows)
+        index = as_index(rows, self.num_rows)
         self._check_snapshot(snapshot, index)
         if len(np.unique(index)) != len(index):
             raise InvalidOptionError(f"rows to restore are named twice: {index[:8].tolist()}")
@@ -284,7 +266,7 @@ class Simulator:
         """
         if n < 1:
             raise InvalidOptionError(f"n is {n}: a fork has at least 1 future of each row")
-        chosen = self._index(rows)
+        chosen = as_index(rows, self.num_rows)
         index = np.repeat(chosen, n)
         snapshot = self.snapshot(index)
         other = Simulator(self.twin, len(index), seed=seed, config=self.config)
@@ -296,27 +278,6 @@ class Simulator:
         return other
 
     # -- details -------------------------------------------------------------------------------------------------
-
-    def _reseeded(
-        self, seed: int | Sequence[int | None] | None, mask: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        """(row seeds, episode numbers), new tensors, after `seed` reached the rows of `mask`."""
-        if seed is None:
-            return self._row_seeds, self._episodes.clone()
-        known = np.ones(self.num_rows, bool)
-        if isinstance(seed, Sequence | np.ndarray):
-            if len(seed) != self.num_rows:
-                raise InvalidOptionError(
-                    f"{len(seed)} seeds were given for {self.num_rows} rows: pass one for each, or one number"
-                )
-            known = np.array([one is not None for one in seed])
-        rows = torch.as_tensor(mask & known)
-        fresh = _row_seeds(seed, self.num_rows)
-        none = torch.zeros_like(fresh)
-        return (
-            torch.where(rows, fresh, self._row_seeds),
-            torch.where(rows, none, self._episodes),
-        )
 
     def _check_snapshot(self, snapshot: Any, index: np.ndarray) -> None:
         if not isinstance(snapshot, Snapshot):
@@ -372,29 +333,6 @@ class Simulator:
             self._random.draws.index_copy(0, where, random.draws),
         )
 
-    def _mask(self, rows: Any) -> np.ndarray:
-        if rows is None:
-            return np.ones(self.num_rows, bool)
-        mask = np.asarray(rows)
-        if mask.dtype != bool or mask.shape != (self.num_rows,):
-            raise InvalidOptionError(
-                f"rows are chosen by a bool mask of shape ({self.num_rows},), got {mask.dtype} {mask.shape}"
-            )
-        return mask
-
-    def _index(self, rows: Any) -> np.ndarray:
-        if rows is None:
-            return np.arange(self.num_rows)
-        array = np.atleast_1d(np.asarray(rows))
-        if array.dtype == bool:
-            return np.flatnonzero(self._mask(array))
-        whole = np.issubdtype(array.dtype, np.integer) and array.ndim == 1
-        if not whole or ((array < 0) | (array >= self.num_rows)).any():
-            raise InvalidOptionError(
-                f"rows are a bool mask or indices in 0..{self.num_rows - 1}, got {array[:8].tolist()}"
-            )
-        return array
-
 
 def open_simulator(
     twin: str | Path | Twin,
@@ -438,15 +376,6 @@ def _home(twin: Twin) -> tuple[torch.device, torch.dtype]:
     device = tensors[0].device if tensors else torch.device("cpu")
     floats = [value.dtype for value in tensors if value.is_floating_point()]
     return device, floats[0] if floats else torch.float32
-
-
-def _row_seeds(seed: Any, rows: int) -> Tensor:
-    """(B,) int64: `seed` + i, or B given seeds (None counts as 0)."""
-    if isinstance(seed, Sequence | np.ndarray):
-        values = [0 if one is None else int(one) for one in seed]
-    else:
-        values = [int(seed) + i for i in range(rows)]
-    return torch.tensor([value % (1 << 63) for value in values], dtype=torch.int64)
 
 
 def _finite_rows(decoded: dict[str, Tensor], prediction: Prediction) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from world_env.errors import (
     TwinFormatError,
     TwinMismatchError,
     TwinSaveError,
+    WorldEnvError,
 )
 from world_env.folder import (
     FILES,
@@ -153,14 +155,13 @@ class Twin:
         spec = WorldSpec.from_json(tree["spec"])
         model = _build_model(tree, spec, read_tensors(folder, "weights.safetensors", tree))
         starts = read_tensors(folder, "starts.safetensors", tree)
-        ranges = tree["ranges"]
         return cls(
             spec=spec,
             family=tree["family"],
             model=model.to(device=device, dtype=dtype).eval().requires_grad_(False),
             starts=_context(starts, "starts", spec),
             states=_context(starts, "states", spec) if "states.length" in starts else None,
-            ranges=None if ranges is None else DataRange.from_json(ranges),
+            ranges=_ranges(tree["ranges"], spec),
             termination_threshold=float(tree["termination_threshold"]),
             uncertainty_threshold=tree["uncertainty_threshold"],
             provenance=tree["provenance"],
@@ -235,15 +236,16 @@ def load_cached(
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
     model_class, config_class = load_family(tree["family"])
-    try:
-        config = config_class(**tree["config"])
-    except (TypeError, ValueError) as error:
-        raise TwinFormatError(
-            f"config {tree['config']} does not fit the family {tree['family']!r}: {error}"
-        ) from error
     # Initial values are overwritten at once; the caller's global generator should not notice.
     with torch.random.fork_rng(devices=[]):
-        model: WorldModel = model_class(spec, config)
+        try:
+            model: WorldModel = model_class(spec, config_class(**tree["config"]))
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, WorldEnvError):
+                raise
+            raise TwinFormatError(
+                f"config {tree['config']!s:.200} does not fit the family {tree['family']!r}: {error}"
+            ) from error
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != got:
@@ -262,12 +264,30 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
     return model
 
 
+def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
+    """The data range, if there is one. Raises TwinFormatError where it is of other sizes than the spec."""
+    if tree is None:
+        return None
+    ranges = DataRange.from_json(tree)
+    codec = Codec(spec)
+    sizes = {key: math.prod(shape) for key, shape in codec.shapes.items()}
+    pairs = [(key, sizes.get(key), pair) for key, pair in ranges.observation.items()]
+    if ranges.action is not None:
+        pairs.append(("action", codec.action_size, ranges.action))
+    for key, size, (low, high) in pairs:
+        if (len(low), len(high)) != (size, size):
+            raise TwinFormatError(
+                f"the data range of {key!r} holds {len(low)} and {len(high)} numbers, the spec has {size}"
+            )
+    return ranges
+
+
 def _flat(context: Context, name: str) -> dict[str, Tensor]:
     tensors = {f"{name}.observations.{key}": value for key, value in context.observations.items()}
     tensors |= {
         f"{name}.{part}": getattr(context, part) for part in ("actions", "length", "elapsed")
     }
-    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    return {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
 
 
 def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:

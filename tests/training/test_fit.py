@@ -279,6 +279,15 @@ def test_an_impossible_model_option_is_named(episodes: list[Episode], spec: Worl
         fit_episodes(episodes, spec, config)
 
 
+@pytest.mark.parametrize(
+    "change", [{"updates": 0}, {"batch_size": 0}, {"validate_every": 0}, {"held_out": 1.0}]
+)
+def test_impossible_numbers_are_refused(change: dict[str, Any]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(InvalidOptionError, match=rf"{name} (is )?{value}\b.*expected"):
+        dataclasses.replace(TINY, **change)
+
+
 def test_an_unknown_family_lists_the_known_ones(episodes: list[Episode], spec: WorldSpec) -> None:
     with pytest.raises(UnknownFamilyError, match=r"'crystal'.*ensemble.*linear"):
         fit_episodes(episodes, spec, dataclasses.replace(TINY, family="crystal"))

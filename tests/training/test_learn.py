@@ -169,6 +169,7 @@ def test_real_steps_are_counted_and_no_more_than_one_rollout_above_the_wanted(
     model = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger)
     # Stable-Baselines3 finishes its rollouts: 4 of 64 steps.
     assert ledger.by_purpose == {"collect": 256}
+    assert StepLedger(tmp_path / "steps.json").by_purpose == {"collect": 256}
     assert model.num_timesteps == 256
     assert policy_card(tmp_path / "policy")["trained_in"] == "real"
 
@@ -201,6 +202,12 @@ def test_the_data_normalises_the_policy_inside_it(cartpole: Twin, tmp_path: Path
     np.testing.assert_allclose(
         model.policy.features_extractor.mean.numpy(), flat.mean(0).numpy(), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"rows": 0}])
+def test_nothing_to_learn_from_is_refused(change: dict[str, int]) -> None:
+    with pytest.raises(InvalidOptionError, match="expected at least 1"):
+        dataclasses.replace(TINY, **change)
 
 
 def test_an_option_that_the_algorithm_lacks_is_named(cartpole: Twin) -> None:

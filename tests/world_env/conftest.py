@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
 from oracle import ORACLES, forget_oracles, oracle_twin, register_oracles
+
 from world_env.twin import Twin
 
 torch.set_num_threads(1)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-
 from oracle import oracle_twin, real_spec
+
 from world_env.env import WorldModelEnv
 from world_env.sb3 import WorldModelVecEnv
 from world_env.simulator import Simulator, SimulatorConfig

@@ -4,9 +4,9 @@ import gymnasium as gym
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from oracle import ORACLES, CartPoleOracle, OracleConfig, oracle_twin, real_spec, real_starts
 from torch import Tensor
 
-from oracle import ORACLES, CartPoleOracle, OracleConfig, oracle_twin, real_spec, real_starts
 from world_env.batch import State
 from world_env.checks import check_vector_env, check_world_model
 from world_env.models import FAMILIES, load_family

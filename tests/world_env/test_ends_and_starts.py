@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from oracle import oracle_twin
+
 from world_env.batch import Context
 from world_env.ends import ENDS
 from world_env.errors import (

@@ -7,22 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from oracle import CartPoleOracle, OracleConfig, oracle_twin
 from torch import Tensor
 
-from oracle import CartPoleOracle, OracleConfig, oracle_twin
 from world_env.batch import State
 from world_env.errors import (
     InvalidActionError,
-    InvalidObservationError,
     InvalidOptionError,
-    KnownFunctionError,
     ResetNeededError,
     SpaceMismatchError,
-    StartsError,
 )
 from world_env.models.base import Prediction
 from world_env.simulator import ENDS, Simulator, SimulatorConfig, StepResult
-from world_env.spec import DataRange
 from world_env.twin import Twin
 
 ROWS = 4

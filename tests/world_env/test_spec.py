@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-
 from oracle import real_spec
+
 from world_env.errors import TwinFormatError, UnsupportedSpaceError
 from world_env.spec import DataRange, WorldSpec, space_from_json, space_to_json
 

@@ -1,0 +1,187 @@
+"""The commands: whole stages from the command line, and clean words where something is wrong."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import stages
+from training.build import BuildConfig, Built, build
+from training.cli import main
+from training.episodes import EpisodeStore
+from training.fit import FitConfig
+from training.policy import policy_card
+from world_env.folder import list_twins
+from world_env.twin import Twin
+
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+
+TINY_FIT = FitConfig(
+    updates=20,
+    batch_size=32,
+    validate_every=10,
+    model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
+)
+
+
+def test_help_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for stage in stages.STAGES:
+        assert stage in shown
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_every_stage_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([stage, "--help"])
+    assert left.value.code == 0
+    assert str(stages.STAGES[stage].__doc__).split()[0] in capsys.readouterr().out
+
+
+def test_the_bundled_twins_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["twins"]) == 0
+    shown = capsys.readouterr().out
+    for name in list_twins():
+        assert name in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["build", "CartPol-v1", "--out", "{}/run"], "StageError", "CartPole-v1"),
+        (["compare", "--twin", "no-such", "--real", "CartPole-v1", "--policies", "{}"],
+         "TwinNotFoundError", "no-such"),
+        (["fit", "--data", "{}", "--out", "{}/twin"], "StageError", "no episode store"),
+        (["learn", "--out", "{}/policy"], "InvalidOptionError", "exactly one world"),
+        (["collect", "--real.env-id", "CartPole-v1", "--out", "{}/data", "--steps", "10",
+          "--exploration", "wild"], "InvalidOptionError", "held:20"),
+    ],
+)  # fmt: skip
+def test_a_bad_argument_is_one_line_and_status_2(
+    arguments: list[str],
+    error: str,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([word.format(tmp_path) for word in arguments]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"world-env: {error}: ") and words in said[0]
+
+
+def test_an_impossible_number_is_refused_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["collect", "--real.env-id", "CartPole-v1", "--out", str(tmp_path), "--steps", "0"]
+    try:
+        status = main(arguments)
+    except SystemExit as left:
+        status = int(left.code or 0)
+    assert status == 2
+    assert "steps is 0" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_ctrl_c_in_a_stage_is_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "fit", interrupted)
+    assert main(["fit", "--data", str(tmp_path), "--out", str(tmp_path / "twin")]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_the_stages_pass_their_folders_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    data, twin, policy = (str(tmp_path / name) for name in ("data", "twin", "policy"))
+    collecting = ["collect", "--real.env-id", "CartPole-v1", "--steps", "250", "--out", data]
+    assert main(collecting) == 0
+    assert EpisodeStore(data).steps == 250
+    assert (
+        main(["fit", "--data", data, "--out", twin, "--updates", "10", "--family", "linear"]) == 0
+    )
+    assert Twin.load(tmp_path / "twin").provenance["steps"] == 250
+    learning = ["--twin", twin, "--out", policy, "--steps", "64", "--rows", "1", "--algo", "DQN"]
+    assert main(["learn", *learning]) == 0
+    assert policy_card(policy)["trained_in"] == "learned"
+    comparing = ["--twin", twin, "--real", "CartPole-v1", "--policies", policy, "--episodes", "50"]
+    assert main(["compare", *comparing]) == 0
+    shown = capsys.readouterr().out
+    assert "250 real steps" in shown and "promise" in shown
+
+
+# -- build -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]:
+    out = tmp_path_factory.mktemp("build") / "run"
+    config = BuildConfig(
+        "CartPole-v1",
+        out,
+        steps=300,
+        learn_steps=100,
+        episodes=50,
+        kwargs={"max_episode_steps": 40},
+        fit=TINY_FIT,
+    )
+    return config, build(config)
+
+
+@pytest.mark.filterwarnings("default::training.fit.FitWarning")
+def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
+    built: tuple[BuildConfig, Built],
+) -> None:
+    config, result = built
+    out = config.out
+    twin = Twin.load(out / "twin")
+    assert twin.fidelity["judged"] == 50
+    assert (out / "twin" / "card.md").read_text(encoding="utf-8").strip()
+    assert result.page.is_file() and "CartPole-v1" in result.page.read_text(encoding="utf-8")
+    stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert [row["policy"] for row in stored["rows"]] == [
+        "random",
+        "ppo_twin",
+        "ppo_real_same_steps",
+    ]
+    assert stored["rows"] == twin.fidelity["comparison"] == result.comparison["rows"]
+
+
+def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> None:
+    result = built[1]
+    rows = {row["policy"]: row for row in result.comparison["rows"]}
+    counted = result.comparison["real_steps_by_purpose"]
+    assert rows["random"]["real_steps"] == 0
+    assert rows["ppo_twin"]["real_steps"] == 300
+    in_reality = rows["ppo_real_same_steps"]["real_steps"]
+    assert counted["collect"] == 300 + in_reality
+    assert set(counted) == {"collect", "judge"}
+
+
+def test_a_build_run_again_spends_no_more_but_judging(built: tuple[BuildConfig, Built]) -> None:
+    config, first = built
+    again = build(dataclasses.replace(config))
+    before, after = (part.comparison["real_steps_by_purpose"] for part in (first, again))
+    assert before["collect"] == after["collect"]
+    assert [row["real_mean"] for row in again.comparison["rows"]] == [
+        row["real_mean"] for row in first.comparison["rows"]
+    ]
+
+
+def test_nothing_that_a_build_writes_names_this_machine(built: tuple[BuildConfig, Built]) -> None:
+    out = built[0].out
+    for path in (out / "twin" / "twin.json", out / "twin" / "card.md", out / "comparison.json"):
+        assert str(out) not in path.read_text(encoding="utf-8")
+    assert str(out) not in built[1].page.read_text(encoding="utf-8")
