@@ -26,19 +26,18 @@ class OpenLoop:
 
     error: (T,) root mean square error after 1..T steps, in standard deviations of the data.
     hold_last: (T,) the same for "nothing moves".
+    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the error of one window
+        after one step count; saturating, so that windows lost to chaos do not drown the rest. inf if any rollout left
+        the numbers.
     reward_error: mean absolute error of one step's reward over the rollout, task units.
     rows: how many windows were rolled out.
     """
 
     error: np.ndarray
     hold_last: np.ndarray
+    score: float
     reward_error: float
     rows: int
-
-    @property
-    def score(self) -> float:
-        """One number to select models by: the mean error over the whole rollout; inf if it left the numbers."""
-        return float(self.error.mean()) if np.isfinite(self.error).all() else float("inf")
 
 
 @torch.no_grad()
@@ -61,19 +60,22 @@ def open_loop(
     state = model.encode(Context.from_observation(batch.start(), size), random=random)
     scale = _scales(data)
     first = batch.start()
-    error, still, reward_error = [], [], []
+    error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
         state, prediction = model.step(
             state, batch.actions[:, step], random=random, temperature=temperature
         )
         real = {key: value[:, step + 1] for key, value in batch.observations.items()}
         valid = batch.valid[:, step]
-        error.append(_distance(model.decode(state), real, scale, valid))
-        still.append(_distance(first, real, scale, valid))
+        errors = _row_errors(model.decode(state), real, scale, valid)
+        error.append(_root_mean_square(errors))
+        still.append(_root_mean_square(_row_errors(first, real, scale, valid)))
+        saturated.append(float((errors / (1.0 + errors)).mean()))
         going_on = valid & (batch.terminated[:, step] == 0)
         difference = (prediction.reward - batch.rewards[:, step]).abs()[going_on]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
-    return OpenLoop(np.array(error), np.array(still), float(np.mean(reward_error)), rows)
+    score = float(np.mean(saturated)) if np.isfinite(error).all() else float("inf")
+    return OpenLoop(np.array(error), np.array(still), score, float(np.mean(reward_error)), rows)
 
 
 @torch.no_grad()
@@ -147,12 +149,16 @@ def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:
     }
 
 
-def _distance(
+def _row_errors(
     predicted: Observation, real: Observation, scale: dict[str, Tensor], valid: Tensor
-) -> float:
-    """RMS over the valid rows and all dimensions, in `scale` units; NaN if no row is valid."""
+) -> Tensor:
+    """Root mean square over the dimensions of each valid row, in `scale` units."""
     squared = [
-        (((predicted[key] - real[key]).flatten(1) / scale[key])[valid]).square().flatten()
-        for key in real
+        ((predicted[key] - real[key]).flatten(1) / scale[key])[valid].square() for key in real
     ]
-    return float(torch.cat(squared).mean().sqrt())
+    return torch.cat(squared, -1).mean(-1).sqrt()
+
+
+def _root_mean_square(errors: Tensor) -> float:
+    """Over the rows; NaN if there is none."""
+    return float(errors.square().mean().sqrt())

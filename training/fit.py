@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from training.checkpoint import read_checkpoint, write_checkpoint
 from training.episodes import Episode, EpisodeStore, split
 from training.fidelity import one_step, open_loop, termination_scores, termination_threshold
 from training.provenance import current_commit
@@ -28,7 +28,7 @@ from training.windows import (
     starts,
 )
 from world_env.codec import Codec
-from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
+from world_env.errors import DataError, InvalidOptionError, TooLittleDataError
 from world_env.models import load_family
 from world_env.models.base import TrainableWorldModel
 from world_env.random import RowRandom
@@ -41,6 +41,7 @@ FEW_TERMINALS = 5
 """Terminal labels below which the termination head is a guess."""
 _MOST_STATES = 2000
 _LONGEST_SELECTION = 200
+_SELECT_FROM = 0.5
 
 
 class FitWarning(UserWarning):
@@ -73,14 +74,11 @@ class FitConfig:
     """Of the weights, the windows and the split."""
 
     def __post_init__(self) -> None:
-        if min(self.updates, self.batch_size, self.validate_every) < 1:
+        least = min(self.updates, self.batch_size, self.validate_every)
+        if least < 1 or not 0.0 < self.held_out < 1.0:
             raise InvalidOptionError(
-                f"updates is {self.updates}, batch_size {self.batch_size} and validate_every {self.validate_every}: "
-                "expected at least 1 of each"
-            )
-        if not 0.0 < self.held_out < 1.0:
-            raise InvalidOptionError(
-                f"held_out is {self.held_out}, expected a share of the episodes between 0 and 1"
+                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every} and "
+                f"held_out {self.held_out}: expected at least 1 of each, and a share between 0 and 1"
             )
 
 
@@ -197,11 +195,11 @@ def _optimize(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    identity = dataclasses.asdict(config) | {"data": _fingerprint(train)}
+    identity = dataclasses.asdict(config) | {"data": train.fingerprint()}
     best, score, begin = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
-        best, score, begin, logs = _resume(checkpoint, identity, model, optimizer)
+        best, score, begin, logs = read_checkpoint(checkpoint, identity, model, optimizer)
     for update in range(begin, config.updates):
         share = update / config.updates
         for group in optimizer.param_groups:
@@ -217,14 +215,17 @@ def _optimize(
         done = update + 1
         if done % config.validate_every == 0 or done == config.updates:
             measured = open_loop(model, validation, horizon=_LONGEST_SELECTION)
+            # Early models can be smooth and ignorant: their heads have hardly seen an end.
+            grown = done >= _SELECT_FROM * config.updates
             logs = _plain(parts) | {
                 "open_loop": measured.score,
-                "hold_last": float(measured.hold_last.mean()),
+                "open_loop_rms": float(measured.error.mean()),
+                "hold_last_rms": float(measured.hold_last.mean()),
             }
-            if measured.score <= score:
+            if grown and measured.score <= score:
                 best, score = _copy(model), measured.score
             if checkpoint is not None:
-                _write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
+                write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
             if progress is not None:
                 progress(done, config.updates, logs)
     if score == float("inf"):
@@ -333,80 +334,19 @@ def _plain(parts: dict[str, Tensor]) -> JSON:
     return {name: part.item() if part.ndim == 0 else part.tolist() for name, part in parts.items()}
 
 
-def _fingerprint(data: EncodedEpisodes) -> str:
-    """Tells one data set from another, so that a checkpoint never goes on with other episodes."""
-    parts = [*data.observations.values(), data.actions, data.rewards, data.terminated, data.episode]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _write_checkpoint(
-    path: Path,
-    identity: JSON,
-    model: TrainableWorldModel,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    score: float,
-    done: int,
-    logs: JSON,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    tree = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "best": best,
-        "score": score,
-        "done": done,
-        "logs": logs,
-    }
-    torch.save(tree, beside)
-    os.replace(beside, path)
-
-
-def _resume(
-    path: Path, identity: JSON, model: TrainableWorldModel, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], float, int, JSON]:
-    try:
-        tree = torch.load(path, weights_only=True)
-        same = tree["identity"] == identity
-        if same:
-            model.load_state_dict(tree["model"])
-            optimizer.load_state_dict(tree["optimizer"])
-    # A torch archive can break in many ways; each means the same here, and torch's own advice would mislead.
-    except Exception as error:
-        raise StageError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}): delete it to begin again"
-        ) from error
-    if not same:
-        raise StageError(
-            f"the checkpoint {path} belongs to a fit with another configuration or other data: delete it to begin "
-            "again, or use what it was begun with"
-        )
-    return tree["best"], tree["score"], tree["done"], tree["logs"]
-
-
-class _writer:
+@contextmanager
+def _writer(folder: Path | None) -> Iterator[Callable[[int, JSON], None]]:
     """TensorBoard where a folder is given, else nothing."""
+    if folder is None:
+        yield lambda done, logs: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
 
-    def __init__(self, folder: Path | None) -> None:
-        self._writer: Any = None
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter
+    with SummaryWriter(str(folder)) as writer:
 
-            self._writer = SummaryWriter(str(folder))
+        def write(done: int, logs: JSON) -> None:
+            for name, value in logs.items():
+                if isinstance(value, float | int):
+                    writer.add_scalar(f"fit/{name}", value, done)
 
-    def __enter__(self) -> Callable[[int, JSON], None]:
-        return self._write
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _write(self, done: int, logs: JSON) -> None:
-        for name, value in logs.items() if self._writer is not None else ():
-            if isinstance(value, float | int):
-                self._writer.add_scalar(f"fit/{name}", value, done)
+        yield write

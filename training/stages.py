@@ -101,7 +101,7 @@ def fit_stage(
     )
     loss = twin.fidelity["loss"]
     _console.print(
-        f"twin: {out}; best held-out open-loop error {loss['best_open_loop']:.4g} standard deviations"
+        f"twin: {out}; best held-out open-loop score {loss['best_open_loop']:.4g} (0 is exact, 1 is lost)"
     )
     _console.print(f"one-step error per dimension: {loss.get('per_dimension')}")
 

@@ -5,6 +5,7 @@ The codec is applied here, once; letters and time alignment as in `world_env.bat
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -142,6 +143,19 @@ class EncodedEpisodes:
             reward_high=float(self.rewards.max()),
             terminal_fraction=float(self.terminated.mean()),
         )
+
+    def fingerprint(self) -> str:
+        """Tells one data set from another, so that a checkpoint never goes on with other episodes."""
+        digest = hashlib.sha256()
+        for part in (
+            *self.observations.values(),
+            self.actions,
+            self.rewards,
+            self.terminated,
+            self.episode,
+        ):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def _first_steps(self) -> Tensor:
         last = torch.nonzero(self.left == 1).squeeze(1)

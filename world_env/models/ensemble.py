@@ -46,6 +46,8 @@ class EnsembleConfig:
     """Share of the updates that train one step; the rest trains `rollout` steps."""
     terminal_weight: float = 20.0
     """Most that a terminal step weighs more than another in the loss."""
+    beta: float = 0.5
+    """Likelihoods are weighted by variance ** beta [beta-NLL: Seitzer et al. 2022, arXiv:2203.09168]."""
     log_std_min: float = -6.0
     """Least logarithm of the noise, in units of one step's typical change."""
     log_std_max: float = 1.0
@@ -168,7 +170,10 @@ class EnsembleWorldModel(TrainableWorldModel):
             error = functional.smooth_l1_loss(mean, target, reduction="none", beta=1.0).mean(-1)
             if step == 0:
                 squared = ((target - mean) * (-log_std).exp()).square()
-                parts["change"] = _mean((0.5 * squared + log_std).mean(-1), valid[:, :, 0])
+                # beta-NLL: without the weight, points that are noisy or badly fitted stop teaching the mean.
+                weight = (2.0 * self.config.beta * log_std).exp().detach()
+                likelihood = weight * (0.5 * squared + log_std)
+                parts["change"] = _mean(likelihood.mean(-1), valid[:, :, 0])
                 per_dimension = (target - mean).detach().square().mean((0, 1)).sqrt()
             else:
                 rollout = rollout + _mean(error, valid[:, :, step])
