@@ -161,7 +161,7 @@ def curves_of(out: Path, last: Round, *, seed: int = 0) -> JSON:
         for episode in EpisodeStore(out / f"round-{number}" / "data").load()
     ]
     spec = last.twin.spec
-    _, held_out = split(episodes, FitConfig().held_out, seed)
+    _, held_out = split(episodes, last.twin.provenance["fit"]["held_out"], seed)
     data = encode_episodes(held_out, last.twin.codec)
     horizon = int(data.left.max())
     curve = open_loop(last.twin.model, data, horizon=horizon)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from world_env.errors import WorldEnvError
@@ -42,11 +41,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 _DESCRIPTION = """Digital twins of Gymnasium environments. Threads: one, unless OMP_NUM_THREADS says otherwise;
 two busy processes with more threads than cores slow each other down tenfold."""
-
-
-def runs_folder() -> Path:
-    """Where runs go: WORLD_ENV_RUNS, or `runs` in the current folder."""
-    return Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
 
 
 def _set_threads() -> None:
