@@ -26,7 +26,7 @@ from training.compare import (
     run_learned,
     run_real,
 )
-from training.fit import FitConfig, FitWarning
+from training.fit import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
@@ -117,8 +117,9 @@ def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> Refi
         rounds=task.rounds,
         exploration=task.exploration,
         seed=seed,
-        fit=FitConfig(**task.fit),
-        learn=LearnConfig(steps=task.learn_steps, options=task.options, seed=seed),
+        learn=LearnConfig(
+            steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed
+        ),
     )
 
 

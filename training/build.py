@@ -146,7 +146,10 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
         seed=config.seed,
         fit=config.fit,
         learn=LearnConfig(
-            steps=config.learn_steps or task.learn_steps, options=task.options, seed=config.seed
+            steps=config.learn_steps or task.learn_steps,
+            options=task.options,
+            on_uncertain=task.on_uncertain,
+            seed=config.seed,
         ),
     )
 

@@ -67,6 +67,8 @@ class LearnConfig:
     """Learned worlds: scale of the model's noise."""
     normalize: bool = True
     """Learned worlds: put the data's mean and scale into the policy."""
+    normalize_rewards: bool = True
+    """On-policy algorithms learn from rewards over the deviation of discounted returns."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rows < 1:
@@ -144,7 +146,7 @@ def _world(
             )
         env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
         env.seed(config.seed)
-        return env
+        return _scaled(env, config)
     learned = WorldModelVecEnv(
         world,
         rows,
@@ -154,7 +156,18 @@ def _world(
         rollout_length=config.rollout_length,
     )
     learned.seed(config.seed)
-    return VecMonitor(learned)
+    return _scaled(VecMonitor(learned), config)
+
+
+def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
+    """Rewards over the running deviation of discounted returns, for on-policy learning only; logs stay in task units."""
+    if not config.normalize_rewards or config.algo in OFF_POLICY:
+        return env
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    return VecNormalize(
+        env, norm_obs=False, norm_reward=True, gamma=config.options.get("gamma", MANY_ROWS["gamma"])
+    )
 
 
 def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:

@@ -14,7 +14,8 @@ class Task:
     twin: name of its bundled twin. real_steps: all real steps a twin may cost. rounds: how often data is collected.
     exploration: who acts in the first round. learn_steps: learned steps of PPO. options: of PPO, in both worlds.
     offpolicy: the off-policy algorithm one would use in reality, with its options. many_steps: real steps of the
-    "PPO in reality with many steps" row. fit: of FitConfig.
+    "PPO in reality with many steps" row.
+    on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     """
 
     twin: str
@@ -26,7 +27,7 @@ class Task:
     offpolicy: str = "DQN"
     offpolicy_options: JSON = field(default_factory=dict)
     many_steps: int = 100_000
-    fit: JSON = field(default_factory=dict)
+    on_uncertain: str = "pessimistic"
 
 
 _DQN: JSON = {
@@ -46,7 +47,8 @@ TASKS: dict[str, Task] = {
         "pendulum",
         3_000,
         options={"gamma": 0.95},
-        learn_steps=300_000,
+        learn_steps=400_000,
+        on_uncertain="ignore",
         offpolicy="SAC",
         many_steps=100_000,
     ),
