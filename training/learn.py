@@ -160,7 +160,7 @@ def _world(
 
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
-    """Rewards over the running deviation of discounted returns, for on-policy learning only; logs stay in task units."""
+    """Rewards over the running deviation of discounted returns, on-policy only; logs stay in task units."""
     if not config.normalize_rewards or config.algo in OFF_POLICY:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
