@@ -165,8 +165,12 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
 
+    gamma: float = (MANY_ROWS | config.options)["gamma"]
     return VecNormalize(
-        env, norm_obs=False, norm_reward=True, gamma=config.options.get("gamma", MANY_ROWS["gamma"])
+        env,
+        norm_obs=False,
+        norm_reward=True,
+        gamma=gamma,
     )
 
 
