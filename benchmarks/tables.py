@@ -177,6 +177,10 @@ def _missing(rows: list[dict]) -> str:
             policy: [seed for seed in SEEDS if (task, policy, seed) not in found]
             for policy in POLICIES
         }
+        shared = list(gaps.values())
+        if shared[0] and all(seeds == shared[0] for seeds in shared):
+            lines.append(f"- {task}, all policies: seeds {', '.join(map(str, shared[0]))}")
+            continue
         for policy, seeds in gaps.items():
             if seeds:
                 lines.append(f"- {task}, {POLICIES[policy]}: seeds {', '.join(map(str, seeds))}")

@@ -196,6 +196,8 @@ def _page(
     out: Path,
     ledger: StepLedger,
 ) -> Path:
+    # First, because filming spends real steps that the page's cost table should show.
+    frames = _frames(config, last, ledger)
     provenance = last.twin.provenance | facts() | {"seeds": str(config.seed)}
     return write_report(
         out / "report",
@@ -204,7 +206,7 @@ def _page(
         | {"provenance": provenance, "real_steps_by_purpose": ledger.by_purpose},
         curves=curves_of(out, last, seed=config.seed),
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
-        frames=_frames(config, last, ledger),
+        frames=frames,
     )
 
 
