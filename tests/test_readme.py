@@ -211,5 +211,5 @@ def test_a_goal_is_met_only_by_all_seeds_within_its_steps(
 def test_missing_cells_are_named(generator: ModuleType) -> None:
     text = generator.returns_section(results([500.0] * 3))
     assert "- CartPole-v1, PPO, only in the twin: seeds 3, 4" in text
-    assert "- Acrobot-v1, random: seeds 0, 1, 2, 3, 4" in text
+    assert "- Acrobot-v1, all policies: seeds 0, 1, 2, 3, 4" in text
     assert "does not exist" in generator.returns_section(None)
