@@ -33,6 +33,9 @@ class WorldModelVectorEnv(VectorEnv[Any, Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}
 
+    # On the class, because Gymnasium closes in `__del__` even what was never fully made.
+    _renderer: Any = None
+
     def __init__(
         self,
         twin: str | Path | Twin = DEFAULT_TWIN,
@@ -73,7 +76,6 @@ class WorldModelVectorEnv(VectorEnv[Any, Any, Any]):
             "render_fps": fps,
             "autoreset_mode": self.autoreset_mode,
         }
-        self._renderer: Any = None
 
     @property
     def twin(self) -> Twin:
