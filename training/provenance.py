@@ -14,7 +14,11 @@ from world_env.spec import JSON
 
 def current_commit() -> str | None:
     """The commit of the checkout that runs, with "+" where tracked files are changed; None outside one."""
-    return _git("rev-parse", "HEAD", suffix=True)
+    commit = _git("rev-parse", "HEAD")
+    # Results are what is being written: they do not make the code that writes them another one.
+    code = (":(top)", ":(top,exclude)benchmarks/results")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
+    return None if commit is None or changed is None else commit + ("+" if changed else "")
 
 
 def facts() -> JSON:
@@ -27,25 +31,14 @@ def facts() -> JSON:
     }
 
 
-def _git(*words: str, suffix: bool = False) -> str | None:
-    folder = Path(__file__).parent
+def _git(*words: str) -> str | None:
+    """What git prints about this checkout; None where it cannot say."""
     try:
-        run = lambda *args: subprocess.run(  # noqa: E731
-            ["git", *args], cwd=folder, capture_output=True, text=True, check=True
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         ).stdout.strip()
-        answer = run(*words)
-        # Results are what is being written: they do not make the code that writes them another one.
-        changed = suffix and run(
-            "status",
-            "--porcelain",
-            "--untracked-files=no",
-            "--",
-            ":(top)",
-            ":(top,exclude)benchmarks/results",
-        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer + ("+" if changed else "")
 
 
 def _relative(word: str) -> str:
