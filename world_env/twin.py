@@ -56,7 +56,7 @@ class Twin:
     """A world model with its spec, starts, thresholds, provenance and measured fidelity.
 
     starts: true episode starts, for judging. states: dataset states to begin training episodes from, or None.
-    termination_threshold: a step terminates where the model's probability is above it; chosen on all episodes, as ends are few.
+    termination_threshold: a step terminates where the model's probability is above it; chosen on all episodes.
     uncertainty_threshold: the largest uncertainty that the data itself showed; None: not measured.
     reward_fn, termination_fn: known functions (obs, action, next_obs), batched numpy; never stored as code.
     """
