@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from typing import Any
 
 from world_env.errors import WorldEnvError
 
@@ -23,10 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     _set_threads()
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_json_rule)
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            stages.STAGES, prog="world-env", description=_DESCRIPTION, args=arguments
-        )
+        with registry:
+            tyro.extras.subcommand_cli_from_dict(
+                stages.STAGES, prog="world-env", description=_DESCRIPTION, args=arguments
+            )
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -46,6 +51,30 @@ def _set_threads() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _json_rule(info: Any) -> Any:
+    """How tyro reads a dict of settings: one argument of JSON, such as '{"gamma": 0.95}'."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    if info.type_origin is not dict:
+        return None
+
+    def read(words: list[str]) -> Any:
+        tree = json.loads(words[0])
+        if not isinstance(tree, dict):
+            raise ValueError(
+                f"{words[0]} is no JSON object: expected for example '{{\"gamma\": 0.95}}'"
+            )
+        return tree
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    )
 
 
 if __name__ == "__main__":

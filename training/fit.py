@@ -39,6 +39,8 @@ MIN_STEPS = 100
 """Real steps below which no fit is worth its name."""
 FEW_TERMINALS = 5
 """Terminal labels below which the termination head is a guess."""
+_ENOUGH_ENDS = 20
+"""Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
 _MOST_STATES = 2000
 _LONGEST_SELECTION = 200
 _SELECT_FROM = 0.5
@@ -130,11 +132,9 @@ def fit_episodes(
     provenance: JSON | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
-    warm_start: TrainableWorldModel | None = None,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
-    warm_start: a model of the same family and sizes whose weights are the starting point.
     checkpoint: file for resuming; written at every validation.
     """
     config = config or FitConfig()
@@ -149,14 +149,15 @@ def fit_episodes(
     _check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
     model.prepare(everything.statistics())
-    if warm_start is not None:
-        _copy_weights(warm_start, model)
     logs = _optimize(model, train, validation, config, progress, checkpoint)
     model.eval().requires_grad_(False)
     probability, label, _ = one_step(model, validation)
-    # Ends are few: the threshold looks at all of them, the scores beside it only at held-out ones.
     every_probability, every_label, seen = one_step(model, everything)
-    threshold = termination_threshold(every_probability, every_label)
+    threshold = (
+        termination_threshold(probability, label)
+        if int(label.sum()) >= _ENOUGH_ENDS
+        else termination_threshold(every_probability, every_label)
+    )
     fidelity = _measure(model, validation) | {
         "termination": termination_scores(probability, label, threshold),
         "notes": notes,
@@ -316,14 +317,6 @@ def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
             f"family {config.family!r} cannot be trained: it is no TrainableWorldModel"
         )
     return model
-
-
-def _copy_weights(source: TrainableWorldModel, target: TrainableWorldModel) -> None:
-    """Parameters only: the normalisers come from the newest data."""
-    weights = dict(source.named_parameters())
-    with torch.no_grad():
-        for name, parameter in target.named_parameters():
-            parameter.copy_(weights[name])
 
 
 def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:

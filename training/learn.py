@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,7 +85,6 @@ def learn(
     out: Path | None = None,
     ledger: StepLedger | None = None,
     purpose: str = "collect",
-    warm_start: BaseAlgorithm | None = None,
     progress: Callable[[int, int, JSON], None] | None = None,
 ) -> BaseAlgorithm:
     """Train in a twin (no real step is made) or in the real environment (every step is counted).
@@ -96,9 +96,7 @@ def learn(
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
     env = _world(world, config, ledger, purpose)
-    model = warm_start or _algorithm(world, config, env)
-    if warm_start is not None:
-        model.set_env(env, force_reset=True)
+    model = _algorithm(world, config, env)
     began, partial = (
         time.perf_counter(),
         None if out is None else Path(out).with_name(f".{Path(out).name}.partial"),
@@ -228,8 +226,18 @@ def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance:
         model,
         out,
         trained_in=_side(world),
-        provenance={"learn": provenance},
+        provenance={"learn": provenance, "world": _identity(world)},
     )
+
+
+def _identity(world: Twin | RealConfig) -> JSON:
+    """Which world a policy was trained in, so that no policy of another one is taken for it."""
+    if isinstance(world, RealConfig):
+        tree: JSON = json.loads(
+            json.dumps(world.to_json())
+        )  # as it is read back: lists, not tuples
+        return tree
+    return {"twin": world.fingerprint()}
 
 
 def _at_marks(steps: int, mark: Callable[[int], None]) -> BaseCallback:
@@ -262,6 +270,11 @@ def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
     if card.get("trained_in") != _side(world):
         raise StageError(
             f"{folder} holds a policy trained in the {card.get('trained_in')} world, not in the {_side(world)} one: "
+            "choose another folder, or delete it to begin again"
+        )
+    if card["provenance"].get("world") != _identity(world):
+        raise StageError(
+            f"{folder} holds a policy trained in another {_side(world)} world (other weights, data or arguments): "
             "choose another folder, or delete it to begin again"
         )
     if {key: value for key, value in stored.items() if key in described} != described:

@@ -56,7 +56,8 @@ class Twin:
     """A world model with its spec, starts, thresholds, provenance and measured fidelity.
 
     starts: true episode starts, for judging. states: dataset states to begin training episodes from, or None.
-    termination_threshold: a step terminates where the model's probability is above it; chosen on all episodes.
+    termination_threshold: a step terminates where the model's probability is above it; chosen on held-out episodes,
+        or on all of them where ends are few.
     uncertainty_threshold: the largest uncertainty that the data itself showed; None: not measured.
     reward_fn, termination_fn: known functions (obs, action, next_obs), batched numpy; never stored as code.
     """
@@ -91,6 +92,22 @@ class Twin:
         return [
             name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None
         ]
+
+    def fingerprint(self) -> str:
+        """A hash of the spec, the thresholds and the weights: the same twin gives the same one, in every folder."""
+        said = [
+            self.spec.to_json(),
+            self.family,
+            self.termination_threshold,
+            self.uncertainty_threshold,
+            self.known,
+        ]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(
+                name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
+        return digest.hexdigest()
 
     @classmethod
     def untrained(

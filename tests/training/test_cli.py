@@ -90,6 +90,44 @@ def test_an_impossible_number_is_refused_without_a_traceback(
     assert "steps is 0" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_dict_fields_are_given_as_json(tmp_path: Path) -> None:
+    learning = [
+        "learn",
+        "--twin",
+        "cartpole",
+        "--out",
+        str(tmp_path / "policy"),
+        "--steps",
+        "64",
+        "--rows",
+        "4",
+    ]
+    assert main([*learning, "--options", '{"gamma": 0.5, "n_steps": 16}']) == 0
+    provenance = policy_card(tmp_path / "policy")["provenance"]["learn"]
+    assert provenance["options"] == {"gamma": 0.5, "n_steps": 16}
+    collecting = [
+        "collect",
+        "--real.env-id",
+        "CartPole-v1",
+        "--steps",
+        "60",
+        "--out",
+        str(tmp_path / "data"),
+    ]
+    assert main([*collecting, "--real.kwargs", '{"max_episode_steps": 20}']) == 0
+    assert max(len(episode) for episode in EpisodeStore(tmp_path / "data").load()) <= 20
+
+
+@pytest.mark.parametrize("text", ["[3]", "{gamma: 3}", "gamma=3"])
+def test_a_bad_json_field_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["learn", "--twin", "cartpole", "--out", str(tmp_path / "policy"), "--options", text])
+    assert left.value.code == 2
+    assert "--options" in capsys.readouterr().err
+
+
 def test_ctrl_c_in_a_stage_is_status_130(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,6 +120,21 @@ def test_a_policy_of_the_other_world_is_not_taken_for_this_one(
         learn(CARTPOLE, TINY, out=tmp_path / "policy", ledger=StepLedger())
 
 
+def test_a_policy_of_another_twin_is_not_taken_for_this_one(cartpole: Twin, tmp_path: Path) -> None:
+    learn(cartpole, TINY, out=tmp_path / "policy")
+    other = dataclasses.replace(cartpole, termination_threshold=0.4)
+    with pytest.raises(StageError, match="trained in another learned world"):
+        learn(other, TINY, out=tmp_path / "policy")
+
+
+def test_a_policy_of_another_real_environment_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, steps=64, rows=2)
+    learn(CARTPOLE, config, out=tmp_path / "policy", ledger=StepLedger())
+    changed = RealConfig("CartPole-v1", kwargs={"max_episode_steps": 40})
+    with pytest.raises(StageError, match="trained in another real world"):
+        learn(changed, config, out=tmp_path / "policy", ledger=StepLedger())
+
+
 def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, steps=2048)
     with pytest.raises(Killed):
