@@ -10,15 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import nn
 
-from training.policy import NormalizedFeatures, algorithm_class, load_policy, save_policy
-from training.real import RealConfig, StepLedger, make_real_vec
+from training.policy import (
+    NormalizedFeatures,
+    algorithm_class,
+    load_policy,
+    save_policy,
+)
+from training.real import RealConfig, StepLedger, make_real_vec, spec_of
 from world_env.batch import OBSERVATION
 from world_env.codec import is_image
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.spec import JSON
 from world_env.twin import Twin
 
@@ -136,6 +142,10 @@ def _world(
 
     from world_env.sb3 import WorldModelVecEnv
 
+    space = (
+        spec_of(world).action_space if isinstance(world, RealConfig) else world.spec.action_space
+    )
+    check_counts_from_zero(space)
     rows = 1 if config.algo in OFF_POLICY else config.rows
     if isinstance(world, RealConfig):
         if ledger is None:
@@ -205,6 +215,16 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
         raise InvalidOptionError(
             f"{config.algo} does not take the options {sorted(options)}: {error}"
         ) from error
+
+
+def check_counts_from_zero(space: spaces.Space[Any]) -> None:
+    """Raises SpaceMismatchError for discrete actions with another `start`: Stable-Baselines3 ignores it."""
+    start = getattr(space, "start", 0)
+    if np.any(start):
+        raise SpaceMismatchError(
+            f"the action space {space} does not count from 0, but Stable-Baselines3's policies do: wrap the "
+            'environment in "world_env.wrappers:ZeroBasedActions" (`wrappers` of RealConfig, --wrappers)'
+        )
 
 
 def normalization_of(twin: Twin) -> dict[str, Any]:

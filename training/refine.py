@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from training.collect import CollectConfig, collect
 from training.fit import FitConfig, fit_episodes
-from training.learn import LearnConfig, learn
-from training.real import RealConfig, StepLedger
+from training.learn import LearnConfig, check_counts_from_zero, learn
+from training.real import RealConfig, StepLedger, spec_of
 from world_env.errors import InvalidOptionError, StageError
-from world_env.spec import JSON
+from world_env.spec import JSON, WorldSpec
 from world_env.twin import Twin
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def refine(
 ) -> list[Round]:
     """All rounds, the last one last. Every finished stage is read back instead of being run again."""
     say = report or (lambda stage, done, wanted, logs: None)
+    spec = spec_of(config.real)
+    check_counts_from_zero(spec.action_space)  # before a real step is spent
     rounds: list[Round] = []
     episodes: list[Episode] = []
     collected = 0
@@ -93,7 +95,7 @@ def refine(
         episodes += store.load()
         collected += store.steps
         clock.append(time.perf_counter())
-        twin = _twin(config, folder, episodes, exploration, collected, say)
+        twin = _twin(config, folder, episodes, spec, exploration, collected, say)
         clock.append(time.perf_counter())
         policy = learn(
             twin,
@@ -116,6 +118,7 @@ def _twin(
     config: RefineConfig,
     folder: Path,
     episodes: list[Episode],
+    spec: WorldSpec,
     exploration: str,
     steps: int,
     say: Report,
@@ -129,14 +132,12 @@ def _twin(
                 f"{out} holds a twin of another configuration: choose another folder, or delete it to begin again"
             )
         return twin
-    from training.real import spec_of
-
     checkpoint = folder / ".twin.fit.pt"
     # A policy's folder is a place on this machine; what counts is who acted.
     shown = "the previous round's policy" if "policy:" in exploration else exploration
     twin = fit_episodes(
         episodes,
-        spec_of(config.real),
+        spec,
         fit_config,
         provenance={
             "real": config.real.to_json(),

@@ -57,11 +57,20 @@ TASKS: dict[str, Task] = {
         20_000,
         rounds=2,
         exploration="mix:0.5*random+0.5*held:5",
+        options={"gamma": 0.998},
+        learn_steps=300_000,
+        on_uncertain="ignore",
         offpolicy_options=_DQN,
         many_steps=200_000,
     ),
     "MountainCarContinuous-v0": Task(
-        "mountain-car-continuous", 5_000, exploration="held:30", offpolicy="SAC", many_steps=100_000
+        "mountain-car-continuous",
+        5_000,
+        exploration="held:30",
+        options={"gamma": 0.999, "use_sde": True, "sde_sample_freq": 16},
+        on_uncertain="ignore",
+        offpolicy="SAC",
+        many_steps=100_000,
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""

@@ -169,8 +169,10 @@ class EncodedEpisodes:
         center, scale = robust_scale(flat.numpy())
         changes = self.changes(key).numpy()
         typical, change = robust_scale(changes)
-        moving = np.ptp(changes, axis=0) > 0
-        change = np.where(moving, change, np.maximum(np.abs(typical), _STILL * scale))
+        moving = np.ptp(changes, axis=0) > _CONSTANT * scale
+        change = np.where(moving, change, _STILL * scale)
+        # Changes are not centred: a clock's would be millions of its own rounding.
+        change = np.maximum(change, np.abs(typical))
         low, high = flat.amin(0), flat.amax(0)
         margin = _MARGIN * (high - low)
         scales = (torch.as_tensor(array, dtype=torch.float32) for array in (center, scale, change))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from world_env.codec import row_of
-from world_env.errors import InvalidActionError, InvalidOptionError
+from world_env.errors import InvalidActionError
 from world_env.simulator import ENDS, Simulator, Snapshot, open_simulator
 from world_env.spec import DEFAULT_TWIN
 from world_env.twin import KnownFunction, Twin
@@ -48,14 +48,11 @@ class WorldModelEnv(gymnasium.Env[Any, Any]):
         termination_fn: KnownFunction | None = None,
         **options: Any,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise InvalidOptionError(
-                f"render_mode is {render_mode!r}, expected None or 'rgb_array'"
-            )
         self.simulator: Simulator = open_simulator(
             twin,
             1,
             {"uncertainty": True, **options},
+            render_mode=render_mode,
             device=device,
             max_episode_steps=max_episode_steps,
             reward_fn=reward_fn,

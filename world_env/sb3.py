@@ -47,14 +47,11 @@ class WorldModelVecEnv(VecEnv):
         termination_fn: KnownFunction | None = None,
         **options: Any,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise InvalidOptionError(
-                f"render_mode is {render_mode!r}, expected None or 'rgb_array'"
-            )
         self.simulator: Simulator = open_simulator(
             twin,
             num_envs,
             options,
+            render_mode=render_mode,
             device=device,
             max_episode_steps=max_episode_steps,
             reward_fn=reward_fn,

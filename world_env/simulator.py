@@ -339,16 +339,19 @@ def open_simulator(
     num_rows: int,
     options: Mapping[str, Any],
     *,
+    render_mode: str | None = None,
     device: torch.device | str = "cpu",
     max_episode_steps: int | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Simulator:
-    """A simulator from the keyword arguments that all three shells share.
+    """A simulator from the keyword arguments that all three shells share, each checked once, here.
 
     options: fields of SimulatorConfig by name. max_episode_steps: another word for `horizon`, which wins.
     Raises InvalidOptionError for an unknown name, and what `Twin.load` raises.
     """
+    if render_mode not in (None, "rgb_array"):
+        raise InvalidOptionError(f"render_mode is {render_mode!r}, expected None or 'rgb_array'")
     names = [field.name for field in dataclasses.fields(SimulatorConfig)]
     unknown = sorted(set(options) - set(names))
     if unknown:

@@ -46,6 +46,34 @@ class ActionChunk(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordC
         return observation, total, terminated, truncated, {**info, "chunk_steps": steps}
 
 
+class ZeroBasedActions(
+    gymnasium.ActionWrapper[Any, Any, Any], gymnasium.utils.RecordConstructorArgs
+):
+    """Discrete and MultiDiscrete actions counted from 0, as Stable-Baselines3 counts them whatever `start` says.
+
+    Raises UnsupportedSpaceError for other action spaces.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.ActionWrapper.__init__(self, env)
+        space = env.action_space
+        if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            raise UnsupportedSpaceError(
+                f"{space} has no first action to count from: expected Discrete or MultiDiscrete"
+            )
+        self._start = space.start
+        self.action_space = (
+            spaces.Discrete(int(space.n), dtype=space.dtype.type)
+            if isinstance(space, spaces.Discrete)
+            else spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+        )
+
+    def action(self, action: Any) -> Any:
+        """The wrapped environment's own number of an action."""
+        return action + self._start
+
+
 def _chunked(space: spaces.Space[Any], n: int) -> spaces.Space[Any]:
     if isinstance(space, spaces.Box):
         low, high = (np.repeat(bound[None], n, axis=0) for bound in (space.low, space.high))

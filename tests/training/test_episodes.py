@@ -325,6 +325,16 @@ def test_spikes_and_constants_are_tamed_and_reported() -> None:
     assert not any("observation[0]" in note for note in notes)
 
 
+def test_a_clock_is_scaled_by_its_pace_not_by_its_rounding() -> None:
+    rng = np.random.default_rng(0)
+    clock = np.tile(np.arange(101, dtype=np.float32) / np.float32(30), 40)
+    encoded = columns_of(np.stack([rng.normal(0, 1, len(clock)), clock], 1))
+    assert np.ptp(encoded.changes("observation")[:, 1].numpy()) > 0
+    scale = encoded.statistics().change_scale["observation"]
+    targets = encoded.changes("observation") / scale
+    np.testing.assert_allclose(targets[:, 1], 1.0, atol=1e-3)
+
+
 def test_terminal_rewards_have_a_scale_of_their_own() -> None:
     statistics = encode_episodes(counted(12), Codec(spec_of(PLAIN))).statistics()
     assert statistics.terminal_reward_center > statistics.reward_center

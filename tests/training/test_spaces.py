@@ -1,0 +1,128 @@
+"""The whole pipeline over action and observation spaces that the bundled tasks do not have."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from training.build import BuildConfig, build
+from training.fit import FitConfig
+from training.learn import LearnConfig, learn
+from training.policy import load_policy
+from training.real import RealConfig, StepLedger
+from world_env.env import WorldModelEnv
+from world_env.errors import SpaceMismatchError
+from world_env.twin import Twin
+from world_env.wrappers import ZeroBasedActions
+
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+
+ACTIONS: dict[str, spaces.Space[Any]] = {
+    "MultiDiscrete": spaces.MultiDiscrete([3, 3], start=[-1, -1]),
+    "Discrete": spaces.Discrete(3, start=-1),
+    "Box": spaces.Box(-1.0, 1.0, (2,), np.float32),
+}
+POSITION = spaces.Box(-2.0, 2.0, (2,), np.float32)
+FROM_ZERO = "world_env.wrappers:ZeroBasedActions"
+FIT = FitConfig(
+    updates=300,
+    batch_size=128,
+    validate_every=50,
+    model={"members": 2, "width": 32, "head_width": 16, "rollout": 2},
+)
+
+
+class Field(gym.Env[Any, Any]):
+    """A point moved by .1 times the action in each direction; near the middle pays, outside ends."""
+
+    def __init__(self, actions: str = "MultiDiscrete", grouped: bool = False) -> None:
+        self.action_space = ACTIONS[actions]
+        self.grouped = grouped
+        self.observation_space = (
+            spaces.Dict({"here": POSITION, "turn": spaces.Box(0.0, 1.0, (1,), np.float32)})
+            if grouped
+            else POSITION
+        )
+        self._at, self._turn = np.zeros(2), 0
+
+    def _observation(self) -> Any:
+        here = self._at.astype(np.float32)
+        return (
+            {"here": here, "turn": np.array([self._turn / 30], np.float32)}
+            if self.grouped
+            else here
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._at, self._turn = self.np_random.uniform(-0.8, 0.8, 2), 0
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._at = self._at + 0.1 * np.broadcast_to(np.asarray(action, float), 2)
+        self._turn += 1
+        reward = 1.0 - float(np.linalg.norm(self._at))
+        return self._observation(), reward, bool(np.abs(self._at).max() > 1.0), False, {}
+
+
+gym.register("Field-v0", entry_point=Field, max_episode_steps=30)
+
+
+@pytest.mark.parametrize(
+    ("actions", "grouped"), [("MultiDiscrete", False), ("Discrete", True), ("Box", True)]
+)
+def test_a_twin_is_built_of_other_action_and_observation_spaces(
+    actions: str, grouped: bool, tmp_path: Path
+) -> None:
+    kwargs = {"actions": actions, "grouped": grouped}
+    wrappers = () if actions == "Box" else (FROM_ZERO,)
+    out = tmp_path / "run"
+    built = build(
+        BuildConfig(
+            "Field-v0",
+            out,
+            steps=900,
+            learn_steps=256,
+            episodes=50,
+            kwargs=kwargs,
+            wrappers=wrappers,
+            fit=FIT,
+        )
+    )
+    twin = Twin.load(out / "twin")
+    real = gym.make("Field-v0", **kwargs)
+    real = ZeroBasedActions(real) if wrappers else real
+    assert twin.spec.action_space == real.action_space
+    assert twin.spec.observation_space == real.observation_space
+    learned = WorldModelEnv(twin)
+    start, _ = real.reset(seed=3)
+    learned.reset(seed=3, options={"observation": start})
+    right = real.action_space.sample() * 0 + (2 if wrappers else 1)
+    for _ in range(2):
+        real_observation, learned_observation = real.step(right)[0], learned.step(right)[0]
+    here, there = (
+        value["here"] if grouped else value for value in (real_observation, learned_observation)
+    )
+    moved = np.linalg.norm(here - (start["here"] if grouped else start))
+    assert np.linalg.norm(here - there) < 0.5 * moved
+    policy = load_policy(out / "round-0" / "policy", expect=twin.spec)
+    assert real.action_space.contains(policy.predict(start, deterministic=True)[0])
+    assert {row["policy"] for row in built.comparison["rows"]} >= {"random"}
+
+
+@pytest.mark.parametrize("actions", ["MultiDiscrete", "Discrete"])
+def test_actions_that_do_not_count_from_zero_are_refused_before_a_real_step(
+    actions: str, tmp_path: Path
+) -> None:
+    kwargs, ledger = {"actions": actions}, StepLedger()
+    with pytest.raises(SpaceMismatchError, match="ZeroBasedActions"):
+        build(BuildConfig("Field-v0", tmp_path / "run", steps=900, kwargs=kwargs, fit=FIT))
+    assert not (tmp_path / "run" / "round-0").exists()
+    with pytest.raises(SpaceMismatchError, match="ZeroBasedActions"):
+        learn(RealConfig("Field-v0", kwargs), LearnConfig(steps=100), ledger=ledger)
+    assert ledger.total() == 0
