@@ -68,6 +68,7 @@ def main() -> None:
             )
             merge(
                 arguments.out,
+                "returns",
                 cell,
                 keep=arguments.resume
                 or (task_id, seed) != (arguments.tasks[0], arguments.seeds[0]),
@@ -196,12 +197,12 @@ def has_cell(stored: dict, task_id: str, seed: int) -> bool:
     return any(row["task"] == task_id and row["seed"] == seed for row in stored["rows"])
 
 
-def merge(path: Path, cell: dict, *, keep: bool) -> None:
-    """Put one cell into the file, beside and renamed; two processes may fill different cells in turn."""
-    stored = (read(path) if keep else None) or {"rows": [], "pairs": [], "cells": []}
-    head = {"benchmark": "returns"} | facts()
-    tree = head | {name: [*stored[name], *cell[name]] for name in ("rows", "pairs", "cells")}
-    for name in ("rows", "pairs", "cells"):
+def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
+    """Add a cell's lists of rows to the file, beside and renamed; two processes may fill different cells in turn."""
+    stored = (read(path) if keep else None) or {}
+    tree = {"benchmark": benchmark} | facts()
+    for name, rows in cell.items():
+        tree[name] = [*stored.get(name, []), *rows]
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")

@@ -1,7 +1,7 @@
-"""The README's tables, generated from benchmarks/results/*.json: no number in it is typed by hand.
+"""The tables of both READMEs, generated from benchmarks/results/*.json: no number in them is typed by hand.
 
-    python benchmarks/tables.py            write them into README.md
-    python benchmarks/tables.py --check    exit 1 when README.md is stale
+    python benchmarks/tables.py            write them
+    python benchmarks/tables.py --check    exit 1 when one is stale
 
 A cell that was not measured is named as missing, never left out silently.
 """
@@ -13,6 +13,7 @@ import json
 import math
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,13 +188,38 @@ def _missing(rows: list[dict]) -> str:
     return "Missing cells:\n\n" + "\n".join(lines) if lines else ""
 
 
-SECTIONS = {"returns": returns_section}
-"""Results file without its ending = name of the README's markers -> what writes the section."""
+def tuning_section(tree: dict | None) -> str:
+    """The Markdown between the `tuning` markers: one row a change, all seeds it was tried on."""
+    if tree is None:
+        return "Nothing was tried yet."
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in tree["rows"]:
+        found.setdefault((row["task"], json.dumps(row["change"])), []).append(row)
+    lines = [
+        "| task | change | real return by seed | mean | learned, mean | commit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (task, change), rows in found.items():
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in rows)
+        real, learned = (
+            statistics.fmean(row[f"{side}_mean"] for row in rows) for side in ("real", "learned")
+        )
+        commits = " ".join(sorted({f"`{row['commit'][:8]}`" for row in rows}))
+        shown = "as it stood at the commit" if change == "{}" else f"`{change}`"
+        lines.append(f"| {task} | {shown} | {each} | {real:.1f} | {learned:.1f} | {commits} |")
+    return "\n".join(lines)
 
 
-def render(text: str, results: Path) -> str:
-    """README text with every section between its markers replaced. Raises ValueError without markers."""
-    for name, section in SECTIONS.items():
+SECTIONS = {
+    "README.md": {"returns": returns_section},
+    "benchmarks/README.md": {"tuning": tuning_section},
+}
+"""Page -> results file without its ending = name of the page's markers -> what writes the section."""
+
+
+def render(text: str, sections: dict[str, Callable[[dict | None], str]], results: Path) -> str:
+    """A page's text with every section between its markers replaced. Raises ValueError without markers."""
+    for name, section in sections.items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"expected exactly one {begin} and one {end}")
@@ -211,20 +237,20 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when stale")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--pages", type=Path, default=ROOT, help="folder of the pages")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
-    old = arguments.readme.read_text(encoding="utf-8")
-    new = render(old, arguments.results)
-    if arguments.check:
-        if new != old:
-            print(
-                f"{arguments.readme.name} is stale: run `python benchmarks/tables.py`",
-                file=sys.stderr,
-            )
-        return int(new != old)
-    arguments.readme.write_text(new, encoding="utf-8")
-    return 0
+    stale = False
+    for name, sections in SECTIONS.items():
+        page = arguments.pages / name
+        old = page.read_text(encoding="utf-8")
+        new = render(old, sections, arguments.results)
+        if not arguments.check:
+            page.write_text(new, encoding="utf-8")
+        elif new != old:
+            print(f"{name} is stale: run `python benchmarks/tables.py`", file=sys.stderr)
+            stale = True
+    return int(stale)
 
 
 if __name__ == "__main__":

@@ -144,12 +144,20 @@ def test_tables_are_not_stale() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stale_table_is_noticed(tmp_path: Path) -> None:
-    copy = tmp_path / "README.md"
-    copy.write_text(README.replace("<!-- returns:end -->", "999\n<!-- returns:end -->"), "utf-8")
-    assert tables("--check", "--readme", copy).returncode == 1
-    assert tables("--readme", copy).returncode == 0
-    assert copy.read_text(encoding="utf-8") == README
+@pytest.mark.parametrize(
+    ("page", "name"), [("README.md", "returns"), ("benchmarks/README.md", "tuning")]
+)
+def test_a_stale_table_is_noticed(page: str, name: str, tmp_path: Path) -> None:
+    for each in ("README.md", "benchmarks/README.md"):
+        (tmp_path / each).parent.mkdir(exist_ok=True)
+        (tmp_path / each).write_text((ROOT / each).read_text("utf-8"), "utf-8")
+    assert tables("--check", "--pages", tmp_path).returncode == 0
+    end = f"<!-- {name}:end -->"
+    current = (ROOT / page).read_text("utf-8")
+    (tmp_path / page).write_text(current.replace(end, f"999\n{end}"), "utf-8")
+    assert tables("--check", "--pages", tmp_path).returncode == 1
+    assert tables("--pages", tmp_path).returncode == 0
+    assert (tmp_path / page).read_text("utf-8") == current
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,13 @@ def problems(tree: JSON, schema: JSON) -> list[str]:
     ]
     if found:
         return found
-    seen = set()
-    for row in tree["rows"]:
+    return found + (row_problems(tree["rows"]) if tree["benchmark"] == "returns" else [])
+
+
+def row_problems(rows: list[JSON]) -> list[str]:
+    """What a schema cannot say of the rows of returns.json."""
+    found, seen = [], set()
+    for row in rows:
         name = f"{row['task']} seed {row['seed']} round {row['round']} {row['policy']}"
         counted = {key: n for key, n in row["real_steps_by_purpose"].items() if key != "judge"}
         if sum(counted.values()) != row["real_steps"]:
@@ -134,6 +139,36 @@ def test_a_spoiled_file_is_refused(name: str) -> None:
     assert problems(tree, schema_of("returns"))
 
 
+TUNING = {
+    "benchmark": "tuning",
+    "commit": "0" * 40,
+    "date": "2026-01-31",
+    "machine": "x86_64",
+    "command": "python benchmarks/tuning.py --task CartPole-v1",
+    "rows": [
+        {
+            "task": "CartPole-v1",
+            "seed": 101,
+            "change": {"options": {"gamma": 0.9}},
+            "real_steps": 2_000,
+            "real_mean": 1.0,
+            "learned_mean": 2.0,
+            "seconds": 3,
+            "commit": "0" * 40,
+            "date": "2026-01-31",
+        }
+    ],
+}
+
+
+def test_tuning_on_a_seed_that_judges_is_refused() -> None:
+    assert problems(TUNING, schema_of("tuning")) == []
+    for fields in ({"seed": 4}, {"seed": 110}, {"commit": "0" * 40 + "+"}, {"note": "x"}):
+        spoiled = copy.deepcopy(TUNING)
+        spoiled["rows"][0].update(fields)
+        assert problems(spoiled, schema_of("tuning")), fields
+
+
 def test_a_commit_outside_the_history_is_refused() -> None:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -148,5 +183,6 @@ def test_every_results_file_is_valid_and_comes_from_this_history() -> None:
         tree = json.loads(text)
         assert problems(tree, schema_of(path.stem)) == [], path.name
         assert tree["benchmark"] == path.stem
-        for commit in {tree["commit"], *(cell["commit"] for cell in tree.get("cells", []))}:
+        cells = [*tree.get("cells", []), *(row for row in tree["rows"] if "commit" in row)]
+        for commit in {tree["commit"], *(cell["commit"] for cell in cells)}:
             assert commit_exists(commit), f"{path.name}: no commit {commit}"

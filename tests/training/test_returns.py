@@ -34,7 +34,7 @@ def cell(task: str, seed: int) -> dict[str, Any]:
 def test_cells_add_up_in_order(returns: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "results" / "returns.json"
     for task, seed in (("b", 1), ("a", 2), ("a", 0)):
-        returns.merge(path, cell(task, seed), keep=True)
+        returns.merge(path, "returns", cell(task, seed), keep=True)
     stored = returns.read(path)
     assert [(row["task"], row["seed"]) for row in stored["rows"]] == [("a", 0), ("a", 2), ("b", 1)]
     assert {"benchmark", "commit", "date", "machine", "command", "rows"} <= set(stored)
@@ -45,8 +45,8 @@ def test_cells_add_up_in_order(returns: ModuleType, tmp_path: Path) -> None:
 
 def test_without_keep_the_file_begins_anew(returns: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "returns.json"
-    returns.merge(path, cell("a", 0), keep=True)
-    returns.merge(path, cell("a", 1), keep=False)
+    returns.merge(path, "returns", cell("a", 0), keep=True)
+    returns.merge(path, "returns", cell("a", 1), keep=False)
     assert [row["seed"] for row in returns.read(path)["rows"]] == [1]
 
 
@@ -58,7 +58,7 @@ def test_a_number_that_json_lacks_leaves_the_file_as_it_was(
     returns: ModuleType, tmp_path: Path
 ) -> None:
     path = tmp_path / "returns.json"
-    returns.merge(path, cell("a", 0), keep=True)
+    returns.merge(path, "returns", cell("a", 0), keep=True)
     before = path.read_text(encoding="utf-8")
     bad = cell("a", 1)
     bad["rows"][0]["real_mean"] = float("nan")
