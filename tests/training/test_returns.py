@@ -63,7 +63,7 @@ def test_a_number_that_json_lacks_leaves_the_file_as_it_was(
     bad = cell("a", 1)
     bad["rows"][0]["real_mean"] = float("nan")
     with pytest.raises(ValueError, match="not JSON compliant"):
-        returns.merge(path, bad, keep=True)
+        returns.merge(path, "returns", bad, keep=True)
     assert path.read_text(encoding="utf-8") == before
 
 
