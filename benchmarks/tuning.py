@@ -28,6 +28,7 @@ from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.refine import refine
 from training.tasks import TASKS, Task
+from world_env.twin import Twin
 
 TUNING_SEEDS = range(100, 110)
 EPISODES = 100
@@ -85,12 +86,15 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
     } | {name: facts()[name] for name in ("commit", "date")}
 
 
-def shared_twin(task_id: str, seed: int, change: dict):
+def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     """The last round's twin of the task as it stands, but for changes of its data."""
     task = dataclasses.replace(TASKS[task_id], **change)
     key = hashlib.sha256(json.dumps(dataclasses.asdict(task), sort_keys=True).encode())
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "tuning"
     folder = runs / f"{task_id}-{seed}-{key.hexdigest()[:8]}"
+    last = folder / f"round-{task.rounds - 1}" / "twin"
+    if (last / "twin.json").is_file():
+        return Twin.load(last)
     # Where one round is all, its policy would be thrown away: a short one does.
     short = task if task.rounds > 1 else dataclasses.replace(task, learn_steps=1)
     ledger = StepLedger(folder / "real-steps.json")
