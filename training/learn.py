@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +19,6 @@ from training.policy import (
     NormalizedFeatures,
     algorithm_class,
     load_policy,
-    policy_card,
     save_policy,
 )
 from training.real import RealConfig, StepLedger, make_real_vec, spec_of
@@ -51,7 +48,6 @@ FEW_ROWS: JSON = MANY_ROWS | {"n_steps": 256, "batch_size": 64}
 _LAST_RATE = 0.05
 """Share of the peak learning rate at which on-policy algorithms end."""
 _CHUNKS = 20
-_EVALUATED_EPISODES = 100
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,6 @@ class LearnConfig:
     """Learned worlds: put the data's mean and scale into the policy."""
     normalize_rewards: bool = True
     """On-policy algorithms learn from rewards over the deviation of discounted returns."""
-
-    keep_best: bool = True
-    """Learned worlds: of the policies in the second half, keep the one with the best return from the twin's true
-    starts; False: the last one. Costs no real step, and flatters the promise a little."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rows < 1:
@@ -119,16 +111,8 @@ def learn(
     if partial is not None and resumed:
         _same(partial, world, described)
         model = load_policy(partial, env=env)
-    # In reality each comparison would cost real steps; without a horizon an episode may never end.
-    best = (
-        _Best(world, config, out, described)
-        if isinstance(world, Twin) and config.keep_best and world.spec.horizon is not None
-        else None
-    )
 
     def mark(done: int) -> None:
-        if best is not None and done >= config.steps / 2:
-            best.consider(model)
         if partial is not None and done < config.steps:
             _save(model, partial, world, described | {"done": done})
         if progress is not None:
@@ -139,8 +123,6 @@ def learn(
         # One call, not one a chunk: each rounds up to whole rollouts, and begins its schedules anew.
         model.learn(left, callback=_at_marks(config.steps, mark), reset_num_timesteps=not resumed)
     mark(max(model.num_timesteps, config.steps))
-    if best is not None:
-        best.put_into(model)
     env.close()
     if ledger is not None:
         ledger.save()
@@ -150,54 +132,16 @@ def learn(
             model, Path(out), world, described | {"done": model.num_timesteps, "seconds": seconds}
         )
         _remove(partial)
-        _remove(_best_folder(Path(out)))
     return model
-
-
-class _Best:
-    """The best policy so far by its deterministic return from the twin's true starts, kept on disk for a resume."""
-
-    def __init__(self, twin: Twin, config: LearnConfig, out: Path | None, described: JSON) -> None:
-        self._twin, self._seed, self._described = twin, config.seed, described
-        self._env = _learned_world(
-            twin,
-            dataclasses.replace(
-                config, rows=_EVALUATED_EPISODES, dataset_starts=0.0, rollout_length=None
-            ),
-        )
-        self._folder = None if out is None else _best_folder(Path(out))
-        self._score = -math.inf
-        self._weights: JSON = {}
-        if self._folder is not None and (self._folder / "policy.json").is_file():
-            _same(self._folder, twin, described)
-            self._score = policy_card(self._folder)["provenance"]["learn"]["learned_return"]
-            self._weights = load_policy(self._folder).policy.state_dict()
-
-    def consider(self, model: BaseAlgorithm) -> None:
-        """Every policy meets the same starts and the same noise; of equals the later one is kept."""
-        from stable_baselines3.common.evaluation import evaluate_policy
-
-        self._env.seed(self._seed)
-        score = float(np.mean(evaluate_policy(model, self._env, _EVALUATED_EPISODES)[0]))
-        if score < self._score:
-            return
-        self._score = score
-        self._weights = copy.deepcopy(model.policy.state_dict())
-        if self._folder is not None:
-            _save(model, self._folder, self._twin, self._described | {"learned_return": score})
-
-    def put_into(self, model: BaseAlgorithm) -> None:
-        """The best weights become the model's."""
-        model.policy.load_state_dict(self._weights)
-
-
-def _best_folder(out: Path) -> Path:
-    return out.with_name(f".{out.name}.best")
 
 
 def _world(
     world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | None, purpose: str
 ) -> VecEnv:
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    from world_env.sb3 import WorldModelVecEnv
+
     space = (
         spec_of(world).action_space if isinstance(world, RealConfig) else world.spec.action_space
     )
@@ -211,28 +155,16 @@ def _world(
         env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
         env.seed(config.seed)
         return _scaled(env, config)
-    learned = _learned_world(world, dataclasses.replace(config, rows=rows))
-    learned.seed(config.seed)
-    return _scaled(learned, config)
-
-
-def _learned_world(twin: Twin, config: LearnConfig) -> VecEnv:
-    from stable_baselines3.common.vec_env import VecMonitor
-
-    from world_env.sb3 import WorldModelVecEnv
-
-    return VecMonitor(
-        WorldModelVecEnv(
-            twin,
-            config.rows,
-            dataset_starts=config.dataset_starts if twin.states is not None else 0.0,
-            on_uncertain=config.on_uncertain
-            if twin.uncertainty_threshold is not None
-            else "ignore",
-            temperature=config.temperature,
-            rollout_length=config.rollout_length,
-        )
+    learned = WorldModelVecEnv(
+        world,
+        rows,
+        dataset_starts=config.dataset_starts if world.states is not None else 0.0,
+        on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
+        temperature=config.temperature,
+        rollout_length=config.rollout_length,
     )
+    learned.seed(config.seed)
+    return _scaled(VecMonitor(learned), config)
 
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
@@ -351,6 +283,8 @@ def _at_marks(steps: int, mark: Callable[[int], None]) -> BaseCallback:
 
 
 def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
+    from training.policy import policy_card
+
     card = policy_card(folder)
     stored = card["provenance"].get("learn", {})
     if card.get("trained_in") != _side(world):

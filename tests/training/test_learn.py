@@ -152,59 +152,6 @@ def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
-def scored(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> list[np.ndarray]:
-    """Evaluations give these scores in turn; the weights that were evaluated are returned."""
-    import stable_baselines3.common.evaluation as evaluation
-
-    seen: list[np.ndarray] = []
-
-    def planted(model: Any, *_: Any, **__: Any) -> tuple[float, float]:
-        seen.append(weights(model))
-        return scores[len(seen) - 1], 0.0
-
-    monkeypatch.setattr(evaluation, "evaluate_policy", planted)
-    return seen
-
-
-def test_the_policy_with_the_best_learned_return_is_kept(
-    cartpole: Twin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = dataclasses.replace(TINY, steps=2048)
-    seen = scored(monkeypatch, [3.0, 5.0, 5.0, 4.0, 1.0])
-    kept = weights(learn(cartpole, config))
-    assert len(seen) == 5 and not np.array_equal(seen[1], seen[2])
-    np.testing.assert_array_equal(kept, seen[2])
-    seen = scored(monkeypatch, [])
-    last = weights(learn(cartpole, dataclasses.replace(config, keep_best=False)))
-    assert not seen and not np.array_equal(kept, last)
-
-
-def test_a_killed_training_remembers_the_best_policy(
-    cartpole: Twin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    config = dataclasses.replace(TINY, steps=2048)
-    seen = scored(monkeypatch, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
-    with pytest.raises(Killed):
-        learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1536))
-    model = learn(cartpole, config, out=tmp_path / "policy")
-    np.testing.assert_array_equal(weights(model), seen[0])
-    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
-
-
-def test_the_learned_return_that_chooses_is_of_whole_episodes_from_true_starts(
-    cartpole: Twin, no_reality: None
-) -> None:
-    from training.learn import _Best
-
-    always_left = learn(cartpole, dataclasses.replace(TINY, steps=256))
-    for parameter in always_left.policy.action_net.parameters():
-        parameter.data.zero_()
-    short = dataclasses.replace(TINY, rollout_length=2, dataset_starts=0.5)
-    best = _Best(dataclasses.replace(cartpole, states=cartpole.starts), short, None, {})
-    best.consider(always_left)
-    assert 8.0 < best._score < 11.0  # CartPole falls after 8 to 10 pushes to one side
-
-
 def test_a_half_trained_policy_of_another_configuration_is_refused(
     cartpole: Twin, tmp_path: Path
 ) -> None:
