@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from training.policy import (
     NormalizedFeatures,
     algorithm_class,
     load_policy,
+    policy_card,
     save_policy,
 )
 from training.real import RealConfig, StepLedger, make_real_vec, spec_of
@@ -95,7 +97,8 @@ def learn(
 ) -> BaseAlgorithm:
     """Train in a twin (no real step is made) or in the real environment (every step is counted).
 
-    out: folder of the policy; a killed run goes on from the last of twenty savings, a finished one is loaded.
+    out: folder of the policy; a killed run goes on from the last of twenty savings (weights, optimiser, scale of the
+        rewards, replay buffer; the worlds begin new episodes), a finished one is loaded.
     """
     config = config or LearnConfig()
     described = dataclasses.asdict(config)
@@ -111,10 +114,13 @@ def learn(
     if partial is not None and resumed:
         _same(partial, world, described)
         model = load_policy(partial, env=env)
+        _take_back(model, env, partial)
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
-            _save(model, partial, world, described | {"done": done})
+            _keep_replay(model, partial)
+            said = {"done": done, "reward_statistics": _reward_statistics(env)}
+            _save(model, partial, world, described | said)
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
 
@@ -132,6 +138,8 @@ def learn(
             model, Path(out), world, described | {"done": model.num_timesteps, "seconds": seconds}
         )
         _remove(partial)
+        if partial is not None:
+            _replay_file(partial).unlink(missing_ok=True)
     return model
 
 
@@ -173,7 +181,9 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    gamma: float = (MANY_ROWS | config.options)["gamma"]
+    gamma: Any = (MANY_ROWS | config.options)["gamma"]
+    if not isinstance(gamma, int | float) or not 0.0 <= gamma <= 1.0:
+        raise InvalidOptionError(f"gamma is {gamma!r}, expected a discount in 0..1")
     return VecNormalize(
         env,
         norm_obs=False,
@@ -188,6 +198,9 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
     options: JSON = {}
     if config.algo == "PPO":
         options = dict(MANY_ROWS if config.rows > 8 else FEW_ROWS)
+    if config.algo in OFF_POLICY:
+        # More places than transitions would only make every saving slower.
+        options["buffer_size"] = config.steps
     options |= config.options
     if config.algo not in OFF_POLICY and isinstance(options.get("learning_rate"), float):
         # On-policy policies end calmer when the step size falls: the last of them is the one that is kept.
@@ -211,9 +224,10 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
             policy_kwargs=policy_kwargs or None,
             **options,
         )
-    except TypeError as error:
+    except (TypeError, ValueError, AssertionError) as error:
+        # What its constructor refuses: an unknown or impossible option, or a space it has no policy for.
         raise InvalidOptionError(
-            f"{config.algo} does not take the options {sorted(options)}: {error}"
+            f"{config.algo} does not take the options {sorted(options)} with actions in {env.action_space}: {error}"
         ) from error
 
 
@@ -260,8 +274,44 @@ def _identity(world: Twin | RealConfig) -> JSON:
     return {"twin": world.fingerprint()}
 
 
+def _reward_statistics(env: VecEnv) -> JSON | None:
+    """The scale of the rewards so far; None where they are not scaled."""
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    if not isinstance(env, VecNormalize):
+        return None
+    return {name: float(getattr(env.ret_rms, name)) for name in ("mean", "var", "count")}
+
+
+def _replay_file(partial: Path) -> Path:
+    return partial.with_name(f"{partial.name}.replay.pkl")
+
+
+def _keep_replay(model: BaseAlgorithm, partial: Path) -> None:
+    """Beside and renamed, before the policy that goes with it: a kill in between leaves a little more, not less."""
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+    if isinstance(model, OffPolicyAlgorithm):
+        beside = partial.with_name(f"{partial.name}.replay.new.pkl")
+        model.save_replay_buffer(beside)
+        os.replace(beside, _replay_file(partial))
+
+
+def _take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
+    """What a half-trained policy's folder does not hold by itself."""
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    statistics = policy_card(partial)["provenance"]["learn"]["reward_statistics"]
+    if isinstance(env, VecNormalize) and statistics is not None:
+        for name, value in statistics.items():
+            setattr(env.ret_rms, name, value)
+    if isinstance(model, OffPolicyAlgorithm):
+        model.load_replay_buffer(_replay_file(partial))
+
+
 def _at_marks(steps: int, mark: Callable[[int], None]) -> BaseCallback:
-    """Calls `mark` with the steps done, between two rollouts, about ten times over `steps`."""
+    """Calls `mark` with the steps done, between two rollouts, about twenty times over `steps`."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     chunk = -(-steps // _CHUNKS)
@@ -283,8 +333,6 @@ def _at_marks(steps: int, mark: Callable[[int], None]) -> BaseCallback:
 
 
 def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
-    from training.policy import policy_card
-
     card = policy_card(folder)
     stored = card["provenance"].get("learn", {})
     if card.get("trained_in") != _side(world):

@@ -152,6 +152,38 @@ def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 
 
+def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path: Path) -> None:
+    ledger, config = StepLedger(), dataclasses.replace(TINY_SAC, steps=200)
+    real = RealConfig("Pendulum-v1")
+    with pytest.raises(Killed):
+        learn(real, config, out=tmp_path / "policy", ledger=ledger, progress=killed_after(100))
+    before = ledger.total()
+    model = learn(real, config, out=tmp_path / "policy", ledger=ledger)
+    assert 100 <= before < 200
+    assert ledger.total() <= 210
+    assert model.replay_buffer.size() >= 190
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_killed_training_keeps_the_scale_of_its_rewards(
+    cartpole: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    config = dataclasses.replace(TINY, steps=2048)
+    with pytest.raises(Killed):
+        learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1024))
+    stored = policy_card(tmp_path / ".policy.partial")["provenance"]["learn"]["reward_statistics"]
+    assert stored["count"] > 512 and stored["var"] != 1.0
+    begun: list[float] = []
+    reset = VecNormalize.reset
+    monkeypatch.setattr(
+        VecNormalize, "reset", lambda env: (begun.append(env.ret_rms.count), reset(env))[1]
+    )
+    learn(cartpole, config, out=tmp_path / "policy")
+    assert begun == [stored["count"]]
+
+
 def test_a_half_trained_policy_of_another_configuration_is_refused(
     cartpole: Twin, tmp_path: Path
 ) -> None:
@@ -228,6 +260,20 @@ def test_nothing_to_learn_from_is_refused(change: dict[str, int]) -> None:
 def test_an_option_that_the_algorithm_lacks_is_named(cartpole: Twin) -> None:
     with pytest.raises(InvalidOptionError, match=r"PPO does not take.*no_such"):
         learn(cartpole, dataclasses.replace(TINY, options={"no_such": 1}))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (dataclasses.replace(TINY, options={"n_steps": -1}), "PPO does not take"),
+        (dataclasses.replace(TINY, options={"gamma": "x"}), "gamma is 'x'"),
+        (dataclasses.replace(TINY, options={"gamma": 1.5}), "gamma is 1.5"),
+        (TINY_SAC, "SAC does not take.*Discrete"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(cartpole: Twin, config: LearnConfig, words: str) -> None:
+    with pytest.raises(InvalidOptionError, match=words):
+        learn(cartpole, config)
 
 
 def test_an_unknown_algorithm_lists_the_known_ones(cartpole: Twin) -> None:
