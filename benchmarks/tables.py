@@ -85,9 +85,17 @@ def returns_section(tree: dict | None) -> str:
     judged = sorted({row["episodes"] for row in rows})
     parts.append(
         f"Every value is the mean over {' or '.join(map(str, judged)) or 'no'} judged real episodes of one seed. "
-        f"Commit `{tree['commit'][:12]}`, {tree['date']}, {tree['machine']}."
+        f"Made at {_commits(tree)}, on {tree['machine']}, by `{tree['command'].partition(' --')[0]}`."
     )
     return "\n\n".join(part for part in parts if part)
+
+
+def _commits(tree: dict) -> str:
+    """Which commit made which task's cells, and when."""
+    found: dict[str, set[str]] = {}
+    for cell in tree["cells"]:
+        found.setdefault(cell["task"], set()).add(f"`{cell['commit'][:12]}` ({cell['date']})")
+    return "; ".join(f"{', '.join(sorted(made))} for {task}" for task, made in found.items())
 
 
 def _task_table(task: str, rows: list[dict]) -> str:

@@ -184,7 +184,14 @@ def results(returns: list[float], *, real_steps: int = 2_000) -> dict[str, Any]:
         }
         for seed, value in enumerate(returns)
     ]
-    return {"commit": "0" * 40, "date": "2026-01-31", "machine": "x86_64", "rows": rows}
+    head = {
+        "commit": "0" * 40,
+        "date": "2026-01-31",
+        "machine": "x86_64",
+        "command": "python x.py --y",
+    }
+    cell = {"task": "CartPole-v1", "seed": 0, "commit": "1" * 40, "date": "2026-01-30"}
+    return head | {"rows": rows, "cells": [cell]}
 
 
 def test_the_table_shows_every_seed_the_interval_and_the_promise(generator: ModuleType) -> None:
@@ -196,6 +203,9 @@ def test_the_table_shows_every_seed_the_interval_and_the_promise(generator: Modu
     assert shown in text
     assert "| 2,000 | 496.0 | 2,000 | met |" in text
     assert "| 1,000 | 496.0 | 2,000 | not tried with so few steps |" in text
+    assert (
+        "Made at `111111111111` (2026-01-30) for CartPole-v1, on x86_64, by `python x.py`." in text
+    )
 
 
 @pytest.mark.parametrize(

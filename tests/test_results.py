@@ -28,12 +28,28 @@ def problems(tree: JSON, schema: JSON) -> list[str]:
     ]
     if found:
         return found
-    return found + (row_problems(tree["rows"]) if tree["benchmark"] == "returns" else [])
+    return (
+        row_problems(tree["rows"]) + cell_problems(tree) if tree["benchmark"] == "returns" else []
+    )
+
+
+def cell_problems(tree: JSON) -> list[str]:
+    """Every row belongs to a cell, and the cells of one task to one configuration: one commit."""
+    made: dict[str, set[str]] = {}
+    for cell in tree["cells"]:
+        made.setdefault(cell["task"], set()).add(cell["commit"])
+    found = [
+        f"{task}: cells of several commits {sorted(c)}" for task, c in made.items() if len(c) > 1
+    ]
+    cells = {(cell["task"], cell["seed"]) for cell in tree["cells"]}
+    rows = {(row["task"], row["seed"]) for row in tree["rows"]}
+    return found + [f"rows of {missing} have no cell" for missing in sorted(rows - cells)]
 
 
 def row_problems(rows: list[JSON]) -> list[str]:
     """What a schema cannot say of the rows of returns.json."""
-    found, seen = [], set()
+    found: list[str] = []
+    seen = set()
     for row in rows:
         name = f"{row['task']} seed {row['seed']} round {row['round']} {row['policy']}"
         counted = {key: n for key, n in row["real_steps_by_purpose"].items() if key != "judge"}
@@ -52,8 +68,8 @@ def row_problems(rows: list[JSON]) -> list[str]:
     return found
 
 
-def commit_exists(commit: str) -> bool:
-    command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
+def is_of_this_history(commit: str) -> bool:
+    command = ["git", "merge-base", "--is-ancestor", commit, "HEAD"]
     return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
 
 
@@ -88,6 +104,7 @@ def made_up() -> JSON:
         "command": "python benchmarks/returns.py --resume",
         "rows": [row],
         "pairs": [pair],
+        "cells": [{"task": "CartPole-v1", "seed": 0, "commit": "0" * 40, "date": "2026-01-31"}],
     }
 
 
@@ -120,6 +137,10 @@ SPOILED: dict[str, Callable[[JSON], None]] = {
     "mean outside its interval": _row(real_mean=500.0),
     "interval of one end": _row(real_ci95=[390.0]),
     "too few episodes": _row(episodes=10),
+    "a row without its cell": lambda tree: tree["cells"].clear(),
+    "a task of two commits": lambda tree: tree["cells"].append(
+        tree["cells"][0] | {"seed": 1, "commit": "1" * 40}
+    ),
     "the same row twice": lambda tree: tree["rows"].append(copy.deepcopy(tree["rows"][0])),
 }
 
@@ -128,7 +149,7 @@ def test_a_made_up_valid_file_has_no_problem() -> None:
     tree = made_up()
     assert problems(tree, schema_of("returns")) == []
     del tree["pairs"]
-    tree["rows"][0]["seed"] = 110
+    tree["rows"][0]["seed"] = tree["cells"][0]["seed"] = 110
     assert problems(tree, schema_of("returns")) == []
 
 
@@ -173,11 +194,12 @@ def test_a_commit_outside_the_history_is_refused() -> None:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert commit_exists(head)
-    assert not commit_exists("0" * 40)
+    assert is_of_this_history(head)
+    assert not is_of_this_history("0" * 40)
 
 
 def test_every_results_file_is_valid_and_comes_from_this_history() -> None:
+    assert {path.stem for path in FILES} >= {"returns"}
     for path in FILES:
         text = path.read_text(encoding="utf-8")
         tree = json.loads(text)
@@ -185,4 +207,4 @@ def test_every_results_file_is_valid_and_comes_from_this_history() -> None:
         assert tree["benchmark"] == path.stem
         cells = [*tree.get("cells", []), *(row for row in tree["rows"] if "commit" in row)]
         for commit in {tree["commit"], *(cell["commit"] for cell in cells)}:
-            assert commit_exists(commit), f"{path.name}: no commit {commit}"
+            assert is_of_this_history(commit), f"{path.name}: {commit} is not of this history"
