@@ -46,7 +46,10 @@ TASKS: dict[str, Task] = {
     "Pendulum-v1": Task(
         "pendulum",
         3_000,
-        options={"gamma": 0.95},
+        options={
+            "gamma": 0.95,
+            "policy_kwargs": {"net_arch": [128, 128], "activation_fn": "SiLU"},
+        },
         learn_steps=400_000,
         on_uncertain="ignore",
         offpolicy="SAC",
@@ -57,8 +60,8 @@ TASKS: dict[str, Task] = {
         20_000,
         rounds=2,
         exploration="mix:0.5*random+0.5*held:5",
-        options={"gamma": 0.998},
-        learn_steps=300_000,
+        options={"ent_coef": 0.01},
+        learn_steps=400_000,
         on_uncertain="ignore",
         offpolicy_options=_DQN,
         many_steps=200_000,
