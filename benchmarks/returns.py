@@ -9,6 +9,7 @@ Tuning used the seeds 100-109 only.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
@@ -35,8 +36,6 @@ from training.tasks import TASKS, Task
 
 EPISODES = 100
 JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
-REFERENCE_STEPS = {"Pendulum-v1": 10_000}
-"""Tasks where PPO in the twin is also paired with an off-policy policy trained in reality for this long."""
 
 
 def main() -> None:
@@ -103,7 +102,7 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
         number = last.number if name == "ppo_twin" else 0
         rows.append(row_of(task_id, seed, number, name, reality, learned, own))
     pairs = []
-    if task_id in REFERENCE_STEPS and not only_twin:
+    if task.reference_steps and not only_twin:
         pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
     made = {"task": task_id, "seed": seed} | {name: facts()[name] for name in ("commit", "date")}
     return {"rows": rows, "pairs": pairs, "cells": [made]}
@@ -143,9 +142,9 @@ def reference_pair(
     task_id: str, task: Task, real: RealConfig, seed: int, folder: Path, twin: Returns
 ) -> dict:
     """Episode by episode: PPO in the twin minus the off-policy algorithm trained long in reality."""
-    steps = REFERENCE_STEPS[task_id]
-    config = LearnConfig(
-        algo=task.offpolicy, steps=steps, seed=seed, options=task.offpolicy_options
+    assert task.reference_steps is not None
+    config = dataclasses.replace(
+        real_configs(task, seed)["offpolicy_real_same_steps"], steps=task.reference_steps
     )
     own = StepLedger(folder / "reference-real-steps.json")
     policy = learn(real, config, out=folder / "reference", ledger=own, purpose="collect")
@@ -154,7 +153,7 @@ def reference_pair(
     return {
         "task": task_id,
         "seed": seed,
-        "against": f"{task.offpolicy} in reality, {steps} steps",
+        "against": f"{task.offpolicy} in reality, {task.reference_steps} steps",
         "real_mean": reality.mean,
         "difference": float(difference.mean()),
         "difference_ci95": list(bootstrap_mean(difference)),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = """
 import dataclasses, runpy, sys
 from training.tasks import TASKS
-TASKS["CartPole-v1"] = dataclasses.replace(TASKS["CartPole-v1"], real_steps=400, learn_steps=4096)
+small = dict(real_steps=400, learn_steps=4096, many_steps=512)
+for name in ("CartPole-v1", "Pendulum-v1"):
+    TASKS[name] = dataclasses.replace(TASKS[name], **small)
+TASKS["Pendulum-v1"] = dataclasses.replace(TASKS["Pendulum-v1"], reference_steps=500)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -59,7 +63,23 @@ def test_the_demo_runs_without_bundled_twins(emptied: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_returns_benchmark_runs_without_bundled_twins(emptied: Path) -> None:
     out = emptied / "returns.json"
-    words = ("benchmarks/returns.py", "--tasks", "CartPole-v1", "--seeds", "1001", "--only-twin")
-    run(emptied, "-c", SMALL, *words, "--out", str(out))
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
-    assert {row["policy"] for row in rows} == {"random", "ppo_twin"}
+    words = ("benchmarks/returns.py", "--seeds", "1001", "--out", str(out))
+    run(emptied, "-c", SMALL, *words, "--tasks", "CartPole-v1", "--only-twin")
+    run(emptied, "-c", SMALL, *words, "--tasks", "Pendulum-v1", "--resume")
+    tree = json.loads(out.read_text(encoding="utf-8"))
+    found = {(row["task"], row["policy"]): row["real_steps"] for row in tree["rows"]}
+    assert found == {
+        ("CartPole-v1", "random"): 0,
+        ("CartPole-v1", "ppo_twin"): 400,
+        ("Pendulum-v1", "random"): 0,
+        ("Pendulum-v1", "ppo_twin"): 400,
+        # On-policy algorithms finish their rollouts.
+        ("Pendulum-v1", "ppo_real_same_steps"): 512,
+        ("Pendulum-v1", "offpolicy_real_same_steps"): 400,
+        ("Pendulum-v1", "ppo_real_many_steps"): 2048,
+    }
+    assert [pair["against"] for pair in tree["pairs"]] == ["SAC in reality, 500 steps"]
+    schema = json.loads((ROOT / "benchmarks/results/returns.schema.json").read_text("utf-8"))
+    # The copy is no checkout, so it knows no commit.
+    problems = list(jsonschema.Draft202012Validator(schema).iter_errors(tree))
+    assert {problem.path[-1] for problem in problems} <= {"commit"}

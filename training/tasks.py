@@ -15,6 +15,7 @@ class Task:
     exploration: who acts in the first round. learn_steps: learned steps of PPO. options: of PPO, in both worlds.
     offpolicy: the off-policy algorithm one would use in reality, with its options. many_steps: real steps of the
     "PPO in reality with many steps" row.
+    reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     """
 
@@ -27,6 +28,7 @@ class Task:
     offpolicy: str = "DQN"
     offpolicy_options: JSON = field(default_factory=dict)
     many_steps: int = 100_000
+    reference_steps: int | None = None
     on_uncertain: str = "pessimistic"
 
 
@@ -53,7 +55,7 @@ TASKS: dict[str, Task] = {
         learn_steps=400_000,
         on_uncertain="ignore",
         offpolicy="SAC",
-        many_steps=100_000,
+        reference_steps=10_000,
     ),
     "Acrobot-v1": Task(
         "acrobot",
@@ -73,7 +75,6 @@ TASKS: dict[str, Task] = {
         options={"gamma": 0.999, "use_sde": True, "sde_sample_freq": 16},
         on_uncertain="ignore",
         offpolicy="SAC",
-        many_steps=100_000,
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""
