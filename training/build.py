@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.compare import compare, policy_actor, random_actor
-from training.episodes import EpisodeStore
+from training.compare import (
+    MIN_EPISODES,
+    compare,
+    policy_actor,
+    random_actor,
+    write_comparison,
+)
+from training.episodes import EpisodeStore, split
 from training.fidelity import open_loop
 from training.fit import FitConfig, fit_episodes
 from training.learn import LearnConfig, learn
@@ -25,9 +31,14 @@ from training.tasks import task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
 from world_env.card import write_card
-from world_env.errors import MissingExtraError
-from world_env.spec import JSON
-from world_env.twin import Twin
+from world_env.errors import InvalidOptionError, MissingExtraError, StageError
+from world_env.spec import JSON, WorldSpec
+from world_env.twin import KnownFunction, Twin
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    from training.episodes import Episode
 
 _log = logging.getLogger(__name__)
 _FILMED_STEPS = 120
@@ -63,6 +74,16 @@ class BuildConfig:
     """Wrappers of the real environment, as module:Class."""
     fit: FitConfig = field(default_factory=FitConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "rounds", "learn_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"{name} is {value}: expected at least 1, or None")
+        if self.episodes < MIN_EPISODES:
+            raise InvalidOptionError(
+                f"episodes is {self.episodes}: fewer than {MIN_EPISODES} tell too little"
+            )
+
 
 @dataclass(frozen=True)
 class Built:
@@ -75,13 +96,29 @@ class Built:
     page: Path
 
 
-def build(config: BuildConfig, *, report: Report | None = None) -> Built:
-    """Collect, fit, learn, judge once in reality, save the twin with its card, write the page."""
-    task, out = task_of(config.env_id), Path(config.out)
+def build(
+    config: BuildConfig,
+    *,
+    report: Report | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
+) -> Built:
+    """Collect, fit, learn, judge once in reality, save the twin with its card, write the page.
+
+    reward_fn, termination_fn: known functions of the twin, as in `training.fit.fit_episodes`.
+    """
+    say = report or (lambda stage, done, wanted, logs: None)
+    out = Path(config.out)
     real = RealConfig(config.env_id, config.kwargs, config.wrappers)
     ledger = StepLedger(out / "real-steps.json")
     began = time.perf_counter()
-    rounds = refine(refine_config(config, real), ledger=ledger, report=report)
+    rounds = refine(
+        refine_config(config, real),
+        ledger=ledger,
+        report=report,
+        reward_fn=reward_fn,
+        termination_fn=termination_fn,
+    )
     last = rounds[-1]
     policies = {
         "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
@@ -95,13 +132,7 @@ def build(config: BuildConfig, *, report: Report | None = None) -> Built:
     ]
     if config.baseline:
         mark = time.perf_counter()
-        baseline = learn(
-            real,
-            LearnConfig(steps=last.real_steps, rows=1, seed=config.seed, options=task.options),
-            out=out / "ppo-real",
-            ledger=ledger,
-            purpose="collect",
-        )
+        baseline = _baseline(config, real, last.real_steps, ledger, say)
         policies["ppo_real_same_steps"] = policy_actor(baseline)
         # Stable-Baselines3 finishes its last rollout: what was really spent.
         real_steps["ppo_real_same_steps"] = baseline.num_timesteps
@@ -115,23 +146,54 @@ def build(config: BuildConfig, *, report: Report | None = None) -> Built:
         episodes=config.episodes,
         seed=JUDGE_SEEDS,
         real_steps=real_steps,
+        progress=lambda done, wanted: say("compare", done, wanted, {}),
     )
-    ledger.save()
     seconds += [
         ("compare", round(time.perf_counter() - mark, 1)),
         ("all", round(time.perf_counter() - began, 1)),
     ]
-    comparison |= {"real_steps_by_purpose": ledger.by_purpose, "seed": config.seed}
-    (out / "comparison.json").write_text(json.dumps(comparison, indent=1) + "\n", encoding="utf-8")
-    twin = dataclasses.replace(
-        last.twin,
-        fidelity=last.twin.fidelity | {"comparison": comparison["rows"], "judged": config.episodes},
-    )
-    folder = twin.save(out / "twin")
-    write_card(twin, folder)
-    page = _page(config, last, comparison, seconds, out, ledger)
-    ledger.save()
+    comparison["seed"] = config.seed
+    _write(out, comparison, ledger)
+    folder = _save_twin(config, last, comparison)
+    frames = _frames(config, last, ledger)
+    _write(out, comparison, ledger)  # again: filming spends real steps too
+    page = _page(config, last, comparison, seconds, frames)
     return Built(rounds, comparison, seconds, folder, page)
+
+
+def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
+    ledger.save()
+    comparison["real_steps_by_purpose"] = ledger.by_purpose
+    write_comparison(out / "comparison.json", comparison)
+
+
+def _baseline(
+    config: BuildConfig, real: RealConfig, steps: int, ledger: StepLedger, say: Report
+) -> BaseAlgorithm:
+    """PPO in reality, on as many real steps as the twin cost."""
+    options = task_of(config.env_id).options
+    return learn(
+        real,
+        LearnConfig(steps=steps, rows=1, seed=config.seed, options=options),
+        out=Path(config.out) / "ppo-real",
+        ledger=ledger,
+        purpose="collect",
+        progress=lambda done, wanted, logs: say("learn in reality", done, wanted, logs),
+    )
+
+
+def _save_twin(config: BuildConfig, last: Round, comparison: JSON) -> Path:
+    """The last round's twin with what was judged, and its card; returns the folder."""
+    judged = {"comparison": comparison["rows"], "judged": config.episodes}
+    twin = dataclasses.replace(last.twin, fidelity=last.twin.fidelity | judged)
+    folder = twin.save(Path(config.out) / "twin")
+    try:
+        write_card(twin, folder)
+    except OSError as error:
+        raise StageError(
+            f"cannot write the card of {folder}: {error}. Free some space, or choose a folder that can be written."
+        ) from error
+    return folder
 
 
 def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
@@ -140,13 +202,13 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
     return RefineConfig(
         real=real,
         out=Path(config.out),
-        steps=config.steps or task.real_steps,
-        rounds=config.rounds or task.rounds,
+        steps=task.real_steps if config.steps is None else config.steps,
+        rounds=task.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or task.exploration,
         seed=config.seed,
         fit=config.fit,
         learn=LearnConfig(
-            steps=config.learn_steps or task.learn_steps,
+            steps=task.learn_steps if config.learn_steps is None else config.learn_steps,
             options=task.options,
             on_uncertain=task.on_uncertain,
             seed=config.seed,
@@ -156,19 +218,17 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
 
 def curves_of(out: Path, last: Round, *, seed: int = 0) -> JSON:
     """Open-loop error of the twin, of "nothing moves" and of the linear family, on held-out episodes."""
-    from training.episodes import split
-
     episodes = [
         episode
         for number in range(last.number + 1)
         for episode in EpisodeStore(out / f"round-{number}" / "data").load()
     ]
-    spec = last.twin.spec
-    _, held_out = split(episodes, last.twin.provenance["fit"]["held_out"], seed)
+    share = last.twin.provenance["fit"]["held_out"]
+    _, held_out = split(episodes, share, seed)
     data = encode_episodes(held_out, last.twin.codec)
     horizon = int(data.left.max())
     curve = open_loop(last.twin.model, data, horizon=horizon)
-    linear = _linear(episodes, spec, seed)
+    linear = _linear(episodes, last.twin.spec, share, seed)
     line = open_loop(linear.model, data, horizon=horizon)
     return {
         "horizon": list(range(1, len(curve.error) + 1)),
@@ -179,13 +239,13 @@ def curves_of(out: Path, last: Round, *, seed: int = 0) -> JSON:
     }
 
 
-def _linear(episodes: list[Any], spec: Any, seed: int) -> Twin:
-    import warnings
-
+def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> Twin:
+    """Least squares on the episodes that the twin was trained on, and on no other."""
+    config = FitConfig(family="linear", updates=500, held_out=held_out, seed=seed)
     with warnings.catch_warnings():
         # What the data lacks has been said when the twin itself was fitted.
         warnings.simplefilter("ignore")
-        return fit_episodes(episodes, spec, FitConfig(family="linear", updates=500, seed=seed))
+        return fit_episodes(episodes, spec, config)
 
 
 def _page(
@@ -193,18 +253,14 @@ def _page(
     last: Round,
     comparison: JSON,
     seconds: list[tuple[str, float]],
-    out: Path,
-    ledger: StepLedger,
+    frames: list[np.ndarray],
 ) -> Path:
-    # First, because filming spends real steps that the page's cost table should show.
-    frames = _frames(config, last, ledger)
     provenance = last.twin.provenance | facts() | {"seeds": str(config.seed)}
     return write_report(
-        out / "report",
+        Path(config.out) / "report",
         title=f"{config.env_id}: learned and real",
-        comparison=comparison
-        | {"provenance": provenance, "real_steps_by_purpose": ledger.by_purpose},
-        curves=curves_of(out, last, seed=config.seed),
+        comparison=comparison | {"provenance": provenance},
+        curves=curves_of(Path(config.out), last, seed=config.seed),
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
         frames=frames,
     )

@@ -23,8 +23,10 @@ def write_checkpoint(
     done: int,
     logs: JSON,
 ) -> None:
-    """Write all that a fit needs to go on: weights, optimiser, the best so far, and whose fit it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write all that a fit needs to go on: weights, optimiser, the best so far, and whose fit it is.
+
+    Raises StageError where it cannot be written.
+    """
     beside = path.with_suffix(".new")
     tree = {
         "identity": identity,
@@ -35,8 +37,15 @@ def write_checkpoint(
         "done": done,
         "logs": logs,
     }
-    torch.save(tree, beside)
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(tree, beside)
+        os.replace(beside, path)
+    # torch says RuntimeError for a full disk.
+    except (OSError, RuntimeError) as error:
+        raise StageError(
+            f"cannot write the checkpoint {path}: {error}. Free some space, or choose a folder that can be written."
+        ) from error
 
 
 def read_checkpoint(

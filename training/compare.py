@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
-from training.real import RealConfig, StepLedger, make_real
-from world_env.errors import InvalidOptionError, SpaceMismatchError
+from training.real import RealConfig, StepLedger, check_same_spaces, make_real, spec_of
+from world_env.errors import InvalidOptionError, StageError
 from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import JSON
 from world_env.twin import Twin
@@ -109,10 +112,7 @@ def run_real(
 def run_learned(actor: Actor, twin: Twin, first: Any, *, seed: int = 0) -> Returns:
     """One learned episode from each given first observation, judged with `on_uncertain="ignore"`."""
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
-    if twin.spec.horizon is None:
-        raise InvalidOptionError(
-            "this twin has no horizon, so its episodes may never end: set one in its spec"
-        )
+    _check_horizon(twin)
     simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(uncertainty=True))
     observation = simulator.reset(options={"observation": first})
     values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
@@ -143,24 +143,31 @@ def compare(
     seed: int = 10_000,
     purpose: str = "judge",
     real_steps: dict[str, int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> JSON:
     """Every policy in both worlds: the same reset seeds, first observations, limit and episode count.
 
     Returns {"env_id", "episodes", "seeds", "rows": [{"policy", "real_mean", "real_ci95", "learned_mean",
     "learned_ci95", "promise", "real_steps", "past_threshold_share"}]}; promise = learned minus real.
+    progress: called after each policy with (episodes judged in each world, episodes wanted).
+    Raises InvalidOptionError and SpaceMismatchError before a real step is spent.
     """
     if episodes < MIN_EPISODES:
         raise InvalidOptionError(
             f"episodes is {episodes}: fewer than {MIN_EPISODES} tell too little"
         )
+    _check_horizon(twin)
+    check_same_spaces(spec_of(real), twin.spec)
     seeds = list(range(seed, seed + episodes))
-    rows = []
+    rows: list[JSON] = []
     for name, actor in policies.items():
         reality = run_real(actor, real, seeds, purpose=purpose, ledger=ledger)
         learned = run_learned(actor, twin, reality.first)
         rows.append(
             comparison_row(name, reality, learned) | {"real_steps": (real_steps or {}).get(name)}
         )
+        if progress is not None:
+            progress(len(rows) * episodes, len(policies) * episodes)
     return {
         "env_id": real.env_id,
         "episodes": episodes,
@@ -183,15 +190,25 @@ def comparison_row(policy: str, reality: Returns, learned: Returns | None) -> JS
     }
 
 
-def check_spaces(twin: Twin, policy: BaseAlgorithm) -> None:
-    """Raises SpaceMismatchError where a policy cannot live in a twin."""
-    for name in ("observation_space", "action_space"):
-        ours, theirs = getattr(twin.spec, name), getattr(policy, name)
-        if ours != theirs:
-            raise SpaceMismatchError(
-                f"the policy's {name.replace('_', ' ')} is {theirs}, the twin's is {ours}: they belong to different "
-                "environments"
-            )
+def write_comparison(path: Path, comparison: JSON) -> None:
+    """Write a comparison as strict JSON, beside and renamed. Raises StageError where that is impossible."""
+    text = json.dumps(comparison, indent=1) + "\n"
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise StageError(
+            f"cannot write the comparison {path}: {error}. Free some space, or choose a folder that can be written."
+        ) from error
+
+
+def _check_horizon(twin: Twin) -> None:
+    if twin.spec.horizon is None:
+        raise InvalidOptionError(
+            "this twin has no horizon, so its episodes may never end: set one in its spec"
+        )
 
 
 def _stack(observations: list[Any]) -> Any:

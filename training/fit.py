@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +29,12 @@ from training.windows import (
     starts,
 )
 from world_env.codec import Codec
-from world_env.errors import DataError, InvalidOptionError, TooLittleDataError
+from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
 from world_env.models import load_family
 from world_env.models.base import TrainableWorldModel
 from world_env.random import RowRandom
 from world_env.spec import JSON, WorldSpec
-from world_env.twin import Twin
+from world_env.twin import KnownFunction, Twin
 
 MIN_STEPS = 100
 """Real steps below which no fit is worth its name."""
@@ -95,13 +96,17 @@ def fit(
     *,
     progress: Progress | None = None,
     tensorboard: Path | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
 ) -> Twin:
     """Fit a twin to an episode store and save it to `out`; a killed fit goes on where it was.
 
-    Raises DataError, TooLittleDataError, StageError (the checkpoint belongs to another fit).
+    reward_fn, termination_fn: as in `fit_episodes`.
+    Raises DataError, TooLittleDataError, StageError (`out` cannot be written, or the checkpoint is another fit's).
     """
     store = EpisodeStore(data)
     out = Path(out)
+    _check_target(out)
     with _writer(tensorboard) as write:
 
         def report(done: int, wanted: int, logs: JSON) -> None:
@@ -111,6 +116,8 @@ def fit(
 
         checkpoint = out.parent / f".{out.name}.fit.pt"
         provenance = {"data": store.provenance, "real_steps": store.real_steps}
+        if "real" in store.provenance:
+            provenance["real"] = store.provenance["real"]
         twin = fit_episodes(
             store.load(),
             store.spec,
@@ -118,6 +125,8 @@ def fit(
             provenance=provenance,
             progress=report,
             checkpoint=checkpoint,
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
         )
     twin.save(out)
     checkpoint.unlink(missing_ok=True)
@@ -132,10 +141,14 @@ def fit_episodes(
     provenance: JSON | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
     checkpoint: file for resuming; written at every validation.
+    reward_fn, termination_fn: known functions that the twin uses instead of what it learned; `Twin.load` needs them
+        again.
     """
     config = config or FitConfig()
     began = time.perf_counter()
@@ -181,6 +194,8 @@ def fit_episodes(
             "commit": current_commit(),
         },
         fidelity=fidelity,
+        reward_fn=reward_fn,
+        termination_fn=termination_fn,
     )
 
 
@@ -266,6 +281,23 @@ def _rounded(values: Any) -> list[float | None]:
         None if value != value or abs(value) == float("inf") else round(float(value), 5)
         for value in values
     ]
+
+
+def _check_target(out: Path) -> None:
+    """What saving would refuse after the fit is refused before it."""
+    foreign = out.exists() and not (out / "twin.json").is_file()
+    if foreign and (out.is_file() or any(out.iterdir())):
+        raise StageError(
+            f"{out} exists and is no twin: it is not overwritten. Choose another folder, or remove it first."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise StageError(
+            f"cannot write a twin to {out}: {error}. Choose a folder that can be written."
+        ) from error
 
 
 def _check_amount(episodes: Sequence[Episode]) -> None:

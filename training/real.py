@@ -19,7 +19,13 @@ import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 
 from world_env.codec import action_size, observation_spaces
-from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
+from world_env.errors import (
+    InvalidOptionError,
+    MissingExtraError,
+    SpaceMismatchError,
+    StageError,
+    WorldEnvError,
+)
 from world_env.spec import JSON, WorldSpec
 
 if TYPE_CHECKING:
@@ -251,6 +257,17 @@ def spec_from(env: gym.Env, real: RealConfig) -> WorldSpec:
         real=_spec_text(env),
         action_chunk=chunk,
     )
+
+
+def check_same_spaces(real: gym.Env | WorldSpec, twin: WorldSpec) -> None:
+    """Raises SpaceMismatchError where a real environment and a twin differ in their spaces."""
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(real, name), getattr(twin, name)
+        if theirs != ours:
+            raise SpaceMismatchError(
+                f"the real environment's {name} is {theirs}, the twin's is {ours}: use the environment, with its "
+                "arguments and wrappers, that the twin was made from"
+            )
 
 
 def _spec_text(env: gym.Env) -> str | None:

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from training.collect import CollectConfig, collect
+from training.episodes import EpisodeStore
 from training.fit import FitConfig, fit_episodes
 from training.learn import LearnConfig, check_counts_from_zero, learn
 from training.real import RealConfig, StepLedger, spec_of
 from world_env.errors import InvalidOptionError, StageError
+from world_env.folder import read_json
 from world_env.spec import JSON, WorldSpec
 from world_env.twin import Twin
 
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from training.episodes import Episode
+    from world_env.twin import KnownFunction
 
 Report = Callable[[str, int, int, JSON], None]
 """(stage, done, wanted, logs): called as stages advance."""
+_CHECKPOINT = ".twin.fit.pt"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,20 @@ class RefineConfig:
                 f"{self.steps} steps in {self.rounds} rounds: expected at least 1 of each"
             )
 
+    def steps_after(self, number: int) -> int:
+        """Real steps that have been collected when round `number` (from 0) is."""
+        return self.steps * (number + 1) // self.rounds
+
+    @property
+    def seeded_fit(self) -> FitConfig:
+        """The fit of every round, with this run's seed."""
+        return dataclasses.replace(self.fit, seed=self.seed)
+
+
+class _Known(TypedDict):
+    reward_fn: KnownFunction | None
+    termination_fn: KnownFunction | None
+
 
 @dataclass(frozen=True)
 class Round:
@@ -67,19 +85,28 @@ class Round:
 
 
 def refine(
-    config: RefineConfig, *, ledger: StepLedger, report: Report | None = None
+    config: RefineConfig,
+    *,
+    ledger: StepLedger,
+    report: Report | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
 ) -> list[Round]:
-    """All rounds, the last one last. Every finished stage is read back instead of being run again."""
+    """All rounds, the last one last. Every finished stage is read back instead of being run again.
+
+    reward_fn, termination_fn: known functions of every round's twin, as in `training.fit.fit_episodes`.
+    Raises StageError, before a real step is spent, where the folder holds a run of other settings.
+    """
     say = report or (lambda stage, done, wanted, logs: None)
+    known: _Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     spec = spec_of(config.real)
     check_counts_from_zero(spec.action_space)  # before a real step is spent
+    _check_folder(config, known)
     rounds: list[Round] = []
     episodes: list[Episode] = []
     collected = 0
     for number in range(config.rounds):
-        share = (
-            config.steps * (number + 1) // config.rounds - config.steps * number // config.rounds
-        )
+        share = config.steps_after(number) - config.steps_after(number - 1)
         exploration = config.exploration
         if rounds:
             exploration = config.later_exploration.format(policy=rounds[-1].policy_folder)
@@ -95,7 +122,7 @@ def refine(
         episodes += store.load()
         collected += store.steps
         clock.append(time.perf_counter())
-        twin = _twin(config, folder, episodes, spec, exploration, collected, say)
+        twin = _twin(config, folder, episodes, spec, exploration, known, say)
         clock.append(time.perf_counter())
         policy = learn(
             twin,
@@ -120,36 +147,60 @@ def _twin(
     episodes: list[Episode],
     spec: WorldSpec,
     exploration: str,
-    steps: int,
+    known: _Known,
     say: Report,
 ) -> Twin:
     out = folder / "twin"
-    fit_config = dataclasses.replace(config.fit, seed=config.seed)
     if (out / "twin.json").is_file():
-        twin = Twin.load(out)
-        if twin.provenance.get("fit") != json.loads(json.dumps(dataclasses.asdict(fit_config))):
-            raise StageError(
-                f"{out} holds a twin of another configuration: choose another folder, or delete it to begin again"
-            )
-        return twin
-    checkpoint = folder / ".twin.fit.pt"
+        return Twin.load(out, **known)
+    checkpoint = folder / _CHECKPOINT
     # A policy's folder is a place on this machine; what counts is who acted.
     shown = "the previous round's policy" if "policy:" in exploration else exploration
     twin = fit_episodes(
         episodes,
         spec,
-        fit_config,
+        config.seeded_fit,
         provenance={
             "real": config.real.to_json(),
             "exploration": config.exploration
             if shown == exploration
             else f"{config.exploration}, then {shown}",
-            "real_steps": steps,
+            "real_steps": sum(map(len, episodes)),
             "seed": config.seed,
         },
         progress=lambda done, wanted, logs: say("fit", done, wanted, logs),
         checkpoint=checkpoint,
+        **known,
     )
     twin.save(out)
     checkpoint.unlink(missing_ok=True)
-    return Twin.load(out)
+    return Twin.load(out, **known)
+
+
+def _check_folder(config: RefineConfig, known: _Known) -> None:
+    """Whether what lies in the folder is the beginning of this very run."""
+    fit = json.loads(json.dumps(dataclasses.asdict(config.seeded_fit)))
+    names = [name.removesuffix("_fn") for name, function in known.items() if function]
+    advice = "choose another folder, or delete it to begin again"
+    for number in range(config.rounds):
+        folder = Path(config.out) / f"round-{number}"
+        twin, wanted = folder / "twin", config.steps_after(number)
+        if (twin / "twin.json").is_file():
+            tree = read_json(twin)
+            steps = tree["provenance"].get("steps")
+            if tree["provenance"].get("fit") != fit:
+                raise StageError(f"{twin} holds a twin of another configuration: {advice}")
+            if tree["known"] != names:
+                raise StageError(
+                    f"{twin} holds a twin with the known functions {tree['known']}, this run has {names}: {advice}"
+                )
+        elif (folder / _CHECKPOINT).is_file() and EpisodeStore.exists(folder / "data"):
+            # A killed fit: its data was complete.
+            steps = EpisodeStore(folder / "data").steps + config.steps_after(number - 1)
+        else:
+            continue
+        if steps != wanted:
+            raise StageError(
+                f"{folder} belongs to a run with another number of steps: after this round it had {steps}, this run "
+                f"wants {wanted}. No real step was taken; {advice}"
+            )

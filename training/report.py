@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ _HEAD = (
     *("policy", "real return [95% CI]", "learned return [95% CI]", "promise", "real steps"),
     "past threshold",
 )
+_SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+"""Steps whose open-loop errors the Markdown page shows, beside the last one."""
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _PROVENANCE = ("commit", "date", "machine", "command", "seeds", "exploration")
 
@@ -71,6 +74,8 @@ def write_report(
         "head": list(_HEAD),
         "table": [_cells(row) for row in comparison["rows"]],
         "summary": summary(comparison, curves),
+        "errors": _error_rows(curves),
+        "unit": (curves or {}).get("unit") or "the observations' own units",
         "stages": [_stage(stage) for stage in stages],
         "purposes": _purposes(comparison),
         "provenance": _provenance(comparison),
@@ -85,6 +90,33 @@ def write_report(
             f"cannot write the report to {folder}: {error}. Free some space, or choose a folder "
             "that can be written."
         ) from error
+
+
+def read_comparison(path: Path) -> JSON:
+    """What `compare` or `build` wrote. Raises StageError for anything else."""
+    try:
+        tree = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(tree, dict) or not all("policy" in row for row in tree["rows"]):
+            raise ValueError('expected an object with "rows", a "policy" in each')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StageError(
+            f"{path} is no comparison ({type(error).__name__}: {error}): give the comparison.json that `world-env "
+            "compare` or `world-env build` wrote"
+        ) from error
+    return tree
+
+
+def curves_from(fidelity: JSON) -> JSON | None:
+    """The curves of `write_report` from what a twin says of itself; None where it was not measured."""
+    curve = fidelity.get("open_loop") or {}
+    if not curve.get("error"):
+        return None
+    return {
+        "horizon": list(range(1, len(curve["error"]) + 1)),
+        "twin": curve["error"],
+        "hold_last": curve.get("hold_last"),
+        "unit": curve.get("unit", ""),
+    }
 
 
 def summary(comparison: JSON, curves: JSON | None) -> str:
@@ -175,6 +207,17 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         show(row.get("real_steps")),
         DASH if share is None else f"{100 * share:.1f}%",
     ]
+
+
+def _error_rows(curves: JSON | None) -> list[list[str]]:
+    """The open-loop errors as a table, its head first; empty where they were not measured."""
+    if not curves or not curves.get("twin"):
+        return []
+    series = [(label, curves[name]) for name, label, *_ in _SERIES if curves.get(name)]
+    last = len(curves["horizon"]) - 1
+    places = [i for i, step in enumerate(curves["horizon"]) if step in _SHOWN_STEPS or i == last]
+    rows = [[show(curves["horizon"][i]), *(show(v[i]) for _, v in series)] for i in places]
+    return [["steps", *(label for label, _ in series)], *rows]
 
 
 def _stage(stage: Mapping[str, Any]) -> tuple[str, str, float]:
@@ -325,6 +368,9 @@ def _render_html(page: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
 def _render_markdown(page: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
     lines = [f"# {page['title']}", "", page["summary"], ""]
     lines += _markdown_table(page["head"], page["table"])
+    if page["errors"]:
+        lines += ["## Error without seeing reality", "", f"In {page['unit']}.", ""]
+        lines += _markdown_table(page["errors"][0], page["errors"][1:])
     if page["stages"]:
         lines += ["## Seconds per stage", ""]
         lines += _markdown_table(["stage", "seconds"], [stage[:2] for stage in page["stages"]])
@@ -335,7 +381,7 @@ def _render_markdown(page: Mapping[str, Any], pictures: Mapping[str, Any]) -> st
         lines += ["## Where this comes from", ""]
         lines += [f"- {name}: {value}" for name, value in page["provenance"]] + [""]
     if any(pictures.values()):
-        lines += ["The plots and frames stand in `report.html`, beside this file.", ""]
+        lines += ["The pictures (plots and frames) are in `report.html`, beside this file.", ""]
     return "\n".join(lines)
 
 

@@ -15,12 +15,16 @@ from tqdm import tqdm
 
 from training.build import BuildConfig, Built, build
 from training.collect import CollectConfig, collect
-from training.compare import check_spaces, compare, policy_actor, random_actor
+from training.compare import compare, policy_actor, random_actor, write_comparison
 from training.fit import FitConfig, fit
 from training.learn import LearnConfig, learn
-from training.policy import load_policy
+from training.policy import RandomPolicy, load_policy
+from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
+from training.report import curves_from, read_comparison, show, write_report
+from training.watch import watch
+from world_env.errors import InvalidOptionError
 from world_env.folder import find_twin, list_twins, read_json
 from world_env.spec import JSON
 from world_env.twin import Twin
@@ -47,7 +51,7 @@ class _Bars:
         if self._bar is None or stage != self._stage or done < self._bar.n:
             self.close()
             self._bar, self._stage = (
-                tqdm(total=wanted, desc=stage, unit=" steps", mininterval=0.5),
+                tqdm(total=wanted, desc=stage, unit="", mininterval=0.5),
                 stage,
             )
         self._bar.update(done - self._bar.n)
@@ -103,7 +107,20 @@ def fit_stage(
     _console.print(
         f"twin: {out}; best held-out open-loop score {loss['best_open_loop']:.4g} (0 is exact, 1 is lost)"
     )
-    _console.print(f"one-step error per dimension: {loss.get('per_dimension')}")
+    if "per_dimension" in loss:
+        _console.print(f"one-step error per dimension: {loss['per_dimension']}")
+
+
+def _real_of(twin: Twin, env_id: str | None) -> RealConfig:
+    """The real environment that a twin was made from, with its arguments and wrappers; or a plain one by its id."""
+    stored = twin.provenance.get("real")
+    if stored is not None and env_id in (None, stored.get("env_id")):
+        return RealConfig.from_json(stored)
+    if env_id is None:
+        raise InvalidOptionError(
+            "this twin does not say which real environment it was made from: give --real ENV_ID"
+        )
+    return RealConfig(env_id)
 
 
 @dataclass(frozen=True)
@@ -116,20 +133,36 @@ class LearnStage:
     """Bundled twin or folder."""
     real: str | None = None
     """Real environment id; every step is counted beside the policy."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the real environment."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers of the real environment, as module:Class, innermost first."""
+    action_chunk: int = 1
+    """Real actions that one action plays."""
     config: _Flat[LearnConfig] = field(default_factory=LearnConfig)
+
+    def world(self) -> Twin | RealConfig:
+        """The one world that was given. Raises InvalidOptionError for none or both."""
+        if (self.twin is None) == (self.real is None):
+            raise InvalidOptionError(
+                "give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID"
+            )
+        if self.real is not None:
+            return RealConfig(self.real, self.kwargs, self.wrappers, self.action_chunk)
+        if self.kwargs or self.wrappers or self.action_chunk != 1:
+            raise InvalidOptionError(
+                "kwargs, wrappers and action_chunk belong to --real: a twin is as it was made"
+            )
+        return Twin.load(str(self.twin))
 
 
 def learn_stage(stage: _Flat[LearnStage]) -> None:
     """Train a policy with Stable-Baselines3, in a twin (--twin) or in reality (--real)."""
-    from world_env.errors import InvalidOptionError
-
-    if (stage.twin is None) == (stage.real is None):
-        raise InvalidOptionError("give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID")
+    world = stage.world()
     bars = _Bars()
     ledger = (
         StepLedger(stage.out.with_name(f"{stage.out.name}-real-steps.json")) if stage.real else None
     )
-    world = Twin.load(stage.twin) if stage.twin is not None else RealConfig(str(stage.real))
     learn(
         world,
         stage.config,
@@ -141,27 +174,69 @@ def learn_stage(stage: _Flat[LearnStage]) -> None:
 
 
 def compare_stage(
-    twin: str, real: str, policies: tuple[Path, ...], episodes: int = 100, seed: int = 10_000
+    twin: str,
+    policies: tuple[Path, ...],
+    real: str | None = None,
+    episodes: int = 100,
+    seed: int = 10_000,
+    out: Path | None = None,
 ) -> None:
-    """Run frozen policies in the twin and in reality under one protocol, beside a random one."""
+    """Run frozen policies in the twin and in reality under one protocol, beside a random one.
+
+    Args:
+        twin: Bundled twin or folder.
+        policies: Folders of the policies.
+        real: Real environment id; without it the one that the twin was made from, arguments and wrappers included.
+        episodes: Episodes a policy, in each world.
+        seed: First reset seed.
+        out: Folder of comparison.json and of the count of real steps; runs/compare/TWIN without it.
+    """
     loaded = Twin.load(twin)
+    config = _real_of(loaded, real)
     actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
     for folder in policies:
-        policy = load_policy(folder, expect=loaded.spec)
-        check_spaces(loaded, policy)
-        actors[folder.name] = policy_actor(policy)
-    ledger = StepLedger()
-    show_comparison(
-        compare(
-            actors,
-            loaded,
-            RealConfig(real),
-            ledger=ledger,
-            episodes=episodes,
-            seed=seed,
-            purpose="spot_check",
-        )
+        name = str(folder) if folder.name in actors else folder.name
+        actors[name] = policy_actor(load_policy(folder, expect=loaded.spec))
+    target = out or _runs() / "compare" / Path(twin).name
+    ledger = StepLedger(target / "real-steps.json")
+    bars = _Bars()
+    comparison = compare(
+        actors,
+        loaded,
+        config,
+        ledger=ledger,
+        episodes=episodes,
+        seed=seed,
+        purpose="spot_check",
+        real_steps={"random": 0},
+        progress=lambda done, wanted: bars("compare", done, wanted, {}),
     )
+    ledger.save()
+    counted = {"real_steps_by_purpose": ledger.by_purpose, "provenance": facts()}
+    write_comparison(target / "comparison.json", comparison | counted)
+    show_comparison(comparison)
+    _console.print(f"comparison: {target / 'comparison.json'}")
+
+
+def report_stage(
+    comparison: Path, out: Path, twin: str | None = None, title: str | None = None
+) -> None:
+    """Write the page (HTML and Markdown) of a comparison, with a twin's measured error.
+
+    Args:
+        comparison: The comparison.json of `compare` or `build`.
+        out: Folder of report.html and report.md.
+        twin: Bundled twin or folder, for its open-loop error on held-out episodes.
+        title: Of the page.
+    """
+    tree = read_comparison(comparison)
+    page = write_report(
+        out,
+        title=title or f"{tree.get('env_id', 'A twin')}: learned and real",
+        comparison=tree,
+        curves=None if twin is None else curves_from(read_json(find_twin(twin))["fidelity"]),
+    )
+    _console.print(f"page: {page}")
 
 
 def refine_stage(config: _Flat[RefineConfig]) -> None:
@@ -220,23 +295,32 @@ def watch_stage(
     steps: int = 200,
     seed: int = 0,
 ) -> None:
-    """A policy (or random actions) in the twin beside the real environment, as a gif."""
-    from training.policy import RandomPolicy
-    from training.watch import watch
+    """A policy (or random actions) in the twin beside the real environment, as a gif.
 
+    Args:
+        twin: Bundled twin or folder.
+        out: The file, .gif or .mp4; the count of real steps is kept beside it.
+        policy: Folder of the policy; without it random actions.
+        real: Real environment id; "same" for the one that the twin was made from; without it the twin alone.
+        steps: Steps shown at most.
+        seed: Of both worlds and of the policy.
+    """
     loaded = Twin.load(twin)
     actor = (
         RandomPolicy(loaded.spec.action_space)
         if policy is None
         else load_policy(policy, expect=loaded.spec)
     )
-    config = RealConfig(real) if real is not None else None
-    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=StepLedger())
+    config = None if real is None else _real_of(loaded, None if real == "same" else real)
+    ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
+    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger)
+    if config is not None:
+        ledger.save()
     _console.print(f"video: {path}")
 
 
 def show_comparison(comparison: JSON) -> None:
-    """The comparison as a table."""
+    """The comparison as a table; a dash where a number is unknown."""
     table = Table("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps")
     for row in comparison["rows"]:
         real, learned = (
@@ -244,7 +328,7 @@ def show_comparison(comparison: JSON) -> None:
             for side in ("real", "learned")
         )
         table.add_row(
-            row["policy"], real, learned, f"{row['promise']:+.1f}", str(row["real_steps"])
+            row["policy"], real, learned, f"{row['promise']:+.1f}", show(row["real_steps"])
         )
     _console.print(table)
 
@@ -265,6 +349,7 @@ STAGES: dict[str, Callable[..., None]] = {
     "fit": fit_stage,
     "learn": learn_stage,
     "compare": compare_stage,
+    "report": report_stage,
     "refine": refine_stage,
     "watch": watch_stage,
     "twins": twins,

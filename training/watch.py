@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from training.policy import Exploration, SavedPolicy
-from training.real import RealConfig, StepLedger, make_real
+from training.real import RealConfig, StepLedger, check_same_spaces, make_real
 from world_env.codec import row_of
 from world_env.ends import ENDS, SimulatorConfig
-from world_env.errors import InvalidOptionError, MissingExtraError, SpaceMismatchError, StageError
+from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
 from world_env.render import Renderer
 from world_env.simulator import Simulator
 from world_env.twin import Twin
@@ -106,20 +106,38 @@ def watch(
         raise MissingExtraError(
             "an mp4 needs ffmpeg: pip install imageio-ffmpeg, or choose a name that ends in .gif"
         )
-    frames = side_by_side(twin, policy, real=real, steps=steps, seed=seed, ledger=ledger, mode=mode)
     seconds = twin.spec.seconds_per_step or 0.05
     duration = int(np.clip(1000 * seconds, _SHORTEST_FRAME, _LONGEST_FRAME))
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    # Opened before a real step is spent: where it cannot be written, nothing should be filmed.
+    with _beside(path) as fresh:
+        frames = side_by_side(
+            twin, policy, real=real, steps=steps, seed=seed, ledger=ledger, mode=mode
+        )
+        _encode(fresh, frames, duration)
+    return path
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, renamed to it at the end, removed where that is never reached."""
+    fresh = path.with_name(f".{os.getpid()}.{path.name}")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _encode(beside, frames, duration)
-        os.replace(beside, path)
+        fresh.touch()
+        try:
+            yield fresh
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    # Errors of ours that are OSErrors too name their own remedy.
+    except WorldEnvError:
+        raise
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise StageError(
             f"cannot write {path}: {error}. Free some space, or choose a folder that can be written."
         ) from error
-    return path
 
 
 def side_by_side(
@@ -153,7 +171,7 @@ def side_by_side(
         if real is not None:
             env = make_real(real, purpose="spot_check", ledger=ledger)
             stack.enter_context(closing(env))
-            _check_spaces(env, twin)
+            check_same_spaces(env, twin.spec)
             worlds.append(_Real(env, seed))
             first = worlds[0].side.observation
         noise = 0.0 if mode == "open_loop" else 1.0
@@ -192,16 +210,6 @@ def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
         actor = copy.deepcopy(policy)
     actor.reset(seed)
     return actor
-
-
-def _check_spaces(env: gym.Env, twin: Twin) -> None:
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(env, name), getattr(twin.spec, name)
-        if theirs != ours:
-            raise SpaceMismatchError(
-                f"the real environment's {name} is {theirs}, the twin's is {ours}: watch the twin "
-                "beside the environment (and wrappers) that it was made from"
-            )
 
 
 def _one_row(observation: Any) -> Any:

@@ -64,23 +64,9 @@ class EncodedEpisodes:
         """N, the number of steps."""
         return self.actions.shape[0]
 
-    def windows(
-        self, size: int, length: int, generator: torch.Generator, *, starts: Tensor | None = None
-    ) -> Batch:
-        """`size` windows of `length` steps, their first steps uniform over all steps.
-
-        starts: (S,) int64, steps to draw from instead of all.
-        """
-        count = len(self) if starts is None else len(starts)
-        drawn = torch.randint(count, (size,), generator=generator)
-        return self.gather(drawn if starts is None else starts[drawn], length)
-
-    def all_windows(self, length: int, stride: int) -> Batch:
-        """Windows from the first and then every `stride`-th step of each episode, in order."""
-        if stride < 1:
-            raise ValueError(f"stride is {stride}, expected at least 1")
-        place = self.elapsed - self.elapsed[self._first_steps()][self.episode]
-        return self.gather(torch.nonzero(place % stride == 0).squeeze(1), length)
+    def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
+        """`size` windows of `length` steps, their first steps uniform over all steps."""
+        return self.gather(torch.randint(len(self), (size,), generator=generator), length)
 
     def gather(self, steps: Tensor, length: int) -> Batch:
         """Windows that begin at the given steps (B,) int64.
@@ -156,10 +142,6 @@ class EncodedEpisodes:
         ):
             digest.update(part.contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-    def _first_steps(self) -> Tensor:
-        last = torch.nonzero(self.left == 1).squeeze(1)
-        return torch.cat([last.new_zeros(1), last[:-1] + 1])
 
     def _key_statistics(self, key: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         flat = self.observations[key].flatten(1)

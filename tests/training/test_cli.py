@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from training import stages
@@ -13,6 +14,9 @@ from training.cli import main
 from training.episodes import EpisodeStore
 from training.fit import FitConfig
 from training.policy import policy_card
+from training.real import RealConfig, StepLedger, spec_of
+from training.report import DASH
+from world_env.errors import InvalidOptionError, StageError
 from world_env.folder import list_twins
 from world_env.twin import Twin
 
@@ -61,6 +65,15 @@ def test_the_bundled_twins_are_listed(
          "TwinNotFoundError", "no-such"),
         (["fit", "--data", "{}", "--out", "{}/twin"], "StageError", "no episode store"),
         (["learn", "--out", "{}/policy"], "InvalidOptionError", "exactly one world"),
+        (["learn", "--twin", "cartpole", "--out", "{}/policy", "--action-chunk", "2"],
+         "InvalidOptionError", "belong to --real"),
+        (["build", "CartPole-v1", "--out", "{}/run", "--steps", "0"], "InvalidOptionError", "steps is 0"),
+        (["build", "CartPole-v1", "--out", "{}/run", "--episodes", "49"], "InvalidOptionError",
+         "episodes is 49"),
+        (["compare", "--twin", "cartpole", "--real", "Acrobot-v1", "--policies", "--out", "{}"],
+         "SpaceMismatchError", "real environment's"),
+        (["report", "--comparison", "{}/nothing.json", "--out", "{}/page"], "StageError",
+         "is no comparison"),
         (["collect", "--real.env-id", "CartPole-v1", "--out", "{}/data", "--steps", "10",
           "--exploration", "wild"], "InvalidOptionError", "held:20"),
     ],
@@ -143,6 +156,7 @@ def test_the_stages_pass_their_folders_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path / "runs"))
     data, twin, policy = (str(tmp_path / name) for name in ("data", "twin", "policy"))
     collecting = ["collect", "--real.env-id", "CartPole-v1", "--steps", "250", "--out", data]
     assert main(collecting) == 0
@@ -158,9 +172,69 @@ def test_the_stages_pass_their_folders_on(
     assert main(["compare", *comparing]) == 0
     shown = capsys.readouterr().out
     assert "250 real steps" in shown and "promise" in shown
+    # A policy's real steps are not known here.
+    assert "None" not in shown and DASH in shown
+    found = tmp_path / "runs" / "compare" / "twin"
+    assert set(StepLedger(found / "real-steps.json").by_purpose) == {"spot_check"}
+    reporting = ["--comparison", str(found / "comparison.json"), "--twin", twin]
+    assert main(["report", *reporting, "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
+    assert "# CartPole-v1: learned and real" in page and "last observation held" in page
+
+
+def test_a_twin_of_a_wrapped_environment_is_compared_and_watched_as_it_was_made(
+    tmp_path: Path,
+) -> None:
+    wrapped = RealConfig("CartPole-v1", {"max_episode_steps": 30}, (), 2)
+    twin = str(
+        dataclasses.replace(
+            Twin.untrained(spec_of(wrapped), "linear"), provenance={"real": wrapped.to_json()}
+        ).save(tmp_path / "twin")
+    )
+    for spent, real in ((1, []), (2, ["--real", "CartPole-v1"])):
+        out = ["--out", str(tmp_path / "compared"), "--episodes", "50", "--policies"]
+        assert main(["compare", "--twin", twin, *real, *out]) == 0
+        # What was spent before is not forgotten.
+        counted = StepLedger(tmp_path / "compared" / "real-steps.json").by_purpose["spot_check"]
+        assert spent * 50 * 8 < counted <= spent * 50 * 30
+    film = ["--out", str(tmp_path / "film.gif"), "--real", "same", "--steps", "3"]
+    assert main(["watch", "--twin", twin, *film]) == 0
+    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"spot_check": 6}
+
+
+def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
+    out = str(tmp_path / "policy")
+    wrapping = ["--real", "counting:Counting-v0", "--wrappers", "counting:Doubled"]
+    options = ["--kwargs", '{"lengths": [5, 6]}', "--action-chunk", "2"]
+    sizes = ["--steps", "16", "--rows", "1", "--options", '{"n_steps": 16, "batch_size": 16}']
+    assert main(["learn", *wrapping, *options, *sizes, "--out", out]) == 0
+    world = RealConfig.from_json(policy_card(out)["provenance"]["world"])
+    assert world == RealConfig(
+        "counting:Counting-v0", {"lengths": [5, 6]}, ("counting:Doubled",), 2
+    )
+    # Every episode is 5 steps long, played as 2 + 2 + 1.
+    assert StepLedger(tmp_path / "policy-real-steps.json").total() == 5 * (2 + 2 + 1) + 2
+
+
+def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of(RealConfig("CartPole-v1"))
+    twin = str(Twin.untrained(spec, "linear").save(tmp_path / "twin"))
+    assert main(["compare", "--twin", twin, "--policies", "--out", str(tmp_path / "out")]) == 2
+    assert "give --real ENV_ID" in capsys.readouterr().err
 
 
 # -- build -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"rounds": 0}, {"learn_steps": -1}, {"episodes": 49}]
+)
+def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(InvalidOptionError, match=f"{name} is {value}"):
+        BuildConfig("CartPole-v1", tmp_path, **change)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +249,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]
         kwargs={"max_episode_steps": 40},
         fit=TINY_FIT,
     )
-    return config, build(config)
+    seen: list[str] = []
+    result = build(config, report=lambda stage, done, wanted, logs: seen.append(stage))
+    assert list(dict.fromkeys(seen)) == ["collect", "fit", "learn", "learn in reality", "compare"]
+    return config, result
 
 
 @pytest.mark.filterwarnings("default::training.fit.FitWarning")
@@ -205,7 +282,34 @@ def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> Non
     assert rows["ppo_twin"]["real_steps"] == 300
     in_reality = rows["ppo_real_same_steps"]["real_steps"]
     assert counted["collect"] == 300 + in_reality
-    assert set(counted) == {"collect", "judge"}
+    assert set(counted) == {"collect", "judge", "spot_check"}
+    out = built[0].out
+    stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert stored["real_steps_by_purpose"] == counted
+    assert StepLedger(out / "real-steps.json").by_purpose == counted
+
+
+def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
+    def one(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
+        return np.ones(len(action))
+
+    config = BuildConfig(
+        "CartPole-v1", tmp_path, steps=200, learn_steps=64, episodes=50, baseline=False,
+        kwargs={"max_episode_steps": 20}, fit=TINY_FIT,
+    )  # fmt: skip
+    build(config, reward_fn=one)
+    assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]
+
+
+def test_a_card_that_cannot_be_written_is_a_named_error(
+    built: tuple[BuildConfig, Built], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("training.build.write_card", full)
+    with pytest.raises(StageError, match="cannot write the card"):
+        build(built[0])
 
 
 def test_a_build_run_again_spends_no_more_but_judging(built: tuple[BuildConfig, Built]) -> None:

@@ -2,26 +2,30 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from oracle import oracle_twin
 from stable_baselines3 import PPO
 
 from training.compare import (
     Actor,
     bootstrap_mean,
-    check_spaces,
     compare,
     policy_actor,
     random_actor,
     run_learned,
     run_real,
+    write_comparison,
 )
+from training.learn import LearnConfig, learn
 from training.real import RealConfig, StepLedger, make_real_vec
-from world_env.errors import InvalidOptionError, SpaceMismatchError
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.twin import Twin
 
 SEEDS = range(500, 560)
@@ -117,10 +121,51 @@ def test_a_twin_without_horizon_is_refused() -> None:
         run_learned(random_actor(twin.spec.action_space, SEEDS), endless, first)
 
 
-def test_a_policy_of_other_spaces_is_refused() -> None:
-    with pytest.raises(SpaceMismatchError, match="observation space"):
-        check_spaces(oracle_twin("Pendulum-v1"), untrained("CartPole-v1"))
-    check_spaces(oracle_twin("CartPole-v1"), untrained("CartPole-v1"))
+@pytest.mark.parametrize(
+    "real", [RealConfig("Pendulum-v1"), RealConfig("CartPole-v1", action_chunk=2)]
+)
+def test_a_twin_of_other_spaces_costs_no_episode(real: RealConfig) -> None:
+    twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
+    actor = random_actor(twin.spec.action_space, range(50))
+    with pytest.raises(SpaceMismatchError, match="real environment's"):
+        compare({"random": actor}, twin, real, ledger=ledger, episodes=50)
+    endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
+    with pytest.raises(InvalidOptionError, match="no horizon"):
+        compare({"random": actor}, endless, RealConfig("CartPole-v1"), ledger=ledger, episodes=50)
+    assert ledger.by_purpose == {}
+
+
+class RoundedCartPole(CartPoleEnv):
+    """Begins where its first observation says, to the last bit: float32, as a twin is told."""
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = super().reset(**options)
+        self.state = tuple(observation.astype(np.float64))
+        return observation, info
+
+
+gym.register("RoundedCartPole-v1", entry_point=RoundedCartPole, max_episode_steps=500)
+
+
+def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
+    twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
+    model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0, keep_best=False))
+    actors = {"random": random_actor(twin.spec.action_space, SEEDS), "ppo": policy_actor(model)}
+    world = RealConfig("RoundedCartPole-v1")
+    real = {
+        name: run_real(actor, world, SEEDS, purpose="judge", ledger=ledger)
+        for name, actor in actors.items()
+    }
+    assert real["ppo"].mean > 3 * real["random"].mean
+    learned = run_learned(actors["ppo"], twin, real["ppo"].first)
+    np.testing.assert_array_equal(learned.values, real["ppo"].values)
+
+
+def test_a_comparison_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
+    write_comparison(tmp_path / "new" / "comparison.json", {"rows": []})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["comparison.json"]
+    with pytest.raises(StageError, match="cannot write the comparison"):
+        write_comparison(tmp_path / "new" / "comparison.json" / "below", {"rows": []})
 
 
 def test_random_rows_do_not_depend_on_which_others_act() -> None:

@@ -260,24 +260,14 @@ def test_windows_are_aligned_and_stop_at_the_episode() -> None:
     assert (batch.terminated.sum(1)[~ok.all(1)] <= 1).all()
 
 
-def test_every_step_is_drawn_and_starts_restrict_the_draw() -> None:
+def test_every_step_is_drawn() -> None:
     encoded = encode_episodes(counted(12), Codec(spec_of(PLAIN)))
     generator = torch.Generator().manual_seed(0)
     drawn = encoded.windows(5000, 1, generator)
     assert len(torch.unique(drawn.rewards)) == len(torch.unique(encoded.rewards))
-    terminal = torch.nonzero(encoded.terminated).squeeze(1)
-    assert encoded.windows(50, 1, generator, starts=terminal).terminated.all()
     again = encoded.windows(9, 3, torch.Generator().manual_seed(5))
     same = encoded.windows(9, 3, torch.Generator().manual_seed(5))
     assert torch.equal(again.rewards, same.rewards)
-
-
-def test_evaluation_windows_begin_at_every_stride_of_each_episode() -> None:
-    episodes = [episode.cut(1, len(episode)) for episode in counted(5)]
-    encoded = encode_episodes(episodes, Codec(spec_of(PLAIN)))
-    batch = encoded.all_windows(3, 2)
-    expected = [1 + i for episode in episodes for i in range(0, len(episode), 2)]
-    assert batch.observations["observation"][:, 0, 0].tolist() == expected
 
 
 def test_an_action_outside_the_space_names_its_episode() -> None:

@@ -139,6 +139,48 @@ def test_a_run_with_other_settings_is_not_mixed_in(
         refine(tiny(out, fit=FitConfig(updates=10)), ledger=StepLedger())
 
 
+@pytest.mark.parametrize("change", [{"steps": 2 * STEPS}, {"steps": STEPS - 1}, {"rounds": 1}])
+def test_another_number_of_steps_is_refused_before_any_is_taken(
+    change: dict[str, int], finished: tuple[Path, list[Round], dict[str, int]]
+) -> None:
+    out = finished[0]
+    ledger = StepLedger()
+    before = sorted(path for path in out.rglob("*"))
+    with pytest.raises(StageError, match=r"another number of steps.*another folder"):
+        refine(tiny(out, **change), ledger=ledger)
+    assert ledger.by_purpose == {}
+    assert sorted(path for path in out.rglob("*")) == before
+
+
+def test_more_steps_are_refused_while_a_fit_is_unfinished(tmp_path: Path) -> None:
+    ledger = StepLedger()
+
+    def killed_after_a_checkpoint(name: str, done: int, wanted: int, logs: Any) -> None:
+        if name == "fit":
+            raise Killed
+
+    with pytest.raises(Killed):
+        refine(tiny(tmp_path), ledger=ledger, report=killed_after_a_checkpoint)
+    spent = ledger.by_purpose
+    with pytest.raises(StageError, match="another number of steps"):
+        refine(tiny(tmp_path, steps=2 * STEPS), ledger=ledger)
+    assert ledger.by_purpose == spent
+
+
+def test_known_functions_reach_every_round(tmp_path: Path) -> None:
+    def ended(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
+        return np.abs(next_observation[:, 2]) > 0.2
+
+    config = tiny(tmp_path, steps=200, rounds=1)
+    for _ in range(2):  # made, then read back
+        (done,) = refine(config, ledger=StepLedger(), termination_fn=ended)
+        assert done.twin.known == ["termination"]
+    ledger = StepLedger()
+    with pytest.raises(StageError, match=r"known functions \['termination'\].*has \[\]"):
+        refine(config, ledger=ledger)
+    assert ledger.by_purpose == {}
+
+
 def test_less_than_one_step_a_round_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="1 steps in 2 rounds"):
         tiny(tmp_path, steps=1)

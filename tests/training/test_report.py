@@ -1,5 +1,6 @@
 """The report: everything on one page that needs nothing else, and says what was not measured."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.report import DASH, show, summary, write_report
+from training.report import DASH, curves_from, read_comparison, show, summary, write_report
 from world_env.errors import StageError
 
 COMPARISON = {
@@ -99,6 +100,41 @@ def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
     assert (
         line == f"| ppo_real_many_steps | 499.1 [497, 500] | {DASH} | {DASH} | 200,000 | {DASH} |"
     )
+
+
+def test_the_markdown_page_holds_the_errors_and_says_where_the_pictures_are(
+    tmp_path: Path,
+) -> None:
+    path = write_report(tmp_path, title="A world", comparison=COMPARISON, curves=CURVES)
+    lines = path.with_suffix(".md").read_text("utf-8").splitlines()
+    assert "| steps | twin | last observation held | linear model |" in lines
+    assert "| 10 | 0.02 | 0.482 | 0.0311 |" in lines
+    assert any(line.startswith("| 50 | 0.1 |") for line in lines)
+    assert "In standard deviations of the data." in lines
+    assert any("pictures" in line and "`report.html`" in line for line in lines)
+
+
+def test_a_twin_says_its_own_curve() -> None:
+    curve = {"error": [0.1, 0.2], "hold_last": [0.3, None], "unit": "metres", "horizon": 2}
+    assert curves_from({"open_loop": curve}) == {
+        "horizon": [1, 2],
+        "twin": [0.1, 0.2],
+        "hold_last": [0.3, None],
+        "unit": "metres",
+    }
+    assert curves_from({}) is None
+
+
+def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(COMPARISON))
+    assert read_comparison(path) == COMPARISON
+    for text in ("{", "[]", "{}", '{"rows": [3]}', '{"rows": [{"real_mean": 3}]}'):
+        path.write_text(text)
+        with pytest.raises(StageError, match="is no comparison"):
+            read_comparison(path)
+    with pytest.raises(StageError, match="world-env compare"):
+        read_comparison(tmp_path / "nowhere.json")
 
 
 def test_what_was_not_measured_is_left_out_or_a_dash(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ from stable_baselines3 import PPO
 from training.policy import RandomPolicy
 from training.real import RealConfig, StepLedger, spec_of
 from training.watch import side_by_side, watch
-from world_env.errors import InvalidOptionError, MissingExtraError, SpaceMismatchError
+from world_env.errors import (
+    InvalidOptionError,
+    MissingExtraError,
+    SpaceMismatchError,
+    StageError,
+)
 from world_env.twin import Twin
 
 CARTPOLE = RealConfig("CartPole-v1")
@@ -91,6 +96,20 @@ def test_bad_input_is_a_named_error(twin: Twin, tmp_path: Path) -> None:
     with pytest.raises(SpaceMismatchError, match="wrappers"):
         side_by_side(twin, Constant(0), real=RealConfig("Acrobot-v1"), ledger=ledger)
     assert ledger.total() == 0
+
+
+@pytest.mark.parametrize("place", ["file/film.gif", "folder.gif"])
+def test_a_film_that_cannot_be_written_costs_no_real_step(
+    place: str, twin: Twin, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder.gif").mkdir()
+    before = sorted(tmp_path.iterdir())
+    ledger = StepLedger()
+    with pytest.raises(StageError, match="cannot write"):
+        watch(twin, Constant(0), tmp_path / place, real=CARTPOLE, steps=5, ledger=ledger)
+    assert ledger.by_purpose == {}
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_mp4_without_ffmpeg_names_the_package(
