@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from world_env.errors import TwinFormatError, UnsupportedSpaceError
 
@@ -93,6 +96,25 @@ def _names_an_id(text: Any) -> bool:
         return isinstance(json.loads(text)["id"], str)
     except (TypeError, ValueError, KeyError):
         return False
+
+
+class SpecOfStrings:
+    """For environments: a `spec` that names its twin by a string, so that `spec.to_json()` can be made from again."""
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gym.make` made this environment from; None: it was made otherwise."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and isinstance(spec.kwargs.get("twin"), Path):
+            # With a separator, because a bare word names a bundled twin.
+            twin = os.path.join(os.curdir, spec.kwargs["twin"].expanduser())
+            spec.kwargs = {**spec.kwargs, "twin": twin}
+        self._spec = spec
 
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
