@@ -147,6 +147,7 @@ def test_off_policy_algorithms() -> None:
     DQN("MlpPolicy", cartpole, learning_starts=40, device="cpu", buffer_size=500).learn(80)
 
 
+@pytest.mark.usefixtures("bundled")
 def test_sac_lives_in_64_bundled_worlds() -> None:
     env = VecMonitor(WorldModelVecEnv("pendulum", 64, seed=0))
     sac = SAC("MlpPolicy", env, learning_starts=128, batch_size=32, device="cpu", buffer_size=1_000)
