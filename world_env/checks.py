@@ -29,7 +29,7 @@ _NUDGE = 1e-3
 """A change of inputs that shows in whatever is computed smoothly from them."""
 
 _MODULE = set(vars(nn.Module())) - {"training"}
-"""What torch itself keeps in every module; parameters and buffers are seen in the state_dict."""
+"""What torch itself keeps in every module; parameters and buffers are looked at by name."""
 
 
 def check_world_model(

@@ -48,12 +48,12 @@ def list_twins() -> list[str]:
 
 def find_twin(name: str | Path) -> Path:
     """The folder of a twin. Raises TwinNotFoundError, TwinFormatError, InvalidOptionError for no name and no path."""
-    if not isinstance(name, str | Path):
+    if not isinstance(name, str | os.PathLike):
         raise InvalidOptionError(
             f"a twin is named by a str or a Path, got {type(name).__name__}: {name!r:.80}"
         )
     text = os.fspath(name)
-    is_path = isinstance(name, Path) or os.sep in text or "/" in text
+    is_path = not isinstance(name, str) or os.sep in text or "/" in text
     folder = Path(text).expanduser() if is_path else BUNDLED / text
     is_name = not is_path and re.fullmatch(r"[A-Za-z0-9_-]+", text) is not None
     if is_path or is_name:

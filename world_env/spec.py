@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,10 +109,11 @@ class SpecOfStrings:
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
-        if spec is not None and isinstance(spec.kwargs.get("twin"), Path):
+        twin = None if spec is None else spec.kwargs.get("twin")
+        if spec is not None and isinstance(twin, os.PathLike):
             # With a separator, because a bare word names a bundled twin.
-            twin = os.path.join(os.curdir, spec.kwargs["twin"].expanduser())
-            spec.kwargs = {**spec.kwargs, "twin": twin}
+            text = os.path.join(os.curdir, os.path.expanduser(twin))
+            spec.kwargs = {**spec.kwargs, "twin": text}
         self._spec = spec
 
 
