@@ -1,4 +1,7 @@
-"""Steps every bundled twin with the core dependencies only; .ci/run runs it on a built wheel."""
+"""Steps every bundled twin with the core dependencies only; .ci/run runs it on a built wheel.
+
+A wheel without any twin fails, unless `--without-twins` says that none is expected.
+"""
 
 import importlib.util
 import sys
@@ -28,7 +31,17 @@ def step_twin(name: str) -> int:
     return ended
 
 
-def main() -> None:
+def check_names(names: list[str], words: list[str]) -> None:
+    """Stops where the wheel carries no twin and nobody said so, or where it carries one and somebody said not."""
+    if set(words) - {"--without-twins"}:
+        raise SystemExit(f"unknown arguments {words}: expected --without-twins or nothing")
+    if not names and not words:
+        raise SystemExit("the wheel carries no bundled twin: build them, or pass --without-twins")
+    if names and words:
+        raise SystemExit(f"--without-twins was passed, but the wheel carries {', '.join(names)}")
+
+
+def main(words: list[str]) -> None:
     package = Path(world_env.__file__).resolve().parent
     if not package.is_relative_to(Path(sys.prefix).resolve()):
         raise SystemExit(f"world_env was imported from {package}, not from the installed wheel")
@@ -37,10 +50,11 @@ def main() -> None:
     if not (package / "py.typed").is_file():
         raise SystemExit("the wheel carries no py.typed")
     names = world_env.list_twins()
+    check_names(names, words)
     for name in names:
         print(f"{name}: {STEPS} steps, {step_twin(name)} episodes ended")
-    print(f"{len(names)} bundled twins stepped" if names else "no bundled twins: nothing to step")
+    print(f"{len(names)} bundled twins stepped")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

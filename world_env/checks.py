@@ -6,7 +6,8 @@ Both raise AssertionError with what was expected and what came.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from torch import Tensor
+from torch import Tensor, nn
 
 from world_env.batch import Context, Observation, State, select
 from world_env.codec import Codec, row_of
@@ -23,6 +24,12 @@ from world_env.random import RowRandom
 
 _FAR = 1e-4
 """Largest difference that another batch size may make, relative to the largest value (matrix products round)."""
+
+_NUDGE = 1e-3
+"""A change of inputs that shows in whatever is computed smoothly from them."""
+
+_MODULE = set(vars(nn.Module())) - {"training"}
+"""What torch itself keeps in every module; parameters and buffers are looked at by name."""
 
 
 def check_world_model(
@@ -38,11 +45,11 @@ def check_world_model(
     types and shapes.
 
     starts: real contexts to begin from; None: samples of the observation space.
-    differentiable: whether gradients must flow from the next state to the action and the state.
+    differentiable: whether gradients must flow to action and state from the next observation and from the reward.
     rebuild: makes a second model of the same family and config, which must behave alike after `load_state_dict`.
     """
     starts = _sampled_starts(model) if starts is None else starts
-    before = copy.deepcopy(_memory(model))
+    before = _memory(model)
     with torch.no_grad():
         for rows in (1, 64):
             _check_shapes(model, starts, rows)
@@ -156,18 +163,33 @@ def _check_gradients(model: WorldModel, starts: Context) -> None:
     context, random = _begin(starts, 4)
     with torch.no_grad():
         state = _clone(model.encode(context, random=random))
-    floats = [value.requires_grad_() for value in state.values() if value.is_floating_point()]
-    action = _actions(model, 4, 0).requires_grad_()
-    arrived, prediction = model.step(state, action, random=random)
-    total = sum(value.sum() for value in model.decode(arrived).values()) + prediction.reward.sum()
-    assert isinstance(total, Tensor) and total.requires_grad, (
-        "no gradient flows from the next observation or the reward to the state or the action"
-    )
-    gradients = torch.autograd.grad(total, [action, *floats], allow_unused=True)
-    assert any(gradient is not None for gradient in gradients), "no gradient reaches the inputs"
-    assert all(torch.isfinite(g).all() for g in gradients if g is not None), (
-        "gradients hold non-finite numbers"
-    )
+        action = _actions(model, 4, 0)
+        floats = {name: value for name, value in state.items() if value.is_floating_point()}
+        nudged = {name: value + _NUDGE for name, value in floats.items()}
+        plain = _shown(model, state, action, random)
+        other = _shown(model, {**state, **nudged}, action + _NUDGE, random)
+    inputs = [value.requires_grad_() for value in (action, *floats.values())]
+    reached = False
+    for name, value in _shown(model, state, action, random).items():
+        flowing: list[Tensor] = []
+        if value.requires_grad:
+            found = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=True)
+            flowing = [gradient for gradient in found if gradient is not None]
+        # A constant (a reward of 1 a step) has no gradient, and needs none.
+        assert flowing or torch.equal(plain[name], other[name]), (
+            f"no gradient flows from the {name} to the state or the action: is it detached?"
+        )
+        finite = all(torch.isfinite(gradient).all() for gradient in flowing)
+        assert finite, f"gradients of the {name} hold non-finite numbers"
+        reached |= bool(flowing)
+    assert reached, "no gradient flows from the next observation or the reward to the inputs"
+
+
+def _shown(model: WorldModel, state: State, action: Tensor, random: RowRandom) -> State:
+    """What one step shows, with its gradient: the next observation, all of it flat, and the reward."""
+    arrived, prediction = model.step(state, action, random=random.clone())
+    decoded = [value.flatten() for value in model.decode(arrived).values()]
+    return {"next observation": torch.cat(decoded), "reward": prediction.reward}
 
 
 def _check_state_dict(model: WorldModel, other: WorldModel, starts: Context) -> None:
@@ -301,10 +323,8 @@ def _sampled_starts(model: WorldModel) -> Context:
     space = copy.deepcopy(model.spec.observation_space)
     space.seed(0)
     observations = [codec.encode_observation(_batch_of_one(space.sample())) for _ in range(8)]
-    merged = {
-        key: torch.cat([one[key] for one in observations]).clamp(-10.0, 10.0)
-        for key in observations[0]
-    }
+    keys = observations[0]
+    merged = {key: torch.cat([one[key] for one in observations]).clamp(-10, 10) for key in keys}
     return Context.from_observation(merged, codec.action_size)
 
 
@@ -331,15 +351,25 @@ def _outcome(model: WorldModel, state: State, action: Tensor, random: RowRandom)
 
 
 def _memory(model: WorldModel) -> dict[str, Any]:
-    """All that a model could remember: tensors, and plain attributes."""
-    attributes = {
-        f"{path}:{name}": value
-        for path, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, int | float | str | Tensor | list | dict | tuple)
-        and not name.startswith("_")
-    }
-    return {**attributes, **model.state_dict()}
+    """A copy of all that a model could remember: tensors and attributes, private ones too."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    for path, module in model.named_modules():
+        own = {name: value for name, value in vars(module).items() if name not in _MODULE}
+        tensors |= {f"{path}:{name}": value for name, value in own.items()}
+    return {name: _kept(value) for name, value in tensors.items()}
+
+
+def _kept(value: Any) -> Any:
+    """A copy that compares with ==; what is neither array nor container, itself."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().reshape(-1).view(torch.uint8).numpy()
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if isinstance(value, Mapping):
+        return [(key, _kept(part)) for key, part in value.items()]
+    if isinstance(value, list | tuple | set | deque):
+        return [_kept(part) for part in value]
+    return value
 
 
 def _form(state: State) -> dict[str, tuple[Any, ...]]:
@@ -358,8 +388,8 @@ def _tensors_of(context: Context) -> Observation:
 def _check_equal(old: dict[str, Any], new: dict[str, Any], message: str) -> None:
     assert old.keys() == new.keys(), f"{message}: {sorted(old.keys() ^ new.keys())}"
     for name, value in old.items():
-        same = torch.equal(value, new[name]) if isinstance(value, Tensor) else value == new[name]
-        assert same, f"{message}: {name!r} was {value}, now {new[name]}"
+        same = torch.equal(value, new[name]) if isinstance(value, Tensor) else value in [new[name]]
+        assert same, f"{message}: {name!r} was {value!s:.200}, now {new[name]!s:.200}"
 
 
 def _check_close(old: State, new: State, message: str) -> None:

@@ -59,7 +59,7 @@ class Codec:
                 f"expected a dict with the keys {sorted(self.keys)}, got {got}"
             )
         return {
-            key: torch.as_tensor(_encode(key, space, np.asarray(parts[key])), device=device)
+            key: torch.as_tensor(_encode(key, space, _as_array(key, parts[key])), device=device)
             for key, space in self.keys.items()
         }
 
@@ -88,23 +88,14 @@ class Codec:
             return torch.as_tensor(self._encode_box_action(array), device=device)
         return torch.as_tensor(_one_hot(array, space, InvalidActionError, "action"), device=device)
 
-    def decode_action(self, action: Tensor) -> Any:
-        """Environment actions (B, ...) from encoded ones (B, A); the inverse of `encode_action`."""
-        space, array = self.spec.action_space, action.detach().cpu().numpy()
-        if isinstance(space, spaces.Box):
-            low, high = self._action_low, self._action_high
-            values = low + (array.astype(np.float64) + 1.0) * 0.5 * (high - low)
-            return values.reshape(-1, *space.shape).astype(space.dtype)
-        return _from_one_hot(array, space)
-
     def clip_reward(self, reward: np.ndarray) -> np.ndarray:
         """Rewards (B,) kept within what the data showed."""
         return reward if self._reward is None else np.clip(reward, *self._reward)
 
     def _encode_box_action(self, array: np.ndarray) -> np.ndarray:
-        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+        if not _is_real(array) or not np.isfinite(array).all():
             raise InvalidActionError(
-                f"the action holds values that are not finite numbers: {_excerpt(array)}. "
+                f"the action holds values that are not finite real numbers: {_excerpt(array)}. "
                 "A diverged policy is the usual cause: lower its learning rate or normalise its inputs."
             )
         low, high = self._action_low, self._action_high
@@ -197,11 +188,24 @@ def _action_bounds(
     return low, high
 
 
+def _as_array(key: str, observation: Any) -> np.ndarray:
+    try:
+        return np.asarray(observation)
+    except ValueError as error:
+        raise InvalidObservationError(
+            f"observation {key!r} is no array of one shape: {error}"
+        ) from error
+
+
 def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray:
     shape = space.shape or ()
     if array.ndim == 0 or array.shape[1:] != shape:
         raise InvalidObservationError(
             f"observation {key!r} should have the shape (rows, *{shape}), got {array.shape}"
+        )
+    if isinstance(space, spaces.Box) and not (_is_real(array) or array.dtype == bool):
+        raise InvalidObservationError(
+            f"observation {key!r} should hold real numbers, got {array.dtype}: {_excerpt(array)}"
         )
     if is_image(space):
         image = array if array.ndim == 4 else array[..., None]
@@ -267,6 +271,11 @@ def _from_one_hot(array: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
     parts = np.split(array.reshape(len(array), -1), sizes.cumsum()[:-1], axis=1)
     digits = np.stack([part.argmax(1) for part in parts], axis=1) + starts
     return digits.reshape(len(array), *(space.shape or ())).astype(space.dtype)
+
+
+def _is_real(array: np.ndarray) -> bool:
+    """Whether an array holds numbers of which nothing is lost in a float: no words, objects or complex numbers."""
+    return np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
 
 
 def _excerpt(array: np.ndarray) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -49,13 +52,28 @@ class SimulatorConfig:
                     f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}"
                 )
         for name, length in (("horizon", self.horizon), ("rollout_length", self.rollout_length)):
-            if length is not None and (not isinstance(length, int | np.integer) or length < 1):
-                raise InvalidOptionError(f"{name} is {length}, expected at least 1 step, or None")
-        if not 0.0 <= self.dataset_starts <= 1.0 or self.temperature < 0.0:
+            if length is not None:
+                whole_number(length, name)
+        if self.uncertainty not in (None, True, False):
             raise InvalidOptionError(
-                f"dataset_starts is {self.dataset_starts} (expected a share in 0..1), "
-                f"temperature {self.temperature} (expected >= 0)"
+                f"uncertainty is {self.uncertainty!r}, expected True, False or None"
             )
+        threshold = 0.0 if self.uncertainty_threshold is None else self.uncertainty_threshold
+        for name, number, most, expected in (
+            ("dataset_starts", self.dataset_starts, 1.0, "a share in 0..1"),
+            ("temperature", self.temperature, sys.float_info.max, "a finite number >= 0"),
+            ("uncertainty_threshold", threshold, math.inf, "a number >= 0, or None"),
+        ):
+            # Comparisons with NaN are False.
+            if not isinstance(number, Real) or not 0.0 <= float(number) <= most:
+                raise InvalidOptionError(f"{name} is {number!r}, expected {expected}")
+
+
+def whole_number(value: Any, name: str) -> int:
+    """`value` as an int. Raises InvalidOptionError unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InvalidOptionError(f"{name} is {value!r}, expected a whole number of at least 1")
+    return int(value)
 
 
 @dataclass(frozen=True)

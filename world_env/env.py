@@ -11,19 +11,21 @@ import numpy as np
 import torch
 
 from world_env.codec import row_of
-from world_env.errors import InvalidActionError
+from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulator import ENDS, Simulator, Snapshot, open_simulator
-from world_env.spec import DEFAULT_TWIN
+from world_env.spec import DEFAULT_TWIN, SpecOfStrings
+from world_env.starts import reset_options
 from world_env.twin import KnownFunction, Twin
 
 RENDER_FPS = 30
 """Frames per second where the twin does not know how long a step takes."""
 
 
-class WorldModelEnv(gymnasium.Env[Any, Any]):
+class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     """One world of a twin, with the real environment's spaces and units.
 
-    twin: a bundled name, a folder (anything with a separator, or a Path), or a Twin.
+    twin: a bundled name, a folder (anything with a separator, or a Path), or a Twin. `spec.to_json()` of a made
+        environment needs a name or a folder: a Twin or a known function is no JSON.
     render_mode: None or "rgb_array".
     device: where a named twin's model is loaded; a Twin stays where it is.
     max_episode_steps: another word for `horizon`.
@@ -81,7 +83,8 @@ class WorldModelEnv(gymnasium.Env[Any, Any]):
             "actions" (K-1, ...), optional "elapsed"), "snapshot" (of one row). Raises InvalidOptionError otherwise.
         """
         super().reset(seed=seed)
-        observation = self.simulator.reset(seed=seed, options=_with_row_axis(options))
+        given = _with_row_axis(reset_options(options))
+        observation = self.simulator.reset(seed=seed, options=given)
         return row_of(observation, 0), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -148,18 +151,20 @@ class WorldModelEnv(gymnasium.Env[Any, Any]):
             self._renderer = None
 
 
-def _with_row_axis(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _with_row_axis(options: dict[str, Any]) -> dict[str, Any]:
     """One world's reset options as those of a batch of one."""
-    if options is None:
-        return None
-    given = dict(options)
-    for name in ("observation", "context"):
-        if name in given:
-            given[name] = _add_axis(given[name])
-    return given
+    return {
+        name: _add_axis(value) if name in ("observation", "context") else value
+        for name, value in options.items()
+    }
 
 
 def _add_axis(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _add_axis(part) for key, part in value.items()}
-    return np.asarray(value)[None]
+    try:
+        return np.asarray(value)[None]
+    except ValueError as error:
+        raise InvalidObservationError(
+            f"the start {value!r:.80} is no array of the observation space: {error}"
+        ) from error

@@ -1,21 +1,27 @@
-"""A twin's folder on disk: found by name, read without trust, written beside and renamed."""
+"""A twin's folder on disk: found by name, read without trust, written beside and renamed.
+
+A save writes `.name.*.new`, renames what was there to `.name.*.old`, renames the new one to `name`, and removes the
+old one. A process killed between the two renames leaves only the old one: the next load or save puts it back.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from world_env.errors import (
+    InvalidOptionError,
     TwinBusyError,
     TwinFormatError,
     TwinNotFoundError,
@@ -41,13 +47,18 @@ def list_twins() -> list[str]:
 
 
 def find_twin(name: str | Path) -> Path:
-    """The folder of a twin. Raises TwinNotFoundError, TwinFormatError."""
+    """The folder of a twin. Raises TwinNotFoundError, TwinFormatError, InvalidOptionError for no name and no path."""
+    if not isinstance(name, str | os.PathLike):
+        raise InvalidOptionError(
+            f"a twin is named by a str or a Path, got {type(name).__name__}: {name!r:.80}"
+        )
     text = os.fspath(name)
-    is_path = isinstance(name, Path) or os.sep in text or "/" in text
+    is_path = not isinstance(name, str) or os.sep in text or "/" in text
     folder = Path(text).expanduser() if is_path else BUNDLED / text
-    if not is_path and (
-        not re.fullmatch(r"[A-Za-z0-9_-]+", text) or not (folder / "twin.json").is_file()
-    ):
+    is_name = not is_path and re.fullmatch(r"[A-Za-z0-9_-]+", text) is not None
+    if is_path or is_name:
+        put_back(folder)
+    if not is_path and not (is_name and (folder / "twin.json").is_file()):
         hint = f" For the folder of that name write './{text}'." if Path(text).is_dir() else ""
         raise TwinNotFoundError(
             f"no twin {text!r}: the bundled ones are {', '.join(list_twins()) or 'none'}.{hint} "
@@ -100,6 +111,16 @@ def read_json(folder: Path) -> JSON:
             raise TwinFormatError(
                 f"{path}: field {name!r} should be {types[0].__name__}, got {got}"
             )
+    low, high = tree["termination_threshold"], tree["uncertainty_threshold"]
+    if not 0.0 <= low <= 1.0:
+        raise TwinFormatError(
+            f"{path}: field 'termination_threshold' is {low}, expected a probability in 0..1"
+        )
+    # 1e999 is strict JSON, and infinite.
+    if high is not None and not (math.isfinite(high) and high >= 0.0):
+        raise TwinFormatError(
+            f"{path}: field 'uncertainty_threshold' is {high}, expected a finite number >= 0, or null"
+        )
     if tree["format"] < 1:
         raise TwinFormatError(f"{path}: field 'format' is {tree['format']}, formats start at 1")
     if any(known not in ("reward", "termination") for known in tree["known"]):
@@ -149,12 +170,15 @@ def write_bytes(path: Path, blob: bytes) -> None:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """One writer a twin. The lock dies with its process, so a kill leaves nothing to clean up."""
+def locked(target: Path) -> Iterator[bool]:
+    """One writer a twin: whether no other process can be saving it.
+
+    The lock dies with its process, so a kill leaves nothing to clean up. Raises TwinBusyError.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: renaming is still atomic there, the last writer wins
-        yield
+        yield False
         return
     with (target.parent / f".{target.name}.lock").open("w") as file:
         try:
@@ -163,7 +187,52 @@ def locked(target: Path) -> Iterator[None]:
             raise TwinBusyError(
                 f"another process is saving {target} right now: wait for it, or save to another folder"
             ) from error
-        yield
+        yield True
+
+
+def _left_behind(target: Path, suffix: str) -> list[Path]:
+    """The folders that saves of this target made and did not remove, the newest last."""
+    # Eight characters are mkdtemp's: another twin's name may begin with this one's.
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.{suffix}")
+    if not target.parent.is_dir():
+        return []
+    found = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.lstat().st_mtime_ns)
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("twin.json", *FILES))
+
+
+def put_back(target: Path) -> None:
+    """Give a missing twin back the folder that a killed save had moved aside; does nothing else.
+
+    While another process saves, or where the folder may not be changed, nothing happens.
+    """
+    try:
+        target = target.resolve()
+        if target.exists() or not _left_behind(target, "old"):
+            return
+        with locked(target) as alone:
+            if alone:
+                _adopt(target)
+    except (OSError, ValueError):
+        # Only reading was asked for: whoever called says that there is no twin. ValueError: a path with a null byte.
+        return
+
+
+def _adopt(target: Path) -> None:
+    whole = [path for path in _left_behind(target, "old") if _is_whole(path)]
+    if whole and not target.exists():
+        whole[-1].rename(target)
+
+
+def tidy(target: Path) -> None:
+    """Put back or remove what killed saves left. Only for who holds the lock: all of it belongs to the dead."""
+    _adopt(target)
+    done = _left_behind(target, "old") if (target / "twin.json").is_file() else []
+    for folder in (*done, *_left_behind(target, "new")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -178,7 +247,7 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def swap(fresh: Path, target: Path) -> None:
-    """Put the finished folder in place; only a twin is ever replaced."""
+    """Put the finished folder in place; only a twin is ever replaced, and it comes back where that fails."""
     if (
         target.exists()
         and not (target / "twin.json").is_file()
@@ -191,6 +260,21 @@ def swap(fresh: Path, target: Path) -> None:
         fresh.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    target.rename(old)
-    fresh.rename(target)
+    try:
+        target.rename(old)
+    except OSError:
+        with suppress(OSError):
+            old.rmdir()
+        raise
+    try:
+        fresh.rename(target)
+    except BaseException as error:
+        try:
+            old.rename(target)
+        except OSError:
+            raise TwinSaveError(
+                f"cannot put the new twin in place ({error}), nor the old one back: it lies whole at {old}. "
+                f"Rename it to {target}, or load or save {target} again once it can be written."
+            ) from error
+        raise
     shutil.rmtree(old, ignore_errors=True)

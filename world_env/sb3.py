@@ -61,7 +61,7 @@ class WorldModelVecEnv(VecEnv):
         self._renderer: Any = None
         self._actions: Any = None
         world = self.simulator.twin.spec
-        super().__init__(num_envs, world.observation_space, world.action_space)
+        super().__init__(self.simulator.num_rows, world.observation_space, world.action_space)
         if seed is not None:
             self.seed(seed)
 
@@ -175,7 +175,10 @@ class WorldModelVecEnv(VecEnv):
         """
         if not any(self._options):
             return None
-        if any(set(options) != {"observation"} for options in self._options):
+        if any(
+            not isinstance(options, dict) or set(options) != {"observation"}
+            for options in self._options
+        ):
             raise InvalidOptionError(
                 "set_options takes {'observation': ...} for every row; for contexts and snapshots use "
                 "restore(), or WorldModelVectorEnv"

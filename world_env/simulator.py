@@ -14,7 +14,7 @@ from torch import Tensor
 
 from world_env.batch import State, replace, select
 from world_env.codec import Codec
-from world_env.ends import ENDS, ON_UNCERTAIN, Limits, SimulatorConfig, StepResult
+from world_env.ends import ENDS, ON_UNCERTAIN, Limits, SimulatorConfig, StepResult, whole_number
 from world_env.errors import (
     InvalidActionError,
     InvalidOptionError,
@@ -26,7 +26,7 @@ from world_env.errors import (
 from world_env.models.base import Prediction
 from world_env.random import RowRandom, derive_seeds
 from world_env.rows import Seeds, Snapshot, as_index, as_mask, reseeded, row_seeds
-from world_env.starts import draw_starts, given_starts
+from world_env.starts import draw_starts, given_starts, reset_options
 from world_env.twin import KnownFunction, Twin, load_cached
 
 __all__ = [
@@ -57,9 +57,8 @@ class Simulator:
         seed: int | None = None,
         config: SimulatorConfig | None = None,
     ) -> None:
-        if num_rows < 1:
-            raise InvalidOptionError(f"num_rows is {num_rows}, expected at least 1")
-        self.twin, self.num_rows, self.config = twin, num_rows, config or SimulatorConfig()
+        self.num_rows = whole_number(num_rows, "num_rows (num_envs)")
+        self.twin, self.config = twin, config or SimulatorConfig()
         self.codec: Codec = twin.codec
         self.device, self.dtype = _home(twin)
         self.horizon = (
@@ -107,10 +106,10 @@ class Simulator:
         Raises InvalidOptionError on anything else; after an error nothing has moved.
         """
         mask = as_mask(rows, self.num_rows)
-        options = dict(options or {})
+        options = reset_options(options)
         if set(options) - {"observation", "context", "snapshot"} or len(options) > 1:
             raise InvalidOptionError(
-                f"reset options {sorted(options)}: expected at most one of 'observation', 'context', 'snapshot'"
+                f"options {sorted(map(str, options))}: expected at most one of 'observation', 'context', 'snapshot'"
             )
         if self._state is None and not mask.all():
             raise ResetNeededError(
@@ -264,8 +263,7 @@ class Simulator:
 
         seed: of the futures' noise; None: derived from where each row stands, so that a replay forks alike.
         """
-        if n < 1:
-            raise InvalidOptionError(f"n is {n}: a fork has at least 1 future of each row")
+        n = whole_number(n, "n, the futures of each row,")
         chosen = as_index(rows, self.num_rows)
         index = np.repeat(chosen, n)
         snapshot = self.snapshot(index)
@@ -360,8 +358,10 @@ def open_simulator(
             f"reward_fn, termination_fn, {', '.join(names)}"
         )
     config = SimulatorConfig(**options)
-    if config.horizon is None and max_episode_steps is not None and max_episode_steps > 0:
-        config = dataclasses.replace(config, horizon=max_episode_steps)
+    # Gymnasium's -1 means "no wrapper"; anything else must be a horizon.
+    if config.horizon is None and max_episode_steps is not None and max_episode_steps != -1:
+        limit = whole_number(max_episode_steps, "max_episode_steps")
+        config = dataclasses.replace(config, horizon=limit)
     if isinstance(twin, Twin):
         twin = dataclasses.replace(
             twin,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from world_env.errors import TwinFormatError, UnsupportedSpaceError
 
@@ -93,6 +95,26 @@ def _names_an_id(text: Any) -> bool:
         return isinstance(json.loads(text)["id"], str)
     except (TypeError, ValueError, KeyError):
         return False
+
+
+class SpecOfStrings:
+    """For environments: a `spec` that names its twin by a string, so that `spec.to_json()` can be made from again."""
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What `gym.make` made this environment from; None: it was made otherwise."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        twin = None if spec is None else spec.kwargs.get("twin")
+        if spec is not None and isinstance(twin, os.PathLike):
+            # With a separator, because a bare word names a bundled twin.
+            text = os.path.join(os.curdir, os.path.expanduser(twin))
+            spec.kwargs = {**spec.kwargs, "twin": text}
+        self._spec = spec
 
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
@@ -192,7 +214,7 @@ class DataRange:
 
     @classmethod
     def from_json(cls, tree: Any) -> DataRange:
-        """The inverse of `to_json`. Raises TwinFormatError."""
+        """The inverse of `to_json`. Raises TwinFormatError, also for bounds that are not finite or not in order."""
         try:
             pairs = {key: (list(map(float, low)), list(map(float, high)))
                      for key, (low, high) in tree["observation"].items()}  # fmt: skip
@@ -203,8 +225,28 @@ class DataRange:
                 if action is None
                 else (list(map(float, action[0])), list(map(float, action[1])))
             )
-            return cls(pairs, (float(low), float(high)), pair)
+            ranges = cls(pairs, (float(low), float(high)), pair)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TwinFormatError(
                 f"this describes no data range: {str(tree)[:200]} ({error})"
             ) from error
+        ranges._check_order()
+        return ranges
+
+    def _check_order(self) -> None:
+        """Raises TwinFormatError unless every bound is a finite number and every low <= its high."""
+        rows = [*self.observation.items(), ("reward", ([self.reward[0]], [self.reward[1]]))]
+        if self.action is not None:
+            rows.append(("action", self.action))
+        for name, (low, high) in rows:
+            # Not zipped strictly: where the two differ in length, the spec names it.
+            wrong = [
+                pair
+                for pair in zip(low, high, strict=False)
+                if not (math.isfinite(pair[0]) and math.isfinite(pair[1]) and pair[0] <= pair[1])
+            ]
+            if wrong:
+                raise TwinFormatError(
+                    f"the data range of {name!r} runs from {wrong[0][0]} to {wrong[0][1]}, expected two finite "
+                    "numbers, the lower one first"
+                )

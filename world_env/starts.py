@@ -17,6 +17,17 @@ from world_env.random import RowRandom
 _CONTEXT_KEYS = ("observations", "actions", "elapsed")
 
 
+def reset_options(options: Any) -> dict[str, Any]:
+    """The options of a reset as a fresh dict; None: none. Raises InvalidOptionError where they are no mapping."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise InvalidOptionError(
+            f"reset options are a dict with at most one of 'observation', 'context', 'snapshot', got {options!r:.80}"
+        )
+    return dict(options)
+
+
 def draw_starts(
     starts: Context, states: Context | None, share: float, random: RowRandom
 ) -> Context:

@@ -25,6 +25,7 @@ from torch import Tensor
 from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.errors import (
+    InvalidOptionError,
     KnownFunctionError,
     StartsError,
     TwinFormatError,
@@ -41,6 +42,7 @@ from world_env.folder import (
     read_json,
     read_tensors,
     swap,
+    tidy,
     write_bytes,
 )
 from world_env.models import load_family
@@ -128,14 +130,18 @@ class Twin:
     def save(self, folder: str | Path) -> Path:
         """Write the twin, beside and renamed: whatever was there stays whole until the new one is.
 
-        Raises TwinSaveError where it cannot be written, TwinBusyError while another process saves the same twin.
+        Raises TwinSaveError where it cannot be written or the model's config is no dataclass, TwinBusyError while
+        another process saves the same twin.
         """
         target = Path(folder).resolve()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target), beside(target) as fresh:
-                self._write(fresh)
-                swap(fresh, target)
+            with locked(target) as alone:
+                if alone:
+                    tidy(target)
+                with beside(target) as fresh:
+                    self._write(fresh)
+                    swap(fresh, target)
         except OSError as error:
             if isinstance(error, TwinSaveError):
                 raise
@@ -158,9 +164,10 @@ class Twin:
         """A bundled twin by name, or a folder (anything with a separator, or a Path). The model is frozen.
 
         Raises TwinNotFoundError, TwinFormatError (damaged), TwinVersionError (newer format), TwinMismatchError
-        (weights and config disagree), UnknownFamilyError, KnownFunctionError (it was fitted with known functions).
+        (weights and config disagree), UnknownFamilyError, KnownFunctionError (it was fitted with known functions),
+        InvalidOptionError (no such device).
         """
-        folder = find_twin(name)
+        folder, device = find_twin(name), as_device(device)
         tree = read_json(folder)
         functions = {"reward": reward_fn, "termination": termination_fn}
         missing = [known for known in tree["known"] if functions.get(known) is None]
@@ -199,10 +206,16 @@ class Twin:
             "weights.safetensors": dump_tensors(weights),
             "starts.safetensors": dump_tensors(starts),
         }
+        config = self.model.config
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+            raise TwinSaveError(
+                f"the config of the {type(self.model).__name__} is {config!r:.80}, which no twin can store: give the "
+                "model a frozen dataclass config of JSON-able fields, and register_family its class"
+            )
         tree = {
             "format": FORMAT,
             "family": self.family,
-            "config": dataclasses.asdict(self.model.config),
+            "config": dataclasses.asdict(config),
             "spec": self.spec.to_json(),
             "ranges": None if self.ranges is None else self.ranges.to_json(),
             "termination_threshold": self.termination_threshold,
@@ -212,11 +225,16 @@ class Twin:
             "fidelity": self.fidelity,
             "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
         }
+        try:
+            text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
+        except TypeError as error:
+            raise TwinSaveError(
+                f"twin.json cannot hold this twin: {error}. Its config, provenance and fidelity take numbers, "
+                "strings, bools, None, and lists and dicts of these."
+            ) from error
         for name, blob in blobs.items():
             write_bytes(folder / name, blob)
-        write_bytes(
-            folder / "twin.json", (json.dumps(tree, indent=1, allow_nan=False) + "\n").encode()
-        )
+        write_bytes(folder / "twin.json", text.encode())
 
 
 _loaded: dict[tuple[Any, ...], Twin] = {}
@@ -236,7 +254,7 @@ def load_cached(
         return Twin.load(
             name, device=device, dtype=dtype, reward_fn=reward_fn, termination_fn=termination_fn
         )
-    folder = find_twin(name).resolve()
+    folder, device = find_twin(name).resolve(), as_device(device)
     place = (folder, str(device), dtype)
     times = [
         path.stat().st_mtime_ns if path.exists() else 0
@@ -249,6 +267,19 @@ def load_cached(
             _loaded.pop(old, None)
         _loaded[key] = twin
     return _loaded[key]
+
+
+def as_device(device: Any) -> torch.device:
+    """A device that this machine has. Raises InvalidOptionError."""
+    try:
+        # Asking for memory is the one question that every backend answers.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InvalidOptionError(
+            f"device is {device!r}, which cannot be used here ({reason:.200}): pass 'cpu', or a device that "
+            "torch lists as available"
+        ) from error
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
@@ -314,9 +345,43 @@ def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
     }
     shapes = {key: tuple(value.shape[2:]) for key, value in observations.items()}
     codec = Codec(spec)
-    parts = [tensors.get(f"{name}.{part}") for part in ("actions", "length", "elapsed")]
-    if shapes != codec.shapes or any(part is None for part in parts):
+    actions, length, elapsed = (
+        tensors.get(f"{name}.{part}") for part in ("actions", "length", "elapsed")
+    )
+    if shapes != codec.shapes or actions is None or length is None or elapsed is None:
         raise TwinMismatchError(
             f"the {name} hold observations {shapes}, the spec asks for {codec.shapes}"
         )
-    return Context(observations, *(part for part in parts if part is not None))
+    _check_counts(name, length, elapsed)
+    rows = len(length)
+    known = max((value.shape[1] for value in observations.values()), default=0)
+    if int(length.max()) > known:
+        raise TwinFormatError(
+            f"the {name} say that a row has {int(length.max())} observations, but they hold {known} for each"
+        )
+    parts = [(key, value, (rows, known, *shapes[key])) for key, value in observations.items()]
+    parts.append(("actions", actions, (rows, known - 1, codec.action_size)))
+    for key, value, shape in parts:
+        if tuple(value.shape) != shape:
+            raise TwinFormatError(
+                f"{key!r} of the {name} has the shape {tuple(value.shape)}, expected {shape}"
+            )
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise TwinFormatError(
+                f"{key!r} of the {name} holds what is no finite float ({value.dtype}): no episode can begin there"
+            )
+    return Context(observations, actions, length, elapsed)
+
+
+def _check_counts(name: str, length: Tensor, elapsed: Tensor) -> None:
+    """Raises TwinFormatError unless both are (B,) int64, B >= 1, length from 1 and elapsed from 0."""
+    for part, value, least in (("length", length, 1), ("elapsed", elapsed, 0)):
+        if value.dtype != torch.int64 or value.ndim != 1 or not 0 < len(value) == len(length):
+            raise TwinFormatError(
+                f"{part!r} of the {name} is {value.dtype} of the shape {tuple(value.shape)}, expected int64 of one "
+                "entry a start, and at least one start"
+            )
+        if int(value.min()) < least:
+            raise TwinFormatError(
+                f"{part!r} of the {name} goes down to {int(value.min())}, expected at least {least}"
+            )

@@ -14,13 +14,14 @@ from gymnasium.vector.utils import batch_space
 from world_env.codec import row_of
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulator import ENDS, Simulator, Snapshot, StepResult, open_simulator
-from world_env.spec import DEFAULT_TWIN
+from world_env.spec import DEFAULT_TWIN, SpecOfStrings
+from world_env.starts import reset_options
 from world_env.twin import KnownFunction, Twin
 
 _END_NAMES = np.array(ENDS, dtype=object)
 
 
-class WorldModelVectorEnv(VectorEnv[Any, Any, Any]):
+class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
     """`num_envs` worlds of a twin, stepped together.
 
     twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv.
@@ -60,6 +61,7 @@ class WorldModelVectorEnv(VectorEnv[Any, Any, Any]):
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
+        num_envs = self.simulator.num_rows
         self.num_envs, self.render_mode = num_envs, render_mode
         world = self.simulator.twin.spec
         self.single_observation_space = world.observation_space
@@ -95,7 +97,7 @@ class WorldModelVectorEnv(VectorEnv[Any, Any, Any]):
         """
         if seed is None or isinstance(seed, int | np.integer):
             super().reset(seed=None if seed is None else int(seed))
-        options = dict(options or {})
+        options = reset_options(options)
         mask = self._reset_mask(options.pop("reset_mask", None))
         return self.simulator.reset(mask, seed=seed, options=options), {}
 

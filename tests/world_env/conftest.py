@@ -1,11 +1,14 @@
 """Twins that the tests of this folder share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from oracle import ORACLES, forget_oracles, oracle_twin, register_oracles
 
+from training.tasks import TASKS
+from world_env.folder import list_twins
 from world_env.twin import Twin
 
 torch.set_num_threads(1)
@@ -37,3 +40,13 @@ def cartpole() -> Twin:
 def noisy() -> Twin:
     """Noise in every step, and short episodes: whatever depends on streams or ends shows."""
     return oracle_twin("CartPole-v1", noise=0.01, horizon=25)
+
+
+@pytest.fixture(scope="session")
+def bundled() -> list[str]:
+    """The names of the bundled twins: one for each of our tasks, so that no test over them passes on nothing."""
+    if os.environ.get("WORLD_ENV_EMPTIED"):
+        pytest.skip("WORLD_ENV_EMPTIED is set: there are no bundled twins, on purpose")
+    names = list_twins()
+    assert names == sorted(task.twin for task in TASKS.values())
+    return names

@@ -1,17 +1,31 @@
 """The public checks: every family passes them, and broken ones do not."""
 
+import dataclasses
+from collections import deque
+from typing import Any
+
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from oracle import ORACLES, CartPoleOracle, OracleConfig, oracle_twin, real_spec, real_starts
+from oracle import (
+    ORACLES,
+    CartPoleOracle,
+    OracleConfig,
+    PendulumOracle,
+    oracle_twin,
+    real_spec,
+    real_starts,
+)
 from torch import Tensor
 
-from world_env.batch import State
+from world_env.batch import Observation, State
 from world_env.checks import check_vector_env, check_world_model
 from world_env.models import FAMILIES, load_family
 from world_env.models.base import Prediction
 from world_env.random import RowRandom
+from world_env.spec import WorldSpec
 from world_env.twin import Twin
 from world_env.vector_env import WorldModelVectorEnv
 
@@ -72,6 +86,51 @@ class Remembers(CartPoleOracle):
         return super().step(state, action, **kwargs)
 
 
+class RemembersInPrivate(CartPoleOracle):
+    """Impure where few would look: `kind` says in what."""
+
+    kind = "number"
+
+    def __init__(self, spec: WorldSpec, config: OracleConfig) -> None:
+        super().__init__(spec, config)
+        self._steps: Any = {
+            "number": 0,
+            "list": [],
+            "nothing": None,
+            "dict": {"seen": torch.zeros(1)},
+            "deque": deque(maxlen=3),
+            "set": set(),
+            "array": np.zeros(1),
+        }[self.kind]
+
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        if self.kind == "number":
+            self._steps += 1
+        elif self.kind == "nothing":
+            self._steps = action
+        elif self.kind == "dict":
+            self._steps["seen"] += 1
+        elif self.kind == "array":
+            self._steps += 1
+        elif self.kind == "set":
+            self._steps.add(len(self._steps))
+        else:
+            self._steps.append(action)
+        return super().step(state, action, **kwargs)
+
+
+class HidesABuffer(CartPoleOracle):
+    """A buffer that no state_dict shows."""
+
+    def __init__(self, spec: WorldSpec, config: OracleConfig) -> None:
+        super().__init__(spec, config)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        self.seen += 1
+        return super().step(state, action, **kwargs)
+
+
 class Mutates(CartPoleOracle):
     def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
         result = super().step(state, action, **kwargs)
@@ -95,6 +154,23 @@ class Detaches(CartPoleOracle):
             return super().step(state, action, **kwargs)
 
 
+class DetachesTheState(PendulumOracle):
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        arrived, prediction = super().step(state, action, **kwargs)
+        return {"physics": arrived["physics"].detach()}, prediction
+
+
+class DetachesTheReward(PendulumOracle):
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        arrived, prediction = super().step(state, action, **kwargs)
+        return arrived, dataclasses.replace(prediction, reward=prediction.reward.detach())
+
+
+class DetachesTheDecoded(PendulumOracle):
+    def decode(self, state: State) -> Observation:
+        return {name: value.detach() for name, value in super().decode(state).items()}
+
+
 class Grows(CartPoleOracle):
     def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
         arrived, prediction = super().step(state, action, **kwargs)
@@ -116,6 +192,38 @@ def test_the_model_check_finds_faults(broken: type[CartPoleOracle], message: str
     model = broken(real_spec("CartPole-v1"), OracleConfig())
     with pytest.raises(AssertionError, match=message):
         check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+@pytest.mark.parametrize("kind", ["number", "list", "nothing", "dict", "deque", "set", "array"])
+def test_the_model_check_looks_into_private_attributes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemembersInPrivate, "kind", kind)
+    model = RemembersInPrivate(real_spec("CartPole-v1"), OracleConfig())
+    with pytest.raises(AssertionError, match=r"pure.*_steps"):
+        check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+def test_the_model_check_sees_hidden_buffers() -> None:
+    model = HidesABuffer(real_spec("CartPole-v1"), OracleConfig())
+    with pytest.raises(AssertionError, match=r"pure.*seen"):
+        check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (DetachesTheState, "next observation.*detached"),
+        (DetachesTheDecoded, "next observation.*detached"),
+        (DetachesTheReward, "reward.*detached"),
+    ],
+)
+def test_the_model_check_wants_each_gradient(broken: type, message: str) -> None:
+    model = broken(real_spec("Pendulum-v1"), OracleConfig())
+    starts = real_starts("Pendulum-v1")
+    check_world_model(model, starts=starts, differentiable=False)
+    with pytest.raises(AssertionError, match=message):
+        check_world_model(model, starts=starts)
 
 
 def test_the_vector_check_finds_faults() -> None:

@@ -1,12 +1,15 @@
 """WorldModelEnv and WorldModelVectorEnv as Gymnasium and its clients see them."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode
 from oracle import oracle_twin, real_spec
@@ -16,13 +19,17 @@ import world_env  # noqa: F401  registers the ids
 from world_env.env import WorldModelEnv
 from world_env.errors import (
     InvalidActionError,
+    InvalidObservationError,
     InvalidOptionError,
     ResetNeededError,
     TwinNotFoundError,
 )
+from world_env.sb3 import WorldModelVecEnv
 from world_env.twin import Twin
 from world_env.vector_env import WorldModelVectorEnv
 from world_env.wrappers import ActionChunk
+
+HAS_CUDA = "this machine has a GPU: nothing is missing here"
 
 
 @pytest.fixture
@@ -53,11 +60,35 @@ def test_make(folder: Path) -> None:
         if terminated or truncated:
             assert info["end"] in ("terminated", "horizon")
             env.reset()
-    env.spec.to_json()
-    again = gym.make(env.spec)
-    assert data_equivalence(again.reset(seed=4)[0], env.reset(seed=4)[0])
     env.close()
     env.close()
+
+
+def test_a_spec_survives_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    for twin in (str(folder), folder, Path("twin")):
+        env = gym.make("WorldModel-v0", twin=twin, horizon=9, temperature=0.5)
+        text = env.spec.to_json()
+        back = EnvSpec.from_json(text)
+        assert back == env.spec and back.to_json() == text
+        for spec in (back, env.spec):
+            again = gym.make(spec)
+            world = again.unwrapped
+            assert isinstance(world, WorldModelEnv) and world.spec == env.unwrapped.spec
+            assert world.simulator.config == env.unwrapped.simulator.config
+            assert world.twin.fingerprint() == env.unwrapped.twin.fingerprint()
+            assert data_equivalence(again.reset(seed=4)[0], env.reset(seed=4)[0])
+            again.close()
+        env.close()
+
+
+def test_a_vector_spec_survives_json(folder: Path) -> None:
+    env = gym.make_vec("WorldModel-v0", num_envs=2, twin=folder, horizon=9)
+    back = EnvSpec.from_json(env.spec.to_json())
+    assert back == env.spec
+    again = gym.make_vec(back, num_envs=2)
+    np.testing.assert_array_equal(again.reset(seed=4)[0], env.reset(seed=4)[0])
+    assert again.get_attr("spec") == (back, back)
 
 
 def test_make_vec(folder: Path) -> None:
@@ -138,6 +169,81 @@ def test_constructor_arguments(noisy: Twin) -> None:
     quiet = WorldModelEnv(noisy, uncertainty=False)
     quiet.reset(seed=0)
     assert "uncertainty" not in quiet.step(0)[4]
+
+
+SHELLS = [WorldModelEnv, WorldModelVectorEnv, WorldModelVecEnv]
+
+WRONG: list[dict[str, Any]] = [
+    {"temperature": "hot"},
+    {"temperature": math.nan},
+    {"temperature": math.inf},
+    {"temperature": None},
+    {"temperature": -0.5},
+    {"dataset_starts": "a"},
+    {"dataset_starts": math.nan},
+    {"dataset_starts": 1.5},
+    {"uncertainty_threshold": math.nan},
+    {"uncertainty_threshold": "x"},
+    {"uncertainty_threshold": -1.0},
+    {"uncertainty": "yes"},
+    {"horizon": 2.5},
+    {"horizon": "long"},
+    {"horizon": 0},
+    {"rollout_length": True},
+    {"max_episode_steps": "long"},
+    {"max_episode_steps": 2.5},
+    {"termination": 3},
+    {"on_uncertain": None},
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_wrong_options_are_named(noisy: Twin, shell: type, wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(InvalidOptionError, match=f"{name} is"):
+        shell(noisy, **wrong)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_wrong_twins_and_devices_are_named(folder: Path, shell: type) -> None:
+    for twin in (None, 3, b"cartpole", [folder]):
+        with pytest.raises(InvalidOptionError, match="str or a Path"):
+            shell(twin)
+    for device in ("abc", "cuda:99", object()):
+        with pytest.raises(InvalidOptionError, match="device is"):
+            shell(folder, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason=HAS_CUDA)
+def test_cuda_without_a_gpu_is_named(folder: Path) -> None:
+    with pytest.raises(InvalidOptionError, match=r"'cuda'.*'cpu'"):
+        gym.make("WorldModel-v0", twin=str(folder), device="cuda")
+
+
+@pytest.mark.parametrize("shell", SHELLS[1:])
+@pytest.mark.parametrize("rows", [2.5, 0, -1, "3", None, True])
+def test_wrong_numbers_of_rows_are_named(noisy: Twin, shell: type, rows: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="num_envs"):
+        shell(noisy, rows)
+    assert type(shell(noisy, np.int64(2)).num_envs) is int
+
+
+@pytest.mark.parametrize("options", [[1], 3, "observation", {1: 2, "a": 3}, [{}]])
+def test_wrong_reset_options_are_named(noisy: Twin, options: Any) -> None:
+    for env in (WorldModelEnv(noisy), WorldModelVectorEnv(noisy, 2)):
+        with pytest.raises(InvalidOptionError, match="options"):
+            env.reset(options=options)
+        env.reset(options={})
+    with pytest.raises(InvalidObservationError, match="no array"):
+        WorldModelEnv(noisy).reset(options={"observation": [[0.0], [0.0, 1.0]]})
+
+
+def test_complex_actions_are_refused() -> None:
+    env = WorldModelEnv(oracle_twin("Pendulum-v1"))
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="real"):
+        env.step(np.array([0.5 + 2.0j]))
 
 
 def test_known_functions(noisy: Twin) -> None:

@@ -1,6 +1,10 @@
 """Pictures: a posed real environment shows what it showed when it was really there."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -58,6 +62,77 @@ def test_a_posed_body_has_the_real_joint_positions(real_id: str) -> None:
         expected[: hidden.get("skipped_qpos", 0)] = 0.0
         # Velocities are clipped by some of these environments, positions never.
         np.testing.assert_allclose(posed.unwrapped.data.qpos, expected, atol=1e-6)
+
+
+NO_GL = "no OpenGL here: MuJoCo cannot draw"
+
+DRAW = """
+import gymnasium as gym
+env = gym.make("InvertedPendulum-v5", render_mode="rgb_array")
+env.reset(seed=0)
+env.render()
+"""
+
+
+@pytest.fixture
+def can_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips where MuJoCo cannot draw; asked in a process of its own, because a failed try leaves debris."""
+    if not os.environ.get("DISPLAY"):
+        monkeypatch.setenv("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl"))
+    tried = subprocess.run([sys.executable, "-c", DRAW], capture_output=True, text=True)
+    if tried.returncode:
+        gl = re.search(r"OpenGL|EGL|GLFW|glfw|OSMesa|osmesa|gl[A-Z]\w+", tried.stderr)
+        assert gl, f"this is no missing OpenGL: {tried.stderr[-2000:]}"
+        pytest.skip(NO_GL)
+
+
+def test_a_posed_body_looks_like_the_real_frame(can_draw: None) -> None:
+    """The one body without a hidden root: its observation says all that a picture shows."""
+    with gym.make("InvertedPendulum-v5", render_mode="rgb_array") as env:
+        observation = played(env, steps=4)
+        expected = env.render()
+        renderer = Renderer(spec_of(env))
+        frame = renderer.frame(observation)
+        assert frame.dtype == np.uint8 and frame.shape == expected.shape
+        assert np.abs(frame.astype(int) - expected).mean() < 0.05
+        elsewhere = renderer.frame(observation + np.array([0.5, 0.3, 0.0, 0.0]))
+        assert np.abs(elsewhere.astype(int) - expected).mean() > 1.0
+        renderer.close()
+
+
+WITHOUT = """
+import json
+import sys
+for name in ("pygame", "mujoco", "PIL"):
+    sys.modules[name] = None
+import numpy as np
+from world_env.errors import MissingExtraError
+from world_env.render import Renderer
+from world_env.spec import WorldSpec
+for tree in json.loads(sys.argv[1]):
+    spec = WorldSpec.from_json(tree)
+    renderer = Renderer(spec)
+    try:
+        renderer.frame(np.zeros(spec.observation_space.shape, np.float32))
+    except MissingExtraError as error:
+        print(error)
+    renderer.close()
+"""
+
+
+def test_missing_extras_are_named_with_their_pip_lines() -> None:
+    specs = []
+    for real_id in ("CartPole-v1", "HalfCheetah-v5"):
+        with gym.make(real_id) as env:
+            specs.append(spec_of(env).to_json())
+    specs.append({**specs[0], "real": None})
+    command = [sys.executable, "-c", WITHOUT, json.dumps(specs)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    classic, mujoco, plot = done.stdout.splitlines()
+    assert "CartPole-v1" in classic and 'pip install "world-env[classic]"' in classic
+    assert "HalfCheetah-v5" in mujoco and 'pip install "world-env[mujoco]"' in mujoco
+    assert "Pillow" in plot and 'pip install "world-env[train]"' in plot
 
 
 def test_a_wrapped_observation_is_plotted_instead_of_posed() -> None:

@@ -54,9 +54,10 @@ def test_seeds_and_options(noisy: Twin) -> None:
     first.set_options({"observation": wanted})
     np.testing.assert_array_equal(first.reset(), np.tile(wanted, (ROWS, 1)))
     assert not np.array_equal(first.reset()[0], wanted)
-    first.set_options({"snapshot": 1})
-    with pytest.raises(InvalidOptionError, match="restore"):
-        first.reset()
+    for options in ({"snapshot": 1}, [1] * ROWS, ["observation"] * ROWS):
+        first.set_options(options)
+        with pytest.raises(InvalidOptionError, match="restore"):
+            first.reset()
 
 
 def test_misuse_is_named(noisy: Twin) -> None:
@@ -144,6 +145,19 @@ def test_off_policy_algorithms() -> None:
     assert sac.replay_buffer.timeouts.any() and sac.replay_buffer.dones.any()
     cartpole = VecMonitor(WorldModelVecEnv(oracle_twin("CartPole-v1"), ROWS))
     DQN("MlpPolicy", cartpole, learning_starts=40, device="cpu", buffer_size=500).learn(80)
+
+
+@pytest.mark.usefixtures("bundled")
+def test_sac_lives_in_64_bundled_worlds() -> None:
+    env = VecMonitor(WorldModelVecEnv("pendulum", 64, seed=0))
+    sac = SAC("MlpPolicy", env, learning_starts=128, batch_size=32, device="cpu", buffer_size=1_000)
+    before = [value.clone() for value in sac.actor.parameters()]
+    sac.learn(64 * 5)
+    assert sac.num_timesteps == 64 * 5 and sac._n_updates > 0
+    assert any(not torch.equal(*pair) for pair in zip(before, sac.actor.parameters(), strict=True))
+    kept = sac.replay_buffer
+    assert kept.n_envs == 64 and np.isfinite(kept.rewards[: kept.pos]).all()
+    assert (kept.rewards[: kept.pos] < 0).any()
 
 
 def test_a_policy_moves_to_the_real_environment(tmp_path: Any) -> None:

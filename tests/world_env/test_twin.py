@@ -1,5 +1,6 @@
 """Twins on disk: whole or refused by name, and never half written."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracle import oracle_twin, real_spec
+from oracle import CartPoleOracle, OracleConfig, oracle_twin, real_spec
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
 
 import world_env.folder as folder_module
 import world_env.twin as twin_module
 from world_env.errors import (
+    InvalidOptionError,
     KnownFunctionError,
     TwinBusyError,
     TwinFormatError,
@@ -144,6 +148,23 @@ def nan_weights(folder: Path) -> None:
     twin.save(folder)
 
 
+def infinite_threshold(folder: Path) -> None:
+    text = (folder / "twin.json").read_text()
+    text = text.replace('"uncertainty_threshold": null', '"uncertainty_threshold": 1e999')
+    (folder / "twin.json").write_text(text)
+
+
+def other_starts(**changed: Any) -> Callable[[Path], None]:
+    """Damage: parts of the starts replaced, with the right checksum."""
+
+    def damage(folder: Path) -> None:
+        starts = load_tensors((folder / "starts.safetensors").read_bytes())
+        starts |= {f"starts.{name.replace('__', '.')}": value for name, value in changed.items()}
+        rewrite(folder, "starts.safetensors", dump_tensors(starts))
+
+    return damage
+
+
 def cut_json(folder: Path) -> None:
     (folder / "twin.json").write_text((folder / "twin.json").read_text()[:-30])
 
@@ -184,6 +205,17 @@ DAMAGE: list[tuple[Callable[[Path], None], type[Exception], str]] = [
     (missing, TwinFormatError, "missing"),
     (link, TwinFormatError, "link"),
     (nan_weights, TwinFormatError, "non-finite"),
+    (infinite_threshold, TwinFormatError, "uncertainty_threshold.*inf"),
+    (other_starts(observations__observation=torch.full((1, 1, 4), torch.nan)), TwinFormatError, "finite"),
+    (other_starts(observations__observation=torch.zeros(2, 1, 4)), TwinFormatError, r"\(2, 1, 4\)"),
+    (other_starts(observations__observation=torch.zeros(1, 1, 4).long()), TwinFormatError, "int64"),
+    (other_starts(actions=torch.zeros(1, 2, 2)), TwinFormatError, "'actions'"),
+    (other_starts(length=torch.tensor([2])), TwinFormatError, "2 observations, but they hold 1"),
+    (other_starts(length=torch.tensor([0])), TwinFormatError, "at least 1"),
+    (other_starts(length=torch.tensor([1.0])), TwinFormatError, "int64"),
+    (other_starts(length=torch.tensor(1)), TwinFormatError, "one entry"),
+    (other_starts(elapsed=torch.tensor([-3])), TwinFormatError, "down to -3"),
+    (other_starts(elapsed=torch.tensor([0, 0])), TwinFormatError, "'elapsed'"),
     (cut_json, TwinFormatError, "JSON"),
     (nan_json, TwinFormatError, "NaN"),
     (deep_json, TwinFormatError, "JSON"),
@@ -191,7 +223,7 @@ DAMAGE: list[tuple[Callable[[Path], None], type[Exception], str]] = [
     (escape, TwinFormatError, "outside its folder"),
     (escape_instead, TwinFormatError, "outside its folder"),
     (no_json, TwinFormatError, "no twin"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("damage", "error", "message"), DAMAGE, ids=lambda part: str(part)[:30])
@@ -223,6 +255,16 @@ EDITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ranges": {}}, TwinFormatError, "range"),
     ({"ranges": {"observation": {"observation": [[0], [1]]}, "reward": [0, 1], "action": None}},
      TwinFormatError, "range"),
+    ({"ranges": {"observation": {"observation": [["nan"] * 4, [1] * 4]}, "reward": [0, 1], "action": None}},
+     TwinFormatError, "range of 'observation'.*nan"),
+    ({"ranges": {"observation": {"observation": [[0, 0, 2, 0], [1] * 4]}, "reward": [0, 1], "action": None}},
+     TwinFormatError, "from 2.0 to 1.0"),
+    ({"ranges": {"observation": {}, "reward": [1, 0], "action": None}}, TwinFormatError, "range of 'reward'"),
+    ({"ranges": {"observation": {}, "reward": ["-inf", 0], "action": None}}, TwinFormatError, "-inf"),
+    ({"ranges": {"observation": {}, "reward": [0, 1], "action": [[1, 1], [0, 2]]}}, TwinFormatError, "'action'"),
+    ({"termination_threshold": 7.0}, TwinFormatError, "termination_threshold.*7.0.*0..1"),
+    ({"termination_threshold": -1}, TwinFormatError, "termination_threshold"),
+    ({"uncertainty_threshold": -0.5}, TwinFormatError, "uncertainty_threshold.*-0.5"),
     ({"termination_threshold": "high"}, TwinFormatError, "termination_threshold"),
     ({"uncertainty_threshold": []}, TwinFormatError, "uncertainty_threshold"),
     ({"provenance": None}, TwinFormatError, "provenance"),
@@ -326,12 +368,128 @@ def test_a_failed_save_leaves_the_old_twin(folder: Path, monkeypatch: pytest.Mon
     assert not [p for p in folder.parent.iterdir() if p.name.endswith((".new", ".old"))]
 
 
+def planted(suffix: str, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Renaming a folder of this suffix fails."""
+    rename = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(suffix):
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_failure_between_the_renames_puts_the_old_twin_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    planted(".new", monkeypatch, error)
+    with pytest.raises((TwinSaveError, KeyboardInterrupt)) as raised:
+        small(1).save(folder)
+    assert "unchanged" in str(raised.value) or not isinstance(error, OSError)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert not [p for p in folder.parent.iterdir() if p.name.endswith((".new", ".old"))]
+
+
+def test_where_the_old_twin_cannot_come_back_its_place_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        planted((".new", ".old"), patch, OSError(5, "Input/output error"))
+        with pytest.raises(TwinSaveError, match=r"lies whole at .*\.old") as raised:
+            small(1).save(folder)
+    assert "unchanged" not in str(raised.value)
+    assert_same_twin(Twin.load(folder), small(0))
+
+
+def killed_between_renames(folder: Path) -> Path:
+    """What a process leaves that was killed then: the old folder aside, the new one beside."""
+    small(1).save(folder.parent / ".twin.newabcde.new")
+    return folder.rename(folder.parent / ".twin.old_1234.old")
+
+
+def assert_same_twin(first: Twin, second: Twin) -> None:
+    assert first.fingerprint() == second.fingerprint()
+
+
+@pytest.mark.parametrize("load", [Twin.load, load_cached])
+def test_a_kill_between_the_renames_is_undone_by_loading(
+    folder: Path, load: Callable[[Path], Twin]
+) -> None:
+    killed_between_renames(folder)
+    (folder.parent / ".twin.broken_1.old").mkdir()
+    assert_same_twin(load(folder), small(0))
+    assert folder.is_dir()
+
+
+def test_a_bundled_twin_comes_back_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "BUNDLED", folder.parent)
+    killed_between_renames(folder)
+    assert_same_twin(Twin.load("twin"), small(0))
+
+
+def test_a_kill_between_the_renames_is_tidied_by_saving(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_between_renames(folder)
+    other = small(2).save(folder.parent / ".twin.b.old_1234.old")
+    with monkeypatch.context() as patch:
+        planted(".new", patch, OSError(5, "Input/output error"))
+        with pytest.raises(TwinSaveError, match="unchanged"):
+            small(1).save(folder)
+    assert_same_twin(Twin.load(folder), small(0))
+    killed_between_renames(folder)
+    small(3).save(folder)
+    assert_same_twin(Twin.load(folder), small(3))
+    folders = {path.name for path in folder.parent.iterdir() if path.is_dir()}
+    assert folders == {"twin", other.name}
+
+
+def test_nothing_is_put_back_while_a_process_saves(folder: Path) -> None:
+    old = killed_between_renames(folder)
+    with folder_module.locked(folder), pytest.raises(TwinNotFoundError):
+        Twin.load(folder)
+    assert old.is_dir() and not folder.exists()
+
+
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
     twin = small()
     bad = Twin(twin.spec, twin.family, twin.model, twin.starts, fidelity={"error": float("nan")})
     with pytest.raises(ValueError, match="JSON"):
         bad.save(tmp_path / "twin")
     assert not (tmp_path / "twin").exists()
+
+
+@pytest.mark.parametrize("config", [None, {}, {"noise": 0.0}, OracleConfig, 3])
+def test_a_model_without_a_dataclass_config_is_not_saved(tmp_path: Path, config: Any) -> None:
+    twin = oracle_twin("CartPole-v1")
+    bad = dataclasses.replace(twin, model=CartPoleOracle(twin.spec, config))
+    with pytest.raises(TwinSaveError, match="frozen dataclass"):
+        bad.save(tmp_path / "twin")
+    assert not (tmp_path / "twin").exists()
+
+
+def test_what_is_no_json_is_named(tmp_path: Path) -> None:
+    bad = dataclasses.replace(small(), provenance={"from": tmp_path})
+    with pytest.raises(TwinSaveError, match=r"Path.*provenance"):
+        bad.save(tmp_path / "twin")
+    assert not (tmp_path / "twin").exists()
+
+
+@pytest.mark.parametrize("name", [None, 3, b"cartpole", ["cartpole"]])
+def test_a_name_that_is_none(name: Any) -> None:
+    for load in (Twin.load, load_cached):
+        with pytest.raises(InvalidOptionError, match="str or a Path"):
+            load(name)
+
+
+@pytest.mark.parametrize("device", ["abc", "cuda:99", 3.5])
+def test_a_device_that_is_not_there(folder: Path, device: Any) -> None:
+    for load in (Twin.load, load_cached):
+        with pytest.raises(InvalidOptionError, match="device is"):
+            load(folder, device=device)
 
 
 def test_an_unwritable_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,9 +573,10 @@ def test_a_kill_while_saving_leaves_a_whole_twin(tmp_path: Path) -> None:
     time.sleep(0.1)
     saver.kill()
     saver.communicate()
-    if target.exists():
-        Twin.load(target)
+    # The first save was complete: whatever moment the kill hit, there is a twin.
+    Twin.load(target)
     small().save(target)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["twin"]
 
 
 def test_the_cache_reads_a_folder_once(folder: Path) -> None:
