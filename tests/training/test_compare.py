@@ -149,7 +149,7 @@ gym.register("RoundedCartPole-v1", entry_point=RoundedCartPole, max_episode_step
 
 def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
-    model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0, keep_best=False))
+    model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0))
     actors = {"random": random_actor(twin.spec.action_space, SEEDS), "ppo": policy_actor(model)}
     world = RealConfig("RoundedCartPole-v1")
     real = {
