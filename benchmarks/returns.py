@@ -29,6 +29,7 @@ from training.compare import (
 )
 from training.fit import FitWarning
 from training.learn import LearnConfig, learn
+from training.policy import load_policy
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
@@ -50,12 +51,19 @@ def main() -> None:
         "--resume", action="store_true", help="keep the cells that the file already holds"
     )
     parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="only pair the saved policies of the cells that the file holds with the task's reference",
+    )
+    parser.add_argument(
         "--only-twin", action="store_true", help="leave out the policies trained in reality"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "returns"
+    if arguments.pairs:
+        return renew_pairs(arguments.out, arguments.tasks, arguments.seeds, runs)
     for task_id in arguments.tasks:
         for seed in arguments.seeds:
             stored = read(arguments.out) if arguments.resume else None
@@ -146,8 +154,14 @@ def reference_pair(
     config = dataclasses.replace(
         real_configs(task, seed)["offpolicy_real_same_steps"], steps=task.reference_steps
     )
-    own = StepLedger(folder / "reference-real-steps.json")
-    policy = learn(real, config, out=folder / "reference", ledger=own, purpose="collect")
+    own = StepLedger(folder / f"reference-{task.reference_steps}-real-steps.json")
+    policy = learn(
+        real,
+        config,
+        out=folder / f"reference-{task.reference_steps}",
+        ledger=own,
+        purpose="collect",
+    )
     reality = run_real(policy_actor(policy), real, JUDGE_SEEDS, purpose="judge", ledger=own)
     difference = twin.values - reality.values
     return {
@@ -157,7 +171,34 @@ def reference_pair(
         "real_mean": reality.mean,
         "difference": float(difference.mean()),
         "difference_ci95": list(bootstrap_mean(difference)),
-    }
+    } | {name: facts()[name] for name in ("commit", "date")}
+
+
+def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> None:
+    """Pair the policies of the file's cells with the reference as it is now; other references stay beside it."""
+    for task_id in tasks:
+        task, real = TASKS[task_id], RealConfig(task_id)
+        for seed in seeds if task.reference_steps else []:
+            stored = read(path) or {"rows": []}
+            wanted = {"task": task_id, "seed": seed}
+            rows = [row for row in stored["rows"] if wanted.items() <= row.items()]
+            policy = next((row for row in rows if row["policy"] == "ppo_twin"), None)
+            if policy is None:
+                continue
+            folder = runs / f"{task_id}-{seed}"
+            actor = policy_actor(load_policy(folder / f"round-{policy['round']}" / "policy"))
+            twin = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=StepLedger())
+            if twin.mean != policy["real_mean"]:
+                raise SystemExit(
+                    f"{folder} holds another policy than the file: it earns {twin.mean}, not {policy['real_mean']}. "
+                    "Delete the cell from the file and judge it anew."
+                )
+            pair = reference_pair(task_id, task, real, seed, folder, twin)
+            same = wanted | {"against": pair["against"]}
+            kept = [old for old in stored["pairs"] if not same.items() <= old.items()]
+            pairs = sorted([*kept, pair], key=lambda pair: (pair["task"], pair["seed"]))
+            write(path, stored | {"pairs": pairs})
+            print(pair, flush=True)
 
 
 def row_of(
@@ -203,6 +244,11 @@ def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
     for name, rows in cell.items():
         tree[name] = [*stored.get(name, []), *rows]
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
+    write(path, tree)
+
+
+def write(path: Path, tree: dict) -> None:
+    """The whole file, beside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     beside.write_text(

@@ -205,6 +205,7 @@ def test_every_results_file_is_valid_and_comes_from_this_history() -> None:
         tree = json.loads(text)
         assert problems(tree, schema_of(path.stem)) == [], path.name
         assert tree["benchmark"] == path.stem
-        cells = [*tree.get("cells", []), *(row for row in tree["rows"] if "commit" in row)]
+        made = [*tree.get("cells", []), *tree["rows"], *tree.get("pairs", [])]
+        cells = [part for part in made if "commit" in part]
         for commit in {tree["commit"], *(cell["commit"] for cell in cells)}:
             assert is_of_this_history(commit), f"{path.name}: {commit} is not of this history"

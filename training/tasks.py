@@ -55,7 +55,7 @@ TASKS: dict[str, Task] = {
         learn_steps=400_000,
         on_uncertain="ignore",
         offpolicy="SAC",
-        reference_steps=10_000,
+        reference_steps=20_000,
     ),
     "Acrobot-v1": Task(
         "acrobot",
