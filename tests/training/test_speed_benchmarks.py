@@ -1,0 +1,224 @@
+"""The speed scripts run at tiny sizes and write what their schemas say; how fast anything is, no test asks."""
+
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+JSON = dict[str, Any]
+MODULES = ("timing", "stepping", "mbrl_speed", "speed_plot")
+SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed")
+SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
+FIT = {"updates": 4, "batch_size": 20, "validate_every": 2, "model": {"members": 2, "width": 8}}
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The scripts as modules; their folder is importable as it is for a script, and forgotten afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield {name: importlib.import_module(name) for name in (*MODULES, *SCRIPTS)}
+        for name in (*MODULES, *SCRIPTS):
+            patch.delitem(sys.modules, name)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The scripts choose their threads and filter warnings; other tests should not notice."""
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings():
+        yield
+    torch.set_num_threads(threads)
+
+
+def run(script: ModuleType, out: Path, monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> JSON:
+    """Runs the script as a command and returns its results, checked against its schema."""
+    name = script.__name__
+    command = [str(BENCHMARKS / f"{name}.py"), *map(str, words), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", command)
+    script.main()
+    tree: JSON = json.loads(out.read_text(encoding="utf-8"))
+    assert tree["benchmark"] == name
+    assert problems(tree) == []
+    return tree
+
+
+def problems(tree: JSON) -> list[str]:
+    """What the schema says against a tree; a changed checkout's commit is nobody's fault here."""
+    path = BENCHMARKS / "results" / f"{tree['benchmark']}.schema.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(tree)
+    return [f"{error.json_path}: {error.message}" for error in errors if "commit" not in error.path]
+
+
+def test_steps_are_timed_in_every_shell(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--sizes", "CartPole-v1", "--rows", "1", "4", *SHORT]
+    words += ["--skip-mbrl", "--memory-rows", "4", "--memory-steps", "2", "--plot"]
+    out, picture = tmp_path / "s.json", tmp_path / "s.png"
+    tree = run(scripts["steps_per_second"], out, monkeypatch, *words, picture)
+    found = {(row["what"], row["rows"], row["uncertainty"]) for row in tree["rows"]}
+    shells = {"core", "vector_env", "vector_env_restarts", "vec_env"}
+    expected = {(what, rows, word) for what in shells for rows in (1, 4) for word in ("off", "on")}
+    expected |= {("env", 1, word) for word in ("off", "on")} | {("real", 1, "off")}
+    expected |= {(what, rows, "off") for what in ("forward", "dynamics") for rows in (1, 4)}
+    assert found == expected
+    assert len(tree["rows"]) == len(found)
+    shares = {row["what"]: row["share_of_bare"] for row in tree["rows"]}
+    assert shares["forward"] == 1.0 and shares["real"] is None
+    assert {(limit["size"], limit["dtype"]) for limit in tree["limits"]} == {
+        ("CartPole-v1", "float32")
+    }
+    shapes = {(product["shape"], product["dtype"]) for product in tree["matrix"]}
+    assert {("64x64x64", "float32"), ("64x64x64", "bfloat16")} <= shapes
+    assert tree["notes"] == ["mbrl-lib was not asked for"]
+    assert picture.stat().st_size > 10_000
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
+
+
+def test_one_thing_alone_needs_no_bare_network(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--sizes", "CartPole-v1", "--rows", "4", *SHORT]
+    words += ["--what", "core", "--memory-steps", "0"]
+    tree = run(scripts["steps_per_second"], tmp_path / "s.json", monkeypatch, *words)
+    assert [row["share_of_bare"] for row in tree["rows"]] == [None, None]
+    assert tree["memory"] is None
+
+
+def test_scaling_covers_members_and_observation_size(scripts: dict[str, ModuleType]) -> None:
+    script = scripts["steps_per_second"]
+    keys = [key for key, _ in script.scaling_cases(4, ["float32"])]
+    assert {key.members for key in keys if key.observation_size == 17} == {2, 5, 10}
+    assert {key.observation_size for key in keys if key.members == 5} == {4, 17, 105, 376}
+    rates = {key: [100.0] for key in keys}
+    assert {script.row_of(key, rates)["share_of_bare"] for key in keys} == {1.0}
+
+
+def test_a_number_type_that_fails_is_said_and_left_out(
+    scripts: dict[str, ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = scripts["steps_per_second"]
+
+    def make() -> Any:
+        raise TypeError("no such numbers")
+
+    assert script.prepared(script.Key("a", "core", 4, "bfloat16"), make) == []
+    assert capsys.readouterr().out == "failed: core in bfloat16: no such numbers\n"
+    with pytest.raises(TypeError):
+        script.prepared(script.Key("a", "core", 4, "float32"), make)
+
+
+def test_without_mbrl_lib_the_run_goes_on_with_a_note(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mbrl = scripts["mbrl_speed"]
+    words = ["--sizes", "CartPole-v1", "--rows", "1", *SHORT]
+    words += ["--what", "dynamics", "mbrl", "--memory-steps", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(tmp_path / "python"))
+        tree = run(scripts["steps_per_second"], tmp_path / "s.json", patch, *words)
+    assert {row["what"] for row in tree["rows"]} == {"dynamics"}
+    assert tree["notes"] == ["no mbrl-lib: could not make a virtual environment: FileNotFoundError"]
+    worker = mbrl.Worker(Path(sys.executable), 3, 1)
+    with pytest.raises(mbrl.MbrlError, match="ended without an answer"):
+        worker.rate(5, 0.01)
+    worker.close()
+    assert [mbrl.whole_rows(rows) for rows in (1, 5, 1000, 1024)] == [5, 5, 1000, 1025]
+
+
+def test_rounds_alternate(scripts: dict[str, ModuleType]) -> None:
+    order: list[str] = []
+
+    def measure(name: str, seconds: float) -> float:
+        order.append(name)
+        return seconds * len(order)
+
+    measures = [lambda seconds: measure("a", seconds), lambda seconds: measure("b", seconds)]
+    assert scripts["timing"].alternate(measures, repeats=2, seconds=1.0) == [[1, 3], [2, 4]]
+    assert order == ["a", "b", "a", "b"]
+
+
+def test_a_watch_counts_and_leaves_no_trace(scripts: dict[str, ModuleType]) -> None:
+    class Parent:
+        def work(self) -> int:
+            return 3
+
+    class Child(Parent):
+        pass
+
+    watch = scripts["timing"].Watch()
+    original = Parent.work
+    with watch.of(Child, "work", "work"), watch.of(Parent, "work", "other"):
+        assert Child().work() == 3
+    assert Parent.work is original and "work" not in vars(Child)
+    assert watch.spent["work"].calls == 1 and watch.spent["other"].calls == 0
+    assert watch.seconds().keys() == {"work", "other"}
+
+
+def test_a_fit_is_timed_part_by_part(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path / "runs"))
+    words = ["--task", "CartPole-v1", "--transitions", "300", "--change", json.dumps(FIT)]
+    words += ["--levels", "1.0", "0.0"]
+    out = tmp_path / "f.json"
+    run(scripts["fit_speed"], out, monkeypatch, *words)
+    tree = run(scripts["fit_speed"], out, monkeypatch, *words, "--seed", "1")
+    assert [row["seed"] for row in tree["rows"]] == [0, 1]
+    row = tree["rows"][1]
+    assert [point["updates"] for point in row["curve"]] == [2, 4]
+    assert [each["seconds"] for each in row["reached"]] == [row["curve"][0]["seconds"], None]
+    assert all(row["milliseconds_per_update"][name] > 0 for name in ("windows", "loss", "backward"))
+    assert row["milliseconds_per_update"]["optimizer"] > 0 and row["seconds"]["validation"] > 0
+    spent = [seconds for name, seconds in row["seconds"].items() if name != "total"]
+    assert sum(spent) == pytest.approx(row["seconds"]["total"], abs=0.01)
+
+
+PPO_WORDS = ["--task", "CartPole-v1", "--rows", "4", "--rollout", "32", "--batch-size", "16"]
+PPO_WORDS += ["--epochs", "1", "--repeats", "1", "--model", '{"members": 2, "width": 8}']
+
+
+def test_ppo_is_timed_in_both_worlds(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = run(scripts["ppo_speed"], tmp_path / "p.json", monkeypatch, *PPO_WORDS, "--steps", "64")
+    (row,) = tree["rows"]
+    assert [training["world"] for training in row["trainings"]] == ["twin", "real"]
+    for training in row["trainings"]:
+        parts = [training[f"{name}_seconds"] for name in ("environment", "policy", "update")]
+        assert training["steps"] == 64 and min(parts) > 0
+        assert sum(parts) == pytest.approx(training["seconds"], abs=0.01)
+    assert row["ratio"] > 0
+
+
+def test_ppo_runs_until_a_real_return_or_its_last_step(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*PPO_WORDS, "--steps", "96", "--check-every", "32", "--episodes", "1"]
+    script, out = scripts["ppo_speed"], tmp_path / "p.json"
+    run(script, out, monkeypatch, *words, "--to-return", "1")
+    tree = run(script, out, monkeypatch, *words, "--to-return", "1000")
+    easy, impossible = tree["rows"]
+    assert easy["ratio"] > 0 and impossible["ratio"] is None
+    for training in easy["trainings"]:
+        assert training["reached"] and training["steps"] == 32
+    for training in impossible["trainings"]:
+        assert not training["reached"]
+        assert [check["steps"] for check in training["checks"]] == [32, 64, 96]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_spoiled_file_is_refused(name: str) -> None:
+    assert problems({"benchmark": name, "rows": []})
