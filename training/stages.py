@@ -50,10 +50,9 @@ class _Bars:
     def __call__(self, stage: str, done: int, wanted: int, logs: JSON) -> None:
         if self._bar is None or stage != self._stage or done < self._bar.n:
             self.close()
-            self._bar, self._stage = (
-                tqdm(total=wanted, desc=stage, unit="", mininterval=0.5),
-                stage,
-            )
+            # From `done` on, because what was done before the first report took time that no bar saw.
+            self._bar = tqdm(total=wanted, initial=done, desc=stage, unit="", mininterval=0.5)
+            self._stage = stage
         self._bar.update(done - self._bar.n)
         numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
         shown = {name: numbers[name] for name in ("open_loop", "episode_return") if name in numbers}
