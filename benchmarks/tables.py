@@ -47,14 +47,19 @@ class Goal:
     against: str = ""
 
 
-_SAC = "SAC in reality, 20000 steps"
+_FIRST, _SAC = "SAC in reality, 10000 steps", "SAC in reality, 20000 steps"
+"""The reference of the first judging, and the longer one that was added when a seed of it had not learned."""
 GOALS: dict[str, tuple[Goal, ...]] = {
     "CartPole-v1": (Goal("every seed", 495.0, 2_000), Goal("every seed", 495.0, 1_000)),
-    "Pendulum-v1": (Goal("paired", -10.0, 3_000, _SAC), Goal("paired", -10.0, 2_000, _SAC)),
+    "Pendulum-v1": (
+        Goal("paired", -10.0, 3_000, _FIRST),
+        Goal("paired", -10.0, 3_000, _SAC),
+        Goal("paired", -10.0, 2_000, _SAC),
+    ),
     "Acrobot-v1": (Goal("mean", -80.0, 20_000), Goal("mean", -75.0, 10_000)),
     "MountainCarContinuous-v0": (Goal("mean", 88.0, 5_000), Goal("mean", 90.0, 2_000)),
 }
-"""Task -> the goal and the stretch goal."""
+"""Task -> the goals, the stretch goal last."""
 
 _STATISTICS = {
     "every seed": "lowest seed",
@@ -154,7 +159,7 @@ def _goals_table(rows: list[dict], pairs: list[dict]) -> str:
             value = _measured(goal, twin, [pair for pair in pairs if pair["task"] == task])
             spent = max((row["real_steps"] for row in twin), default=None)
             words = _STATISTICS[goal.statistic].format(goal.against)
-            name = f"{words} >= {goal.level:g}" + " (stretch)" * (number > 0)
+            name = f"{words} >= {goal.level:g}" + " (stretch)" * (number == len(goals) - 1)
             lines.append(
                 f"| {task} | {name} | {goal.real_steps:,} | {'' if value is None else f'{value:.1f}'} | "
                 f"{'' if spent is None else f'{spent:,}'} | {_verdict(goal, value, spent)} |"
