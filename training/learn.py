@@ -23,7 +23,7 @@ from training.policy import (
     policy_card,
     save_policy,
 )
-from training.real import RealConfig, StepLedger, make_real_vec, spec_of
+from training.real import RealConfig, StepLedger, make_real_vec
 from world_env.batch import OBSERVATION
 from world_env.codec import is_image
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
@@ -105,6 +105,7 @@ def learn(
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
     env = _world(world, config, ledger, purpose)
+    check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
     began, partial = (
         time.perf_counter(),
@@ -150,10 +151,6 @@ def _world(
 
     from world_env.sb3 import WorldModelVecEnv
 
-    space = (
-        spec_of(world).action_space if isinstance(world, RealConfig) else world.spec.action_space
-    )
-    check_counts_from_zero(space)
     rows = 1 if config.algo in OFF_POLICY else config.rows
     if isinstance(world, RealConfig):
         if ledger is None:
@@ -267,9 +264,8 @@ def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance:
 def _identity(world: Twin | RealConfig) -> JSON:
     """Which world a policy was trained in, so that no policy of another one is taken for it."""
     if isinstance(world, RealConfig):
-        tree: JSON = json.loads(
-            json.dumps(world.to_json())
-        )  # as it is read back: lists, not tuples
+        # As it is read back: lists, not tuples.
+        tree: JSON = json.loads(json.dumps(world.to_json()))
         return tree
     return {"twin": world.fingerprint()}
 
