@@ -16,7 +16,6 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from training.compare import (
@@ -30,7 +29,7 @@ from training.compare import (
 from training.fit import FitWarning
 from training.learn import LearnConfig, learn
 from training.policy import load_policy
-from training.provenance import facts
+from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
 from training.tasks import TASKS, Task
@@ -197,7 +196,7 @@ def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> N
             same = wanted | {"against": pair["against"]}
             kept = [old for old in stored["pairs"] if not same.items() <= old.items()]
             pairs = sorted([*kept, pair], key=lambda pair: (pair["task"], pair["seed"]))
-            write(path, stored | {"pairs": pairs})
+            write_results(path, stored | {"pairs": pairs})
             print(pair, flush=True)
 
 
@@ -244,18 +243,7 @@ def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
     for name, rows in cell.items():
         tree[name] = [*stored.get(name, []), *rows]
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
-    write(path, tree)
-
-
-def write(path: Path, tree: dict) -> None:
-    """The whole file, beside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(
-        json.dumps(tree, indent=1, allow_nan=False, default=np.ndarray.tolist) + "\n",
-        encoding="utf-8",
-    )
-    os.replace(beside, path)
+    write_results(path, tree)
 
 
 if __name__ == "__main__":

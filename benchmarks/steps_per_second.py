@@ -28,9 +28,9 @@ from gymnasium import spaces
 from mbrl_speed import MbrlError, Worker, mbrl_python, whole_rows
 from speed_plot import plot
 from stepping import NETWORKS, WORLDS, Step, core, real
-from timing import JSON, Measure, alternate, median, rate, resident_mb, write
+from timing import JSON, Measure, alternate, median, rate, resident_mb
 
-from training.provenance import facts
+from training.provenance import facts, write_results
 from training.real import RealConfig, spec_of
 from world_env.models.ensemble import EnsembleConfig
 from world_env.spec import WorldSpec
@@ -244,7 +244,7 @@ def main() -> None:
         timed = alternate(measures, repeats=arguments.repeats, seconds=arguments.seconds)
         for (key, _), values in zip(cases, timed, strict=True):
             rates.setdefault(key, []).extend(values)
-        write(arguments.out, tree_of(arguments, head, rates))
+        write_results(arguments.out, tree_of(arguments, head, rates))
         print(name, flush=True)
         for row in (row_of(key, rates) for key, _ in cases if key.what != "matrix"):
             words = f"{row['what']}, {row['dtype']}, uncertainty {row['uncertainty']}"

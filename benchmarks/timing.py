@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.provenance import write_results
+
 JSON = dict[str, Any]
 Measure = Callable[[float], float]
 """Works for about so many seconds and returns how many steps (or operations) a second it did."""
@@ -111,16 +113,8 @@ def peak_mb() -> float:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
-def write(path: Path, tree: JSON) -> None:
-    """A results file, beside and renamed: whatever was there stays whole until the new one is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
 def append(path: Path, benchmark: str, row: JSON, made: JSON) -> None:
     """Add one row, with its own commit and date, to a results file; `made` is the head of the file."""
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     row = row | {name: made[name] for name in ("commit", "date")}
-    write(path, {"benchmark": benchmark} | made | {"rows": [*stored, row]})
+    write_results(path, {"benchmark": benchmark} | made | {"rows": [*stored, row]})

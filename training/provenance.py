@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import subprocess
@@ -29,6 +30,14 @@ def facts() -> JSON:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "command": " ".join(["python", *(_relative(word) for word in sys.argv)]),
     }
+
+
+def write_results(path: Path, tree: JSON) -> None:
+    """A results file, strict JSON, beside and renamed: whatever was there stays whole until the new one is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(beside, path)
 
 
 def _git(*words: str) -> str | None:
