@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,13 @@ def learn(
     ledger: StepLedger | None = None,
     purpose: str = "collect",
     progress: Callable[[int, int, JSON], None] | None = None,
+    callbacks: Sequence[BaseCallback] = (),
 ) -> BaseAlgorithm:
     """Train in a twin (no real step is made) or in the real environment (every step is counted).
 
     out: folder of the policy; a killed run goes on from the last of twenty savings (weights, optimiser, scale of the
         rewards, replay buffer; the worlds begin new episodes), a finished one is loaded.
+    callbacks: of Stable-Baselines3, called while it trains.
     """
     config = config or LearnConfig()
     described = dataclasses.asdict(config)
@@ -128,7 +130,8 @@ def learn(
     left = config.steps - (model.num_timesteps if resumed else 0)
     if left > 0:
         # One call, not one a chunk: each rounds up to whole rollouts, and begins its schedules anew.
-        model.learn(left, callback=_at_marks(config.steps, mark), reset_num_timesteps=not resumed)
+        marks = _at_marks(config.steps, mark)
+        model.learn(left, callback=[marks, *callbacks], reset_num_timesteps=not resumed)
     mark(max(model.num_timesteps, config.steps))
     env.close()
     if ledger is not None:
