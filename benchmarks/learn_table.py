@@ -3,7 +3,7 @@
     python benchmarks/learn_table.py --tasks CartPole-v1 Pendulum-v1 --seeds 100 101
     python benchmarks/learn_table.py --tasks Hopper-v5 --seeds 100 --settings 64x64/128/10 256x64/2048/10
 
-CartPole and Pendulum learn in their bundled twins. Hopper learns in reality, the control: what PPO cannot learn there it
+CartPole and Pendulum learn in their bundled twins; Hopper in reality, the control: what PPO cannot learn there it
 cannot learn in any twin. All returns are real, of the deterministic policy, on reset seeds that judge nothing; tuning
 seeds only. A setting is ROWSxSTEPS/BATCH/EPOCHS, at the default step size (--change: other options of PPO). A row that
 is in the file is skipped. `seconds` are of learning alone, `environment_seconds` of stepping within them.
