@@ -116,7 +116,9 @@ def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig
         for word, options in UNCERTAINTY.items():
             if name in WORLDS or word == "off":
                 own = replace(key, what=scaling + name, uncertainty=word)
-                cases += prepared(own, partial(make, twin, key.rows, options | {"precision": key.dtype}))
+                cases += prepared(
+                    own, partial(make, twin, key.rows, options | {"precision": key.dtype})
+                )
     return cases
 
 

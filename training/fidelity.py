@@ -58,7 +58,7 @@ def open_loop(
     random = RowRandom.from_seed(seed, rows)
     size = batch.actions.shape[-1]
     state = model.encode(Context.from_observation(batch.start(), size), random=random)
-    scale = _scales(data)
+    scale = scales_of(data)
     first = batch.start()
     error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
@@ -67,9 +67,9 @@ def open_loop(
         )
         real = {key: value[:, step + 1] for key, value in batch.observations.items()}
         valid = batch.valid[:, step]
-        errors = _row_errors(model.decode(state), real, scale, valid)
+        errors = row_errors(model.decode(state), real, scale, valid)
         error.append(_root_mean_square(errors))
-        still.append(_root_mean_square(_row_errors(first, real, scale, valid)))
+        still.append(_root_mean_square(row_errors(first, real, scale, valid)))
         saturated.append(float((errors / (1.0 + errors)).mean()))
         going_on = valid & (batch.terminated[:, step] == 0)
         difference = (prediction.reward - batch.rewards[:, step]).abs()[going_on]
@@ -143,13 +143,13 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     return data.gather(chosen, length)
 
 
-def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:
+def scales_of(data: EncodedEpisodes) -> dict[str, Tensor]:
     return {
         key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()
     }
 
 
-def _row_errors(
+def row_errors(
     predicted: Observation, real: Observation, scale: dict[str, Tensor], valid: Tensor
 ) -> Tensor:
     """Root mean square over the dimensions of each valid row, in `scale` units."""

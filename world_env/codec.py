@@ -67,9 +67,13 @@ class Codec:
 
     def decode_observation(self, observation: Observation) -> Any:
         """Fresh environment arrays (B, ...), dtype and bounds of the space, near the data's range."""
+        arrays = {key: observation[key].numpy(force=True) for key in self.keys}
+        return self.decode_arrays(arrays)
+
+    def decode_arrays(self, arrays: dict[str, np.ndarray]) -> Any:
+        """The same for arrays, key -> (B, *O), which stay as they are."""
         parts = {
-            key: _decode(space, observation[key].numpy(force=True), self._clip[key])
-            for key, space in self.keys.items()
+            key: _decode(space, arrays[key], self._clip[key]) for key, space in self.keys.items()
         }
         return parts if isinstance(self.spec.observation_space, spaces.Dict) else parts[OBSERVATION]
 
@@ -87,7 +91,7 @@ class Codec:
                 f"got {array.shape}: pass what `action_space.sample()` returns, one for each row"
             )
         if isinstance(space, spaces.Box):
-            return torch.as_tensor(self._encode_box_action(array), device=device)
+            return torch.from_numpy(self._encode_box_action(array)).to(device)
         return torch.as_tensor(_one_hot(array, space, InvalidActionError, "action"), device=device)
 
     def clip_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -232,7 +236,7 @@ def _decode(
     space: spaces.Space[Any], array: np.ndarray, clip: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
     rows = len(array)
-    if is_image(space):
+    if space.dtype == np.uint8 and is_image(space):
         image = np.moveaxis((array * 255.0).round().clip(0, 255).astype(np.uint8), 1, -1)
         return np.ascontiguousarray(image.reshape(rows, *(space.shape or ())))
     if isinstance(space, spaces.Box):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from world_env.errors import KnownFunctionError
@@ -13,7 +14,8 @@ from world_env.models.base import Prediction
 
 def array(values: Tensor) -> np.ndarray:
     """(B,) float32; may share the tensor's memory."""
-    return values.float().numpy(force=True)
+    # numpy has no bfloat16.
+    return (values if values.dtype is torch.float32 else values.float()).numpy(force=True)
 
 
 def numbers(prediction: Prediction) -> dict[str, np.ndarray]:
@@ -27,8 +29,8 @@ def numbers(prediction: Prediction) -> dict[str, np.ndarray]:
 def finite_rows(decoded: list[np.ndarray], said: dict[str, np.ndarray]) -> np.ndarray | None:
     """(B,) bool: whether all that a row predicts are numbers; None: they all are."""
     parts = [*decoded, *said.values()]
-    # A sum is a number only if its terms are. One of numbers may overflow: then each is looked at.
-    if math.isfinite(sum(float(np.add.reduce(part, None)) for part in parts)):
+    # A sum of squares is a number only if its terms are. One of numbers may overflow: then each is looked at.
+    if math.isfinite(sum([float(np.vdot(part, part)) for part in parts])):
         return None
     return np.all([np.isfinite(part.reshape(len(part), -1)).all(1) for part in parts], axis=0)
 

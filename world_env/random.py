@@ -56,6 +56,8 @@ def _wrap(number: int) -> int:
 _AHEAD_ELEMENTS, _AHEAD_DRAWS = 4096, 64
 """How many numbers, and how many draws, are made at once where rows are few: calls cost more than numbers there."""
 
+_NOTHING_AHEAD = (0, 0, torch.empty(0))
+
 
 class RowRandom:
     """Noise for B rows, each with a stream of its own.
@@ -74,8 +76,8 @@ class RowRandom:
             )
         # All rows draw together, so one number counts for all; nothing here is ever changed in place.
         self._drawn = 0
-        # (numbers a row, dtype) -> (first draw, (N, B, numbers)): normal draws made ahead, shared with clones.
-        self._ahead: dict[tuple[int, torch.dtype], tuple[int, Tensor]] = {}
+        # (numbers a row, dtype) -> first, end, (N, B, numbers): normal draws made ahead, shared with clones.
+        self._ahead: dict[tuple[int, torch.dtype], tuple[int, int, Tensor]] = {}
 
     @classmethod
     def from_seed(cls, seed: int, rows: int, *, device: torch.device | str = "cpu") -> RowRandom:
@@ -124,17 +126,17 @@ class RowRandom:
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (B, *shape) standard normal; the tails end at 5.8 (float32)."""
-        count = math.prod(shape)
-        first, made = self._ahead.get((count, dtype), (0, None))
-        if made is None or not 0 <= self._drawn - first < len(made):
+        count = shape[0] if len(shape) == 1 else math.prod(shape)
+        key, drawn = (count, dtype), self._drawn
+        first, end, made = self._ahead.get(key, _NOTHING_AHEAD)
+        if not first <= drawn < end:
             fits = _AHEAD_ELEMENTS // max(1, len(self) * count)
-            first, made = self._drawn, self._normals(count, max(1, min(fits, _AHEAD_DRAWS)), dtype)
-            if len(made) > 1:
-                self._ahead[count, dtype] = (first, made)
-        values = made[self._drawn - first]
-        self._drawn += 1
+            end = drawn + max(1, min(fits, _AHEAD_DRAWS))
+            first, made = drawn, self._normals(count, end - drawn, dtype)
+            self._ahead[key] = (first, end, made)
+        self._drawn = drawn + 1
         # What is made ahead is kept: the caller gets numbers of its own.
-        values = values.clone() if len(made) > 1 else values
+        values = made[drawn - first].clone()
         return values if len(shape) == 1 else values.reshape(len(self), *shape)
 
     def categorical(self, probabilities: Tensor) -> Tensor:

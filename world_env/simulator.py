@@ -88,6 +88,7 @@ class Simulator:
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
         check_precision(self.config.precision, twin.fidelity)
         self._model = twin.model.stepper(self.config.precision)
+        self._known = bool(twin.known)
         asked = self.config.uncertainty
         self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked
         self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
@@ -185,14 +186,16 @@ class Simulator:
         )
         decoded = self._model.decode(state)
         said = numbers(prediction)
-        finite = finite_rows([value.numpy(force=True) for value in decoded.values()], said)
+        seen = {key: value.numpy(force=True) for key, value in decoded.items()}
+        finite = finite_rows(list(seen.values()), said)
         moved = both(mask, finite)
         if moved is not None:
             # A row that did not move, or went to no number, keeps what it last showed.
             state = replace(self._state, torch.as_tensor(moved, device=self.device), state)
             decoded = self._model.decode(state)
-        before = self.observe() if self.twin.known else None
-        observation = self.codec.decode_observation(decoded)
+            seen = {key: value.numpy(force=True) for key, value in decoded.items()}
+        before = self.observe() if self._known else None
+        observation = self.codec.decode_arrays(seen)
         terminated = self._terminated(before, action, observation, said["terminated"], random)
         reward = self._reward(before, action, observation, said, terminated)
         # From here on nothing can fail: the rows move.
