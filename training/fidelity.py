@@ -144,6 +144,7 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
 
 
 def scales_of(data: EncodedEpisodes) -> dict[str, Tensor]:
+    """Key -> (D,) standard deviations of the data: the unit of `row_errors`."""
     return {
         key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()
     }
