@@ -30,7 +30,7 @@ from training.fidelity import evaluation_windows, row_errors, scales_of
 from training.fit import FitConfig, FitWarning, fit_episodes
 from training.provenance import facts
 from training.windows import encode_episodes
-from world_env.batch import Context
+from world_env.batch import Batch, Context, Observation
 from world_env.random import RowRandom
 from world_env.spec import JSON
 from world_env.twin import Twin
@@ -63,16 +63,15 @@ def main() -> None:
         stored = read(arguments.out) or {"rows": []}
         if any(row["task"] == task for row in stored["rows"]):
             continue
-        rows = [row | made for row in rows_of(task)]
+        rows = [row | made for row in rows_of(task, *prepared(task))]
         merge(arguments.out, BENCHMARK, {"rows": rows}, keep=True)
         for row in rows:
             print(json.dumps(row), flush=True)
 
 
 @torch.no_grad()
-def rows_of(task: str) -> list[JSON]:
+def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSON]:
     """What each kind of uncertainty knows of one and the same rollouts' errors."""
-    twin, batch, scale = prepared(task)
     model: Any = twin.model
     scores: dict[str, list[torch.Tensor]] = {}
     errors: list[torch.Tensor] = []
@@ -110,7 +109,7 @@ def rows_of(task: str) -> list[JSON]:
     return rows
 
 
-def prepared(task: str) -> tuple[Twin, Any, Any]:
+def prepared(task: str) -> tuple[Twin, Batch, Observation]:
     """The task's twin, windows of its held-out episodes, and the scales of their errors."""
     steps, exploration = TASKS[task]
     store = transitions(task, steps, exploration, SEED)
