@@ -38,7 +38,7 @@ FLOORS = {
     },
     "training": {
         -1: [""],
-        0: ["real", "episodes", "tasks", "provenance", "checkpoint"],
+        0: ["real", "episodes", "tasks", "provenance", "checkpoint", "ppo"],
         0.5: ["windows", "exchange"],
         1: ["policy", "fidelity", "lint", "alarm"],
         2: ["collect", "fit", "learn", "pool", "compare"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import stable_baselines3
@@ -22,16 +22,17 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
-from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from training.policy import NormalizedFeatures
+from world_env.errors import StageError
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_ATEN = torch.ops.aten
+_TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
+_RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
+_SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -39,11 +40,17 @@ def _tanh(x: Tensor) -> Tensor:
     return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 
-# Module -> (output, which may take the input's place; gradient of the input from that of the output, input, output).
-_ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    nn.Tanh: (_tanh, lambda g, x, y: _ATEN.tanh_backward(g, y)),
-    nn.ReLU: (torch.relu_, lambda g, x, y: _ATEN.threshold_backward(g, y, 0)),
-    nn.SiLU: (nn.functional.silu, lambda g, x, y: _ATEN.silu_backward(g, x)),
+class _Activation(NamedTuple):
+    """forward: output, in the input's place or not. backward: output's gradient, input, output -> input's gradient."""
+
+    forward: Callable[[Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+_ACTIVATIONS = {
+    nn.Tanh: _Activation(_tanh, lambda g, x, y: _TANH_BACKWARD(g, y, grad_input=g)),
+    nn.ReLU: _Activation(torch.relu_, lambda g, x, y: _RELU_BACKWARD(g, y, 0, grad_input=g)),
+    nn.SiLU: _Activation(nn.functional.silu, lambda g, x, y: _SILU_BACKWARD(g, x, grad_input=g)),
 }
 
 
@@ -87,61 +94,82 @@ def covers(model: stable_baselines3.PPO) -> bool:
     if type(policy) is not ActorCriticPolicy or type(model.rollout_buffer) is not RolloutBuffer:
         return False
     layers = [*policy.mlp_extractor.policy_net, *policy.mlp_extractor.value_net]
-    groups = optimizer.param_groups
-    # In this order they lie in one tensor.
-    parameters = list(policy.parameters())
+    groups, parameters = optimizer.param_groups, list(policy.parameters())
     return (
         type(optimizer) is torch.optim.Adam
         and len(groups) == 1
         and len(groups[0]["params"]) == len(parameters)
         and not (groups[0]["amsgrad"] or groups[0]["maximize"] or groups[0]["weight_decay"])
         and policy.share_features_extractor
-        and type(policy.features_extractor) in (FlattenExtractor, NormalizedFeatures)
+        and not list(policy.features_extractor.parameters())
         and type(policy.action_dist) in (DiagGaussianDistribution, CategoricalDistribution)
         and all(type(layer) is nn.Linear or type(layer) in _ACTIVATIONS for layer in layers)
-        and all(p.requires_grad and p.device.type == "cpu" for p in parameters)
+        and all(
+            p.requires_grad and p.device.type == "cpu" and p.dtype is torch.float32
+            for p in parameters
+        )
     )
 
 
-class _Network:
-    """Linear layers and activations, forth and back, on views of the flat parameters and their gradient."""
+@dataclass(frozen=True)
+class _Linear:
+    """A layer as views of the flat parameters and of their gradient."""
 
-    def __init__(self, modules: list[nn.Module], views: dict[nn.Parameter, Any]) -> None:
-        self._modules = [
-            (views[module.weight], views[module.bias])
-            if isinstance(module, nn.Linear)
-            else _ACTIVATIONS[type(module)]
-            for module in modules
-        ]
-        self._linear = [isinstance(module, nn.Linear) for module in modules]
+    weight: Tensor
+    bias: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) to (B, outputs)."""
+        return torch.addmm(self.bias, x, self.weight.t())
+
+    def backward(self, gradient: Tensor, x: Tensor) -> None:
+        """Write the parameters' gradient, given that of the outputs and the inputs x."""
+        torch.mm(gradient.t(), x, out=self.weight_gradient)
+        torch.sum(gradient, 0, out=self.bias_gradient)
+
+
+class _Network:
+    """Linear layers and activations, forth and back."""
+
+    def __init__(self, modules: list[nn.Module], views: dict[Any, tuple[Tensor, Tensor]]) -> None:
+        self._layers: list[_Linear | _Activation] = []
+        for module in modules:
+            if isinstance(module, nn.Linear):
+                (weight, weight_gradient), (bias, bias_gradient) = (
+                    views[module.weight],
+                    views[module.bias],
+                )
+                self._layers.append(_Linear(weight, bias, weight_gradient, bias_gradient))
+            else:
+                self._layers.append(_ACTIVATIONS[type(module)])
         self._seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F) to (B, outputs)."""
         self._seen = [x]
-        for linear, (first, second) in zip(self._linear, self._modules, strict=True):
-            x = torch.addmm(second[0], x, first[0].t()) if linear else first(x)
+        for layer in self._layers:
+            x = layer.forward(x)
             self._seen.append(x)
         return x
 
     def backward(self, gradient: Tensor) -> None:
-        """Write the parameters' gradient, given that of the last output (B, outputs)."""
-        for place in reversed(range(len(self._modules))):
-            first, second = self._modules[place]
-            x, y = self._seen[place : place + 2]
-            if not self._linear[place]:
-                gradient = second(gradient, x, y)
+        """Write the parameters' gradient, given that of the last output (B, outputs), which is overwritten."""
+        for place in reversed(range(len(self._layers))):
+            layer, (x, y) = self._layers[place], self._seen[place : place + 2]
+            if isinstance(layer, _Activation):
+                gradient = layer.backward(gradient, x, y)
                 continue
-            torch.mm(gradient.t(), x, out=first[1])
-            torch.sum(gradient, 0, out=second[1])
-            # Nobody asks for the gradient of the features.
+            layer.backward(gradient, x)
+            # The features learn nothing, so nobody asks for their gradient.
             if place:
-                gradient = gradient.mm(first[0])
+                gradient = gradient.mm(layer.weight)
 
 
 @dataclass
 class _Logs:
-    """What minibatches leave for the logs; one entry a minibatch, of the last epoch only in `last_epoch`."""
+    """What each minibatch leaves for the logs. last_epoch: where the last epoch's minibatches begin."""
 
     surrogates: list[Tensor] = field(default_factory=list)
     squares: list[Tensor] = field(default_factory=list)
@@ -150,26 +178,28 @@ class _Logs:
     last_epoch: int = 0
 
     def means(self, clip_range: float) -> dict[str, float]:
-        """Means over minibatches of their means over rows."""
+        """Means over minibatches of their means over rows, by Stable-Baselines3's names."""
         ratio = torch.cat(self.log_ratios).exp()
-        clipped = ((ratio - 1.0).abs() > clip_range).float()
+        every = _weights(self.log_ratios)
         return {
-            "entropy_loss": -_mean_of_means(torch.cat(self.entropies), self.entropies),
-            "policy_gradient_loss": -_mean_of_means(torch.cat(self.surrogates), self.surrogates),
-            "value_loss": _mean_of_means(torch.cat(self.squares), self.squares),
-            "approx_kl": float(np.mean([_kl(part) for part in self.log_ratios[self.last_epoch :]])),
-            "clip_fraction": _mean_of_means(clipped, self.log_ratios),
+            "entropy_loss": -(torch.cat(self.entropies) @ every).item(),
+            "policy_gradient_loss": -(torch.cat(self.surrogates) @ every).item(),
+            "value_loss": (torch.cat(self.squares) @ every).item(),
+            "approx_kl": _kl(self.log_ratios[self.last_epoch :]),
+            "clip_fraction": (((ratio - 1.0).abs() > clip_range).float() @ every).item(),
         }
 
 
-def _mean_of_means(values: Tensor, like: list[Tensor]) -> float:
-    sizes = [len(part) for part in like]
-    return float(np.mean([part.mean().item() for part in values.split(sizes)]))
+def _weights(parts: list[Tensor]) -> Tensor:
+    """What each row of the joined parts weighs in the mean over parts of their means."""
+    sizes = torch.tensor([len(part) for part in parts])
+    return (1.0 / (sizes * len(parts))).repeat_interleave(sizes)
 
 
-def _kl(log_ratio: Tensor) -> float:
-    """Source: http://joschu.net/blog/kl-approx.html."""
-    return (log_ratio.exp() - 1.0 - log_ratio).mean().item()
+def _kl(log_ratios: list[Tensor]) -> float:
+    """How far the policy has moved, averaged over minibatches. Source: http://joschu.net/blog/kl-approx.html."""
+    joined = torch.cat(log_ratios)
+    return ((joined.exp() - 1.0 - joined) @ _weights(log_ratios)).item()
 
 
 class _Update:
@@ -187,12 +217,14 @@ class _Update:
         self._flat = torch.cat([p.detach().flatten() for p in self._parameters])
         self._gradient = torch.zeros_like(self._flat)
         pairs = zip(self._parts(self._flat), self._parts(self._gradient), strict=True)
-        views = dict(zip(self._parameters, pairs, strict=True))
+        views: dict[Any, tuple[Tensor, Tensor]] = dict(zip(self._parameters, pairs, strict=True))
         policy = self._policy
         self._actor = _Network([*policy.mlp_extractor.policy_net, policy.action_net], views)
         self._critic = _Network([*policy.mlp_extractor.value_net, policy.value_net], views)
         self._gaussian = type(policy.action_dist) is DiagGaussianDistribution
-        self._log_std, self._log_std_gradient = views[policy.log_std] if self._gaussian else (None,) * 2
+        self._log_std, self._log_std_gradient = (
+            views[policy.log_std] if self._gaussian else (None,) * 2
+        )
         self._optimizer_state()
 
     def run(self) -> None:
@@ -206,7 +238,7 @@ class _Update:
             for batch in _minibatches(rollout, model.batch_size):
                 self._differentiate(batch)
                 if model.target_kl is not None:
-                    moved = _kl(self.logs.log_ratios[-1])
+                    moved = _kl(self.logs.log_ratios[-1:])
                 if moved > limit:
                     break
                 self._descend()
@@ -217,7 +249,15 @@ class _Update:
                 break
 
     def keep(self) -> None:
-        """Hand parameters and moments back to the policy and its optimiser."""
+        """Hand parameters and moments back to the policy and its optimiser.
+
+        Raises StageError where they are no longer finite.
+        """
+        if not self._flat.isfinite().all():
+            raise StageError(
+                "PPO's parameters are no longer finite: look for rewards or observations that are not, or lower "
+                "the learning rate"
+            )
         state = self._policy.optimizer.state
         parts = zip(self._parts(self._flat), *map(self._parts, self._moments), strict=True)
         for parameter, (value, first, second) in zip(self._parameters, parts, strict=True):
@@ -252,22 +292,28 @@ class _Update:
                 self._steps = held["step"].clone()
 
     def _rollout(self) -> RolloutBufferSamples:
-        """All N transitions in Stable-Baselines3's order, observations as features: nothing learns inside them."""
+        """All N transitions in Stable-Baselines3's order."""
         buffer = self._model.rollout_buffer
         flat = {
             name: torch.from_numpy(buffer.swap_and_flatten(getattr(buffer, name)))
             for name in ("observations", "actions", "values", "log_probs", "advantages", "returns")
         }
         actions = flat["actions"].float() if self._gaussian else flat["actions"].long().flatten()
-        features = self._policy.extract_features(flat["observations"])
-        scalars = (flat[name].flatten() for name in ("values", "log_probs", "advantages", "returns"))
-        return RolloutBufferSamples(features, actions, *scalars)
+        # What Stable-Baselines3 makes of them anyway, in every minibatch.
+        observations = flat["observations"]
+        if observations.dtype is torch.float64:
+            observations = observations.float()
+        scalars = (
+            flat[name].flatten() for name in ("values", "log_probs", "advantages", "returns")
+        )
+        return RolloutBufferSamples(observations, actions, *scalars)
 
     def _differentiate(self, batch: RolloutBufferSamples) -> None:
         """Write the gradient of one minibatch's loss, and note its statistics."""
         model, rows = self._model, len(batch.returns)
-        output = self._actor.forward(batch.observations)
-        values = self._critic.forward(batch.observations).flatten()
+        features = cast(Tensor, self._policy.extract_features(batch.observations))
+        output = self._actor.forward(features)
+        values = self._critic.forward(features).flatten()
         head = self._gaussian_head if self._gaussian else self._categorical_head
         log_prob, entropy, back = head(output, batch.actions)
         advantages = batch.advantages
@@ -279,21 +325,23 @@ class _Update:
         clipped = advantages * ratio.clamp(1.0 - self.clip_range, 1.0 + self.clip_range)
         # Where clipping lowers the surrogate it no longer depends on the policy.
         self._actor.backward(back(free * (free <= clipped) * (-1.0 / rows)))
-        values, errors, slope = self._value_error(values, batch)
+        errors, slope = self._value_error(values, batch)
         self._critic.backward((slope * (2.0 * model.vf_coef / rows)).unsqueeze(1))
         self.logs.surrogates.append(torch.minimum(free, clipped))
         self.logs.squares.append(errors * errors)
         self.logs.entropies.append(entropy)
         self.logs.log_ratios.append(log_ratio)
 
-    def _value_error(self, values: Tensor, batch: RolloutBufferSamples) -> tuple[Tensor, ...]:
+    def _value_error(self, values: Tensor, batch: RolloutBufferSamples) -> tuple[Tensor, Tensor]:
+        """Each row's error, and half the slope of its square in the value."""
         if self.clip_range_vf is None:
             errors = values - batch.returns
-            return values, errors, errors
+            return errors, errors
         change = values - batch.old_values
         kept = change.clamp(-self.clip_range_vf, self.clip_range_vf)
         errors = batch.old_values + kept - batch.returns
-        return values, errors, errors * (change == kept)
+        # Beyond the clip range the error no longer depends on the value.
+        return errors, errors * (change == kept)
 
     def _gaussian_head(self, mean: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
         log_std, coefficient = self._log_std, self._model.ent_coef
@@ -301,7 +349,7 @@ class _Update:
         z = (actions - mean).mul_(inverse)
         squares = z * z
         total = log_std.sum() + len(log_std) * _HALF_LOG_2PI
-        entropy = (total + 0.5 * len(log_std)).expand(1)
+        entropy = (total + 0.5 * len(log_std)).expand(len(mean))
 
         def back(slope: Tensor) -> Tensor:
             """Slope of the loss in each row's log probability -> in its mean."""
@@ -354,5 +402,7 @@ class _Update:
 def _minibatches(rollout: RolloutBufferSamples, size: int) -> Iterator[RolloutBufferSamples]:
     """One epoch, in the order that Stable-Baselines3 would draw; one gather a tensor instead of one a minibatch."""
     order = torch.from_numpy(np.random.permutation(len(rollout.returns)))
-    for parts in zip(*(values.index_select(0, order).split(size) for values in rollout), strict=True):
+    for parts in zip(
+        *(values.index_select(0, order).split(size) for values in rollout), strict=True
+    ):
         yield RolloutBufferSamples(*parts)
