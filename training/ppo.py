@@ -12,9 +12,9 @@ Letters: N transitions of a rollout, B of a minibatch, F features, A action dime
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import stable_baselines3
@@ -27,31 +27,8 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from training.gradients import ACTIVATIONS, CategoricalHead, GaussianHead, Network
 from world_env.errors import StageError
-
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
-_TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
-_RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
-_SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
-
-
-def _tanh(x: Tensor) -> Tensor:
-    # Twice as fast as torch.tanh on CPUs and as exact as a float32 near 1 can be.
-    return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
-
-
-class _Activation(NamedTuple):
-    """forward: output, in the input's place or not. backward: output's gradient, input, output -> input's gradient."""
-
-    forward: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-_ACTIVATIONS = {
-    nn.Tanh: _Activation(_tanh, lambda g, x, y: _TANH_BACKWARD(g, y, grad_input=g)),
-    nn.ReLU: _Activation(torch.relu_, lambda g, x, y: _RELU_BACKWARD(g, y, 0, grad_input=g)),
-    nn.SiLU: _Activation(nn.functional.silu, lambda g, x, y: _SILU_BACKWARD(g, x, grad_input=g)),
-}
 
 
 class PPO(stable_baselines3.PPO):
@@ -103,68 +80,12 @@ def covers(model: stable_baselines3.PPO) -> bool:
         and policy.share_features_extractor
         and not list(policy.features_extractor.parameters())
         and type(policy.action_dist) in (DiagGaussianDistribution, CategoricalDistribution)
-        and all(type(layer) is nn.Linear or type(layer) in _ACTIVATIONS for layer in layers)
+        and all(type(layer) is nn.Linear or type(layer) in ACTIVATIONS for layer in layers)
         and all(
             p.requires_grad and p.device.type == "cpu" and p.dtype is torch.float32
             for p in parameters
         )
     )
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A layer as views of the flat parameters and of their gradient."""
-
-    weight: Tensor
-    bias: Tensor
-    weight_gradient: Tensor
-    bias_gradient: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) to (B, outputs)."""
-        return torch.addmm(self.bias, x, self.weight.t())
-
-    def backward(self, gradient: Tensor, x: Tensor) -> None:
-        """Write the parameters' gradient, given that of the outputs and the inputs x."""
-        torch.mm(gradient.t(), x, out=self.weight_gradient)
-        torch.sum(gradient, 0, out=self.bias_gradient)
-
-
-class _Network:
-    """Linear layers and activations, forth and back."""
-
-    def __init__(self, modules: list[nn.Module], views: dict[Any, tuple[Tensor, Tensor]]) -> None:
-        self._layers: list[_Linear | _Activation] = []
-        for module in modules:
-            if isinstance(module, nn.Linear):
-                (weight, weight_gradient), (bias, bias_gradient) = (
-                    views[module.weight],
-                    views[module.bias],
-                )
-                self._layers.append(_Linear(weight, bias, weight_gradient, bias_gradient))
-            else:
-                self._layers.append(_ACTIVATIONS[type(module)])
-        self._seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, F) to (B, outputs)."""
-        self._seen = [x]
-        for layer in self._layers:
-            x = layer.forward(x)
-            self._seen.append(x)
-        return x
-
-    def backward(self, gradient: Tensor) -> None:
-        """Write the parameters' gradient, given that of the last output (B, outputs), which is overwritten."""
-        for place in reversed(range(len(self._layers))):
-            layer, (x, y) = self._layers[place], self._seen[place : place + 2]
-            if isinstance(layer, _Activation):
-                gradient = layer.backward(gradient, x, y)
-                continue
-            layer.backward(gradient, x)
-            # The features learn nothing, so nobody asks for their gradient.
-            if place:
-                gradient = gradient.mm(layer.weight)
 
 
 @dataclass
@@ -219,12 +140,12 @@ class _Update:
         pairs = zip(self._parts(self._flat), self._parts(self._gradient), strict=True)
         views: dict[Any, tuple[Tensor, Tensor]] = dict(zip(self._parameters, pairs, strict=True))
         policy = self._policy
-        self._actor = _Network([*policy.mlp_extractor.policy_net, policy.action_net], views)
-        self._critic = _Network([*policy.mlp_extractor.value_net, policy.value_net], views)
+        self._actor = Network([*policy.mlp_extractor.policy_net, policy.action_net], views)
+        self._critic = Network([*policy.mlp_extractor.value_net, policy.value_net], views)
         self._gaussian = type(policy.action_dist) is DiagGaussianDistribution
-        self._log_std, self._log_std_gradient = (
-            views[policy.log_std] if self._gaussian else (None,) * 2
-        )
+        self._head: GaussianHead | CategoricalHead = CategoricalHead(model.ent_coef)
+        if self._gaussian:
+            self._head = GaussianHead(*views[policy.log_std], model.ent_coef)
         self._optimizer_state()
 
     def run(self) -> None:
@@ -245,7 +166,7 @@ class _Update:
             model._n_updates += 1
             if moved > limit:
                 if model.verbose >= 1:
-                    print(f"Early stopping at step {epoch} due to reaching max kl: {moved:.2f}")
+                    model.logger.log(f"Early stopping at epoch {epoch}: the KL is {moved:.2g}")
                 break
 
     def keep(self) -> None:
@@ -314,8 +235,7 @@ class _Update:
         features = cast(Tensor, self._policy.extract_features(batch.observations))
         output = self._actor.forward(features)
         values = self._critic.forward(features).flatten()
-        head = self._gaussian_head if self._gaussian else self._categorical_head
-        log_prob, entropy, back = head(output, batch.actions)
+        log_prob, entropy = self._head.forward(output, batch.actions)
         advantages = batch.advantages
         if model.normalize_advantage and rows > 1:
             advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
@@ -324,9 +244,10 @@ class _Update:
         free = advantages * ratio
         clipped = advantages * ratio.clamp(1.0 - self.clip_range, 1.0 + self.clip_range)
         # Where clipping lowers the surrogate it no longer depends on the policy.
-        self._actor.backward(back(free * (free <= clipped) * (-1.0 / rows)))
-        errors, slope = self._value_error(values, batch)
-        self._critic.backward((slope * (2.0 * model.vf_coef / rows)).unsqueeze(1))
+        slope = torch.where(free <= clipped, free, 0.0).mul_(-1.0 / rows)
+        self._actor.backward(self._head.backward(slope))
+        errors, half_slope = self._value_error(values, batch)
+        self._critic.backward((half_slope * (2.0 * model.vf_coef / rows)).unsqueeze(1))
         self.logs.surrogates.append(torch.minimum(free, clipped))
         self.logs.squares.append(errors * errors)
         self.logs.entropies.append(entropy)
@@ -342,39 +263,6 @@ class _Update:
         errors = batch.old_values + kept - batch.returns
         # Beyond the clip range the error no longer depends on the value.
         return errors, errors * (change == kept)
-
-    def _gaussian_head(self, mean: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
-        log_std, coefficient = self._log_std, self._model.ent_coef
-        inverse = (-log_std).exp()
-        z = (actions - mean).mul_(inverse)
-        squares = z * z
-        total = log_std.sum() + len(log_std) * _HALF_LOG_2PI
-        entropy = (total + 0.5 * len(log_std)).expand(len(mean))
-
-        def back(slope: Tensor) -> Tensor:
-            """Slope of the loss in each row's log probability -> in its mean."""
-            column = slope.unsqueeze(1)
-            torch.sum((squares - 1.0).mul_(column), 0, out=self._log_std_gradient)
-            self._log_std_gradient.sub_(coefficient)
-            return z.mul_(column).mul_(inverse)
-
-        return squares.sum(1).mul_(-0.5).sub_(total), entropy, back
-
-    def _categorical_head(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Any]:
-        log_probs, coefficient = logits.log_softmax(1), self._model.ent_coef
-        probs, chosen = log_probs.exp(), actions.unsqueeze(1)
-        entropy = (probs * log_probs).sum(1).neg_()
-
-        def back(slope: Tensor) -> Tensor:
-            """Slope of the loss in each row's log probability -> in its logits."""
-            column = slope.unsqueeze(1)
-            gradient = (probs * -column).scatter_add_(1, chosen, column)
-            if coefficient:
-                towards = probs * (log_probs + entropy.unsqueeze(1))
-                gradient.add_(towards, alpha=coefficient / len(logits))
-            return gradient
-
-        return log_probs.gather(1, chosen).squeeze(1), entropy, back
 
     def _descend(self) -> None:
         """Clip the gradient and take one step of Adam, all parameters at once."""
