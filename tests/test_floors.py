@@ -38,8 +38,8 @@ FLOORS = {
     },
     "training": {
         -1: [""],
-        0: ["real", "episodes", "tasks", "provenance", "checkpoint"],
-        0.5: ["windows", "exchange"],
+        0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients"],
+        0.5: ["windows", "exchange", "ppo"],
         1: ["policy", "fidelity", "lint", "alarm"],
         2: ["collect", "fit", "learn", "pool", "compare"],
         3: ["report", "watch", "refine"],
