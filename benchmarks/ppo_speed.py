@@ -17,13 +17,15 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from timing import JSON, Watch, append, median, peak_mb
@@ -149,7 +151,7 @@ def to_return(
     # The clock starts with the first rollout, and stands still while the policy is checked.
     began, checking = 0.0, 0.0
 
-    def look(model: OnPolicyAlgorithm) -> None:
+    def look(model: BaseAlgorithm) -> None:
         nonlocal began, checking
         began = began or time.perf_counter()
         due = (len(checks) + 1) * arguments.check_every
@@ -169,11 +171,8 @@ def to_return(
         if checks[-1]["real_mean"] >= arguments.to_return:
             raise _Reached
 
-    try:
-        with _after_each_update(look):
-            learn(world, config, ledger=StepLedger())
-    except _Reached:
-        pass
+    with suppress(_Reached):
+        learn(world, config, ledger=StepLedger(), callbacks=[_AfterEachUpdate(look)])
     last = checks[-1]
     arrived = last["real_mean"] >= arguments.to_return
     return {
@@ -184,27 +183,21 @@ def to_return(
     }
 
 
-@contextmanager
-def _after_each_update(look: Callable[[OnPolicyAlgorithm], None]) -> Iterator[None]:
-    """Within the block, every on-policy algorithm is shown to `look` before a rollout and at its end."""
-    original, learning = OnPolicyAlgorithm.collect_rollouts, OnPolicyAlgorithm.learn
+class _AfterEachUpdate(BaseCallback):
+    """Shows the algorithm to `look` before each rollout, and at the end."""
 
-    def collect_rollouts(self: OnPolicyAlgorithm, *words: Any, **named: Any) -> bool:
-        look(self)
-        return original(self, *words, **named)
+    def __init__(self, look: Callable[[BaseAlgorithm], None]) -> None:
+        super().__init__()
+        self._look = look
 
-    def learn_and_look(self: OnPolicyAlgorithm, *words: Any, **named: Any) -> OnPolicyAlgorithm:
-        learning(self, *words, **named)
-        look(self)
-        return self
+    def _on_rollout_start(self) -> None:
+        self._look(self.model)
 
-    OnPolicyAlgorithm.collect_rollouts = collect_rollouts  # type: ignore[method-assign]
-    OnPolicyAlgorithm.learn = learn_and_look  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        OnPolicyAlgorithm.collect_rollouts = original  # type: ignore[method-assign]
-        OnPolicyAlgorithm.learn = learning  # type: ignore[method-assign]
+    def _on_training_end(self) -> None:
+        self._look(self.model)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 def parse() -> argparse.Namespace:
