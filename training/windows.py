@@ -81,10 +81,10 @@ class EncodedEpisodes:
         valid = offset[:-1] < left
         taken = steps[:, None] + torch.minimum(offset[:-1], left - 1)
         return Batch(
-            {key: value[seen] for key, value in self.observations.items()},
-            self.actions[taken] * valid[..., None],
-            self.rewards[taken] * valid,
-            self.terminated[taken] * valid,
+            {key: _rows(value, seen) for key, value in self.observations.items()},
+            _rows(self.actions, taken) * valid[..., None],
+            _rows(self.rewards, taken) * valid,
+            _rows(self.terminated, taken) * valid,
             valid,
         )
 
@@ -296,6 +296,11 @@ def _bounds(columns: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
     low = np.min([values.min(0) for values in flat], axis=0)
     high = np.max([values.max(0) for values in flat], axis=0)
     return low.astype(float).tolist(), high.astype(float).tolist()
+
+
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]`: one list of rows is found in half the time of a table of places."""
+    return values.index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
 def _is_vector(space: spaces.Space) -> bool:
