@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 import time
 import warnings
@@ -209,7 +210,7 @@ def _optimize(
 ) -> JSON:
     """The whole of training on one screen; leaves the best weights in the model and returns the last logs."""
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     identity = dataclasses.asdict(config) | {"data": train.fingerprint()}
     best, score, begin = _copy(model), float("inf"), 0
@@ -255,9 +256,7 @@ def _optimize(
 def _schedule(share: float) -> float:
     """Warm up over 2 % of the updates, then a cosine to 2 % of the peak."""
     warm = min(1.0, (share + 1e-3) / 0.02)
-    return warm * (
-        0.02 + 0.98 * 0.5 * (1.0 + float(torch.cos(torch.tensor(share * 3.141592653589793))))
-    )
+    return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(share * math.pi)))
 
 
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
