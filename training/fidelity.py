@@ -18,6 +18,8 @@ from world_env.models.base import WorldModel
 from world_env.random import RowRandom
 
 _MOST_WINDOWS = 256
+_CHUNK = 2048
+"""Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,24 @@ def one_step(
     model: WorldModel, data: EncodedEpisodes, *, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown."""
-    batch = data.gather(torch.arange(len(data)), 1)
-    random = RowRandom.from_seed(seed, len(batch))
-    state = model.encode(
-        Context.from_observation(batch.start(), batch.actions.shape[-1]), random=random
-    )
-    _, prediction = model.step(
-        state, batch.actions[:, 0], random=random, temperature=0.0, uncertainty=True
-    )
-    uncertainty = prediction.uncertainty
-    if uncertainty is None:
-        uncertainty = torch.full_like(prediction.reward, float("nan"))
-    return prediction.terminated, batch.terminated[:, 0], uncertainty
+    probability, uncertainty = [], []
+    for steps in torch.arange(len(data)).split(_CHUNK):
+        batch = data.gather(steps, 1)
+        random = RowRandom.from_seed(seed + int(steps[0]), len(batch))
+        context = Context.from_observation(batch.start(), batch.actions.shape[-1])
+        _, prediction = model.step(
+            model.encode(context, random=random),
+            batch.actions[:, 0],
+            random=random,
+            temperature=0.0,
+            uncertainty=True,
+        )
+        probability.append(prediction.terminated)
+        known = prediction.uncertainty
+        uncertainty.append(
+            torch.full_like(prediction.reward, float("nan")) if known is None else known
+        )
+    return torch.cat(probability), data.terminated, torch.cat(uncertainty)
 
 
 def termination_threshold(probability: Tensor, label: Tensor) -> float:

@@ -170,7 +170,8 @@ class MemberMLP(nn.Module):
         ):
             hidden = torch.baddbmm(bias, hidden, weight)
             hidden = functional.layer_norm(hidden, hidden.shape[-1:])
-            hidden = functional.silu(torch.addcmul(shift, hidden, gain))
+            # Not addcmul: its backward multiplies whole layers by its constant 1.
+            hidden = functional.silu((hidden * gain).add_(shift))
         weight, bias = self.weights[-1], self.biases[-1]
         return torch.baddbmm(bias[..., :outputs], hidden, weight[..., :outputs])
 
