@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.windows import EncodedEpisodes
-from world_env.batch import Batch, Context, Observation
+from world_env.batch import Batch, Context, Observation, select
 from world_env.models.base import WorldModel
 from world_env.random import RowRandom
 
@@ -56,28 +56,34 @@ def open_loop(
     horizon: steps T; windows that end earlier count as far as they go.
     """
     batch = evaluation_windows(data, horizon)
-    rows = len(batch)
-    random = RowRandom.from_seed(seed, rows)
-    size = batch.actions.shape[-1]
-    state = model.encode(Context.from_observation(batch.start(), size), random=random)
-    scale = _scales(data)
-    first = batch.start()
+    rows = torch.arange(len(batch))
+    random = RowRandom.from_seed(seed, len(batch))
+    first, scale = batch.start(), _scales(data)
+    context = Context.from_observation(first, batch.actions.shape[-1])
+    state = model.encode(context, random=random)
     error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
+        valid = batch.valid[rows, step]
+        if not valid.all():
+            # Windows that ended are not rolled on: over a whole episode they are half of the work.
+            left = valid.nonzero().squeeze(1)
+            rows, first, state = rows[left], select(first, left), select(state, left)
+            random = random.select(left)
         state, prediction = model.step(
-            state, batch.actions[:, step], random=random, temperature=temperature
+            state, batch.actions[rows, step], random=random, temperature=temperature
         )
-        real = {key: value[:, step + 1] for key, value in batch.observations.items()}
-        valid = batch.valid[:, step]
-        errors = _row_errors(model.decode(state), real, scale, valid)
+        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
+        errors = _row_errors(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
-        still.append(_root_mean_square(_row_errors(first, real, scale, valid)))
+        still.append(_root_mean_square(_row_errors(first, real, scale)))
         saturated.append(float((errors / (1.0 + errors)).mean()))
-        going_on = valid & (batch.terminated[:, step] == 0)
-        difference = (prediction.reward - batch.rewards[:, step]).abs()[going_on]
+        going_on = batch.terminated[rows, step] == 0
+        difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
     score = float(np.mean(saturated)) if np.isfinite(error).all() else float("inf")
-    return OpenLoop(np.array(error), np.array(still), score, float(np.mean(reward_error)), rows)
+    return OpenLoop(
+        np.array(error), np.array(still), score, float(np.mean(reward_error)), len(batch)
+    )
 
 
 @torch.no_grad()
@@ -157,13 +163,9 @@ def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:
     }
 
 
-def _row_errors(
-    predicted: Observation, real: Observation, scale: dict[str, Tensor], valid: Tensor
-) -> Tensor:
-    """Root mean square over the dimensions of each valid row, in `scale` units."""
-    squared = [
-        ((predicted[key] - real[key]).flatten(1) / scale[key])[valid].square() for key in real
-    ]
+def _row_errors(predicted: Observation, real: Observation, scale: dict[str, Tensor]) -> Tensor:
+    """(B,) root mean square over the dimensions of each row, in `scale` units."""
+    squared = [((predicted[key] - real[key]).flatten(1) / scale[key]).square() for key in real]
     return torch.cat(squared, -1).mean(-1).sqrt()
 
 

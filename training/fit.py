@@ -182,7 +182,7 @@ def fit_episodes(
         family=config.family,
         model=model,
         starts=starts(list(episodes), codec),
-        states=dataset_states(list(episodes), codec, _MOST_STATES, config.seed),
+        states=dataset_states(everything, _MOST_STATES, config.seed),
         ranges=ranges,
         termination_threshold=threshold,
         uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,

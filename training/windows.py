@@ -279,13 +279,12 @@ def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
     return Context.from_observation(observation, codec.action_size)
 
 
-def dataset_states(episodes: Sequence[Episode], codec: Codec, limit: int, seed: int = 0) -> Context:
+def dataset_states(encoded: EncodedEpisodes, limit: int, seed: int = 0) -> Context:
     """Up to `limit` observations from anywhere but an episode's end, as contexts of length 1."""
-    encoded = encode_episodes(episodes, codec)
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
     context = Context.from_observation(
-        select(encoded.observations, steps + encoded.episode[steps]), codec.action_size
+        select(encoded.observations, steps + encoded.episode[steps]), encoded.codec.action_size
     )
     return Context(context.observations, context.actions, context.length, encoded.elapsed[steps])
 
