@@ -117,8 +117,8 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
         "real_mean": round(float(returns.mean()), 2),
         "real_deviation": round(float(returns.std()), 2),
         "curve": checks.curve,
-        "seconds": round(seconds, 1),
-        "environment_seconds": round(watch.seconds()["environment"], 1),
+        "seconds": round(seconds, 3),
+        "environment_seconds": round(watch.seconds()["environment"], 3),
     }
 
 

@@ -32,16 +32,15 @@ _BATCHES = 16
 
 
 def forward(twin: Twin, rows: int, options: JSON, *, heads: bool = True) -> Step:
-    """All that the networks compute for rows sorted by member, and nothing else but `own`'s gathering of their rows."""
+    """All that the networks compute for rows sorted by member, as a simulator steps them, and nothing around it."""
     model: Any = twin.model
+    fast: Any = model.stepper(options.get("precision", "float32"))
     groups = RowGroups(torch.arange(rows) * model.config.members // rows, model.config.members)
     generator = torch.Generator().manual_seed(0)
-    networks = [model.dynamics, model.heads] if heads else [model.dynamics]
     work = []
-    for network in networks:
-        first = network.weights[0]
-        inputs = torch.randn(rows, first.shape[1], generator=generator).to(first.dtype)
-        work.append((network, inputs))
+    for name in ("dynamics", "heads") if heads else ("dynamics",):
+        inputs = torch.randn(rows, getattr(model, name).weights[0].shape[1], generator=generator)
+        work.append((getattr(fast, name), inputs))
 
     def step() -> None:
         with torch.no_grad():

@@ -40,7 +40,11 @@ SIZES = ("CartPole-v1", "HalfCheetah-v5", "Ant-v5")
 ROWS = (1, 4, 16, 64, 256, 1000, 4096, 16384)
 NETWORK = EnsembleConfig(members=5, width=200, layers=4)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-UNCERTAINTY: dict[str, JSON] = {"off": {"uncertainty": False}, "on": {"uncertainty": True}}
+UNCERTAINTY: dict[str, JSON] = {
+    "off": {"uncertainty": False},
+    "default": {"uncertainty": True},
+    "full": {"uncertainty": "full"},
+}
 """Word in the results file -> options of a simulator."""
 SCALING = tuple(
     dict.fromkeys(
@@ -71,11 +75,10 @@ Rates = dict[Key, list[float]]
 # -- cases ---------------------------------------------------------------------------------------------------------
 
 
-def twin_of(spec: WorldSpec, dtype: str, network: EnsembleConfig = NETWORK) -> Twin:
-    """An untrained twin with the network that all sizes share."""
+def twin_of(spec: WorldSpec, network: EnsembleConfig = NETWORK) -> Twin:
+    """An untrained twin, by default with the network that all sizes share; any precision is as good in it."""
     twin = Twin.untrained(spec, "ensemble", network)
-    twin.model.to(DTYPES[dtype])
-    return twin
+    return replace(twin, fidelity={"bfloat16": {"as_good": True}})
 
 
 def prepared(key: Key, make: Callable[[], Step]) -> list[Case]:
@@ -104,7 +107,7 @@ def spec_by(env_id: str) -> WorldSpec:
 
 def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig) -> list[Case]:
     """Networks and worlds of one size, row count and number type."""
-    twin = twin_of(spec, key.dtype, network)
+    twin = twin_of(spec, network)
     scaling = "scaling_" if key.members else ""
     cases: list[Case] = []
     for name, make in {**NETWORKS, **WORLDS}.items():
@@ -113,7 +116,9 @@ def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig
         for word, options in UNCERTAINTY.items():
             if name in WORLDS or word == "off":
                 own = replace(key, what=scaling + name, uncertainty=word)
-                cases += prepared(own, partial(make, twin, key.rows, options))
+                cases += prepared(
+                    own, partial(make, twin, key.rows, options | {"precision": key.dtype})
+                )
     return cases
 
 
@@ -147,7 +152,7 @@ def scaling_cases(rows: int, dtypes: list[str]) -> list[Case]:
 
 def memory(size: str, rows: int, steps: int) -> JSON:
     """What a simulator holds, and whether it holds more after `steps` steps of all rows."""
-    twin = twin_of(spec_by(size), "float32")
+    twin = twin_of(spec_by(size))
     before = resident_mb()
     step = core(twin, rows, UNCERTAINTY["off"])
     for _ in range(3):
@@ -190,7 +195,7 @@ def limits(sizes: list[str], dtypes: list[str], rates: Rates) -> list[JSON]:
     """How fast each size would be if its matrix products were all it did, at the best speed seen in this run."""
     found = []
     for size, dtype in itertools.product(sizes, dtypes):
-        model: Any = twin_of(spec_by(size), "float32").model
+        model: Any = twin_of(spec_by(size)).model
         weights = [*model.dynamics.weights, *model.heads.weights]
         flops = 2 * sum(weight[0].numel() for weight in weights)
         seen = [

@@ -18,6 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scipy.stats import t as student_t
+from speed_tables import (
+    fit_section,
+    learn_section,
+    ppo_section,
+    steps_section,
+    uncertainty_section,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2, 3, 4)
@@ -230,7 +237,14 @@ def tuning_section(tree: dict | None) -> str:
 
 SECTIONS = {
     "README.md": {"returns": returns_section},
-    "benchmarks/README.md": {"tuning": tuning_section},
+    "benchmarks/README.md": {
+        "tuning": tuning_section,
+        "steps_per_second": steps_section,
+        "uncertainty": uncertainty_section,
+        "fit_speed": fit_section,
+        "ppo_speed": ppo_section,
+        "learn_table": learn_section,
+    },
 }
 """Page -> results file without its ending = name of the page's markers -> what writes the section."""
 

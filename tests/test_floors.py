@@ -23,14 +23,14 @@ FLOORS = {
     "world_env": {
         -1: ["errors"],
         0: ["random", "spec", "batch"],
-        1: ["codec", "models.base", "folder"],
+        1: ["codec", "models.base", "models.few_rows", "folder"],
         1.5: ["models.networks"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
             *["models.transformer", "models.diffusion", "models.cosmos"],
         ],
         3: ["models"],
-        4: ["twin", "card", "starts", "ends", "rows"],
+        4: ["twin", "card", "starts", "ends", "outcome", "rows"],
         5: ["simulator", "rollout", "render"],
         6: ["env", "vector_env", "sb3", "wrappers"],
         7: ["checks"],
@@ -38,8 +38,8 @@ FLOORS = {
     },
     "training": {
         -1: [""],
-        0: ["real", "episodes", "tasks", "provenance", "checkpoint"],
-        0.5: ["windows", "exchange"],
+        0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients"],
+        0.5: ["windows", "exchange", "ppo"],
         1: ["policy", "fidelity", "lint", "alarm"],
         2: ["collect", "fit", "learn", "pool", "compare"],
         3: ["report", "watch", "refine"],

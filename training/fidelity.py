@@ -58,7 +58,7 @@ def open_loop(
     batch = evaluation_windows(data, horizon)
     rows = torch.arange(len(batch))
     random = RowRandom.from_seed(seed, len(batch))
-    first, scale = batch.start(), _scales(data)
+    first, scale = batch.start(), scales_of(data)
     context = Context.from_observation(first, batch.actions.shape[-1])
     state = model.encode(context, random=random)
     error, still, reward_error, saturated = [], [], [], []
@@ -73,9 +73,9 @@ def open_loop(
             state, batch.actions[rows, step], random=random, temperature=temperature
         )
         real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
-        errors = _row_errors(model.decode(state), real, scale)
+        errors = row_errors(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
-        still.append(_root_mean_square(_row_errors(first, real, scale)))
+        still.append(_root_mean_square(row_errors(first, real, scale)))
         saturated.append(float((errors / (1.0 + errors)).mean()))
         going_on = batch.terminated[rows, step] == 0
         difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
@@ -157,13 +157,14 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     return data.gather(chosen, length)
 
 
-def _scales(data: EncodedEpisodes) -> dict[str, Tensor]:
+def scales_of(data: EncodedEpisodes) -> dict[str, Tensor]:
+    """Key -> (D,) standard deviations of the data: the unit of `row_errors`."""
     return {
         key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()
     }
 
 
-def _row_errors(predicted: Observation, real: Observation, scale: dict[str, Tensor]) -> Tensor:
+def row_errors(predicted: Observation, real: Observation, scale: dict[str, Tensor]) -> Tensor:
     """(B,) root mean square over the dimensions of each row, in `scale` units."""
     squared = [((predicted[key] - real[key]).flatten(1) / scale[key]).square() for key in real]
     return torch.cat(squared, -1).mean(-1).sqrt()

@@ -266,6 +266,10 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
 
         known |= {n: c for n, c in vars(module).items() if (hasattr(c, "learn") and n.isupper())
                   or n in ("RecurrentPPO", "MaskablePPO", "CrossQ")}  # fmt: skip
+    # The same algorithm and files, with a cheaper update.
+    from training.ppo import PPO
+
+    known["PPO"] = PPO
     if name not in known:
         raise InvalidOptionError(
             f"unknown algorithm {name!r}: expected one of {', '.join(sorted(known))}. More come "

@@ -37,7 +37,9 @@ class Codec:
         self.shapes = {key: encoded_shape(space) for key, space in self.keys.items()}
         self.action_size = action_size(spec.action_space)
         self._clip = {key: _clip_bounds(key, space, ranges) for key, space in self.keys.items()}
-        self._action_low, self._action_high = _action_bounds(spec.action_space, ranges)
+        low, high = _action_bounds(spec.action_space, ranges)
+        self._action_gain = 2.0 / (high - low)
+        self._action_offset = -low * self._action_gain - 1.0
         # Gradients and devices never pass through here: bounds stay plain arrays.
         self._reward = None if ranges is None else ranges.reward
 
@@ -65,9 +67,13 @@ class Codec:
 
     def decode_observation(self, observation: Observation) -> Any:
         """Fresh environment arrays (B, ...), dtype and bounds of the space, near the data's range."""
+        arrays = {key: observation[key].numpy(force=True) for key in self.keys}
+        return self.decode_arrays(arrays)
+
+    def decode_arrays(self, arrays: dict[str, np.ndarray]) -> Any:
+        """The same for arrays, key -> (B, *O), which stay as they are."""
         parts = {
-            key: _decode(space, observation[key].detach().cpu().numpy(), self._clip[key])
-            for key, space in self.keys.items()
+            key: _decode(space, arrays[key], self._clip[key]) for key, space in self.keys.items()
         }
         return parts if isinstance(self.spec.observation_space, spaces.Dict) else parts[OBSERVATION]
 
@@ -85,7 +91,7 @@ class Codec:
                 f"got {array.shape}: pass what `action_space.sample()` returns, one for each row"
             )
         if isinstance(space, spaces.Box):
-            return torch.as_tensor(self._encode_box_action(array), device=device)
+            return torch.from_numpy(self._encode_box_action(array)).to(device)
         return torch.as_tensor(_one_hot(array, space, InvalidActionError, "action"), device=device)
 
     def clip_reward(self, reward: np.ndarray) -> np.ndarray:
@@ -98,10 +104,8 @@ class Codec:
                 f"the action holds values that are not finite real numbers: {_excerpt(array)}. "
                 "A diverged policy is the usual cause: lower its learning rate or normalise its inputs."
             )
-        low, high = self._action_low, self._action_high
-        flat = array.reshape(len(array), -1).astype(np.float64)
-        scaled = 2.0 * (flat - low) / (high - low) - 1.0
-        return scaled.clip(-1.0, 1.0).astype(np.float32)
+        scaled = array.reshape(len(array), -1) * self._action_gain + self._action_offset
+        return np.minimum(np.maximum(scaled, -1.0), 1.0).astype(np.float32)
 
 
 def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
@@ -159,7 +163,10 @@ def action_size(space: spaces.Space[Any]) -> int:
 def _clip_bounds(
     key: str, space: spaces.Space[Any], ranges: DataRange | None
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Flat (D,) bounds for emitted floats: the space, and within it the data's range with a margin."""
+    """Bounds for emitted numbers, of the space's shape and dtype: the space, within it the data's range and a margin.
+
+    None where nothing is bounded.
+    """
     if not isinstance(space, spaces.Box) or is_image(space):
         return None
     low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
@@ -167,7 +174,12 @@ def _clip_bounds(
         seen_low, seen_high = (np.asarray(bound) for bound in ranges.observation[key])
         margin = _MARGIN * (seen_high - seen_low)
         low, high = np.maximum(low, seen_low - margin), np.minimum(high, seen_high + margin)
-    return low, high
+    if not (np.isfinite(low) | np.isfinite(high)).any():
+        return None
+    # Rounded to the space's dtype, bounds must not step over the space's own.
+    shaped = (bound.reshape(space.shape).astype(space.dtype) for bound in (low, high))
+    lower, upper = (np.clip(bound, space.low, space.high) for bound in shaped)
+    return lower, upper
 
 
 def _action_bounds(
@@ -224,18 +236,20 @@ def _decode(
     space: spaces.Space[Any], array: np.ndarray, clip: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
     rows = len(array)
-    if is_image(space):
+    if space.dtype == np.uint8 and is_image(space):
         image = np.moveaxis((array * 255.0).round().clip(0, 255).astype(np.uint8), 1, -1)
         return np.ascontiguousarray(image.reshape(rows, *(space.shape or ())))
     if isinstance(space, spaces.Box):
-        values = array.reshape(rows, -1).astype(np.float64)
-        if clip is not None:
-            values = values.clip(*clip)
-        if not np.issubdtype(space.dtype, np.floating):
-            values = values.round()
-        # The rounding to the space's dtype must not step over its bounds again.
-        shaped = values.astype(space.dtype).reshape(rows, *space.shape)
-        return np.clip(shaped, space.low, space.high)
+        if space.dtype.kind != "f":
+            # Whole numbers are bounded before they are cast: a cast wraps around.
+            whole = array.reshape(rows, *space.shape).astype(np.float64).round()
+            whole = whole if clip is None else whole.clip(*clip)
+            return np.clip(whole.astype(space.dtype), space.low, space.high)
+        values = array.reshape(rows, *space.shape).astype(space.dtype)
+        if clip is None:
+            return values
+        np.maximum(values, clip[0], out=values)
+        return np.minimum(values, clip[1], out=values)
     return _from_one_hot(array, space)
 
 
@@ -275,7 +289,7 @@ def _from_one_hot(array: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
 
 def _is_real(array: np.ndarray) -> bool:
     """Whether an array holds numbers of which nothing is lost in a float: no words, objects or complex numbers."""
-    return np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)
+    return array.dtype.kind in "fiu"
 
 
 def _excerpt(array: np.ndarray) -> str:

@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 
 from world_env.errors import InvalidOptionError
+from world_env.models.base import Precision, Uncertainty
+from world_env.spec import JSON
 
 ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
 """`info["end"]` by code: why a row's episode ended; "" while it goes on."""
+
+_ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
+    ENDS.index(name) for name in ("rollout", "horizon", "uncertainty", "non_finite")
+)
 
 ON_UNCERTAIN = ("ignore", "truncate", "terminate", "pessimistic")
 
@@ -28,7 +34,10 @@ class SimulatorConfig:
     on_uncertain: what happens past the uncertainty threshold. "pessimistic" terminates and pays the lowest reward in
         the data for every step left, so that leaving the data never pays.
     uncertainty_threshold: None: the twin's.
-    uncertainty: whether to compute it; None: only where `on_uncertain` needs it.
+    uncertainty: whether to compute it: True, cheaply; "full", at each step with all that the model knows; None: only
+        where `on_uncertain` needs it.
+    precision: of the model's hidden layers, "float32" or "bfloat16"; the second only for twins that were measured to
+        be as good in it.
     temperature: scale of the model's noise.
     dataset_starts: share of resets that begin from a state inside an episode of the data.
     """
@@ -38,7 +47,8 @@ class SimulatorConfig:
     termination: str = "threshold"
     on_uncertain: str = "ignore"
     uncertainty_threshold: float | None = None
-    uncertainty: bool | None = None
+    uncertainty: Uncertainty | None = None
+    precision: Precision = "float32"
     temperature: float = 1.0
     dataset_starts: float = 0.0
 
@@ -46,6 +56,7 @@ class SimulatorConfig:
         for name, value, allowed in (
             ("termination", self.termination, ("threshold", "sample")),
             ("on_uncertain", self.on_uncertain, ON_UNCERTAIN),
+            ("precision", self.precision, ("float32", "bfloat16")),
         ):
             if value not in allowed:
                 raise InvalidOptionError(
@@ -54,9 +65,9 @@ class SimulatorConfig:
         for name, length in (("horizon", self.horizon), ("rollout_length", self.rollout_length)):
             if length is not None:
                 whole_number(length, name)
-        if self.uncertainty not in (None, True, False):
+        if self.uncertainty not in (None, True, False, "full"):
             raise InvalidOptionError(
-                f"uncertainty is {self.uncertainty!r}, expected True, False or None"
+                f"uncertainty is {self.uncertainty!r}, expected True, False, 'full' or None"
             )
         threshold = 0.0 if self.uncertainty_threshold is None else self.uncertainty_threshold
         for name, number, most, expected in (
@@ -74,6 +85,20 @@ def whole_number(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InvalidOptionError(f"{name} is {value!r}, expected a whole number of at least 1")
     return int(value)
+
+
+def check_precision(precision: str, fidelity: JSON) -> None:
+    """Raises InvalidOptionError unless a twin of this fidelity was measured to be as good in bfloat16 as in float32."""
+    measured = fidelity.get("bfloat16") or {}
+    if precision == "bfloat16" and measured.get("as_good") is not True:
+        said = (
+            f"its open-loop error is {measured.get('open_loop')} in it, {measured.get('float32')} in float32"
+            if measured
+            else "it was never measured in it"
+        )
+        raise InvalidOptionError(
+            f"precision='bfloat16' is not for this twin: {said}. Use 'float32', or fit it again."
+        )
 
 
 @dataclass(frozen=True)
@@ -111,34 +136,44 @@ class Limits:
         terminated: np.ndarray,
         uncertainty: np.ndarray | None,
         counters: np.ndarray,
-        stepped: np.ndarray,
-        finite: np.ndarray,
+        stepped: np.ndarray | None,
+        finite: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(reward (B,) float32, terminated (B,) bool, end (B,) int8) after a step.
+        """(reward (B,) float32, terminated (B,) bool, end (B,) int8) after a step, fresh arrays.
 
         counters: (2, B) steps since the real start / since this rollout began, this step included.
-        stepped: (B,) bool, the other rows did not move. finite: (B,) bool, whether the prediction was a number.
+        stepped: (B,) bool, the other rows did not move; None: all did.
+        finite: (B,) bool, whether the prediction was a number; None: all are.
         """
         elapsed, age = counters
-        alive = stepped & finite
-        terminated = terminated & alive
-        end = np.where(terminated, ENDS.index("terminated"), 0).astype(np.int8)
+        alive: np.ndarray | bool = True
+        for mask in (stepped, finite):
+            alive = alive if mask is None else alive & mask
+        if alive is not True:
+            terminated = terminated & alive
+        # "terminated" is code 1: what is a bool already counts as one.
+        end = terminated.astype(np.int8)
         rule = self.config.on_uncertain
         if uncertainty is not None and rule != "ignore" and self.threshold is not None:
             cut = (uncertainty > self.threshold) & alive & (end == 0)
-            end[cut] = ENDS.index("uncertainty")
+            end[cut] = _UNCERTAIN
             if rule == "pessimistic":
                 reward = np.where(cut, self._worst_rest(elapsed), reward)
             if rule in ("terminate", "pessimistic"):
                 terminated = terminated | cut
-        if self.config.rollout_length is not None:
-            end[(end == 0) & stepped & (age >= self.config.rollout_length)] = ENDS.index("rollout")
-        if self.horizon is not None:
-            # The task's own limit names the end where both apply.
-            at_limit = stepped & (elapsed >= self.horizon)
-            end[at_limit & ((end == 0) | (end == ENDS.index("rollout")))] = ENDS.index("horizon")
-        end[stepped & ~finite] = ENDS.index("non_finite")
-        return np.where(alive, reward, 0.0).astype(np.float32), terminated, end
+        moved = True if stepped is None else stepped
+        for limit, steps, code in (
+            (self.config.rollout_length, age, _ROLLOUT),
+            (self.horizon, elapsed, _HORIZON),
+        ):
+            if limit is not None and int(steps.max()) >= limit:
+                # The task's own limit names the end where both apply.
+                at_limit = (steps >= limit) & moved & ((end == 0) | (end == _ROLLOUT))
+                end[at_limit] = code
+        if finite is not None:
+            end[~finite & moved] = _NON_FINITE
+        reward = reward.astype(np.float32) if alive is True else np.where(alive, reward, 0.0)
+        return reward.astype(np.float32, copy=False), terminated, end
 
     def _worst_rest(self, elapsed: np.ndarray) -> np.ndarray:
         """The lowest reward in the data for this step and every one left; never above 0."""

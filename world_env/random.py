@@ -32,10 +32,14 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
 
 def hash64(value: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 tensors (wrapping arithmetic), any shape."""
+    # In place on two buffers: with new ones for each step, memory costs more than arithmetic.
     value = value + _GOLDEN
-    value = (value ^ _shift_right(value, 30)) * _MIX_1
-    value = (value ^ _shift_right(value, 27)) * _MIX_2
-    return value ^ _shift_right(value, 31)
+    shifted = torch.empty_like(value)
+    for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
+        torch.bitwise_right_shift(value, bits, out=shifted)
+        value.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1)).mul_(factor)
+    torch.bitwise_right_shift(value, 31, out=shifted)
+    return value.bitwise_xor_(shifted.bitwise_and_((1 << 33) - 1))
 
 
 def derive_seeds(seeds: Tensor, number: Tensor | int) -> Tensor:
@@ -49,6 +53,12 @@ def _wrap(number: int) -> int:
     return _signed((number * (_PLACE & ((1 << 64) - 1))) & ((1 << 64) - 1))
 
 
+_AHEAD_ELEMENTS, _AHEAD_DRAWS = 4096, 64
+"""How many numbers, and how many draws, are made at once where rows are few: calls cost more than numbers there."""
+
+_NOTHING_AHEAD = (0, 0, torch.empty(0))
+
+
 class RowRandom:
     """Noise for B rows, each with a stream of its own.
 
@@ -58,12 +68,16 @@ class RowRandom:
 
     def __init__(self, seeds: Tensor, draws: Tensor | None = None) -> None:
         self.seeds = seeds.to(torch.int64)
-        self.draws = torch.zeros_like(self.seeds) if draws is None else draws.to(torch.int64)
-        if self.seeds.ndim != 1 or self.seeds.shape != self.draws.shape:
+        self._base = torch.zeros_like(self.seeds) if draws is None else draws.to(torch.int64)
+        if self.seeds.ndim != 1 or self.seeds.shape != self._base.shape:
             raise ValueError(
                 f"RowRandom needs seeds and draws of one shape (B,), got {tuple(self.seeds.shape)} "
-                f"and {tuple(self.draws.shape)}"
+                f"and {tuple(self._base.shape)}"
             )
+        # All rows draw together, so one number counts for all; nothing here is ever changed in place.
+        self._drawn = 0
+        # (numbers a row, dtype) -> first, end, (N, B, numbers): normal draws made ahead, shared with clones.
+        self._ahead: dict[tuple[int, torch.dtype], tuple[int, int, Tensor]] = {}
 
     @classmethod
     def from_seed(cls, seed: int, rows: int, *, device: torch.device | str = "cpu") -> RowRandom:
@@ -73,26 +87,33 @@ class RowRandom:
     def __len__(self) -> int:
         return self.seeds.shape[0]
 
+    @property
+    def draws(self) -> Tensor:
+        """(B,) int64, how often each row has drawn."""
+        return self._base + self._drawn
+
     def clone(self) -> RowRandom:
         """The same streams at the same place, to draw the same numbers again."""
-        return RowRandom(self.seeds.clone(), self.draws.clone())
+        other = object.__new__(RowRandom)
+        other.seeds, other._base, other._drawn = self.seeds, self._base, self._drawn
+        other._ahead = self._ahead
+        return other
 
     def select(self, rows: Tensor) -> RowRandom:
         """The streams of some rows, by index (rows may repeat)."""
         return RowRandom(self.seeds[rows], self.draws[rows])
 
-    def replace(self, mask: Tensor, other: RowRandom) -> None:
-        """Take over the streams of `other` (B rows) where `mask` (B,) bool is set."""
-        self.seeds = torch.where(mask, other.seeds, self.seeds)
-        self.draws = torch.where(mask, other.draws, self.draws)
+    def merge(self, mask: Tensor, other: RowRandom) -> RowRandom:
+        """The streams of `other` (B rows) where `mask` (B,) bool is set, these elsewhere."""
+        return RowRandom(
+            torch.where(mask, other.seeds, self.seeds), torch.where(mask, other.draws, self.draws)
+        )
 
     def bits(self, shape: tuple[int, ...]) -> Tensor:
         """Returns (B, *shape) int64, every bit fair."""
-        key = hash64(hash64(self.seeds) ^ (self.draws * _PLACE))
-        self.draws = self.draws + 1
-        count = math.prod(shape)
-        places = torch.arange(count, dtype=torch.int64, device=key.device) * _GOLDEN
-        return hash64(key[:, None] + places[None, :]).reshape(len(self), *shape)
+        bits = self._bits(math.prod(shape), 1)[0].reshape(len(self), *shape)
+        self._drawn += 1
+        return bits
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (B, *shape) uniform in (0, 1); 23 random bits as float32, 53 as float64."""
@@ -105,10 +126,18 @@ class RowRandom:
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (B, *shape) standard normal; the tails end at 5.8 (float32)."""
-        bits = self.bits(shape)
-        radius = ((_shift_right(bits, 40) | 1).to(dtype) * 2.0**-24).log().mul(-2.0).sqrt()
-        angle = ((bits & 0xFFFFFF).to(dtype)) * (2.0 * math.pi * 2.0**-24)
-        return radius * angle.cos()
+        count = shape[0] if len(shape) == 1 else math.prod(shape)
+        key, drawn = (count, dtype), self._drawn
+        first, end, made = self._ahead.get(key, _NOTHING_AHEAD)
+        if not first <= drawn < end:
+            fits = _AHEAD_ELEMENTS // max(1, len(self) * count)
+            end = drawn + max(1, min(fits, _AHEAD_DRAWS))
+            first, made = drawn, self._normals(count, end - drawn, dtype)
+            self._ahead[key] = (first, end, made)
+        self._drawn = drawn + 1
+        # What is made ahead is kept: the caller gets numbers of its own.
+        values = made[drawn - first].clone()
+        return values if len(shape) == 1 else values.reshape(len(self), *shape)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
         """Draw one class a row from (B, C) probabilities; returns (B,) int64 in [0, C)."""
@@ -120,3 +149,23 @@ class RowRandom:
         """Returns (B,) int64 uniform in [0, high)."""
         fraction = self.uniform(1, dtype=torch.float64).squeeze(-1)
         return (fraction * high).to(torch.int64).clamp(max=high - 1)
+
+    def _bits(self, count: int, draws: int) -> Tensor:
+        """(draws, B, count) int64: this draw's bits and those of the next ones."""
+        ahead = torch.arange(self._drawn, self._drawn + draws, device=self.seeds.device)
+        places = (self._base + ahead[:, None]) * _PLACE
+        key = hash64(places.bitwise_xor_(hash64(self.seeds)))
+        elements = torch.arange(count, dtype=torch.int64, device=key.device) * _GOLDEN
+        return hash64(key[..., None] + elements)
+
+    def _normals(self, count: int, draws: int, dtype: torch.dtype) -> Tensor:
+        """(draws, B, count) standard normal: two numbers from each hash, as Box and Muller give them."""
+        half = -(-count // 2)
+        bits = self._bits(half, draws)
+        angle = (bits & 0xFFFFFF).to(dtype).mul_(2.0 * math.pi * 2.0**-24)
+        radius = (bits.bitwise_right_shift_(40).bitwise_and_(0xFFFFFF) | 1).to(dtype)
+        radius = radius.mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
+        out = torch.empty(*bits.shape[:2], 2 * half, dtype=dtype, device=bits.device)
+        torch.mul(radius, angle.cos(), out=out[..., :half])
+        torch.mul(radius, angle.sin_(), out=out[..., half:])
+        return out[..., :count] if count < 2 * half else out

@@ -88,3 +88,10 @@ def as_index(rows: Any, count: int) -> np.ndarray:
             f"rows are a bool mask or indices in 0..{count - 1}, got {array[:8].tolist()}"
         )
     return array
+
+
+def both(mask: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    """The rows of both masks, None for all."""
+    if mask is None or other is None:
+        return other if mask is None else mask
+    return mask & other

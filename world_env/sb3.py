@@ -31,7 +31,8 @@ class WorldModelVecEnv(VecEnv):
     algorithms bootstrap exactly at truncations. Wrap in VecMonitor for episode returns.
 
     twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv, but
-    uncertainty is computed only on demand (`uncertainty=True`, or an `on_uncertain` rule).
+    uncertainty is computed only on demand: `uncertainty=True` puts it into every info, an `on_uncertain` rule alone
+    into those of ends. Infos of rows that go on are otherwise empty dicts, the same ones at every step.
     """
 
     def __init__(
@@ -60,6 +61,9 @@ class WorldModelVecEnv(VecEnv):
         self.render_mode = render_mode
         self._renderer: Any = None
         self._actions: Any = None
+        self._infos: list[dict[str, Any]] = [{} for _ in range(self.simulator.num_rows)]
+        # Where only a rule needs it, it is told at ends: all rows at each step would cost a dict each.
+        self._tells_uncertainty = bool(options.get("uncertainty"))
         world = self.simulator.twin.spec
         super().__init__(self.simulator.num_rows, world.observation_space, world.action_space)
         if seed is not None:
@@ -94,10 +98,10 @@ class WorldModelVecEnv(VecEnv):
         actions, self._actions = self._actions, None
         result = self.simulator.step(actions)
         observation, dones = result.observation, result.end != 0
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if result.uncertainty is not None:
-            for info, value in zip(infos, result.uncertainty.tolist(), strict=True):
-                info["uncertainty"] = value
+        # Thousands of new dicts would cost more than the rest of the shell: rows that go on have nothing to say.
+        infos = self._infos.copy()
+        if self._tells_uncertainty and result.uncertainty is not None:
+            infos = [{"uncertainty": value} for value in result.uncertainty.tolist()]
         if dones.any():
             _tell_ends(infos, result)
             observation = self.simulator.reset(dones)
@@ -193,6 +197,10 @@ class WorldModelVecEnv(VecEnv):
 def _tell_ends(infos: list[dict[str, Any]], result: StepResult) -> None:
     """Write what SB3 expects into the infos of the rows that ended."""
     for row in np.flatnonzero(result.end).tolist():
-        infos[row]["end"] = ENDS[result.end[row]]
-        infos[row]["terminal_observation"] = row_of(result.observation, row)
-        infos[row]["TimeLimit.truncated"] = bool(result.truncated[row])
+        infos[row] = {
+            "end": ENDS[result.end[row]],
+            "terminal_observation": row_of(result.observation, row),
+            "TimeLimit.truncated": bool(result.truncated[row]),
+        }
+        if result.uncertainty is not None:
+            infos[row]["uncertainty"] = float(result.uncertainty[row])

@@ -14,20 +14,27 @@ from torch import Tensor
 
 from world_env.batch import State, replace, select
 from world_env.codec import Codec
-from world_env.ends import ENDS, ON_UNCERTAIN, Limits, SimulatorConfig, StepResult, whole_number
+from world_env.ends import (
+    ENDS,
+    ON_UNCERTAIN,
+    Limits,
+    SimulatorConfig,
+    StepResult,
+    check_precision,
+    whole_number,
+)
 from world_env.errors import (
     InvalidActionError,
     InvalidOptionError,
-    KnownFunctionError,
     ResetNeededError,
     SpaceMismatchError,
     StartsError,
 )
-from world_env.models.base import Prediction
+from world_env.outcome import array, check_known, finite_rows, numbers
 from world_env.random import RowRandom, derive_seeds
-from world_env.rows import Seeds, Snapshot, as_index, as_mask, reseeded, row_seeds
+from world_env.rows import Seeds, Snapshot, as_index, as_mask, both, reseeded, row_seeds
 from world_env.starts import draw_starts, given_starts, reset_options
-from world_env.twin import KnownFunction, Twin, load_cached
+from world_env.twin import KnownFunction, Twin, home_of, load_cached
 
 __all__ = [
     "ENDS",
@@ -60,7 +67,7 @@ class Simulator:
         self.num_rows = whole_number(num_rows, "num_rows (num_envs)")
         self.twin, self.config = twin, config or SimulatorConfig()
         self.codec: Codec = twin.codec
-        self.device, self.dtype = _home(twin)
+        self.device, self.dtype = home_of(twin)
         self.horizon = (
             twin.spec.horizon if self.config.horizon is None else int(self.config.horizon)
         )
@@ -76,7 +83,12 @@ class Simulator:
                 "dataset_starts asks for dataset states, but this twin holds only true starts: pass 0"
             )
         lowest = 0.0 if twin.ranges is None else twin.ranges.reward[0]
+        # float32, as the model's probabilities: a comparison should not depend on how numpy casts.
+        self._termination_threshold = np.float32(twin.termination_threshold)
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
+        check_precision(self.config.precision, twin.fidelity)
+        self._model = twin.model.stepper(self.config.precision)
+        self._known = bool(twin.known)
         asked = self.config.uncertainty
         self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked
         self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
@@ -129,7 +141,7 @@ class Simulator:
             share = self.config.dataset_starts
             context = draw_starts(self.twin.starts, self.twin.states, share, random)
         random = RowRandom(random.seeds.to(self.device), random.draws.to(self.device))
-        state = self.twin.model.encode(context.to(self.device, self.dtype), random=random)
+        state = self._model.encode(context.to(self.device, self.dtype), random=random)
         self._row_seeds, self._episodes = row_seeds, episodes
         self._episodes[index] += 1
         self._place(index, state, random)
@@ -143,7 +155,7 @@ class Simulator:
         if self._state is None:
             raise ResetNeededError("nothing to observe yet: call reset() first")
         with torch.no_grad():
-            return self.codec.decode_observation(self.twin.model.decode(self._state))
+            return self.codec.decode_observation(self._model.decode(self._state))
 
     # -- step ----------------------------------------------------------------------------------------------------
 
@@ -154,66 +166,79 @@ class Simulator:
         Raises ResetNeededError for a row whose episode is over, InvalidActionError for a bad action of a stepped row;
         after an error nothing has moved.
         """
-        mask = as_mask(rows, self.num_rows)
-        if self._state is None or (self.finished & mask).any():
-            over = np.flatnonzero(self.finished & mask)[:8].tolist()
+        mask = None if rows is None else as_mask(rows, self.num_rows)
+        over = self.finished if mask is None else self.finished & mask
+        if self._state is None or over.any():
+            which = np.flatnonzero(over)[:8].tolist()
             raise ResetNeededError(
-                f"rows {over} have no running episode: call reset() before step()"
+                f"rows {which} have no running episode: call reset() before step()"
             )
+        if mask is not None and mask.all():
+            mask = None
         encoded, action = self._encode_action(action, mask)
         random = self._random.clone()
-        state, prediction = self.twin.model.step(
+        state, prediction = self._model.step(
             self._state,
             encoded,
             random=random,
             temperature=self.config.temperature,
             uncertainty=self._uncertainty,
         )
-        decoded = self.twin.model.decode(state)
-        finite = _finite_rows(decoded, prediction)
-        moved = torch.as_tensor(mask, device=self.device) & finite
-        if not bool(moved.all()):
+        decoded = self._model.decode(state)
+        said = numbers(prediction)
+        seen = {key: value.numpy(force=True) for key, value in decoded.items()}
+        finite = finite_rows(list(seen.values()), said)
+        moved = both(mask, finite)
+        if moved is not None:
             # A row that did not move, or went to no number, keeps what it last showed.
-            state = replace(self._state, moved, state)
-            decoded = self.twin.model.decode(state)
-        before = self.observe() if self.twin.known else None
-        observation = self.codec.decode_observation(decoded)
-        terminated = self._terminated(before, action, observation, prediction, random)
-        reward = self._reward(before, action, observation, prediction, terminated)
+            state = replace(self._state, torch.as_tensor(moved, device=self.device), state)
+            decoded = self._model.decode(state)
+            seen = {key: value.numpy(force=True) for key, value in decoded.items()}
+        before = self.observe() if self._known else None
+        observation = self.codec.decode_arrays(seen)
+        terminated = self._terminated(before, action, observation, said["terminated"], random)
+        reward = self._reward(before, action, observation, said, terminated)
         # From here on nothing can fail: the rows move.
         self._state = state
-        self._random.replace(torch.as_tensor(mask, device=self.device), random)
-        self._counters[:, mask] += 1
-        uncertainty = prediction.uncertainty
-        shown = None if uncertainty is None else uncertainty.float().cpu().numpy().copy()
+        if mask is None:
+            self._random = random
+            self._counters += 1
+        else:
+            self._random = self._random.merge(torch.as_tensor(mask, device=self.device), random)
+            self._counters[:, mask] += 1
+        shown = None if prediction.uncertainty is None else array(prediction.uncertainty).copy()
         reward, terminated, end = self._limits.judge(
-            reward, terminated, shown, self._counters, mask, finite.cpu().numpy()
+            reward, terminated, shown, self._counters, mask, finite
         )
-        self.finished = self.finished | (end != 0)
-        return StepResult(observation, reward, terminated, (end != 0) & ~terminated, end, shown)
+        ended = end != 0
+        if ended.any():
+            self.finished = self.finished | ended
+        return StepResult(observation, reward, terminated, ended & ~terminated, end, shown)
 
     def _terminated(
-        self, before: Any, action: Any, after: Any, prediction: Prediction, random: RowRandom
+        self, before: Any, action: Any, after: Any, probability: np.ndarray, random: RowRandom
     ) -> np.ndarray:
         if self.twin.termination_fn is not None:
             ends = np.asarray(self.twin.termination_fn(before, action, after))
-            return _check_known(ends, self.num_rows, "termination_fn").astype(bool)
-        probability = prediction.terminated
+            return check_known(ends, self.num_rows, "termination_fn").astype(bool)
         if self.config.termination == "sample":
-            draw = random.uniform(1, dtype=probability.dtype).squeeze(-1)
-            return (draw < probability).cpu().numpy()
-        return (probability > self.twin.termination_threshold).cpu().numpy()
+            return array(random.uniform(1).squeeze(-1)) < probability
+        return probability > self._termination_threshold
 
     def _reward(
-        self, before: Any, action: Any, after: Any, prediction: Prediction, terminated: np.ndarray
+        self,
+        before: Any,
+        action: Any,
+        after: Any,
+        said: dict[str, np.ndarray],
+        terminated: np.ndarray,
     ) -> np.ndarray:
         if self.twin.reward_fn is not None:
             reward = np.asarray(self.twin.reward_fn(before, action, after))
-            return _check_known(reward, self.num_rows, "reward_fn").astype(np.float32)
-        reward = prediction.reward.float().cpu().numpy()
-        if prediction.terminal_reward is not None:
-            bonus = prediction.terminal_reward.float().cpu().numpy()
-            reward = np.where(terminated, bonus, reward)
+            return check_known(reward, self.num_rows, "reward_fn").astype(np.float32)
+        reward = said["reward"]
+        if "terminal_reward" in said and terminated.any():
+            reward = np.where(terminated, said["terminal_reward"], reward)
         return self.codec.clip_reward(reward)
 
     # -- snapshots -----------------------------------------------------------------------------------------------
@@ -297,13 +322,13 @@ class Simulator:
                 f"the snapshot is of another twin: it holds {got}, this one's state is {mine}"
             )
 
-    def _encode_action(self, action: Any, mask: np.ndarray) -> tuple[Tensor, Any]:
+    def _encode_action(self, action: Any, mask: np.ndarray | None) -> tuple[Tensor, Any]:
         action = np.asarray(action)
         if action.shape[:1] != (self.num_rows,):
             raise InvalidActionError(
                 f"{self.num_rows} rows need a batch of {self.num_rows} actions, got the shape {action.shape}"
             )
-        if mask.all():
+        if mask is None:
             return self.codec.encode_action(action, device=self.device).to(self.dtype), action
         encoded = torch.zeros(
             self.num_rows, self.codec.action_size, device=self.device, dtype=self.dtype
@@ -371,28 +396,3 @@ def open_simulator(
     else:
         twin = load_cached(twin, device=device, reward_fn=reward_fn, termination_fn=termination_fn)
     return Simulator(twin, num_rows, config=config)
-
-
-def _home(twin: Twin) -> tuple[torch.device, torch.dtype]:
-    """The device and the float precision of a twin's model; an exact one without tensors: CPU, float32."""
-    tensors = list(twin.model.state_dict().values())
-    device = tensors[0].device if tensors else torch.device("cpu")
-    floats = [value.dtype for value in tensors if value.is_floating_point()]
-    return device, floats[0] if floats else torch.float32
-
-
-def _finite_rows(decoded: dict[str, Tensor], prediction: Prediction) -> Tensor:
-    """(B,) bool: whether all that a row predicts are numbers."""
-    parts = [torch.isfinite(value.flatten(1)).all(1) for value in decoded.values()]
-    parts += [torch.isfinite(prediction.reward), torch.isfinite(prediction.terminated)]
-    if prediction.terminal_reward is not None:
-        parts.append(torch.isfinite(prediction.terminal_reward))
-    return torch.stack(parts).all(0)
-
-
-def _check_known(values: np.ndarray, rows: int, name: str) -> np.ndarray:
-    if values.shape != (rows,) or not np.isfinite(values.astype(float)).all():
-        raise KnownFunctionError(
-            f"{name} returned the shape {values.shape}, expected ({rows},) finite values"
-        )
-    return values

@@ -269,6 +269,14 @@ def load_cached(
     return _loaded[key]
 
 
+def home_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
+    """The device and the float precision of a twin's model; an exact one without tensors: CPU, float32."""
+    tensors = list(twin.model.state_dict().values())
+    device = tensors[0].device if tensors else torch.device("cpu")
+    floats = [value.dtype for value in tensors if value.is_floating_point()]
+    return device, floats[0] if floats else torch.float32
+
+
 def as_device(device: Any) -> torch.device:
     """A device that this machine has. Raises InvalidOptionError."""
     try:

@@ -10,14 +10,18 @@ from types import ModuleType
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
+
+from training.fit import FitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 JSON = dict[str, Any]
-MODULES = ("timing", "stepping", "mbrl_speed", "speed_plot")
-SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed")
+MODULES = ("returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot")
+SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed", "learn_table", "uncertainty")
+KINDS = ("off", "default", "full")
 SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
 FIT = {"updates": 4, "batch_size": 20, "validate_every": 2, "model": {"members": 2, "width": 8}}
 
@@ -70,8 +74,8 @@ def test_steps_are_timed_in_every_shell(
     tree = run(scripts["steps_per_second"], out, monkeypatch, *words, picture)
     found = {(row["what"], row["rows"], row["uncertainty"]) for row in tree["rows"]}
     shells = {"core", "vector_env", "vector_env_restarts", "vec_env"}
-    expected = {(what, rows, word) for what in shells for rows in (1, 4) for word in ("off", "on")}
-    expected |= {("env", 1, word) for word in ("off", "on")} | {("real", 1, "off")}
+    expected = {(what, rows, word) for what in shells for rows in (1, 4) for word in KINDS}
+    expected |= {("env", 1, word) for word in KINDS} | {("real", 1, "off")}
     expected |= {(what, rows, "off") for what in ("forward", "dynamics") for rows in (1, 4)}
     assert found == expected
     assert len(tree["rows"]) == len(found)
@@ -93,7 +97,7 @@ def test_one_thing_alone_needs_no_bare_network(
     words = ["--sizes", "CartPole-v1", "--rows", "4", *SHORT]
     words += ["--what", "core", "--memory-steps", "0"]
     tree = run(scripts["steps_per_second"], tmp_path / "s.json", monkeypatch, *words)
-    assert [row["share_of_bare"] for row in tree["rows"]] == [None, None]
+    assert [row["share_of_bare"] for row in tree["rows"]] == [None] * len(KINDS)
     assert tree["memory"] is None
 
 
@@ -217,6 +221,48 @@ def test_ppo_runs_until_a_real_return_or_its_last_step(
     for training in impossible["trainings"]:
         assert not training["reached"]
         assert [check["steps"] for check in training["checks"]] == [32, 64, 96]
+
+
+def test_settings_are_learned_and_judged_in_reality(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--tasks", "CartPole-v1", "--steps", "64", "--settings", "4x8/16/1", "2x16/8/2"]
+    script, out = scripts["learn_table"], tmp_path / "l.json"
+    monkeypatch.setattr(script, "RESET_SEEDS", range(50_000, 50_003))
+    run(script, out, monkeypatch, *words)
+    tree = run(script, out, monkeypatch, *words, "--change", '{"learning_rate": 0.0001}')
+    found = [(row["setting"], bool(row["change"])) for row in tree["rows"]]
+    assert sorted(found) == [(s, c) for s in ("2x16/8/2", "4x8/16/1") for c in (False, True)]
+    assert all(row["world"] == "learned" and row["seconds"] > 0 for row in tree["rows"])
+    assert all(0 < row["environment_seconds"] <= row["seconds"] + 0.1 for row in tree["rows"])
+    # What is there is not done again.
+    before = out.read_text(encoding="utf-8")
+    script.main()
+    assert out.read_text(encoding="utf-8") == before
+
+
+def test_kinds_of_uncertainty_are_compared_on_one_twin(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path / "runs"))
+    script = scripts["uncertainty"]
+    monkeypatch.setattr(script, "TASKS", {"Pendulum-v1": (600, "random")})
+    monkeypatch.setattr(script, "FitConfig", lambda seed: FitConfig(seed=seed, **FIT))
+    tree = run(script, tmp_path / "u.json", monkeypatch)
+    kinds = [row["kind"] for row in tree["rows"]]
+    assert kinds[:2] == ["full", "fixed"] and len(kinds) == 2 + len(script.EVERY)
+    assert tree["rows"][0]["gap_half"] == tree["rows"][0]["gap_worst_tenth"] == 0.0
+    # Two members: the other one at every step is all there is.
+    assert tree["rows"][1]["auroc_half"] == tree["rows"][0]["auroc_half"]
+
+
+def test_auroc_is_the_chance_of_the_right_order(scripts: dict[str, ModuleType]) -> None:
+    auroc = scripts["uncertainty"].auroc
+    label = np.array([False, False, True, True])
+    assert auroc(np.array([1.0, 2.0, 3.0, 4.0]), label) == 1.0
+    assert auroc(np.array([4.0, 3.0, 2.0, 1.0]), label) == 0.0
+    assert auroc(np.array([1.0, 3.0, 2.0, 4.0]), label) == 0.75
+    assert auroc(np.ones(4), label) == 0.5
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

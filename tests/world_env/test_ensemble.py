@@ -1,6 +1,7 @@
 """The ensemble: independent members, calibrated ends, honest uncertainty, and a loss that stops where data stops."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from world_env.batch import Batch, Context, Statistics
-from world_env.models.base import Prediction
+from world_env.models.base import Prediction, Uncertainty
 from world_env.models.ensemble import EnsembleConfig, EnsembleWorldModel
 from world_env.models.networks import MemberMLP, RowGroups
 from world_env.random import RowRandom
@@ -91,7 +92,7 @@ def stepped(
     model: EnsembleWorldModel, vector: Tensor, temperature: float = 0.0, member: int = 0
 ) -> tuple[Tensor, Prediction]:
     rows = len(vector)
-    state = {"observation": vector, "member": torch.full((rows,), member)}
+    state = model._fresh(vector, torch.full((rows,), member))
     action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
     noise = RowRandom.from_seed(3, rows)
     arrived, prediction = model.step(
@@ -301,13 +302,125 @@ def test_disagreement_is_uncertain_even_inside_the_data(model: EnsembleWorldMode
 
 
 def test_uncertainty_is_computed_only_on_demand(model: EnsembleWorldModel) -> None:
-    state = {"observation": torch.zeros(1, SIZE), "member": torch.zeros(1, dtype=torch.int64)}
+    state = model._fresh(torch.zeros(1, SIZE), torch.zeros(1, dtype=torch.int64))
     noise = RowRandom.from_seed(0, 1)
     assert model.step(state, torch.eye(ACTIONS)[:1], random=noise)[1].uncertainty is None
 
 
+def looked(model: EnsembleWorldModel, kind: Uncertainty, steps: int, rows: int = 6) -> list[Tensor]:
+    """The disagreement after each of some steps, always from the same place, for rows of all members."""
+    random = RowRandom.from_seed(5, rows)
+    state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
+    action = torch.eye(ACTIONS)[torch.zeros(rows, dtype=torch.int64)]
+    shown = []
+    for _ in range(steps):
+        arrived, _ = model.step(state, action, random=random, uncertainty=kind)
+        state = {**arrived, "observation": state["observation"]}
+        shown.append(state["disagreement"])
+    return shown
+
+
+def test_the_default_uncertainty_begins_with_all_members_and_asks_one_at_a_time(
+    model: EnsembleWorldModel,
+) -> None:
+    awake(model)
+    cheap, full = looked(model, True, 60), looked(model, "full", 60)
+    assert torch.equal(cheap[0], full[0])
+    # Every second step only: in between, a row keeps what it knew.
+    changed = [not torch.equal(*pair) for pair in itertools.pairwise(cheap)]
+    assert changed[1::2] == [True] * 29 and not any(changed[0::2])
+    # Half the squared distance to the others, averaged over whose distance it is, is the variance.
+    settled = torch.stack(cheap[40:]).mean()
+    torch.testing.assert_close(settled, full[0].mean(), rtol=1e-2, atol=0.0)
+
+
+def test_asking_for_uncertainty_does_not_change_the_future(model: EnsembleWorldModel) -> None:
+    awake(model)
+    ends = []
+    for kind in (False, True, "full"):
+        random = RowRandom.from_seed(1, 12)
+        state = model._fresh(torch.zeros(12, SIZE), torch.arange(12) % MEMBERS)
+        for step in range(5):
+            action = torch.eye(ACTIONS)[(torch.arange(12) + step) % ACTIONS]
+            state, _ = model.step(state, action, random=random, uncertainty=kind)
+        ends.append(state["observation"])
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize("kind", [False, True, "full"])
+@pytest.mark.parametrize("rows", [1, 3, 50])
+def test_the_stepper_steps_as_the_model_does(
+    model: EnsembleWorldModel, rows: int, kind: Uncertainty
+) -> None:
+    awake(model)
+    fast = model.stepper()
+    assert fast._few is not None, "numba is missing: the compiled step would go untested"
+    random = RowRandom.from_seed(2, rows)
+    state = model._fresh(0.5 * random.normal(SIZE), random.integers(MEMBERS))
+    for step in range(5):
+        action = torch.eye(ACTIONS)[(torch.arange(rows) + step) % ACTIONS]
+        given = {name: value.clone() for name, value in state.items()}
+        with torch.no_grad():
+            results = [
+                one.step(state, action, random=random.clone(), temperature=0.7, uncertainty=kind)
+                for one in (model, fast)
+            ]
+        (arrived, said), (quick, quickly) = results
+        for name, value in arrived.items():
+            torch.testing.assert_close(quick[name], value, rtol=1e-4, atol=1e-5)
+        for name in ("reward", "terminated", "terminal_reward", "uncertainty"):
+            pair = getattr(quickly, name), getattr(said, name)
+            torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(given[name], state[name]) for name in given)
+        random.normal(SIZE)
+        state = arrived
+
+
+def test_a_stepper_says_what_is_no_number(model: EnsembleWorldModel) -> None:
+    fast = awake(model).stepper()
+    state = model._fresh(torch.full((2, SIZE), math.nan), torch.zeros(2, dtype=torch.int64))
+    with torch.no_grad():
+        arrived, said = fast.step(state, torch.eye(ACTIONS), random=RowRandom.from_seed(0, 2))
+    assert arrived["observation"].isnan().all() and said.reward.isnan().all()
+
+
+def test_a_stepper_follows_weights_that_learn(model: EnsembleWorldModel) -> None:
+    awake(model)
+    fast = model.stepper()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+        for rows in (2, 30):
+            state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
+            action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
+            futures = [
+                one.step(state, action, random=RowRandom.from_seed(0, rows))[0]["observation"]
+                for one in (model, fast)
+            ]
+            torch.testing.assert_close(*futures)
+
+
+def test_bfloat16_rounds_the_hidden_layers_and_nothing_else(model: EnsembleWorldModel) -> None:
+    awake(model)
+    rows = 40
+    state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
+    action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
+    with torch.no_grad():
+        (exact, said), (rounded, roughly) = (
+            one.step(state, action, random=RowRandom.from_seed(0, rows), uncertainty=True)
+            for one in (model, model.stepper("bfloat16"))
+        )
+    difference = (exact["observation"] - rounded["observation"]).abs().max()
+    assert 0.0 < difference < 0.05
+    dtypes = {value.dtype for value in (*rounded.values(), roughly.reward, roughly.uncertainty)}
+    assert dtypes == {torch.float32, torch.int64}
+    torch.testing.assert_close(roughly.reward, said.reward, rtol=0.05, atol=0.1)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"members": 1}, {"rollout": 0}, {"one_step_share": 1.5}], ids=str
+    "wrong",
+    [{"members": 1}, {"rollout": 0}, {"one_step_share": 1.5}, {"partner_every": 0}],
+    ids=str,
 )
 def test_impossible_sizes_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -86,12 +86,12 @@ def test_a_row_depends_on_its_own_seed_and_draws_only() -> None:
     assert torch.equal(first[0], first[1]) and torch.equal(first[0], alone.uniform(2)[0])
 
 
-def test_replace_leaves_other_rows_alone() -> None:
+def test_merge_leaves_other_rows_alone() -> None:
     random, other = RowRandom.from_seed(0, 4), RowRandom.from_seed(100, 4)
     random.uniform(1)
     kept = random.clone()
     mask = torch.tensor([True, False, False, True])
-    random.replace(mask, other)
+    random = random.merge(mask, other)
     drawn = random.normal(3)
     assert torch.equal(drawn[mask], other.normal(3)[mask])
     assert torch.equal(drawn[~mask], kept.normal(3)[~mask])
@@ -122,3 +122,24 @@ def test_the_global_generator_is_never_touched() -> None:
     random = stream(4)
     random.normal(3), random.uniform(3), random.integers(5), random.categorical(torch.ones(4, 2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_numbers_made_ahead_are_those_made_one_by_one(rows: int) -> None:
+    ahead = RowRandom.from_seed(11, rows)
+    for count in range(150):
+        shape = (5,) if count % 7 else (2, 3)
+        fresh = RowRandom(ahead.seeds.clone(), ahead.draws.clone())
+        copy = ahead.clone()
+        drawn = ahead.normal(*shape)
+        assert torch.equal(drawn, fresh.normal(*shape)) and torch.equal(drawn, copy.normal(*shape))
+        drawn.zero_()
+    assert int(ahead.draws[0]) == 150
+
+
+def test_the_two_numbers_of_one_hash_are_independent() -> None:
+    drawn = RowRandom.from_seed(0, 200_000).normal(2).double()
+    for powers in ((1, 1), (2, 2), (1, 3)):
+        left, right = (drawn[:, i] ** power for i, power in enumerate(powers))
+        correlation = torch.corrcoef(torch.stack([left, right]))[0, 1]
+        assert abs(float(correlation)) < 0.01

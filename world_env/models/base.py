@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
+from world_env.errors import InvalidOptionError
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
+
+Uncertainty = bool | Literal["full"]
+"""Whether `Prediction.uncertainty` is wanted: True, as the family gives it cheaply; "full", at whatever it costs."""
+Precision = Literal["float32", "bfloat16"]
+"""Of a model's hidden layers while it steps; the state is never rounded."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,17 @@ class WorldModel(nn.Module, ABC):
         self.spec = spec
         self.config = config
 
+    def stepper(self, precision: Precision = "float32") -> WorldModel:
+        """What a simulator steps: these functions as the weights are now, quicker where a family knows how.
+
+        Gradients need not flow through it. Raises InvalidOptionError for a precision that the family does not have.
+        """
+        if precision != "float32":
+            raise InvalidOptionError(
+                f"precision is {precision!r}, but a {type(self).__name__} steps in 'float32' only"
+            )
+        return self
+
     @abstractmethod
     def encode(self, context: Context, *, random: RowRandom) -> State:
         """The state inferred from each row's real past; a context of length 1 is always enough."""
@@ -64,12 +81,12 @@ class WorldModel(nn.Module, ABC):
         *,
         random: RowRandom,
         temperature: float = 1.0,
-        uncertainty: bool = False,
+        uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
         """One step of every row with encoded actions (B, A).
 
         temperature: scales the model's noise; 0 gives its most likely future.
-        uncertainty: whether `Prediction.uncertainty` is wanted, at whatever it costs.
+        uncertainty: whether `Prediction.uncertainty` is wanted, and how good.
         """
 
     @abstractmethod

@@ -8,13 +8,19 @@ What it does, and why (evidence in brackets):
   than "nothing moves" after a few hundred steps [Lambert et al. 2022; RWM, arXiv:2501.10100];
 - reward and termination are read from the whole transition; the reward of a terminal step has its own head,
   so that a goal bonus cannot leak to steps that go on;
-- the rare terminal class is weighted, and the weight's logarithm is taken off the logit again.
+- the rare terminal class is weighted, and the weight's logarithm is taken off the logit again;
+- disagreement is a running average over one other member at a time, all others in turn: a fraction of asking all of
+  them at each step, and as good at telling where the model is wrong [benchmarks/uncertainty.py].
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +28,14 @@ from torch.nn import functional
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
-from world_env.models.base import Prediction, TrainableWorldModel
-from world_env.models.networks import MemberMLP, Normalizer, RowGroups, VectorLayout
+from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
+from world_env.models.networks import (
+    MemberMLP,
+    Normalizer,
+    PreparedMLP,
+    RowGroups,
+    VectorLayout,
+)
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -52,6 +64,8 @@ class EnsembleConfig:
     """Least logarithm of the noise, in units of one step's typical change."""
     log_std_max: float = 1.0
     """Largest logarithm of the noise, same unit."""
+    partner_every: int = 2
+    """Steps from one look at another member's opinion to the next, where uncertainty is asked for."""
 
     def __post_init__(self) -> None:
         if self.members < 2:
@@ -61,12 +75,25 @@ class EnsembleConfig:
                 f"rollout is {self.rollout} and one_step_share {self.one_step_share}: expected at least 1 step "
                 "and a share in 0..1"
             )
+        if self.partner_every < 1:
+            raise ValueError(f"partner_every is {self.partner_every}, expected at least 1 step")
+
+
+_FEW = 8
+"""Rows up to which the compiled step is the quicker one."""
+_UNKNOWN = -1.0
+"""A row's disagreement before anybody was asked."""
 
 
 class EnsembleWorldModel(TrainableWorldModel):
-    """Independent probabilistic networks; the state is the observation and the member that a row follows."""
+    """Independent probabilistic networks, of which a row follows one.
+
+    State: observation (B, D); member (B,) int64; disagreement (B,), mean square so far, -1 before the first look;
+    looks (B,) int64, steps since then.
+    """
 
     log_terminal_weight: Tensor
+    _few: Callable[..., Any] | None = None
 
     def __init__(self, spec: WorldSpec, config: EnsembleConfig) -> None:
         super().__init__(spec, config)
@@ -91,16 +118,62 @@ class EnsembleWorldModel(TrainableWorldModel):
             weight
         )
 
+    def stepper(self, precision: Precision = "float32") -> EnsembleWorldModel:
+        """The same model for stepping without gradients; "bfloat16" is of the hidden layers only."""
+        dtype = {"float32": self.normalizer.center.dtype, "bfloat16": torch.bfloat16}[precision]
+        fast = copy.copy(self)
+        prepared = {
+            name: PreparedMLP(network, dtype)
+            for name, network in (("dynamics", self.dynamics), ("heads", self.heads))
+        }
+        fast._modules = {**self._modules, **prepared}
+        if dtype == torch.float32 and self.normalizer.center.device.type == "cpu":
+            fast._few = self._few_rows()
+        return fast
+
+    def _few_rows(self) -> Callable[..., Any] | None:
+        """The compiled step of few rows, with everything but rows filled in; None where numba is not installed."""
+        try:
+            from world_env.models import few_rows
+        except ImportError:
+            return None
+        networks = [
+            few_rows.Network(
+                *(
+                    tuple(value.detach().numpy() for value in part)
+                    for part in (network.weights, network.biases, network.gains, network.shifts)
+                )
+            )
+            for network in (self.dynamics, self.heads)
+        ]
+        names = ("center", "scale", "change_scale", "low", "high", "reward", "reward_range")
+        scales = few_rows.Scales(
+            **{name: getattr(self.normalizer, name).numpy() for name in names},
+            std_low=math.exp(self.config.log_std_min),
+            std_high=math.exp(self.config.log_std_max),
+            log_std_max=self.config.log_std_max,
+            log_terminal_weight=float(self.log_terminal_weight),
+        )
+        return partial(few_rows.step_rows, networks[0], networks[1], scales)
+
     def encode(self, context: Context, *, random: RowRandom) -> State:
         """The newest observation, and a member drawn for the row's whole episode."""
         member = random.integers(self.config.members)
-        return {"observation": self.layout.flatten(context.last()), "member": member}
+        return self._fresh(self.layout.flatten(context.last()), member)
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
     ) -> State:
         """The new observation replaces the old one; the row keeps its member."""
-        return {"observation": self.layout.flatten(observation), "member": state["member"].clone()}
+        return self._fresh(self.layout.flatten(observation), state["member"])
+
+    def _fresh(self, vector: Tensor, member: Tensor) -> State:
+        return {
+            "observation": vector,
+            "member": member,
+            "disagreement": vector.new_full((len(member),), _UNKNOWN),
+            "looks": torch.zeros_like(member),
+        }
 
     def step(
         self,
@@ -109,32 +182,94 @@ class EnsembleWorldModel(TrainableWorldModel):
         *,
         random: RowRandom,
         temperature: float = 1.0,
-        uncertainty: bool = False,
+        uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
         """One step of each row by its own member.
 
-        `Prediction.uncertainty`: disagreement of all members' mean next observation, root mean square over the
+        `Prediction.uncertainty`: disagreement of the members' mean next observation, root mean square over the
         dimensions, plus how far the step leads out of the data's range, both in units of one step's typical
-        change: members that were never told may agree on nonsense.
+        change: members that were never told may agree on nonsense. "full" asks all members at each step; True asks
+        all at a row's first step, then one other member every `partner_every` steps, and averages.
         """
         vector, member = state["observation"], state["member"]
-        groups = RowGroups(member, self.config.members)
-        inputs = torch.cat([self.normalizer.normalize(vector), action], -1)
-        mean, log_std = self._change(self.dynamics.own(inputs, groups))
+        if self._few is not None and len(member) <= _FEW:
+            return self._step_few(state, action, random, temperature, uncertainty)
+        groups = RowGroups.of(member, self.config.members)
+        normalized = self.normalizer.normalize(vector)
+        inputs = torch.cat([normalized, action], -1)
+        mean, raw = self.dynamics.own(inputs, groups).chunk(2, -1)
         noise = random.normal(self.layout.size, dtype=mean.dtype)
-        change = mean + temperature * log_std.exp() * noise
+        change = torch.addcmul(mean, self._deviation(raw), noise, value=temperature)
         arrived = self.normalizer.arrive(vector, change)
-        outcome = self.heads.own(self.normalizer.transition(vector, action, arrived), groups)
+        seen = [normalized, action, *self.normalizer.arrival(vector, arrived)]
+        outcome = self.heads.own(torch.cat(seen, -1), groups)
         reward, bonus, logit = outcome.unbind(-1)
+        doubt = {name: state[name] for name in ("disagreement", "looks")}
+        doubts = None
+        if uncertainty:
+            doubt = self._look(state, inputs, mean, uncertainty)
+            outside = self.normalizer.outside(vector, change)
+            doubts = doubt["disagreement"].sqrt() + outside
         prediction = Prediction(
             self.normalizer.reward_units(reward),
             (logit - self.log_terminal_weight).sigmoid(),
             self.normalizer.reward_units(bonus, terminal=True),
-            (self._disagreement(inputs) + self.normalizer.outside(vector, change))
-            if uncertainty
-            else None,
+            doubts,
         )
-        return {"observation": arrived, "member": member.clone()}, prediction
+        return {"observation": arrived, "member": member, **doubt}, prediction
+
+    def _step_few(
+        self,
+        state: State,
+        action: Tensor,
+        random: RowRandom,
+        temperature: float,
+        uncertainty: Uncertainty,
+    ) -> tuple[State, Prediction]:
+        assert self._few is not None
+        noise = random.normal(self.layout.size)
+        rows = (state["observation"], action, state["member"], state["disagreement"])
+        looks = state["looks"]
+        scaled = noise if temperature == 1.0 else noise * temperature
+        arrived, outcome, doubt = self._few(
+            *[value.numpy() for value in (*rows, looks, scaled)],
+            2 if uncertainty == "full" else int(uncertainty),
+            self.config.partner_every,
+        )
+        reward, bonus, probability, disagreement, doubts = (
+            torch.from_numpy(values) for values in (*outcome, *doubt)
+        )
+        state = {
+            "observation": torch.from_numpy(arrived),
+            "member": state["member"],
+            "disagreement": disagreement,
+            "looks": looks + 1 if uncertainty else looks,
+        }
+        return state, Prediction(reward, probability, bonus, doubts if uncertainty else None)
+
+    def _look(
+        self, state: State, inputs: Tensor, own: Tensor, uncertainty: Uncertainty
+    ) -> dict[str, Tensor]:
+        """`disagreement` and `looks` after this step. own: (B, D) mean change by each row's own member."""
+        known, looks = state["disagreement"], state["looks"]
+        others = self.config.members - 1
+        if uncertainty == "full":
+            return {"disagreement": self._disagreement(inputs), "looks": looks + 1}
+        fresh = known < 0
+        if bool(fresh.any()):
+            rows = fresh.nonzero().squeeze(1)
+            known = known.index_copy(0, rows, self._disagreement(inputs[rows]))
+        due = ((looks % self.config.partner_every == 0) & ~fresh).nonzero().squeeze(1)
+        if len(due):
+            # Each of the others in turn, so that the average goes over all of them.
+            turn = 1 + looks[due] // self.config.partner_every % others
+            partner = (state["member"][due] + turn) % self.config.members
+            groups = RowGroups(partner, self.config.members)
+            other, _ = self.dynamics.own(inputs[due], groups).chunk(2, -1)
+            # Half the squared difference of two is their variance.
+            seen = (own[due] - other).square().mean(-1) * 0.5
+            known = known.index_copy(0, due, known[due].lerp(seen, 1.0 / others))
+        return {"disagreement": known, "looks": looks + 1}
 
     def decode(self, state: State) -> Observation:
         """The state's observation."""
@@ -221,9 +356,15 @@ class EnsembleWorldModel(TrainableWorldModel):
         log_std = high - functional.softplus(high - raw)
         return mean, low + functional.softplus(log_std - low)
 
+    def _deviation(self, raw: Tensor) -> Tensor:
+        """The exponential of `_change`'s log-std, with one sigmoid instead of two logarithms and three exponentials."""
+        low, high = math.exp(self.config.log_std_min), math.exp(self.config.log_std_max)
+        return (raw - self.config.log_std_max).sigmoid() * high + low
+
     def _disagreement(self, inputs: Tensor) -> Tensor:
-        mean, _ = self._change(self.dynamics(inputs[None]))
-        return mean.var(0).mean(-1).sqrt()
+        """(B,) variance over all members of the mean change, averaged over the dimensions."""
+        mean, _ = self.dynamics(inputs[None]).chunk(2, -1)
+        return mean.var(0).mean(-1)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

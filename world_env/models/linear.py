@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
-from world_env.models.base import Prediction, TrainableWorldModel
+from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.networks import Normalizer, VectorLayout
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
@@ -88,7 +88,7 @@ class LinearWorldModel(TrainableWorldModel):
         *,
         random: RowRandom,
         temperature: float = 1.0,
-        uncertainty: bool = False,
+        uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
         """Deterministic; uncertainty is unknown to this family (None)."""
         vector = state["observation"]

@@ -29,6 +29,9 @@ class VectorLayout:
         self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.size = sum(self.sizes)
+        # One flat key, the usual case, is the vector itself.
+        flat = [key for key, shape in self.shapes.items() if len(shape) == 1]
+        self._plain = flat[0] if len(flat) == len(self.shapes) == 1 else None
 
     def flatten(self, observation: Observation) -> Tensor:
         """Key -> (..., *O) as one (..., D)."""
@@ -37,6 +40,8 @@ class VectorLayout:
 
     def unflatten(self, vector: Tensor) -> Observation:
         """(..., D) as key -> (..., *O)."""
+        if self._plain is not None:
+            return {self._plain: vector}
         parts = vector.split(self.sizes, -1)
         return {
             key: part.unflatten(-1, shape)
@@ -85,9 +90,7 @@ class Normalizer(nn.Module):
 
     def arrive(self, vector: Tensor, change: Tensor) -> Tensor:
         """The vector after a change given in `change_scale` units, kept near the data."""
-        return torch.minimum(
-            torch.maximum(vector + change * self.change_scale, self.low), self.high
-        )
+        return torch.addcmul(vector, change, self.change_scale).clamp(self.low, self.high)
 
     def outside(self, vector: Tensor, change: Tensor) -> Tensor:
         """(...,) how far a change leads out of the data's range, in `change_scale` units; 0 inside.
@@ -101,14 +104,18 @@ class Normalizer(nn.Module):
 
     def transition(self, vector: Tensor, action: Tensor, arrived: Tensor) -> Tensor:
         """(..., 3 D + A): the whole transition, the change at its own scale beside both ends."""
+        return torch.cat([self.normalize(vector), action, *self.arrival(vector, arrived)], -1)
+
+    def arrival(self, vector: Tensor, arrived: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., D) each: where a transition leads, and the change at its own scale."""
         change = ((arrived - vector) / self.change_scale).clamp(-10.0, 10.0)
-        return torch.cat([self.normalize(vector), action, self.normalize(arrived), change], -1)
+        return self.normalize(arrived), change
 
     def reward_units(self, normalized: Tensor, *, terminal: bool = False) -> Tensor:
         """A normalised reward in task units, within what the data showed."""
         center, scale = self.reward[int(terminal)]
         low, high = self.reward_range
-        return torch.minimum(torch.maximum(normalized * scale + center, low), high)
+        return torch.addcmul(center, normalized, scale).clamp(low, high)
 
     def normalize_reward(self, reward: Tensor, *, terminal: bool = False) -> Tensor:
         """The inverse of `reward_units`, for training targets."""
@@ -117,22 +124,48 @@ class Normalizer(nn.Module):
 
 
 class RowGroups:
-    """Rows sorted by the member each follows, so that a member's rows are one slice."""
+    """Rows sorted by the member each follows, so that a member's rows are one slice.
+
+    parts: (member, its rows) as (index, slice of the sorted rows), members without rows left out.
+    """
 
     def __init__(self, member: Tensor, members: int) -> None:
-        self.order = torch.argsort(member, stable=True)
-        self.inverse = torch.argsort(self.order)
-        counts = torch.bincount(member, minlength=members).tolist()
-        self.counts = [(index, count) for index, count in enumerate(counts) if count]
+        self.order: Tensor | None = None
+        self.inverse: Tensor | None = None
+        if len(member) == 1:
+            self.parts = [(int(member[0]), slice(0, 1))]
+            return
+        # Few members fit into 8 bits, which numpy sorts by counting.
+        small = member.to(torch.int8 if members < 128 else torch.int32)
+        order = small.numpy(force=True).argsort(kind="stable")
+        self.order = torch.from_numpy(order).to(member.device)
+        self.inverse = torch.empty_like(self.order)
+        self.inverse[self.order] = torch.arange(len(order), device=member.device)
+        ends = torch.bincount(member, minlength=members).cumsum(0).tolist()
+        begins = [0, *ends[:-1]]
+        self.parts = [
+            (index, slice(begin, end))
+            for index, (begin, end) in enumerate(zip(begins, ends, strict=True))
+            if end > begin
+        ]
 
-    def sort(self, rows: Tensor) -> list[tuple[int, Tensor]]:
-        """(member, its rows) pairs, members without rows left out."""
-        parts = rows[self.order].split([count for _, count in self.counts])
-        return [(index, part) for (index, _), part in zip(self.counts, parts, strict=True)]
+    @classmethod
+    def of(cls, member: Tensor, members: int) -> RowGroups:
+        """The groups of a state's member tensor, found once: it stays the same tensor until a row restarts."""
+        kept = member.__dict__.get("row_groups")
+        if kept is None or kept[:2] != (members, member._version):
+            kept = (members, member._version, cls(member, members))
+            member.__dict__["row_groups"] = kept
+        groups: RowGroups = kept[2]
+        return groups
 
-    def restore(self, parts: list[Tensor]) -> Tensor:
+    def sort(self, rows: Tensor) -> Tensor:
+        """(B, ...) with each member's rows side by side."""
+        return rows if self.order is None else rows.index_select(0, self.order)
+
+    def restore(self, rows: Tensor) -> Tensor:
         """The inverse of `sort` on what was computed from it."""
-        return torch.cat(parts)[self.inverse]
+        return rows if self.inverse is None else rows.index_select(0, self.inverse)
 
 
 class MemberMLP(nn.Module):
@@ -177,7 +210,9 @@ class MemberMLP(nn.Module):
 
     def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
         """(B, inputs) to (B, outputs), each row through its own member only."""
-        return groups.restore([self._member(rows, index) for index, rows in groups.sort(inputs)])
+        rows = groups.sort(inputs)
+        made = [self._member(rows[part], index) for index, part in groups.parts]
+        return groups.restore(torch.cat(made))
 
     def _member(self, hidden: Tensor, index: int) -> Tensor:
         for weight, bias, gain, shift in zip(
@@ -189,3 +224,67 @@ class MemberMLP(nn.Module):
             )
             hidden = functional.silu(hidden)
         return torch.addmm(self.biases[-1][index], hidden, self.weights[-1][index])
+
+
+_CHUNK = 512
+"""Rows that go through a whole network at once: their hidden values stay in the processor's cache."""
+
+
+class PreparedMLP(nn.Module):
+    """A `MemberMLP` as it is now, for stepping without gradients: the same numbers from fewer and larger calls.
+
+    Weights are shared where the precision allows, so memory does not grow; it has no parameters of its own.
+    dtype: of the hidden layers; inputs and outputs keep theirs.
+    """
+
+    def __init__(self, network: MemberMLP, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.outputs = network.weights[-1].shape[-1]
+        parts = (network.weights, network.biases, network.gains, network.shifts)
+        weights, biases, gains, shifts = (
+            [value.detach().to(dtype).unbind(0) for value in part] for part in parts
+        )
+        vectors = [[[one[0] for one in layer] for layer in part] for part in (gains, shifts)]
+        # One list of layers a member: looking them up costs as much as a small product.
+        self.members = [
+            (
+                [
+                    (weight[i], bias[i], gain[i], shift[i])
+                    for weight, bias, gain, shift in zip(weights, biases, *vectors, strict=False)
+                ],
+                (weights[-1][i], biases[-1][i]),
+            )
+            for i in range(len(weights[0]))
+        ]
+
+    def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
+        """(B, inputs) to (B, outputs), each row through its own member only."""
+        rows = groups.sort(inputs).to(self.dtype)
+        out = torch.empty(len(rows), self.outputs, dtype=self.dtype, device=rows.device)
+        for index, part in groups.parts:
+            for begin in range(part.start, part.stop, _CHUNK):
+                end = min(begin + _CHUNK, part.stop)
+                self._member(rows[begin:end], index, out[begin:end])
+        return groups.restore(out).to(inputs.dtype)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(1, N, inputs), seen by all members, to (E, N, outputs)."""
+        rows = inputs[0].to(self.dtype)
+        shape = (len(self.members), len(rows), self.outputs)
+        out = torch.empty(shape, dtype=self.dtype, device=rows.device)
+        for index in range(len(self.members)):
+            for begin in range(0, len(rows), _CHUNK):
+                end = begin + _CHUNK
+                self._member(rows[begin:end], index, out[index, begin:end])
+        return out.to(inputs.dtype)
+
+    def _member(self, hidden: Tensor, index: int, out: Tensor) -> None:
+        layers, (weight, bias) = self.members[index]
+        width = (layers[0][0].shape[-1],)
+        for product, offset, gain, shift in layers:
+            hidden = torch.addmm(offset, hidden, product)
+            # What torch.nn.functional does, without its checks.
+            hidden = torch.layer_norm(hidden, width, gain, shift)
+            hidden = torch.ops.aten.silu_(hidden)
+        torch.addmm(bias, hidden, weight, out=out)

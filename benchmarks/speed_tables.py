@@ -1,0 +1,180 @@
+"""The Markdown tables of speed, each from its results file; `tables.py` puts them into their pages."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+NOTHING = "Not measured yet."
+_SHELLS = ("core", "vector_env", "vector_env_restarts", "vec_env", "env", "mbrl", "real")
+
+
+def steps_section(tree: dict | None) -> str:
+    """Steps a second by size, at one and at 1,000 rows, and the limits of the same run."""
+    if tree is None:
+        return NOTHING
+    kinds = list(dict.fromkeys((row["dtype"], row["uncertainty"]) for row in tree["rows"]))
+    network = tree["network"]
+    lines = [
+        f"{network['members']} members of {network['layers']} x {network['width']} units, one thread, median of "
+        f"{tree['repeats']} alternating rounds; in brackets the share of the bare network. {_made(tree)}\n",
+        "| world, rows | what | " + " | ".join(_kind(*kind) for kind in kinds) + " |",
+        "|---|---|" + "---|" * len(kinds),
+    ]
+    rows = [row for row in tree["rows"] if "members" not in row]
+    for size in dict.fromkeys(row["size"] for row in rows):
+        for count, what in itertools.product((1, 1000), ("forward", *_SHELLS)):
+            found = {
+                (row["dtype"], row["uncertainty"]): row
+                for row in rows
+                if (row["size"], row["what"]) == (size, what) and _about(row, count)
+            }
+            if found and (count == 1000 or what not in ("vector_env_restarts", "core")):
+                cells = [_rate(found.get(kind)) for kind in kinds]
+                name = f"{size}, {count:,}" if what != "real" else f"{size}, 1"
+                if what != "real" or count == 1:
+                    lines.append(f"| {name} | {what} | " + " | ".join(cells) + " |")
+        lines += [
+            f"| {size} | matrix limit, {limit['dtype']} | {limit['steps_per_second']:,.0f} |"
+            + " |" * (len(kinds) - 1)
+            for limit in tree["limits"]
+            if limit["size"] == size
+        ]
+    memory = tree["memory"]
+    if memory is not None:
+        total = memory["rows"] * memory["steps"]
+        lines.append(
+            f"\nMemory: {memory['rows']:,} rows of {memory['size']} hold {memory['simulator_mb']:,.0f} MB; after "
+            f"{total:,} steps {memory['growth_mb']:+,.1f} MB, and a step of all rows took "
+            f"{memory['milliseconds_last_tenth']:.1f} ms where it had taken {memory['milliseconds_first_tenth']:.1f}."
+        )
+    return "\n".join(lines)
+
+
+def fit_section(tree: dict | None) -> str:
+    """One line a fit, in the order they were run."""
+    if tree is None:
+        return NOTHING
+    lines = [
+        "| data | change | threads | updates/s | prepare, updates, validation, finish: total (s) | open-loop error | "
+        "peak memory (MB) | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in tree["rows"]:
+        seconds = row["seconds"]
+        parts = [f"{seconds[name]:.1f}" for name in ("prepare", "updates", "validation", "finish")]
+        lines.append(
+            f"| {row['task']}, {row['transitions']:,} | `{row['change']}` | {row['threads']} | "
+            f"{row['updates_per_second']:.0f} | {', '.join(parts)}: **{seconds['total']:.1f}** | "
+            f"{row['open_loop']:.4f} | {row['peak_mb']:,.0f} | `{row['commit'][:8]}` |"
+        )
+    return "\n".join(lines)
+
+
+def ppo_section(tree: dict | None) -> str:
+    """One line a comparison of PPO in both worlds."""
+    if tree is None:
+        return NOTHING
+    lines = [
+        "| task, twin | until | rows, batch, epochs | twin: s (env, policy, update) | real: s (env, policy, update) | "
+        "real / twin | commit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in tree["rows"]:
+        steps = {training["steps"] for training in row["trainings"]}
+        until = f"{max(steps):,} steps"
+        if row["to_return"] is not None:
+            until = f"a real return of {row['to_return']:g}"
+        ratio = "not reached" if row["ratio"] is None else f"**{row['ratio']:.2f}**"
+        sides = [_training(row, world) for world in ("twin", "real")]
+        settings = f"{row['rows_together']}, {row['batch_size']}, {row['n_epochs']}"
+        lines.append(
+            f"| {row['task']}, {row['twin']} | {until} | {settings} | {sides[0]} | {sides[1]} | {ratio} | "
+            f"`{row['commit'][:8]}` |"
+        )
+    return "\n".join(lines)
+
+
+def learn_section(tree: dict | None) -> str:
+    """Settings of PPO by task: what they earn in reality, and what they cost."""
+    if tree is None:
+        return NOTHING
+    lines = [
+        "| task, world, steps | rows x steps / batch / epochs | change | real return by seed | mean | "
+        "seconds | of these stepping | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple, list[dict]] = {}
+    for row in tree["rows"]:
+        key = (row["task"], row["world"], row["steps"], row["setting"], str(row["change"] or ""))
+        found.setdefault(key, []).append(row)
+    order = list(dict.fromkeys(key[0] for key in found))
+    for key, rows in sorted(
+        found.items(), key=lambda item: (order.index(item[0][0]), -_real(item[1]))
+    ):
+        task, world, steps, setting, change = key
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in rows)
+        costs = [
+            statistics.fmean(row[name] for row in rows)
+            for name in ("seconds", "environment_seconds")
+        ]
+        commits = " ".join(sorted({f"`{row['commit'][:8]}`" for row in rows}))
+        lines.append(
+            f"| {task}, {world}, {steps:,} | {setting} | {f'`{change}`' if change else ''} | {each} | "
+            f"{_real(rows):.1f} | {costs[0]:.0f} | {costs[1]:.0f} | {commits} |"
+        )
+    return "\n".join(lines)
+
+
+def uncertainty_section(tree: dict | None) -> str:
+    """Kinds of uncertainty by task."""
+    if tree is None:
+        return NOTHING
+    lines = [
+        "| task | uncertainty | AUROC, worst tenth | against full | AUROC, error > 0.5 | against full | commit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['task']} | {row['kind']} | {row['auroc_worst_tenth']:.3f} | {row['gap_worst_tenth']:+.3f} | "
+        f"{row['auroc_half']:.3f} | {row['gap_half']:+.3f} | `{row['commit'][:8]}` |"
+        for row in tree["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def _about(row: dict, count: int) -> bool:
+    """mbrl-lib's row counts are rounded up to a multiple of the members."""
+    return count <= row["rows"] < count + 5
+
+
+def _kind(dtype: str, uncertainty: str) -> str:
+    return f"uncertainty {uncertainty}" + ("" if dtype == "float32" else f", {dtype}")
+
+
+def _rate(row: dict | None) -> str:
+    if row is None:
+        return ""
+    share = row["share_of_bare"]
+    return f"{row['steps_per_second']:,.0f}" + ("" if share in (None, 1.0) else f" ({share:.0%})")
+
+
+def _training(row: dict, world: str) -> str:
+    """The median training of a world in seconds, split where it was."""
+    trainings = [training for training in row["trainings"] if training["world"] == world]
+    seconds = statistics.median(training["seconds"] for training in trainings)
+    if row["to_return"] is not None:
+        steps = statistics.median(training["steps"] for training in trainings)
+        return f"{seconds:.0f} ({steps:,.0f} steps)"
+    parts = [
+        statistics.median(training[f"{name}_seconds"] for training in trainings)
+        for name in ("environment", "policy", "update")
+    ]
+    return f"{seconds:.1f} ({', '.join(f'{part:.1f}' for part in parts)})"
+
+
+def _real(rows: list[dict]) -> float:
+    return statistics.fmean(row["real_mean"] for row in rows)
+
+
+def _made(tree: dict) -> str:
+    return f"Made at `{tree['commit'][:12]}` ({tree['date']}), on {tree['machine']}, by `{tree['command']}`."
