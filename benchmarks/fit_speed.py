@@ -87,7 +87,7 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
             (EncodedEpisodes, "windows", "windows"),
             (model_class, "loss", "loss"),
             (torch.Tensor, "backward", "backward"),
-            (training.fit, "clip_grad_norm_", "clip"),
+            (training.fit, "_clip", "clip"),
             (torch.optim.AdamW, "step", "optimizer"),
             (training.fit, "open_loop", "validation"),
         ):

@@ -91,8 +91,7 @@ def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSO
                 doubt = doubt - state["disagreement"].sqrt() + one_partner(model, left, action)
             seen.append(doubt)
             real = {key: value[:, step + 1] for key, value in batch.observations.items()}
-            everywhere = torch.ones_like(batch.valid[:, step])
-            errors.append(row_errors(model.decode(state), real, scale, everywhere))
+            errors.append(row_errors(model.decode(state), real, scale))
         scores[name] = seen
     valid = batch.valid.T.numpy()
     error = torch.stack(errors).numpy()[valid]

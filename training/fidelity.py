@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from training.windows import EncodedEpisodes
-from world_env.batch import Batch, Context, Observation
+from world_env.batch import Batch, Context, Observation, select
 from world_env.models.base import WorldModel
 from world_env.random import RowRandom
 
 _MOST_WINDOWS = 256
+_CHUNK = 2048
+"""Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,34 @@ def open_loop(
     horizon: steps T; windows that end earlier count as far as they go.
     """
     batch = evaluation_windows(data, horizon)
-    rows = len(batch)
-    random = RowRandom.from_seed(seed, rows)
-    size = batch.actions.shape[-1]
-    state = model.encode(Context.from_observation(batch.start(), size), random=random)
-    scale = scales_of(data)
-    first = batch.start()
+    rows = torch.arange(len(batch))
+    random = RowRandom.from_seed(seed, len(batch))
+    first, scale = batch.start(), scales_of(data)
+    context = Context.from_observation(first, batch.actions.shape[-1])
+    state = model.encode(context, random=random)
     error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
+        valid = batch.valid[rows, step]
+        if not valid.all():
+            # Windows that ended are not rolled on: over a whole episode they are half of the work.
+            left = valid.nonzero().squeeze(1)
+            rows, first, state = rows[left], select(first, left), select(state, left)
+            random = random.select(left)
         state, prediction = model.step(
-            state, batch.actions[:, step], random=random, temperature=temperature
+            state, batch.actions[rows, step], random=random, temperature=temperature
         )
-        real = {key: value[:, step + 1] for key, value in batch.observations.items()}
-        valid = batch.valid[:, step]
-        errors = row_errors(model.decode(state), real, scale, valid)
+        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
+        errors = row_errors(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
-        still.append(_root_mean_square(row_errors(first, real, scale, valid)))
+        still.append(_root_mean_square(row_errors(first, real, scale)))
         saturated.append(float((errors / (1.0 + errors)).mean()))
-        going_on = valid & (batch.terminated[:, step] == 0)
-        difference = (prediction.reward - batch.rewards[:, step]).abs()[going_on]
+        going_on = batch.terminated[rows, step] == 0
+        difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
     score = float(np.mean(saturated)) if np.isfinite(error).all() else float("inf")
-    return OpenLoop(np.array(error), np.array(still), score, float(np.mean(reward_error)), rows)
+    return OpenLoop(
+        np.array(error), np.array(still), score, float(np.mean(reward_error)), len(batch)
+    )
 
 
 @torch.no_grad()
@@ -83,18 +91,24 @@ def one_step(
     model: WorldModel, data: EncodedEpisodes, *, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown."""
-    batch = data.gather(torch.arange(len(data)), 1)
-    random = RowRandom.from_seed(seed, len(batch))
-    state = model.encode(
-        Context.from_observation(batch.start(), batch.actions.shape[-1]), random=random
-    )
-    _, prediction = model.step(
-        state, batch.actions[:, 0], random=random, temperature=0.0, uncertainty=True
-    )
-    uncertainty = prediction.uncertainty
-    if uncertainty is None:
-        uncertainty = torch.full_like(prediction.reward, float("nan"))
-    return prediction.terminated, batch.terminated[:, 0], uncertainty
+    probability, uncertainty = [], []
+    for steps in torch.arange(len(data)).split(_CHUNK):
+        batch = data.gather(steps, 1)
+        random = RowRandom.from_seed(seed + int(steps[0]), len(batch))
+        context = Context.from_observation(batch.start(), batch.actions.shape[-1])
+        _, prediction = model.step(
+            model.encode(context, random=random),
+            batch.actions[:, 0],
+            random=random,
+            temperature=0.0,
+            uncertainty=True,
+        )
+        probability.append(prediction.terminated)
+        known = prediction.uncertainty
+        uncertainty.append(
+            torch.full_like(prediction.reward, float("nan")) if known is None else known
+        )
+    return torch.cat(probability), data.terminated, torch.cat(uncertainty)
 
 
 def termination_threshold(probability: Tensor, label: Tensor) -> float:
@@ -150,13 +164,9 @@ def scales_of(data: EncodedEpisodes) -> dict[str, Tensor]:
     }
 
 
-def row_errors(
-    predicted: Observation, real: Observation, scale: dict[str, Tensor], valid: Tensor
-) -> Tensor:
-    """Root mean square over the dimensions of each valid row, in `scale` units."""
-    squared = [
-        ((predicted[key] - real[key]).flatten(1) / scale[key])[valid].square() for key in real
-    ]
+def row_errors(predicted: Observation, real: Observation, scale: dict[str, Tensor]) -> Tensor:
+    """(B,) root mean square over the dimensions of each row, in `scale` units."""
+    squared = [((predicted[key] - real[key]).flatten(1) / scale[key]).square() for key in real]
     return torch.cat(squared, -1).mean(-1).sqrt()
 
 

@@ -81,10 +81,10 @@ class EncodedEpisodes:
         valid = offset[:-1] < left
         taken = steps[:, None] + torch.minimum(offset[:-1], left - 1)
         return Batch(
-            {key: value[seen] for key, value in self.observations.items()},
-            self.actions[taken] * valid[..., None],
-            self.rewards[taken] * valid,
-            self.terminated[taken] * valid,
+            {key: _rows(value, seen) for key, value in self.observations.items()},
+            _rows(self.actions, taken) * valid[..., None],
+            _rows(self.rewards, taken) * valid,
+            _rows(self.terminated, taken) * valid,
             valid,
         )
 
@@ -279,13 +279,12 @@ def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
     return Context.from_observation(observation, codec.action_size)
 
 
-def dataset_states(episodes: Sequence[Episode], codec: Codec, limit: int, seed: int = 0) -> Context:
+def dataset_states(encoded: EncodedEpisodes, limit: int, seed: int = 0) -> Context:
     """Up to `limit` observations from anywhere but an episode's end, as contexts of length 1."""
-    encoded = encode_episodes(episodes, codec)
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
     context = Context.from_observation(
-        select(encoded.observations, steps + encoded.episode[steps]), codec.action_size
+        select(encoded.observations, steps + encoded.episode[steps]), encoded.codec.action_size
     )
     return Context(context.observations, context.actions, context.length, encoded.elapsed[steps])
 
@@ -296,6 +295,11 @@ def _bounds(columns: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
     low = np.min([values.min(0) for values in flat], axis=0)
     high = np.max([values.max(0) for values in flat], axis=0)
     return low.astype(float).tolist(), high.astype(float).tolist()
+
+
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]`: one list of rows is found in half the time of a table of places."""
+    return values.index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
 def _is_vector(space: spaces.Space) -> bool:

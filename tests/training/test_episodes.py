@@ -355,9 +355,9 @@ def test_starts_are_real_starts_and_states_are_never_ends() -> None:
     begun = starts(pieces, codec)
     assert len(begun) == 5 and begun.elapsed.tolist() == [0] * 5
     assert (begun.last()["observation"][:, 0] == 0).all()
-    states = dataset_states(episodes, codec, limit=10_000)
+    states = dataset_states(encode_episodes(episodes, codec), limit=10_000)
     assert len(states) == sum(map(len, episodes))
     assert torch.equal(states.elapsed, states.last()["observation"][:, 0].long())
-    assert len(dataset_states(pieces, codec, limit=3, seed=4)) == 3
+    assert len(dataset_states(encode_episodes(pieces, codec), limit=3, seed=4)) == 3
     with pytest.raises(StartsError, match="real start"):
         starts(pieces[1::2], codec)

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from training import fidelity
 from training.episodes import Episode
 from training.fidelity import (
     evaluation_windows,
@@ -20,6 +21,7 @@ from training.windows import EncodedEpisodes, encode_episodes
 from world_env.batch import OBSERVATION, Context, Observation, State
 from world_env.codec import Codec
 from world_env.models.base import Prediction, WorldModel
+from world_env.models.ensemble import EnsembleConfig, EnsembleWorldModel
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -144,6 +146,44 @@ def test_one_step_gives_every_transition_its_label() -> None:
     assert int(label.sum()) == sum(episode.terminated for episode in episodes) > 0
     torch.testing.assert_close(probability, label)
     assert bool(uncertainty.isnan().all())
+
+
+def ensemble() -> EnsembleWorldModel:
+    """Untrained, with random weights everywhere."""
+    model = EnsembleWorldModel(walk_spec(), EnsembleConfig(width=8, head_width=8))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def test_transitions_judged_in_chunks_are_judged_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, model = encoded(walk_episodes()), ensemble()
+    at_once = one_step(model, data, seed=3)
+    assert len(data) > 2 * 64
+    monkeypatch.setattr(fidelity, "_CHUNK", 64)
+    for part, whole in zip(one_step(model, data, seed=3), at_once, strict=True):
+        torch.testing.assert_close(part, whole)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_window_that_ends_leaves_the_others_errors_alone(temperature: float) -> None:
+    data, model = encoded(walk_episodes()), ensemble()
+    batch = evaluation_windows(data, 50)
+    curve = open_loop(model, data, horizon=50, seed=2, temperature=temperature)
+    assert bool(batch.valid[:, 0].all()) and not bool(batch.valid[:, -1].all())
+    # All windows rolled on to the end, and the ended ones left out of each mean afterwards.
+    random = RowRandom.from_seed(2, len(batch))
+    with torch.no_grad():
+        state = model.encode(Context.from_observation(batch.start(), 1), random=random)
+        for step in range(batch.actions.shape[1]):
+            action = batch.actions[:, step]
+            state, _ = model.step(state, action, random=random, temperature=temperature)
+            real = batch.observations[OBSERVATION][:, step + 1]
+            miss = (model.decode(state)[OBSERVATION] - real)[batch.valid[:, step]]
+            expected = float(miss.square().mean().sqrt() / data.observations[OBSERVATION].std())
+            assert curve.error[step] == pytest.approx(expected, rel=1e-4)
+    assert curve.rows == len(batch)
 
 
 def test_evaluation_windows_are_few_and_whole_where_there_are_enough() -> None:

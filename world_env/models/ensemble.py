@@ -295,28 +295,36 @@ class EnsembleWorldModel(TrainableWorldModel):
         parts = self._outcome_loss(
             vectors, actions, split(batch.rewards), split(batch.terminated), valid
         )
-        steps = actions.shape[2]
-        vector = vectors[:, :, 0]
-        rollout = vector.new_zeros(())
-        for step in range(steps):
-            inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
-            mean, log_std = self._change(self.dynamics(inputs))
-            target = (vectors[:, :, step + 1] - vector) / self.normalizer.change_scale
-            error = functional.smooth_l1_loss(mean, target, reduction="none", beta=1.0).mean(-1)
-            if step == 0:
-                squared = ((target - mean) * (-log_std).exp()).square()
-                # beta-NLL: without the weight, points that are noisy or badly fitted stop teaching the mean.
-                weight = (2.0 * self.config.beta * log_std).exp().detach()
-                likelihood = weight * (0.5 * squared + log_std)
-                parts["change"] = _mean(likelihood.mean(-1), valid[:, :, 0])
-                per_dimension = (target - mean).detach().square().mean((0, 1)).sqrt()
-            else:
-                rollout = rollout + _mean(error, valid[:, :, step])
-            vector = vector + mean * self.normalizer.change_scale
-        if steps > 1:
-            parts["rollout"] = 10.0 * rollout / (steps - 1)
+        start = vectors[:, :, 0]
+        inputs = torch.cat([self.normalizer.normalize(start), actions[:, :, 0]], -1)
+        mean, log_std = self._change(self.dynamics(inputs))
+        miss = (vectors[:, :, 1] - start) / self.normalizer.change_scale - mean
+        squared = (miss * (-log_std).exp()).square()
+        # beta-NLL: without the weight, points that are noisy or badly fitted stop teaching the mean.
+        weight = (2.0 * self.config.beta * log_std).exp().detach()
+        likelihood = weight * (0.5 * squared + log_std)
+        parts["change"] = _mean(likelihood.mean(-1), valid[:, :, 0])
+        if actions.shape[2] > 1:
+            parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
         logs = {name: part.detach() for name, part in parts.items()}
-        return torch.stack(list(parts.values())).sum(), logs | {"per_dimension": per_dimension}
+        logs["per_dimension"] = miss.detach().square().mean((0, 1)).sqrt()
+        return torch.stack(list(parts.values())).sum(), logs
+
+    def _rollout_loss(
+        self, vectors: Tensor, actions: Tensor, valid: Tensor, mean: Tensor
+    ) -> Tensor:
+        """Error of the mean rolled on from its own first step `mean` (E, N, D), for windows (E, N, T, ...)."""
+        steps = actions.shape[2]
+        vector, total = vectors[:, :, 0], mean.new_zeros(())
+        for step in range(1, steps):
+            vector = vector + mean * self.normalizer.change_scale
+            inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
+            # The noise is not rolled out: its half of the outputs need not be computed.
+            mean = self.dynamics(inputs, outputs=self.layout.size)
+            target = (vectors[:, :, step + 1] - vector) / self.normalizer.change_scale
+            error = functional.smooth_l1_loss(mean, target, reduction="none").mean(-1)
+            total = total + _mean(error, valid[:, :, step])
+        return 10.0 * total / (steps - 1)
 
     def _outcome_loss(
         self, vectors: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor, valid: Tensor

@@ -192,16 +192,21 @@ class MemberMLP(nn.Module):
                 self.gains.append(nn.Parameter(torch.ones(members, 1, fan_out)))
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, fan_out)))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(E, N, inputs) or (1, N, inputs), seen by all members, to (E, N, outputs)."""
+    def forward(self, inputs: Tensor, *, outputs: int | None = None) -> Tensor:
+        """(E, N, inputs) or (1, N, inputs), seen by all members, to (E, N, outputs).
+
+        outputs: only that many, the first ones; None: all.
+        """
         hidden = inputs.expand(self.weights[0].shape[0], -1, -1)
         for weight, bias, gain, shift in zip(
             self.weights, self.biases, self.gains, self.shifts, strict=False
         ):
             hidden = torch.baddbmm(bias, hidden, weight)
             hidden = functional.layer_norm(hidden, hidden.shape[-1:])
-            hidden = functional.silu(torch.addcmul(shift, hidden, gain))
-        return torch.baddbmm(self.biases[-1], hidden, self.weights[-1])
+            # Not addcmul: its backward multiplies whole layers by its constant 1.
+            hidden = functional.silu((hidden * gain).add_(shift))
+        weight, bias = self.weights[-1], self.biases[-1]
+        return torch.baddbmm(bias[..., :outputs], hidden, weight[..., :outputs])
 
     def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
         """(B, inputs) to (B, outputs), each row through its own member only."""
