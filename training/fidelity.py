@@ -6,6 +6,7 @@ what an agent lives in.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from training.windows import EncodedEpisodes
 from world_env.batch import Batch, Context, Observation, select
-from world_env.models.base import WorldModel
+from world_env.errors import InvalidOptionError
+from world_env.models.base import Precision, WorldModel
 from world_env.random import RowRandom
 
 _MOST_WINDOWS = 256
+_BFLOAT16_HORIZON = 50
+"""Steps after which rounding shows, if it does; processors without such products take seconds for them."""
 _CHUNK = 2048
 """Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
 
@@ -50,11 +54,14 @@ def open_loop(
     horizon: int,
     seed: int = 0,
     temperature: float = 0.0,
+    precision: Precision = "float32",
 ) -> OpenLoop:
     """Roll the model out along real episodes, from windows spread evenly over the data.
 
     horizon: steps T; windows that end earlier count as far as they go.
+    precision: as a simulator would step it.
     """
+    model = model.stepper(precision)
     batch = evaluation_windows(data, horizon)
     rows = torch.arange(len(batch))
     random = RowRandom.from_seed(seed, len(batch))
@@ -91,6 +98,7 @@ def one_step(
     model: WorldModel, data: EncodedEpisodes, *, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown."""
+    model = model.stepper()
     probability, uncertainty = [], []
     for steps in torch.arange(len(data)).split(_CHUNK):
         batch = data.gather(steps, 1)
@@ -101,7 +109,7 @@ def one_step(
             batch.actions[:, 0],
             random=random,
             temperature=0.0,
-            uncertainty=True,
+            uncertainty="full",
         )
         probability.append(prediction.terminated)
         known = prediction.uncertainty
@@ -109,6 +117,21 @@ def one_step(
             torch.full_like(prediction.reward, float("nan")) if known is None else known
         )
     return torch.cat(probability), data.terminated, torch.cat(uncertainty)
+
+
+def bfloat16_fidelity(model: WorldModel, data: EncodedEpisodes) -> dict[str, float | bool] | None:
+    """Whether the model rolls out as well with hidden layers in bfloat16; None where its family has no such thing.
+
+    open_loop, float32: `OpenLoop.score` in either. as_good: whether the first is at most 2 % above the second.
+    """
+    try:
+        rounded = open_loop(model, data, horizon=_BFLOAT16_HORIZON, precision="bfloat16").score
+    except InvalidOptionError:
+        return None
+    exact = open_loop(model, data, horizon=_BFLOAT16_HORIZON).score
+    if not math.isfinite(rounded + exact):
+        return None
+    return {"open_loop": rounded, "float32": exact, "as_good": rounded <= 1.02 * exact}
 
 
 def termination_threshold(probability: Tensor, label: Tensor) -> float:

@@ -19,7 +19,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.episodes import Episode, EpisodeStore, split
-from training.fidelity import one_step, open_loop, termination_scores, termination_threshold
+from training.fidelity import (
+    bfloat16_fidelity,
+    one_step,
+    open_loop,
+    termination_scores,
+    termination_threshold,
+)
 from training.provenance import current_commit
 from training.windows import (
     EncodedEpisodes,
@@ -281,6 +287,7 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
             "rows": curve.rows,
         },
         "reward_error": curve.reward_error,
+        "bfloat16": bfloat16_fidelity(model, validation),
     }
 
 
