@@ -11,6 +11,7 @@ from torch import Tensor
 from training import fidelity
 from training.episodes import Episode
 from training.fidelity import (
+    bfloat16_fidelity,
     evaluation_windows,
     one_step,
     open_loop,
@@ -20,7 +21,7 @@ from training.fidelity import (
 from training.windows import EncodedEpisodes, encode_episodes
 from world_env.batch import OBSERVATION, Context, Observation, State
 from world_env.codec import Codec
-from world_env.models.base import Prediction, WorldModel
+from world_env.models.base import Precision, Prediction, WorldModel
 from world_env.models.ensemble import EnsembleConfig, EnsembleWorldModel
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
@@ -184,6 +185,34 @@ def test_a_window_that_ends_leaves_the_others_errors_alone(temperature: float) -
             expected = float(miss.square().mean().sqrt() / data.observations[OBSERVATION].std())
             assert curve.error[step] == pytest.approx(expected, rel=1e-4)
     assert curve.rows == len(batch)
+
+
+def test_bfloat16_is_as_good_only_where_its_rollouts_are() -> None:
+    data, model = encoded(walk_episodes()), ensemble()
+    measured = bfloat16_fidelity(model, data)
+    assert measured is not None and measured["float32"] > 0 and measured["open_loop"] > 0
+    assert measured["as_good"] is (measured["open_loop"] <= 1.02 * measured["float32"])
+    # An exact model rounds nothing, and has no such precision.
+    assert bfloat16_fidelity(ExactWalk(walk_spec()), data) is None
+
+
+def test_a_model_that_bfloat16_spoils_is_not_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Spoiled(ExactWalk):
+        wrong = 0.0
+
+        def stepper(self, precision: Precision = "float32") -> WorldModel:
+            other = Spoiled(self.spec)
+            other.wrong = 0.0 if precision == "float32" else 0.01
+            return other
+
+        def decode(self, state: State) -> Observation:
+            return {OBSERVATION: state["x"] + 0.1 + self.wrong}
+
+    measured = bfloat16_fidelity(Spoiled(walk_spec()), encoded(walk_episodes()))
+    assert measured is not None and measured["as_good"] is False
+    monkeypatch.setattr(Spoiled, "stepper", lambda self, precision="float32": self)
+    same = bfloat16_fidelity(Spoiled(walk_spec()), encoded(walk_episodes()))
+    assert same is not None and same["as_good"] is True
 
 
 def test_evaluation_windows_are_few_and_whole_where_there_are_enough() -> None:

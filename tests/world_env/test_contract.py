@@ -21,6 +21,7 @@ from oracle import (
 from torch import Tensor
 
 from world_env.batch import Observation, State
+from world_env.codec import Codec
 from world_env.checks import check_vector_env, check_world_model
 from world_env.models import FAMILIES, load_family
 from world_env.models.base import Prediction
@@ -51,6 +52,23 @@ def test_every_family_keeps_the_protocol(family: str, real_id: str) -> None:
 
     check_world_model(twin.model, starts=real_starts(real_id), rebuild=rebuild)
     check_world_model(twin.model, rebuild=rebuild)
+
+
+@pytest.mark.parametrize("family", BUILT_IN)
+def test_what_a_simulator_steps_keeps_the_protocol_too(family: str, real_id: str) -> None:
+    twin = awake(Twin.untrained(real_spec(real_id), family))
+    fast = twin.model.stepper()
+    check_world_model(fast, starts=real_starts(real_id), differentiable=False)
+    state = twin.model.encode(twin.starts, random=RowRandom.from_seed(0, len(twin.starts)))
+    action = torch.zeros(len(twin.starts), Codec(twin.spec).action_size)
+    with torch.no_grad():
+        (arrived, said), (quick, quickly) = (
+            model.step(state, action, random=RowRandom.from_seed(1, len(twin.starts)))
+            for model in (twin.model, fast)
+        )
+    for name, value in arrived.items():
+        torch.testing.assert_close(quick[name], value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(quickly.reward, said.reward, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])

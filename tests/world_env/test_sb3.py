@@ -194,3 +194,25 @@ def test_without_the_extra_the_pip_line_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "world-env[train]"' in done.stdout
+
+
+def test_what_is_written_into_one_rows_info_stays_in_that_row() -> None:
+    env = WorldModelVecEnv(oracle_twin("CartPole-v1", horizon=3), 4, seed=0)
+    env.reset()
+    for step in range(7):
+        _, _, dones, infos = env.step(np.zeros(4, int))
+        infos[2]["mine"] = step
+        assert all("mine" not in infos[row] for row in (0, 1, 3))
+        assert dones.all() == ("end" in infos[0])
+        if dones.all():
+            # An end's info belongs to its step alone.
+            assert infos[0]["end"] and infos[0] is not env.step(np.zeros(4, int))[3][0]
+
+
+def test_a_rule_of_uncertainty_tells_it_at_ends_only() -> None:
+    twin = oracle_twin("CartPole-v1", noise=0.01, horizon=3)
+    rule = WorldModelVecEnv(twin, 2, on_uncertain="truncate", uncertainty_threshold=1e9)
+    rule.reset()
+    told = [[set(info) for info in rule.step(np.zeros(2, int))[3]] for _ in range(3)]
+    assert told[0] == told[1] == [set(), set()]
+    assert all("uncertainty" in names for names in told[2])
