@@ -21,8 +21,8 @@ from oracle import (
 from torch import Tensor
 
 from world_env.batch import Observation, State
-from world_env.codec import Codec
 from world_env.checks import check_vector_env, check_world_model
+from world_env.codec import Codec
 from world_env.models import FAMILIES, load_family
 from world_env.models.base import Prediction
 from world_env.random import RowRandom
