@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
+_MASK = (1 << 64) - 1
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
@@ -32,14 +34,25 @@ def _shift_right(value: Tensor, bits: int) -> Tensor:
 
 def hash64(value: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 tensors (wrapping arithmetic), any shape."""
-    # In place on two buffers: with new ones for each step, memory costs more than arithmetic.
+    if value.device.type == "cpu":
+        # numpy has unsigned numbers, whose shifts need no mask, and quicker calls.
+        return torch.from_numpy(_mix(value.numpy().view(np.uint64)).view(np.int64))
     value = value + _GOLDEN
-    shifted = torch.empty_like(value)
+    value = (value ^ _shift_right(value, 30)) * _MIX_1
+    value = (value ^ _shift_right(value, 27)) * _MIX_2
+    return value ^ _shift_right(value, 31)
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """`hash64` on uint64, in place but for its first sum: new arrays would cost more than the arithmetic."""
+    value = np.atleast_1d(value) + np.uint64(_GOLDEN & _MASK)
+    shifted = np.empty_like(value)
     for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
-        torch.bitwise_right_shift(value, bits, out=shifted)
-        value.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1)).mul_(factor)
-    torch.bitwise_right_shift(value, 31, out=shifted)
-    return value.bitwise_xor_(shifted.bitwise_and_((1 << 33) - 1))
+        np.right_shift(value, np.uint64(bits), out=shifted)
+        np.bitwise_xor(value, shifted, out=value)
+        np.multiply(value, np.uint64(factor & _MASK), out=value)
+    np.right_shift(value, np.uint64(31), out=shifted)
+    return np.bitwise_xor(value, shifted, out=value)
 
 
 def derive_seeds(seeds: Tensor, number: Tensor | int) -> Tensor:
@@ -50,12 +63,11 @@ def derive_seeds(seeds: Tensor, number: Tensor | int) -> Tensor:
 
 
 def _wrap(number: int) -> int:
-    return _signed((number * (_PLACE & ((1 << 64) - 1))) & ((1 << 64) - 1))
+    return _signed((number * (_PLACE & _MASK)) & _MASK)
 
 
-_AHEAD_ELEMENTS, _AHEAD_DRAWS = 4096, 64
-"""How many numbers, and how many draws, are made at once where rows are few: calls cost more than numbers there."""
-
+_AHEAD_ELEMENTS, _AHEAD_DRAWS = 1 << 16, 64
+"""Most numbers, and most draws, that are made at once: with few numbers, a call costs more than what it makes."""
 _NOTHING_AHEAD = (0, 0, torch.empty(0))
 
 
@@ -74,6 +86,7 @@ class RowRandom:
                 f"RowRandom needs seeds and draws of one shape (B,), got {tuple(self.seeds.shape)} "
                 f"and {tuple(self._base.shape)}"
             )
+        self._hashed = hash64(self.seeds)
         # All rows draw together, so one number counts for all; nothing here is ever changed in place.
         self._drawn = 0
         # (numbers a row, dtype) -> first, end, (N, B, numbers): normal draws made ahead, shared with clones.
@@ -96,7 +109,7 @@ class RowRandom:
         """The same streams at the same place, to draw the same numbers again."""
         other = object.__new__(RowRandom)
         other.seeds, other._base, other._drawn = self.seeds, self._base, self._drawn
-        other._ahead = self._ahead
+        other._hashed, other._ahead = self._hashed, self._ahead
         return other
 
     def select(self, rows: Tensor) -> RowRandom:
@@ -130,8 +143,10 @@ class RowRandom:
         key, drawn = (count, dtype), self._drawn
         first, end, made = self._ahead.get(key, _NOTHING_AHEAD)
         if not first <= drawn < end:
-            fits = _AHEAD_ELEMENTS // max(1, len(self) * count)
-            end = drawn + max(1, min(fits, _AHEAD_DRAWS))
+            # Twice as far as last time if that was used up; after a restart, which makes new streams, one by one.
+            fits = min(_AHEAD_DRAWS, _AHEAD_ELEMENTS // max(1, len(self) * count))
+            ahead = 2 * (end - first) if drawn == end else 1
+            end = drawn + max(1, min(ahead, fits))
             first, made = drawn, self._normals(count, end - drawn, dtype)
             self._ahead[key] = (first, end, made)
         self._drawn = drawn + 1
@@ -154,7 +169,7 @@ class RowRandom:
         """(draws, B, count) int64: this draw's bits and those of the next ones."""
         ahead = torch.arange(self._drawn, self._drawn + draws, device=self.seeds.device)
         places = (self._base + ahead[:, None]) * _PLACE
-        key = hash64(places.bitwise_xor_(hash64(self.seeds)))
+        key = hash64(places.bitwise_xor_(self._hashed))
         elements = torch.arange(count, dtype=torch.int64, device=key.device) * _GOLDEN
         return hash64(key[..., None] + elements)
 
@@ -165,7 +180,4 @@ class RowRandom:
         angle = (bits & 0xFFFFFF).to(dtype).mul_(2.0 * math.pi * 2.0**-24)
         radius = (bits.bitwise_right_shift_(40).bitwise_and_(0xFFFFFF) | 1).to(dtype)
         radius = radius.mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
-        out = torch.empty(*bits.shape[:2], 2 * half, dtype=dtype, device=bits.device)
-        torch.mul(radius, angle.cos(), out=out[..., :half])
-        torch.mul(radius, angle.sin_(), out=out[..., half:])
-        return out[..., :count] if count < 2 * half else out
+        return torch.cat([radius * angle.cos(), radius.mul_(angle.sin_())], -1)[..., :count]
