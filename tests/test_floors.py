@@ -23,7 +23,7 @@ FLOORS = {
     "world_env": {
         -1: ["errors"],
         0: ["random", "spec", "batch"],
-        1: ["codec", "models.base", "models.few_rows", "folder"],
+        1: ["codec", "models.base", "models.compiled", "folder"],
         1.5: ["models.networks"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],

@@ -134,11 +134,11 @@ class EnsembleWorldModel(TrainableWorldModel):
     def _few_rows(self) -> Callable[..., Any] | None:
         """The compiled step of few rows, with everything but rows filled in; None where numba is not installed."""
         try:
-            from world_env.models import few_rows
+            from world_env.models import compiled
         except ImportError:
             return None
         networks = [
-            few_rows.Network(
+            compiled.Network(
                 *(
                     tuple(value.detach().numpy() for value in part)
                     for part in (network.weights, network.biases, network.gains, network.shifts)
@@ -147,14 +147,14 @@ class EnsembleWorldModel(TrainableWorldModel):
             for network in (self.dynamics, self.heads)
         ]
         names = ("center", "scale", "change_scale", "low", "high", "reward", "reward_range")
-        scales = few_rows.Scales(
+        scales = compiled.Scales(
             **{name: getattr(self.normalizer, name).numpy() for name in names},
             std_low=math.exp(self.config.log_std_min),
             std_high=math.exp(self.config.log_std_max),
             log_std_max=self.config.log_std_max,
             log_terminal_weight=float(self.log_terminal_weight),
         )
-        return partial(few_rows.step_rows, networks[0], networks[1], scales)
+        return partial(compiled.step_rows, networks[0], networks[1], scales)
 
     def encode(self, context: Context, *, random: RowRandom) -> State:
         """The newest observation, and a member drawn for the row's whole episode."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -241,6 +242,7 @@ class PreparedMLP(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.outputs = network.weights[-1].shape[-1]
+        self._activate = _compiled_activation(dtype, network.weights[-1].device)
         parts = (network.weights, network.biases, network.gains, network.shifts)
         weights, biases, gains, shifts = (
             [value.detach().to(dtype).unbind(0) for value in part] for part in parts
@@ -284,7 +286,22 @@ class PreparedMLP(nn.Module):
         width = (layers[0][0].shape[-1],)
         for product, offset, gain, shift in layers:
             hidden = torch.addmm(offset, hidden, product)
+            if self._activate is not None:
+                self._activate(hidden.numpy(), gain.numpy(), shift.numpy())
+                continue
             # What torch.nn.functional does, without its checks.
             hidden = torch.layer_norm(hidden, width, gain, shift)
             hidden = torch.ops.aten.silu_(hidden)
         torch.addmm(bias, hidden, weight, out=out)
+
+
+def _compiled_activation(dtype: torch.dtype, device: torch.device) -> Callable[..., None] | None:
+    """LayerNorm and SiLU in one pass; None where numba is not installed, or not for these tensors."""
+    if dtype != torch.float32 or device.type != "cpu":
+        return None
+    try:
+        from world_env.models.compiled import activate_rows
+    except ImportError:
+        return None
+    activate: Callable[..., None] = activate_rows
+    return activate

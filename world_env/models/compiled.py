@@ -1,8 +1,8 @@
-"""One step of a few rows of an ensemble as a single compiled call: where rows are few, calls cost more than numbers.
+"""Loops of an ensemble, compiled by numba at first use and cached on disk: optional, `pip install "world-env[fast]"`.
 
-The same equations as `EnsembleWorldModel.step` (tests hold the two together), row by row on numpy arrays, compiled by
-numba at first use and cached on disk. Optional: without numba (`pip install "world-env[fast]"`) few rows take the way
-of many. Letters as in `world_env.batch`.
+Between the products of many rows, LayerNorm and SiLU in one pass; and the whole step of a few rows as one call, because
+calls cost more than numbers there. The equations are those of `networks` and `ensemble` (tests hold them together), on
+numpy arrays. Letters as in `world_env.batch`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,24 @@ from numba import njit
 _FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}
 """Liberties that let loops run in vector registers. Not taken: that there are no NaNs; simulators look for them."""
 _EPSILON = np.float32(1e-5)
+_LIMIT = np.float32(9.0)
+_TOP = tuple(
+    np.float32(value)
+    for value in (
+        *(4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08),
+        *(-8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16),
+    )
+)
+_BOTTOM = tuple(
+    np.float32(value)
+    for value in (
+        4.89352518554385e-03,
+        2.26843463243900e-03,
+        1.18534705686654e-04,
+        1.19825839466702e-06,
+    )
+)
+"""tanh(x) = x top(x^2) / bottom(x^2) within 9 of 0, to float32 precision: the approximation of Eigen and XLA."""
 
 
 class Network(NamedTuple):
@@ -43,7 +61,7 @@ class Scales(NamedTuple):
     log_terminal_weight: float
 
 
-@njit(fastmath=_FAST, cache=True)
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
     """Put inputs @ weight + bias into `out`; with four rows of the weight at a time, it is read a quarter as often."""
     count, width = weight.shape
@@ -64,9 +82,9 @@ def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
             out[j] += inputs[i] * weight[i, j]
 
 
-@njit(fastmath=_FAST, cache=True)
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def _activate(hidden: Any, gain: Any, shift: Any) -> None:
-    """LayerNorm and SiLU, in place."""
+    """LayerNorm and SiLU of one row (W,), in place."""
     width = len(hidden)
     mean = np.float32(0.0)
     for j in range(width):
@@ -79,10 +97,33 @@ def _activate(hidden: Any, gain: Any, shift: Any) -> None:
     factor = np.float32(1.0) / np.sqrt(variance / np.float32(width) + _EPSILON)
     for j in range(width):
         value = hidden[j] * factor * gain[j] + shift[j]
-        hidden[j] = value / (np.float32(1.0) + np.exp(-value))
+        # x sigmoid(x) = x (1 + tanh(x / 2)) / 2. An exponential is a call for each number; this is arithmetic alone.
+        x = np.float32(0.5) * value
+        x = _LIMIT if x > _LIMIT else x
+        x = -_LIMIT if x < -_LIMIT else x
+        y = x * x
+        top = _TOP[6]
+        top = top * y + _TOP[5]
+        top = top * y + _TOP[4]
+        top = top * y + _TOP[3]
+        top = top * y + _TOP[2]
+        top = top * y + _TOP[1]
+        top = top * y + _TOP[0]
+        bottom = _BOTTOM[3]
+        bottom = bottom * y + _BOTTOM[2]
+        bottom = bottom * y + _BOTTOM[1]
+        bottom = bottom * y + _BOTTOM[0]
+        hidden[j] = np.float32(0.5) * value * (np.float32(1.0) + x * top / bottom)
 
 
-@njit(fastmath=_FAST, cache=True)
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
+def activate_rows(hidden: Any, gain: Any, shift: Any) -> None:
+    """LayerNorm and SiLU of (B, W) float32, in place; gain, shift: (W,)."""
+    for row in range(len(hidden)):
+        _activate(hidden[row], gain, shift)
+
+
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def _run(network: Any, member: int, inputs: Any) -> Any:
     """One row through one member: (inputs,) to (outputs,)."""
     hidden = inputs
@@ -105,7 +146,7 @@ def _clip(value: float, low: float, high: float) -> float:
     return high if value > high else value
 
 
-@njit(fastmath=_FAST, cache=True)
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def _all_disagree(dynamics: Any, inputs: Any, size: int) -> float:
     """Variance over all members of the mean change, averaged over the dimensions."""
     members = dynamics.weights[0].shape[0]
@@ -120,7 +161,7 @@ def _all_disagree(dynamics: Any, inputs: Any, size: int) -> float:
     return total / (members - 1) / size
 
 
-@njit(fastmath=_FAST, cache=True)
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def _look(
     dynamics: Any,
     inputs: Any,
@@ -145,7 +186,7 @@ def _look(
     return known + (0.5 * seen / size - known) / (members - 1)
 
 
-@njit(fastmath=_FAST, cache=True)
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def step_rows(
     dynamics: Any,
     heads: Any,
