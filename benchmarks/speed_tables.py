@@ -51,6 +51,25 @@ def steps_section(tree: dict | None) -> str:
     return "\n".join(lines)
 
 
+def one_row_section(tree: dict | None) -> str:
+    """Where the time of one row goes."""
+    if tree is None:
+        return NOTHING
+    networks = list(dict.fromkeys(row["network"] for row in tree["rows"]))
+    found = {(row["what"], row["network"]): row["microseconds"] for row in tree["rows"]}
+    lines = [
+        f"Microseconds a step of one row, one thread, the least of many rounds. {_made(tree)}\n",
+        "| what | " + " | ".join(f"{name} network" for name in networks) + " |",
+        "|---|" + "---|" * len(networks),
+    ]
+    for what in dict.fromkeys(row["what"] for row in tree["rows"]):
+        cells = [found.get((what, name)) for name in networks]
+        lines.append(
+            f"| {what} | " + " | ".join("" if c is None else f"{c:.0f}" for c in cells) + " |"
+        )
+    return "\n".join(lines)
+
+
 def fit_section(tree: dict | None) -> str:
     """One line a fit, in the order they were run."""
     if tree is None:

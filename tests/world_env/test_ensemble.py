@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from world_env.batch import Batch, Context, Statistics
+from world_env.models import ensemble, networks
 from world_env.models.base import Prediction, Uncertainty
 from world_env.models.ensemble import EnsembleConfig, EnsembleWorldModel
 from world_env.models.networks import MemberMLP, RowGroups
@@ -374,6 +375,26 @@ def test_the_stepper_steps_as_the_model_does(
         assert all(torch.equal(given[name], state[name]) for name in given)
         random.normal(SIZE)
         state = arrived
+
+
+def test_without_numba_a_stepper_takes_the_way_of_torch(
+    model: EnsembleWorldModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake(model)
+    compiled = model.stepper()
+    monkeypatch.setattr(networks, "compiled_loops", lambda: None)
+    monkeypatch.setattr(ensemble, "compiled_loops", lambda: None)
+    plain = model.stepper()
+    assert compiled._few is not None and plain._few is None
+    for rows in (1, 40):
+        state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
+        action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
+        with torch.no_grad():
+            futures = [
+                one.step(state, action, random=RowRandom.from_seed(0, rows))[0]["observation"]
+                for one in (compiled, plain)
+            ]
+        torch.testing.assert_close(*futures, rtol=1e-4, atol=1e-5)
 
 
 def test_a_stepper_says_what_is_no_number(model: EnsembleWorldModel) -> None:

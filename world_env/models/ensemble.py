@@ -35,6 +35,7 @@ from world_env.models.networks import (
     PreparedMLP,
     RowGroups,
     VectorLayout,
+    compiled_loops,
 )
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
@@ -133,9 +134,8 @@ class EnsembleWorldModel(TrainableWorldModel):
 
     def _few_rows(self) -> Callable[..., Any] | None:
         """The compiled step of few rows, with everything but rows filled in; None where numba is not installed."""
-        try:
-            from world_env.models import compiled
-        except ImportError:
+        compiled = compiled_loops()
+        if compiled is None:
             return None
         networks = [
             compiled.Network(

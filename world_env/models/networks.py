@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -242,7 +244,9 @@ class PreparedMLP(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.outputs = network.weights[-1].shape[-1]
-        self._activate = _compiled_activation(dtype, network.weights[-1].device)
+        place = network.weights[-1].device.type
+        loops = compiled_loops() if (dtype, place) == (torch.float32, "cpu") else None
+        self._activate: Callable[..., None] | None = loops and loops.activate_rows
         parts = (network.weights, network.biases, network.gains, network.shifts)
         weights, biases, gains, shifts = (
             [value.detach().to(dtype).unbind(0) for value in part] for part in parts
@@ -295,13 +299,11 @@ class PreparedMLP(nn.Module):
         torch.addmm(bias, hidden, weight, out=out)
 
 
-def _compiled_activation(dtype: torch.dtype, device: torch.device) -> Callable[..., None] | None:
-    """LayerNorm and SiLU in one pass; None where numba is not installed, or not for these tensors."""
-    if dtype != torch.float32 or device.type != "cpu":
-        return None
+@functools.cache
+def compiled_loops() -> Any:
+    """`world_env.models.compiled`; None where numba is not installed, or has nowhere to keep what it compiled."""
     try:
-        from world_env.models.compiled import activate_rows
-    except ImportError:
+        from world_env.models import compiled
+    except (ImportError, RuntimeError):
         return None
-    activate: Callable[..., None] = activate_rows
-    return activate
+    return compiled
