@@ -349,7 +349,7 @@ def test_asking_for_uncertainty_does_not_change_the_future(model: EnsembleWorldM
 
 
 @pytest.mark.parametrize("kind", [False, True, "full"])
-@pytest.mark.parametrize("rows", [1, 3, 50])
+@pytest.mark.parametrize("rows", [1, 3, 100])
 def test_the_stepper_steps_as_the_model_does(
     model: EnsembleWorldModel, rows: int, kind: Uncertainty
 ) -> None:
@@ -386,7 +386,7 @@ def test_without_numba_a_stepper_takes_the_way_of_torch(
     monkeypatch.setattr(ensemble, "compiled_loops", lambda: None)
     plain = model.stepper()
     assert compiled._few is not None and plain._few is None
-    for rows in (1, 40):
+    for rows in (1, 100):
         state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
         action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
         with torch.no_grad():
@@ -411,7 +411,7 @@ def test_a_stepper_follows_weights_that_learn(model: EnsembleWorldModel) -> None
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)
-        for rows in (2, 30):
+        for rows in (2, 100):
             state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
             action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
             futures = [

@@ -80,7 +80,7 @@ class EnsembleConfig:
             raise ValueError(f"partner_every is {self.partner_every}, expected at least 1 step")
 
 
-_FEW = 8
+_FEW = 64
 """Rows up to which the compiled step is the quicker one."""
 _UNKNOWN = -1.0
 """A row's disagreement before anybody was asked."""
