@@ -51,22 +51,29 @@ def steps_section(tree: dict | None) -> str:
     return "\n".join(lines)
 
 
-def one_row_section(tree: dict | None) -> str:
-    """Where the time of one row goes."""
+def parts_section(tree: dict | None) -> str:
+    """Where the time of a step goes."""
     if tree is None:
         return NOTHING
-    networks = list(dict.fromkeys(row["network"] for row in tree["rows"]))
-    found = {(row["what"], row["network"]): row["microseconds"] for row in tree["rows"]}
+    names = ("size", "network", "rows")
+    columns = list(dict.fromkeys(tuple(row[name] for name in names) for row in tree["rows"]))
+    found = {
+        (row["what"], *(row[name] for name in names)): row["microseconds"] for row in tree["rows"]
+    }
     lines = [
-        f"Microseconds a step of one row, one thread, the least of many rounds. {_made(tree)}\n",
-        "| what | " + " | ".join(f"{name} network" for name in networks) + " |",
-        "|---|" + "---|" * len(networks),
+        f"Microseconds a step of all rows, one thread, the least of many rounds. {_made(tree)}\n",
+        "| what | " + " | ".join(f"{s}, {n} network, {rows:,}" for s, n, rows in columns) + " |",
+        "|---|" + "---|" * len(columns),
     ]
     for what in dict.fromkeys(row["what"] for row in tree["rows"]):
-        cells = [found.get((what, name)) for name in networks]
-        lines.append(
-            f"| {what} | " + " | ".join("" if c is None else f"{c:.0f}" for c in cells) + " |"
-        )
+        cells = [found.get((what, *column)) for column in columns]
+        shown = ["" if cell is None else f"{cell:,.0f}" for cell in cells]
+        lines.append(f"| {what} | " + " | ".join(shown) + " |")
+    times = [
+        f"{column[2] * found[('real', *column)] / found[('environment', *column)]:.1f}"
+        for column in columns
+    ]
+    lines.append("| **times as fast as one real environment** | " + " | ".join(times) + " |")
     return "\n".join(lines)
 
 

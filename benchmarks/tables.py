@@ -21,7 +21,7 @@ from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
     learn_section,
-    one_row_section,
+    parts_section,
     ppo_section,
     steps_section,
     uncertainty_section,
@@ -241,7 +241,7 @@ SECTIONS = {
     "benchmarks/README.md": {
         "tuning": tuning_section,
         "steps_per_second": steps_section,
-        "one_row": one_row_section,
+        "parts": parts_section,
         "uncertainty": uncertainty_section,
         "fit_speed": fit_section,
         "ppo_speed": ppo_section,

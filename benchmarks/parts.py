@@ -1,10 +1,10 @@
-"""Where the time of one row goes, and what was tried to make it less.
+"""Where the time of a step goes, and what was tried to make it less.
 
-    python benchmarks/one_row.py
+    python benchmarks/parts.py
 
-One world of HalfCheetah's size, untrained, one thread: microseconds a step, the least of many rounds in alternation.
-`around` is the environment around a model that computes nothing: what the core and the shell cost by themselves.
-torch.compile is given the bare network of one member, the best case for it: no other member, no noise, no state.
+Untrained worlds, one thread: microseconds a step of all rows, the least of many rounds in alternation. `real` is one
+real environment. `around` is the environment around a model that computes nothing: what core and shell cost alone.
+torch.compile is given the bare networks of one member, the best case for it: no other member, no noise, no state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stepping import env, forward
+from stepping import env, forward, real, vector_env
 from steps_per_second import NETWORK, spec_by, twin_of
 from timing import JSON, alternate, rate
 from torch import Tensor
@@ -25,15 +25,19 @@ from torch.nn import functional
 
 from training.provenance import facts, write_results
 from world_env.batch import Context, Observation, State
-from world_env.models import ensemble
+from world_env.models import ensemble, networks
 from world_env.models.base import Prediction, WorldModel
 from world_env.models.ensemble import EnsembleConfig
 from world_env.random import RowRandom
 from world_env.twin import Twin
 
-BENCHMARK = "one_row"
-SIZE = "HalfCheetah-v5"
+BENCHMARK = "parts"
 NETWORKS = {"4 x 200": NETWORK, "default": EnsembleConfig()}
+CASES = (
+    *(("HalfCheetah-v5", network, rows) for network in NETWORKS for rows in (1, 1000)),
+    *((size, "default", 16_384) for size in ("HalfCheetah-v5", "Ant-v5")),
+)
+"""(size, network, rows)."""
 
 
 class Nothing(WorldModel):
@@ -66,19 +70,14 @@ class Nothing(WorldModel):
 
 
 @contextmanager
-def call_by_call() -> Iterator[None]:
-    """Within the block, one row takes the way of many."""
-    few, ensemble._FEW = ensemble._FEW, 0
+def without_numba() -> Iterator[None]:
+    """Within the block, what is made to step is made as if numba were not installed."""
+    kept = networks.compiled_loops
+    networks.compiled_loops = ensemble.compiled_loops = lambda: None
     try:
         yield
     finally:
-        ensemble._FEW = few
-
-
-def in_calls(step: Callable[[], Any]) -> None:
-    """One step in calls of torch."""
-    with call_by_call():
-        step()
+        networks.compiled_loops = ensemble.compiled_loops = kept
 
 
 def by_torch_compile(twin: Twin) -> Callable[[], Any]:
@@ -113,20 +112,27 @@ def by_torch_compile(twin: Twin) -> Callable[[], Any]:
     return step
 
 
-def steps_of(name: str) -> dict[str, Callable[[], Any]]:
-    """What is timed for one network, by name."""
-    twin = twin_of(spec_by(SIZE), NETWORKS[name])
+def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]:
+    """What is timed for one case, by name; each makes one step of all rows, but for `real`."""
+    twin = twin_of(spec_by(size), NETWORKS[network])
     off, on = {"uncertainty": False}, {"uncertainty": True}
+    shell = env if rows == 1 else vector_env
+    random = RowRandom.from_seed(0, rows)
+    numbers = twin.spec.observation_space.shape[0]
+    still = Twin(twin.spec, "nothing", Nothing(twin.spec, None), twin.starts)
     steps: dict[str, Callable[[], Any]] = {
-        "environment, compiled step": env(twin, 1, off),
-        "environment, compiled step, uncertainty": env(twin, 1, on),
-        "environment, torch call by call": partial(in_calls, env(twin, 1, off)),
-        "bare networks, torch": forward(twin, 1, {}),
-        "bare networks, torch.compile": by_torch_compile(twin),
+        "environment": shell(twin, rows, off),
+        "environment, default uncertainty": shell(twin, rows, on),
+        "bare networks": forward(twin, rows, {}),
+        "noise": lambda: random.normal(numbers),
+        "around": shell(still, rows, off),
+        "real": real(size),
     }
-    if name == "default":
-        still = Twin(twin.spec, "nothing", Nothing(twin.spec, None), twin.starts)
-        steps["around"] = env(still, 1, off)
+    with without_numba():
+        steps["environment, without numba"] = shell(twin, rows, off)
+        steps["bare networks, without numba"] = forward(twin, rows, {})
+    if rows == 1:
+        steps["bare networks, torch.compile"] = by_torch_compile(twin)
     return steps
 
 
@@ -141,8 +147,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[JSON] = []
-    for network in NETWORKS:
-        steps = steps_of(network)
+    for size, network, count in CASES:
+        steps = steps_of(size, network, count)
         for step in steps.values():
             step()
         timed = alternate(
@@ -151,7 +157,12 @@ def main() -> None:
             seconds=arguments.seconds,
         )
         rows += [
-            {"network": network, "what": name, "microseconds": round(1e6 / max(rates), 1)}
+            {
+                "network": network,
+                "rows": count,
+                "what": name,
+                "microseconds": round(1e6 / max(rates), 1),
+            }
             for name, rates in zip(steps, timed, strict=True)
         ]
     write_results(arguments.out, {"benchmark": BENCHMARK} | facts() | {"rows": rows})
