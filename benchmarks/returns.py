@@ -2,6 +2,9 @@
 
     python benchmarks/returns.py --tasks CartPole-v1 --seeds 0 1 2 3 4 --out benchmarks/results/returns.json --resume
 
+With --only-twin --out benchmarks/results/returns_speed.json: the twin's policies alone, judged again after a change that
+should have changed nothing.
+
 Every cell (task, seed) re-seeds data, model and policy. All policies meet the same 100 reset seeds, once.
 Tuning used the seeds 100-109 only.
 """
@@ -74,7 +77,7 @@ def main() -> None:
             )
             merge(
                 arguments.out,
-                "returns",
+                arguments.out.stem,
                 cell,
                 keep=arguments.resume
                 or (task_id, seed) != (arguments.tasks[0], arguments.seeds[0]),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
+from pathlib import Path
 
+RESULTS = Path(__file__).parent / "results"
 NOTHING = "Not measured yet."
 _SHELLS = ("core", "vector_env", "vector_env_restarts", "vec_env", "env", "mbrl", "real")
 
@@ -47,6 +50,39 @@ def steps_section(tree: dict | None) -> str:
             f"\nMemory: {memory['rows']:,} rows of {memory['size']} hold {memory['simulator_mb']:,.0f} MB; after "
             f"{total:,} steps {memory['growth_mb']:+,.1f} MB, and a step of all rows took "
             f"{memory['milliseconds_last_tenth']:.1f} ms where it had taken {memory['milliseconds_first_tenth']:.1f}."
+        )
+    return "\n".join(lines)
+
+
+def held_section(tree: dict | None) -> str:
+    """Policies of the twin, judged again, beside what `returns.json` holds."""
+    if tree is None:
+        return NOTHING
+    first = json.loads((RESULTS / "returns.json").read_text(encoding="utf-8"))
+    lines = [
+        "| task | `returns.json`, mean over seeds | judged again | seed by seed, again | promise, again | commits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for task in dict.fromkeys(row["task"] for row in tree["rows"]):
+        again, before = (
+            [
+                row
+                for row in one["rows"]
+                if (row["task"], row["policy"], row["final"]) == (task, "ppo_twin", True)
+            ]
+            for one in (tree, first)
+        )
+        seeds = {row["seed"] for row in again}
+        before = [row for row in before if row["seed"] in seeds]
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in again)
+        promise = statistics.fmean(row["learned_mean"] - row["real_mean"] for row in again)
+        made = [
+            {cell["commit"][:8] for cell in one["cells"] if cell["task"] == task}
+            for one in (first, tree)
+        ]
+        commits = " then ".join("`" + "`, `".join(sorted(part)) + "`" for part in made)
+        lines.append(
+            f"| {task} | {_real(before):.1f} | {_real(again):.1f} | {each} | {promise:+.1f} | {commits} |"
         )
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
+    held_section,
     learn_section,
     parts_section,
     ppo_section,
@@ -241,6 +242,7 @@ SECTIONS = {
     "benchmarks/README.md": {
         "tuning": tuning_section,
         "steps_per_second": steps_section,
+        "returns_speed": held_section,
         "parts": parts_section,
         "uncertainty": uncertainty_section,
         "fit_speed": fit_section,
