@@ -2,8 +2,8 @@
 
     python benchmarks/returns.py --tasks CartPole-v1 --seeds 0 1 2 3 4 --out benchmarks/results/returns.json --resume
 
-With --only-twin --out benchmarks/results/returns_speed.json: the twin's policies alone, judged again after a change that
-should have changed nothing.
+With --only-twin --out benchmarks/results/returns_speed.json: the twin's policies alone, judged again after a change
+that should have changed nothing.
 
 Every cell (task, seed) re-seeds data, model and policy. All policies meet the same 100 reset seeds, once.
 Tuning used the seeds 100-109 only.
