@@ -158,6 +158,7 @@ def main() -> None:
         )
         rows += [
             {
+                "size": size,
                 "network": network,
                 "rows": count,
                 "what": name,

@@ -26,6 +26,8 @@ COLOURS = {
     "scaling_core": "tab:blue",
 }
 _LIMIT_COLOURS = {"float32": "dimgrey", "bfloat16": "darkkhaki"}
+_MARKERS = {"off": "o", "default": "o", "full": "x"}
+_WIDTHS = {"off": 1.8, "default": 1.0, "full": 0.6}
 _BARE = ("forward", "dynamics", "scaling_forward")
 JSON = dict[str, Any]
 
@@ -76,14 +78,17 @@ def _panel(axis: Axes, rows: list[JSON], along: str) -> None:
         name = (row["what"], row["dtype"], row["uncertainty"])
         lines.setdefault(name, []).append((row[along], row["steps_per_second"]))
     for (what, dtype, uncertainty), points in lines.items():
-        label = what.replace("_", " ") + (", uncertainty" if uncertainty != "off" else "")
+        label = what.replace("_", " ")
+        if uncertainty != "off":
+            label += f", {uncertainty} uncertainty"
         axis.plot(
             *zip(*sorted(points), strict=True),
             label=label if dtype == "float32" else f"{label}, {dtype}",
             color=COLOURS.get(what),
             linestyle="--" if what in _BARE else "-",
-            marker="o" if dtype == "float32" else "s",
+            marker=_MARKERS[uncertainty] if dtype == "float32" else "s",
             markersize=4,
+            linewidth=_WIDTHS[uncertainty],
             fillstyle="full" if uncertainty == "off" else "none",
         )
     axis.set_xscale("log")

@@ -19,7 +19,7 @@ from training.fit import FitConfig
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 JSON = dict[str, Any]
-MODULES = ("returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot")
+MODULES = ("join", "returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot")
 SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed", "learn_table", "uncertainty")
 KINDS = ("off", "default", "full")
 SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
@@ -268,3 +268,26 @@ def test_auroc_is_the_chance_of_the_right_order(scripts: dict[str, ModuleType]) 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_spoiled_file_is_refused(name: str) -> None:
     assert problems({"benchmark": name, "rows": []})
+
+
+def test_joined_files_keep_every_row_once_and_all_commands(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def file(name: str, *seeds: int, machine: str = "m") -> Path:
+        rows = [{"task": "a", "seed": seed, "commit": name} for seed in seeds]
+        head = {"benchmark": "b", "machine": machine, "commit": name, "date": "2026-01-0" + name}
+        tree = head | {"command": f"python {name}", "rows": rows}
+        (tmp_path / name).write_text(json.dumps(tree), encoding="utf-8")
+        return tmp_path / name
+
+    files = [file("2", 3, 1), file("1", 2)]
+    for _ in range(2):
+        words = ["join.py", str(tmp_path / "whole.json"), *map(str, files)]
+        monkeypatch.setattr(sys, "argv", words)
+        scripts["join"].main()
+    whole = json.loads((tmp_path / "whole.json").read_text(encoding="utf-8"))
+    assert [row["seed"] for row in whole["rows"]] == [1, 2, 3] and whole["commit"] == "2"
+    assert {"python 1", "python 2"} <= set(whole["command"].split("; "))
+    monkeypatch.setattr(sys, "argv", [*words, str(file("3", 4, machine="other"))])
+    with pytest.raises(ValueError, match="machines"):
+        scripts["join"].main()
