@@ -230,7 +230,7 @@ class MemberMLP(nn.Module):
 
 
 _CHUNK = 512
-"""Rows that go through a whole network at once: their hidden values stay in the processor's cache."""
+"""Rows that go through a whole network at once: what they need on the way does not grow with all rows."""
 
 
 class PreparedMLP(nn.Module):
