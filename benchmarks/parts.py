@@ -131,6 +131,10 @@ def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]
     with without_numba():
         steps["environment, without numba"] = shell(twin, rows, off)
         steps["bare networks, without numba"] = forward(twin, rows, {})
+    if (network, rows) == ("4 x 200", 1000):
+        rounded = off | {"precision": "bfloat16"}
+        steps["environment, bfloat16"] = shell(twin, rows, rounded)
+        steps["bare networks, bfloat16"] = forward(twin, rows, rounded)
     if rows == 1:
         steps["bare networks, torch.compile"] = by_torch_compile(twin)
     return steps
