@@ -134,7 +134,7 @@ class Simulator:
             self._row_seeds, self._episodes = row_seeds, episodes
             self.restore(options["snapshot"], rows=mask, fresh_noise=seed is not None)
             return self.observe()
-        random = RowRandom(derive_seeds(row_seeds, episodes)[torch.as_tensor(index)])
+        random = RowRandom(derive_seeds(row_seeds[index], episodes[index]))
         if options:
             context = given_starts(options, self.codec, len(index))
         else:
@@ -271,7 +271,7 @@ class Simulator:
             raise InvalidOptionError(f"rows to restore are named twice: {index[:8].tolist()}")
         random = RowRandom(snapshot.seeds.to(self.device), snapshot.draws.to(self.device))
         if fresh_noise:
-            fresh = derive_seeds(self._row_seeds, self._episodes)[torch.as_tensor(index)]
+            fresh = derive_seeds(self._row_seeds[index], self._episodes[index])
             random = RowRandom(fresh.to(self.device))
         state = {name: value.to(self.device) for name, value in snapshot.state.items()}
         self._place(index, state, random)
