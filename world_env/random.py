@@ -86,7 +86,8 @@ class RowRandom:
                 f"RowRandom needs seeds and draws of one shape (B,), got {tuple(self.seeds.shape)} "
                 f"and {tuple(self._base.shape)}"
             )
-        self._hashed = hash64(self.seeds)
+        # `hash64(seeds)`, once it was needed: streams that are merged or placed before they draw never need it.
+        self._hashed: Tensor | None = None
         # All rows draw together, so one number counts for all; nothing here is ever changed in place.
         self._drawn = 0
         # (numbers a row, dtype) -> first, end, (N, B, numbers): normal draws made ahead, shared with clones.
@@ -167,6 +168,8 @@ class RowRandom:
 
     def _bits(self, count: int, draws: int) -> Tensor:
         """(draws, B, count) int64: this draw's bits and those of the next ones."""
+        if self._hashed is None:
+            self._hashed = hash64(self.seeds)
         ahead = torch.arange(self._drawn, self._drawn + draws, device=self.seeds.device)
         places = (self._base + ahead[:, None]) * _PLACE
         key = hash64(places.bitwise_xor_(self._hashed))

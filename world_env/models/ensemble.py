@@ -10,7 +10,7 @@ What it does, and why (evidence in brackets):
   so that a goal bonus cannot leak to steps that go on;
 - the rare terminal class is weighted, and the weight's logarithm is taken off the logit again;
 - disagreement is a running average over one other member at a time, all others in turn: a fraction of asking all of
-  them at each step, and as good at telling where the model is wrong [benchmarks/uncertainty.py].
+  them at each step, and nearly as good at telling where the model is wrong [benchmarks/uncertainty.py].
 """
 
 from __future__ import annotations
