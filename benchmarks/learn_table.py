@@ -27,11 +27,11 @@ from timing import Watch
 from tuning import TUNING_SEEDS
 
 from training.collect import CollectConfig, collect
-from training.compare import policy_actor, run_real
 from training.learn import LearnConfig, learn
 from training.policy import NormalizedFeatures
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
+from training.returns import policy_actor, run_real
 from training.tasks import TASKS
 from training.windows import robust_scale
 from world_env.sb3 import WorldModelVecEnv

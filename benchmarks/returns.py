@@ -21,7 +21,13 @@ from pathlib import Path
 
 import torch
 
-from training.compare import (
+from training.fit import FitWarning
+from training.learn import LearnConfig, learn
+from training.policy import load_policy
+from training.provenance import facts, write_results
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, refine
+from training.returns import (
     Returns,
     bootstrap_mean,
     policy_actor,
@@ -29,12 +35,6 @@ from training.compare import (
     run_learned,
     run_real,
 )
-from training.fit import FitWarning
-from training.learn import LearnConfig, learn
-from training.policy import load_policy
-from training.provenance import facts, write_results
-from training.real import RealConfig, StepLedger
-from training.refine import RefineConfig, refine
 from training.tasks import TASKS, Task
 
 EPISODES = 100

@@ -39,7 +39,7 @@ FLOORS = {
     "training": {
         -1: [""],
         0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients"],
-        0.5: ["windows", "exchange", "ppo"],
+        0.5: ["windows", "exchange", "ppo", "returns"],
         1: ["policy", "fidelity", "lint", "alarm"],
         2: ["collect", "fit", "learn", "pool", "compare"],
         3: ["report", "watch", "refine"],

@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.compare import (
-    MIN_EPISODES,
-    compare,
-    policy_actor,
-    random_actor,
-    write_comparison,
-)
+from training.compare import MIN_EPISODES, compare, write_comparison
 from training.episodes import EpisodeStore, split
 from training.fidelity import open_loop
 from training.fit import FitConfig, fit_episodes
@@ -27,6 +21,7 @@ from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, Report, Round, refine
 from training.report import write_report
+from training.returns import policy_actor, random_actor
 from training.tasks import task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes

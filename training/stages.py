@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from training.build import BuildConfig, Built, build
 from training.collect import CollectConfig, collect
-from training.compare import compare, policy_actor, random_actor, write_comparison
+from training.compare import compare, write_comparison
 from training.fit import FitConfig, fit
 from training.learn import LearnConfig, learn
 from training.policy import RandomPolicy, load_policy
@@ -23,6 +23,7 @@ from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
 from training.report import curves_from, read_comparison, show, write_report
+from training.returns import policy_actor, random_actor
 from training.watch import watch
 from world_env.errors import InvalidOptionError
 from world_env.folder import find_twin, list_twins, read_json

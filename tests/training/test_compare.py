@@ -13,18 +13,17 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from oracle import oracle_twin
 from stable_baselines3 import PPO
 
-from training.compare import (
+from training.compare import compare, write_comparison
+from training.learn import LearnConfig, learn
+from training.real import RealConfig, StepLedger, make_real_vec
+from training.returns import (
     Actor,
     bootstrap_mean,
-    compare,
     policy_actor,
     random_actor,
     run_learned,
     run_real,
-    write_comparison,
 )
-from training.learn import LearnConfig, learn
-from training.real import RealConfig, StepLedger, make_real_vec
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.twin import Twin
 

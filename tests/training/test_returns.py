@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.compare import Returns
 from training.real import StepLedger
+from training.returns import Returns
 from training.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]

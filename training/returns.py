@@ -1,0 +1,147 @@
+"""One policy's episodes, in reality and in a twin, from the same starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+
+from training.real import RealConfig, StepLedger, make_real
+from world_env.errors import InvalidOptionError
+from world_env.simulator import Simulator, SimulatorConfig
+from world_env.twin import Twin
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+Actor = Callable[[Any, np.ndarray], np.ndarray]
+"""(batched observations, (B,) row numbers) -> batched actions."""
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Undiscounted returns of one policy in one world.
+
+    values: (N,) one return an episode. lengths: (N,) steps. first: the N first observations, batched.
+    past_threshold: share of learned steps past the twin's uncertainty threshold; None in reality.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+    first: Any
+    past_threshold: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.values.mean())
+
+    def ci95(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean over episodes."""
+        return bootstrap_mean(self.values)
+
+
+def bootstrap_mean(
+    values: np.ndarray, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, 10,000 resamples (scipy)."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return float(values.mean()), float(values.mean())
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+        batch=1000,
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
+    """A trained policy; stateless, so recurrent policies are not covered here."""
+    return lambda observation, rows: model.predict(observation, deterministic=deterministic)[0]
+
+
+def random_actor(space: spaces.Space[Any], seeds: Sequence[int]) -> Actor:
+    """Uniform random actions, each row with a generator of its own."""
+    import copy
+
+    samplers = [copy.deepcopy(space) for _ in seeds]
+    for sampler, seed in zip(samplers, seeds, strict=True):
+        sampler.seed(int(seed))
+    return lambda observation, rows: np.stack([samplers[row].sample() for row in rows])
+
+
+def run_real(
+    actor: Actor, real: RealConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
+) -> Returns:
+    """One real episode a reset seed, all stepped side by side; every step is counted under `purpose`."""
+    envs = [make_real(real, purpose=purpose, ledger=ledger) for _ in seeds]
+    current = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
+    first = _stack(current)
+    values, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
+    running = np.arange(len(envs))
+    while len(running):
+        actions = actor(_stack([current[row] for row in running]), running)
+        still = []
+        for row, action in zip(running, actions, strict=True):
+            current[row], reward, terminated, truncated, _ = envs[row].step(action)
+            values[row] += float(reward)
+            lengths[row] += 1
+            if not (terminated or truncated):
+                still.append(row)
+        running = np.array(still, int)
+    for env in envs:
+        env.close()
+    return Returns(values, lengths, first)
+
+
+def run_learned(actor: Actor, twin: Twin, first: Any, *, seed: int = 0) -> Returns:
+    """One learned episode from each given first observation, judged with `on_uncertain="ignore"`."""
+    rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
+    check_horizon(twin)
+    simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(uncertainty=True))
+    observation = simulator.reset(options={"observation": first})
+    values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
+    while not simulator.finished.all():
+        running = ~simulator.finished
+        index = np.flatnonzero(running)
+        chosen = np.asarray(actor(_pick(observation, index), index))
+        actions = np.zeros((rows, *chosen.shape[1:]), chosen.dtype)
+        actions[index] = chosen
+        result = simulator.step(actions, rows=running)
+        values += np.where(running, result.reward, 0.0)
+        lengths += running
+        if result.uncertainty is None or twin.uncertainty_threshold is None:
+            known = False
+        else:
+            past += int((result.uncertainty[running] > twin.uncertainty_threshold).sum())
+        observation = result.observation
+    return Returns(values, lengths, first, past / int(lengths.sum()) if known else None)
+
+
+def check_horizon(twin: Twin) -> None:
+    """Raises InvalidOptionError for a twin whose episodes may never end."""
+    if twin.spec.horizon is None:
+        raise InvalidOptionError(
+            "this twin has no horizon, so its episodes may never end: set one in its spec"
+        )
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
+    return np.stack(observations)
+
+
+def _pick(observation: Any, index: np.ndarray) -> Any:
+    if isinstance(observation, dict):
+        return {key: value[index] for key, value in observation.items()}
+    return observation[index]
