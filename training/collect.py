@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from training.episodes import Episode, EpisodeStore
-from training.policy import Exploration, parse_exploration
+from training.exploration import Exploration, parse_exploration
 from training.real import PURPOSES, RealConfig, StepLedger, make_real, spec_from
 from world_env.errors import DataError, InvalidOptionError, StageError
 from world_env.spec import JSON, WorldSpec

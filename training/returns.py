@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,13 @@ def bootstrap_mean(
 def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
     """A trained policy; stateless, so recurrent policies are not covered here."""
     return lambda observation, rows: model.predict(observation, deterministic=deterministic)[0]
+
+
+def scripted_actor(name: str) -> Actor:
+    """A policy written by hand, "module:function": batched observations in, batched actions out."""
+    module, _, function = name.partition(":")
+    act = getattr(importlib.import_module(module), function)
+    return lambda observation, rows: np.asarray(act(observation))
 
 
 def random_actor(space: spaces.Space[Any], seeds: Sequence[int]) -> Actor:

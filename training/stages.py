@@ -2,69 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from training.build import BuildConfig, Built, build
 from training.collect import CollectConfig, collect
-from training.compare import compare, write_comparison
+from training.exploration import RandomPolicy
 from training.fit import FitConfig, fit
+from training.judge_stages import JUDGE_STAGES, show_comparison
 from training.learn import LearnConfig, learn
-from training.policy import RandomPolicy, load_policy
-from training.provenance import facts
+from training.policy import load_policy
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
-from training.report import curves_from, read_comparison, show, write_report
-from training.returns import policy_actor, random_actor
+from training.report import curves_from, read_comparison, write_report
+from training.terminal import Bars, console, real_of, runs_folder
 from training.watch import watch
 from world_env.errors import InvalidOptionError
 from world_env.folder import find_twin, list_twins, read_json
-from world_env.spec import JSON
 from world_env.twin import Twin
 
-_console = Console()
 _FIT = FitConfig()
 _T = TypeVar("_T")
 _Flat = Annotated[_T, tyro.conf.arg(name="")]
 """A config whose fields are options by their own names, without its own in front."""
-
-
-def _runs() -> Path:
-    return Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
-
-
-class _Bars:
-    """One progress bar a stage."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, wanted: int, logs: JSON) -> None:
-        if self._bar is None or stage != self._stage or done < self._bar.n:
-            self.close()
-            # From `done` on, because what was done before the first report took time that no bar saw.
-            self._bar = tqdm(total=wanted, initial=done, desc=stage, unit="", mininterval=0.5)
-            self._stage = stage
-        self._bar.update(done - self._bar.n)
-        numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
-        shown = {name: numbers[name] for name in ("open_loop", "episode_return") if name in numbers}
-        self._bar.set_postfix(shown)
-        if done >= wanted:
-            self.close()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
 
 
 def twins() -> None:
@@ -81,21 +46,21 @@ def twins() -> None:
             str(provenance.get("real_steps")),
             str(provenance.get("exploration")),
         )
-    _console.print(table)
+    console.print(table)
 
 
 def collect_stage(config: _Flat[CollectConfig]) -> None:
     """Collect real episodes; run again to go on or to add steps."""
-    bars = _Bars()
+    bars = Bars()
     store = collect(config, progress=lambda done, wanted: bars("collect", done, wanted, {}))
-    _console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
+    console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
 
 
 def fit_stage(
     data: Path, out: Path, config: _Flat[FitConfig] = _FIT, tensorboard: Path | None = None
 ) -> None:
     """Fit a twin to an episode store; run again after a kill to go on."""
-    bars = _Bars()
+    bars = Bars()
     twin = fit(
         data,
         out,
@@ -104,23 +69,11 @@ def fit_stage(
         tensorboard=tensorboard,
     )
     loss = twin.fidelity["loss"]
-    _console.print(
+    console.print(
         f"twin: {out}; best held-out open-loop score {loss['best_open_loop']:.4g} (0 is exact, 1 is lost)"
     )
     if "per_dimension" in loss:
-        _console.print(f"one-step error per dimension: {loss['per_dimension']}")
-
-
-def _real_of(twin: Twin, env_id: str | None) -> RealConfig:
-    """The real environment that a twin was made from, with its arguments and wrappers; or a plain one by its id."""
-    stored = twin.provenance.get("real")
-    if stored is not None and env_id in (None, stored.get("env_id")):
-        return RealConfig.from_json(stored)
-    if env_id is None:
-        raise InvalidOptionError(
-            "this twin does not say which real environment it was made from: give --real ENV_ID"
-        )
-    return RealConfig(env_id)
+        console.print(f"one-step error per dimension: {loss['per_dimension']}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +112,7 @@ class LearnStage:
 def learn_stage(stage: _Flat[LearnStage]) -> None:
     """Train a policy with Stable-Baselines3, in a twin (--twin) or in reality (--real)."""
     world = stage.world()
-    bars = _Bars()
+    bars = Bars()
     ledger = (
         StepLedger(stage.out.with_name(f"{stage.out.name}-real-steps.json")) if stage.real else None
     )
@@ -170,52 +123,7 @@ def learn_stage(stage: _Flat[LearnStage]) -> None:
         ledger=ledger,
         progress=lambda done, wanted, logs: bars("learn", done, wanted, logs),
     )
-    _console.print(f"policy: {stage.out}")
-
-
-def compare_stage(
-    twin: str,
-    policies: tuple[Path, ...],
-    real: str | None = None,
-    episodes: int = 100,
-    seed: int = 10_000,
-    out: Path | None = None,
-) -> None:
-    """Run frozen policies in the twin and in reality under one protocol, beside a random one.
-
-    Args:
-        twin: Bundled twin or folder.
-        policies: Folders of the policies.
-        real: Real environment id; without it the one that the twin was made from, arguments and wrappers included.
-        episodes: Episodes a policy, in each world.
-        seed: First reset seed.
-        out: Folder of comparison.json and of the count of real steps; runs/compare/TWIN without it.
-    """
-    loaded = Twin.load(twin)
-    config = _real_of(loaded, real)
-    actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
-    for folder in policies:
-        name = str(folder) if folder.name in actors else folder.name
-        actors[name] = policy_actor(load_policy(folder, expect=loaded.spec))
-    target = out or _runs() / "compare" / Path(twin).name
-    ledger = StepLedger(target / "real-steps.json")
-    bars = _Bars()
-    comparison = compare(
-        actors,
-        loaded,
-        config,
-        ledger=ledger,
-        episodes=episodes,
-        seed=seed,
-        purpose="spot_check",
-        real_steps={"random": 0},
-        progress=lambda done, wanted: bars("compare", done, wanted, {}),
-    )
-    ledger.save()
-    counted = {"real_steps_by_purpose": ledger.by_purpose, "provenance": facts()}
-    write_comparison(target / "comparison.json", comparison | counted)
-    show_comparison(comparison)
-    _console.print(f"comparison: {target / 'comparison.json'}")
+    console.print(f"policy: {stage.out}")
 
 
 def report_stage(
@@ -236,16 +144,14 @@ def report_stage(
         comparison=tree,
         curves=None if twin is None else curves_from(read_json(find_twin(twin))["fidelity"]),
     )
-    _console.print(f"page: {page}")
+    console.print(f"page: {page}")
 
 
 def refine_stage(config: _Flat[RefineConfig]) -> None:
     """Rounds of collect, fit and learn."""
     ledger = StepLedger(config.out / "real-steps.json")
-    for done in refine(config, ledger=ledger, report=_Bars()):
-        _console.print(
-            f"round {done.number}: {done.real_steps} real steps, twin {done.twin_folder}"
-        )
+    for done in refine(config, ledger=ledger, report=Bars()):
+        console.print(f"round {done.number}: {done.real_steps} real steps, twin {done.twin_folder}")
 
 
 def build_stage(
@@ -261,7 +167,7 @@ def build_stage(
     wrappers: tuple[str, ...] = (),
 ) -> None:
     """Collect, fit, learn, verify in reality, and save a twin with its card and a page."""
-    folder = out or _runs() / "build" / env_id.replace("/", "-").replace(":", "-")
+    folder = out or runs_folder() / "build" / env_id.replace("/", "-").replace(":", "-")
     _show(
         build(
             BuildConfig(
@@ -275,16 +181,16 @@ def build_stage(
                 seed=seed,
                 wrappers=wrappers,
             ),
-            report=_Bars(),
+            report=Bars(),
         )
     )
 
 
 def demo(env_id: str = "CartPole-v1", learn_steps: int = 150_000, updates: int = 2_000) -> None:
     """The whole way on CartPole: 2,000 real random steps, a twin, PPO inside it, and the truth about both."""
-    folder = _runs() / "demo"
+    folder = runs_folder() / "demo"
     config = BuildConfig(env_id, folder, learn_steps=learn_steps, fit=FitConfig(updates=updates))
-    _show(build(config, report=_Bars()))
+    _show(build(config, report=Bars()))
 
 
 def watch_stage(
@@ -311,26 +217,12 @@ def watch_stage(
         if policy is None
         else load_policy(policy, expect=loaded.spec)
     )
-    config = None if real is None else _real_of(loaded, None if real == "same" else real)
+    config = None if real is None else real_of(loaded, None if real == "same" else real)
     ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
     path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger)
     if config is not None:
         ledger.save()
-    _console.print(f"video: {path}")
-
-
-def show_comparison(comparison: JSON) -> None:
-    """The comparison as a table; a dash where a number is unknown."""
-    table = Table("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps")
-    for row in comparison["rows"]:
-        real, learned = (
-            f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
-            for side in ("real", "learned")
-        )
-        table.add_row(
-            row["policy"], real, learned, f"{row['promise']:+.1f}", show(row["real_steps"])
-        )
-    _console.print(table)
+    console.print(f"video: {path}")
 
 
 def _show(built: Built) -> None:
@@ -338,8 +230,8 @@ def _show(built: Built) -> None:
     times = Table("stage", "seconds")
     for name, value in built.seconds:
         times.add_row(name, f"{value:.1f}")
-    _console.print(times)
-    _console.print(f"twin: {built.twin_folder}\npage: {built.page}")
+    console.print(times)
+    console.print(f"twin: {built.twin_folder}\npage: {built.page}")
 
 
 STAGES: dict[str, Callable[..., None]] = {
@@ -348,7 +240,7 @@ STAGES: dict[str, Callable[..., None]] = {
     "collect": collect_stage,
     "fit": fit_stage,
     "learn": learn_stage,
-    "compare": compare_stage,
+    **JUDGE_STAGES,
     "report": report_stage,
     "refine": refine_stage,
     "watch": watch_stage,

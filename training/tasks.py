@@ -16,6 +16,8 @@ class Task:
     offpolicy: the off-policy algorithm one would use in reality, with its options. many_steps: real steps of the
     "PPO in reality with many steps" row.
     reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
+    pool_steps: real steps of each on-policy and of each off-policy run of the task's pool.
+    scripted: a policy written by hand, as "module:function"; None: none is known.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     """
 
@@ -30,6 +32,8 @@ class Task:
     many_steps: int = 100_000
     reference_steps: int | None = None
     on_uncertain: str = "pessimistic"
+    pool_steps: tuple[int, int] = (200_000, 20_000)
+    scripted: str | None = None
 
 
 _DQN: JSON = {
@@ -44,7 +48,13 @@ _DQN: JSON = {
 }
 
 TASKS: dict[str, Task] = {
-    "CartPole-v1": Task("cartpole", 2_000, offpolicy_options=_DQN),
+    "CartPole-v1": Task(
+        "cartpole",
+        2_000,
+        offpolicy_options=_DQN,
+        pool_steps=(60_000, 40_000),
+        scripted="training.scripted:balance",
+    ),
     "Pendulum-v1": Task(
         "pendulum",
         3_000,
@@ -56,6 +66,8 @@ TASKS: dict[str, Task] = {
         on_uncertain="ignore",
         offpolicy="SAC",
         reference_steps=20_000,
+        pool_steps=(120_000, 10_000),
+        scripted="training.scripted:swing_up",
     ),
     "Acrobot-v1": Task(
         "acrobot",
@@ -67,6 +79,8 @@ TASKS: dict[str, Task] = {
         on_uncertain="ignore",
         offpolicy_options=_DQN,
         many_steps=200_000,
+        pool_steps=(120_000, 60_000),
+        scripted="training.scripted:pump",
     ),
     "MountainCarContinuous-v0": Task(
         "mountain-car-continuous",
@@ -75,6 +89,25 @@ TASKS: dict[str, Task] = {
         options={"gamma": 0.999, "use_sde": True, "sde_sample_freq": 16},
         on_uncertain="ignore",
         offpolicy="SAC",
+        pool_steps=(80_000, 10_000),
+        scripted="training.scripted:rock",
+    ),
+    "InvertedDoublePendulum-v5": Task(
+        "inverted-double-pendulum",
+        10_000,
+        rounds=4,
+        learn_steps=300_000,
+        offpolicy="SAC",
+        pool_steps=(200_000, 10_000),
+    ),
+    "HalfCheetah-v5": Task(
+        "half-cheetah",
+        100_000,
+        rounds=5,
+        exploration="mix:0.5*random+0.5*held:5",
+        learn_steps=400_000,
+        offpolicy="SAC",
+        pool_steps=(500_000, 20_000),
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""

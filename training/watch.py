@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from training.policy import Exploration, SavedPolicy
+from training.exploration import Exploration, SavedPolicy
 from training.real import RealConfig, StepLedger, check_same_spaces, make_real
 from world_env.codec import row_of
 from world_env.ends import ENDS, SimulatorConfig

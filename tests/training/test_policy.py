@@ -12,10 +12,10 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from training.exploration import parse_exploration
 from training.policy import (
     NormalizedFeatures,
     load_policy,
-    parse_exploration,
     policy_card,
     policy_kwargs_for,
     save_policy,

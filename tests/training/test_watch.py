@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from stable_baselines3 import PPO
 
-from training.policy import RandomPolicy
+from training.exploration import RandomPolicy
 from training.real import RealConfig, StepLedger, spec_of
 from training.watch import side_by_side, watch
 from world_env.errors import (

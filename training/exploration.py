@@ -1,0 +1,188 @@
+"""Who acts in the real environment while its data is collected."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from training.policy import CLOSED, load_policy, policy_card
+from world_env.errors import InvalidOptionError
+from world_env.spec import WorldSpec
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+_EXTREME = 0.5
+"""Share of held Box targets that lie at a bound: full force reaches further than its mean does."""
+
+
+class Exploration(Protocol):
+    """Chooses real actions. After `reset` with the same seed it acts the same again."""
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
+
+    def act(self, observation: Any) -> Any:
+        """An action of the environment's action space for one unbatched observation."""
+
+
+class RandomPolicy:
+    """Every action drawn afresh, uniform over the action space."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        # A copy: the environment's own sampler belongs to the environment.
+        self._space = copy.deepcopy(space)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
+        self._space.seed(seed)
+
+    def act(self, observation: Any) -> Any:
+        """A fresh random action."""
+        return self._space.sample()
+
+
+class CorrelatedNoise:
+    """Random actions that last: each dimension keeps its target for a geometric time.
+
+    hold: mean steps that a target is held, at least 1. Half of bounded Box targets are extremes.
+    """
+
+    def __init__(self, space: spaces.Space[Any], hold: float) -> None:
+        if not hold >= 1:
+            raise InvalidOptionError(f"actions are held for {hold} steps on average, expected >= 1")
+        self._space = copy.deepcopy(space)
+        self._hold = hold
+        self._rng = np.random.default_rng(0)
+        self._held: np.ndarray | None = None
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode with fresh targets."""
+        self._space.seed(seed)
+        self._rng = np.random.default_rng(seed)
+        self._held = None
+
+    def act(self, observation: Any) -> Any:
+        """The held action, each dimension replaced with probability 1 / hold."""
+        target = self._target()
+        switch = self._rng.random(target.shape) < 1.0 / self._hold
+        self._held = target if self._held is None else np.where(switch, target, self._held)
+        return self._held.astype(self._space.dtype)
+
+    def _target(self) -> np.ndarray:
+        target = np.asarray(self._space.sample())
+        if not isinstance(self._space, spaces.Box):
+            return target
+        low, high = self._space.low, self._space.high
+        extreme = np.where(self._rng.random(target.shape) < 0.5, low, high)
+        chosen = (self._rng.random(target.shape) < _EXTREME) & np.isfinite(extreme)
+        return np.where(chosen, extreme, target)
+
+
+class Mixture:
+    """One of several explorations for each whole episode, drawn by weight."""
+
+    def __init__(self, parts: Sequence[Exploration], weights: Sequence[float]) -> None:
+        total = sum(weights)
+        if not parts or len(parts) != len(weights) or min(weights) < 0 or not total > 0:
+            raise InvalidOptionError(
+                f"a mixture of {len(parts)} parts got the weights {list(weights)}: expected one "
+                "weight >= 0 a part, and one above 0"
+            )
+        self._parts = list(parts)
+        self._chances = np.asarray(weights, np.float64) / total
+        self._current = self._parts[0]
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode with a part drawn by this seed."""
+        rng = np.random.default_rng([seed, len(self._parts)])
+        self._current = self._parts[rng.choice(len(self._parts), p=self._chances)]
+        self._current.reset(seed)
+
+    def act(self, observation: Any) -> Any:
+        """What the drawn part does."""
+        return self._current.act(observation)
+
+
+class SavedPolicy:
+    """A trained Stable-Baselines3 policy that acts with noise of its own."""
+
+    def __init__(self, model: BaseAlgorithm, *, deterministic: bool = False) -> None:
+        self._policy = model.policy
+        self._sde = bool(getattr(model, "use_sde", False))
+        self._deterministic = deterministic
+        self._memory: Any = None
+        self._first = True
+        self._noise = torch.Generator().manual_seed(0).get_state()
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode: fresh noise, no memory."""
+        self._noise = torch.Generator().manual_seed(seed).get_state()
+        self._memory, self._first = None, True
+        if self._sde:
+            self._with_own_noise(self._policy.reset_noise)
+
+    def act(self, observation: Any) -> Any:
+        """What the policy does, sampled unless deterministic."""
+        action, self._memory = self._with_own_noise(
+            lambda: self._policy.predict(
+                observation,
+                state=self._memory,
+                episode_start=np.array([self._first]),
+                deterministic=self._deterministic,
+            )
+        )
+        self._first = False
+        return action
+
+    def _with_own_noise(self, act: Any) -> Any:
+        # SB3 draws from torch's global generator: ours is lent to it, then the old one put back.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._noise)
+            result = act()
+            self._noise = torch.get_rng_state()
+        return result
+
+
+def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
+    """The exploration that a text names.
+
+    "random"; "held:STEPS"; "policy:FOLDER" (sampled actions); "greedy:FOLDER" (most likely ones);
+    "mix:WEIGHT*PART+WEIGHT*PART" of these. Raises InvalidOptionError for anything else.
+    """
+    kind, _, rest = text.strip().partition(":")
+    space = spec.action_space
+    if kind == "random" and not rest:
+        return RandomPolicy(space)
+    if kind == "held" and rest:
+        return CorrelatedNoise(space, _number(rest, text))
+    if kind in ("policy", "greedy") and rest:
+        if policy_card(rest)["provenance"].get(CLOSED):
+            raise InvalidOptionError(
+                f"the policy {rest} belongs to a pool that judges twins: data collected with it would make them look "
+                "better than they are. Collect with another policy."
+            )
+        return SavedPolicy(load_policy(rest, expect=spec), deterministic=kind == "greedy")
+    if kind == "mix" and rest:
+        pairs = [part.partition("*") for part in rest.split("+")]
+        weights = [_number(weight, text) for weight, _, _ in pairs]
+        return Mixture([parse_exploration(part, spec) for _, _, part in pairs], weights)
+    raise InvalidOptionError(
+        f'unknown exploration {text!r}: expected "random", "held:20" (mean steps), '
+        '"policy:FOLDER", "greedy:FOLDER", or a mixture such as "mix:0.5*random+0.5*held:20"'
+    )
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InvalidOptionError(
+            f"{text!r} in the exploration {whole!r} is no number: expected for example "
+            '"held:20" or "mix:0.5*random+0.5*held:20"'
+        ) from error

@@ -1,0 +1,127 @@
+"""The commands that judge: pool and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from training.compare import compare, write_comparison
+from training.policy import load_policy
+from training.pool import PoolConfig, pool
+from training.provenance import facts
+from training.real import RealConfig, StepLedger
+from training.report import show
+from training.returns import policy_actor, random_actor
+from training.terminal import Bars, console, real_of, runs_folder
+from world_env.spec import JSON
+from world_env.twin import Twin
+
+_NO_KWARGS: dict[str, Any] = {}
+
+
+def pool_stage(
+    env_id: str,
+    /,
+    out: Path | None = None,
+    policies: int = 24,
+    on_policy_steps: int | None = None,
+    off_policy_steps: int | None = None,
+    episodes: int = 100,
+    seed: int = 0,
+    kwargs: dict[str, Any] = _NO_KWARGS,
+    wrappers: tuple[str, ...] = (),
+) -> None:
+    """Train policies in reality only, spread over the range of returns, to judge twins by.
+
+    Args:
+        env_id: Any Gymnasium id.
+        out: Folder of the pool; running again goes on where it stopped.
+        policies: Policies wanted.
+        on_policy_steps: Real steps of each on-policy run.
+        off_policy_steps: Real steps of each off-policy run.
+        episodes: Judged real episodes a policy.
+        seed: Of the runs.
+        kwargs: Arguments of the real environment.
+        wrappers: Wrappers of the real environment, as module:Class, innermost first.
+    """
+    folder = out or runs_folder() / "pool" / env_id.replace("/", "-").replace(":", "-")
+    config = PoolConfig(
+        RealConfig(env_id, kwargs, wrappers),
+        folder,
+        policies=policies,
+        on_policy_steps=on_policy_steps,
+        off_policy_steps=off_policy_steps,
+        episodes=episodes,
+        seed=seed,
+    )
+    found = pool(config, report=Bars())
+    table = Table("policy", "real return")
+    for member, returns in zip(found.members, found.returns, strict=True):
+        table.add_row(member.name, f"{returns.mean:.1f}")
+    console.print(table)
+    console.print(f"pool: {folder}; real steps by purpose: {found.real_steps}")
+
+
+def compare_stage(
+    twin: str,
+    policies: tuple[Path, ...],
+    real: str | None = None,
+    episodes: int = 100,
+    seed: int = 10_000,
+    out: Path | None = None,
+) -> None:
+    """Run frozen policies in the twin and in reality under one protocol, beside a random one.
+
+    Args:
+        twin: Bundled twin or folder.
+        policies: Folders of the policies.
+        real: Real environment id; without it the one that the twin was made from, arguments and wrappers included.
+        episodes: Episodes a policy, in each world.
+        seed: First reset seed.
+        out: Folder of comparison.json and of the count of real steps; runs/compare/TWIN without it.
+    """
+    loaded = Twin.load(twin)
+    config = real_of(loaded, real)
+    actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
+    for folder in policies:
+        name = str(folder) if folder.name in actors else folder.name
+        actors[name] = policy_actor(load_policy(folder, expect=loaded.spec))
+    target = out or runs_folder() / "compare" / Path(twin).name
+    ledger = StepLedger(target / "real-steps.json")
+    bars = Bars()
+    comparison = compare(
+        actors,
+        loaded,
+        config,
+        ledger=ledger,
+        episodes=episodes,
+        seed=seed,
+        purpose="spot_check",
+        real_steps={"random": 0},
+        progress=lambda done, wanted: bars("compare", done, wanted, {}),
+    )
+    ledger.save()
+    counted = {"real_steps_by_purpose": ledger.by_purpose, "provenance": facts()}
+    write_comparison(target / "comparison.json", comparison | counted)
+    show_comparison(comparison)
+    console.print(f"comparison: {target / 'comparison.json'}")
+
+
+def show_comparison(comparison: JSON) -> None:
+    """The comparison as a table; a dash where a number is unknown."""
+    table = Table("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps")
+    for row in comparison["rows"]:
+        real, learned = (
+            f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
+            for side in ("real", "learned")
+        )
+        table.add_row(
+            row["policy"], real, learned, f"{row['promise']:+.1f}", show(row["real_steps"])
+        )
+    console.print(table)
+
+
+JUDGE_STAGES: dict[str, Callable[..., None]] = {"pool": pool_stage, "compare": compare_stage}
