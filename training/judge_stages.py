@@ -8,14 +8,19 @@ from typing import Any
 
 from rich.table import Table
 
+from training.agree import Trained, agreement, judge, with_agreement
+from training.agreement import EVALUATION, OPTIMISATION
 from training.compare import compare, write_comparison
 from training.policy import load_policy
-from training.pool import PoolConfig, pool
+from training.pool import Pool, PoolConfig
+from training.pool import pool as make_pool
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.report import show
-from training.returns import policy_actor, random_actor
+from training.returns import policy_actor, random_actor, run_real
 from training.terminal import Bars, console, real_of, runs_folder
+from world_env.errors import InvalidOptionError
+from world_env.folder import find_twin, list_twins
 from world_env.spec import JSON
 from world_env.twin import Twin
 
@@ -57,7 +62,7 @@ def pool_stage(
         episodes=episodes,
         seed=seed,
     )
-    found = pool(config, report=Bars())
+    found = make_pool(config, report=Bars())
     table = Table("policy", "real return")
     for member, returns in zip(found.members, found.returns, strict=True):
         table.add_row(member.name, f"{returns.mean:.1f}")
@@ -67,23 +72,30 @@ def pool_stage(
 
 def compare_stage(
     twin: str,
-    policies: tuple[Path, ...],
+    policies: tuple[Path, ...] = (),
     real: str | None = None,
+    pool: Path | None = None,
     episodes: int = 100,
     seed: int = 10_000,
     out: Path | None = None,
 ) -> None:
     """Run frozen policies in the twin and in reality under one protocol, beside a random one.
 
+    With --pool: judge the twin by a pool of policies that never saw it, and store what was found, and the promise that
+    follows from it, in the twin's folder; the policies given are then those that were trained in it.
+
     Args:
         twin: Bundled twin or folder.
         policies: Folders of the policies.
+        pool: Folder of a pool, made by `world-env pool`.
         real: Real environment id; without it the one that the twin was made from, arguments and wrappers included.
         episodes: Episodes a policy, in each world.
         seed: First reset seed.
         out: Folder of comparison.json and of the count of real steps; runs/compare/TWIN without it.
     """
     loaded = Twin.load(twin)
+    if pool is not None:
+        return _judge_by_pool(twin, loaded, Pool.load(pool), policies, real)
     config = real_of(loaded, real)
     actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
     for folder in policies:
@@ -108,6 +120,45 @@ def compare_stage(
     write_comparison(target / "comparison.json", comparison | counted)
     show_comparison(comparison)
     console.print(f"comparison: {target / 'comparison.json'}")
+
+
+def _judge_by_pool(
+    name: str, twin: Twin, found: Pool, policies: tuple[Path, ...], real: str | None
+) -> None:
+    if real is not None:
+        raise InvalidOptionError("a pool knows its real environment: leave out --real")
+    folder = find_twin(name)
+    if name in list_twins():
+        raise InvalidOptionError(
+            f"{name!r} is bundled, what was found cannot be stored in it: copy {folder.name} somewhere, or give the "
+            "folder of your own twin"
+        )
+    ledger = StepLedger(folder.parent / f"{folder.name}-pool-real-steps.json")
+    bars = Bars()
+    trained = []
+    for number, path in enumerate(policies):
+        actor = policy_actor(load_policy(path, expect=twin.spec))
+        reality = run_real(actor, found.real, found.seeds, purpose="spot_check", ledger=ledger)
+        trained.append(Trained(str(path), str(path), lambda actor=actor: actor, reality))  # type: ignore[misc]
+        bars("judge", number + 1, len(policies), {})
+    ledger.save()
+    judged = judge(
+        twin, found, trained, progress=lambda done, wanted: bars("agree", done, wanted, {})
+    )
+    stored = agreement(judged, found)
+    with_agreement(twin, stored).save(folder)
+    show_agreement(stored["agreement"])
+    console.print(f"stored in {folder}; the real steps of its own policies: {ledger.by_purpose}")
+
+
+def show_agreement(tree: JSON) -> None:
+    """The agreement of each kind of policies as a table; a dash where a number is unknown."""
+    table = Table("", *(kind for kind in (EVALUATION, OPTIMISATION) if tree[kind]))
+    kinds = [tree[kind] for kind in (EVALUATION, OPTIMISATION) if tree[kind]]
+    for name in ("policies", "runs", "pearson", "ceiling", "spearman", "spearman_upper_half", "mmrv_fraction",
+                 "bias_fraction", "mae_fraction", "coverage90", "width_fraction", "supported_share"):  # fmt: skip
+        table.add_row(name, *(show(kind[name]) for kind in kinds))
+    console.print(table)
 
 
 def show_comparison(comparison: JSON) -> None:

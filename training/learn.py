@@ -292,6 +292,7 @@ def _keep_replay(model: BaseAlgorithm, partial: Path) -> None:
 
     if isinstance(model, OffPolicyAlgorithm):
         beside = partial.with_name(f"{partial.name}.replay.new.pkl")
+        beside.parent.mkdir(parents=True, exist_ok=True)
         model.save_replay_buffer(beside)
         os.replace(beside, _replay_file(partial))
 

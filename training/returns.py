@@ -87,6 +87,15 @@ def random_actor(space: spaces.Space[Any], seeds: Sequence[int]) -> Actor:
     return lambda observation, rows: np.stack([samplers[row].sample() for row in rows])
 
 
+def first_observations(real: RealConfig, seeds: Sequence[int]) -> Any:
+    """What the real environment shows after a reset with each seed, batched; takes no step."""
+    env = make_real(real, purpose="judge", ledger=StepLedger())
+    try:
+        return _stack([_copied(env.reset(seed=int(seed))[0]) for seed in seeds])
+    finally:
+        env.close()
+
+
 def run_real(
     actor: Actor, real: RealConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
 ) -> Returns:
@@ -147,6 +156,12 @@ def _stack(observations: list[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
     return np.stack(observations)
+
+
+def _copied(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: np.array(value) for key, value in observation.items()}
+    return np.array(observation)
 
 
 def _pick(observation: Any, index: np.ndarray) -> Any:

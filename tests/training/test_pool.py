@@ -1,0 +1,136 @@
+"""A pool: spread over returns and runs, counted, resumable, and closed to whoever makes twins."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from training.exploration import parse_exploration
+from training.pool import LEAST_RUNS, MOST_OF_A_RUN, Member, Pool, PoolConfig, choose, fifths, plan
+from training.pool import pool as make_pool
+from training.real import RealConfig, spec_of
+from world_env.errors import InvalidOptionError, StageError
+
+REAL = RealConfig("CartPole-v1", {"max_episode_steps": 40})
+
+
+def tiny(out: Path, **change: Any) -> PoolConfig:
+    options = {"policies": 20, "on_policy_steps": 64, "off_policy_steps": 64, "episodes": 8}
+    return PoolConfig(REAL, out, **(options | change))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return make_pool(tiny(tmp_path_factory.mktemp("pool") / "cartpole"))
+
+
+def members(*runs: int) -> list[Member]:
+    return [Member(f"p{i}", f"r{run}", "random") for i, run in enumerate(runs)]
+
+
+def test_the_choice_is_spread_over_returns_and_runs() -> None:
+    # Eight runs of ten stages: most of them end at the top.
+    candidates = members(*(i // 10 for i in range(80)))
+    values = [100.0 * min(1.0, (i % 10) / 5.0) for i in range(80)]
+    chosen = choose(candidates, values, 24)
+    assert len(chosen) == 24
+    assert len({member.run for member in chosen}) == 8
+    assert max(sum(m.run == f"r{r}" for m in chosen) for r in range(8)) <= MOST_OF_A_RUN
+    kept = [values[int(member.name[1:])] for member in chosen]
+    assert max(fifths(kept)) <= 0.4
+    assert kept == sorted(kept)
+    assert (min(kept), max(kept)) == (0.0, 100.0)
+
+
+def test_a_crowd_is_thinned_but_never_below_twenty() -> None:
+    candidates = members(*(i // 4 for i in range(40)))
+    values = [100.0] * 30 + [10.0 * i for i in range(10)]
+    chosen = choose(candidates, values, 24)
+    assert len(chosen) >= 20
+    top = sum(values[int(member.name[1:])] >= 80.0 for member in chosen)
+    assert top <= 12  # as few as the others allow
+
+
+def test_fifths_are_shares_of_the_range() -> None:
+    assert fifths([0.0, 1.0, 100.0]) == [0.6667, 0.0, 0.0, 0.0, 0.3333]
+    assert fifths([5.0, 5.0]) == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("space", "algorithms"),
+    [
+        (spaces.Discrete(3), {"PPO", "A2C", "DQN"}),
+        (spaces.MultiDiscrete([2, 3]), {"PPO", "A2C"}),
+        (spaces.Box(-1.0, 1.0, (2,)), {"PPO", "SAC", "TD3"}),
+    ],
+)
+def test_the_plan_has_eight_runs_of_several_algorithms(
+    space: spaces.Space[Any], algorithms: set[str], tmp_path: Path
+) -> None:
+    runs = plan(tiny(tmp_path), space)
+    assert len(runs) == LEAST_RUNS
+    assert {run.algo for run in runs.values()} == algorithms
+    assert len({(run.algo, run.seed) for run in runs.values()}) == LEAST_RUNS
+
+
+def test_a_pool_holds_what_it_promises(made: Pool) -> None:
+    assert len(made.members) >= 20
+    runs = {member.run for member in made.members}
+    assert len(runs) >= LEAST_RUNS
+    assert {"random", "scripted"} <= runs
+    assert all(sum(member.run == run for member in made.members) <= MOST_OF_A_RUN for run in runs)
+    assert all(len(part.values) == 8 for part in made.returns)
+    # CartPole pays one a step.
+    assert all(np.array_equal(part.values, part.lengths) for part in made.returns)
+    assert np.mean([r.mean for r in made.returns]) > 9.0
+
+
+def test_every_real_step_of_a_pool_is_counted(made: Pool) -> None:
+    assert set(made.real_steps) == {"collect", "select", "judge"}
+    assert made.real_steps["judge"] == sum(int(part.lengths.sum()) for part in made.returns)
+    # Eight runs of 64 steps each, on-policy ones in whole rollouts.
+    assert made.real_steps["collect"] >= 8 * 64
+
+
+def test_a_member_acts_the_same_again(made: Pool) -> None:
+    from training.real import StepLedger
+    from training.returns import run_real
+
+    noisy = next(member for member in made.members if member.noise)
+    again = run_real(
+        made.actor(noisy, spec_of(REAL)), REAL, made.seeds, purpose="judge", ledger=StepLedger()
+    )
+    assert np.array_equal(again.values, made.returns[made.members.index(noisy)].values)
+
+
+def test_a_finished_pool_is_read_back_and_another_one_refused(made: Pool) -> None:
+    before = json.loads((made.folder / "real-steps.json").read_text())
+    again = make_pool(tiny(made.folder))
+    assert again.members == made.members
+    assert json.loads((made.folder / "real-steps.json").read_text()) == before
+    with pytest.raises(StageError, match="other settings"):
+        make_pool(tiny(made.folder, seed=7))
+
+
+def test_no_twin_learns_from_a_pool(made: Pool) -> None:
+    kept = [path.parent for path in made.folder.glob("*/*/policy.json")]
+    assert kept
+    for folder in kept:
+        for kind in ("policy", "greedy"):
+            with pytest.raises(InvalidOptionError, match="belongs to a pool"):
+                parse_exploration(f"{kind}:{folder}", spec_of(REAL))
+
+
+def test_what_is_no_pool_is_named(tmp_path: Path, made: Pool) -> None:
+    with pytest.raises(StageError, match="is no finished pool"):
+        Pool.load(tmp_path)
+    tree = json.loads((made.folder / "pool.json").read_text())
+    for spoiled in ({"format": 99}, {"members": []}, {"seeds": [0, 1]}):
+        (tmp_path / "pool.json").write_text(json.dumps(tree | spoiled))
+        with pytest.raises(StageError, match=r"format 99|is no finished pool"):
+            Pool.load(tmp_path)
+    with pytest.raises(InvalidOptionError, match="expected at least 20"):
+        tiny(tmp_path, policies=10)

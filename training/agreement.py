@@ -1,0 +1,212 @@
+"""How well learned returns stand for real ones, over many policies.
+
+Measures: Pearson and Spearman; MMRV, the mean maximum rank violation (Li et al. 2024, SIMPLER, eq. 1); regret@k and
+absolute error (Fu et al. 2021, DOPE). The ceiling is what two halves of the real episodes say of each other: no
+simulator can be told from reality beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from world_env.errors import InvalidOptionError
+from world_env.spec import JSON
+
+EVALUATION, OPTIMISATION = "evaluation", "optimisation"
+"""Kinds of policies: those that never saw the twin, and those that were trained in it."""
+_RESAMPLES = 1000
+_SPLITS = 50
+_LEAST = 3
+"""Policies below which no correlation is worth its name."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One policy in both worlds, episode by episode from the same starts.
+
+    run: the training run it comes from. real, learned: (E,) undiscounted returns.
+    promised: mean learned return from the twin's own starts, which needs no real environment; None: not measured.
+    past_threshold: share of learned steps past the twin's uncertainty threshold; None where it has none.
+    """
+
+    policy: str
+    run: str
+    kind: str
+    real: np.ndarray
+    learned: np.ndarray
+    promised: float | None = None
+    past_threshold: float | None = None
+
+
+def pearson(*, real: np.ndarray, learned: np.ndarray) -> float | None:
+    """Linear correlation of two (P,) arrays; None below three policies, or where one side never varies."""
+    real, learned = _pair(real, learned)
+    if len(real) < _LEAST or np.ptp(real) == 0 or np.ptp(learned) == 0:
+        return None
+    real, learned = real - real.mean(), learned - learned.mean()
+    return float(real @ learned / np.sqrt((real @ real) * (learned @ learned)))
+
+
+def spearman(*, real: np.ndarray, learned: np.ndarray) -> float | None:
+    """Rank correlation of two (P,) arrays, ties at their mean rank; None as in `pearson`."""
+    real, learned = _pair(real, learned)
+    return pearson(real=rankdata(real), learned=rankdata(learned))
+
+
+def mmrv(*, real: np.ndarray, learned: np.ndarray) -> float:
+    """Mean over policies of the largest real gap to a policy that the twin puts on the wrong side of it.
+
+    Weighed by the real gap, so it is not symmetric: a twin that confuses equals pays nothing. Task units, >= 0.
+    """
+    real, learned = _pair(real, learned)
+    gap = np.abs(real[:, None] - real[None, :])
+    wrong = (real[:, None] < real[None, :]) != (learned[:, None] < learned[None, :])
+    return float((gap * wrong).max(1).mean())
+
+
+def regret(*, real: np.ndarray, learned: np.ndarray, k: int = 1) -> float:
+    """What is lost by taking the best in reality of the k policies that the twin likes best. Task units, >= 0."""
+    real, learned = _pair(real, learned)
+    best = np.argsort(-learned, kind="stable")[:k]
+    return float(real.max() - real[best].max())
+
+
+def ceiling(
+    policies: Sequence[Judged], measure: Callable[..., float | None] = pearson, *, seed: int = 0
+) -> float | None:
+    """A measure between two disjoint halves of the real episodes, each half once as the truth; mean of 50 splits."""
+    real = np.stack([policy.real for policy in policies])
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(_SPLITS):
+        order = rng.permutation(real.shape[1])
+        half = len(order) // 2
+        first, second = real[:, order[:half]].mean(1), real[:, order[half : 2 * half]].mean(1)
+        found += [measure(real=first, learned=second), measure(real=second, learned=first)]
+    known = [value for value in found if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def statistics(
+    policies: Sequence[Judged], *, span: float | None = None, intervals: bool = True, seed: int = 0
+) -> JSON:
+    """All measures of one kind of policies.
+
+    span: range of real returns that fractions refer to; None: of these policies.
+    Returns {"policies", "runs", "pearson", "spearman", "spearman_upper_half", "mmrv", "mmrv_fraction", "regret1",
+    "regret3", "bias", "bias_fraction", "mae", "mae_fraction", "ceiling", "ceilings": {"spearman", "mmrv"}}, and with
+    `intervals` "pearson_ci95", "spearman_ci95", "mmrv_ci95", "bias_ci95"; None where a number is undefined.
+    bias: mean of learned minus real. Raises InvalidOptionError without policies.
+    """
+    if not policies:
+        raise InvalidOptionError("no policy was judged: agreement needs at least one")
+    real = np.array([policy.real.mean() for policy in policies])
+    learned = np.array([policy.learned.mean() for policy in policies])
+    span = float(np.ptp(real)) if span is None else span
+    found: JSON = _measures(real, learned)
+    found |= {
+        "policies": len(policies),
+        "runs": len({policy.run for policy in policies}),
+        "spearman_upper_half": _upper_half(real, learned),
+        "regret1": regret(real=real, learned=learned, k=1),
+        "regret3": regret(real=real, learned=learned, k=3),
+        "mae": float(np.abs(learned - real).mean()),
+        "ceiling": ceiling(policies, seed=seed),
+        "ceilings": {
+            name: ceiling(policies, measure, seed=seed)
+            for name, measure in (("spearman", spearman), ("mmrv", mmrv))
+        },
+    }
+    found |= {
+        f"{name}_fraction": found[name] / span if span > 0 else None
+        for name in ("mmrv", "bias", "mae")
+    }
+    return found | (bootstrap([policies], seed=seed) if intervals else {})
+
+
+def bootstrap(twins: Sequence[Sequence[Judged]], *, seed: int = 0) -> JSON:
+    """95 % percentile intervals: a twin is drawn, then runs, then policies of these runs, then episodes.
+
+    twins: the policies as each of several twins saw them. Policies of a run are alike and episodes of a policy more so;
+    drawing policies alone would promise too narrow intervals. Episodes are drawn in pairs, because both worlds began
+    them alike.
+    """
+    share = -(-_RESAMPLES // len(twins))
+    sides = [
+        _draws(policies, share, np.random.default_rng([seed, number]))
+        for number, policies in enumerate(twins)
+    ]
+    drawn: dict[str, list[np.ndarray]] = {}
+    for real, learned in sides:
+        gap = np.abs(real[:, :, None] - real[:, None, :])
+        wrong = (real[:, :, None] < real[:, None, :]) != (learned[:, :, None] < learned[:, None, :])
+        for name, values in (
+            ("pearson", _row_pearson(real, learned)),
+            ("spearman", _row_pearson(rankdata(real, axis=1), rankdata(learned, axis=1))),
+            ("mmrv", (gap * wrong).max(2).mean(1)),
+            ("bias", (learned - real).mean(1)),
+        ):
+            drawn.setdefault(name, []).append(values)
+    return {f"{name}_ci95": _interval(np.concatenate(values)) for name, values in drawn.items()}
+
+
+def _draws(
+    policies: Sequence[Judged], count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(count, P) mean returns in either world, of policies and episodes drawn anew."""
+    runs: dict[str, list[int]] = {}
+    for i, policy in enumerate(policies):
+        runs.setdefault(policy.run, []).append(i)
+    groups = list(runs.values())
+    taken = np.empty((count, len(policies)), int)
+    for row in taken:
+        of_runs = [i for g in rng.integers(len(groups), size=len(groups)) for i in groups[g]]
+        row[:] = np.array(of_runs)[rng.integers(len(of_runs), size=len(policies))]
+    length = len(policies[0].real)
+    episodes = rng.integers(length, size=(count, len(policies), length))
+    sides = [np.stack([getattr(p, name) for p in policies]) for name in ("real", "learned")]
+    real, learned = (
+        np.stack([side[part[:, None], own].mean(1) for part, own in zip(taken, episodes, strict=True)])
+        for side in sides
+    )  # fmt: skip
+    return real, learned
+
+
+def _row_pearson(real: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    """(N,) correlation of each row of two (N, P) arrays; NaN where one side never varies."""
+    real, learned = (side - side.mean(1, keepdims=True) for side in (real, learned))
+    with np.errstate(invalid="ignore"):
+        return (real * learned).sum(1) / np.sqrt((real**2).sum(1) * (learned**2).sum(1))
+
+
+def _interval(values: np.ndarray) -> list[float] | None:
+    known = values[np.isfinite(values)]
+    return np.quantile(known, [0.025, 0.975]).tolist() if len(known) else None
+
+
+def _measures(real: np.ndarray, learned: np.ndarray) -> dict[str, float | None]:
+    return {
+        "pearson": pearson(real=real, learned=learned),
+        "spearman": spearman(real=real, learned=learned),
+        "mmrv": mmrv(real=real, learned=learned),
+        "bias": float((learned - real).mean()),
+    }
+
+
+def _upper_half(real: np.ndarray, learned: np.ndarray) -> float | None:
+    """Spearman among the better half: whether the twin can tell good policies from one another."""
+    best = np.argsort(-real, kind="stable")[: (len(real) + 1) // 2]
+    return spearman(real=real[best], learned=learned[best])
+
+
+def _pair(real: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    real, learned = np.asarray(real, float), np.asarray(learned, float)
+    if real.shape != learned.shape or real.ndim != 1 or not len(real):
+        raise InvalidOptionError(
+            f"real has the shape {real.shape}, learned {learned.shape}: expected one mean a policy in each, (P,)"
+        )
+    return real, learned
