@@ -89,7 +89,7 @@ TASKS: dict[str, Task] = {
         options={"gamma": 0.999, "use_sde": True, "sde_sample_freq": 16},
         on_uncertain="ignore",
         offpolicy="SAC",
-        pool_steps=(80_000, 10_000),
+        pool_steps=(80_000, 6_000),
         scripted="training.scripted:rock",
     ),
     "InvertedDoublePendulum-v5": Task(
@@ -98,7 +98,7 @@ TASKS: dict[str, Task] = {
         rounds=4,
         learn_steps=300_000,
         offpolicy="SAC",
-        pool_steps=(200_000, 10_000),
+        pool_steps=(200_000, 8_000),
     ),
     "HalfCheetah-v5": Task(
         "half-cheetah",
@@ -107,7 +107,7 @@ TASKS: dict[str, Task] = {
         exploration="mix:0.5*random+0.5*held:5",
         learn_steps=400_000,
         offpolicy="SAC",
-        pool_steps=(500_000, 20_000),
+        pool_steps=(400_000, 12_000),
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""
