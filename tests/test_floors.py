@@ -23,14 +23,15 @@ FLOORS = {
     "world_env": {
         -1: ["errors"],
         0: ["random", "spec", "batch"],
-        1: ["codec", "models.base", "models.compiled", "folder"],
+        1: ["codec", "models.base", "models.compiled", "folder", "measured"],
         1.5: ["models.networks"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
             *["models.transformer", "models.diffusion", "models.cosmos"],
+            *["caveats", "findings"],
         ],
-        3: ["models"],
-        4: ["twin", "card", "starts", "ends", "outcome", "rows"],
+        3: ["models", "card"],
+        4: ["twin", "starts", "ends", "outcome", "rows"],
         5: ["simulator", "rollout", "render"],
         6: ["env", "vector_env", "sb3", "wrappers"],
         7: ["checks"],
