@@ -43,7 +43,7 @@ FLOORS = {
         0.5: ["windows", "exchange", "ppo", "returns"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise"],
-        2: ["collect", "fit", "learn", "compare"],
+        2: ["collect", "fit", "learn", "compare", "plots"],
         2.5: ["pool"],
         2.8: ["agree"],
         3: ["report", "watch", "refine"],
