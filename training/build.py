@@ -25,8 +25,7 @@ from training.returns import policy_actor, random_actor
 from training.tasks import task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
-from world_env.card import write_card
-from world_env.errors import InvalidOptionError, MissingExtraError, StageError
+from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.spec import JSON, WorldSpec
 from world_env.twin import KnownFunction, Twin
 
@@ -181,14 +180,7 @@ def _save_twin(config: BuildConfig, last: Round, comparison: JSON) -> Path:
     """The last round's twin with what was judged, and its card; returns the folder."""
     judged = {"comparison": comparison["rows"], "judged": config.episodes}
     twin = dataclasses.replace(last.twin, fidelity=last.twin.fidelity | judged)
-    folder = twin.save(Path(config.out) / "twin")
-    try:
-        write_card(twin, folder)
-    except OSError as error:
-        raise StageError(
-            f"cannot write the card of {folder}: {error}. Free some space, or choose a folder that can be written."
-        ) from error
-    return folder
+    return twin.save(Path(config.out) / "twin")
 
 
 def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
@@ -258,6 +250,7 @@ def _page(
         curves=curves_of(Path(config.out), last, seed=config.seed),
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
         frames=frames,
+        fidelity=last.twin.fidelity,
     )
 
 

@@ -19,7 +19,7 @@ from training.learn import LearnConfig, learn
 from training.policy import load_policy
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
-from training.report import curves_from, read_comparison, write_report
+from training.report import read_comparison, write_report
 from training.terminal import Bars, console, real_of, runs_folder
 from training.watch import watch
 from world_env.errors import InvalidOptionError
@@ -134,7 +134,7 @@ def report_stage(
     Args:
         comparison: The comparison.json of `compare` or `build`.
         out: Folder of report.html and report.md.
-        twin: Bundled twin or folder, for its open-loop error on held-out episodes.
+        twin: Bundled twin or folder, for its warnings and all that was measured of it.
         title: Of the page.
     """
     tree = read_comparison(comparison)
@@ -142,7 +142,7 @@ def report_stage(
         out,
         title=title or f"{tree.get('env_id', 'A twin')}: learned and real",
         comparison=tree,
-        curves=None if twin is None else curves_from(read_json(find_twin(twin))["fidelity"]),
+        fidelity=None if twin is None else read_json(find_twin(twin))["fidelity"],
     )
     console.print(f"page: {page}")
 

@@ -4,6 +4,7 @@ The folder is readable without this package, and loading it executes nothing:
     twin.json             strict JSON: format, family, config, spec, data range, thresholds, provenance, fidelity
     weights.safetensors   the model's parameters and normalisers
     starts.safetensors    true episode starts, and dataset states to begin from
+    card.md               what twin.json says, for people; written at every save, never read
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from world_env.batch import Context
+from world_env.card import card_of
 from world_env.codec import Codec
 from world_env.errors import (
     InvalidOptionError,
@@ -232,9 +234,10 @@ class Twin:
                 f"twin.json cannot hold this twin: {error}. Its config, provenance and fidelity take numbers, "
                 "strings, bools, None, and lists and dicts of these."
             ) from error
+        blobs["twin.json"] = text.encode()
+        blobs["card.md"] = card_of(json.loads(text)).encode(errors="replace")
         for name, blob in blobs.items():
             write_bytes(folder / name, blob)
-        write_bytes(folder / "twin.json", text.encode())
 
 
 _loaded: dict[tuple[Any, ...], Twin] = {}

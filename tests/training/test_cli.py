@@ -16,7 +16,7 @@ from training.fit import FitConfig
 from training.policy import policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.report import DASH
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import InvalidOptionError
 from world_env.folder import list_twins
 from world_env.twin import Twin
 
@@ -263,8 +263,9 @@ def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
     out = config.out
     twin = Twin.load(out / "twin")
     assert twin.fidelity["judged"] == 50
-    assert (out / "twin" / "card.md").read_text(encoding="utf-8").strip()
-    assert result.page.is_file() and "CartPole-v1" in result.page.read_text(encoding="utf-8")
+    assert "| ppo_twin |" in (out / "twin" / "card.md").read_text(encoding="utf-8")
+    page = result.page.read_text(encoding="utf-8")
+    assert "CartPole-v1" in page and "No policy pool has been judged" in page
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert [row["policy"] for row in stored["rows"]] == [
         "random",
@@ -299,17 +300,6 @@ def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
     )  # fmt: skip
     build(config, reward_fn=one)
     assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]
-
-
-def test_a_card_that_cannot_be_written_is_a_named_error(
-    built: tuple[BuildConfig, Built], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr("training.build.write_card", full)
-    with pytest.raises(StageError, match="cannot write the card"):
-        build(built[0])
 
 
 def test_a_build_run_again_spends_no_more_but_judging(built: tuple[BuildConfig, Built]) -> None:

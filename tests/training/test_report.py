@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import made_up
 import numpy as np
 import pytest
 
@@ -91,7 +92,7 @@ def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
         "500 [500, 500]",
         "-6.75",
         "+8.4",
-        "1.3%",
+        "1.3 %",
         "200,000",
         "0123abc",
     ):
@@ -144,6 +145,81 @@ def test_what_was_not_measured_is_left_out_or_a_dash(tmp_path: Path) -> None:
     assert f"| a\\|b | {DASH} | {DASH} |" in path.with_suffix(".md").read_text("utf-8")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with everything that can stand on it."""
+    return write_whole(tmp_path_factory.mktemp("page"))
+
+
+def write_whole(folder: Path) -> Path:
+    return write_report(
+        folder, title="T", comparison=COMPARISON, curves=CURVES, stages=STAGES, frames=frames(),
+        fidelity=made_up.fidelity(),
+    )  # fmt: skip
+
+
+def test_a_twins_agreement_stands_on_both_pages(whole: Path) -> None:
+    path = whole
+    page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
+    parser = Links()
+    parser.feed(page)
+    assert not parser.open and len(parser.sources) == 4 + 4
+    for text in (
+        "earn less in reality than it says",
+        "trusted for 100 steps, an episode has up to 200",
+        "A pool of 24 policies of 8 runs",
+        "its ceiling",
+        "0.998",
+        "within 95 of the learned return less 18",
+        "91.3 %",
+        "effect of another action",
+        "sac-2-1",
+    ):
+        assert text in page and text in markdown, text
+    # What was measured by dimension takes the place of the one curve.
+    assert "worst dimension (angular velocity)" in markdown and "off by 0.457" in markdown
+    assert page.index("Warnings") < page.index("<table") < page.index("Agreement")
+    assert markdown.index("## Warnings") < markdown.index("| policy |")
+
+
+def test_a_page_without_a_twin_warns_of_nothing(tmp_path: Path) -> None:
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, curves=CURVES)
+    text = path.read_text("utf-8") + path.with_suffix(".md").read_text("utf-8")
+    assert "Warnings" not in text and "Agreement" not in text
+
+
+def test_a_twin_that_was_only_fitted_says_that_no_pool_judged_it(tmp_path: Path) -> None:
+    curve = {"error": [0.1, 0.2], "hold_last": [0.3, 0.4], "unit": "metres"}
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity={"open_loop": curve})
+    markdown = path.with_suffix(".md").read_text("utf-8")
+    assert "- No policy pool has been judged" in markdown
+    assert "| 2 | 0.2 | 0.4 |" in markdown and "In metres." in markdown
+    assert "Agreement" not in markdown
+
+
+def test_a_twin_without_faults_says_that_none_was_found(tmp_path: Path) -> None:
+    fidelity = made_up.fidelity()
+    fidelity["horizons"] = None
+    fidelity["agreement"] |= {"optimisation": {"policies": 6}, "points": []}
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity=fidelity)
+    for page in (path, path.with_suffix(".md")):
+        assert "None of the rules for warnings applies." in page.read_text("utf-8")
+
+
+def test_wide_tables_are_stacked_on_a_phone(whole: Path) -> None:
+    page = whole.read_text("utf-8")
+    wide = [
+        table for table in re.findall(r"<table.*?</table>", page, re.S) if table.count("<th>") > 3
+    ]
+    assert len(wide) == 4
+    for table in wide:
+        assert table.startswith('<table class="stacked">')
+        heads = re.findall(r"<th>(.*?)</th>", table)
+        first = re.findall(r'<td data-head="(.*?)">', table)[: len(heads)]
+        assert first == heads
+    assert ".stacked thead { display: none; }" in page.partition("@media (max-width")[2]
+
+
 def test_two_sentences_say_what_the_numbers_mean() -> None:
     text = summary(COMPARISON, CURVES)
     assert text.startswith(
@@ -165,14 +241,10 @@ def test_numbers_are_shown_with_the_decimals_that_help(value: float | None, text
     assert show(value) == text
 
 
-def test_the_same_input_writes_the_same_page(tmp_path: Path) -> None:
-    first, second = (
-        write_report(
-            tmp_path / name, title="T", comparison=COMPARISON, curves=CURVES, frames=frames()
-        )
-        for name in "ab"
-    )
-    assert first.read_bytes() == second.read_bytes()
+def test_the_same_input_writes_the_same_page(whole: Path, tmp_path: Path) -> None:
+    again = write_whole(tmp_path)
+    for suffix in (".html", ".md"):
+        assert whole.with_suffix(suffix).read_bytes() == again.with_suffix(suffix).read_bytes()
 
 
 def test_bad_input_is_a_named_error(tmp_path: Path) -> None:

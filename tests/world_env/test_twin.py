@@ -103,6 +103,7 @@ def test_untrained_twins_are_seeded_and_leave_the_global_generator_alone(tmp_pat
 
 def test_the_folder_is_strict_json_and_holds_nothing_executable(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
+        "card.md",
         "starts.safetensors",
         "twin.json",
         "weights.safetensors",
