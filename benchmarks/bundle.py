@@ -15,7 +15,7 @@ import torch
 
 from training.build import BuildConfig, build
 from training.fit import FitWarning
-from training.tasks import TASKS
+from training.tasks import BUNDLED, TASKS
 
 SEED = 42
 MOST_BYTES = 4_000_000
@@ -26,7 +26,7 @@ def main() -> None:
     """Build each task that was named (all without names) and put its twin into the package."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
-    for task_id in sys.argv[1:] or list(TASKS):
+    for task_id in sys.argv[1:] or list(BUNDLED):
         out = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "bundle" / task_id
         built = build(BuildConfig(task_id, out, seed=SEED, baseline=False))
         size = sum(path.stat().st_size for path in built.twin_folder.iterdir())

@@ -35,7 +35,7 @@ from training.returns import (
     run_learned,
     run_real,
 )
-from training.tasks import TASKS, Task
+from training.tasks import BUNDLED, TASKS, Task
 
 EPISODES = 100
 JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=list(BUNDLED), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/returns.json"))
     parser.add_argument(

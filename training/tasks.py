@@ -11,10 +11,10 @@ from world_env.spec import JSON
 class Task:
     """What differs from the defaults for one environment.
 
-    twin: name of its bundled twin. real_steps: all real steps a twin may cost. rounds: how often data is collected.
-    exploration: who acts in the first round. learn_steps: learned steps of PPO. options: of PPO, in both worlds.
-    offpolicy: the off-policy algorithm one would use in reality, with its options. many_steps: real steps of the
-    "PPO in reality with many steps" row.
+    twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
+    rounds: how often data is collected. exploration: who acts in the first round. learn_steps: learned steps of PPO.
+    options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
+    many_steps: real steps of the "PPO in reality with many steps" row.
     reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
     pool_steps: real steps of each on-policy and of each off-policy run of the task's pool.
     scripted: a policy written by hand, as "module:function"; None: none is known.
@@ -34,6 +34,7 @@ class Task:
     on_uncertain: str = "pessimistic"
     pool_steps: tuple[int, int] = (200_000, 20_000)
     scripted: str | None = None
+    bundled: bool = True
 
 
 _DQN: JSON = {
@@ -99,6 +100,7 @@ TASKS: dict[str, Task] = {
         learn_steps=300_000,
         offpolicy="SAC",
         pool_steps=(200_000, 8_000),
+        bundled=False,
     ),
     "HalfCheetah-v5": Task(
         "half-cheetah",
@@ -108,12 +110,15 @@ TASKS: dict[str, Task] = {
         learn_steps=400_000,
         offpolicy="SAC",
         pool_steps=(400_000, 12_000),
+        bundled=False,
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""
+BUNDLED = {real_id: task for real_id, task in TASKS.items() if task.bundled}
+"""Those whose twin comes with the package."""
 
 
 def task_of(env_id: str) -> Task:
     """The row of an environment, or the defaults."""
     name = env_id.rpartition("/")[2].rpartition("-v")[0].lower() or env_id.lower()
-    return TASKS.get(env_id) or Task(name, 10_000)
+    return TASKS.get(env_id) or Task(name, 10_000, bundled=False)

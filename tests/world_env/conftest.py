@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracle import ORACLES, forget_oracles, oracle_twin, register_oracles
 
-from training.tasks import TASKS
+from training.tasks import BUNDLED
 from world_env.folder import list_twins
 from world_env.twin import Twin
 
@@ -48,5 +48,5 @@ def bundled() -> list[str]:
     if os.environ.get("WORLD_ENV_EMPTIED"):
         pytest.skip("WORLD_ENV_EMPTIED is set: there are no bundled twins, on purpose")
     names = list_twins()
-    assert names == sorted(task.twin for task in TASKS.values())
+    assert names == sorted(task.twin for task in BUNDLED.values())
     return names

@@ -10,7 +10,7 @@ import wheel_smoke
 from gymnasium.envs.registration import registry
 
 import world_env  # noqa: F401  registers the ids
-from training.tasks import TASKS
+from training.tasks import BUNDLED
 from world_env.env import WorldModelEnv
 from world_env.folder import find_twin
 from world_env.twin import Twin
@@ -27,16 +27,16 @@ def id_of(real_id: str) -> str:
 
 def test_each_task_has_one_id() -> None:
     ids = {name for name in registry if name.startswith("WorldModel/")}
-    assert ids == {id_of(real_id) for real_id in TASKS}
+    assert ids == {id_of(real_id) for real_id in BUNDLED}
 
 
-@pytest.mark.parametrize("real_id", TASKS)
+@pytest.mark.parametrize("real_id", BUNDLED)
 def test_a_bundled_twin_stands_in_for_its_real_environment(real_id: str) -> None:
     real, env = gym.make(real_id), gym.make(id_of(real_id))
     world = env.unwrapped
     assert isinstance(world, WorldModelEnv) and real.spec is not None
     assert world.twin.spec.real_id == real_id
-    assert world.twin.fingerprint() == Twin.load(TASKS[real_id].twin).fingerprint()
+    assert world.twin.fingerprint() == Twin.load(BUNDLED[real_id].twin).fingerprint()
     for name in ("observation_space", "action_space"):
         mine, theirs = getattr(env, name), getattr(real, name)
         assert mine == theirs and mine.dtype == theirs.dtype and mine.shape == theirs.shape
@@ -50,7 +50,7 @@ def test_a_bundled_twin_stands_in_for_its_real_environment(real_id: str) -> None
     env.close()
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.twin)
+@pytest.mark.parametrize("task", BUNDLED.values(), ids=lambda task: task.twin)
 def test_a_bundled_twin_is_small(task) -> None:
     size = sum(path.stat().st_size for path in find_twin(task.twin).rglob("*") if path.is_file())
     assert 0 < size <= MAX_BYTES
@@ -60,7 +60,7 @@ def git(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.twin)
+@pytest.mark.parametrize("task", BUNDLED.values(), ids=lambda task: task.twin)
 def test_a_bundled_twin_comes_from_a_commit_of_this_history(task) -> None:
     if not (ROOT / ".git").exists() or "true" in git("rev-parse", "--is-shallow-repository").stdout:
         pytest.skip("no git history here")
