@@ -27,7 +27,8 @@ from training.agree import Trained, judge, promises_by_kind
 from training.agreement import EVALUATION, OPTIMISATION, Judged, bootstrap, statistics
 from training.fit import FitWarning
 from training.learn import learn
-from training.policy import load_policy, save_policy
+from training.milestones import milestones
+from training.policy import load_policy
 from training.pool import Pool, PoolConfig, fifths, pool
 from training.promise import coverage
 from training.provenance import facts, write_results
@@ -148,28 +149,13 @@ def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list
         own = dataclasses.replace(config, seed=seed * 100 + 1000 + number)
         out = place / f"learned-{number}"
         stages = {share: out.with_name(f"{out.name}-{share}") for share in STAGES}
-        learn(last.twin, own, out=out, callbacks=[keep(own.steps, stages)])
+        marks = {round(share * own.steps): path for share, path in stages.items()}
+        learn(last.twin, own, out=out, callbacks=[milestones(marks, trained_in="learned")])
         for share, policy in [*stages.items(), (1.0, out)]:
             actor = policy_actor(load_policy(policy))
             reality = run_real(actor, found.real, found.seeds, purpose="judge", ledger=StepLedger())
             trained.append(Trained(f"{run}, {share:.0%}", run, lambda actor=actor: actor, reality))
     return trained
-
-
-def keep(steps: int, stages: dict[float, Path]):
-    """A callback that saves the policy when it has trained for a share of the steps."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Keep(BaseCallback):
-        def _on_rollout_start(self) -> None:
-            for share, path in stages.items():
-                if self.num_timesteps >= share * steps and not (path / "policy.json").is_file():
-                    save_policy(self.model, path, trained_in="learned")
-
-        def _on_step(self) -> bool:
-            return True
-
-    return Keep()
 
 
 def oracle_twin(task_id: str):

@@ -126,6 +126,7 @@ def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> Refi
         steps=task.real_steps,
         rounds=task.rounds,
         exploration=task.exploration,
+        later_exploration=task.later_exploration,
         seed=seed,
         learn=LearnConfig(
             steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed

@@ -42,7 +42,7 @@ FLOORS = {
         0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients", "agreement"],
         0.5: ["windows", "exchange", "ppo", "returns"],
         1: ["policy", "fidelity", "lint", "alarm"],
-        1.5: ["exploration", "promise"],
+        1.5: ["exploration", "promise", "milestones"],
         2: ["collect", "fit", "learn", "compare", "plots"],
         2.5: ["pool"],
         2.8: ["agree"],

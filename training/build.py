@@ -192,6 +192,7 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
         steps=task.real_steps if config.steps is None else config.steps,
         rounds=task.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or task.exploration,
+        later_exploration=task.later_exploration,
         seed=config.seed,
         fit=config.fit,
         learn=LearnConfig(

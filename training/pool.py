@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 from training.learn import LearnConfig, learn
+from training.milestones import milestones
 from training.policy import CLOSED, load_policy, save_policy
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger, spec_of
@@ -23,10 +24,6 @@ from training.returns import Actor, Returns, policy_actor, random_actor, run_rea
 from training.tasks import task_of
 from world_env.errors import InvalidOptionError, StageError
 from world_env.spec import JSON, WorldSpec
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.callbacks import BaseCallback
 
 FORMAT = 1
 FIRST_SEED = 30_000
@@ -264,8 +261,9 @@ def _train(
 ) -> list[Member]:
     """The run's stages, and its last policy with more and more noise."""
     place = folder / name
-    stages = [(max(1, round(share * run.steps)), place / f"stage-{i}")
-              for i, share in enumerate(_STAGES)]  # fmt: skip
+    stages = {
+        max(1, round(share * run.steps)): place / f"stage-{i}" for i, share in enumerate(_STAGES)
+    }
     if not (place / "closed" / "policy.json").is_file():
         open_one = place / "last"
         model = learn(
@@ -274,37 +272,17 @@ def _train(
             out=open_one,
             ledger=ledger,
             purpose="collect",
-            callbacks=[_keep(stages)],
+            callbacks=[milestones(stages, trained_in="real", provenance={CLOSED: True})],
         )
-        _save(model, place / "closed")
+        save_policy(model, place / "closed", trained_in="real", provenance={CLOSED: True})
         shutil.rmtree(open_one)
-    kept = [path for _, path in stages if (path / "policy.json").is_file()]
+    kept = [path for path in stages.values() if (path / "policy.json").is_file()]
     members = [Member(f"{name} {path.name}", name, f"{name}/{path.name}") for path in kept]
     last = f"{name}/closed"
     members.append(Member(f"{name} last", name, last))
     return members + [
         Member(f"{name} last, {noise:.0%} random", name, last, noise) for noise in _NOISE
     ]
-
-
-def _keep(stages: Sequence[tuple[int, Path]]) -> BaseCallback:
-    """Saves the policy as soon as it has trained for a stage's steps."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Keep(BaseCallback):
-        def _on_rollout_start(self) -> None:
-            for steps, path in stages:
-                if self.num_timesteps >= steps and not (path / "policy.json").is_file():
-                    _save(self.model, path)
-
-        def _on_step(self) -> bool:
-            return True
-
-    return Keep()
-
-
-def _save(model: BaseAlgorithm, path: Path) -> None:
-    save_policy(model, path, trained_in="real", provenance={CLOSED: True})
 
 
 def _estimates(

@@ -14,6 +14,7 @@ from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
 from training.fit import FitConfig, fit_episodes
 from training.learn import LearnConfig, check_counts_from_zero, learn
+from training.milestones import milestones
 from training.real import RealConfig, StepLedger, spec_of
 from world_env.errors import InvalidOptionError, StageError
 from world_env.folder import read_json
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int, JSON], None]
 """(stage, done, wanted, logs): called as stages advance."""
 _CHECKPOINT = ".twin.fit.pt"
+_STAGES = {"early": 0.1, "middle": 0.3}
+"""Shares of a round's learning after which its policy is kept too."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class RefineConfig:
     exploration: str = "random"
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
-    """Who acts later; {policy} is the newest policy's folder."""
+    """Who acts later; {policy} is the newest policy's folder, {early} and {middle} are stages of it: what it was after
+    a tenth and after a third of its steps. Stages fail where the last policy does not go any more."""
     seed: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
@@ -109,7 +113,9 @@ def refine(
         share = config.steps_after(number) - config.steps_after(number - 1)
         exploration = config.exploration
         if rounds:
-            exploration = config.later_exploration.format(policy=rounds[-1].policy_folder)
+            exploration = config.later_exploration.format(
+                policy=rounds[-1].policy_folder, **_stages(rounds[-1].policy_folder)
+            )
         folder = Path(config.out) / f"round-{number}"
         clock = [time.perf_counter()]
         store = collect(
@@ -124,10 +130,15 @@ def refine(
         clock.append(time.perf_counter())
         twin = _twin(config, folder, episodes, spec, exploration, known, say)
         clock.append(time.perf_counter())
+        stages = _stages(folder / "policy")
+        marks = {
+            max(1, int(_STAGES[name] * config.learn.steps)): path for name, path in stages.items()
+        }
         policy = learn(
             twin,
             dataclasses.replace(config.learn, seed=config.seed),
             out=folder / "policy",
+            callbacks=[milestones(marks, trained_in="learned")],
             progress=lambda done, wanted, logs: say("learn", done, wanted, logs),
         )
         clock.append(time.perf_counter())
@@ -139,6 +150,10 @@ def refine(
             Round(number, twin, policy, folder / "twin", folder / "policy", collected, seconds)
         )
     return rounds
+
+
+def _stages(policy: Path) -> dict[str, Path]:
+    return {name: policy.with_name(f"{policy.name}-{name}") for name in _STAGES}
 
 
 def _twin(
@@ -155,7 +170,10 @@ def _twin(
         return Twin.load(out, **known)
     checkpoint = folder / _CHECKPOINT
     # A policy's folder is a place on this machine; what counts is who acted.
-    shown = "the previous round's policy" if "policy:" in exploration else exploration
+    shown = exploration
+    if "policy:" in exploration:
+        plain = config.later_exploration == RefineConfig.later_exploration
+        shown = "the previous round's policy" if plain else config.later_exploration
     twin = fit_episodes(
         episodes,
         spec,

@@ -12,7 +12,8 @@ class Task:
     """What differs from the defaults for one environment.
 
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
-    rounds: how often data is collected. exploration: who acts in the first round. learn_steps: learned steps of PPO.
+    rounds: how often data is collected. exploration: who acts in the first round,
+    later_exploration: in the others. learn_steps: learned steps of PPO.
     options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
     many_steps: real steps of the "PPO in reality with many steps" row.
     reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
@@ -25,6 +26,7 @@ class Task:
     real_steps: int
     rounds: int = 1
     exploration: str = "random"
+    later_exploration: str = "policy:{policy}"
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"

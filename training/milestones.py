@@ -1,0 +1,35 @@
+"""Policies kept on the way: what a run knew after a share of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.policy import save_policy
+from world_env.spec import JSON
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+
+def milestones(
+    stages: Mapping[int, Path], *, trained_in: str, provenance: JSON | None = None
+) -> BaseCallback:
+    """A Stable-Baselines3 callback that saves the policy as soon as it has trained for a stage's steps.
+
+    stages: steps -> folder of the policy; what is there already (from before a kill) is left alone.
+    trained_in, provenance: as in `save_policy`.
+    """
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Milestones(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            for steps, folder in stages.items():
+                if self.num_timesteps >= steps and not (folder / "policy.json").is_file():
+                    save_policy(self.model, folder, trained_in=trained_in, provenance=provenance)
+
+        def _on_step(self) -> bool:
+            return True
+
+    return Milestones()
