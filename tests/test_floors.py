@@ -41,6 +41,8 @@ FLOORS = {
         0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients"],
         0.5: ["windows", "exchange", "ppo"],
         1: ["policy", "fidelity", "lint", "alarm"],
+        1.5: ["survival", "counterfactual"],
+        1.75: ["horizons"],
         2: ["collect", "fit", "learn", "pool", "compare"],
         3: ["report", "watch", "refine"],
         4: ["build"],

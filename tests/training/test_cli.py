@@ -265,6 +265,9 @@ def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
     assert twin.fidelity["judged"] == 50
     assert (out / "twin" / "card.md").read_text(encoding="utf-8").strip()
     assert result.page.is_file() and "CartPole-v1" in result.page.read_text(encoding="utf-8")
+    horizons = twin.fidelity["horizons"]
+    assert np.shape(horizons["observation"]["linear"]) == (4, len(horizons["observation"]["steps"]))
+    assert twin.fidelity["counterfactual"]["pairs"][0] > 0
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert [row["policy"] for row in stored["rows"]] == [
         "random",
