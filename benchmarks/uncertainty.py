@@ -23,10 +23,9 @@ import numpy as np
 import torch
 from fit_speed import transitions
 from returns import merge, read
-from scipy.stats import rankdata
 
 from training.episodes import split
-from training.fidelity import evaluation_windows, row_errors, scales_of
+from training.fidelity import auroc, evaluation_windows, row_errors, scales_of
 from training.fit import FitConfig, FitWarning, fit_episodes
 from training.provenance import facts
 from training.windows import encode_episodes
@@ -130,13 +129,6 @@ def one_partner(model: Any, state: Any, action: torch.Tensor) -> torch.Tensor:
     rows, member = torch.arange(len(action)), state["member"]
     difference = mean[member, rows] - mean[(member + 1) % len(mean), rows]
     return (0.5 * difference.square().mean(-1)).sqrt()
-
-
-def auroc(score: np.ndarray, label: np.ndarray) -> float:
-    """The chance that a labelled score is above another one."""
-    ranks, labelled = rankdata(score), int(label.sum())
-    least = labelled * (labelled + 1) / 2
-    return float((ranks[label].sum() - least) / (labelled * (len(label) - labelled)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A real environment small enough to know by heart: importing this registers Counting-v0."""
 
+import threading
 from typing import Any
 
 import gymnasium as gym
@@ -68,6 +69,44 @@ class Doubled(gym.RewardWrapper):
 
     def reward(self, reward: Any) -> Any:
         return 2 * reward
+
+
+class Watched(gym.Wrapper):
+    """Counts the steps of all copies of an environment."""
+
+    taken = 0
+
+    def step(self, action: Any) -> Any:
+        Watched.taken += 1
+        return self.env.step(action)
+
+
+class Remembering(gym.ObservationWrapper):
+    """Shows what it showed before as well: its own state is part of where the environment stands."""
+
+    shown = 0.0
+
+    def observation(self, observation: Any) -> Any:
+        self.shown = 0.5 * self.shown + observation
+        return self.shown
+
+
+class Sealed(gym.Wrapper):
+    """Cannot be copied, as a socket to a robot cannot."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.line = threading.Lock()
+
+
+class Forgetful(gym.ObservationWrapper):
+    """Keeps what it shows where no copy of it looks."""
+
+    shown = 0
+
+    def observation(self, observation: Any) -> Any:
+        Forgetful.shown += 1
+        return observation + np.float32(1e-6 * Forgetful.shown)
 
 
 def needs_a_simulator(**_: Any) -> gym.Env:

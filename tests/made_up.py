@@ -124,25 +124,33 @@ def _statistics(points: list[JSON], *, whole: bool = True) -> JSON:
 def _horizons() -> JSON:
     rates = (0.0008, 0.0009, 0.0024, 0.0002)
     return {
-        "steps": STEPS,
-        "unit": "standard deviations of the data",
-        "names": NAMES,
-        "error": [[rate * step**1.1 for step in STEPS] for rate in rates],
-        "hold_last": [[1.5 * (1 - 0.88**step) for step in STEPS] for _ in rates],
-        "linear": [[0.02 * math.exp(0.03 * step) for step in STEPS] for _ in rates],
-        "rows": [256, 256, 256, 256, 240, 200, 120, 64],
-        "reward_error": [0.02 * step**0.6 for step in STEPS],
-        "return_error": [0.02 * step**1.3 for step in STEPS],
+        "observation": {
+            "steps": STEPS,
+            "unit": "standard deviations of the data",
+            "names": NAMES,
+            "error": [[rate * step**1.1 for step in STEPS] for rate in rates],
+            "hold_last": [[1.5 * (1 - 0.88**step) for step in STEPS] for _ in rates],
+            "linear": [[0.02 * math.exp(0.03 * step) for step in STEPS] for _ in rates],
+            "rows": [256, 256, 256, 256, 240, 200, 120, 64],
+        },
+        "reward": {
+            "steps": STEPS,
+            "unit": "task units",
+            "one_step": [0.02 * step**0.6 for step in STEPS],
+            "return": [0.02 * step**1.3 for step in STEPS],
+            "return_spread": [0.5 * step for step in STEPS],
+        },
         "survival": {
             "steps": STEPS,
             "real": [1.0, 1.0, 0.99, 0.97, 0.9, 0.71, 0.5, 0.22],
             "learned": [1.0, 1.0, 0.99, 0.98, 0.92, 0.76, 0.57, 0.29],
             "episodes": 120,
         },
-        "uncertainty_rank": {
+        "uncertainty": {
+            "running": "mean",
             "steps": STEPS,
             "spearman": [0.4, 0.45, 0.5, 0.5, 0.5, 0.4, 0.3, 0.3],
             "auroc": [0.8, 0.82, 0.85, 0.86, 0.8, 0.78, 0.74, 0.7],
         },
-        "trusted": 100,
+        "trusted_horizon": 100,
     }

@@ -9,10 +9,13 @@ import math
 from dataclasses import dataclass
 
 import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 
+from training.episodes import Episode
 from world_env.batch import Context, Observation, State
+from world_env.codec import Codec
 from world_env.models import FAMILIES, register_family
 from world_env.models.base import Prediction, WorldModel
 from world_env.random import RowRandom
@@ -120,6 +123,37 @@ class PendulumOracle(_Oracle):
         return {"physics": arrived}, prediction
 
 
+class Still(WorldModel):
+    """Whatever is seen, nothing of it moves."""
+
+    def encode(self, context: Context, *, random: RowRandom) -> State:
+        return context.last()
+
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
+        return observation
+
+    def step(self, state: State, action: Tensor, **_: object) -> tuple[State, Prediction]:
+        nothing = torch.zeros(len(action))
+        return state, Prediction(nothing, nothing)
+
+    def decode(self, state: State) -> Observation:
+        return state
+
+    def features(self, state: State) -> Tensor:
+        return torch.cat([value.flatten(1) for value in state.values()], -1)
+
+
+def still_twin(spec: WorldSpec) -> Twin:
+    """A twin of any spec in which nothing moves."""
+    codec = Codec(spec)
+    zeros = {key: torch.zeros(1, *shape) for key, shape in codec.shapes.items()}
+    return Twin(
+        spec, "still", Still(spec, None), Context.from_observation(zeros, codec.action_size)
+    )
+
+
 ORACLES = {"CartPole-v1": "oracle-cartpole", "Pendulum-v1": "oracle-pendulum"}
 """Real id -> family."""
 
@@ -164,3 +198,32 @@ def oracle_twin(real_id: str, *, noise: float = 0.0, horizon: int | None = None)
     model_class = CartPoleOracle if real_id.startswith("Cart") else PendulumOracle
     model = model_class(spec, OracleConfig(noise)).eval()
     return Twin(spec, ORACLES[real_id], model, real_starts(real_id))
+
+
+def real_episodes(real_id: str, number: int, *, seed: int = 0, steps: int = 200) -> list[Episode]:
+    """Real episodes with random actions that an oracle repeats from any of their observations.
+
+    Each begins exactly where its first observation says; Box actions are such that float32 scales them exactly.
+    """
+    env = gym.make(real_id, max_episode_steps=steps)
+    env.action_space.seed(seed)
+    made = []
+    for episode in range(number):
+        observation, _ = env.reset(seed=seed + episode)
+        exact = observation.astype(np.float64)
+        env.unwrapped.state = (
+            exact if len(exact) == 4 else np.array([np.arctan2(exact[1], exact[0]), exact[2]])
+        )
+        seen, actions, rewards, terminated, truncated = [observation], [], [], False, False
+        while not (terminated or truncated):
+            action = env.action_space.sample()
+            action = np.round(action * 64) / 64 if action.shape else action
+            observation, reward, terminated, truncated, _ = env.step(action)
+            seen.append(observation)
+            actions.append(action)
+            rewards.append(reward)
+        made.append(
+            Episode(np.array(seen), np.array(actions), np.array(rewards), terminated, truncated)
+        )
+    env.close()
+    return made

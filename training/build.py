@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.compare import MIN_EPISODES, compare, write_comparison
+from training.counterfactual import counterfactual
 from training.episodes import EpisodeStore, split
 from training.fidelity import open_loop
 from training.fit import FitConfig, fit_episodes
+from training.horizons import measure_horizons
 from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
@@ -142,16 +144,20 @@ def build(
         real_steps=real_steps,
         progress=lambda done, wanted: say("compare", done, wanted, {}),
     )
-    seconds += [
-        ("compare", round(time.perf_counter() - mark, 1)),
-        ("all", round(time.perf_counter() - began, 1)),
-    ]
+    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
     comparison["seed"] = config.seed
     _write(out, comparison, ledger)
-    folder = _save_twin(config, last, comparison)
+    mark = time.perf_counter()
+    curves, measured = _measured(config, last, ledger)
+    seconds += [
+        ("measure", round(time.perf_counter() - mark, 1)),
+        ("all", round(time.perf_counter() - began, 1)),
+    ]
+    last = dataclasses.replace(last, twin=_judged_twin(config, last, comparison, measured))
+    folder = last.twin.save(out / "twin")
     frames = _frames(config, last, ledger)
-    _write(out, comparison, ledger)  # again: filming spends real steps too
-    page = _page(config, last, comparison, seconds, frames)
+    _write(out, comparison, ledger)  # again: measuring and filming spend real steps too
+    page = _page(config, last, comparison, curves, seconds, frames)
     return Built(rounds, comparison, seconds, folder, page)
 
 
@@ -176,11 +182,10 @@ def _baseline(
     )
 
 
-def _save_twin(config: BuildConfig, last: Round, comparison: JSON) -> Path:
-    """The last round's twin with what was judged, and its card; returns the folder."""
+def _judged_twin(config: BuildConfig, last: Round, comparison: JSON, measured: JSON) -> Twin:
+    """The last round's twin with what was judged and measured."""
     judged = {"comparison": comparison["rows"], "judged": config.episodes}
-    twin = dataclasses.replace(last.twin, fidelity=last.twin.fidelity | judged)
-    return twin.save(Path(config.out) / "twin")
+    return dataclasses.replace(last.twin, fidelity=last.twin.fidelity | judged | measured)
 
 
 def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
@@ -204,19 +209,28 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
     )
 
 
-def curves_of(out: Path, last: Round, *, seed: int = 0) -> JSON:
-    """Open-loop error of the twin, of "nothing moves" and of the linear family, on held-out episodes."""
+def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:
+    """(curves for the page, measures for the twin) on what the last round's twin was not trained on."""
     episodes = [
         episode
         for number in range(last.number + 1)
-        for episode in EpisodeStore(out / f"round-{number}" / "data").load()
+        for episode in EpisodeStore(Path(config.out) / f"round-{number}" / "data").load()
     ]
     share = last.twin.provenance["fit"]["held_out"]
-    _, held_out = split(episodes, share, seed)
-    data = encode_episodes(held_out, last.twin.codec)
+    _, held_out = split(episodes, share, config.seed)
+    linear = _linear(episodes, last.twin.spec, share, config.seed)
+    real = RealConfig(config.env_id, config.kwargs, config.wrappers)
+    return curves_of(last.twin, held_out, linear), {
+        "horizons": measure_horizons(last.twin, held_out, linear=linear.model),
+        "counterfactual": counterfactual(last.twin, real, ledger=ledger, seed=config.seed),
+    }
+
+
+def curves_of(twin: Twin, held_out: list[Episode], linear: Twin) -> JSON:
+    """Open-loop error of the twin, of "nothing moves" and of the linear family, on held-out episodes."""
+    data = encode_episodes(held_out, twin.codec)
     horizon = int(data.left.max())
-    curve = open_loop(last.twin.model, data, horizon=horizon)
-    linear = _linear(episodes, last.twin.spec, share, seed)
+    curve = open_loop(twin.model, data, horizon=horizon)
     line = open_loop(linear.model, data, horizon=horizon)
     return {
         "horizon": list(range(1, len(curve.error) + 1)),
@@ -240,6 +254,7 @@ def _page(
     config: BuildConfig,
     last: Round,
     comparison: JSON,
+    curves: JSON,
     seconds: list[tuple[str, float]],
     frames: list[np.ndarray],
 ) -> Path:
@@ -248,7 +263,7 @@ def _page(
         Path(config.out) / "report",
         title=f"{config.env_id}: learned and real",
         comparison=comparison | {"provenance": provenance},
-        curves=curves_of(Path(config.out), last, seed=config.seed),
+        curves=curves,
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
         frames=frames,
         fidelity=last.twin.fidelity,

@@ -7,6 +7,7 @@ what an agent lives in.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,6 +181,12 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     return data.gather(chosen, length)
 
 
+def measured_steps(last: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... below `last` >= 1, and `last`: where curves over the steps are told."""
+    grid = [m * 10**power for power in range(len(str(last))) for m in (1, 2, 5)]
+    return [steps for steps in grid if steps < last] + [last]
+
+
 def scales_of(data: EncodedEpisodes) -> dict[str, Tensor]:
     """Key -> (D,) standard deviations of the data: the unit of `row_errors`."""
     return {
@@ -187,10 +194,28 @@ def scales_of(data: EncodedEpisodes) -> dict[str, Tensor]:
     }
 
 
+def deviations(predicted: Observation, real: Observation, scale: dict[str, Tensor]) -> Tensor:
+    """(B, D) differences of all keys' dimensions, one key after another, in `scale` units."""
+    return torch.cat([(predicted[key] - real[key]).flatten(1) / scale[key] for key in real], -1)
+
+
 def row_errors(predicted: Observation, real: Observation, scale: dict[str, Tensor]) -> Tensor:
     """(B,) root mean square over the dimensions of each row, in `scale` units."""
-    squared = [((predicted[key] - real[key]).flatten(1) / scale[key]).square() for key in real]
-    return torch.cat(squared, -1).mean(-1).sqrt()
+    return deviations(predicted, real, scale).square().mean(-1).sqrt()
+
+
+def auroc(score: np.ndarray, label: np.ndarray) -> float:
+    """The chance that a labelled score is above another one. score: (N,). label: (N,) bool, both kinds present."""
+    from scipy.stats import rankdata
+
+    ranks, labelled = rankdata(score), int(label.sum())
+    least = labelled * (labelled + 1) / 2
+    return float((ranks[label].sum() - least) / (labelled * (len(label) - labelled)))
+
+
+def significant(values: Iterable[float]) -> list[float | None]:
+    """Numbers at five significant digits, as strict JSON holds them; None for what is no finite number."""
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
 
 
 def _root_mean_square(errors: Tensor) -> float:

@@ -62,9 +62,10 @@ class Measured:
     @property
     def beyond_trust(self) -> tuple[float, float] | None:
         """(trusted steps, steps of an episode) where the first are fewer."""
-        trusted = self.number("horizons", "trusted")
+        trusted = self.number("horizons", "trusted_horizon")
         # Errors are measured up to the end of the longest held-out episode.
-        longest = max((step or 0 for step in numbers(self.at("horizons", "steps"))), default=0)
+        steps = numbers(self.at("horizons", "observation", "steps"))
+        longest = max((step or 0 for step in steps), default=0)
         episode = self.horizon or longest
         return (trusted, episode) if trusted is not None and trusted < episode else None
 
@@ -263,7 +264,7 @@ def _lost(measured: Measured) -> str | None:
 
 
 def _uncertainty(measured: Measured) -> str | None:
-    found = numbers(measured.at("horizons", "uncertainty_rank", "auroc"))
+    found = numbers(measured.at("horizons", "uncertainty", "auroc"))
     known = [value for value in found if value is not None]
     if not known or median(known) >= LEAST_AUROC:
         return None

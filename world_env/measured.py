@@ -74,7 +74,7 @@ def error_curves(fidelity: Any) -> JSON | None:
     errors were measured by dimension, also "linear", "median" (of the dimensions, step by step), "worst" (the
     dimension with the largest last error, called "worst_name") and "trusted" (steps).
     """
-    tree = at(fidelity, "horizons")
+    tree = at(fidelity, "horizons", "observation")
     steps, error = numbers(at(tree, "steps")), _by_dimension(at(tree, "error"))
     if not error or None in steps or any(len(dimension) != len(steps) for dimension in error):
         return _open_loop(at(fidelity, "open_loop"))
@@ -91,7 +91,7 @@ def error_curves(fidelity: Any) -> JSON | None:
         "worst": error[worst] if len(error) > 1 else [],
         "worst_name": str(names[worst]) if named else str(worst),
         "unit": str(at(tree, "unit") or ""),
-        "trusted": number(at(tree, "trusted")),
+        "trusted": number(at(fidelity, "horizons", "trusted_horizon")),
     }
 
 

@@ -266,6 +266,9 @@ def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
     assert "| ppo_twin |" in (out / "twin" / "card.md").read_text(encoding="utf-8")
     page = result.page.read_text(encoding="utf-8")
     assert "CartPole-v1" in page and "No policy pool has been judged" in page
+    horizons = twin.fidelity["horizons"]
+    assert np.shape(horizons["observation"]["linear"]) == (4, len(horizons["observation"]["steps"]))
+    assert twin.fidelity["counterfactual"]["pairs"][0] > 0
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert [row["policy"] for row in stored["rows"]] == [
         "random",

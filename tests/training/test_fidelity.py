@@ -11,10 +11,12 @@ from torch import Tensor
 from training import fidelity
 from training.episodes import Episode
 from training.fidelity import (
+    auroc,
     bfloat16_fidelity,
     evaluation_windows,
     one_step,
     open_loop,
+    significant,
     termination_scores,
     termination_threshold,
 )
@@ -264,3 +266,16 @@ def test_scores_that_nothing_defines_are_none() -> None:
     scores = termination_scores(torch.zeros(4), torch.zeros(4), 0.5)
     assert scores["precision"] is None and scores["recall"] is None
     assert scores["brier"] == 0.0 and scores["terminal_labels"] == 0
+
+
+def test_auroc_is_the_chance_of_the_right_order() -> None:
+    label = np.array([False, False, True, True])
+    assert auroc(np.array([1.0, 2.0, 3.0, 4.0]), label) == 1.0
+    assert auroc(np.array([4.0, 3.0, 2.0, 1.0]), label) == 0.0
+    assert auroc(np.array([1.0, 3.0, 2.0, 4.0]), label) == 0.75
+    assert auroc(np.ones(4), label) == 0.5
+
+
+def test_numbers_are_told_at_five_digits_and_only_if_they_are_numbers() -> None:
+    values = [1.23456789, 123456.789, 1.5e-7, float("nan"), -float("inf")]
+    assert significant(values) == [1.2346, 123460.0, 1.5e-7, None, None]

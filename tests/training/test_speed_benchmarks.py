@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import jsonschema
-import numpy as np
 import pytest
 import torch
 
@@ -254,15 +253,6 @@ def test_kinds_of_uncertainty_are_compared_on_one_twin(
     assert tree["rows"][0]["gap_half"] == tree["rows"][0]["gap_worst_tenth"] == 0.0
     # Two members: the other one at every step is all there is.
     assert tree["rows"][1]["auroc_half"] == tree["rows"][0]["auroc_half"]
-
-
-def test_auroc_is_the_chance_of_the_right_order(scripts: dict[str, ModuleType]) -> None:
-    auroc = scripts["uncertainty"].auroc
-    label = np.array([False, False, True, True])
-    assert auroc(np.array([1.0, 2.0, 3.0, 4.0]), label) == 1.0
-    assert auroc(np.array([4.0, 3.0, 2.0, 1.0]), label) == 0.0
-    assert auroc(np.array([1.0, 3.0, 2.0, 4.0]), label) == 0.75
-    assert auroc(np.ones(4), label) == 0.5
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -164,9 +164,8 @@ def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
         "names": ["x", "y", "z"],
         "error": [[3.0, 1.0], [4.0, 7.0], [0.0, 0.0]],
         "hold_last": [[1.0, None]] * 3,
-        "trusted": 1,
     }
-    curves = error_curves({"horizons": horizons, "open_loop": {"error": [9.0]}})
+    curves = error_curves({"horizons": {"observation": horizons}, "open_loop": {"error": [9.0]}})
     assert curves is not None
     np.testing.assert_allclose(curves["twin"], [np.sqrt(25 / 3), np.sqrt(50 / 3)])
     assert curves["worst"] == [4.0, 7.0] and curves["worst_name"] == "y"
@@ -176,7 +175,9 @@ def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
     assert table[0][3] == "worst dimension (y)" and table[2][0] == "10"
     # What does not fit together is not guessed at.
     for bad in ({"steps": [1]}, {"error": [[1.0], [1.0, 2.0]]}, {"steps": [1, None]}):
-        found = error_curves({"horizons": horizons | bad, "open_loop": {"error": [9.0]}})
+        found = error_curves(
+            {"horizons": {"observation": horizons | bad}, "open_loop": {"error": [9.0]}}
+        )
         assert found is not None and found["twin"] == [9.0]
 
 

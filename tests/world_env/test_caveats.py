@@ -15,7 +15,7 @@ EPISODE = 200
 def clean() -> JSON:
     """Made up: a fidelity that nothing is wrong with."""
     fidelity = made_up.fidelity()
-    fidelity["horizons"]["trusted"] = EPISODE
+    fidelity["horizons"]["trusted_horizon"] = EPISODE
     fidelity["agreement"]["optimisation"] |= {"bias": -0.5, "bias_fraction": -0.0005}
     return fidelity
 
@@ -32,7 +32,7 @@ def changed(path: str, value: Any) -> JSON:
 
 POOL, TRAINED = "agreement.evaluation", "agreement.optimisation"
 COVERAGE, ALIVE = "promise.coverage", "horizons.survival.learned"
-AUROC, EFFECT = "horizons.uncertainty_rank.auroc", "counterfactual.effect_error"
+AUROC, EFFECT = "horizons.uncertainty.auroc", "counterfactual.effect_error"
 LOST, BACK = [0.1] * 90 + [2.0] * 110, [0.1] * 60 + [2.0] * 40 + [0.1] * 100
 
 # rule, entry, value that it fires on, a part of what it says, value near it that it spares.
@@ -54,8 +54,8 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ("few ends", "termination.terminal_labels", 9, "Only 9", 10),
     ("few ends", "termination.terminal_labels", 0, "never seen", None),
     ("survival", ALIVE, [1.0, 1.0, 0.5], "after 5 steps 50 %", [1.0, 1.0, 0.9]),
-    ("short trust", "horizons.trusted", 199, "199 steps, an episode has up to 200", 200),
-    ("short trust", "horizons.trusted", 0, "for 0 steps", None),
+    ("short trust", "horizons.trusted_horizon", 199, "199 steps, an episode has up to 200", 200),
+    ("short trust", "horizons.trusted_horizon", 0, "for 0 steps", None),
     ("lost", "open_loop.error", LOST, "From step 91 on", BACK),
     ("lost", "open_loop.error", [0.1] * 199 + [None], "From step 200 on", [0.1] * 199),
     ("uncertainty", AUROC, [0.9, 0.6, 0.69], "AUROC 0.69", [0.6, 0.7, 0.9]),
@@ -121,7 +121,7 @@ def test_known_ends_rest_on_no_data() -> None:
 def test_without_a_time_limit_the_longest_held_out_episode_counts() -> None:
     fidelity = clean()
     assert warnings_of(fidelity) == []
-    fidelity["horizons"]["trusted"] = 100
+    fidelity["horizons"]["trusted_horizon"] = 100
     assert "an episode has up to 200" in warnings_of(fidelity)[0]
     assert "an episode has up to 1,000" in warnings_of(fidelity, horizon=1000)[0]
 
@@ -133,8 +133,8 @@ def test_misuses_follow_from_what_is_known() -> None:
     assert not any("no interval" in text or "single predictions" in text for text in good)
     bad = copy.deepcopy(clean())
     bad["promise"] = None
-    bad["horizons"]["trusted"] = 50
-    bad["horizons"]["uncertainty_rank"]["auroc"] = [0.5]
+    bad["horizons"]["trusted_horizon"] = 50
+    bad["horizons"]["uncertainty"]["auroc"] = [0.5]
     said = " ".join(misuses(bad, horizon=EPISODE))
     for part in ("no interval was calibrated", "more than 50 steps", "telling by its uncertainty"):
         assert part in said
