@@ -23,6 +23,7 @@ from training.fidelity import (
     bfloat16_fidelity,
     one_step,
     open_loop,
+    scales_of,
     termination_scores,
     termination_threshold,
 )
@@ -35,6 +36,7 @@ from training.windows import (
     encode_episodes,
     starts,
 )
+from world_env.batch import Observation
 from world_env.codec import Codec
 from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
 from world_env.models import load_family
@@ -169,7 +171,8 @@ def fit_episodes(
     _check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
     model.prepare(everything.statistics())
-    logs = _optimize(model, train, validation, config, progress, checkpoint)
+    scale = scales_of(everything)
+    logs = _optimize(model, train, validation, scale, config, progress, checkpoint)
     model.eval().requires_grad_(False)
     probability, label, _ = one_step(model, validation)
     every_probability, every_label, seen = one_step(model, everything)
@@ -178,7 +181,7 @@ def fit_episodes(
         if int(label.sum()) >= _ENOUGH_ENDS
         else termination_threshold(every_probability, every_label)
     )
-    fidelity = _measure(model, validation) | {
+    fidelity = _measure(model, validation, scale) | {
         "termination": termination_scores(probability, label, threshold),
         "notes": notes,
         "loss": logs,
@@ -210,6 +213,7 @@ def _optimize(
     model: TrainableWorldModel,
     train: EncodedEpisodes,
     validation: EncodedEpisodes,
+    scale: Observation,
     config: FitConfig,
     progress: Progress | None,
     checkpoint: Path | None,
@@ -238,7 +242,7 @@ def _optimize(
         optimizer.step()
         done = update + 1
         if done % config.validate_every == 0 or done == config.updates:
-            measured = open_loop(model, validation, horizon=_LONGEST_SELECTION)
+            measured = open_loop(model, validation, horizon=_LONGEST_SELECTION, scale=scale)
             # Early models can be smooth and ignorant: their heads have hardly seen an end.
             grown = done >= _SELECT_FROM * config.updates
             logs = _plain(parts) | {
@@ -274,9 +278,9 @@ def _schedule(share: float) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(share * math.pi)))
 
 
-def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
+def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:
     longest = int(validation.left.max())
-    curve = open_loop(model, validation, horizon=longest)
+    curve = open_loop(model, validation, horizon=longest, scale=scale)
     return {
         "held_out_steps": len(validation),
         "open_loop": {
@@ -287,7 +291,7 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes) -> JSON:
             "rows": curve.rows,
         },
         "reward_error": curve.reward_error,
-        "bfloat16": bfloat16_fidelity(model, validation),
+        "bfloat16": bfloat16_fidelity(model, validation, scale=scale),
     }
 
 

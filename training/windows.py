@@ -203,6 +203,15 @@ def robust_scale(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center, np.where(_is_constant(low, high), 1.0, scale)
 
 
+def floored_deviation(columns: Tensor) -> Tensor:
+    """(D,) standard deviations of (N, D) columns, with `robust_scale`'s floor; 1 for constant columns."""
+    low, high = columns.amin(0), columns.amax(0)
+    # One row has no deviation, and is constant.
+    scale = columns.std(0, correction=min(1, len(columns) - 1)).maximum(_RANGE_FLOOR * (high - low))
+    constant = torch.from_numpy(_is_constant(low.numpy(), high.numpy()))
+    return scale.where(~constant, torch.ones_like(scale))
+
+
 def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(median, spread) of (N, D) columns, (D,) each, blind to what happens in under 1 % of rows."""
     rows = columns[:: max(1, len(columns) // _QUANTILE_ROWS)].astype(np.float64)

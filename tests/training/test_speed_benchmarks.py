@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 JSON = dict[str, Any]
 MODULES = ("join", "returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot")
-SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed", "learn_table", "uncertainty")
+SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed", "learn_table", "uncertainty", "scales")
 KINDS = ("off", "default", "full")
 SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
 FIT = {"updates": 4, "batch_size": 20, "validate_every": 2, "model": {"members": 2, "width": 8}}
@@ -187,6 +187,31 @@ def test_a_fit_is_timed_part_by_part(
     assert row["milliseconds_per_update"]["optimizer"] > 0 and row["seconds"]["validation"] > 0
     spent = [seconds for name, seconds in row["seconds"].items() if name != "total"]
     assert sum(spent) == pytest.approx(row["seconds"]["total"], abs=0.01)
+
+
+def test_scalings_are_compared_on_the_same_episodes(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, task = scripts["scales"], "InvertedDoublePendulum-v5"
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
+    monkeypatch.setitem(script.TASKS, task, (300, "random"))
+    models: list[dict[str, float]] = []
+
+    def small(**options: Any) -> FitConfig:
+        models.append(options.pop("model"))
+        return FitConfig(**options | FIT | {"updates": 2, "model": FIT["model"] | models[-1]})
+
+    monkeypatch.setattr(script, "FitConfig", small)
+    now = script.training.fit.open_loop
+    words = ["--tasks", task, "--seeds", "0", "--updates", "2"]
+    tree = run(script, tmp_path / "s.json", monkeypatch, *words, "--scalings", "before")
+    words += ["--scalings", *script.SCALINGS, "--resume"]
+    tree = run(script, tmp_path / "s.json", monkeypatch, *words)
+    assert {row["scaling"] for row in tree["rows"]} == set(script.SCALINGS) and len(models) == 3
+    assert models == [{"outlier": 1e9}, {"outlier": 1e9}, {}]
+    assert script.training.fit.open_loop is now
+    still = {row["errors"][0]["ordinary"]["hold_last"] for row in tree["rows"]}
+    assert len(still) == 1
 
 
 PPO_WORDS = ["--task", "CartPole-v1", "--rows", "4", "--rollout", "32", "--batch-size", "16"]

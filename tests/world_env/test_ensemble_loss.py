@@ -1,5 +1,7 @@
 """The ensemble's loss equals its definition, worked out one window and one number at a time."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -77,8 +79,8 @@ def network(mlp: MemberMLP, member: int, hidden: Tensor) -> Tensor:
     return hidden @ mlp.weights[-1][member] + mlp.biases[-1][member, 0]
 
 
-def huber(error: Tensor) -> Tensor:
-    return torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5)
+def huber(error: Tensor, most: float = 1.0) -> Tensor:
+    return torch.where(error.abs() < most, 0.5 * error**2, most * (error.abs() - 0.5 * most))
 
 
 def slow_loss(model: EnsembleWorldModel, data: Batch) -> Tensor:
@@ -108,7 +110,7 @@ def slow_loss(model: EnsembleWorldModel, data: Batch) -> Tensor:
             miss = (seen[step + 1] - vector) / scales.change_scale - mean
             if step == 0:
                 weight = (log_std.exp() ** (2 * config.beta)).detach()
-                nll = weight * (0.5 * (miss / log_std.exp()) ** 2 + log_std)
+                nll = weight * (huber(miss / log_std.exp(), config.outlier) + log_std)
                 collect("change", nll.mean())
             elif data.valid[row, step]:
                 collect(f"rollout {step}", 10.0 * huber(miss).mean() / (steps - 1))
@@ -136,3 +138,19 @@ def test_some_outputs_are_the_first_of_all_outputs(model: EnsembleWorldModel) ->
     inputs = torch.randn(MEMBERS, ROWS, SIZE + ACTIONS).double()
     some, everything = model.dynamics(inputs, outputs=SIZE), model.dynamics(inputs)
     torch.testing.assert_close(some, everything[..., :SIZE])
+
+
+@pytest.mark.parametrize(("outlier", "grows"), [(5.0, False), (1e9, True)])
+def test_a_spike_teaches_the_mean_no_more_than_an_outlier(
+    model: EnsembleWorldModel, outlier: float, grows: bool
+) -> None:
+    model.config = dataclasses.replace(model.config, outlier=outlier)
+    pulls = []
+    for spike in (1e3, 1e6):
+        data = windows(1)
+        data.observations["observation"][2, 1, 0] = spike
+        loss, _ = model.loss(data, random=RowRandom.from_seed(0, len(data)), progress=0.0)
+        (pull,) = torch.autograd.grad(loss, [model.dynamics.biases[-1]])
+        pulls.append(float(pull[..., :SIZE].norm()))
+    assert (pulls[1] > 100 * pulls[0]) == grows
+    assert grows or pulls[1] == pytest.approx(pulls[0])

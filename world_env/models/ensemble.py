@@ -6,6 +6,8 @@ What it does, and why (evidence in brackets):
 - it predicts the change in normalised space, LayerNorm inside, last layer at zero [NEUBAY];
 - one-step Gaussian likelihood first, then k-step rollouts of the mean, because a one-step model can be worse
   than "nothing moves" after a few hundred steps [Lambert et al. 2022; RWM, arXiv:2501.10100];
+- one miss counts by its square up to a few of its own noise's deviations and by its size beyond: a dimension that
+  spikes rarely does not outweigh all others [benchmarks/scales.py];
 - reward and termination are read from the whole transition; the reward of a terminal step has its own head,
   so that a goal bonus cannot leak to steps that go on;
 - the rare terminal class is weighted, and the weight's logarithm is taken off the logit again;
@@ -61,6 +63,9 @@ class EnsembleConfig:
     """Most that a terminal step weighs more than another in the loss."""
     beta: float = 0.5
     """Likelihoods are weighted by variance ** beta [beta-NLL: Seitzer et al. 2022, arXiv:2203.09168]."""
+    outlier: float = 5.0
+    """Miss, in units of its own noise, from which it teaches no more than that [Huber 1964]: else one rare spike weighs
+    more than the batch it is in."""
     log_std_min: float = -6.0
     """Least logarithm of the noise, in units of one step's typical change."""
     log_std_max: float = 1.0
@@ -76,6 +81,8 @@ class EnsembleConfig:
                 f"rollout is {self.rollout} and one_step_share {self.one_step_share}: expected at least 1 step "
                 "and a share in 0..1"
             )
+        if self.outlier <= 0.0:
+            raise ValueError(f"outlier is {self.outlier}, expected more than 0 units of noise")
         if self.partner_every < 1:
             raise ValueError(f"partner_every is {self.partner_every}, expected at least 1 step")
 
@@ -299,10 +306,13 @@ class EnsembleWorldModel(TrainableWorldModel):
         inputs = torch.cat([self.normalizer.normalize(start), actions[:, :, 0]], -1)
         mean, log_std = self._change(self.dynamics(inputs))
         miss = (vectors[:, :, 1] - start) / self.normalizer.change_scale - mean
-        squared = (miss * (-log_std).exp()).square()
+        surprise = miss * (-log_std).exp()
+        misfit = functional.huber_loss(
+            surprise, torch.zeros_like(surprise), reduction="none", delta=self.config.outlier
+        )
         # beta-NLL: without the weight, points that are noisy or badly fitted stop teaching the mean.
         weight = (2.0 * self.config.beta * log_std).exp().detach()
-        likelihood = weight * (0.5 * squared + log_std)
+        likelihood = weight * (misfit + log_std)
         parts["change"] = _mean(likelihood.mean(-1), valid[:, :, 0])
         if actions.shape[2] > 1:
             parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)

@@ -1,0 +1,167 @@
+"""A dimension that spikes rarely costs the others nothing: not in learning, not in choosing, not in uncertainty."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import training.fit
+from training.episodes import Episode
+from training.fidelity import OpenLoop, open_loop, scales_of
+from training.fit import FitConfig, fit_episodes
+from training.windows import EncodedEpisodes, encode_episodes, floored_deviation
+from world_env.batch import OBSERVATION, Context
+from world_env.codec import Codec
+from world_env.random import RowRandom
+from world_env.spec import WorldSpec
+from world_env.twin import Twin
+
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+
+SPIKE = 1000.0
+LENGTH = 50
+SMALL = FitConfig(
+    updates=250,
+    batch_size=128,
+    learning_rate=3e-3,
+    validate_every=125,
+    seed=1,
+    model={"members": 2, "width": 32, "layers": 2, "head_width": 16, "rollout": 2},
+)
+
+
+def spec_of(size: int) -> WorldSpec:
+    box = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+    return WorldSpec(box, spaces.Box(-1, 1, (1,), np.float32), LENGTH)
+
+
+def swings(spiking: bool, constant: bool = False, episodes: int = 40) -> list[Episode]:
+    """A pushed spring, exactly linear; beside it what spikes in one row of each tenth episode, and what never moves."""
+    made = []
+    for number in range(episodes):
+        rng = np.random.default_rng(number)
+        rows, actions = [rng.normal(0, 1, 2)], rng.uniform(-1, 1, (LENGTH, 1))
+        for (push,) in actions:
+            place, speed = rows[-1]
+            rows.append(np.array([place + 0.2 * speed, speed - 0.2 * place + 0.2 * push]))
+        columns = [np.array(rows)]
+        if spiking:
+            spikes = np.zeros((LENGTH + 1, 1))
+            spikes[rng.integers(5, LENGTH - 5)] = SPIKE * (number % 10 == 0)
+            columns.append(spikes)
+        if constant:
+            columns.append(np.full((LENGTH + 1, 1), 7.0))
+        observations = np.concatenate(columns, 1).astype(np.float32)
+        made.append(
+            Episode(
+                observations,
+                actions.astype(np.float32),
+                observations[1:, 0].copy(),
+                terminated=False,
+                truncated=True,
+            )
+        )
+    return made
+
+
+def encoded(episodes: list[Episode]) -> EncodedEpisodes:
+    return encode_episodes(episodes, Codec(spec_of(episodes[0].observations.shape[1])))
+
+
+@pytest.fixture(scope="module")
+def plain() -> Twin:
+    return fitted(swings(spiking=False))
+
+
+@pytest.fixture(scope="module")
+def spiked() -> Twin:
+    return fitted(swings(spiking=True, constant=True))
+
+
+def fitted(episodes: list[Episode], **model: float) -> Twin:
+    config = dataclasses.replace(SMALL, model=SMALL.model | model)
+    return fit_episodes(episodes, spec_of(episodes[0].observations.shape[1]), config)
+
+
+@torch.no_grad()
+def errors_after(twin: Twin, data: EncodedEpisodes, steps: int) -> torch.Tensor:
+    """(D,) root mean square errors after some steps of calm, task units."""
+    batch = data.gather(torch.nonzero(data.left >= steps).squeeze(1), steps)
+    calm = (batch.observations[OBSERVATION][..., 2:3] != SPIKE).all(-1).all(-1)
+    batch = data.gather(torch.nonzero(data.left >= steps).squeeze(1)[calm], steps)
+    random = RowRandom.from_seed(0, len(batch))
+    state = twin.model.encode(Context.from_observation(batch.start(), 1), random=random)
+    for step in range(steps):
+        state, _ = twin.model.step(state, batch.actions[:, step], random=random, temperature=0.0)
+    missed = twin.model.decode(state)[OBSERVATION] - batch.observations[OBSERVATION][:, -1]
+    return missed.square().mean(0).sqrt()
+
+
+def test_units_are_floored_deviation_with_a_floor_and_one_where_nothing_moves() -> None:
+    data = encoded(swings(spiking=True, constant=True))
+    values, scale = data.observations[OBSERVATION], scales_of(data)[OBSERVATION]
+    torch.testing.assert_close(scale[:2], values[:, :2].std(0))
+    assert values[:, 2].std() < 0.045 * SPIKE and scale[2] == 0.05 * SPIKE
+    assert scale[3] == 1
+
+
+def test_a_unit_of_few_rows_is_finite() -> None:
+    assert floored_deviation(torch.tensor([[3.0, -2.0]])).tolist() == [1.0, 1.0]
+    torch.testing.assert_close(
+        floored_deviation(torch.tensor([[1.0], [3.0]])), torch.tensor([2.0**0.5])
+    )
+
+
+def test_other_dimensions_are_learned_as_well_beside_a_spiking_and_a_constant_one(
+    plain: Twin, spiked: Twin
+) -> None:
+    episodes = swings(spiking=True, constant=True)
+    reference = errors_after(plain, encoded(swings(spiking=False)), 5)
+    errors = errors_after(spiked, encoded(episodes), 5)
+    assert (errors[:2] / reference).mean() < 1.4
+    assert errors[3] == 0
+    # The fault: a likelihood under which a spike counts by the square of its surprise.
+    faulty = errors_after(fitted(episodes, outlier=1e9), encoded(episodes), 5)
+    assert (faulty[:2] / reference).mean() > 1.4
+
+
+def test_held_out_episodes_without_a_spike_still_tell_models_apart(
+    spiked: Twin,
+) -> None:
+    calm = [episode for episode in swings(True, True) if episode.observations[:, 2].max() == 0]
+    data, scale = encoded(calm), scales_of(encoded(swings(True, True)))
+    in_old_units = {OBSERVATION: data.observations[OBSERVATION].std(0).clamp(min=1e-6)}
+    old = open_loop(spiked.model, data, horizon=20, scale=in_old_units)
+    assert old.score > 0.9  # the fault: one column that never moved here decides alone
+    assert open_loop(spiked.model, data, horizon=20, scale=scale).score < 0.4
+    assert open_loop(spiked.model, data, horizon=20).hold_last[-1] < 5
+
+
+def test_a_fit_measures_in_the_units_of_all_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(*arguments: Any, **options: Any) -> OpenLoop:
+        seen.append(options["scale"][OBSERVATION])
+        return open_loop(*arguments, **options)
+
+    monkeypatch.setattr(training.fit, "open_loop", watched)
+    episodes = swings(spiking=True)
+    config = dataclasses.replace(SMALL, updates=2, validate_every=1)
+    fit_episodes(episodes, spec_of(3), config)
+    wanted = scales_of(encoded(episodes))[OBSERVATION]
+    assert len(seen) == 3 and all(torch.equal(scale, wanted) for scale in seen)
+
+
+@torch.no_grad()
+def test_uncertainty_is_not_about_the_spike(spiked: Twin) -> None:
+    data = encoded(swings(spiking=True, constant=True))
+    model: Any = spiked.model
+    batch = data.gather(torch.arange(len(data)), 1)
+    normalized = model.normalizer.normalize(batch.start()[OBSERVATION])
+    mean, _ = model.dynamics(torch.cat([normalized, batch.actions[:, 0]], -1)[None]).chunk(2, -1)
+    calm = (batch.observations[OBSERVATION][..., 2] == 0).all(-1)
+    share = mean.var(0)[calm].mean(0)
+    assert share[2:].sum() < share[:2].sum()
