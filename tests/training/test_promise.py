@@ -79,6 +79,21 @@ def test_a_policy_that_leaves_the_data_gets_no_interval() -> None:
     assert str(interval(calibration, 100.0, 0.0)).startswith("100 [")
 
 
+def test_errors_that_grow_beyond_the_data_are_corrected() -> None:
+    shares = np.linspace(0.0, 0.5, 20)
+    far = [
+        judged(np.array([200.0 * share + wobble]), past=float(share))[0]
+        for share, wobble in zip(shares, [-1.0, 1.0] * 10, strict=True)
+    ]
+    far = [dataclasses.replace(policy, run=f"r{i}") for i, policy in enumerate(far)]
+    calibration = calibrate(far)
+    assert calibration is not None
+    assert calibration["bias_per_share"] == pytest.approx(200.0, abs=10.0)
+    mean, low, high = interval(calibration, 180.0, 0.4)
+    assert mean == pytest.approx(100.0, abs=3.0)
+    assert high - low < 8.0
+
+
 def test_too_few_supported_policies_give_no_interval() -> None:
     assert calibrate(judged(np.zeros(LEAST_CALIBRATION - 1))) is None
     assert "fewer than" in str(interval(None, 3.0, 0.0))
