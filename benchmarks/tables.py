@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from alarm_table import alarm_section
 from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
@@ -245,6 +246,7 @@ SECTIONS = {
         "returns_speed": held_section,
         "parts": parts_section,
         "uncertainty": uncertainty_section,
+        "alarm": alarm_section,
         "fit_speed": fit_section,
         "ppo_speed": ppo_section,
         "learn_table": learn_section,

@@ -40,6 +40,7 @@ FLOORS = {
         -1: [""],
         0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients"],
         0.5: ["windows", "exchange", "ppo", "returns"],
+        0.75: ["lived"],
         1: ["policy", "fidelity", "lint", "alarm"],
         2: ["collect", "fit", "learn", "pool", "compare"],
         3: ["report", "watch", "refine"],
