@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agreement_tables import agreement_section
+from alarm_table import alarm_section
 from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
@@ -246,6 +247,7 @@ SECTIONS = {
         "returns_speed": held_section,
         "parts": parts_section,
         "uncertainty": uncertainty_section,
+        "alarm": alarm_section,
         "fit_speed": fit_section,
         "ppo_speed": ppo_section,
         "learn_table": learn_section,

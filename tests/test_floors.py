@@ -41,6 +41,7 @@ FLOORS = {
         -1: ["", "scripted"],
         0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients", "agreement"],
         0.5: ["windows", "exchange", "ppo", "returns"],
+        0.75: ["lived"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise", "milestones", "survival"],
         1.75: ["horizons", "counterfactual"],

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from training.real import RealConfig, StepLedger, make_real
 from world_env.errors import InvalidOptionError
-from world_env.simulator import Simulator, SimulatorConfig
+from world_env.simulator import Simulator, SimulatorConfig, StepResult
 from world_env.twin import Twin
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Actor = Callable[[Any, np.ndarray], np.ndarray]
 """(batched observations, (B,) row numbers) -> batched actions."""
+
+Watch = Callable[[Any, StepResult, np.ndarray], None]
+"""(observations left, what the step showed, (B,) bool rows that were stepped): sees every learned step."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def run_real(
     return Returns(values, lengths, first)
 
 
-def run_learned(actor: Actor, twin: Twin, first: Any, *, seed: int = 0) -> Returns:
+def run_learned(
+    actor: Actor, twin: Twin, first: Any, *, seed: int = 0, watch: Watch | None = None
+) -> Returns:
     """One learned episode from each given first observation, judged with `on_uncertain="ignore"`."""
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     check_horizon(twin)
@@ -140,6 +145,8 @@ def run_learned(actor: Actor, twin: Twin, first: Any, *, seed: int = 0) -> Retur
             known = False
         else:
             past += int((result.uncertainty[running] > twin.uncertainty_threshold).sum())
+        if watch is not None:
+            watch(observation, result, running)
         observation = result.observation
     return Returns(values, lengths, first, past / int(lengths.sum()) if known else None)
 
