@@ -1,6 +1,7 @@
 """Make the bundled twins: `python benchmarks/bundle.py TASK_ID ...`; seed 42, which judges nothing.
 
-The full build runs (collect, fit, learn, judge), so that each card holds measured returns.
+The full build runs (collect, fit, learn, judge), so that each card holds measured returns, and agreement where
+`runs/pools` holds the task's pool.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def main() -> None:
     warnings.simplefilter("ignore", FitWarning)
     for task_id in sys.argv[1:] or list(BUNDLED):
         out = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "bundle" / task_id
-        built = build(BuildConfig(task_id, out, seed=SEED, baseline=False))
+        pool = out.parents[1] / "pools" / task_id
+        judges = pool if (pool / "pool.json").is_file() else None
+        built = build(BuildConfig(task_id, out, seed=SEED, baseline=False, pool=judges))
         size = sum(path.stat().st_size for path in built.twin_folder.iterdir())
         if size > MOST_BYTES:
             raise SystemExit(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from training.agree import Trained, agreement, judge
 from training.compare import MIN_EPISODES, compare, write_comparison
 from training.counterfactual import counterfactual
 from training.episodes import EpisodeStore, split
@@ -19,11 +20,12 @@ from training.fidelity import open_loop
 from training.fit import FitConfig, fit_episodes
 from training.horizons import measure_horizons
 from training.learn import LearnConfig, learn
+from training.pool import Pool
 from training.provenance import facts
-from training.real import RealConfig, StepLedger
+from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
 from training.refine import RefineConfig, Report, Round, refine
 from training.report import write_report
-from training.returns import policy_actor, random_actor
+from training.returns import policy_actor, random_actor, run_real
 from training.tasks import task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
@@ -62,6 +64,8 @@ class BuildConfig:
     """Judged real episodes a policy."""
     baseline: bool = True
     """Also train PPO in reality on the same number of real steps."""
+    pool: Path | None = None
+    """Folder of a pool (`world-env pool`) to judge the twin by: its card then holds agreement and a promise."""
     seed: int = 0
     """Of data, model and policy."""
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -107,6 +111,9 @@ def build(
     out = Path(config.out)
     real = RealConfig(config.env_id, config.kwargs, config.wrappers)
     ledger = StepLedger(out / "real-steps.json")
+    judges = None if config.pool is None else Pool.load(config.pool)
+    if judges is not None:
+        check_same_spaces(spec_of(judges.real), spec_of(real))
     began = time.perf_counter()
     rounds = refine(
         refine_config(config, real),
@@ -149,6 +156,8 @@ def build(
     _write(out, comparison, ledger)
     mark = time.perf_counter()
     curves, measured = _measured(config, last, ledger)
+    if judges is not None:
+        measured |= _agreement(last, judges, ledger)
     seconds += [
         ("measure", round(time.perf_counter() - mark, 1)),
         ("all", round(time.perf_counter() - began, 1)),
@@ -224,6 +233,14 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
         "horizons": measure_horizons(last.twin, held_out, linear=linear.model),
         "counterfactual": counterfactual(last.twin, real, ledger=ledger, seed=config.seed),
     }
+
+
+def _agreement(last: Round, judges: Pool, ledger: StepLedger) -> JSON:
+    """How far the twin agrees with reality over a pool, and over the policy that was trained in it."""
+    actor = policy_actor(last.policy)
+    reality = run_real(actor, judges.real, judges.seeds, purpose="judge", ledger=ledger)
+    trained = Trained("ppo_twin", "ppo_twin", lambda: actor, reality)
+    return agreement(judge(last.twin, judges, [trained]), judges)
 
 
 def curves_of(twin: Twin, held_out: list[Episode], linear: Twin) -> JSON:

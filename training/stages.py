@@ -163,6 +163,7 @@ def build_stage(
     learn_steps: int | None = None,
     episodes: int = 100,
     out: Path | None = None,
+    pool: Path | None = None,
     seed: int = 0,
     wrappers: tuple[str, ...] = (),
 ) -> None:
@@ -178,6 +179,7 @@ def build_stage(
                 exploration=exploration,
                 learn_steps=learn_steps,
                 episodes=episodes,
+                pool=pool,
                 seed=seed,
                 wrappers=wrappers,
             ),

@@ -305,9 +305,28 @@ def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
     assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]
 
 
-def test_a_build_run_again_spends_no_more_but_judging(built: tuple[BuildConfig, Built]) -> None:
+def small_pool(folder: Path, config: BuildConfig) -> Path:
+    """The manifest of a pool: the scripted policy with more and more noise."""
+    members = [
+        {"name": f"p{i}", "run": f"run {i // 2}", "source": "scripted", "noise": i / 20,
+         "returns": [40.0 - i] * 8, "lengths": [40 - i] * 8}
+        for i in range(20)
+    ]  # fmt: skip
+    tree = {"format": 1, "real": RealConfig(config.env_id, config.kwargs).to_json(), "seeds": [70, 77],
+            "real_steps": {"judge": 1}, "provenance": {}, "members": members}  # fmt: skip
+    (folder / "pool.json").write_text(json.dumps(tree), encoding="utf-8")
+    return folder
+
+
+def test_a_build_run_again_spends_no_more_but_judging(
+    built: tuple[BuildConfig, Built], tmp_path: Path
+) -> None:
     config, first = built
-    again = build(dataclasses.replace(config))
+    again = build(dataclasses.replace(config, pool=small_pool(tmp_path, config)))
+    found = Twin.load(config.out / "twin").fidelity
+    assert found["agreement"]["evaluation"]["policies"] == 20
+    assert found["agreement"]["optimisation"]["policies"] == 1
+    assert "## Agreement" in (config.out / "twin" / "card.md").read_text(encoding="utf-8")
     before, after = (part.comparison["real_steps_by_purpose"] for part in (first, again))
     assert before["collect"] == after["collect"]
     assert [row["real_mean"] for row in again.comparison["rows"]] == [
