@@ -64,7 +64,7 @@ class AlarmConfig:
     """"reward": share of steps paid outside the data's range."""
     reward_margin: float = 0.02
     """"reward": how far outside, in widths of that range (in the largest reward where all are equal)."""
-    uncertain_share: float = 0.25
+    uncertain_share: float = 0.5
     """"uncertainty": share of steps past the twin's threshold."""
     still: float = 0.25
     """"frozen": largest usual change of a step, as a share of the judge's."""
