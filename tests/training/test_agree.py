@@ -22,9 +22,9 @@ REAL = RealConfig("CartPole-v1", {"max_episode_steps": LIMIT})
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    """The scripted CartPole policy with more and more noise, as twelve runs of two policies."""
+    """The scripted CartPole policy with more and more noise, as six runs of two policies."""
     folder = tmp_path_factory.mktemp("pool")
-    members = [Member(f"noise {i}", f"run {i // 2}", "scripted", i / 24) for i in range(24)]
+    members = [Member(f"noise {i}", f"run {i // 2}", "scripted", i / 12) for i in range(12)]
     made = Pool(folder, REAL, members, [], range(70, 70 + EPISODES))
     spec = oracle_twin("CartPole-v1", horizon=LIMIT).spec
     returns = [
@@ -49,7 +49,7 @@ def test_an_exact_twin_agrees(exact: Twin, pool: Pool) -> None:
     assert stats["mmrv_fraction"] < 0.01
     assert stats["supported_share"] == 1.0
     assert found["optimisation"] is None
-    assert found["pool"]["runs"] == 12
+    assert found["pool"]["runs"] == 6
     assert found["pool"]["range"] == [
         min(part.mean for part in pool.returns),
         max(part.mean for part in pool.returns),
@@ -68,7 +68,7 @@ def test_a_twin_that_pays_too_much_is_found_out(pool: Pool) -> None:
 
 
 def test_the_promise_is_stored_and_survives_saving(exact: Twin, pool: Pool, tmp_path: Path) -> None:
-    assert exact.fidelity["promise"]["calibrated_on"] == {"policies": 24, "runs": 12}
+    assert exact.fidelity["promise"]["calibrated_on"] == {"policies": 12, "runs": 6}
     register_oracles()
     try:
         loaded = Twin.load(exact.save(tmp_path / "twin"))
@@ -87,7 +87,7 @@ def test_policies_trained_in_the_twin_are_kept_apart(pool: Pool) -> None:
         for i in range(3)
     ]
     found = agreement(judge(twin, pool, trained), pool)["agreement"]
-    assert found["evaluation"]["policies"] == 24
+    assert found["evaluation"]["policies"] == 12
     assert found["optimisation"]["policies"] == 3
     assert found["optimisation"]["pearson"] is None  # all the same policy
     assert {point["kind"] for point in found["points"]} == {"evaluation", "optimisation"}

@@ -24,7 +24,9 @@ def tiny(out: Path, **change: Any) -> PoolConfig:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    return make_pool(tiny(tmp_path_factory.mktemp("pool") / "cartpole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.pool._SELECT_EPISODES", 2)  # ten would only take longer
+        return make_pool(tiny(tmp_path_factory.mktemp("pool") / "cartpole"))
 
 
 def members(*runs: int) -> list[Member]:
