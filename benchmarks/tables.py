@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lint_table import lint_section
 from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
@@ -248,6 +249,7 @@ SECTIONS = {
         "fit_speed": fit_section,
         "ppo_speed": ppo_section,
         "learn_table": learn_section,
+        "lint": lint_section,
     },
 }
 """Page -> results file without its ending = name of the page's markers -> what writes the section."""

@@ -1,4 +1,4 @@
-"""The commands of `world-env`, one function each: arguments in, a line or a table out."""
+"""The commands of `world-env`, one function each: arguments in, a line or a table out, and an exit status if not 0."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from training.build import BuildConfig, Built, build
 from training.collect import CollectConfig, collect
 from training.compare import compare, policy_actor, random_actor, write_comparison
+from training.data_stages import DATA_STAGES
 from training.fit import FitConfig, fit
 from training.learn import LearnConfig, learn
 from training.policy import RandomPolicy, load_policy
@@ -341,10 +342,11 @@ def _show(built: Built) -> None:
     _console.print(f"twin: {built.twin_folder}\npage: {built.page}")
 
 
-STAGES: dict[str, Callable[..., None]] = {
+STAGES: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "build": build_stage,
     "collect": collect_stage,
+    **DATA_STAGES,
     "fit": fit_stage,
     "learn": learn_stage,
     "compare": compare_stage,
