@@ -207,7 +207,8 @@ def write_comparison(path: Path, comparison: JSON) -> None:
 def _check_horizon(twin: Twin) -> None:
     if twin.spec.horizon is None:
         raise InvalidOptionError(
-            "this twin has no horizon, so its episodes may never end: set one in its spec"
+            "this twin has no horizon, so its episodes may never end: fit it again with `--horizon STEPS`, or set one "
+            "in its spec"
         )
 
 

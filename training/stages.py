@@ -92,14 +92,27 @@ def collect_stage(config: _Flat[CollectConfig]) -> None:
 
 
 def fit_stage(
-    data: Path, out: Path, config: _Flat[FitConfig] = _FIT, tensorboard: Path | None = None
+    data: str,
+    out: Path,
+    config: _Flat[FitConfig] = _FIT,
+    horizon: int | None = None,
+    tensorboard: Path | None = None,
 ) -> None:
-    """Fit a twin to an episode store; run again after a kill to go on."""
+    """Fit a twin to real episodes; run again after a kill to go on.
+
+    Args:
+        data: Folder of an episode store, or minari:ID.
+        out: Folder of the twin.
+        config: How it is fitted.
+        horizon: The task's time limit in steps; without it the one that the data names.
+        tensorboard: Folder of its logs.
+    """
     bars = _Bars()
     twin = fit(
         data,
         out,
         config,
+        horizon=horizon,
         progress=lambda done, wanted, logs: bars("fit", done, wanted, logs),
         tensorboard=tensorboard,
     )
