@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     registry.primitive_rule(_json_rule)
     try:
         with registry:
-            tyro.extras.subcommand_cli_from_dict(
+            status = tyro.extras.subcommand_cli_from_dict(
                 stages.STAGES, prog="world-env", description=_DESCRIPTION, args=arguments
             )
     except WorldEnvError as error:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             "world-env: stopped; run the same command again to go on where it was", file=sys.stderr
         )
         return 130
-    return 0
+    return int(status or 0)
 
 
 _DESCRIPTION = """Digital twins of Gymnasium environments. Threads: one, unless OMP_NUM_THREADS says otherwise;

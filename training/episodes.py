@@ -82,6 +82,14 @@ class Episode:
         }  # fmt: skip
         return {**named, "action": self.actions, "reward": self.rewards}
 
+    def digest(self) -> str:
+        """8 hex digits of the SHA-256 of its arrays: tells whether an episode was seen before, wherever it was kept."""
+        total = hashlib.sha256()
+        for name, column in sorted(self.columns().items()):
+            total.update(f"{name} {column.dtype} {column.shape}".encode())
+            total.update(np.ascontiguousarray(column).tobytes())
+        return total.hexdigest()[:8]
+
     def cut(self, start: int, stop: int) -> Episode:
         """Steps start..stop-1 as a piece; where it is cut before the end it counts as truncated."""
         if not 0 <= start < stop <= len(self):
@@ -117,6 +125,28 @@ class Episode:
                     "finite numbers: repair the environment, or drop the episode"
                 )
         return None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Recording(Episode):
+    """An episode as somebody else recorded it, whatever is wrong with it: for `lint`, never for a fit.
+
+    early_end: first step before the last that claims to end the episode; None: no such step.
+    """
+
+    early_end: int | None = None
+
+    def _problem(self) -> str | None:
+        return None
+
+    def checked(self) -> Episode:
+        """The episode that it is. Raises DataError where something is wrong."""
+        if self.early_end is not None:
+            raise DataError(f"it goes on after step {self.early_end}, which ended it: cut it there")
+        return Episode(
+            self.observations, self.actions, self.rewards, self.terminated, self.truncated,
+            self.elapsed, self.seed,
+        )  # fmt: skip
 
 
 def split(

@@ -1,7 +1,8 @@
-"""Episodes from and to Minari, the common format of offline data."""
+"""Episodes from wherever they are kept: our stores, and Minari, the common format of offline data."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Sequence
@@ -10,12 +11,20 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from training.episodes import Episode
-from world_env.errors import DataError, MissingExtraError, StageError, TwinFormatError
-from world_env.spec import WorldSpec
+from training.episodes import Episode, EpisodeStore, Recording
+from training.real import RealConfig
+from world_env.errors import (
+    DataError,
+    InvalidOptionError,
+    MissingExtraError,
+    StageError,
+    TwinFormatError,
+)
+from world_env.spec import JSON, WorldSpec
 
 _SPEC = "world_env_spec"
 _ELAPSED = "elapsed"
+_MINARI = "minari:"
 
 
 def to_minari(
@@ -68,36 +77,100 @@ def from_minari(dataset: Any) -> tuple[WorldSpec, list[Episode]]:
 
     Raises StageError for an unknown id, DataError for an episode that is not usable.
     """
+    spec, recordings, _ = _read_minari(dataset)
+    return spec, _checked(recordings)
+
+
+def open_data(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, list[Episode], JSON]:
+    """(interface, episodes, provenance for a twin) of an episode store's folder, or of "minari:ID".
+
+    horizon: the task's time limit in steps, instead of the one that the data names, or does not.
+    Raises StageError where nothing is there, DataError for an episode that is not usable, InvalidOptionError for a
+    horizon that an episode outlasts.
+    """
+    spec, recordings, provenance = open_recordings(text)
+    episodes = _checked(recordings)
+    if horizon is None:
+        return spec, episodes, provenance
+    longest = max((episode.elapsed + len(episode) for episode in episodes), default=0)
+    if longest > horizon or horizon < 1:
+        raise InvalidOptionError(
+            f"horizon is {horizon}, but the longest episode lasts {longest} steps: give the task's own time limit"
+        )
+    return dataclasses.replace(spec, horizon=horizon), episodes, provenance
+
+
+def open_recordings(text: str) -> tuple[WorldSpec, Sequence[Episode], JSON]:
+    """The same as it was recorded, whatever is wrong with it: for `lint`."""
+    name = text.removeprefix(_MINARI)
+    if name != text:
+        return _read_minari(name)
+    store = EpisodeStore(text)
+    provenance: JSON = {"data": store.provenance, "real_steps": store.real_steps}
+    if "real" in store.provenance:
+        provenance["real"] = store.provenance["real"]
+    return store.spec, store.load(), provenance
+
+
+def _checked(recordings: Sequence[Episode]) -> list[Episode]:
+    episodes = []
+    for number, recording in enumerate(recordings):
+        try:
+            usable = recording.checked() if isinstance(recording, Recording) else recording
+        except (DataError, TypeError, AttributeError, IndexError) as error:
+            raise DataError(
+                f"episode {number} is not usable: {error}. `world-env lint` lists all that is wrong."
+            ) from error
+        episodes.append(usable)
+    return episodes
+
+
+def _read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
     if isinstance(dataset, str):
         try:
             dataset = _minari().load_dataset(dataset)
         except (OSError, ValueError) as error:
             raise StageError(
-                f"no local Minari dataset {dataset!r} ({error}): list them with `minari list local`"
+                f"no local Minari dataset {dataset!r} ({error}): list them with `minari list local`, get one with "
+                "`minari download`"
             ) from error
     numbers = [int(number) for number in dataset.episode_indices]
     seeds = [entry.get("seed") for entry in dataset.storage.get_episode_metadata(numbers)]
-    episodes = []
-    for number, seed, data in zip(numbers, seeds, dataset.iterate_episodes(), strict=True):
-        try:
-            episodes.append(_episode(data, seed))
-        except (DataError, TypeError, IndexError) as error:
-            raise DataError(f"episode {number} of the Minari dataset: {error}") from error
-    return _spec(dataset), episodes
+    ours = _SPEC in dataset.storage.metadata
+    recordings = [
+        _recording(data, seed, ours)
+        for seed, data in zip(seeds, dataset.iterate_episodes(), strict=True)
+    ]
+    steps = sum(map(len, recordings))
+    provenance: JSON = {
+        "data": {"minari": str(dataset.storage.metadata["dataset_id"])},
+        "real_steps": {"collect": steps},
+    }
+    spec = _spec(dataset)
+    real = None if spec.real is None else json.loads(spec.real)
+    # Wrappers that an EnvSpec records are not named as ours are: such an environment is not made by guessing.
+    if real is not None and not real.get("additional_wrappers"):
+        limit = real.get("max_episode_steps")
+        kwargs = {**(real.get("kwargs") or {}), **({"max_episode_steps": limit} if limit else {})}
+        provenance["real"] = RealConfig(real["id"], kwargs).to_json()
+    return spec, recordings, provenance
 
 
-def _episode(data: Any, seed: Any) -> Episode:
-    elapsed = (data.infos or {}).get(_ELAPSED)
-    terminated = bool(data.terminations[-1])
-    return Episode(
+def _recording(data: Any, seed: Any, ours: bool) -> Recording:
+    elapsed = (data.infos or {}).get(_ELAPSED) if ours else None
+    flags = np.asarray(data.terminations, bool), np.asarray(data.truncations, bool)
+    terminated, truncated = (bool(len(flag) and flag[-1]) for flag in flags)
+    early = np.flatnonzero(flags[0][:-1] | flags[1][:-1])
+    return Recording(
         data.observations,
         data.actions,
         data.rewards,
         terminated=terminated,
         # A recording that just stops was cut, whatever it says.
-        truncated=bool(data.truncations[-1]) or not terminated,
+        truncated=truncated or not terminated,
         elapsed=0 if elapsed is None else int(elapsed[0]),
         seed=None if seed is None else int(seed),
+        early_end=int(early[0]) if len(early) else None,
     )
 
 

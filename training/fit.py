@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.checkpoint import read_checkpoint, write_checkpoint
-from training.episodes import Episode, EpisodeStore, split
+from training.episodes import Episode, split
+from training.exchange import open_data
 from training.fidelity import (
     bfloat16_fidelity,
     one_step,
@@ -99,21 +100,23 @@ Progress = Callable[[int, int, JSON], None]
 
 
 def fit(
-    data: Path,
+    data: str | Path,
     out: Path,
     config: FitConfig | None = None,
     *,
+    horizon: int | None = None,
     progress: Progress | None = None,
     tensorboard: Path | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Twin:
-    """Fit a twin to an episode store and save it to `out`; a killed fit goes on where it was.
+    """Fit a twin to an episode store or "minari:ID" and save it to `out`; a killed fit goes on where it was.
 
+    horizon: the task's time limit in steps; None: the one that the data names.
     reward_fn, termination_fn: as in `fit_episodes`.
     Raises DataError, TooLittleDataError, StageError (`out` cannot be written, or the checkpoint is another fit's).
     """
-    store = EpisodeStore(data)
+    spec, episodes, provenance = open_data(str(data), horizon=horizon)
     out = Path(out)
     _check_target(out)
     with _writer(tensorboard) as write:
@@ -124,12 +127,9 @@ def fit(
                 progress(done, wanted, logs)
 
         checkpoint = out.parent / f".{out.name}.fit.pt"
-        provenance = {"data": store.provenance, "real_steps": store.real_steps}
-        if "real" in store.provenance:
-            provenance["real"] = store.provenance["real"]
         twin = fit_episodes(
-            store.load(),
-            store.spec,
+            episodes,
+            spec,
             config,
             provenance=provenance,
             progress=report,
@@ -340,6 +340,10 @@ def _check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> N
 def _notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
     notes = column_notes(train)
     labels = int(train.terminated.sum() + validation.terminated.sum())
+    if spec.horizon is None:
+        notes.append(
+            "the data names no time limit: without a horizon nothing can be judged in the twin"
+        )
     if labels == 0:
         notes.append("no episode ever terminated: the twin will not end one before its horizon")
     elif labels < FEW_TERMINALS:

@@ -155,7 +155,8 @@ def check_horizon(twin: Twin) -> None:
     """Raises InvalidOptionError for a twin whose episodes may never end."""
     if twin.spec.horizon is None:
         raise InvalidOptionError(
-            "this twin has no horizon, so its episodes may never end: set one in its spec"
+            "this twin has no horizon, so its episodes may never end: fit it again with `--horizon STEPS`, or set one "
+            "in its spec"
         )
 
 

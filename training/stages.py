@@ -1,4 +1,4 @@
-"""The commands of `world-env`, one function each: arguments in, a line or a table out."""
+"""The commands of `world-env`, one function each: arguments in, a line or a table out, and an exit status if not 0."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from training.build import BuildConfig, Built, build
 from training.collect import CollectConfig, collect
+from training.data_stages import DATA_STAGES
 from training.exploration import RandomPolicy
 from training.fit import FitConfig, fit
 from training.judge_stages import JUDGE_STAGES, show_comparison
@@ -57,14 +58,27 @@ def collect_stage(config: _Flat[CollectConfig]) -> None:
 
 
 def fit_stage(
-    data: Path, out: Path, config: _Flat[FitConfig] = _FIT, tensorboard: Path | None = None
+    data: str,
+    out: Path,
+    config: _Flat[FitConfig] = _FIT,
+    horizon: int | None = None,
+    tensorboard: Path | None = None,
 ) -> None:
-    """Fit a twin to an episode store; run again after a kill to go on."""
+    """Fit a twin to real episodes; run again after a kill to go on.
+
+    Args:
+        data: Folder of an episode store, or minari:ID.
+        out: Folder of the twin.
+        config: How it is fitted.
+        horizon: The task's time limit in steps; without it the one that the data names.
+        tensorboard: Folder of its logs.
+    """
     bars = Bars()
     twin = fit(
         data,
         out,
         config,
+        horizon=horizon,
         progress=lambda done, wanted, logs: bars("fit", done, wanted, logs),
         tensorboard=tensorboard,
     )
@@ -236,10 +250,11 @@ def _show(built: Built) -> None:
     console.print(f"twin: {built.twin_folder}\npage: {built.page}")
 
 
-STAGES: dict[str, Callable[..., None]] = {
+STAGES: dict[str, Callable[..., int | None]] = {
     "demo": demo,
     "build": build_stage,
     "collect": collect_stage,
+    **DATA_STAGES,
     "fit": fit_stage,
     "learn": learn_stage,
     **JUDGE_STAGES,

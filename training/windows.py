@@ -6,7 +6,7 @@ The codec is applied here, once; letters and time alignment as in `world_env.bat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,11 +232,16 @@ def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def column_notes(encoded: EncodedEpisodes) -> list[str]:
     """One sentence for each column that a fit should be warned of: constant, or rarely spiking."""
-    notes = []
     columns = {key: value.flatten(1).numpy() for key, value in encoded.observations.items()
                if _is_vector(encoded.codec.keys[key])}  # fmt: skip
     usual, _ = encoded.rewards_by_end()
     columns["reward"] = usual[:, None].numpy()
+    return [f"{name} {text}" for _, name, text in column_traits(columns)]
+
+
+def column_traits(columns: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
+    """("constant" or "spikes", column, what to say of it) of (N, D) columns where either is true."""
+    traits = []
     for key, values in columns.items():
         low, high = values.min(0).astype(np.float64), values.max(0).astype(np.float64)
         constant = _is_constant(low, high)
@@ -245,13 +250,15 @@ def column_notes(encoded: EncodedEpisodes) -> list[str]:
         for i in range(values.shape[1]):
             name = key if values.shape[1] == 1 else f"{key}[{i}]"
             if constant[i]:
-                notes.append(f"{name} is constant at {low[i]:.4g}: there is nothing in it to learn")
+                text = f"is constant at {low[i]:.4g}: there is nothing in it to learn"
+                traits.append(("constant", name, text))
             elif scale[i] > _SPIKE_RATIO * bulk[i]:
-                notes.append(
-                    f"{name} spikes rarely: it reaches {low[i]:.4g} to {high[i]:.4g} while "
-                    f"nearly all of it varies by {bulk[i]:.4g}"
+                text = (
+                    f"spikes rarely: it reaches {low[i]:.4g} to {high[i]:.4g} while nearly all of it varies by "
+                    f"{bulk[i]:.4g}"
                 )
-    return notes
+                traits.append(("spikes", name, text))
+    return traits
 
 
 def data_range(episodes: Sequence[Episode], spec: WorldSpec) -> DataRange:
