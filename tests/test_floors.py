@@ -42,7 +42,7 @@ FLOORS = {
         0.5: ["windows", "exchange", "ppo", "findings", "transitions"],
         0.75: ["columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
-        2: ["collect", "fit", "learn", "pool", "compare"],
+        2: ["collect", "fit", "learn", "pool", "compare", "logs"],
         3: ["report", "watch", "refine"],
         4: ["build", "data_stages"],
         5: ["stages"],

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.checkpoint import read_checkpoint, write_checkpoint
-from training.episodes import Episode, split
+from training.episodes import Episode, digests, split
 from training.exchange import open_data
 from training.fidelity import (
     bfloat16_fidelity,
@@ -197,6 +197,7 @@ def fit_episodes(
             "fit": dataclasses.asdict(config),
             "steps": sum(len(episode) for episode in episodes),
             "episodes": len(episodes),
+            **digests(episodes, held_out),
             "fit_seconds": round(time.perf_counter() - began, 1),
             "commit": current_commit(),
         },

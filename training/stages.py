@@ -16,7 +16,7 @@ from tqdm import tqdm
 from training.build import BuildConfig, Built, build
 from training.collect import CollectConfig, collect
 from training.compare import compare, policy_actor, random_actor, write_comparison
-from training.data_stages import DATA_STAGES
+from training.data_stages import DATA_STAGES, compare_with_logs
 from training.fit import FitConfig, fit
 from training.learn import LearnConfig, learn
 from training.policy import RandomPolicy, load_policy
@@ -188,29 +188,39 @@ def learn_stage(stage: _Flat[LearnStage]) -> None:
 
 def compare_stage(
     twin: str,
-    policies: tuple[Path, ...],
+    policies: tuple[Path, ...] | None = None,
+    against: str | None = None,
     real: str | None = None,
     episodes: int = 100,
     seed: int = 10_000,
     out: Path | None = None,
 ) -> None:
-    """Run frozen policies in the twin and in reality under one protocol, beside a random one.
+    """Run frozen policies in the twin and in reality under one protocol; or replay logs in the twin.
 
     Args:
         twin: Bundled twin or folder.
-        policies: Folders of the policies.
+        policies: Folders of the policies; a random one is always beside them.
+        against: Instead of policies, logs: folder of an episode store, or minari:ID. No real step is made.
         real: Real environment id; without it the one that the twin was made from, arguments and wrappers included.
         episodes: Episodes a policy, in each world.
-        seed: First reset seed.
-        out: Folder of comparison.json and of the count of real steps; runs/compare/TWIN without it.
+        seed: First reset seed, or of the twin's noise.
+        out: Folder of comparison.json (or logs.json) and of the count of real steps; runs/compare/TWIN without it.
     """
     loaded = Twin.load(twin)
+    if (policies is None) == (against is None) or (against is not None and real is not None):
+        raise InvalidOptionError(
+            "give either --policies, which act in the twin and in reality, or --against DATASET, whose logged actions "
+            "are replayed in the twin: with logs, no policy acts and no --real environment is made"
+        )
+    target = out or _runs() / "compare" / Path(twin).name
+    if against is not None:
+        compare_with_logs(loaded, against, target / "logs.json", seed=seed)
+        return
     config = _real_of(loaded, real)
     actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
-    for folder in policies:
+    for folder in policies or ():
         name = str(folder) if folder.name in actors else folder.name
         actors[name] = policy_actor(load_policy(folder, expect=loaded.spec))
-    target = out or _runs() / "compare" / Path(twin).name
     ledger = StepLedger(target / "real-steps.json")
     bars = _Bars()
     comparison = compare(
