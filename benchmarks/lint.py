@@ -26,7 +26,8 @@ from gymnasium import spaces
 from returns import merge, read
 
 from training.collect import CollectConfig, collect
-from training.episodes import Episode, Recording
+from training.episodes import Episode
+from training.exchange import Recording
 from training.findings import Finding
 from training.learn import LearnConfig, learn
 from training.lint import lint, lint_split

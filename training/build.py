@@ -111,9 +111,7 @@ def build(
     out = Path(config.out)
     real = RealConfig(config.env_id, config.kwargs, config.wrappers)
     ledger = StepLedger(out / "real-steps.json")
-    judges = None if config.pool is None else Pool.load(config.pool)
-    if judges is not None:
-        check_same_spaces(spec_of(judges.real), spec_of(real))
+    judges = _judges(config, real)
     began = time.perf_counter()
     rounds = refine(
         refine_config(config, real),
@@ -233,6 +231,15 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
         "horizons": measure_horizons(last.twin, held_out, linear=linear.model),
         "counterfactual": counterfactual(last.twin, real, ledger=ledger, seed=config.seed),
     }
+
+
+def _judges(config: BuildConfig, real: RealConfig) -> Pool | None:
+    """The pool that judges the twin, if one does; a wrong one is refused before a real step is spent."""
+    if config.pool is None:
+        return None
+    judges = Pool.load(config.pool)
+    check_same_spaces(spec_of(judges.real), spec_of(real))
+    return judges
 
 
 def _agreement(last: Round, judges: Pool, ledger: StepLedger) -> JSON:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from gymnasium import spaces
 
-from training.episodes import Episode, Recording
+from training.episodes import Episode
+from training.exchange import Recording
 from training.findings import Finding
 from training.transitions import Transitions, discrete_sizes, vector_spaces
 from training.windows import column_traits

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.markup import escape
 from rich.table import Table
 
+from training.compare import write_comparison
 from training.episodes import Episode
-from training.exchange import open_recordings
+from training.exchange import open_data, open_recordings
 from training.findings import Finding, worst_first
 from training.lint import lint, lint_split
+from training.logs import against_logs
+from training.provenance import facts
 from training.terminal import console
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, SpaceMismatchError
+from world_env.measured import DASH
+from world_env.spec import JSON
 from world_env.twin import Twin
 
 
@@ -62,6 +68,73 @@ def show_findings(found: Sequence[Finding], title: str) -> None:
         severity = f"[{color}]{finding.severity}[/{color}]"
         table.add_row(severity, finding.check, *map(escape, (finding.where, finding.message)))
     console.print(table)
+
+
+def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) -> None:
+    """Replay a dataset in a twin, write the result to `path` and show it."""
+    spec, episodes, _ = open_data(dataset)
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(spec, name), getattr(twin.spec, name)
+        if theirs != ours:
+            raise SpaceMismatchError(
+                f"the {name} of the logs is {theirs}, the twin's is {ours}: give logs of the environment that the twin "
+                "was made from"
+            )
+    result = against_logs(twin, episodes, seed=seed)
+    write_comparison(
+        path,
+        result
+        | {
+            "dataset": dataset if dataset.startswith("minari:") else Path(dataset).name,
+            "provenance": facts(),
+        },
+    )
+    show_logs(result)
+    console.print(f"comparison with logs: {path}", soft_wrap=True)
+
+
+def show_logs(result: JSON) -> None:
+    """What `against_logs` found, and what it does not certify; a dash where a number is unknown."""
+    error, ends, coverage = (result[name] for name in ("return_error", "termination", "coverage"))
+    low, high = coverage["inside_ci95"]
+    table = Table("", "learned against logged", title=f"{result['episodes']} held-out episodes")
+    rows = {
+        "return error, mean": _with_share(error["mean"], error["mean_relative"], "+"),
+        "return error, mean absolute": _with_share(
+            error["mean_absolute"], error["mean_absolute_relative"]
+        ),
+        "ends: logged": str(ends["logged_ends"]),
+        "ends: on time / early / missed": " / ".join(
+            _percent(ends[name]) for name in ("on_time", "early", "missed")
+        ),
+        "ends: median steps too early": _or_dash(ends["median_absolute_difference"], "g"),
+        "false ends where the log went on": _percent(ends["false_ends"]),
+        f"logged return inside the {coverage['level']:.0%} interval": (
+            f"{coverage['inside']:.0%} [{low:.0%}, {high:.0%}]"
+        ),
+        "interval's median width": _with_share(
+            coverage["median_width"], coverage["median_width_relative"]
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning[/yellow]: {warning}")
+    console.print(f"This certifies {result['certifies']}.")
+    console.print(f"Note: {result['open_loop']}.")
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return DASH if value is None else f"{value:{form}}"
+
+
+def _percent(share: float | None) -> str:
+    return _or_dash(share, ".1%")
+
+
+def _with_share(value: float, share: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.4g} ({_percent(share)} of the logged range)"
 
 
 def _sides(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:

@@ -127,28 +127,6 @@ class Episode:
         return None
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Recording(Episode):
-    """An episode as somebody else recorded it, whatever is wrong with it: for `lint`, never for a fit.
-
-    early_end: first step before the last that claims to end the episode; None: no such step.
-    """
-
-    early_end: int | None = None
-
-    def _problem(self) -> str | None:
-        return None
-
-    def checked(self) -> Episode:
-        """The episode that it is. Raises DataError where something is wrong."""
-        if self.early_end is not None:
-            raise DataError(f"it goes on after step {self.early_end}, which ended it: cut it there")
-        return Episode(
-            self.observations, self.actions, self.rewards, self.terminated, self.truncated,
-            self.elapsed, self.seed,
-        )  # fmt: skip
-
-
 def split(
     episodes: Sequence[Episode], held_out: float = 0.1, seed: int = 0
 ) -> tuple[list[Episode], list[Episode]]:
@@ -182,6 +160,15 @@ def split(
             "training and validation: collect at least one episode of 2 steps"
         )
     return train, validation
+
+
+def digests(episodes: Sequence[Episode], held_out: Sequence[Episode]) -> JSON:
+    """{"trained_on", "validated_on"}: digests by the sides of a `split`; an episode in blocks was trained on."""
+    whole = set(map(id, held_out))
+    sides: JSON = {"trained_on": [], "validated_on": []}
+    for episode in episodes:
+        sides["validated_on" if id(episode) in whole else "trained_on"].append(episode.digest())
+    return sides
 
 
 class EpisodeStore:

@@ -6,12 +6,13 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from training.episodes import Episode, EpisodeStore, Recording
+from training.episodes import Episode, EpisodeStore
 from training.real import RealConfig
 from world_env.errors import (
     DataError,
@@ -25,6 +26,28 @@ from world_env.spec import JSON, WorldSpec
 _SPEC = "world_env_spec"
 _ELAPSED = "elapsed"
 _MINARI = "minari:"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Recording(Episode):
+    """An episode as somebody else recorded it, whatever is wrong with it: for `lint`, never for a fit.
+
+    early_end: first step before the last that claims to end the episode; None: no such step.
+    """
+
+    early_end: int | None = None
+
+    def _problem(self) -> str | None:
+        return None
+
+    def checked(self) -> Episode:
+        """The episode that it is. Raises DataError where something is wrong."""
+        if self.early_end is not None:
+            raise DataError(f"it goes on after step {self.early_end}, which ended it: cut it there")
+        return Episode(
+            self.observations, self.actions, self.rewards, self.terminated, self.truncated,
+            self.elapsed, self.seed,
+        )  # fmt: skip
 
 
 def to_minari(

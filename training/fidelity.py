@@ -20,6 +20,7 @@ from world_env.batch import Batch, Context, Observation, select
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, WorldModel
 from world_env.random import RowRandom
+from world_env.spec import JSON
 
 _MOST_WINDOWS = 256
 _BFLOAT16_HORIZON = 50
@@ -46,6 +47,15 @@ class OpenLoop:
     score: float
     reward_error: float
     rows: int
+
+    def to_json(self) -> JSON:
+        """The curves as a twin stores them, rounded; None where a rollout left the numbers."""
+        curves = {
+            name: [round(float(value), 5) if math.isfinite(value) else None for value in values]
+            for name, values in (("error", self.error), ("hold_last", self.hold_last))
+        }
+        unit = "standard deviations of the data"
+        return {"horizon": len(self.error), "unit": unit, **curves, "rows": self.rows}
 
 
 @torch.no_grad()

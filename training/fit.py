@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from training.checkpoint import read_checkpoint, write_checkpoint
-from training.episodes import Episode, split
+from training.episodes import Episode, digests, split
 from training.exchange import open_data
 from training.fidelity import (
     bfloat16_fidelity,
@@ -200,6 +199,7 @@ def fit_episodes(
             "fit": dataclasses.asdict(config),
             "steps": sum(len(episode) for episode in episodes),
             "episodes": len(episodes),
+            **digests(episodes, held_out),
             "fit_seconds": round(time.perf_counter() - began, 1),
             "commit": current_commit(),
         },
@@ -283,23 +283,10 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Obs
     curve = open_loop(model, validation, horizon=longest, scale=scale)
     return {
         "held_out_steps": len(validation),
-        "open_loop": {
-            "horizon": len(curve.error),
-            "unit": "standard deviations of the data",
-            "error": _rounded(curve.error),
-            "hold_last": _rounded(curve.hold_last),
-            "rows": curve.rows,
-        },
+        "open_loop": curve.to_json(),
         "reward_error": curve.reward_error,
         "bfloat16": bfloat16_fidelity(model, validation, scale=scale),
     }
-
-
-def _rounded(values: Any) -> list[float | None]:
-    return [
-        None if value != value or abs(value) == float("inf") else round(float(value), 5)
-        for value in values
-    ]
 
 
 def _check_target(out: Path) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from training.agree import Trained, agreement, judge, with_agreement
 from training.agreement import EVALUATION, OPTIMISATION
 from training.compare import compare, write_comparison
+from training.data_stages import compare_with_logs
 from training.policy import load_policy
 from training.pool import Pool, PoolConfig
 from training.pool import pool as make_pool
@@ -72,36 +73,49 @@ def pool_stage(
 
 def compare_stage(
     twin: str,
-    policies: tuple[Path, ...] = (),
+    policies: tuple[Path, ...] | None = None,
+    against: str | None = None,
     real: str | None = None,
     pool: Path | None = None,
     episodes: int = 100,
     seed: int = 10_000,
     out: Path | None = None,
 ) -> None:
-    """Run frozen policies in the twin and in reality under one protocol, beside a random one.
+    """Run frozen policies in the twin and in reality under one protocol; or judge by a pool; or replay logs.
 
     With --pool: judge the twin by a pool of policies that never saw it, and store what was found, and the promise that
     follows from it, in the twin's folder; the policies given are then those that were trained in it.
 
     Args:
         twin: Bundled twin or folder.
-        policies: Folders of the policies.
+        policies: Folders of the policies; a random one is always beside them.
+        against: Instead of policies, logs: folder of an episode store, or minari:ID. No real step is made.
         pool: Folder of a pool, made by `world-env pool`.
         real: Real environment id; without it the one that the twin was made from, arguments and wrappers included.
         episodes: Episodes a policy, in each world.
-        seed: First reset seed.
-        out: Folder of comparison.json and of the count of real steps; runs/compare/TWIN without it.
+        seed: First reset seed, or of the twin's noise.
+        out: Folder of comparison.json (or logs.json) and of the count of real steps; runs/compare/TWIN without it.
     """
     loaded = Twin.load(twin)
+    target = out or runs_folder() / "compare" / Path(twin).name
+    if against is not None:
+        if (policies, real, pool) != (None, None, None):
+            raise InvalidOptionError(
+                "with --against DATASET the logged actions are replayed in the twin: leave out --policies, --real and "
+                "--pool, no policy acts and no real environment is made"
+            )
+        return compare_with_logs(loaded, against, target / "logs.json", seed=seed)
     if pool is not None:
-        return _judge_by_pool(twin, loaded, Pool.load(pool), policies, real)
+        return _judge_by_pool(twin, loaded, Pool.load(pool), policies or (), real)
+    if policies is None:
+        raise InvalidOptionError(
+            "give what to compare by: --policies, which act in the twin and in reality, --pool, or --against DATASET"
+        )
     config = real_of(loaded, real)
     actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
     for folder in policies:
         name = str(folder) if folder.name in actors else folder.name
         actors[name] = policy_actor(load_policy(folder, expect=loaded.spec))
-    target = out or runs_folder() / "compare" / Path(twin).name
     ledger = StepLedger(target / "real-steps.json")
     bars = Bars()
     comparison = compare(

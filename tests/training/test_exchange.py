@@ -14,8 +14,8 @@ from minari.data_collector import EpisodeBuffer
 
 from training.cli import main
 from training.collect import CollectConfig, collect
-from training.episodes import Episode, Recording
-from training.exchange import from_minari, open_data, open_recordings, to_minari
+from training.episodes import Episode
+from training.exchange import Recording, from_minari, open_data, open_recordings, to_minari
 from training.lint import lint
 from training.real import RealConfig
 from world_env.errors import DataError, InvalidOptionError, StageError

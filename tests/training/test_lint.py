@@ -15,7 +15,8 @@ from gymnasium import spaces
 
 from training.cli import main
 from training.collect import CollectConfig, collect
-from training.episodes import Episode, EpisodeStore, Recording
+from training.episodes import Episode, EpisodeStore
+from training.exchange import Recording
 from training.lint import lint, lint_split
 from training.real import RealConfig
 from training.seams import related
