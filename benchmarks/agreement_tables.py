@@ -9,6 +9,7 @@ TASKS = (
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"),
     *("InvertedDoublePendulum-v5", "HalfCheetah-v5"),
 )
+SEEDS = {0, 1, 2}
 KINDS = ("evaluation", "optimisation", "oracle")
 
 
@@ -125,9 +126,12 @@ def _changes(rows: list[dict], plain: list[dict]) -> str:
 
 
 def _missing(rows: list[dict]) -> str:
-    there = {row["task"] for row in rows if row["kind"] == "evaluation"}
-    missing = [task for task in TASKS if task not in there]
-    return f"Missing: {', '.join(missing)}." if missing else ""
+    there = {row["task"]: set(row["seeds"]) for row in rows if row["kind"] == "evaluation"}
+    left = {task: sorted(SEEDS - there.get(task, set())) for task in TASKS}
+    missing = [
+        f"{task} (seeds {', '.join(map(str, seeds))})" for task, seeds in left.items() if seeds
+    ]
+    return f"Missing cells: {'; '.join(missing)}." if missing else ""
 
 
 def _number(value: float | None) -> str:

@@ -190,6 +190,26 @@ def test_tuning_on_a_seed_that_judges_is_refused() -> None:
         assert problems(spoiled, schema_of("tuning")), fields
 
 
+AGREEMENT = json.loads((RESULTS / "agreement.json").read_text(encoding="utf-8"))
+
+
+def test_agreement_is_judged_on_other_seeds_than_changes_are_tried_on() -> None:
+    assert problems(AGREEMENT, schema_of("agreement")) == []
+    plain = next(i for i, row in enumerate(AGREEMENT["rows"]) if not row["change"])
+    changed = next(i for i, row in enumerate(AGREEMENT["rows"]) if row["change"])
+    for place, fields, wrong in (
+        (plain, {"seeds": [101]}, True),
+        (changed, {"seeds": [102]}, False),
+        (plain, {"pearson": "high"}, True),
+        (plain, {"commits": ["0" * 40 + "+"]}, True),
+        (plain, {"coverage90": 1.5}, True),
+        (plain, {"note": "x"}, True),
+    ):
+        spoiled = copy.deepcopy(AGREEMENT)
+        spoiled["rows"][place].update(fields)
+        assert bool(problems(spoiled, schema_of("agreement"))) == wrong, fields
+
+
 def test_a_commit_outside_the_history_is_refused() -> None:
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
