@@ -29,10 +29,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 from timing import JSON, Watch, append, median, peak_mb
 
-from training.compare import policy_actor, run_real
 from training.learn import MANY_ROWS, LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger, spec_of
+from training.returns import policy_actor, run_real
 from world_env.models.ensemble import EnsembleConfig
 from world_env.sb3 import WorldModelVecEnv
 from world_env.twin import Twin

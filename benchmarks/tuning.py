@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 from returns import merge, read, refine_config
 
-from training.compare import policy_actor, run_learned, run_real
 from training.fit import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.refine import refine
+from training.returns import policy_actor, run_learned, run_real
 from training.tasks import TASKS, Task
 from world_env.twin import Twin
 
