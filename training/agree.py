@@ -17,6 +17,7 @@ from training.promise import (
     coverage,
     interval,
     leave_one_run_out,
+    promise_of,
     promised,
 )
 from training.real import check_same_spaces, spec_of
@@ -129,12 +130,7 @@ def promises_by_kind(
     if others:
         calibration = calibrate(pool)
         promises = [
-            interval(
-                calibration,
-                float(policy.learned.mean()) if policy.promised is None else policy.promised,
-                policy.past_threshold,
-            )
-            for policy in others
+            interval(calibration, promise_of(policy), policy.past_threshold) for policy in others
         ]
         found.append((OPTIMISATION, others, promises))
     return found

@@ -123,7 +123,7 @@ def calibrate(policies: Sequence[Judged], *, level: float = LEVEL) -> JSON | Non
         if len(supported) < LEAST_CALIBRATION:
             continue
         shares = np.array([policy.past_threshold or 0.0 for policy in supported])
-        errors = np.array([_promise_of(policy) - policy.real.mean() for policy in supported])
+        errors = np.array([promise_of(policy) - policy.real.mean() for policy in supported])
         bias, slope = _line(shares, errors)
         found.append(
             {
@@ -169,7 +169,7 @@ def leave_one_run_out(policies: Sequence[Judged], *, level: float = LEVEL) -> li
         run: calibrate([p for p in policies if p.run != run], level=level) for run in sorted(runs)
     }
     return [
-        interval(of_run[policy.run], _promise_of(policy), policy.past_threshold)
+        interval(of_run[policy.run], promise_of(policy), policy.past_threshold)
         for policy in policies
     ]
 
@@ -191,7 +191,8 @@ def coverage(policies: Sequence[Judged], promises: Sequence[Promise], *, span: f
     }
 
 
-def _promise_of(policy: Judged) -> float:
+def promise_of(policy: Judged) -> float:
+    """The mean learned return that a promise begins with: from the twin's own starts where that was measured."""
     return float(policy.learned.mean()) if policy.promised is None else policy.promised
 
 
