@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from training.policy import CLOSED, load_policy, policy_card
+from training.policy import CLOSED, NormalizedFeatures, load_policy, policy_card
 from world_env.errors import InvalidOptionError
 from world_env.spec import WorldSpec
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _EXTREME = 0.5
 """Share of held Box targets that lie at a bound: full force reaches further than its mean does."""
+
+_STUCK_WIDTH = 2.0
+"""Data scales around the data's mean at which broken sensors stick (a deviation)."""
 
 
 class Exploration(Protocol):
@@ -149,11 +152,53 @@ class SavedPolicy:
         return result
 
 
+class StuckPolicy(SavedPolicy):
+    """A saved policy with broken sensors, in each episode others.
+
+    Every dimension of what it sees is, with a given chance, stuck for the whole episode at a value of the data's range.
+    A pole-balancer that does not see where it is, or how fast, balances on and runs into the end of the track: skilled
+    enough to travel, and wrong enough to arrive where neither random actions nor good policies go.
+    chance: above 0, up to 1.
+    """
+
+    def __init__(self, model: BaseAlgorithm, chance: float) -> None:
+        super().__init__(model)
+        features = getattr(model.policy, "features_extractor", None)
+        if not isinstance(features, NormalizedFeatures):
+            raise InvalidOptionError(
+                "stuck sensors show values of the data's range, and this policy does not carry one: train it with "
+                'normalize=True on vector observations, or collect with "policy:FOLDER"'
+            )
+        if not 0 < chance <= 1:
+            raise InvalidOptionError(
+                f"sensors are stuck with chance {chance}, expected above 0, at most 1"
+            )
+        self._chance = chance
+        self._center = features.mean.numpy().astype(np.float64)
+        self._scale = features.scale.numpy().astype(np.float64)
+        self._stuck = np.zeros(self._center.size, np.bool_)
+        self._shown = self._center
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode: other sensors are stuck, at other values."""
+        super().reset(seed)
+        rng = np.random.default_rng([seed, self._center.size])
+        self._stuck = rng.random(self._center.size) < self._chance
+        self._shown = rng.normal(self._center, _STUCK_WIDTH * self._scale)
+
+    def act(self, observation: Any) -> Any:
+        """What the policy does on what its sensors show."""
+        seen = np.asarray(observation)
+        shown = np.where(self._stuck.reshape(seen.shape), self._shown.reshape(seen.shape), seen)
+        return super().act(shown.astype(seen.dtype))
+
+
 def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
     """The exploration that a text names.
 
     "random"; "held:STEPS"; "policy:FOLDER" (sampled actions); "greedy:FOLDER" (most likely ones);
-    "mix:WEIGHT*PART+WEIGHT*PART" of these. Raises InvalidOptionError for anything else.
+    "stuck:CHANCE:FOLDER" (sampled, each sensor stuck with that chance); "mix:WEIGHT*PART+WEIGHT*PART" of these.
+    Raises InvalidOptionError for anything else.
     """
     kind, _, rest = text.strip().partition(":")
     space = spec.action_space
@@ -162,20 +207,28 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
     if kind == "held" and rest:
         return CorrelatedNoise(space, _number(rest, text))
     if kind in ("policy", "greedy") and rest:
-        if policy_card(rest)["provenance"].get(CLOSED):
-            raise InvalidOptionError(
-                f"the policy {rest} belongs to a pool that judges twins: data collected with it would make them look "
-                "better than they are. Collect with another policy."
-            )
-        return SavedPolicy(load_policy(rest, expect=spec), deterministic=kind == "greedy")
+        return SavedPolicy(_open_policy(rest, spec), deterministic=kind == "greedy")
+    if kind == "stuck" and rest:
+        chance, _, folder = rest.partition(":")
+        return StuckPolicy(_open_policy(folder, spec), _number(chance, text))
     if kind == "mix" and rest:
         pairs = [part.partition("*") for part in rest.split("+")]
         weights = [_number(weight, text) for weight, _, _ in pairs]
         return Mixture([parse_exploration(part, spec) for _, _, part in pairs], weights)
     raise InvalidOptionError(
         f'unknown exploration {text!r}: expected "random", "held:20" (mean steps), '
-        '"policy:FOLDER", "greedy:FOLDER", or a mixture such as "mix:0.5*random+0.5*held:20"'
+        '"policy:FOLDER", "greedy:FOLDER", "stuck:0.5:FOLDER" (chance), or a mixture such as '
+        '"mix:0.5*random+0.5*held:20"'
     )
+
+
+def _open_policy(folder: str, spec: WorldSpec) -> BaseAlgorithm:
+    if policy_card(folder)["provenance"].get(CLOSED):
+        raise InvalidOptionError(
+            f"the policy {folder} belongs to a pool that judges twins: data collected with it would make them look "
+            "better than they are. Collect with another policy."
+        )
+    return load_policy(folder, expect=spec)
 
 
 def _number(text: str, whole: str) -> float:

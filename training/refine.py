@@ -49,7 +49,8 @@ class RefineConfig:
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
     """Who acts later; {policy} is the newest policy's folder, {early} and {middle} are stages of it: what it was after
-    a tenth and after a third of its steps. Stages fail where the last policy does not go any more."""
+    a tenth and after a third of its steps. Stages fail, and policies with stuck sensors ("stuck:0.5:{policy}") go, where the last
+    policy does not go any more."""
     seed: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
@@ -171,7 +172,7 @@ def _twin(
     checkpoint = folder / _CHECKPOINT
     # A policy's folder is a place on this machine; what counts is who acted.
     shown = exploration
-    if "policy:" in exploration:
+    if exploration != config.exploration:
         plain = config.later_exploration == RefineConfig.later_exploration
         shown = "the previous round's policy" if plain else config.later_exploration
     twin = fit_episodes(
