@@ -209,8 +209,9 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
     if kind in ("policy", "greedy") and rest:
         return SavedPolicy(_open_policy(rest, spec), deterministic=kind == "greedy")
     if kind == "stuck" and rest:
-        chance, _, folder = rest.partition(":")
-        return StuckPolicy(_open_policy(folder, spec), _number(chance, text))
+        share, _, folder = rest.partition(":")
+        chance = _number(share, text)
+        return StuckPolicy(_open_policy(folder, spec), chance)
     if kind == "mix" and rest:
         pairs = [part.partition("*") for part in rest.split("+")]
         weights = [_number(weight, text) for weight, _, _ in pairs]

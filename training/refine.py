@@ -49,8 +49,8 @@ class RefineConfig:
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
     """Who acts later; {policy} is the newest policy's folder, {early} and {middle} are stages of it: what it was after
-    a tenth and after a third of its steps. Stages fail, and policies with stuck sensors ("stuck:0.5:{policy}") go, where the last
-    policy does not go any more."""
+    a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with stuck sensors
+    ("stuck:0.5:{policy}") it goes where it never wanted to."""
     seed: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)

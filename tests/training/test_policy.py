@@ -125,6 +125,61 @@ def test_a_saved_policy_explores_with_noise_of_its_own(tmp_path: Path) -> None:
     assert (greedy == greedy[0]).all()
 
 
+def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_path: Path) -> None:
+    spec = spec_of(RealConfig("CartPole-v1"))
+    center, scale = np.array([10.0, 20.0, 30.0, 40.0]), np.array([0.1, 0.2, 0.3, 0.4])
+    model = PPO("MlpPolicy", gym.make("CartPole-v1"), seed=0, policy_kwargs={
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {"mean": center.tolist(), "scale": scale.tolist()},
+    })  # fmt: skip
+    folder = save_policy(model, tmp_path / "p", trained_in="real")
+    exploration = parse_exploration(f"stuck:0.5:{folder}", spec)
+    seen: list[np.ndarray] = []
+    policy = exploration._policy  # type: ignore[attr-defined]
+    predict = policy.predict
+    policy.predict = lambda observation, **options: (
+        seen.append(observation) or predict(observation, **options)
+    )
+    stuck, shown = [], []
+    for seed in range(400):
+        exploration.reset(seed)
+        seen.clear()
+        for step in range(3):
+            exploration.act(np.full(4, -step, np.float32))
+        episode = np.stack(seen)
+        assert episode.dtype == np.float32
+        broken = episode[0] != 0
+        np.testing.assert_array_equal(episode[:, broken], episode[[0, 0, 0]][:, broken])
+        told = np.repeat([[0.0], [-1.0], [-2.0]], int((~broken).sum()), axis=1)
+        np.testing.assert_array_equal(episode[:, ~broken], told)
+        stuck.append(broken)
+        shown.append(np.where(broken, (episode[0] - center) / scale, np.nan))
+    # 1,600 sensors: within four standard errors of a half; their values two scales around the mean.
+    assert abs(np.mean(stuck) - 0.5) < 0.05
+    assert abs(np.nanmean(shown)) < 0.3 and 1.8 < np.nanstd(shown) < 2.2
+    exploration.reset(7)
+    again = [exploration.act(np.zeros(4, np.float32)) for _ in range(20)]
+    exploration.reset(7)
+    assert [exploration.act(np.zeros(4, np.float32)) for _ in range(20)] == again
+
+
+def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
+    spec = spec_of(RealConfig("CartPole-v1"))
+    folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
+    with pytest.raises(InvalidOptionError, match="normalize=True"):
+        parse_exploration(f"stuck:0.5:{folder}", spec)
+    model = PPO("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {"mean": [0.0] * 4, "scale": [1.0] * 4},
+    })  # fmt: skip
+    save_policy(model, folder, trained_in="real")
+    for chance in ("0", "1.5", "nan"):
+        with pytest.raises(InvalidOptionError, match="chance"):
+            parse_exploration(f"stuck:{chance}:{folder}", spec)
+    with pytest.raises(InvalidOptionError, match="is no number"):
+        parse_exploration(f"stuck:{folder}", spec)
+
+
 def test_a_policy_of_other_spaces_is_refused(tmp_path: Path) -> None:
     folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
     with pytest.raises(SpaceMismatchError, match="observation_space"):

@@ -121,7 +121,7 @@ def test_no_twin_learns_from_a_pool(made: Pool) -> None:
     kept = [path.parent for path in made.folder.glob("*/*/policy.json")]
     assert kept
     for folder in kept:
-        for kind in ("policy", "greedy"):
+        for kind in ("policy", "greedy", "stuck:0.5"):
             with pytest.raises(InvalidOptionError, match="belongs to a pool"):
                 parse_exploration(f"{kind}:{folder}", spec_of(REAL))
 
