@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -155,13 +156,13 @@ class SavedPolicy:
 class StuckPolicy(SavedPolicy):
     """A saved policy with broken sensors, in each episode others.
 
-    Every dimension of what it sees is, with a given chance, stuck for the whole episode at a value of the data's range.
+    A share of what it sees, other dimensions in each episode, is stuck at values of the data's range.
     A pole-balancer that does not see where it is, or how fast, balances on and runs into the end of the track: skilled
     enough to travel, and wrong enough to arrive where neither random actions nor good policies go.
-    chance: above 0, up to 1.
+    share: of the dimensions, above 0, up to 1; at least one is stuck.
     """
 
-    def __init__(self, model: BaseAlgorithm, chance: float) -> None:
+    def __init__(self, model: BaseAlgorithm, share: float) -> None:
         super().__init__(model)
         features = getattr(model.policy, "features_extractor", None)
         if not isinstance(features, NormalizedFeatures):
@@ -169,13 +170,13 @@ class StuckPolicy(SavedPolicy):
                 "stuck sensors show values of the data's range, and this policy does not carry one: train it with "
                 'normalize=True on vector observations, or collect with "policy:FOLDER"'
             )
-        if not 0 < chance <= 1:
+        if not 0 < share <= 1:
             raise InvalidOptionError(
-                f"sensors are stuck with chance {chance}, expected above 0, at most 1"
+                f"a share of {share} of the sensors is stuck, expected above 0, at most 1"
             )
-        self._chance = chance
         self._center = features.mean.numpy().astype(np.float64)
         self._scale = features.scale.numpy().astype(np.float64)
+        self._count = math.ceil(share * self._center.size)
         self._stuck = np.zeros(self._center.size, np.bool_)
         self._shown = self._center
 
@@ -183,7 +184,7 @@ class StuckPolicy(SavedPolicy):
         """Begin an episode: other sensors are stuck, at other values."""
         super().reset(seed)
         rng = np.random.default_rng([seed, self._center.size])
-        self._stuck = rng.random(self._center.size) < self._chance
+        self._stuck = rng.permutation(self._center.size) < self._count
         self._shown = rng.normal(self._center, _STUCK_WIDTH * self._scale)
 
     def act(self, observation: Any) -> Any:
@@ -197,7 +198,7 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
     """The exploration that a text names.
 
     "random"; "held:STEPS"; "policy:FOLDER" (sampled actions); "greedy:FOLDER" (most likely ones);
-    "stuck:CHANCE:FOLDER" (sampled, each sensor stuck with that chance); "mix:WEIGHT*PART+WEIGHT*PART" of these.
+    "stuck:SHARE:FOLDER" (sampled, that share of its sensors stuck); "mix:WEIGHT*PART+WEIGHT*PART" of these.
     Raises InvalidOptionError for anything else.
     """
     kind, _, rest = text.strip().partition(":")
@@ -209,16 +210,16 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
     if kind in ("policy", "greedy") and rest:
         return SavedPolicy(_open_policy(rest, spec), deterministic=kind == "greedy")
     if kind == "stuck" and rest:
-        share, _, folder = rest.partition(":")
-        chance = _number(share, text)
-        return StuckPolicy(_open_policy(folder, spec), chance)
+        number, _, folder = rest.partition(":")
+        share = _number(number, text)
+        return StuckPolicy(_open_policy(folder, spec), share)
     if kind == "mix" and rest:
         pairs = [part.partition("*") for part in rest.split("+")]
         weights = [_number(weight, text) for weight, _, _ in pairs]
         return Mixture([parse_exploration(part, spec) for _, _, part in pairs], weights)
     raise InvalidOptionError(
         f'unknown exploration {text!r}: expected "random", "held:20" (mean steps), '
-        '"policy:FOLDER", "greedy:FOLDER", "stuck:0.5:FOLDER" (chance), or a mixture such as '
+        '"policy:FOLDER", "greedy:FOLDER", "stuck:0.5:FOLDER" (share), or a mixture such as '
         '"mix:0.5*random+0.5*held:20"'
     )
 
