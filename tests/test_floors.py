@@ -28,7 +28,7 @@ FLOORS = {
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
             *["models.transformer", "models.diffusion", "models.cosmos"],
-            *["caveats", "findings"],
+            *["caveats", "summary"],
         ],
         3: ["models", "card"],
         4: ["twin", "starts", "ends", "outcome", "rows"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from training.agree import Trained, agreement, judge
-from training.compare import MIN_EPISODES, compare, write_comparison
+from training.compare import MIN_EPISODES, compare
 from training.counterfactual import counterfactual
 from training.episodes import EpisodeStore, split
 from training.fidelity import open_loop
@@ -21,7 +21,7 @@ from training.fit import FitConfig, fit_episodes
 from training.horizons import measure_horizons
 from training.learn import LearnConfig, learn
 from training.pool import Pool
-from training.provenance import facts
+from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
 from training.refine import RefineConfig, Report, Round, refine
 from training.report import write_report
@@ -171,7 +171,7 @@ def build(
 def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
     ledger.save()
     comparison["real_steps_by_purpose"] = ledger.by_purpose
-    write_comparison(out / "comparison.json", comparison)
+    write_results(out / "comparison.json", comparison)
 
 
 def _baseline(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
 from training.returns import Actor, Returns, check_horizon, run_learned, run_real
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import InvalidOptionError
 from world_env.spec import JSON
 from world_env.twin import Twin
 
@@ -71,17 +68,3 @@ def comparison_row(policy: str, reality: Returns, learned: Returns | None) -> JS
         "past_threshold_share": None if learned is None else learned.past_threshold,
         "episodes": len(reality.values),
     }
-
-
-def write_comparison(path: Path, comparison: JSON) -> None:
-    """Write a comparison as strict JSON, beside and renamed. Raises StageError where that is impossible."""
-    text = json.dumps(comparison, indent=1) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise StageError(
-            f"cannot write the comparison {path}: {error}. Free some space, or choose a folder that can be written."
-        ) from error

@@ -11,13 +11,12 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from training.compare import write_comparison
 from training.episodes import Episode
 from training.exchange import open_data, open_recordings
 from training.findings import Finding, worst_first
 from training.lint import lint, lint_split
 from training.logs import against_logs
-from training.provenance import facts
+from training.provenance import facts, write_results
 from training.terminal import console
 from world_env.errors import InvalidOptionError, SpaceMismatchError
 from world_env.measured import DASH
@@ -81,7 +80,7 @@ def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) ->
                 "was made from"
             )
     result = against_logs(twin, episodes, seed=seed)
-    write_comparison(
+    write_results(
         path,
         result
         | {

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from training.agree import Trained, agreement, judge, with_agreement
 from training.agreement import EVALUATION, OPTIMISATION
-from training.compare import compare, write_comparison
+from training.compare import compare
 from training.data_stages import compare_with_logs
 from training.policy import load_policy
 from training.pool import Pool, PoolConfig
 from training.pool import pool as make_pool
-from training.provenance import facts
+from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
 from training.report import show
 from training.returns import policy_actor, random_actor, run_real
@@ -131,7 +131,7 @@ def compare_stage(
     )
     ledger.save()
     counted = {"real_steps_by_purpose": ledger.by_purpose, "provenance": facts()}
-    write_comparison(target / "comparison.json", comparison | counted)
+    write_results(target / "comparison.json", comparison | counted)
     show_comparison(comparison)
     console.print(f"comparison: {target / 'comparison.json'}")
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from world_env.errors import MissingExtraError
-from world_env.findings import curve_label
 from world_env.measured import at, interval, number, numbers, percent, rows_of
 from world_env.spec import JSON
+from world_env.summary import curve_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from world_env.errors import StageError
 from world_env.spec import JSON
 
 
@@ -33,11 +34,21 @@ def facts() -> JSON:
 
 
 def write_results(path: Path, tree: JSON) -> None:
-    """A results file, strict JSON, beside and renamed: whatever was there stays whole until the new one is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(tree, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Strict JSON, beside and renamed: whatever was there stays whole until the new file is.
+
+    Raises StageError where it cannot be written, ValueError for a number that is not finite.
+    """
+    text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise StageError(
+            f"cannot write {path}: {error}. What was there before is untouched; free some space, or choose a folder "
+            "that can be written."
+        ) from error
 
 
 def _git(*words: str) -> str | None:

@@ -13,7 +13,10 @@ import numpy as np
 from training import plots
 from world_env.caveats import NO_WARNING, warnings_of
 from world_env.errors import MissingExtraError, StageError
-from world_env.findings import (
+from world_env.measured import DASH, at, error_curves, interval, number, percent
+from world_env.measured import show as show
+from world_env.spec import JSON
+from world_env.summary import (
     KINDS_SAID,
     agreement_table,
     coverage_table,
@@ -25,9 +28,6 @@ from world_env.findings import (
     promise_text,
     with_ends,
 )
-from world_env.measured import DASH, at, error_curves, interval, number, percent
-from world_env.measured import show as show
-from world_env.spec import JSON
 
 _HEAD = (
     *("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps"),

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from world_env.caveats import NO_WARNING, misuses, warnings_of
-from world_env.findings import (
+from world_env.measured import at, error_curves, number, rows_of, show
+from world_env.spec import JSON, WorldSpec
+from world_env.summary import (
     KINDS_SAID,
     Table,
     agreement_table,
@@ -22,8 +24,6 @@ from world_env.findings import (
     promise_text,
     with_ends,
 )
-from world_env.measured import at, error_curves, number, rows_of, show
-from world_env.spec import JSON, WorldSpec
 
 
 def card_text(

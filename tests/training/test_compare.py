@@ -13,8 +13,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from oracle import oracle_twin
 from stable_baselines3 import PPO
 
-from training.compare import compare, write_comparison
+from training.compare import compare
 from training.learn import LearnConfig, learn
+from training.provenance import write_results
 from training.real import RealConfig, StepLedger, make_real_vec
 from training.returns import (
     Actor,
@@ -161,10 +162,10 @@ def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
 
 
 def test_a_comparison_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
-    write_comparison(tmp_path / "new" / "comparison.json", {"rows": []})
+    write_results(tmp_path / "new" / "comparison.json", {"rows": []})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["comparison.json"]
-    with pytest.raises(StageError, match="cannot write the comparison"):
-        write_comparison(tmp_path / "new" / "comparison.json" / "below", {"rows": []})
+    with pytest.raises(StageError, match="cannot write"):
+        write_results(tmp_path / "new" / "comparison.json" / "below", {"rows": []})
 
 
 def test_random_rows_do_not_depend_on_which_others_act() -> None:

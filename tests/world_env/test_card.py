@@ -14,17 +14,17 @@ from gymnasium import spaces
 import world_env.twin as twin_module
 from world_env.card import card_of, card_text, write_card
 from world_env.errors import TwinSaveError
-from world_env.findings import (
+from world_env.folder import find_twin
+from world_env.measured import error_curves, show
+from world_env.models.ensemble import EnsembleConfig
+from world_env.spec import JSON, WorldSpec
+from world_env.summary import (
     agreement_table,
     coverage_table,
     error_table,
     markdown_table,
     promise_text,
 )
-from world_env.folder import find_twin
-from world_env.measured import error_curves, show
-from world_env.models.ensemble import EnsembleConfig
-from world_env.spec import JSON, WorldSpec
 from world_env.twin import Twin, load_cached
 
 SPEC = WorldSpec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), horizon=200)
