@@ -43,7 +43,7 @@ FLOORS = {
         0.5: ["windows", "exchange", "ppo", "returns", "findings", "transitions"],
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
-        1.5: ["exploration", "promise", "milestones", "survival"],
+        1.5: ["exploration", "promise", "milestones", "survival", "curiosity"],
         1.75: ["horizons", "counterfactual"],
         2: ["collect", "fit", "learn", "compare", "plots", "logs"],
         2.5: ["pool"],

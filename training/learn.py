@@ -74,6 +74,8 @@ class LearnConfig:
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
+    reward: str = "task"
+    """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
     normalize: bool = True
     """Learned worlds: put the data's mean and scale into the policy."""
     normalize_rewards: bool = True
@@ -84,6 +86,8 @@ class LearnConfig:
             raise InvalidOptionError(
                 f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
             )
+        if self.reward not in ("task", "uncertainty"):
+            raise InvalidOptionError(f"reward is {self.reward!r}, expected 'task' or 'uncertainty'")
 
 
 def learn(
@@ -156,6 +160,10 @@ def _world(
 
     rows = 1 if config.algo in OFF_POLICY else config.rows
     if isinstance(world, RealConfig):
+        if config.reward != "task":
+            raise InvalidOptionError(
+                f"reward={config.reward!r} is something that only learned worlds pay: learn in a twin"
+            )
         if ledger is None:
             raise StageError(
                 "learning in reality spends real steps: pass the ledger that counts them"
@@ -163,15 +171,20 @@ def _world(
         env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
         env.seed(config.seed)
         return _scaled(env, config)
-    learned = WorldModelVecEnv(
+    learned: VecEnv = WorldModelVecEnv(
         world,
         rows,
+        uncertainty=True if config.reward == "uncertainty" else None,
         dataset_starts=config.dataset_starts if world.states is not None else 0.0,
         on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
         temperature=config.temperature,
         rollout_length=config.rollout_length,
     )
     learned.seed(config.seed)
+    if config.reward == "uncertainty":
+        from training.curiosity import UncertaintyReward
+
+        learned = UncertaintyReward(learned, world)
     return _scaled(VecMonitor(learned), config)
 
 
@@ -345,7 +358,9 @@ def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
             f"{folder} holds a policy trained in another {_side(world)} world (other weights, data or arguments): "
             "choose another folder, or delete it to begin again"
         )
-    if {key: value for key, value in stored.items() if key in described} != described:
+    # A setting that came later had its default when an older policy was trained.
+    plain = dataclasses.asdict(LearnConfig())
+    if {key: stored.get(key, plain[key]) for key in described} != described:
         raise StageError(
             f"{folder} holds a policy of another configuration: choose another folder, or delete it to begin again"
         )

@@ -50,7 +50,8 @@ class RefineConfig:
     later_exploration: str = "policy:{policy}"
     """Who acts later; {policy} is the newest policy's folder, {early} and {middle} are stages of it: what it was after
     a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with stuck sensors
-    ("stuck:0.5:{policy}") it goes where it never wanted to."""
+    ("stuck:0.5:{policy}") it goes where it never wanted to. {curious} is a policy of its own, trained in the newest
+    twin to be where that is least certain."""
     seed: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
@@ -115,7 +116,9 @@ def refine(
         exploration = config.exploration
         if rounds:
             exploration = config.later_exploration.format(
-                policy=rounds[-1].policy_folder, **_stages(rounds[-1].policy_folder)
+                policy=rounds[-1].policy_folder,
+                curious=_curious(config, rounds[-1]),
+                **_stages(rounds[-1].policy_folder),
             )
         folder = Path(config.out) / f"round-{number}"
         clock = [time.perf_counter()]
@@ -151,6 +154,18 @@ def refine(
             Round(number, twin, policy, folder / "twin", folder / "policy", collected, seconds)
         )
     return rounds
+
+
+def _curious(config: RefineConfig, last: Round) -> Path:
+    """Folder of the policy that seeks uncertainty in the last twin; trained now if it is asked for."""
+    out = last.policy_folder.with_name("policy-curious")
+    if "{curious}" in config.later_exploration:
+        # Past the threshold is where it shall go: nothing is cut, and nothing scares it.
+        own = dataclasses.replace(
+            config.learn, seed=config.seed, reward="uncertainty", on_uncertain="ignore"
+        )
+        learn(last.twin, own, out=out)
+    return out
 
 
 def _stages(policy: Path) -> dict[str, Path]:
