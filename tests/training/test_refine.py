@@ -11,6 +11,7 @@ import torch
 from training.episodes import EpisodeStore
 from training.fit import FitConfig
 from training.learn import LearnConfig
+from training.policy import policy_card
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, Round, refine
 from world_env.errors import InvalidOptionError, StageError
@@ -98,6 +99,20 @@ def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
     assert provenance["steps"] == provenance["real_steps"] == STEPS
     assert provenance["exploration"] == "random, then the previous round's policy"
     assert str(out) not in str(provenance)
+
+
+def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path) -> None:
+    ledger = StepLedger()
+    config = tiny(tmp_path / "run", later_exploration="policy:{curious}")
+    rounds = refine(config, ledger=ledger)
+    curious = rounds[0].policy_folder.with_name("policy-curious")
+    assert policy_card(curious)["provenance"]["learn"]["reward"] == "uncertainty"
+    store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
+    assert store.provenance["exploration"] == f"policy:{curious}"
+    assert rounds[-1].twin.provenance["exploration"] == "random, then policy:{curious}"
+    # The last round's data is never collected with: no such policy is trained there.
+    assert not rounds[-1].policy_folder.with_name("policy-curious").exists()
+    assert ledger.by_purpose == {"collect": config.steps}
 
 
 def test_another_run_makes_no_real_step_and_gives_the_same(
