@@ -5,19 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import oracle_twin
+import torch
+from gymnasium import spaces
+from oracle import Still, oracle_twin, still_twin
+from torch import Tensor
 
 from training.curiosity import UncertaintyReward
 from training.learn import LearnConfig, learn
 from training.real import RealConfig, StepLedger
-from training.returns import Actor, policy_actor
-from training.scripted import balance
+from training.returns import policy_actor
+from world_env.batch import State
 from world_env.errors import InvalidOptionError
+from world_env.models.base import Prediction
+from world_env.random import RowRandom
 from world_env.sb3 import WorldModelVecEnv
+from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
 SEEK = LearnConfig(
-    steps=30_000, rows=32, reward="uncertainty", on_uncertain="ignore", dataset_starts=0.0, seed=1
+    steps=20_000, rows=32, reward="uncertainty", on_uncertain="ignore", dataset_starts=0.0, seed=1
 )
 
 
@@ -39,22 +45,37 @@ def test_a_step_pays_its_share_of_the_threshold(far_is_uncertain: Twin) -> None:
     assert [round(info["uncertainty"], 3) for info in infos] == [0.1, 0.25, 2.0]
 
 
-def test_the_policy_goes_where_the_twin_knows_least(far_is_uncertain: Twin) -> None:
-    def paid(actor: Actor) -> float:
-        env = UncertaintyReward(
-            WorldModelVecEnv(far_is_uncertain, 16, seed=5, uncertainty=True), far_is_uncertain
-        )
-        observation = env.reset()
-        total, going = 0.0, np.ones(16, np.bool_)
-        for _ in range(200):
-            observation, reward, done, _ = env.step(actor(observation, np.arange(16)))
-            total += float(reward[going].sum()) / 16
-            going &= ~done
-        return total
+class Line(Still):
+    """A place on a line, pushed left or right: the task pays for the middle, the doubt grows away from it."""
 
-    # Both live long; one of them far from the middle.
-    assert paid(policy_actor(learn(far_is_uncertain, SEEK))) > 40
-    assert paid(lambda observation, rows: balance(observation)) < 20
+    def step(
+        self,
+        state: State,
+        action: Tensor,
+        *,
+        random: RowRandom,
+        temperature: float = 1.0,
+        uncertainty: bool = False,
+    ) -> tuple[State, Prediction]:
+        place = state["observation"] + 0.1 * (action[:, 1:] - action[:, :1])
+        far = place[:, 0].abs()
+        return {"observation": place}, Prediction(-far, torch.zeros_like(far), uncertainty=far)
+
+
+def test_the_policy_goes_where_the_twin_knows_least() -> None:
+    spec = WorldSpec(spaces.Box(-9, 9, (1,)), spaces.Discrete(2), horizon=50)
+    twin = dataclasses.replace(still_twin(spec), model=Line(spec, None), uncertainty_threshold=2.0)
+
+    def place(reward: str) -> float:
+        policy = policy_actor(learn(twin, dataclasses.replace(SEEK, reward=reward)))
+        env = WorldModelVecEnv(twin, 8, seed=5)
+        observation = env.reset()
+        for _ in range(49):
+            observation, _, _, _ = env.step(policy(observation, np.arange(8)))
+        return float(np.abs(observation).mean())
+
+    assert place("uncertainty") > 2
+    assert place("task") < 0.5
 
 
 def test_nobody_else_pays_for_uncertainty(far_is_uncertain: Twin, tmp_path: Path) -> None:
