@@ -20,6 +20,7 @@ from pathlib import Path
 from agreement_tables import agreement_section
 from alarm_table import alarm_section
 from lint_table import lint_section
+from scales_table import scales_section
 from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
@@ -254,6 +255,7 @@ SECTIONS = {
         "learn_table": learn_section,
         "agreement": agreement_section,
         "lint": lint_section,
+        "scales": scales_section,
     },
 }
 """Page -> results file without its ending = name of the page's markers -> what writes the section."""
