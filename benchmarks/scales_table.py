@@ -33,8 +33,8 @@ def scales_section(tree: dict | None) -> str:
         [
             *lines,
             "",
-            f'Errors are over those of "nothing moves", means over seeds; fits of {updates} updates. Made at {commits} on '
-            f"{tree['machine']}.",
+            f'Errors are over those of "nothing moves", means over seeds; fits of {updates} updates. Made at {commits} '
+            f"on {tree['machine']}.",
         ]
     )
 

@@ -18,7 +18,10 @@ from training.fit import FitConfig
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 JSON = dict[str, Any]
-MODULES = ("join", "returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot")
+MODULES = (
+    *["join", "returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot"],
+    *["scales_table"],
+)
 SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed", "learn_table", "uncertainty", "scales")
 KINDS = ("off", "default", "full")
 SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
@@ -212,6 +215,28 @@ def test_scalings_are_compared_on_the_same_episodes(
     assert script.training.fit.open_loop is now
     still = {row["errors"][0]["ordinary"]["hold_last"] for row in tree["rows"]}
     assert len(still) == 1
+    written = scripts["scales_table"].scales_section(tree)
+    assert f"| {task} | " in written and "too few seeds" in written
+    assert "does not exist" in scripts["scales_table"].scales_section(None)
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [(0.5, "better"), (2.0, "**worse**"), (1.0, "no clear change")],
+)
+def test_a_scaling_is_better_only_where_every_seed_says_so(
+    scripts: dict[str, ModuleType], after: float, verdict: str
+) -> None:
+    def row(scaling: str, seed: int, relative: float) -> dict[str, Any]:
+        errors = [{"horizon": 10, "ordinary": {"relative": relative}, "spiking": None}]
+        return {"task": "A", "scaling": scaling, "seed": seed, "errors": errors, "commit": "c",
+                "updates": 1, "columns": {"ordinary": 4, "spiking": 0}}  # fmt: skip
+
+    rows = [row("before", seed, 0.1 * (1 + seed)) for seed in range(3)]
+    rows += [row("after", seed, 0.1 * (1 + seed) * after) for seed in range(3)]
+    written = scripts["scales_table"].scales_section({"rows": rows, "machine": "m"})
+    assert f"| A | 4 ordinary | 10 | 0.200 | {0.2 * after:.3f} |" in written
+    assert f"| {verdict} |" in written and "spiking" not in written
 
 
 PPO_WORDS = ["--task", "CartPole-v1", "--rows", "4", "--rollout", "32", "--batch-size", "16"]
