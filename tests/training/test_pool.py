@@ -68,16 +68,16 @@ def test_where_one_slip_decides_each_runs_best_policy_slips_rarely(
 
     def estimates(config: Any, folder: Any, candidates: list[Member], *_: Any) -> list[float]:
         return [
-            max(0.0, (100.0 if "stage-5" in m.source else 10.0) - 1000.0 * m.noise)
+            max(0.0, (100.0 if "closed" in m.source else 10.0) - 1000.0 * m.noise)
             for m in candidates
         ]
 
     monkeypatch.setattr("training.pool._estimates", estimates)
     made = make_pool(tiny(tmp_path / "cartpole"))
     rare = [member for member in made.members if 0 < member.noise < 0.25]
-    assert {member.source.partition("/")[2] for member in rare} == {"stage-5"}
+    assert {member.source.partition("/")[2] for member in rare} == {"closed"}
     assert {member.noise for member in rare} >= {0.02, 0.05}
-    assert all(m.name == f"{m.run} stage-5, {m.noise:.0%} random" for m in rare)
+    assert all(m.name == f"{m.run} last, {m.noise:.0%} random" for m in rare)
     values = estimates(None, None, made.members)
     assert max(fifths(values)) <= 0.4
 
