@@ -37,16 +37,18 @@ def _order(row: dict) -> tuple:
 
 def _measures(rows: list[dict]) -> str:
     lines = [
-        "| task | policies | of runs | twins | Pearson [95 %] | ceiling | Spearman | upper half | MMRV | bias "
-        "| mean error | regret@1 |",
+        "| task | policies | of runs | twins | Pearson [95 %] | ceiling | Spearman | upper half | MMRV (ceiling) "
+        "| bias | mean error | regret@1 |",
         "|---" * 12 + "|",
     ]
     for row in rows:
         span = row["range"][1] - row["range"][0]
+        floor = row["ceilings"]["mmrv"]
         lines.append(
             f"| {row['task']}, {row['kind']} | {row['policies']} | {row['runs']} | {len(row['seeds'])} "
             f"| {_number(row['pearson'])} {_pair(row['pearson_ci95'])} | {_number(row['ceiling'])} "
             f"| {_number(row['spearman'])} | {_number(row['spearman_upper_half'])} | {_share(row['mmrv_fraction'])} "
+            f"({_share(None if floor is None else floor / span)}) "
             f"| {_share(row['bias_fraction'], sign=True)} | {_share(row['mae_fraction'])} "
             f"| {_share(row['regret1'] / span)} |"
         )
