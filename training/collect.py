@@ -36,7 +36,8 @@ class CollectConfig:
     steps: int
     """Real steps to store; the last episode is cut there."""
     exploration: str = "random"
-    """Who acts: "random", "held:20", "policy:PATH", "greedy:PATH", "mix:0.5*random+0.5*held:20"."""
+    """Who acts: "random", "held:20", "policy:PATH", "greedy:PATH", "stuck:0.5:PATH" (half of its sensors broken),
+    "mix:0.5*random+0.5*held:20"."""
     seed: int = 0
     """Seeds both the environment and the exploration, at least 0."""
     purpose: str = "collect"
