@@ -100,6 +100,7 @@ TASKS: dict[str, Task] = {
         10_000,
         rounds=4,
         learn_steps=300_000,
+        on_uncertain="ignore",
         offpolicy="SAC",
         pool_steps=(200_000, 8_000),
         bundled=False,
