@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -151,10 +152,13 @@ def fit_episodes(
     checkpoint: Path | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
+    warm_start: Twin | None = None,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
     checkpoint: file for resuming; written at every validation.
+    warm_start: a twin of the same environment, family and configuration, fitted to less data, to begin from; few
+        updates are enough then.
     reward_fn, termination_fn: known functions that the twin uses instead of what it learned; `Twin.load` needs them
         again.
     """
@@ -170,8 +174,12 @@ def fit_episodes(
     _check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
     model.prepare(everything.statistics())
+    if warm_start is not None:
+        _check_same_kind(warm_start, spec, config)
+        model.warm_start(cast("TrainableWorldModel", warm_start.model))
     scale = scales_of(everything)
-    logs = _optimize(model, train, validation, scale, config, progress, checkpoint)
+    begins = {} if warm_start is None else {"warm_start": warm_start.fingerprint()}
+    logs = _optimize(model, train, validation, scale, config, progress, checkpoint, begins)
     model.eval().requires_grad_(False)
     probability, label, _ = one_step(model, validation)
     every_probability, every_label, seen = one_step(model, everything)
@@ -202,6 +210,7 @@ def fit_episodes(
             **digests(episodes, held_out),
             "fit_seconds": round(time.perf_counter() - began, 1),
             "commit": current_commit(),
+            **begins,
         },
         fidelity=fidelity,
         reward_fn=reward_fn,
@@ -217,13 +226,17 @@ def _optimize(
     config: FitConfig,
     progress: Progress | None,
     checkpoint: Path | None,
+    begins: JSON,
 ) -> JSON:
-    """The whole of training on one screen; leaves the best weights in the model and returns the last logs."""
+    """The whole of training on one screen; leaves the best weights in the model and returns the last logs.
+
+    begins: what else than configuration and data a checkpoint must agree on.
+    """
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    identity = dataclasses.asdict(config) | {"data": train.fingerprint()}
+    identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | begins
     best, score, begin = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
@@ -359,6 +372,22 @@ def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
             f"family {config.family!r} cannot be trained: it is no TrainableWorldModel"
         )
     return model
+
+
+def _check_same_kind(older: Twin, spec: WorldSpec, config: FitConfig) -> None:
+    """Raises InvalidOptionError unless a fit of this configuration can go on from `older`."""
+    fitted = older.provenance.get("fit") or {}
+    for name, theirs, ours in (
+        ("family", older.family, config.family),
+        ("model options", fitted.get("model"), config.model),
+        ("observation space", older.spec.observation_space, spec.observation_space),
+        ("action space", older.spec.action_space, spec.action_space),
+    ):
+        if theirs != ours:
+            raise InvalidOptionError(
+                f"a fit cannot go on from this twin: its {name} is {theirs}, this fit has {ours}. Take a twin of the "
+                "same environment and configuration, or begin anew."
+            )
 
 
 def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from training.policy import (
     save_policy,
 )
 from training.real import RealConfig, StepLedger, make_real_vec
+from training.warm import begin_from, set_reward_statistics
 from world_env.batch import OBSERVATION
 from world_env.codec import is_image
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
@@ -99,12 +100,14 @@ def learn(
     purpose: str = "collect",
     progress: Callable[[int, int, JSON], None] | None = None,
     callbacks: Sequence[BaseCallback] = (),
+    warm_start: Path | None = None,
 ) -> BaseAlgorithm:
     """Train in a twin (no real step is made) or in the real environment (every step is counted).
 
     out: folder of the policy; a killed run goes on from the last of twenty savings (weights, optimiser, scale of the
         rewards, replay buffer; the worlds begin new episodes), a finished one is loaded.
     callbacks: of Stable-Baselines3, called while it trains.
+    warm_start: folder of a policy to begin from, with the same algorithm and networks.
     """
     config = config or LearnConfig()
     described = dataclasses.asdict(config)
@@ -122,11 +125,13 @@ def learn(
         _same(partial, world, described)
         model = load_policy(partial, env=env)
         _take_back(model, env, partial)
+    elif warm_start is not None:
+        begin_from(model, warm_start, env)
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
             _keep_replay(model, partial)
-            said = {"done": done, "reward_statistics": _reward_statistics(env)}
+            said: JSON = {"done": done, "reward_statistics": _reward_statistics(env)}
             _save(model, partial, world, described | said)
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
@@ -137,14 +142,15 @@ def learn(
         marks = _at_marks(config.steps, mark)
         model.learn(left, callback=[marks, *callbacks], reset_num_timesteps=not resumed)
     mark(max(model.num_timesteps, config.steps))
+    rewards = _reward_statistics(env)
     env.close()
     if ledger is not None:
         ledger.save()
     if out is not None:
         seconds = round(time.perf_counter() - began, 1)
-        _save(
-            model, Path(out), world, described | {"done": model.num_timesteps, "seconds": seconds}
-        )
+        said: JSON = {"done": model.num_timesteps, "seconds": seconds}
+        said |= {"reward_statistics": rewards}
+        _save(model, Path(out), world, described | said)
         _remove(partial)
         if partial is not None:
             _replay_file(partial).unlink(missing_ok=True)
@@ -313,12 +319,8 @@ def _keep_replay(model: BaseAlgorithm, partial: Path) -> None:
 def _take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
     """What a half-trained policy's folder does not hold by itself."""
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-    from stable_baselines3.common.vec_env import VecNormalize
 
-    statistics = policy_card(partial)["provenance"]["learn"]["reward_statistics"]
-    if isinstance(env, VecNormalize) and statistics is not None:
-        for name, value in statistics.items():
-            setattr(env.ret_rms, name, value)
+    set_reward_statistics(env, policy_card(partial)["provenance"]["learn"]["reward_statistics"])
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(_replay_file(partial))
 

@@ -52,6 +52,14 @@ class RefineConfig:
     a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with stuck sensors
     ("stuck:0.5:{policy}") it goes where it never wanted to. {curious} is a policy of its own, trained in the newest
     twin to be where that is least certain."""
+    first_steps: int | None = None
+    """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""
+    warm_start: bool = False
+    """Whether model, policy and critic of a round go on from the last round's, instead of beginning anew."""
+    later_updates: int | None = None
+    """Updates of the later rounds' fits; None: as many as the first one's. A fit that goes on needs fewer."""
+    later_learn_steps: int | None = None
+    """Learned steps of the later rounds; None: as many as the first one's."""
     seed: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
@@ -61,15 +69,33 @@ class RefineConfig:
             raise InvalidOptionError(
                 f"{self.steps} steps in {self.rounds} rounds: expected at least 1 of each"
             )
+        if (
+            self.first_steps is not None
+            and not 1 <= self.first_steps <= self.steps - self.rounds + 1
+        ):
+            raise InvalidOptionError(
+                f"{self.first_steps} of {self.steps} steps in the first of {self.rounds} rounds: expected at least 1 "
+                "in each of them"
+            )
 
     def steps_after(self, number: int) -> int:
-        """Real steps that have been collected when round `number` (from 0) is."""
-        return self.steps * (number + 1) // self.rounds
+        """Real steps that have been collected when round `number` (from 0) is; 0 before the first."""
+        if number < 0 or self.first_steps is None or self.rounds == 1:
+            return self.steps * (number + 1) // self.rounds
+        return self.first_steps + (self.steps - self.first_steps) * number // (self.rounds - 1)
 
-    @property
-    def seeded_fit(self) -> FitConfig:
-        """The fit of every round, with this run's seed."""
-        return dataclasses.replace(self.fit, seed=self.seed)
+    def fit_of(self, number: int) -> FitConfig:
+        """The fit of round `number`, with this run's seed."""
+        updates = (
+            self.fit.updates if not number or self.later_updates is None else self.later_updates
+        )
+        return dataclasses.replace(self.fit, seed=self.seed, updates=updates)
+
+    def learn_of(self, number: int) -> LearnConfig:
+        """The learning of round `number`, with this run's seed."""
+        later = self.later_learn_steps
+        steps = self.learn.steps if not number or later is None else later
+        return dataclasses.replace(self.learn, seed=self.seed, steps=steps)
 
 
 class _Known(TypedDict):
@@ -132,16 +158,17 @@ def refine(
         episodes += store.load()
         collected += store.steps
         clock.append(time.perf_counter())
-        twin = _twin(config, folder, episodes, spec, exploration, known, say)
+        last = rounds[-1] if rounds and config.warm_start else None
+        twin = _twin(config, number, folder, episodes, spec, exploration, known, say, last)
         clock.append(time.perf_counter())
         stages = _stages(folder / "policy")
-        marks = {
-            max(1, int(_STAGES[name] * config.learn.steps)): path for name, path in stages.items()
-        }
+        learning = config.learn_of(number)
+        marks = {max(1, int(_STAGES[name] * learning.steps)): path for name, path in stages.items()}
         policy = learn(
             twin,
-            dataclasses.replace(config.learn, seed=config.seed),
+            learning,
             out=folder / "policy",
+            warm_start=None if last is None else last.policy_folder,
             callbacks=[milestones(marks, trained_in="learned")],
             progress=lambda done, wanted, logs: say("learn", done, wanted, logs),
         )
@@ -162,7 +189,7 @@ def _curious(config: RefineConfig, last: Round) -> Path:
     if "{curious}" in config.later_exploration:
         # Past the threshold is where it shall go: nothing is cut, and nothing scares it.
         own = dataclasses.replace(
-            config.learn, seed=config.seed, reward="uncertainty", on_uncertain="ignore"
+            config.learn_of(last.number), reward="uncertainty", on_uncertain="ignore"
         )
         learn(last.twin, own, out=out)
     return out
@@ -174,12 +201,14 @@ def _stages(policy: Path) -> dict[str, Path]:
 
 def _twin(
     config: RefineConfig,
+    number: int,
     folder: Path,
     episodes: list[Episode],
     spec: WorldSpec,
     exploration: str,
     known: _Known,
     say: Report,
+    last: Round | None,
 ) -> Twin:
     out = folder / "twin"
     if (out / "twin.json").is_file():
@@ -193,7 +222,7 @@ def _twin(
     twin = fit_episodes(
         episodes,
         spec,
-        config.seeded_fit,
+        config.fit_of(number),
         provenance={
             "real": config.real.to_json(),
             "exploration": config.exploration
@@ -204,6 +233,7 @@ def _twin(
         },
         progress=lambda done, wanted, logs: say("fit", done, wanted, logs),
         checkpoint=checkpoint,
+        warm_start=None if last is None else last.twin,
         **known,
     )
     twin.save(out)
@@ -213,16 +243,17 @@ def _twin(
 
 def _check_folder(config: RefineConfig, known: _Known) -> None:
     """Whether what lies in the folder is the beginning of this very run."""
-    fit = json.loads(json.dumps(dataclasses.asdict(config.seeded_fit)))
     names = [name.removesuffix("_fn") for name, function in known.items() if function]
     advice = "choose another folder, or delete it to begin again"
     for number in range(config.rounds):
         folder = Path(config.out) / f"round-{number}"
         twin, wanted = folder / "twin", config.steps_after(number)
+        fit = json.loads(json.dumps(dataclasses.asdict(config.fit_of(number))))
         if (twin / "twin.json").is_file():
             tree = read_json(twin)
             steps = tree["provenance"].get("steps")
-            if tree["provenance"].get("fit") != fit:
+            warm = "warm_start" in tree["provenance"]
+            if tree["provenance"].get("fit") != fit or warm != (config.warm_start and number > 0):
                 raise StageError(f"{twin} holds a twin of another configuration: {advice}")
             if tree["known"] != names:
                 raise StageError(

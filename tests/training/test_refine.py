@@ -1,5 +1,6 @@
 """Rounds of collect, fit and learn: every real step counted, nothing done twice."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,42 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     # The last round's data is never collected with: no such policy is trained there.
     assert not rounds[-1].policy_folder.with_name("policy-curious").exists()
     assert ledger.by_purpose == {"collect": config.steps}
+
+
+def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path / "run",
+        rounds=3,
+        first_steps=201,
+        warm_start=True,
+        later_updates=10,
+        later_learn_steps=512,
+    )
+    ledger = StepLedger()
+    rounds = refine(config, ledger=ledger)
+    assert [part.real_steps for part in rounds] == [201, 301, 401]
+    assert ledger.by_purpose == {"collect": 401}
+    fits = [part.twin.provenance for part in rounds]
+    assert [fit["fit"]["updates"] for fit in fits] == [20, 10, 10]
+    assert [fit.get("warm_start") for fit in fits] == [
+        None,
+        *(part.twin.fingerprint() for part in rounds[:2]),
+    ]
+    cards = [policy_card(part.policy_folder)["provenance"]["learn"] for part in rounds]
+    assert [card["steps"] for card in cards] == [256, 512, 512]
+    counts = [card["reward_statistics"]["count"] for card in cards]
+    assert counts[1] - counts[0] == counts[2] - counts[1] == pytest.approx(512)
+    again = StepLedger()
+    assert_same(rounds, refine(config, ledger=again))
+    assert again.by_purpose == {}
+    with pytest.raises(StageError, match="another configuration"):
+        refine(dataclasses.replace(config, warm_start=False), ledger=again)
+
+
+@pytest.mark.parametrize("first", [0, STEPS])
+def test_every_round_needs_a_step(tmp_path: Path, first: int) -> None:
+    with pytest.raises(InvalidOptionError, match="at least 1"):
+        tiny(tmp_path, first_steps=first)
 
 
 def test_another_run_makes_no_real_step_and_gives_the_same(

@@ -105,6 +105,13 @@ class TrainableWorldModel(WorldModel):
     def prepare(self, statistics: Statistics) -> None:
         """Set the normalisers, once, before fitting."""
 
+    def warm_start(self, older: TrainableWorldModel) -> None:
+        """Begin where an older model of the same family, configuration and spec ended; called after `prepare`.
+
+        The older model was fitted to other data and so has other scales: what is taken over must be the same function
+        in this model's. Families that solve their weights anew, or know no better, ignore it.
+        """
+
     @abstractmethod
     def window(self, progress: float) -> int:
         """Steps T of the windows that `loss` wants at this progress (0..1) of the fit."""

@@ -120,6 +120,14 @@ class Normalizer(nn.Module):
         low, high = self.reward_range
         return torch.addcmul(center, normalized, scale).clamp(low, high)
 
+    def from_older(self, older: Normalizer) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """((gain, shift), change), all (D,).
+
+        An older normaliser's numbers are gain * this one's + shift, and its unit of change is `change` of this one's.
+        """
+        shift = (self.center - older.center) / older.scale
+        return (self.scale / older.scale, shift), older.change_scale / self.change_scale
+
     def normalize_reward(self, reward: Tensor, *, terminal: bool = False) -> Tensor:
         """The inverse of `reward_units`, for training targets."""
         center, scale = self.reward[int(terminal)]
@@ -194,6 +202,22 @@ class MemberMLP(nn.Module):
             if not last:
                 self.gains.append(nn.Parameter(torch.ones(members, 1, fan_out)))
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, fan_out)))
+
+    @torch.no_grad()
+    def take_over(
+        self, older: MemberMLP, inputs: tuple[Tensor, Tensor], outputs: tuple[Tensor, Tensor]
+    ) -> None:
+        """Become an older network of the same sizes, as the same function in other units.
+
+        inputs: (gain, shift), (inputs,) each: what the older one saw is gain * what this one sees + shift.
+        outputs: (gain, shift), (outputs,) each: what this one says is gain * what the older one said + shift.
+        """
+        self.load_state_dict(older.state_dict())
+        first, last = self.weights[0], self.weights[-1]
+        self.biases[0] += (inputs[1] @ first)[:, None]
+        first *= inputs[0][:, None]
+        last *= outputs[0]
+        self.biases[-1].copy_(self.biases[-1] * outputs[0] + outputs[1])
 
     def forward(self, inputs: Tensor, *, outputs: int | None = None) -> Tensor:
         """(E, N, inputs) or (1, N, inputs), seen by all members, to (E, N, outputs).
