@@ -25,6 +25,7 @@ FLOORS = {
         0: ["random", "spec", "batch"],
         1: ["codec", "models.base", "models.compiled", "folder", "measured"],
         1.5: ["models.networks"],
+        1.7: ["models.units"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
             *["models.transformer", "models.diffusion", "models.cosmos"],
@@ -44,6 +45,7 @@ FLOORS = {
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise", "milestones", "survival", "curiosity"],
+        1.6: ["warm", "fit_checks"],
         1.75: ["horizons", "counterfactual"],
         2: ["collect", "fit", "learn", "compare", "plots", "logs"],
         2.5: ["pool"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,12 @@ from training.fidelity import (
     termination_scores,
     termination_threshold,
 )
+from training.fit_checks import (
+    check_amount,
+    check_same_kind,
+    check_target,
+    check_windows,
+)
 from training.provenance import current_commit
 from training.windows import (
     EncodedEpisodes,
@@ -39,15 +44,13 @@ from training.windows import (
 )
 from world_env.batch import Observation
 from world_env.codec import Codec
-from world_env.errors import DataError, InvalidOptionError, StageError, TooLittleDataError
+from world_env.errors import DataError, InvalidOptionError
 from world_env.models import load_family
 from world_env.models.base import TrainableWorldModel
 from world_env.random import RowRandom
 from world_env.spec import JSON, WorldSpec
 from world_env.twin import KnownFunction, Twin
 
-MIN_STEPS = 100
-"""Real steps below which no fit is worth its name."""
 FEW_TERMINALS = 5
 """Terminal labels below which the termination head is a guess."""
 _ENOUGH_ENDS = 20
@@ -118,7 +121,7 @@ def fit(
     """
     spec, episodes, provenance = open_data(str(data), horizon=horizon)
     out = Path(out)
-    _check_target(out)
+    check_target(out)
     with _writer(tensorboard) as write:
 
         def report(done: int, wanted: int, logs: JSON) -> None:
@@ -164,32 +167,26 @@ def fit_episodes(
     """
     config = config or FitConfig()
     began = time.perf_counter()
-    _check_amount(episodes)
+    check_amount(episodes)
     training, held_out = split(list(episodes), config.held_out, config.seed)
     ranges = data_range(list(episodes), spec)
     codec = Codec(spec, ranges)
     train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
     notes = _notes(train, validation, spec)
     model = _new_model(spec, config)
-    _check_windows(model, episodes)
+    check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
     model.prepare(everything.statistics())
     if warm_start is not None:
-        _check_same_kind(warm_start, spec, config)
+        check_same_kind(warm_start, spec, config.family, config.model)
         model.warm_start(cast("TrainableWorldModel", warm_start.model))
     scale = scales_of(everything)
     begins = {} if warm_start is None else {"warm_start": warm_start.fingerprint()}
     logs = _optimize(model, train, validation, scale, config, progress, checkpoint, begins)
     model.eval().requires_grad_(False)
-    probability, label, _ = one_step(model, validation)
-    every_probability, every_label, seen = one_step(model, everything)
-    threshold = (
-        termination_threshold(probability, label)
-        if int(label.sum()) >= _ENOUGH_ENDS
-        else termination_threshold(every_probability, every_label)
-    )
+    threshold, scores, seen = _ends(model, validation, everything)
     fidelity = _measure(model, validation, scale) | {
-        "termination": termination_scores(probability, label, threshold),
+        "termination": scores,
         "notes": notes,
         "loss": logs,
     }
@@ -291,6 +288,20 @@ def _schedule(share: float) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(share * math.pi)))
 
 
+def _ends(
+    model: TrainableWorldModel, validation: EncodedEpisodes, everything: EncodedEpisodes
+) -> tuple[float, JSON, Tensor]:
+    """(termination threshold, its scores on held-out data, uncertainty of every step in the data)."""
+    probability, label, _ = one_step(model, validation)
+    every_probability, every_label, seen = one_step(model, everything)
+    threshold = (
+        termination_threshold(probability, label)
+        if int(label.sum()) >= _ENOUGH_ENDS
+        else termination_threshold(every_probability, every_label)
+    )
+    return threshold, termination_scores(probability, label, threshold), seen
+
+
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:
     longest = int(validation.left.max())
     curve = open_loop(model, validation, horizon=longest, scale=scale)
@@ -300,41 +311,6 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Obs
         "reward_error": curve.reward_error,
         "bfloat16": bfloat16_fidelity(model, validation, scale=scale),
     }
-
-
-def _check_target(out: Path) -> None:
-    """What saving would refuse after the fit is refused before it."""
-    foreign = out.exists() and not (out / "twin.json").is_file()
-    if foreign and (out.is_file() or any(out.iterdir())):
-        raise StageError(
-            f"{out} exists and is no twin: it is not overwritten. Choose another folder, or remove it first."
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise StageError(
-            f"cannot write a twin to {out}: {error}. Choose a folder that can be written."
-        ) from error
-
-
-def _check_amount(episodes: Sequence[Episode]) -> None:
-    steps = sum(len(episode) for episode in episodes)
-    if steps < MIN_STEPS:
-        raise TooLittleDataError(
-            f"{steps} steps in {len(episodes)} episodes are too little: a fit needs at least {MIN_STEPS} steps, "
-            "a good one usually 2,000 or more. Collect more with `world-env collect`."
-        )
-
-
-def _check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> None:
-    longest, wanted = max(len(episode) for episode in episodes), model.window(1.0)
-    if wanted > longest:
-        raise TooLittleDataError(
-            f"the model learns from windows of {wanted} steps, but the longest episode has {longest}: collect longer "
-            "episodes, or shorten the family's window (for the ensemble: rollout)"
-        )
 
 
 def _notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
@@ -372,22 +348,6 @@ def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
             f"family {config.family!r} cannot be trained: it is no TrainableWorldModel"
         )
     return model
-
-
-def _check_same_kind(older: Twin, spec: WorldSpec, config: FitConfig) -> None:
-    """Raises InvalidOptionError unless a fit of this configuration can go on from `older`."""
-    fitted = older.provenance.get("fit") or {}
-    for name, theirs, ours in (
-        ("family", older.family, config.family),
-        ("model options", fitted.get("model"), config.model),
-        ("observation space", older.spec.observation_space, spec.observation_space),
-        ("action space", older.spec.action_space, spec.action_space),
-    ):
-        if theirs != ours:
-            raise InvalidOptionError(
-                f"a fit cannot go on from this twin: its {name} is {theirs}, this fit has {ours}. Take a twin of the "
-                "same environment and configuration, or begin anew."
-            )
 
 
 def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:

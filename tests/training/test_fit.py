@@ -14,7 +14,8 @@ from gymnasium import spaces
 from training.collect import CollectConfig, collect
 from training.episodes import Episode, split
 from training.fidelity import open_loop
-from training.fit import MIN_STEPS, FitConfig, FitWarning, fit, fit_episodes
+from training.fit import FitConfig, FitWarning, fit, fit_episodes
+from training.fit_checks import MIN_STEPS
 from training.real import RealConfig, spec_of
 from training.windows import EncodedEpisodes, encode_episodes
 from world_env.errors import (

@@ -39,6 +39,7 @@ from world_env.models.networks import (
     VectorLayout,
     compiled_loops,
 )
+from world_env.models.units import Units
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -129,30 +130,17 @@ class EnsembleWorldModel(TrainableWorldModel):
     def warm_start(self, older: TrainableWorldModel) -> None:
         """The older members, in this model's scales."""
         assert isinstance(older, EnsembleWorldModel)
-        (gain, shift), change = self.normalizer.from_older(older.normalizer)
+        units = Units.between(older.normalizer, self.normalizer)
         actions = action_size(self.spec.action_space)
-        same, none = gain.new_ones(actions), gain.new_zeros(actions)
+        weight = (self.log_terminal_weight - older.log_terminal_weight)[None]
+        outcome = (
+            torch.cat([units.reward_gain, torch.ones_like(weight)]),
+            torch.cat([units.reward_shift, weight]),
+        )
         self.dynamics.take_over(
-            older.dynamics,
-            (torch.cat([gain, same]), torch.cat([shift, none])),
-            (torch.cat([change, torch.ones_like(change)]), torch.cat([0 * change, change.log()])),
+            older.dynamics, units.observation_action(actions), units.noisy_change()
         )
-        (old_center, old_scale), (center, scale) = (
-            older.normalizer.reward.T,
-            self.normalizer.reward.T,
-        )
-        weight = self.log_terminal_weight - older.log_terminal_weight
-        self.heads.take_over(
-            older.heads,
-            (
-                torch.cat([gain, same, gain, 1.0 / change]),
-                torch.cat([shift, none, shift, 0 * change]),
-            ),
-            (
-                torch.cat([old_scale / scale, gain.new_ones(1)]),
-                torch.cat([(old_center - center) / scale, weight[None]]),
-            ),
-        )
+        self.heads.take_over(older.heads, units.transition(actions), outcome)
 
     def stepper(self, precision: Precision = "float32") -> EnsembleWorldModel:
         """The same model for stepping without gradients; "bfloat16" is of the hidden layers only."""

@@ -120,14 +120,6 @@ class Normalizer(nn.Module):
         low, high = self.reward_range
         return torch.addcmul(center, normalized, scale).clamp(low, high)
 
-    def from_older(self, older: Normalizer) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """((gain, shift), change), all (D,).
-
-        An older normaliser's numbers are gain * this one's + shift, and its unit of change is `change` of this one's.
-        """
-        shift = (self.center - older.center) / older.scale
-        return (self.scale / older.scale, shift), older.change_scale / self.change_scale
-
     def normalize_reward(self, reward: Tensor, *, terminal: bool = False) -> Tensor:
         """The inverse of `reward_units`, for training targets."""
         center, scale = self.reward[int(terminal)]

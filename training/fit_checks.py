@@ -1,0 +1,69 @@
+"""What a fit refuses before it begins."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.episodes import Episode
+from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
+from world_env.models.base import TrainableWorldModel
+from world_env.spec import JSON, WorldSpec
+from world_env.twin import Twin
+
+MIN_STEPS = 100
+"""Real steps below which no fit is worth its name."""
+
+
+def check_target(out: Path) -> None:
+    """What saving would refuse after the fit is refused before it."""
+    foreign = out.exists() and not (out / "twin.json").is_file()
+    if foreign and (out.is_file() or any(out.iterdir())):
+        raise StageError(
+            f"{out} exists and is no twin: it is not overwritten. Choose another folder, or remove it first."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise StageError(
+            f"cannot write a twin to {out}: {error}. Choose a folder that can be written."
+        ) from error
+
+
+def check_amount(episodes: Sequence[Episode]) -> None:
+    """Raises TooLittleDataError for so few steps that nothing could be learned."""
+    steps = sum(len(episode) for episode in episodes)
+    if steps < MIN_STEPS:
+        raise TooLittleDataError(
+            f"{steps} steps in {len(episodes)} episodes are too little: a fit needs at least {MIN_STEPS} steps, "
+            "a good one usually 2,000 or more. Collect more with `world-env collect`."
+        )
+
+
+def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> None:
+    """Raises TooLittleDataError where no episode is as long as the windows that the family learns from."""
+    longest, wanted = max(len(episode) for episode in episodes), model.window(1.0)
+    if wanted > longest:
+        raise TooLittleDataError(
+            f"the model learns from windows of {wanted} steps, but the longest episode has {longest}: collect longer "
+            "episodes, or shorten the family's window (for the ensemble: rollout)"
+        )
+
+
+def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> None:
+    """Raises InvalidOptionError unless a fit of this configuration can go on from `older`."""
+    fitted = older.provenance.get("fit") or {}
+    for name, theirs, ours in (
+        ("family", older.family, family),
+        ("model options", fitted.get("model"), model),
+        ("observation space", older.spec.observation_space, spec.observation_space),
+        ("action space", older.spec.action_space, spec.action_space),
+    ):
+        if theirs != ours:
+            raise InvalidOptionError(
+                f"a fit cannot go on from this twin: its {name} is {theirs}, this fit has {ours}. Take a twin of the "
+                "same environment and configuration, or begin anew."
+            )
