@@ -96,14 +96,14 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
     total = time.perf_counter() - began
     first = min(spent.first for spent in watch.spent.values() if spent.first is not None)
     prepared, updated = first - began, curve[-1]["seconds"] - (first - began)
-    updating = updated - parts["validation"]
-    each = {name: 1e3 * parts[name] / config.updates for name in UPDATE_PARTS}
-    each["rest"] = 1e3 * updating / config.updates - sum(each.values())
+    updating, updates = updated - parts["validation"], curve[-1]["updates"]
+    each = {name: 1e3 * parts[name] / updates for name in UPDATE_PARTS}
+    each["rest"] = 1e3 * updating / updates - sum(each.values())
     return {
-        "updates": config.updates,
+        "updates": updates,
         "batch_size": config.batch_size,
         "parameters": sum(value.numel() for value in twin.model.parameters()),
-        "updates_per_second": round(config.updates / updating, 2),
+        "updates_per_second": round(updates / updating, 2),
         "milliseconds_per_update": {name: round(value, 4) for name, value in each.items()},
         "seconds": {
             "prepare": round(prepared, 3),

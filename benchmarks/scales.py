@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--scalings", nargs="+", default=["before", "after"], choices=SCALINGS)
-    parser.add_argument("--updates", type=int, default=training.fit.FitConfig.updates)
+    parser.add_argument("--updates", type=int, default=training.fit.LEAST_UPDATES)
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()

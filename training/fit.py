@@ -60,6 +60,11 @@ _LONGEST_SELECTION = 200
 _SELECT_FROM = 0.5
 
 
+LEAST_UPDATES, MOST_UPDATES = 3_000, 30_000
+"""How many a fit takes of itself: enough for small data, and for large data to be seen often enough."""
+_STEPS_AN_UPDATE = 10
+
+
 class FitWarning(UserWarning):
     """The data can be fitted, but something in it limits what the twin can know."""
 
@@ -72,8 +77,8 @@ class FitConfig:
     """Name in world_env.models.FAMILIES."""
     model: JSON = field(default_factory=dict)
     """Fields of the family's own config that differ from its defaults."""
-    updates: int = 3000
-    """Gradient updates."""
+    updates: int | None = None
+    """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
     batch_size: int = 640
     """Windows an update, shared among an ensemble's members."""
     learning_rate: float = 1e-3
@@ -90,12 +95,18 @@ class FitConfig:
     """Of the weights, the windows and the split."""
 
     def __post_init__(self) -> None:
-        least = min(self.updates, self.batch_size, self.validate_every)
+        updates = LEAST_UPDATES if self.updates is None else self.updates
+        least = min(updates, self.batch_size, self.validate_every)
         if least < 1 or not 0.0 < self.held_out < 1.0:
             raise InvalidOptionError(
                 f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every} and "
                 f"held_out {self.held_out}: expected at least 1 of each, and a share between 0 and 1"
             )
+
+
+def updates_for(steps: int) -> int:
+    """Gradient updates of a fit to so many real steps, where nobody says another number."""
+    return min(max(LEAST_UPDATES, steps // _STEPS_AN_UPDATE), MOST_UPDATES)
 
 
 Progress = Callable[[int, int, JSON], None]
@@ -166,6 +177,8 @@ def fit_episodes(
         again.
     """
     config = config or FitConfig()
+    updates = updates_for(sum(map(len, episodes))) if config.updates is None else config.updates
+    config = dataclasses.replace(config, updates=updates)
     began = time.perf_counter()
     check_amount(episodes)
     training, held_out = split(list(episodes), config.held_out, config.seed)
@@ -182,7 +195,7 @@ def fit_episodes(
         model.warm_start(cast("TrainableWorldModel", warm_start.model))
     scale = scales_of(everything)
     begins = {} if warm_start is None else {"warm_start": warm_start.fingerprint()}
-    logs = _optimize(model, train, validation, scale, config, progress, checkpoint, begins)
+    logs = _optimize(model, train, validation, scale, config, updates, progress, checkpoint, begins)
     model.eval().requires_grad_(False)
     threshold, scores, seen = _ends(model, validation, everything)
     fidelity = _measure(model, validation, scale) | {
@@ -221,6 +234,7 @@ def _optimize(
     validation: EncodedEpisodes,
     scale: Observation,
     config: FitConfig,
+    updates: int,
     progress: Progress | None,
     checkpoint: Path | None,
     begins: JSON,
@@ -238,8 +252,8 @@ def _optimize(
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
         best, score, begin, logs = read_checkpoint(checkpoint, identity, model, optimizer)
-    for update in range(begin, config.updates):
-        share = update / config.updates
+    for update in range(begin, updates):
+        share = update / updates
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(share)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
@@ -251,10 +265,10 @@ def _optimize(
         _clip(parameters, config.max_gradient_norm)
         optimizer.step()
         done = update + 1
-        if done % config.validate_every == 0 or done == config.updates:
+        if done % config.validate_every == 0 or done == updates:
             measured = open_loop(model, validation, horizon=_LONGEST_SELECTION, scale=scale)
             # Early models can be smooth and ignorant: their heads have hardly seen an end.
-            grown = done >= _SELECT_FROM * config.updates
+            grown = done >= _SELECT_FROM * updates
             logs = _plain(parts) | {
                 "open_loop": measured.score,
                 "open_loop_rms": float(measured.error.mean()),
@@ -265,7 +279,7 @@ def _optimize(
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
             if progress is not None:
-                progress(done, config.updates, logs)
+                progress(done, updates, logs)
     if score == float("inf"):
         raise DataError(
             "no update gave a finite open-loop error: the data or the learning rate is too wild"

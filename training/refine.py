@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
-from training.fit import FitConfig, fit_episodes
+from training.fit import FitConfig, fit_episodes, updates_for
 from training.learn import LearnConfig, check_counts_from_zero, learn
 from training.milestones import milestones
 from training.real import RealConfig, StepLedger, spec_of
@@ -57,7 +57,7 @@ class RefineConfig:
     warm_start: bool = False
     """Whether model, policy and critic of a round go on from the last round's, instead of beginning anew."""
     later_updates: int | None = None
-    """Updates of the later rounds' fits; None: as many as the first one's. A fit that goes on needs fewer."""
+    """Updates of the later rounds' fits; None: as `fit` says. A fit that goes on needs fewer."""
     later_learn_steps: int | None = None
     """Learned steps of the later rounds; None: as many as the first one's."""
     seed: int = 0
@@ -86,9 +86,8 @@ class RefineConfig:
 
     def fit_of(self, number: int) -> FitConfig:
         """The fit of round `number`, with this run's seed."""
-        updates = (
-            self.fit.updates if not number or self.later_updates is None else self.later_updates
-        )
+        later = self.later_updates if number else None
+        updates = later or self.fit.updates or updates_for(self.steps_after(number))
         return dataclasses.replace(self.fit, seed=self.seed, updates=updates)
 
     def learn_of(self, number: int) -> LearnConfig:

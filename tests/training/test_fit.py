@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from oracle import real_spec
 
 from training.collect import CollectConfig, collect
 from training.episodes import Episode, split
 from training.fidelity import open_loop
-from training.fit import FitConfig, FitWarning, fit, fit_episodes
+from training.fit import FitConfig, FitWarning, fit, fit_episodes, updates_for
 from training.fit_checks import MIN_STEPS
 from training.real import RealConfig, spec_of
 from training.windows import EncodedEpisodes, encode_episodes
@@ -195,6 +196,22 @@ def test_the_same_loop_fits_every_family_and_its_loss_falls(
     assert twin.fidelity["loss"]["best_open_loop"] in [logs["open_loop"] for logs in seen]
     assert twin.family == family
     assert twin.provenance["episodes"] == len(episodes) and twin.provenance["steps"] == 400
+
+
+@pytest.mark.parametrize(
+    ("steps", "updates"), [(100, 3_000), (30_000, 3_000), (100_000, 10_000), (10**6, 30_000)]
+)
+def test_large_data_is_looked_at_longer(steps: int, updates: int) -> None:
+    assert updates_for(steps) == updates
+
+
+def test_a_twin_says_how_many_updates_it_took(
+    episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.fit.LEAST_UPDATES", 3)
+    twin = fit_episodes(episodes, real_spec("CartPole-v1"), dataclasses.replace(TINY, updates=None))
+    steps = sum(map(len, episodes))
+    assert twin.provenance["fit"]["updates"] == max(3, steps // 10)
 
 
 def test_a_fitted_twin_is_saved_whole_and_loads(data: Path, tmp_path: Path) -> None:
