@@ -104,6 +104,20 @@ def test_a_finished_policy_is_loaded_instead_of_trained_again(
     np.testing.assert_array_equal(weights(first), weights(again))
 
 
+def test_a_policy_from_before_a_setting_existed_had_its_default(
+    cartpole: Twin, tmp_path: Path
+) -> None:
+    trained = learn(cartpole, TINY, out=tmp_path / "p")
+    card = json.loads((tmp_path / "p" / "policy.json").read_text())
+    del card["provenance"]["learn"]["reward"]
+    (tmp_path / "p" / "policy.json").write_text(json.dumps(card))
+    np.testing.assert_array_equal(
+        weights(learn(cartpole, TINY, out=tmp_path / "p")), weights(trained)
+    )
+    with pytest.raises(StageError, match="another configuration"):
+        learn(cartpole, dataclasses.replace(TINY, reward="uncertainty"), out=tmp_path / "p")
+
+
 def test_a_policy_of_another_configuration_is_not_taken_for_this_one(
     cartpole: Twin, tmp_path: Path
 ) -> None:
