@@ -113,7 +113,6 @@ TASKS: dict[str, Task] = {
         learn_steps=400_000,
         offpolicy="SAC",
         pool_steps=(400_000, 12_000),
-        bundled=False,
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""
