@@ -25,7 +25,8 @@ from returns import read, refine_config
 
 from training.agree import Trained, judge, promises_by_kind
 from training.agreement import EVALUATION, OPTIMISATION, Judged, bootstrap, statistics
-from training.fit import FitWarning
+from training.episodes import EpisodeStore
+from training.fit import FitWarning, fit_episodes
 from training.learn import learn
 from training.milestones import milestones
 from training.policy import load_policy
@@ -33,14 +34,16 @@ from training.pool import Pool, PoolConfig, fifths, pool
 from training.promise import coverage
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
-from training.refine import Round, refine
+from training.refine import RefineConfig, Round, refine
 from training.returns import policy_actor, run_real
-from training.tasks import TASKS
+from training.tasks import TASKS, Task
 from world_env.spec import JSON
+from world_env.twin import Twin
 
 ORACLE = "oracle"
 ORACLES = ("CartPole-v1", "Pendulum-v1")
 """Tasks whose equations are known exactly, see tests/oracle.py."""
+JUDGED_FILE = "judged.json"
 LEARN_RUNS = 3
 STAGES = (0.1, 0.3)
 """Shares of a run after which its policy is judged too, beside the last one."""
@@ -64,6 +67,13 @@ def main() -> None:
         help="JSON of fields of the task's row to change, such as '{\"rounds\": 3}'; rows say it",
     )
     parser.add_argument(
+        "--refit",
+        type=json.loads,
+        default={},
+        help='JSON of fields of FitConfig, such as \'{"model": {"width": 200}}\': the last twin is fitted again so, to '
+        "the very same\ndata, and that one is judged; rows say it",
+    )
+    parser.add_argument(
         "--oracle", action="store_true", help="also judge twins whose equations are exact"
     )
     arguments = parser.parse_args()
@@ -76,14 +86,16 @@ def main() -> None:
             exact = judge(oracle_twin(task_id), found)
             put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)
         cells = []
+        shown = arguments.change | ({"fit": arguments.refit} if arguments.refit else {})
         for seed in arguments.seeds:
             began = time.perf_counter()
-            cells.append(
-                run_cell(
-                    task_id, seed, arguments.change, found, runs / "agreement", arguments.resume
-                )
-            )
-            rows = put(arguments.out, task_id, arguments.change, found, cells)
+            base = place_of(runs, task_id, seed, arguments.change)
+            place = place_of(runs, task_id, seed, shown)
+            if not (arguments.resume and (place / JUDGED_FILE).is_file()):
+                task = dataclasses.replace(TASKS[task_id], **arguments.change)
+                run_cell(task, arguments.refit, base, place, found, seed)
+            cells.append(read_cell(place / JUDGED_FILE))
+            rows = put(arguments.out, task_id, shown, found, cells)
             print(f"{task_id} seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
             for row in rows:
                 print("  ", {name: row[name] for name in SHOWN}, flush=True)
@@ -103,21 +115,22 @@ class Cell:
     made: JSON
 
 
-def run_cell(
-    task_id: str, seed: int, change: JSON, found: Pool, folder: Path, resume: bool
-) -> Cell:
-    """A twin, the pool in it, and what was trained in it; kept in the cell's folder."""
-    task, real = dataclasses.replace(TASKS[task_id], **change), RealConfig(task_id)
+def place_of(runs: Path, task_id: str, seed: int, change: JSON) -> Path:
+    """The folder of one cell."""
     name = "-".join([task_id, str(seed), *(f"{key}={value}" for key, value in change.items())])
-    place = folder / "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
-    if resume and (place / "judged.json").is_file():
-        return read_cell(place / "judged.json")
-    ledger = StepLedger(place / "twin-real-steps.json")
-    config = refine_config(task, real, place, seed)
+    return runs / "agreement" / "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
+
+
+def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed: int) -> None:
+    """A twin, made in `base` or read back from there, the pool in it, and what was trained in it; kept in `place`."""
+    ledger = StepLedger(base / "twin-real-steps.json")
+    config = refine_config(task, found.real, base, seed)
     last = refine(config, ledger=ledger)[-1]
+    if refit:
+        last = dataclasses.replace(last, twin=fitted_again(config, last, refit, place / "twin"))
     judged = judge(last.twin, found, trained_in(last, config.learn, found, place, seed), seed=seed)
     write_results(
-        place / "judged.json",
+        place / JUDGED_FILE,
         {
             "seed": seed,
             "real_steps": ledger.total(),
@@ -128,7 +141,25 @@ def run_cell(
             ],
         },
     )
-    return read_cell(place / "judged.json")
+
+
+def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> Twin:
+    """The last round's twin of another fit to the same data: what the fit is worth, with nothing else changed."""
+    if not (out / "twin.json").is_file():
+        stores = [EpisodeStore(config.out / f"round-{n}" / "data") for n in range(config.rounds)]
+        wanted = dataclasses.replace(config.fit_of(last.number), **refit)
+        episodes = [episode for store in stores for episode in store.load()]
+        checkpoint = out.with_name(".twin.fit.pt")
+        twin = fit_episodes(
+            episodes,
+            last.twin.spec,
+            wanted,
+            provenance=last.twin.provenance | {"refit": refit},
+            checkpoint=checkpoint,
+        )
+        twin.save(out)
+        checkpoint.unlink(missing_ok=True)
+    return Twin.load(out)
 
 
 def read_cell(path: Path) -> Cell:

@@ -1,0 +1,81 @@
+"""The agreement benchmark's own parts: where a cell lies, and a fit again to the data of a finished run."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from training.fit import FitConfig
+from training.learn import LearnConfig
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, refine
+from world_env.twin import Twin
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TINY = {"members": 2, "width": 8}
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[ModuleType]:
+    """As in test_speed_benchmarks.py: importable as for a script, and forgotten afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("agreement")
+        for name in ("agreement", "returns"):
+            patch.delitem(sys.modules, name)
+
+
+def test_every_change_of_a_cell_has_a_folder_of_its_own(script: ModuleType, tmp_path: Path) -> None:
+    places = [
+        script.place_of(tmp_path, "CartPole-v1", seed, change)
+        for seed in (0, 1)
+        for change in (
+            {},
+            {"rounds": 3},
+            {"fit": {"updates": 9}},
+            {"rounds": 3, "fit": {"updates": 9}},
+        )
+    ]
+    assert len(set(places)) == len(places)
+    assert {place.parent for place in places} == {tmp_path / "agreement"}
+
+
+@pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+def test_a_fit_again_takes_the_same_data_and_no_real_step(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    ledger = StepLedger()
+    config = RefineConfig(
+        RealConfig("Pendulum-v1"),
+        tmp_path / "base",
+        steps=1_200,
+        rounds=2,
+        seed=3,
+        fit=FitConfig(updates=4, batch_size=20, validate_every=2, model=TINY),
+        learn=LearnConfig(
+            steps=64, rows=8, options={"n_steps": 8, "batch_size": 64, "n_epochs": 1}
+        ),
+    )
+    last = refine(config, ledger=ledger)[-1]
+    spent = ledger.total()
+    model = TINY | {"width": 12}
+    again = script.fitted_again(
+        config, last, {"updates": 6, "model": model}, tmp_path / "cell" / "twin"
+    )
+    assert ledger.total() == spent == 1_200
+    assert again.model.config.width == 12
+    assert last.twin.model.config.width == 8
+    assert again.provenance["fit"]["updates"] == 6
+    assert again.provenance["fit"]["seed"] == 3
+    assert again.provenance["steps"] == last.twin.provenance["steps"]
+    for side in ("trained_on", "validated_on"):
+        assert again.provenance[side] == last.twin.provenance[side]
+    assert len(again.provenance["trained_on"]) == 6
+    assert again.provenance["refit"] == {"updates": 6, "model": model}
+    # A second call reads it back: nothing is fitted with these settings.
+    back = script.fitted_again(config, last, {"updates": 0}, tmp_path / "cell" / "twin")
+    assert isinstance(back, Twin)
+    assert back.provenance["fit"]["updates"] == 6
