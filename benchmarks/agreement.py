@@ -86,7 +86,7 @@ def main() -> None:
             exact = judge(oracle_twin(task_id), found)
             put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)
         cells = []
-        shown = arguments.change | ({"fit": arguments.refit} if arguments.refit else {})
+        shown = arguments.change | ({"refit": arguments.refit} if arguments.refit else {})
         for seed in arguments.seeds:
             began = time.perf_counter()
             base = place_of(runs, task_id, seed, arguments.change)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from training.fit import FitWarning
+from training.fit import FitConfig, FitWarning
 from training.learn import LearnConfig, learn
 from training.policy import load_policy
 from training.provenance import facts, write_results
@@ -130,6 +130,7 @@ def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> Refi
         exploration=task.exploration,
         later_exploration=task.later_exploration,
         seed=seed,
+        fit=FitConfig(updates=task.updates),
         learn=LearnConfig(
             steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed
         ),

@@ -206,7 +206,7 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
         exploration=config.exploration or task.exploration,
         later_exploration=task.later_exploration,
         seed=config.seed,
-        fit=config.fit,
+        fit=dataclasses.replace(config.fit, updates=config.fit.updates or task.updates),
         learn=LearnConfig(
             steps=task.learn_steps if config.learn_steps is None else config.learn_steps,
             options=task.options,

@@ -25,6 +25,7 @@ class Task:
     twin: str
     real_steps: int
     rounds: int = 1
+    updates: int | None = None
     exploration: str = "random"
     later_exploration: str = "policy:{policy}"
     learn_steps: int = 200_000
@@ -99,6 +100,7 @@ TASKS: dict[str, Task] = {
         "inverted-double-pendulum",
         10_000,
         rounds=4,
+        updates=10_000,
         learn_steps=300_000,
         on_uncertain="ignore",
         offpolicy="SAC",

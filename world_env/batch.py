@@ -111,6 +111,8 @@ class Statistics:
     center, scale: key -> (D,): a robust middle and spread of each observation dimension, scale > 0.
     change_scale: key -> (D,): a robust spread of one step's change, > 0.
     low, high: key -> (D,): what the data showed, widened as the models may predict.
+    carried: key -> (D,): 1 where the last value says something of the next one, else 0.
+    unit_vectors: key -> (D,) int64: a number for all dimensions whose squares sum to 1 in every state, -1 for others.
     reward_center, reward_scale: of one step's reward where the episode goes on, task units.
     terminal_reward_center, terminal_reward_scale: of the reward of steps that terminated; the same as above where
         none did.
@@ -123,6 +125,8 @@ class Statistics:
     change_scale: Observation
     low: Observation
     high: Observation
+    carried: Observation
+    unit_vectors: Observation
     reward_center: float
     reward_scale: float
     terminal_reward_center: float

@@ -305,7 +305,9 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
             raise TwinFormatError(
                 f"config {tree['config']!s:.200} does not fit the family {tree['family']!r}: {error}"
             ) from error
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    initial = model.state_dict()
+    weights = {name: initial[name] for name in model.later_buffers if name in initial} | weights
+    wanted = {name: tuple(value.shape) for name, value in initial.items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != got:
         wrong = sorted(

@@ -35,8 +35,8 @@ def test_every_change_of_a_cell_has_a_folder_of_its_own(script: ModuleType, tmp_
         for change in (
             {},
             {"rounds": 3},
-            {"fit": {"updates": 9}},
-            {"rounds": 3, "fit": {"updates": 9}},
+            {"refit": {"updates": 9}},
+            {"rounds": 3, "refit": {"updates": 9}},
         )
     ]
     assert len(set(places)) == len(places)

@@ -232,7 +232,8 @@ def test_saving_never_replaces_what_is_no_policy(tmp_path: Path) -> None:
 
 def statistics(center: list[float], scale: list[float]) -> Statistics:
     key = {"observation": torch.tensor(center)}, {"observation": torch.tensor(scale)}
-    return Statistics(*key, key[1], *key, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
+    none = {"observation": torch.full((len(center),), -1)}
+    return Statistics(*key, key[1], *key, key[1], none, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
 
 
 def test_normalisation_lives_inside_the_policy(tmp_path: Path) -> None:

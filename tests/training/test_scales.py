@@ -9,10 +9,11 @@ import torch
 from gymnasium import spaces
 
 import training.fit
+import training.windows
 from training.episodes import Episode
 from training.fidelity import OpenLoop, open_loop, scales_of
 from training.fit import FitConfig, fit_episodes
-from training.windows import EncodedEpisodes, encode_episodes, floored_deviation
+from training.windows import EncodedEpisodes, encode_episodes, floored_deviation, unit_vectors
 from world_env.batch import OBSERVATION, Context
 from world_env.codec import Codec
 from world_env.random import RowRandom
@@ -165,3 +166,71 @@ def test_uncertainty_is_not_about_the_spike(spiked: Twin) -> None:
     calm = (batch.observations[OBSERVATION][..., 2] == 0).all(-1)
     share = mean.var(0)[calm].mean(0)
     assert share[2:].sum() < share[:2].sum()
+
+
+def columns_of(*columns: np.ndarray) -> Episode:
+    observations = np.stack(columns, 1).astype(np.float32)
+    steps = len(observations) - 1
+    return Episode(
+        observations,
+        np.zeros((steps, 1), np.float32),
+        np.zeros(steps, np.float32),
+        terminated=False,
+        truncated=True,
+    )
+
+
+def test_unit_vectors_are_found_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.uniform(-4, 4, (2, 500))
+    turn = rng.normal(size=(500, 4))
+    turn /= np.linalg.norm(turn, axis=1, keepdims=True)
+    way = turn[:, :3] / np.linalg.norm(turn[:, :3], axis=1, keepdims=True)
+    nearly = np.sin(one) + 0.01
+    columns = [one, np.cos(one), np.sin(other), *turn.T, np.sin(one), np.cos(other), nearly, *way.T]
+    values = np.stack([*columns, np.ones(500), np.zeros(500)], 1).astype(np.float32)
+    assert sorted(unit_vectors(values)) == [(1, 7), (2, 8), (3, 4, 5, 6), (10, 11, 12)]
+    assert unit_vectors(rng.uniform(-1, 1, (500, 6)).astype(np.float32)) == []
+    # Nothing that moves: a constant pair tells nothing.
+    assert unit_vectors(np.ones((50, 2), np.float32) * np.float32(np.sqrt(0.5))) == []
+
+
+def test_what_comes_back_to_rest_is_not_carried_but_a_flag_and_a_place_are() -> None:
+    rng = np.random.default_rng(1)
+    steps = np.arange(2001)
+    spikes = np.where(rng.random(2001) < 0.1, rng.normal(0, 5, 2001), 0.0)
+    flag = (steps // 400 % 3 == 2).astype(float)
+    place = np.cumsum(rng.normal(0, 0.1, 2001))
+    episode = columns_of(spikes, flag, place, np.full(2001, 3.0), np.cos(place), np.sin(place))
+    found = encoded([episode]).statistics()
+    assert found.carried[OBSERVATION].tolist() == [0, 1, 1, 1, 1, 1]
+    assert found.change_scale[OBSERVATION][0] == found.scale[OBSERVATION][0]
+    assert found.unit_vectors[OBSERVATION].tolist() == [-1, -1, -1, -1, 0, 0]
+
+
+def test_an_angle_keeps_its_length_over_a_long_time() -> None:
+    """A pendulum's sine and cosine: without the tie, small errors make circles larger or smaller."""
+    lengths = []
+    for tied in (True, False):
+        episodes = [turning(number) for number in range(20)]
+        with pytest.MonkeyPatch.context() as patch:
+            if not tied:
+                patch.setattr(training.windows, "unit_vectors", lambda values: [])
+            twin = fit_episodes(episodes, spec_of(3), dataclasses.replace(SMALL, updates=125))
+        random = RowRandom.from_seed(0, 20)
+        first = torch.as_tensor(np.stack([e.observations[0] for e in episodes]))
+        model = twin.model
+        state = model.encode(Context.from_observation({OBSERVATION: first}, 1), random=random)
+        with torch.no_grad():
+            for _ in range(300):
+                state, _ = model.step(state, torch.zeros(20, 1), random=random)
+        lengths.append(state["observation"][:, :2].norm(dim=1))
+    torch.testing.assert_close(lengths[0], torch.ones(20))
+    assert (lengths[1] - 1.0).abs().mean() > 0.02
+
+
+def turning(number: int) -> Episode:
+    """A wheel at a speed of its own, as cosine, sine and speed."""
+    speed = np.random.default_rng(number).uniform(0.05, 0.2)
+    angle = number + speed * np.arange(LENGTH + 1)
+    return columns_of(np.cos(angle), np.sin(angle), np.full(LENGTH + 1, speed))

@@ -1,13 +1,19 @@
 """The ensemble: independent members, calibrated ends, honest uncertainty, and a loss that stops where data stops."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from world_env.batch import Batch, Context, Statistics
@@ -17,6 +23,7 @@ from world_env.models.ensemble import EnsembleConfig, EnsembleWorldModel
 from world_env.models.networks import MemberMLP, RowGroups
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
+from world_env.twin import Twin
 
 MEMBERS, SIZE, ACTIONS, STEPS = 3, 4, 2, 5
 SPEC = WorldSpec(spaces.Box(-np.inf, np.inf, (SIZE,), np.float32), spaces.Discrete(ACTIONS))
@@ -41,7 +48,16 @@ def model() -> EnsembleWorldModel:
     return made
 
 
-def statistics(**changes: float) -> Statistics:
+def tied() -> Statistics:
+    """Of data whose dimensions 0 and 2 are a unit vector, and whose dimension 1 says nothing of its next value."""
+    return statistics(
+        center={"observation": torch.full((SIZE,), 0.3)},
+        carried={"observation": torch.tensor([1.0, 0.0, 1.0, 1.0])},
+        unit_vectors={"observation": torch.tensor([5, -1, 5, -1])},
+    )
+
+
+def statistics(**changes: Any) -> Statistics:
     wide = {"observation": torch.full((SIZE,), 1.2)}
     defaults = Statistics(
         center={"observation": torch.zeros(SIZE)},
@@ -49,6 +65,8 @@ def statistics(**changes: float) -> Statistics:
         change_scale={"observation": torch.tensor([0.1, 0.2, 0.05, 0.1])},
         low={"observation": -wide["observation"]},
         high=wide,
+        carried={"observation": torch.ones(SIZE)},
+        unit_vectors={"observation": torch.full((SIZE,), -1)},
         reward_center=-1.0,
         reward_scale=2.0,
         terminal_reward_center=5.0,
@@ -350,9 +368,11 @@ def test_asking_for_uncertainty_does_not_change_the_future(model: EnsembleWorldM
 
 @pytest.mark.parametrize("kind", [False, True, "full"])
 @pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("scales", [statistics, tied])
 def test_the_stepper_steps_as_the_model_does(
-    model: EnsembleWorldModel, rows: int, kind: Uncertainty
+    model: EnsembleWorldModel, scales: Callable[[], Statistics], rows: int, kind: Uncertainty
 ) -> None:
+    model.prepare(scales())
     awake(model)
     fast = model.stepper()
     assert fast._few is not None, "numba is missing: the compiled step would go untested"
@@ -375,6 +395,59 @@ def test_the_stepper_steps_as_the_model_does(
         assert all(torch.equal(given[name], state[name]) for name in given)
         random.normal(SIZE)
         state = arrived
+
+
+def test_unit_vectors_stay_unit_vectors_and_what_is_not_carried_leaves_no_trace(
+    model: EnsembleWorldModel,
+) -> None:
+    model.prepare(tied())
+    awake(model)
+    random = RowRandom.from_seed(4, 20)
+    start = 0.5 * random.normal(SIZE)
+    other = start.clone()
+    other[:, 1] += 0.4
+    state = model._fresh(start, random.integers(MEMBERS))
+    action = torch.eye(ACTIONS)[torch.arange(20) % ACTIONS]
+    arrived, _ = model.step(state, action, random=random)
+    vector = arrived["observation"]
+    torch.testing.assert_close(vector[:, [0, 2]].norm(dim=1), torch.ones(20))
+    assert (vector[:, 3] - start[:, 3]).abs().max() > 0.01
+    # Beside the networks, which see the old value, nothing hands it on.
+    scales = model.normalizer
+    change = torch.zeros(20, SIZE)
+    ends = [scales.arrive(begin, change) for begin in (start, other)]
+    torch.testing.assert_close(ends[0], ends[1])
+    torch.testing.assert_close(ends[0][:, 1], torch.full((20,), 0.3))
+    aimed = scales.change(start, vector)
+    torch.testing.assert_close(scales.arrive(start, aimed), vector)
+
+
+def test_a_unit_vector_of_no_length_stays_finite(model: EnsembleWorldModel) -> None:
+    model.prepare(tied())
+    nothing = torch.zeros(1, SIZE, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model.normalizer.hold_together(nothing).sum(), nothing)
+    assert gradient.isfinite().all()
+
+
+def test_weights_of_before_there_were_ties_mean_that_there_are_none(
+    model: EnsembleWorldModel, tmp_path: Path
+) -> None:
+    awake(model)
+    twin = dataclasses.replace(Twin.untrained(SPEC), model=model)
+    folder = twin.save(tmp_path / "twin")
+    weights, tree = folder / "weights.safetensors", json.loads((folder / "twin.json").read_text())
+    kept = {k: value for k, value in load_file(weights).items() if k not in model.later_buffers}
+    assert len(kept) == len(load_file(weights)) - 2
+    save_file(kept, weights)
+    tree["files"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (folder / "twin.json").write_text(json.dumps(tree))
+    older = Twin.load(folder).model
+    assert older.normalizer.plain
+    for name, value in model.state_dict().items():
+        assert torch.equal(older.state_dict()[name], value)
+    model.prepare(tied())
+    again = Twin.load(twin.save(tmp_path / "tied")).model
+    assert not again.normalizer.plain
 
 
 def test_without_numba_a_stepper_takes_the_way_of_torch(

@@ -22,9 +22,18 @@ SPEC = WorldSpec(
 )
 
 
-@pytest.fixture
-def model() -> EnsembleWorldModel:
+TIES = {
+    "carried": ([1.0, 1.0], [-1, -1]),
+    "one begins at its center": ([1.0, 0.0], [-1, -1]),
+    "a unit vector": ([1.0, 1.0], [0, 0]),
+}
+"""What may tie the dimensions: (carried, number of the unit vector)."""
+
+
+@pytest.fixture(params=TIES)
+def model(request: pytest.FixtureRequest) -> EnsembleWorldModel:
     """In double precision, with random weights everywhere and scales of its own."""
+    carried, number = TIES[request.param]
     made = EnsembleWorldModel(SPEC, CONFIG).double()
     one = torch.ones(SIZE)
     made.prepare(
@@ -34,6 +43,8 @@ def model() -> EnsembleWorldModel:
             change_scale={"observation": torch.tensor([0.2, 0.1])},
             low={"observation": -9.0 * one},
             high={"observation": 9.0 * one},
+            carried={"observation": torch.tensor(carried)},
+            unit_vectors={"observation": torch.tensor(number)},
             reward_center=-1.0,
             reward_scale=2.0,
             terminal_reward_center=5.0,
@@ -107,14 +118,17 @@ def slow_loss(model: EnsembleWorldModel, data: Batch) -> Tensor:
         for step in range(steps):
             inputs = torch.cat([scales.normalize(vector), data.actions[row, step]])
             mean, log_std = model._change(network(model.dynamics, member, inputs))
-            miss = (seen[step + 1] - vector) / scales.change_scale - mean
+            begin = torch.where(scales.carried > 0, vector, scales.center)
+            miss = (seen[step + 1] - begin) / scales.change_scale - mean
             if step == 0:
                 weight = (log_std.exp() ** (2 * config.beta)).detach()
                 nll = weight * (huber(miss / log_std.exp(), config.outlier) + log_std)
                 collect("change", nll.mean())
             elif data.valid[row, step]:
                 collect(f"rollout {step}", 10.0 * huber(miss).mean() / (steps - 1))
-            vector = vector + mean * scales.change_scale
+            vector = begin + mean * scales.change_scale
+            if scales.together.any():
+                vector = vector / vector.norm()
     return torch.stack([torch.stack(values).mean() for values in parts.values()]).sum()
 
 

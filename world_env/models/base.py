@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -46,6 +46,8 @@ class WorldModel(nn.Module, ABC):
     """Learned (or exact) equations of a world, on encoded tensors."""
 
     spec: WorldSpec
+    later_buffers: ClassVar[tuple[str, ...]] = ()
+    """Buffers that weights saved by an older version may lack; as they are made, they change nothing."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()

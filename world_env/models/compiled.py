@@ -16,6 +16,7 @@ from numba import njit
 _FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}
 """Liberties that let loops run in vector registers. Not taken: that there are no NaNs; simulators look for them."""
 _EPSILON = np.float32(1e-5)
+_SHORT = np.float32(1e-6)
 _LIMIT = np.float32(9.0)
 _TOP = tuple(
     np.float32(value)
@@ -53,12 +54,15 @@ class Scales(NamedTuple):
     change_scale: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    carried: np.ndarray
+    together: np.ndarray
     reward: np.ndarray
     reward_range: np.ndarray
     std_low: float
     std_high: float
     log_std_max: float
     log_terminal_weight: float
+    plain: bool
 
 
 @njit(fastmath=_FAST, error_model="numpy", cache=True)
@@ -187,6 +191,22 @@ def _look(
 
 
 @njit(fastmath=_FAST, error_model="numpy", cache=True)
+def _hold_together(vector: Any, together: Any) -> None:
+    """Unit vectors of one row (D,) to length 1 again, in place; together: (D, D)."""
+    size = len(vector)
+    factors = np.ones(size, np.float32)
+    for i in range(size):
+        square = np.float32(0.0)
+        if together[i, i] > 0.0:
+            for j in range(size):
+                square += together[i, j] * vector[j] * vector[j]
+        if square > _SHORT:
+            factors[i] = np.float32(1.0) / np.sqrt(square)
+    for i in range(size):
+        vector[i] *= factors[i]
+
+
+@njit(fastmath=_FAST, error_model="numpy", cache=True)
 def step_rows(
     dynamics: Any,
     heads: Any,
@@ -224,12 +244,16 @@ def step_rows(
             unit = scales.change_scale[i]
             gate = 1.0 / (1.0 + math.exp(scales.log_std_max - made[size + i]))
             change = made[i] + (gate * scales.std_high + scales.std_low) * noise[row, i]
-            where = vector[row, i] + change * unit
+            base = scales.carried[i] * (vector[row, i] - scales.center[i]) + scales.center[i]
+            where = (vector[row, i] if scales.plain else base) + change * unit
             margin = (scales.high[i] - scales.low[i]) / 12.0
             over = max(scales.low[i] + margin - where, where - scales.high[i] + margin) / unit
             outside = max(outside, np.float32(over))
-            where = _clip(where, scales.low[i], scales.high[i])
-            arrived[row, i] = where
+            arrived[row, i] = _clip(where, scales.low[i], scales.high[i])
+        if not scales.plain:
+            _hold_together(arrived[row], scales.together)
+        for i in range(size):
+            unit, where = scales.change_scale[i], arrived[row, i]
             near = _clip((where - scales.center[i]) / scales.scale[i], -10.0, 10.0)
             seen[size + actions + i] = near
             seen[2 * size + actions + i] = _clip((where - vector[row, i]) / unit, -10.0, 10.0)

@@ -3,7 +3,8 @@
 What it does, and why (evidence in brackets):
 - members share nothing, and each row follows one member until its episode ends: an imagined world stays
   consistent with itself, and disagreement stays honest [TS-infinity: Chua et al. 2018, arXiv:1805.12114];
-- it predicts the change in normalised space, LayerNorm inside, last layer at zero [NEUBAY];
+- it predicts the change in normalised space, LayerNorm inside, last layer at zero [NEUBAY]; cosine and sine stay an
+  angle's, forces go back to rest: else errors add up where no data lie [benchmarks/README.md, "Agreement"];
 - one-step Gaussian likelihood first, then k-step rollouts of the mean, because a one-step model can be worse
   than "nothing moves" after a few hundred steps [Lambert et al. 2022; RWM, arXiv:2501.10100];
 - one miss counts by its square up to a few of its own noise's deviations and by its size beyond: a dimension that
@@ -32,6 +33,7 @@ from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
 from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.networks import (
+    LATER_BUFFERS,
     MemberMLP,
     Normalizer,
     PreparedMLP,
@@ -65,8 +67,7 @@ class EnsembleConfig:
     beta: float = 0.5
     """Likelihoods are weighted by variance ** beta [beta-NLL: Seitzer et al. 2022, arXiv:2203.09168]."""
     outlier: float = 5.0
-    """Miss, in units of its own noise, from which it teaches no more than that [Huber 1964]: else one rare spike weighs
-    more than the batch it is in."""
+    """Miss, in units of its own noise, from which it teaches no more: one spike can outweigh a batch [Huber 1964]."""
     log_std_min: float = -6.0
     """Least logarithm of the noise, in units of one step's typical change."""
     log_std_max: float = 1.0
@@ -101,6 +102,7 @@ class EnsembleWorldModel(TrainableWorldModel):
     looks (B,) int64, steps since then.
     """
 
+    later_buffers = LATER_BUFFERS
     log_terminal_weight: Tensor
     _few: Callable[..., Any] | None = None
 
@@ -130,6 +132,7 @@ class EnsembleWorldModel(TrainableWorldModel):
     def warm_start(self, older: TrainableWorldModel) -> None:
         """The older members, in this model's scales."""
         assert isinstance(older, EnsembleWorldModel)
+        self.normalizer.carry_as(older.normalizer)
         units = Units.between(older.normalizer, self.normalizer)
         actions = action_size(self.spec.action_space)
         weight = (self.log_terminal_weight - older.log_terminal_weight)[None]
@@ -169,9 +172,9 @@ class EnsembleWorldModel(TrainableWorldModel):
             )
             for network in (self.dynamics, self.heads)
         ]
-        names = ("center", "scale", "change_scale", "low", "high", "reward", "reward_range")
         scales = compiled.Scales(
-            **{name: getattr(self.normalizer, name).numpy() for name in names},
+            **{name: value.numpy() for name, value in self.normalizer.named_buffers()},
+            plain=self.normalizer.plain,
             std_low=math.exp(self.config.log_std_min),
             std_high=math.exp(self.config.log_std_max),
             log_std_max=self.config.log_std_max,
@@ -289,8 +292,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             partner = (state["member"][due] + turn) % self.config.members
             groups = RowGroups(partner, self.config.members)
             other, _ = self.dynamics.own(inputs[due], groups).chunk(2, -1)
-            # Half the squared difference of two is their variance.
-            seen = (own[due] - other).square().mean(-1) * 0.5
+            seen = (own[due] - other).square().mean(-1) * 0.5  # half of it is the variance of two
             known = known.index_copy(0, due, known[due].lerp(seen, 1.0 / others))
         return {"disagreement": known, "looks": looks + 1}
 
@@ -321,7 +323,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         start = vectors[:, :, 0]
         inputs = torch.cat([self.normalizer.normalize(start), actions[:, :, 0]], -1)
         mean, log_std = self._change(self.dynamics(inputs))
-        miss = (vectors[:, :, 1] - start) / self.normalizer.change_scale - mean
+        miss = self.normalizer.change(start, vectors[:, :, 1]) - mean
         surprise = miss * (-log_std).exp()
         misfit = functional.huber_loss(
             surprise, torch.zeros_like(surprise), reduction="none", delta=self.config.outlier
@@ -343,11 +345,11 @@ class EnsembleWorldModel(TrainableWorldModel):
         steps = actions.shape[2]
         vector, total = vectors[:, :, 0], mean.new_zeros(())
         for step in range(1, steps):
-            vector = vector + mean * self.normalizer.change_scale
+            vector = self.normalizer.moved(vector, mean)
             inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
             # The noise is not rolled out: its half of the outputs need not be computed.
             mean = self.dynamics(inputs, outputs=self.layout.size)
-            target = (vectors[:, :, step + 1] - vector) / self.normalizer.change_scale
+            target = self.normalizer.change(vector, vectors[:, :, step + 1])
             error = functional.smooth_l1_loss(mean, target, reduction="none").mean(-1)
             total = total + _mean(error, valid[:, :, step])
         return 10.0 * total / (steps - 1)

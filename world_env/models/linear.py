@@ -11,7 +11,7 @@ from torch.nn import functional
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
 from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
-from world_env.models.networks import Normalizer, VectorLayout
+from world_env.models.networks import LATER_BUFFERS, Normalizer, VectorLayout
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -51,6 +51,8 @@ class LinearWorldModel(TrainableWorldModel):
     `loss` solves for the change and the reward in closed form, over all batches since the fit began (or went on
     after a kill): only termination, a logistic regression, is left to the gradient.
     """
+
+    later_buffers = LATER_BUFFERS
 
     def __init__(self, spec: WorldSpec, config: LinearConfig) -> None:
         super().__init__(spec, config)
@@ -115,7 +117,7 @@ class LinearWorldModel(TrainableWorldModel):
         """Cross-entropy of termination over one step; change and reward are solved, not descended."""
         vectors = self.layout.flatten(batch.observations)
         vector, arrived, action = vectors[:, 0], vectors[:, 1], batch.actions[:, 0]
-        change = ((arrived - vector) / self.normalizer.change_scale).clamp(-10.0, 10.0)
+        change = self.normalizer.change(vector, arrived).clamp(-10.0, 10.0)
         rewards = self.normalizer.normalize_reward(batch.rewards[:, 0])
         transition = self.normalizer.transition(vector, action, arrived)
         with torch.no_grad():

@@ -17,6 +17,11 @@ from world_env.codec import encoded_shape, is_image, observation_spaces
 from world_env.errors import UnsupportedSpaceError
 from world_env.spec import WorldSpec
 
+LATER_BUFFERS = ("normalizer.carried", "normalizer.together")
+"""What weights of the first versions have not, of a model whose `normalizer` is a `Normalizer`."""
+_SHORT = 1e-6
+"""Square of the length below which a vector has no direction."""
+
 
 class VectorLayout:
     """How the keys of an observation lie in one flat vector of D numbers."""
@@ -53,9 +58,11 @@ class VectorLayout:
 
 
 class Normalizer(nn.Module):
-    """The data's scales as buffers, so that they travel with the weights.
+    """The data's scales, and what ties its dimensions, as buffers: they travel with the weights.
 
     center, scale, change_scale, low, high: (D,).
+    carried: (D,) 1 where the next value is the last one and a change, 0 where it is the center and a change.
+    together: (D, D) 1 where two dimensions (or one and itself) are parts of the same unit vector, else 0.
     reward: (2, 2) center and scale of one step's reward, where the episode goes on and where it terminates.
     reward_range: (2,) lowest and highest reward in the data, task units.
     """
@@ -65,8 +72,12 @@ class Normalizer(nn.Module):
     change_scale: Tensor
     low: Tensor
     high: Tensor
+    carried: Tensor
+    together: Tensor
     reward: Tensor
     reward_range: Tensor
+    plain: bool = True
+    """Whether all dimensions are carried and none has to stay in a unit vector: nothing to do for them at a step."""
 
     def __init__(self, layout: VectorLayout) -> None:
         super().__init__()
@@ -75,6 +86,8 @@ class Normalizer(nn.Module):
             self.register_buffer(name, torch.full((layout.size,), value))
         self.register_buffer("low", torch.full((layout.size,), -1e6))
         self.register_buffer("high", torch.full((layout.size,), 1e6))
+        self.register_buffer("carried", torch.ones(layout.size))
+        self.register_buffer("together", torch.zeros(layout.size, layout.size))
         self.register_buffer("reward", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         self.register_buffer("reward_range", torch.tensor([-1e6, 1e6]))
 
@@ -86,14 +99,54 @@ class Normalizer(nn.Module):
         terminal = (statistics.terminal_reward_center, statistics.terminal_reward_scale)
         self.reward.copy_(torch.tensor([going_on, terminal]))
         self.reward_range.copy_(torch.tensor([statistics.reward_low, statistics.reward_high]))
+        self.carried.copy_(self.layout.flatten(statistics.carried))
+        number = self.layout.flatten(statistics.unit_vectors)
+        self.together.copy_((number[:, None] == number) & (number >= 0))
+        self.look_again()
+
+    def carry_as(self, older: Normalizer) -> None:
+        """Add changes to what an older normaliser adds them to: its networks know no other way."""
+        self.carried.copy_(older.carried)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Find out anew whether there is anything to do, after a buffer was set by hand."""
+        self.plain = bool((self.carried == 1.0).all()) and not bool(self.together.any())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.look_again()
 
     def normalize(self, vector: Tensor) -> Tensor:
         """(..., D) centred and scaled; far outliers are tamed, not cut from the data."""
         return ((vector - self.center) / self.scale).clamp(-10.0, 10.0)
 
+    def base(self, vector: Tensor) -> Tensor:
+        """(..., D) what a change is added to: each dimension's last value, or the center where that says little."""
+        return vector if self.plain else torch.lerp(self.center, vector, self.carried)
+
+    def change(self, vector: Tensor, arrived: Tensor) -> Tensor:
+        """(..., D) the change that leads from one vector to the other, in `change_scale` units; for targets."""
+        return (arrived - self.base(vector)) / self.change_scale
+
+    def moved(self, vector: Tensor, change: Tensor) -> Tensor:
+        """As `arrive`, but free to leave the data: what a rollout in training looks at."""
+        return self.hold_together(self.base(vector) + change * self.change_scale)
+
     def arrive(self, vector: Tensor, change: Tensor) -> Tensor:
         """The vector after a change given in `change_scale` units, kept near the data."""
-        return torch.addcmul(vector, change, self.change_scale).clamp(self.low, self.high)
+        arrived = torch.addcmul(self.base(vector), change, self.change_scale)
+        return self.hold_together(arrived.clamp(self.low, self.high))
+
+    def hold_together(self, vector: Tensor) -> Tensor:
+        """(..., D) with unit vectors (an angle's cosine and sine, a quaternion) of length 1 again.
+
+        A network's small errors add up along the way, also in directions in which no state of the data ever lay.
+        """
+        if self.plain:
+            return vector
+        square = vector.square() @ self.together
+        return vector * torch.where(square > _SHORT, square.clamp(min=_SHORT).rsqrt(), 1.0)
 
     def outside(self, vector: Tensor, change: Tensor) -> Tensor:
         """(...,) how far a change leads out of the data's range, in `change_scale` units; 0 inside.
@@ -101,7 +154,7 @@ class Normalizer(nn.Module):
         `low` and `high` stand a tenth of the data's width outside of it on either side.
         """
         margin = (self.high - self.low) / 12.0
-        arrived = vector + change * self.change_scale
+        arrived = torch.addcmul(self.base(vector), change, self.change_scale)
         excess = torch.maximum(self.low + margin - arrived, arrived - self.high + margin)
         return (excess / self.change_scale).clamp(min=0.0).amax(-1)
 

@@ -15,7 +15,7 @@ class Units:
     """What an older normaliser's numbers are in a newer one's.
 
     gain, shift: (D,); what the older network saw is gain * what the newer one sees + shift.
-    change: (D,); the older unit of change in newer ones.
+    change, change_shift: (D,); a newer change is change * the older one + change_shift.
     reward_gain, reward_shift: (2,) of outputs; a newer normalised reward is gain * the older one + shift, where the
         episode goes on and where it terminates.
     """
@@ -23,17 +23,19 @@ class Units:
     gain: Tensor
     shift: Tensor
     change: Tensor
+    change_shift: Tensor
     reward_gain: Tensor
     reward_shift: Tensor
 
     @classmethod
     def between(cls, older: Normalizer, newer: Normalizer) -> Units:
-        """From two prepared normalisers of the same layout."""
+        """From two prepared normalisers of the same layout that carry the same dimensions."""
         (old_center, old_scale), (center, scale) = older.reward.T, newer.reward.T
         return cls(
             newer.scale / older.scale,
             (newer.center - older.center) / older.scale,
             older.change_scale / newer.change_scale,
+            (older.center - newer.center) * (1.0 - newer.carried) / newer.change_scale,
             old_scale / scale,
             (old_center - center) / scale,
         )
@@ -57,5 +59,5 @@ class Units:
         """(gain, shift), (2 D,) each, of outputs (mean change, logarithm of its noise)."""
         return (
             torch.cat([self.change, torch.ones_like(self.change)]),
-            torch.cat([torch.zeros_like(self.change), self.change.log()]),
+            torch.cat([self.change_shift, self.change.log()]),
         )
