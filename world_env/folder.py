@@ -30,7 +30,7 @@ from world_env.errors import (
 )
 from world_env.spec import JSON
 
-FORMAT = 1
+FORMAT = 2
 """The newest folder format that this version writes and reads."""
 
 BUNDLED = Path(__file__).parent / "twins"

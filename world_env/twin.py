@@ -306,7 +306,8 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
                 f"config {tree['config']!s:.200} does not fit the family {tree['family']!r}: {error}"
             ) from error
     initial = model.state_dict()
-    weights = {name: initial[name] for name in model.later_buffers if name in initial} | weights
+    if tree["format"] == 1:
+        weights = {name: initial[name] for name in model.later_buffers} | weights
     wanted = {name: tuple(value.shape) for name, value in initial.items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != got:

@@ -47,7 +47,7 @@ class WorldModel(nn.Module, ABC):
 
     spec: WorldSpec
     later_buffers: ClassVar[tuple[str, ...]] = ()
-    """Buffers that weights saved by an older version may lack; as they are made, they change nothing."""
+    """Buffers that a twin of format 1 does not have; as they are made, they change nothing."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()

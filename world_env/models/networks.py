@@ -18,7 +18,7 @@ from world_env.errors import UnsupportedSpaceError
 from world_env.spec import WorldSpec
 
 LATER_BUFFERS = ("normalizer.carried", "normalizer.together")
-"""What weights of the first versions have not, of a model whose `normalizer` is a `Normalizer`."""
+"""What twins of format 1 do not have, of a model whose `normalizer` is a `Normalizer`."""
 _SHORT = 1e-6
 """Square of the length below which a vector has no direction."""
 
