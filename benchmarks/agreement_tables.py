@@ -108,8 +108,9 @@ def _goals(rows: list[dict]) -> str:
 def _changes(rows: list[dict], plain: list[dict]) -> str:
     """Each change beside the unchanged row of the same task and kind."""
     lines = [
-        "| task | change | seeds | Pearson [95 %] | MMRV | bias | coverage | width | an interval for |",
-        "|---" * 9 + "|",
+        "| task | change | seeds | Pearson [95 %] | MMRV | bias | coverage | width | an interval for | "
+        "commits |",
+        "|---" * 10 + "|",
     ]
     shown: set[tuple[str, str]] = set()
     for row in rows:
@@ -122,7 +123,8 @@ def _changes(rows: list[dict], plain: list[dict]) -> str:
                 f"| {one['task']}, {one['kind']} | {change} | {', '.join(map(str, one['seeds']))} "
                 f"| {_number(one['pearson'])} {_pair(one['pearson_ci95'])} | {_share(one['mmrv_fraction'])} "
                 f"| {_share(one['bias_fraction'], sign=True)} | {_share(one['coverage90'], 0)} "
-                f"| {_share(one['width_fraction'])} | {_share(one['supported_share'], 0)} |"
+                f"| {_share(one['width_fraction'])} | {_share(one['supported_share'], 0)} "
+                f"| {', '.join(f'`{commit[:8]}`' for commit in one['commits'])} |"
             )
     return "\n".join(lines)
 
