@@ -40,7 +40,16 @@ FLOORS = {
     },
     "training": {
         -1: ["", "scripted"],
-        0: ["real", "episodes", "tasks", "provenance", "checkpoint", "gradients", "agreement"],
+        0: [
+            "real",
+            "episodes",
+            "tasks",
+            "provenance",
+            "checkpoint",
+            "gradients",
+            "agreement",
+            "ties",
+        ],
         0.5: ["windows", "exchange", "ppo", "returns", "findings", "transitions"],
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],

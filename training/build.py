@@ -73,6 +73,7 @@ class BuildConfig:
     wrappers: tuple[str, ...] = ()
     """Wrappers of the real environment, as module:Class."""
     fit: FitConfig = field(default_factory=FitConfig)
+    """Where it names no number of updates, the task's row may."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "rounds", "learn_steps"):

@@ -78,8 +78,7 @@ class FitConfig:
     model: JSON = field(default_factory=dict)
     """Fields of the family's own config that differ from its defaults."""
     updates: int | None = None
-    """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000 (`build`: or as many as
-    the task wants)."""
+    """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
     batch_size: int = 640
     """Windows an update, shared among an ensemble's members."""
     learning_rate: float = 1e-3

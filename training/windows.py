@@ -6,7 +6,6 @@ The codec is applied here, once; letters and time alignment as in `world_env.bat
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from training.episodes import Episode
+from training.ties import comes_back, unit_vectors
 from world_env.batch import Batch, Context, Observation, Statistics, select
 from world_env.codec import Codec, is_image, observation_spaces
 from world_env.errors import DataError, InvalidActionError, InvalidObservationError, StartsError
@@ -34,14 +34,6 @@ _MARGIN = 0.1
 _QUANTILE_ROWS = 100_000
 _SPIKE_RATIO = 3.0
 """Scale in units of the bulk's spread beyond which a column counts as rarely spiking."""
-_ROUNDING = 1e-5
-"""How far the squares of a unit vector's parts may miss 1."""
-_MOSTLY = 0.5
-"""Share of the rows in which a column must be at rest to count as one that rests."""
-_SOON = 0.5
-"""Typical change, in units of the typical distance from rest, beyond which a column does not stay away from it."""
-_GLANCE = 64
-"""Rows that tell most groups of columns from unit vectors."""
 _CONSTANT = 1e-6
 """A range below this share of the values' size is rounding, not information."""
 
@@ -155,15 +147,16 @@ class EncodedEpisodes:
         return digest.hexdigest()
 
     def _unit_vectors(self) -> Observation:
-        found, first = {}, 0
+        found, number = {}, 0
         for key, values in self.observations.items():
             flat = values.flatten(1)
-            number = torch.full((flat.shape[1],), -1)
-            if _is_vector(self.codec.keys[key]):
-                for group in unit_vectors(flat.numpy()):
-                    number[list(group)] = first
-                    first += 1
-            found[key] = number
+            of_key = found[key] = torch.full((flat.shape[1],), -1)
+            space = self.codec.keys[key]
+            if not _is_vector(space) or not np.issubdtype(space.dtype, np.floating):
+                continue
+            for group in unit_vectors(flat.numpy()):
+                of_key[list(group)] = number
+                number += 1
         return found
 
     def _key_statistics(self, key: str) -> tuple[Tensor, ...]:
@@ -180,7 +173,7 @@ class EncodedEpisodes:
         change = np.maximum(change, np.abs(typical))
         low, high = flat.amin(0), flat.amax(0)
         margin = _MARGIN * (high - low)
-        carried = ~_comes_back(flat.numpy(), changes, center, scale)
+        carried = ~comes_back(flat.numpy(), changes, center, _CONSTANT * scale)
         change = np.where(carried, change, scale)
         scales = (
             torch.as_tensor(array, dtype=torch.float32)
@@ -188,47 +181,6 @@ class EncodedEpisodes:
         )
         *usual, kept = scales
         return (*usual, low - margin, high + margin, kept)
-
-
-def _comes_back(
-    values: np.ndarray, changes: np.ndarray, center: np.ndarray, scale: np.ndarray
-) -> np.ndarray:
-    """(D,) bool: which columns of (M, D) rest at their center, leave it now and then, and are soon there again.
-
-    Forces of contact are such. A network that predicts their changes lets them creep away from rest, where no data
-    says that they must go back; a flag, which stays where it was put, is not one of them.
-    """
-    away = values - center
-    rests = np.abs(away) <= _CONSTANT * scale
-    soon = np.square(changes).mean(0) > _SOON**2 * np.square(away).mean(0)
-    return (rests.mean(0) > _MOSTLY) & soon
-
-
-def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
-    """Groups of columns of (M, D) whose squares sum to 1 in every row; no column is in two groups.
-
-    Two columns anywhere (cosine and sine of an angle), three or four neighbours (a direction, a quaternion).
-    """
-    low, high = values.min(0), values.max(0)
-    free = [
-        int(i)
-        for i in np.flatnonzero(
-            (low >= -1.0 - _ROUNDING) & (high <= 1.0 + _ROUNDING) & (low < high)
-        )
-    ]
-    squares = np.square(values, dtype=np.float64)
-    found: list[tuple[int, ...]] = []
-    neighbours = [tuple(range(i, i + n)) for n in (3, 4) for i in range(values.shape[1] - n + 1)]
-    for group in [*itertools.combinations(free, 2), *neighbours]:
-        if not set(group) <= set(free) or any(set(group) & set(other) for other in found):
-            continue
-        columns = list(group)
-        if all(
-            np.abs(rows[:, columns].sum(1) - 1.0).max() <= _ROUNDING
-            for rows in (squares[:_GLANCE], squares)
-        ):
-            found.append(group)
-    return found
 
 
 def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisodes:

@@ -111,7 +111,7 @@ class Statistics:
     center, scale: key -> (D,): a robust middle and spread of each observation dimension, scale > 0.
     change_scale: key -> (D,): a robust spread of one step's change, > 0.
     low, high: key -> (D,): what the data showed, widened as the models may predict.
-    carried: key -> (D,): 1 where the last value says something of the next one, else 0.
+    carried: key -> (D,): 0 where a column rests at its center, leaves it now and then and is soon there again, else 1.
     unit_vectors: key -> (D,) int64: a number for all dimensions whose squares sum to 1 in every state, -1 for others.
     reward_center, reward_scale: of one step's reward where the episode goes on, task units.
     terminal_reward_center, terminal_reward_scale: of the reward of steps that terminated; the same as above where

@@ -107,10 +107,10 @@ class Twin:
             self.known,
         ]
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(
-                name.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
+        tensors = self.model.state_dict()
+        for name in sorted(tensors.keys() - set(self.model.inert_buffers())):
+            value = tensors[name].detach().cpu().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + value.numpy().tobytes())
         return digest.hexdigest()
 
     @classmethod
@@ -305,10 +305,9 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
             raise TwinFormatError(
                 f"config {tree['config']!s:.200} does not fit the family {tree['family']!r}: {error}"
             ) from error
-    initial = model.state_dict()
-    if tree["format"] == 1:
-        weights = {name: initial[name] for name in model.later_buffers} | weights
-    wanted = {name: tuple(value.shape) for name, value in initial.items()}
+    if tree["format"] == 1:  # from before there were such
+        weights = {name: model.get_buffer(name) for name in model.inert_buffers()} | weights
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if wanted != got:
         wrong = sorted(

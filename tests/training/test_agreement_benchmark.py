@@ -25,7 +25,7 @@ def script() -> Iterator[ModuleType]:
         patch.syspath_prepend(str(BENCHMARKS))
         yield importlib.import_module("agreement")
         for name in ("agreement", "returns"):
-            patch.delitem(sys.modules, name)
+            sys.modules.pop(name)
 
 
 def test_every_change_of_a_cell_has_a_folder_of_its_own(script: ModuleType, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import training.windows
 from training.episodes import Episode
 from training.fidelity import OpenLoop, open_loop, scales_of
 from training.fit import FitConfig, fit_episodes
-from training.windows import EncodedEpisodes, encode_episodes, floored_deviation, unit_vectors
+from training.ties import unit_vectors
+from training.windows import EncodedEpisodes, encode_episodes, floored_deviation
 from world_env.batch import OBSERVATION, Context
 from world_env.codec import Codec
 from world_env.random import RowRandom
@@ -191,8 +192,34 @@ def test_unit_vectors_are_found_and_nothing_else() -> None:
     values = np.stack([*columns, np.ones(500), np.zeros(500)], 1).astype(np.float32)
     assert sorted(unit_vectors(values)) == [(1, 7), (2, 8), (3, 4, 5, 6), (10, 11, 12)]
     assert unit_vectors(rng.uniform(-1, 1, (500, 6)).astype(np.float32)) == []
-    # Nothing that moves: a constant pair tells nothing.
+    # A constant pair tells nothing, and a quaternion that hardly turns fits many others.
     assert unit_vectors(np.ones((50, 2), np.float32) * np.float32(np.sqrt(0.5))) == []
+    small = np.column_stack([np.ones(500), 7e-4 * turn[:, 1:], 1e-4 * one]).astype(np.float32)
+    small[:, 0] = np.sqrt(1.0 - np.square(small[:, 1:4]).sum(1))
+    assert unit_vectors(small) == []
+    # One of several classes is no direction.
+    assert unit_vectors(np.eye(3, dtype=np.float32)[rng.integers(3, size=500)]) == []
+
+
+def test_many_columns_are_looked_through_at_once() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.uniform(-1, 1, (200, 1200)).astype(np.float32)
+    values[:, 1100] = np.sqrt(1.0 - np.square(values[:, 3]))
+    assert unit_vectors(values) == [(3, 1100)]
+
+
+def test_a_table_of_numbers_is_as_good_as_a_row_of_them() -> None:
+    table = spaces.Box(-np.inf, np.inf, (2, 1), np.float32)
+    spec = WorldSpec(table, spaces.Box(-1, 1, (1,), np.float32), LENGTH)
+    episodes = [
+        dataclasses.replace(episode, observations=episode.observations[:, :, None])
+        for episode in swings(spiking=False)
+    ]
+    twin = fit_episodes(episodes, spec, dataclasses.replace(SMALL, updates=2, validate_every=1))
+    flat = encoded(swings(spiking=False)).statistics()
+    torch.testing.assert_close(
+        twin.model.normalizer.scale, flat.scale[OBSERVATION], rtol=0.1, atol=0.0
+    )
 
 
 def test_what_comes_back_to_rest_is_not_carried_but_a_flag_and_a_place_are() -> None:

@@ -435,20 +435,24 @@ def test_a_twin_of_before_there_were_ties_has_none(
     awake(model)
     twin = dataclasses.replace(Twin.untrained(SPEC), model=model)
     folder = twin.save(tmp_path / "twin")
+    known = Twin.load(folder).fingerprint()
     weights, tree = folder / "weights.safetensors", json.loads((folder / "twin.json").read_text())
-    kept = {k: value for k, value in load_file(weights).items() if k not in model.later_buffers}
+    kept = {k: value for k, value in load_file(weights).items() if k not in model.inert_buffers()}
     assert len(kept) == len(load_file(weights)) - 2
     save_file(kept, weights)
     tree["format"] = 1
     tree["files"][weights.name] = hashlib.sha256(weights.read_bytes()).hexdigest()
     (folder / "twin.json").write_text(json.dumps(tree))
+    # What was trained in it goes on being its own.
+    assert Twin.load(folder).fingerprint() == known
     older = Twin.load(folder).model
-    assert older.normalizer.plain
+    assert older.normalizer.plain and older.inert_buffers()
     for name, value in model.state_dict().items():
         assert torch.equal(older.state_dict()[name], value)
     model.prepare(tied())
-    again = Twin.load(twin.save(tmp_path / "tied")).model
-    assert not again.normalizer.plain
+    again = Twin.load(twin.save(tmp_path / "tied"))
+    assert not again.model.normalizer.plain and not again.model.inert_buffers()
+    assert again.fingerprint() != known
 
 
 def test_without_numba_a_stepper_takes_the_way_of_torch(

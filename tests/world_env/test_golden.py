@@ -26,6 +26,18 @@ def test_a_golden_twin_steps_as_it_did_when_it_was_written(family: str) -> None:
             np.testing.assert_allclose(shown[name], values, atol=1e-5, err_msg=name)
 
 
+FINGERPRINTS = {
+    "ensemble": "798fe21cb0ae09816bdc3a96c12420ab75947d04a13ffb3e3cfb7c2c5ffc84db",
+    "linear": "fb0d8fde6e8b4f532529b6575c539c72bad0cb8f59e61634e0a8146798b43130",
+}
+"""Of the golden twins, by the code that wrote them: policies on disk name their twin so."""
+
+
+@pytest.mark.parametrize("family", sorted(make.CONFIGS))
+def test_a_golden_twin_is_still_the_world_that_policies_were_trained_in(family: str) -> None:
+    assert Twin.load(GOLDEN / family).fingerprint() == FINGERPRINTS[family]
+
+
 def test_the_golden_trajectories_move() -> None:
     for family in make.CONFIGS:
         steps = json.loads((GOLDEN / f"{family}.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -46,13 +46,15 @@ class WorldModel(nn.Module, ABC):
     """Learned (or exact) equations of a world, on encoded tensors."""
 
     spec: WorldSpec
-    later_buffers: ClassVar[tuple[str, ...]] = ()
-    """Buffers that a twin of format 1 does not have; as they are made, they change nothing."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()
         self.spec = spec
         self.config = config
+
+    def inert_buffers(self) -> tuple[str, ...]:
+        """Names of buffers that, as they are, change nothing: twins of before they existed count as the same."""
+        return ()
 
     def stepper(self, precision: Precision = "float32") -> WorldModel:
         """What a simulator steps: these functions as the weights are now, quicker where a family knows how.

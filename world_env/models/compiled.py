@@ -62,7 +62,10 @@ class Scales(NamedTuple):
     std_high: float
     log_std_max: float
     log_terminal_weight: float
-    plain: bool
+
+
+BUFFERS = Scales._fields[:9]
+"""The fields that are buffers of a `Normalizer`."""
 
 
 @njit(fastmath=_FAST, error_model="numpy", cache=True)
@@ -244,13 +247,13 @@ def step_rows(
             unit = scales.change_scale[i]
             gate = 1.0 / (1.0 + math.exp(scales.log_std_max - made[size + i]))
             change = made[i] + (gate * scales.std_high + scales.std_low) * noise[row, i]
-            base = scales.carried[i] * (vector[row, i] - scales.center[i]) + scales.center[i]
-            where = (vector[row, i] if scales.plain else base) + change * unit
+            base = vector[row, i] if scales.carried[i] > 0.0 else scales.center[i]
+            where = base + change * unit
             margin = (scales.high[i] - scales.low[i]) / 12.0
             over = max(scales.low[i] + margin - where, where - scales.high[i] + margin) / unit
             outside = max(outside, np.float32(over))
             arrived[row, i] = _clip(where, scales.low[i], scales.high[i])
-        if not scales.plain:
+        if len(scales.together) > 0:
             _hold_together(arrived[row], scales.together)
         for i in range(size):
             unit, where = scales.change_scale[i], arrived[row, i]

@@ -33,7 +33,6 @@ from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
 from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.networks import (
-    LATER_BUFFERS,
     MemberMLP,
     Normalizer,
     PreparedMLP,
@@ -102,7 +101,6 @@ class EnsembleWorldModel(TrainableWorldModel):
     looks (B,) int64, steps since then.
     """
 
-    later_buffers = LATER_BUFFERS
     log_terminal_weight: Tensor
     _few: Callable[..., Any] | None = None
 
@@ -117,6 +115,10 @@ class EnsembleWorldModel(TrainableWorldModel):
         )
         self.heads = MemberMLP(config.members, 3 * size + actions, config.head_width, 2, 3)
         self.register_buffer("log_terminal_weight", torch.zeros(()))
+
+    def inert_buffers(self) -> tuple[str, ...]:
+        """The ties of data that has none."""
+        return self.normalizer.inert_buffers("normalizer")
 
     def prepare(self, statistics: Statistics) -> None:
         """Take over the scales, and weigh terminal steps by how rare they are."""
@@ -164,17 +166,14 @@ class EnsembleWorldModel(TrainableWorldModel):
         if compiled is None:
             return None
         networks = [
-            compiled.Network(
-                *(
-                    tuple(value.detach().numpy() for value in part)
-                    for part in (network.weights, network.biases, network.gains, network.shifts)
-                )
+            compiled.Network(*(tuple(value.detach().numpy() for value in part) for part in parts))
+            for parts in (
+                (network.weights, network.biases, network.gains, network.shifts)
+                for network in (self.dynamics, self.heads)
             )
-            for network in (self.dynamics, self.heads)
         ]
         scales = compiled.Scales(
-            **{name: value.numpy() for name, value in self.normalizer.named_buffers()},
-            plain=self.normalizer.plain,
+            **{name: getattr(self.normalizer, name).numpy() for name in compiled.BUFFERS},
             std_low=math.exp(self.config.log_std_min),
             std_high=math.exp(self.config.log_std_max),
             log_std_max=self.config.log_std_max,

@@ -11,7 +11,7 @@ from torch.nn import functional
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
 from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
-from world_env.models.networks import LATER_BUFFERS, Normalizer, VectorLayout
+from world_env.models.networks import Normalizer, VectorLayout
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -52,8 +52,6 @@ class LinearWorldModel(TrainableWorldModel):
     after a kill): only termination, a logistic regression, is left to the gradient.
     """
 
-    later_buffers = LATER_BUFFERS
-
     def __init__(self, spec: WorldSpec, config: LinearConfig) -> None:
         super().__init__(spec, config)
         self.layout = VectorLayout(spec, family="linear")
@@ -65,6 +63,10 @@ class LinearWorldModel(TrainableWorldModel):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         self._change_sums, self._reward_sums = _LeastSquares(), _LeastSquares()
+
+    def inert_buffers(self) -> tuple[str, ...]:
+        """The ties of data that has none."""
+        return self.normalizer.inert_buffers("normalizer")
 
     def prepare(self, statistics: Statistics) -> None:
         """Take over the scales; start from the share of steps that terminated."""

@@ -17,8 +17,6 @@ from world_env.codec import encoded_shape, is_image, observation_spaces
 from world_env.errors import UnsupportedSpaceError
 from world_env.spec import WorldSpec
 
-LATER_BUFFERS = ("normalizer.carried", "normalizer.together")
-"""What twins of format 1 do not have, of a model whose `normalizer` is a `Normalizer`."""
 _SHORT = 1e-6
 """Square of the length below which a vector has no direction."""
 
@@ -62,7 +60,8 @@ class Normalizer(nn.Module):
 
     center, scale, change_scale, low, high: (D,).
     carried: (D,) 1 where the next value is the last one and a change, 0 where it is the center and a change.
-    together: (D, D) 1 where two dimensions (or one and itself) are parts of the same unit vector, else 0.
+    unit_vector: (D,) int64, the number of the unit vector that a dimension is part of, -1 for none.
+    together: (D, D) 1 where two dimensions (or one and itself) are parts of the same one, else 0; empty without any.
     reward: (2, 2) center and scale of one step's reward, where the episode goes on and where it terminates.
     reward_range: (2,) lowest and highest reward in the data, task units.
     """
@@ -73,6 +72,7 @@ class Normalizer(nn.Module):
     low: Tensor
     high: Tensor
     carried: Tensor
+    unit_vector: Tensor
     together: Tensor
     reward: Tensor
     reward_range: Tensor
@@ -87,34 +87,47 @@ class Normalizer(nn.Module):
         self.register_buffer("low", torch.full((layout.size,), -1e6))
         self.register_buffer("high", torch.full((layout.size,), 1e6))
         self.register_buffer("carried", torch.ones(layout.size))
-        self.register_buffer("together", torch.zeros(layout.size, layout.size))
+        self.register_buffer("unit_vector", torch.full((layout.size,), -1))
+        self.register_buffer("together", torch.zeros(0, 0), persistent=False)
         self.register_buffer("reward", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         self.register_buffer("reward_range", torch.tensor([-1e6, 1e6]))
 
     def prepare(self, statistics: Statistics) -> None:
-        """Take over the data's scales."""
-        for name in ("center", "scale", "change_scale", "low", "high"):
-            getattr(self, name).copy_(self.layout.flatten(getattr(statistics, name)))
+        """Take over the data's scales and ties."""
+
+        def flat(parts: Observation) -> Tensor:
+            return torch.cat([parts[key].flatten() for key in self.layout.shapes])
+
+        for name in ("center", "scale", "change_scale", "low", "high", "carried"):
+            getattr(self, name).copy_(flat(getattr(statistics, name)))
+        self.unit_vector.copy_(flat(statistics.unit_vectors))
         going_on = (statistics.reward_center, statistics.reward_scale)
         terminal = (statistics.terminal_reward_center, statistics.terminal_reward_scale)
         self.reward.copy_(torch.tensor([going_on, terminal]))
         self.reward_range.copy_(torch.tensor([statistics.reward_low, statistics.reward_high]))
-        self.carried.copy_(self.layout.flatten(statistics.carried))
-        number = self.layout.flatten(statistics.unit_vectors)
-        self.together.copy_((number[:, None] == number) & (number >= 0))
         self.look_again()
+
+    def inert_buffers(self, prefix: str) -> tuple[str, ...]:
+        """As `WorldModel.inert_buffers`, of a model that calls this one by `prefix`."""
+        return (f"{prefix}.carried", f"{prefix}.unit_vector") if self.plain else ()
 
     def carry_as(self, older: Normalizer) -> None:
         """Add changes to what an older normaliser adds them to: its networks know no other way."""
+        other = self.carried != older.carried
+        self.change_scale.copy_(torch.where(other, older.change_scale, self.change_scale))
         self.carried.copy_(older.carried)
         self.look_again()
 
     def look_again(self) -> None:
-        """Find out anew whether there is anything to do, after a buffer was set by hand."""
-        self.plain = bool((self.carried == 1.0).all()) and not bool(self.together.any())
+        """What follows from `carried` and `unit_vector`, after they were set by hand."""
+        number = self.unit_vector
+        tied = bool((number >= 0).any())
+        same = (number[:, None] == number) & (number >= 0) if tied else number.new_zeros(0, 0)
+        self.together = same.to(self.center.dtype)
+        self.plain = not tied and bool((self.carried == 1.0).all())
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
         self.look_again()
 
     def normalize(self, vector: Tensor) -> Tensor:
@@ -143,7 +156,7 @@ class Normalizer(nn.Module):
 
         A network's small errors add up along the way, also in directions in which no state of the data ever lay.
         """
-        if self.plain:
+        if not len(self.together):
             return vector
         square = vector.square() @ self.together
         return vector * torch.where(square > _SHORT, square.clamp(min=_SHORT).rsqrt(), 1.0)
