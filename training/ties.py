@@ -36,8 +36,8 @@ def comes_back(
 def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
     """Groups of columns of (M, D) whose squares sum to 1 in every row; no column is in two groups.
 
-    Two columns anywhere (cosine and sine of an angle), three or four neighbours (a direction, a quaternion). Columns that
-    hardly move, which would fit many others, are none, nor are one-hots.
+    Two columns anywhere (cosine and sine of an angle), three or four neighbours (a direction, a quaternion). Columns
+    that hardly move, which would fit many others, are none, nor are one-hots.
     """
     squares = np.square(values, dtype=np.float64)
     moving = (squares.max(0) <= 1.0 + _ROUNDING) & (np.ptp(squares, axis=0) > _MOVING)
