@@ -58,8 +58,8 @@ def _measures(rows: list[dict]) -> str:
 def _promises(rows: list[dict]) -> str:
     lines = [
         "| task | an interval is given to | it holds the real return of | its median width | steps past the threshold "
-        "| Pearson of those policies | real steps of a twin | of the pool |",
-        "|---" * 8 + "|",
+        "| Pearson of those policies | real steps of a twin | of the pool | commits |",
+        "|---" * 9 + "|",
     ]
     for row in rows:
         if row["kind"] == "oracle":
@@ -68,7 +68,7 @@ def _promises(rows: list[dict]) -> str:
         lines.append(
             f"| {row['task']}, {row['kind']} | {_share(row['supported_share'], 0)} | {_share(row['coverage90'], 0)} "
             f"| {_share(row['width_fraction'])} | {_share(row['past_threshold'])} | {_number(own.get('pearson'))} "
-            f"| {max(row['real_steps']):,} | {row['pool_steps']:,} |"
+            f"| {max(row['real_steps']):,} | {row['pool_steps']:,} | {_commits(row)} |"
         )
     return "\n".join(lines)
 
@@ -124,7 +124,7 @@ def _changes(rows: list[dict], plain: list[dict]) -> str:
                 f"| {_number(one['pearson'])} {_pair(one['pearson_ci95'])} | {_share(one['mmrv_fraction'])} "
                 f"| {_share(one['bias_fraction'], sign=True)} | {_share(one['coverage90'], 0)} "
                 f"| {_share(one['width_fraction'])} | {_share(one['supported_share'], 0)} "
-                f"| {', '.join(f'`{commit[:8]}`' for commit in one['commits'])} |"
+                f"| {_commits(one)} |"
             )
     return "\n".join(lines)
 
@@ -136,6 +136,10 @@ def _missing(rows: list[dict]) -> str:
         f"{task} (seeds {', '.join(map(str, seeds))})" for task, seeds in left.items() if seeds
     ]
     return f"Missing cells: {'; '.join(missing)}." if missing else ""
+
+
+def _commits(row: dict) -> str:
+    return ", ".join(f"`{commit[:8]}`" for commit in row["commits"])
 
 
 def _number(value: float | None) -> str:
