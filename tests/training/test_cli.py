@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from training import stages
-from training.build import BuildConfig, Built, build
+from training.build import BuildConfig, Built, build, refine_config
 from training.cli import main
 from training.episodes import EpisodeStore
 from training.fit import FitConfig
 from training.policy import policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.report import DASH
+from training.tasks import TASKS
 from world_env.errors import InvalidOptionError
 from world_env.folder import list_twins
 from world_env.twin import Twin
@@ -235,6 +236,14 @@ def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) 
     ((name, value),) = change.items()
     with pytest.raises(InvalidOptionError, match=f"{name} is {value}"):
         BuildConfig("CartPole-v1", tmp_path, **change)
+
+
+def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Path) -> None:
+    task = "InvertedDoublePendulum-v5"
+    for fit, wanted in ((FitConfig(), TASKS[task].updates), (FitConfig(updates=7), 7)):
+        config = refine_config(BuildConfig(task, tmp_path, fit=fit), RealConfig(task))
+        assert {config.fit_of(number).updates for number in range(config.rounds)} == {wanted}
+    assert TASKS[task].updates is not None
 
 
 @pytest.fixture(scope="module")
