@@ -101,6 +101,7 @@ TASKS: dict[str, Task] = {
         10_000,
         rounds=4,
         updates=10_000,
+        later_exploration="stuck:0.2:{policy}",
         learn_steps=300_000,
         on_uncertain="ignore",
         offpolicy="SAC",
