@@ -17,6 +17,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from returns import read, refine_config
 from training.agree import Trained, judge, promises_by_kind
 from training.agreement import EVALUATION, OPTIMISATION, Judged, bootstrap, statistics
 from training.episodes import EpisodeStore
-from training.fit import FitWarning, fit_episodes
+from training.fit import FitConfig, FitWarning, fit_episodes
 from training.learn import learn
 from training.milestones import milestones
 from training.policy import load_policy
@@ -62,13 +63,13 @@ def main() -> None:
     )
     parser.add_argument(
         "--change",
-        type=json.loads,
+        type=fields_of(Task),
         default={},
         help="JSON of fields of the task's row to change, such as '{\"rounds\": 3}'; rows say it",
     )
     parser.add_argument(
         "--refit",
-        type=json.loads,
+        type=fields_of(FitConfig),
         default={},
         help='JSON of fields of FitConfig, such as \'{"model": {"width": 200}}\': the last twin is fitted again so, to '
         "the very same\ndata, and that one is judged; rows say it",
@@ -99,6 +100,25 @@ def main() -> None:
             print(f"{task_id} seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
             for row in rows:
                 print("  ", {name: row[name] for name in SHOWN}, flush=True)
+
+
+def fields_of(kind: type) -> Callable[[str], JSON]:
+    """Reads JSON of some fields of a config, and says which it has not before anything is run."""
+
+    def read_fields(text: str) -> JSON:
+        try:
+            given = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+        names = [field.name for field in dataclasses.fields(kind)]
+        wrong = sorted(set(given) - set(names)) if isinstance(given, dict) else [text]
+        if wrong:
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(wrong)} is no field of {kind.__name__}: expected an object of some of {', '.join(names)}"
+            )
+        return given
+
+    return read_fields
 
 
 SHOWN = ("kind", "policies", "pearson", "pearson_ci95", "ceiling", "mmrv_fraction", "bias_fraction",

@@ -1,5 +1,6 @@
 """The agreement benchmark's own parts: where a cell lies, and a fit again to the data of a finished run."""
 
+import argparse
 import importlib
 import sys
 from collections.abc import Iterator
@@ -79,3 +80,19 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
     back = script.fitted_again(config, last, {"updates": 0}, tmp_path / "cell" / "twin")
     assert isinstance(back, Twin)
     assert back.provenance["fit"]["updates"] == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"updats": 3}', "updats is no field of FitConfig.*updates"),
+        ("[3]", "3.*object"),
+        ("{", "no JSON"),
+    ],
+)
+def test_a_wrong_field_is_named_before_anything_is_run(
+    script: ModuleType, text: str, said: str
+) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=said):
+        script.fields_of(FitConfig)(text)
+    assert script.fields_of(FitConfig)('{"updates": 3}') == {"updates": 3}

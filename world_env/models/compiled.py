@@ -45,6 +45,12 @@ class Network(NamedTuple):
     gains: tuple[np.ndarray, ...]
     shifts: tuple[np.ndarray, ...]
 
+    @classmethod
+    def of(cls, network: Any) -> Network:
+        """The numbers of a `MemberMLP`, shared with it."""
+        parts = (network.weights, network.biases, network.gains, network.shifts)
+        return cls(*(tuple(value.detach().numpy() for value in part) for part in parts))
+
 
 class Scales(NamedTuple):
     """A `Normalizer` as arrays, and what a step needs besides; see `EnsembleWorldModel`."""
@@ -63,9 +69,11 @@ class Scales(NamedTuple):
     log_std_max: float
     log_terminal_weight: float
 
-
-BUFFERS = Scales._fields[:9]
-"""The fields that are buffers of a `Normalizer`."""
+    @classmethod
+    def of(cls, normalizer: Any, **others: Any) -> Scales:
+        """The buffers of a `Normalizer`, shared with it, and all that is no buffer."""
+        buffers = [name for name in cls._fields if name not in others]
+        return cls(**{name: getattr(normalizer, name).numpy() for name in buffers}, **others)
 
 
 @njit(fastmath=_FAST, error_model="numpy", cache=True)

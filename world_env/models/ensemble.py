@@ -66,7 +66,8 @@ class EnsembleConfig:
     beta: float = 0.5
     """Likelihoods are weighted by variance ** beta [beta-NLL: Seitzer et al. 2022, arXiv:2203.09168]."""
     outlier: float = 5.0
-    """Miss, in units of its own noise, from which it teaches no more: one spike can outweigh a batch [Huber 1964]."""
+    """Miss, in units of its own noise, from which it teaches no more than that [Huber 1964]: else one rare spike weighs
+    more than the batch it is in."""
     log_std_min: float = -6.0
     """Least logarithm of the noise, in units of one step's typical change."""
     log_std_max: float = 1.0
@@ -165,20 +166,14 @@ class EnsembleWorldModel(TrainableWorldModel):
         compiled = compiled_loops()
         if compiled is None:
             return None
-        networks = [
-            compiled.Network(*(tuple(value.detach().numpy() for value in part) for part in parts))
-            for parts in (
-                (network.weights, network.biases, network.gains, network.shifts)
-                for network in (self.dynamics, self.heads)
-            )
-        ]
-        scales = compiled.Scales(
-            **{name: getattr(self.normalizer, name).numpy() for name in compiled.BUFFERS},
+        scales = compiled.Scales.of(
+            self.normalizer,
             std_low=math.exp(self.config.log_std_min),
             std_high=math.exp(self.config.log_std_max),
             log_std_max=self.config.log_std_max,
             log_terminal_weight=float(self.log_terminal_weight),
         )
+        networks = [compiled.Network.of(network) for network in (self.dynamics, self.heads)]
         return partial(compiled.step_rows, networks[0], networks[1], scales)
 
     def encode(self, context: Context, *, random: RowRandom) -> State:
@@ -291,7 +286,8 @@ class EnsembleWorldModel(TrainableWorldModel):
             partner = (state["member"][due] + turn) % self.config.members
             groups = RowGroups(partner, self.config.members)
             other, _ = self.dynamics.own(inputs[due], groups).chunk(2, -1)
-            seen = (own[due] - other).square().mean(-1) * 0.5  # half of it is the variance of two
+            # Half the squared difference of two is their variance.
+            seen = (own[due] - other).square().mean(-1) * 0.5
             known = known.index_copy(0, due, known[due].lerp(seen, 1.0 / others))
         return {"disagreement": known, "looks": looks + 1}
 

@@ -148,8 +148,10 @@ class Normalizer(nn.Module):
 
     def arrive(self, vector: Tensor, change: Tensor) -> Tensor:
         """The vector after a change given in `change_scale` units, kept near the data."""
-        arrived = torch.addcmul(self.base(vector), change, self.change_scale)
-        return self.hold_together(arrived.clamp(self.low, self.high))
+        return self.hold_together(self._led(vector, change).clamp(self.low, self.high))
+
+    def _led(self, vector: Tensor, change: Tensor) -> Tensor:
+        return torch.addcmul(self.base(vector), change, self.change_scale)
 
     def hold_together(self, vector: Tensor) -> Tensor:
         """(..., D) with unit vectors (an angle's cosine and sine, a quaternion) of length 1 again.
@@ -167,7 +169,7 @@ class Normalizer(nn.Module):
         `low` and `high` stand a tenth of the data's width outside of it on either side.
         """
         margin = (self.high - self.low) / 12.0
-        arrived = torch.addcmul(self.base(vector), change, self.change_scale)
+        arrived = self._led(vector, change)
         excess = torch.maximum(self.low + margin - arrived, arrived - self.high + margin)
         return (excess / self.change_scale).clamp(min=0.0).amax(-1)
 
