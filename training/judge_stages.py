@@ -35,7 +35,7 @@ def pool_stage(
     policies: int = 24,
     on_policy_steps: int | None = None,
     off_policy_steps: int | None = None,
-    episodes: int = 100,
+    episodes: int | None = None,
     seed: int = 0,
     kwargs: dict[str, Any] = _NO_KWARGS,
     wrappers: tuple[str, ...] = (),
@@ -48,7 +48,7 @@ def pool_stage(
         policies: Policies wanted.
         on_policy_steps: Real steps of each on-policy run.
         off_policy_steps: Real steps of each off-policy run.
-        episodes: Judged real episodes a policy.
+        episodes: Judged real episodes a policy; without it 100, or what the task's row says.
         seed: Of the runs.
         kwargs: Arguments of the real environment.
         wrappers: Wrappers of the real environment, as module:Class, innermost first.

@@ -56,16 +56,22 @@ class PoolConfig:
     """Real steps of each on-policy run; None: the task's."""
     off_policy_steps: int | None = None
     """Real steps of each off-policy run; None: the task's."""
-    episodes: int = 100
-    """Judged real episodes a policy."""
+    episodes: int | None = None
+    """Judged real episodes a policy; None: the task's."""
     seed: int = 0
     """Seeds every run."""
 
     def __post_init__(self) -> None:
-        if self.policies < LEAST_POLICIES or self.episodes < 2:
+        if self.policies < LEAST_POLICIES or self.judged_episodes < 2:
             raise InvalidOptionError(
-                f"{self.policies} policies over {self.episodes} episodes: expected at least {LEAST_POLICIES} over 2"
+                f"{self.policies} policies over {self.judged_episodes} episodes: expected at least {LEAST_POLICIES} "
+                "over 2"
             )
+
+    @property
+    def judged_episodes(self) -> int:
+        """Judged real episodes a policy."""
+        return task_of(self.real.env_id).pool_episodes if self.episodes is None else self.episodes
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         candidates += _barely_weakened(candidates, estimates)
         estimates = _estimates(config, folder, candidates, spec, ledger, say)
         chosen = choose(candidates, estimates, config.policies)
-    seeds = range(FIRST_SEED, FIRST_SEED + config.episodes)
+    seeds = range(FIRST_SEED, FIRST_SEED + config.judged_episodes)
     returns = []
     for number, member in enumerate(chosen):
         actor = _actor(folder, member, config.real, spec, len(seeds))
@@ -351,7 +357,8 @@ def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows
 
 def _identity(config: PoolConfig) -> JSON:
     tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
-    return json.loads(json.dumps(tree | {"real": config.real.to_json()}))  # type: ignore[no-any-return]
+    tree |= {"real": config.real.to_json(), "episodes": config.judged_episodes}
+    return json.loads(json.dumps(tree))  # type: ignore[no-any-return]
 
 
 def _check_folder(folder: Path, identity: JSON) -> None:

@@ -18,6 +18,7 @@ class Task:
     many_steps: real steps of the "PPO in reality with many steps" row.
     reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
     pool_steps: real steps of each on-policy and of each off-policy run of the task's pool.
+    pool_episodes: judged real episodes of each of its policies; more where 100 do not tell their order.
     scripted: a policy written by hand, as "module:function"; None: none is known.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     """
@@ -36,6 +37,7 @@ class Task:
     reference_steps: int | None = None
     on_uncertain: str = "pessimistic"
     pool_steps: tuple[int, int] = (200_000, 20_000)
+    pool_episodes: int = 100
     scripted: str | None = None
     bundled: bool = True
 
@@ -84,6 +86,7 @@ TASKS: dict[str, Task] = {
         offpolicy_options=_DQN,
         many_steps=200_000,
         pool_steps=(120_000, 60_000),
+        pool_episodes=400,
         scripted="training.scripted:pump",
     ),
     "MountainCarContinuous-v0": Task(

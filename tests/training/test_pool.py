@@ -12,6 +12,7 @@ from training.exploration import parse_exploration
 from training.pool import LEAST_RUNS, MOST_OF_A_RUN, Member, Pool, PoolConfig, choose, fifths, plan
 from training.pool import pool as make_pool
 from training.real import RealConfig, spec_of
+from training.tasks import task_of
 from world_env.errors import InvalidOptionError, StageError
 
 REAL = RealConfig("CartPole-v1", {"max_episode_steps": 40})
@@ -157,3 +158,12 @@ def test_what_is_no_pool_is_named(tmp_path: Path, made: Pool) -> None:
             Pool.load(tmp_path)
     with pytest.raises(InvalidOptionError, match="expected at least 20"):
         tiny(tmp_path, policies=10)
+
+
+def test_judged_episodes_are_the_tasks_unless_said(tmp_path: Path) -> None:
+    acrobot = RealConfig("Acrobot-v1")
+    assert (
+        PoolConfig(acrobot, tmp_path).judged_episodes == task_of("Acrobot-v1").pool_episodes > 100
+    )
+    assert PoolConfig(REAL, tmp_path).judged_episodes == 100
+    assert PoolConfig(acrobot, tmp_path, episodes=8).judged_episodes == 8
