@@ -129,6 +129,7 @@ def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> Refi
         rounds=task.rounds,
         exploration=task.exploration,
         later_exploration=task.later_exploration,
+        warm_start=task.warm_start,
         seed=seed,
         fit=FitConfig(updates=task.updates),
         learn=LearnConfig(

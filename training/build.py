@@ -206,6 +206,7 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
         rounds=task.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or task.exploration,
         later_exploration=task.later_exploration,
+        warm_start=task.warm_start,
         seed=config.seed,
         fit=dataclasses.replace(config.fit, updates=config.fit.updates or task.updates),
         learn=LearnConfig(

@@ -13,7 +13,8 @@ class Task:
 
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. exploration: who acts in the first round,
-    later_exploration: in the others. learn_steps: learned steps of PPO.
+    later_exploration: in the others. warm_start: whether the others' models and policies go on from the last ones.
+    learn_steps: learned steps of PPO.
     options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
     many_steps: real steps of the "PPO in reality with many steps" row.
     reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
@@ -29,6 +30,7 @@ class Task:
     updates: int | None = None
     exploration: str = "random"
     later_exploration: str = "policy:{policy}"
+    warm_start: bool = False
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"

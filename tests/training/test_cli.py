@@ -246,6 +246,15 @@ def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Pa
     assert TASKS[task].updates is not None
 
 
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_build_begins_its_rounds_as_the_task_says(
+    warm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = "InvertedDoublePendulum-v5"
+    monkeypatch.setitem(TASKS, task, dataclasses.replace(TASKS[task], warm_start=warm))
+    assert refine_config(BuildConfig(task, tmp_path), RealConfig(task)).warm_start is warm
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]:
     out = tmp_path_factory.mktemp("build") / "run"
