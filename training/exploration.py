@@ -206,16 +206,16 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
     if kind == "random" and not rest:
         return RandomPolicy(space)
     if kind == "held" and rest:
-        return CorrelatedNoise(space, _number(rest, text))
+        return CorrelatedNoise(space, _number(rest, text, "held:20"))
     if kind in ("policy", "greedy") and rest:
         return SavedPolicy(_open_policy(rest, spec), deterministic=kind == "greedy")
     if kind == "stuck" and rest:
         number, _, folder = rest.partition(":")
-        share = _number(number, text)
+        share = _number(number, text, "stuck:0.5:FOLDER")
         return StuckPolicy(_open_policy(folder, spec), share)
     if kind == "mix" and rest:
         pairs = [part.partition("*") for part in rest.split("+")]
-        weights = [_number(weight, text) for weight, _, _ in pairs]
+        weights = [_number(weight, text, "mix:0.5*random+0.5*held:20") for weight, _, _ in pairs]
         return Mixture([parse_exploration(part, spec) for _, _, part in pairs], weights)
     raise InvalidOptionError(
         f'unknown exploration {text!r}: expected "random", "held:20" (mean steps), '
@@ -233,11 +233,10 @@ def _open_policy(folder: str, spec: WorldSpec) -> BaseAlgorithm:
     return load_policy(folder, expect=spec)
 
 
-def _number(text: str, whole: str) -> float:
+def _number(text: str, whole: str, example: str) -> float:
     try:
         return float(text)
     except ValueError as error:
         raise InvalidOptionError(
-            f"{text!r} in the exploration {whole!r} is no number: expected for example "
-            '"held:20" or "mix:0.5*random+0.5*held:20"'
+            f'{text!r} in the exploration {whole!r} is no number: expected for example "{example}"'
         ) from error
