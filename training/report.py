@@ -146,8 +146,7 @@ def summary(comparison: JSON, curves: JSON | None) -> str:
         promise = best["learned_mean"] - best["real_mean"]
         first = (
             f"For {best['policy']}, the best policy that was run in both worlds, the twin promised "
-            f"{show(best['learned_mean'])} and reality gave {show(best['real_mean'])}: "
-            f"{show(abs(promise))} too {'much' if promise > 0 else 'little'}{_verdict(best)}."
+            f"{show(best['learned_mean'])} and reality gave {show(best['real_mean'])}: {_missed(promise, best)}."
         )
     return f"{first} {_curve_sentence(curves)}"
 
@@ -166,6 +165,12 @@ def _curve_sentence(curves: JSON | None) -> str:
     last = number(twin[-1])
     better = "better" if last is not None and last < held else "no better"
     return f"{text}, {better} than holding the last observation ({show(held)})."
+
+
+def _missed(promise: float, row: Mapping[str, Any]) -> str:
+    if not promise:
+        return "the same"
+    return f"{show(abs(promise))} too {'much' if promise > 0 else 'little'}{_verdict(row)}"
 
 
 def _verdict(row: Mapping[str, Any]) -> str:

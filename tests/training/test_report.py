@@ -230,6 +230,8 @@ def test_two_sentences_say_what_the_numbers_mean() -> None:
     assert len(re.findall(r"\.(?: |$)", text)) == 2
     real_only = {"rows": [{"policy": "p", "real_mean": 3}]}
     assert "none was also run in the twin" in summary(real_only, None)
+    exact = {"rows": [{"policy": "p", "real_mean": 500.0, "learned_mean": 500.0}]}
+    assert "promised 500 and reality gave 500: the same." in summary(exact, None)
 
 
 @pytest.mark.parametrize(
