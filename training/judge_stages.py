@@ -13,7 +13,7 @@ from training.agreement import EVALUATION, OPTIMISATION
 from training.compare import compare
 from training.data_stages import compare_with_logs
 from training.policy import load_policy
-from training.pool import Pool, PoolConfig
+from training.pool import Pool, PoolConfig, crowding
 from training.pool import pool as make_pool
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
@@ -69,6 +69,8 @@ def pool_stage(
         table.add_row(member.name, f"{returns.mean:.1f}")
     console.print(table)
     console.print(f"pool: {folder}; real steps by purpose: {found.real_steps}")
+    if warning := crowding(found):
+        console.print(f"[yellow]warning[/yellow]: {warning}")
 
 
 def compare_stage(

@@ -252,6 +252,18 @@ def fifths(returns: Sequence[float]) -> list[float]:
     return [round(float(share), 4) for share in counts / len(values)]
 
 
+def crowding(found: Pool) -> str | None:
+    """A warning where one fifth of the range of returns holds more than 40 % of the policies."""
+    most = max(fifths([part.mean for part in found.returns]))
+    if most <= MOST_OF_A_FIFTH:
+        return None
+    return (
+        f"{most:.0%} of the policies lie in one fifth of the range of real returns (at most {MOST_OF_A_FIFTH:.0%} "
+        "wanted): a correlation over them says little of those in between. Other numbers of real steps a run "
+        "(--on-policy-steps, --off-policy-steps) leave other stages"
+    )
+
+
 def _fifth_of(values: np.ndarray, low: float, high: float) -> np.ndarray:
     share = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return np.minimum((5 * share).astype(int), 4)

@@ -1,6 +1,7 @@
 """A pool: spread over returns and runs, counted, resumable, and closed to whoever makes twins."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,20 @@ import pytest
 from gymnasium import spaces
 
 from training.exploration import parse_exploration
-from training.pool import LEAST_RUNS, MOST_OF_A_RUN, Member, Pool, PoolConfig, choose, fifths, plan
+from training.pool import (
+    LEAST_RUNS,
+    MOST_OF_A_RUN,
+    Member,
+    Pool,
+    PoolConfig,
+    choose,
+    crowding,
+    fifths,
+    plan,
+)
 from training.pool import pool as make_pool
 from training.real import RealConfig, spec_of
+from training.returns import Returns
 from training.tasks import task_of
 from world_env.errors import InvalidOptionError, StageError
 
@@ -167,3 +179,15 @@ def test_judged_episodes_are_the_tasks_unless_said(tmp_path: Path) -> None:
     )
     assert PoolConfig(REAL, tmp_path).judged_episodes == 100
     assert PoolConfig(acrobot, tmp_path, episodes=8).judged_episodes == 8
+
+
+@pytest.mark.parametrize(
+    ("values", "said"), [([0.0] * 9 + [100.0] * 11, "55% of"), (range(20), "")]
+)
+def test_a_pool_that_is_not_spread_says_so(
+    values: Sequence[float], said: str, tmp_path: Path
+) -> None:
+    returns = [Returns(np.full(2, value), np.ones(2, np.int64), None) for value in values]
+    found = Pool(tmp_path, REAL, members(*range(20)), returns, range(2))
+    assert (crowding(found) or "").startswith(said)
+    assert bool(crowding(found)) is bool(said)
