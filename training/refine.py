@@ -50,8 +50,9 @@ class RefineConfig:
     later_exploration: str = "policy:{policy}"
     """Who acts later; {policy} is the newest policy's folder, {early} and {middle} are stages of it: what it was after
     a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with stuck sensors
-    ("stuck:0.5:{policy}") it goes where it never wanted to. {curious} is a policy of its own, trained in the newest
-    twin to be where that is least certain."""
+    ("stuck:0.5:{policy}") it goes where it never wanted to. {curious} and {fresh} are policies of their own, trained
+    anew in the newest twin: to be where that is least certain, and for the task from other first weights, so that the
+    data knows more than one way to do it."""
     first_steps: int | None = None
     """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""
     warm_start: bool = False
@@ -142,7 +143,7 @@ def refine(
         if rounds:
             exploration = config.later_exploration.format(
                 policy=rounds[-1].policy_folder,
-                curious=_curious(config, rounds[-1]),
+                **_others(config, rounds[-1]),
                 **_stages(rounds[-1].policy_folder),
             )
         folder = Path(config.out) / f"round-{number}"
@@ -182,16 +183,19 @@ def refine(
     return rounds
 
 
-def _curious(config: RefineConfig, last: Round) -> Path:
-    """Folder of the policy that seeks uncertainty in the last twin; trained now if it is asked for."""
-    out = last.policy_folder.with_name("policy-curious")
-    if "{curious}" in config.later_exploration:
+def _others(config: RefineConfig, last: Round) -> dict[str, Path]:
+    """Folders of the policies trained anew in the last twin, only to collect with; trained now if they are asked for."""
+    own = config.learn_of(last.number)
+    others = {
         # Past the threshold is where it shall go: nothing is cut, and nothing scares it.
-        own = dataclasses.replace(
-            config.learn_of(last.number), reward="uncertainty", on_uncertain="ignore"
-        )
-        learn(last.twin, own, out=out)
-    return out
+        "curious": dataclasses.replace(own, reward="uncertainty", on_uncertain="ignore"),
+        "fresh": dataclasses.replace(own, seed=1000 * config.seed + 500 + last.number),
+    }
+    folders = {name: last.policy_folder.with_name(f"policy-{name}") for name in others}
+    for name, learning in others.items():
+        if f"{{{name}}}" in config.later_exploration:
+            learn(last.twin, learning, out=folders[name])
+    return folders
 
 
 def _stages(policy: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ import torch
 from training.episodes import EpisodeStore
 from training.fit import FitConfig
 from training.learn import LearnConfig
-from training.policy import policy_card
+from training.policy import load_policy, policy_card
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, Round, refine
 from world_env.errors import InvalidOptionError, StageError
@@ -114,6 +114,24 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     # The last round's data is never collected with: no such policy is trained there.
     assert not rounds[-1].policy_folder.with_name("policy-curious").exists()
     assert ledger.by_purpose == {"collect": config.steps}
+
+
+def test_a_refinement_collects_with_a_policy_that_never_saw_the_older_ones(tmp_path: Path) -> None:
+    config = tiny(tmp_path / "run", later_exploration="mix:0.5*policy:{policy}+0.5*policy:{fresh}")
+    rounds = refine(config, ledger=StepLedger())
+    fresh = rounds[0].policy_folder.with_name("policy-fresh")
+    cards = [
+        policy_card(folder)["provenance"]["learn"] for folder in (rounds[0].policy_folder, fresh)
+    ]
+    assert [card["reward"] for card in cards] == ["task", "task"]
+    assert cards[0]["seed"] != cards[1]["seed"]
+    weights = [
+        load_policy(folder).policy.state_dict() for folder in (rounds[0].policy_folder, fresh)
+    ]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not rounds[-1].policy_folder.with_name("policy-fresh").exists()
+    store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
+    assert str(fresh) in store.provenance["exploration"]
 
 
 def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -> None:
