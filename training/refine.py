@@ -184,7 +184,7 @@ def refine(
 
 
 def _others(config: RefineConfig, last: Round) -> dict[str, Path]:
-    """Folders of the policies trained anew in the last twin, only to collect with; trained now if they are asked for."""
+    """Folders of the policies trained anew in the last twin, only to collect with; trained now where asked for."""
     own = config.learn_of(last.number)
     others = {
         # Past the threshold is where it shall go: nothing is cut, and nothing scares it.
