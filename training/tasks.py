@@ -118,6 +118,8 @@ TASKS: dict[str, Task] = {
         100_000,
         rounds=5,
         exploration="mix:0.5*random+0.5*held:5",
+        later_exploration="mix:0.5*policy:{policy}+0.5*policy:{fresh}",
+        warm_start=True,
         learn_steps=400_000,
         offpolicy="SAC",
         pool_steps=(400_000, 12_000),
