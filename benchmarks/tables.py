@@ -20,6 +20,7 @@ from pathlib import Path
 from agreement_tables import agreement_section
 from alarm_table import alarm_section
 from lint_table import lint_section
+from misses_table import misses_section
 from scales_table import scales_section
 from scipy.stats import t as student_t
 from speed_tables import (
@@ -254,6 +255,7 @@ SECTIONS = {
         "ppo_speed": ppo_section,
         "learn_table": learn_section,
         "agreement": agreement_section,
+        "misses": misses_section,
         "lint": lint_section,
         "scales": scales_section,
     },

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
+from training.episodes import Episode
 from training.fit import FitConfig
 from training.learn import LearnConfig
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
+from world_env.models.ensemble import EnsembleConfig
+from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -25,7 +30,7 @@ def script() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         yield importlib.import_module("agreement")
-        for name in ("agreement", "returns"):
+        for name in ("agreement", "returns", "misses"):
             sys.modules.pop(name)
 
 
@@ -96,3 +101,27 @@ def test_a_wrong_field_is_named_before_anything_is_run(
     with pytest.raises(argparse.ArgumentTypeError, match=said):
         script.fields_of(FitConfig)(text)
     assert script.fields_of(FitConfig)('{"updates": 3}') == {"updates": 3}
+
+
+@pytest.mark.parametrize("reward", [0.0, 2.0])
+def test_a_twin_in_which_nothing_moves_misses_what_moved(script: ModuleType, reward: float) -> None:
+    misses = importlib.import_module("misses")
+    steps = np.arange(5.0)
+    episode = Episode(
+        np.stack([3.0 * steps, 0.0 * steps, steps**2], 1).astype(np.float32),
+        np.array([[1.0], [-1.0], [-1.0], [1.0]], np.float32),
+        np.full(4, reward),
+        False,
+        True,
+    )
+    spec = WorldSpec(
+        spaces.Box(-np.inf, np.inf, (3,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+    )
+    twin = Twin.untrained(spec, config=EnsembleConfig(**TINY))
+    row = misses.moved_and_missed([episode, episode], twin, 2)
+    assert row["steps"] == 8 and row["reward"] == reward
+    assert row["turned"] == pytest.approx(2 / 3)
+    assert row["miss"] == pytest.approx(-np.mean([1, 3, 5, 7]), abs=1e-4)
+    assert row["change"] == pytest.approx(np.sqrt(np.mean([1, 9, 25, 49])))
+    assert row["miss_rms"] == pytest.approx(row["change"], abs=1e-4)
+    assert misses.moved_and_missed([episode], twin, 0)["miss"] == pytest.approx(-3.0, abs=1e-4)
