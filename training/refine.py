@@ -143,7 +143,7 @@ def refine(
         if rounds:
             exploration = config.later_exploration.format(
                 policy=rounds[-1].policy_folder,
-                **_others(config, rounds[-1]),
+                **_others(config, rounds[-1], say),
                 **_stages(rounds[-1].policy_folder),
             )
         folder = Path(config.out) / f"round-{number}"
@@ -183,7 +183,7 @@ def refine(
     return rounds
 
 
-def _others(config: RefineConfig, last: Round) -> dict[str, Path]:
+def _others(config: RefineConfig, last: Round, say: Report) -> dict[str, Path]:
     """Folders of the policies trained anew in the last twin, only to collect with; trained now where asked for."""
     own = config.learn_of(last.number)
     others = {
@@ -194,7 +194,12 @@ def _others(config: RefineConfig, last: Round) -> dict[str, Path]:
     folders = {name: last.policy_folder.with_name(f"policy-{name}") for name in others}
     for name, learning in others.items():
         if f"{{{name}}}" in config.later_exploration:
-            learn(last.twin, learning, out=folders[name])
+            learn(
+                last.twin,
+                learning,
+                out=folders[name],
+                progress=lambda done, wanted, logs: say("learn", done, wanted, logs),
+            )
     return folders
 
 
