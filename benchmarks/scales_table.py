@@ -42,7 +42,7 @@ def scales_section(tree: dict | None) -> str:
 def _line(rows: list[dict], task: str, kind: str, horizon: int) -> str:
     errors = {
         scaling: {
-            row["seed"]: part[kind]["relative"]
+            row["seed"]: part[kind]
             for row in rows
             if row["scaling"] == scaling
             for part in row["errors"]
@@ -51,21 +51,26 @@ def _line(rows: list[dict], task: str, kind: str, horizon: int) -> str:
         for scaling in ("before", "after")
     }
     both = sorted(set(errors["before"]) & set(errors["after"]))
-    ratios = [errors["after"][seed] / errors["before"][seed] for seed in both]
+    # Both are over the same "nothing moves", which is 0 where the column did not spike in any window.
+    ratios = [errors["after"][seed]["error"] / errors["before"][seed]["error"] for seed in both]
     means = [_mean(errors[scaling]) for scaling in ("before", "after")]
     count = max(row["columns"][kind] for row in rows)
     each = ", ".join(f"{seed}: {ratio:.2f}" for seed, ratio in zip(both, ratios, strict=True))
     return f"| {task} | {count} {kind} | {horizon} | {means[0]} | {means[1]} | {each} | {_verdict(ratios)} |"
 
 
-def _mean(errors: dict[int, float]) -> str:
-    return f"{statistics.fmean(errors.values()):.3f}" if errors else "-"
+def _mean(errors: dict[int, dict]) -> str:
+    known = [part["relative"] for part in errors.values() if part["relative"] is not None]
+    return f"{statistics.fmean(known):.3f}" if known else "-"
 
 
 def _verdict(ratios: list[float]) -> str:
-    """A word only where every seed says the same."""
+    """A word only where every seed says the same, in the two decimals that are shown."""
     if len(ratios) < FEWEST_PAIRS:
         return "too few seeds"
-    if max(ratios) < 1:
+    shown = [round(ratio, 2) for ratio in ratios]
+    if set(shown) == {1.0}:
+        return "the same"
+    if max(shown) < 1:
         return "better"
-    return "**worse**" if min(ratios) > 1 else "no clear change"
+    return "**worse**" if min(shown) > 1 else "no clear change"

@@ -222,20 +222,28 @@ def test_scalings_are_compared_on_the_same_episodes(
 
 @pytest.mark.parametrize(
     ("after", "verdict"),
-    [(0.5, "better"), (2.0, "**worse**"), (1.0, "no clear change")],
+    [
+        ((0.5, 0.5, 0.5), "better"),
+        ((2.0, 2.0, 2.0), "**worse**"),
+        ((1.001, 1.002, 1.001), "the same"),
+        ((0.5, 1.0, 0.5), "no clear change"),
+    ],
 )
+@pytest.mark.parametrize("moves", [1.0, 0.0])
 def test_a_scaling_is_better_only_where_every_seed_says_so(
-    scripts: dict[str, ModuleType], after: float, verdict: str
+    scripts: dict[str, ModuleType], after: tuple[float, ...], verdict: str, moves: float
 ) -> None:
-    def row(scaling: str, seed: int, relative: float) -> dict[str, Any]:
-        errors = [{"horizon": 10, "ordinary": {"relative": relative}, "spiking": None}]
+    def row(scaling: str, seed: int, error: float) -> dict[str, Any]:
+        part = {"error": error, "relative": error / moves if moves else None}
+        errors = [{"horizon": 10, "ordinary": part, "spiking": None}]
         return {"task": "A", "scaling": scaling, "seed": seed, "errors": errors, "commit": "c",
                 "updates": 1, "columns": {"ordinary": 4, "spiking": 0}}  # fmt: skip
 
-    rows = [row("before", seed, 0.1 * (1 + seed)) for seed in range(3)]
-    rows += [row("after", seed, 0.1 * (1 + seed) * after) for seed in range(3)]
+    rows = [row("before", seed, 0.1) for seed in range(3)]
+    rows += [row("after", seed, 0.1 * after[seed]) for seed in range(3)]
     written = scripts["scales_table"].scales_section({"rows": rows, "machine": "m"})
-    assert f"| A | 4 ordinary | 10 | 0.200 | {0.2 * after:.3f} |" in written
+    means = f"0.100 | {0.1 * sum(after) / 3:.3f}" if moves else "- | -"
+    assert f"| A | 4 ordinary | 10 | {means} |" in written
     assert f"| {verdict} |" in written and "spiking" not in written
 
 
