@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from returns import read, refine_config
+from returns import read
 
 from training.agree import Trained, judge, promises_by_kind
 from training.agreement import EVALUATION, OPTIMISATION, Judged, bootstrap, statistics
@@ -35,7 +35,7 @@ from training.pool import Pool, PoolConfig, fifths, pool
 from training.promise import coverage
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
-from training.refine import RefineConfig, Round, refine
+from training.refine import RefineConfig, Round, refine, refine_task
 from training.returns import policy_actor, run_real
 from training.tasks import TASKS, Task
 from world_env.spec import JSON
@@ -144,7 +144,7 @@ def place_of(runs: Path, task_id: str, seed: int, change: JSON) -> Path:
 def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed: int) -> None:
     """A twin, made in `base` or read back from there, the pool in it, and what was trained in it; kept in `place`."""
     ledger = StepLedger(base / "twin-real-steps.json")
-    config = refine_config(task, found.real, base, seed)
+    config = refine_task(task, found.real, base, seed)
     last = refine(config, ledger=ledger)[-1]
     if refit:
         last = dataclasses.replace(last, twin=fitted_again(config, last, refit, place / "twin"))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from agreement import LEARN_RUNS, place_of
 from returns import read
 
+from training.collect import play
 from training.episodes import Episode
 from training.policy import load_policy
 from training.pool import Pool
@@ -66,7 +68,7 @@ def main() -> None:
             policy = load_policy(place / f"learned-{number}")
             actors[f"run {number}", "twin"] = policy_actor(policy)
         for (name, trained_in), actor in actors.items():
-            episodes = [lived(actor, found.real, reset, ledger) for reset in SEEDS]
+            episodes = lived(actor, found.real, ledger)
             row = {"task": arguments.task, "seed": seed, "policy": name, "trained_in": trained_in}
             row |= {"column": arguments.column} | moved_and_missed(episodes, twin, arguments.column)
             rows.append(row)
@@ -77,21 +79,14 @@ def main() -> None:
     write_results(arguments.out, tree | {"rows": kept + rows})
 
 
-def lived(actor: Actor, real: RealConfig, seed: int, ledger: StepLedger) -> Episode:
-    """One real episode of a policy, up to `LONGEST` steps of it."""
-    env = make_real(real, purpose="spot_check", ledger=ledger)
-    seen, actions, rewards = [env.reset(seed=seed)[0]], [], []
-    ended = truncated = False
-    while not (ended or truncated) and len(actions) < LONGEST:
-        action = actor(seen[-1][None], np.arange(1))[0]
-        observation, reward, ended, truncated, _ = env.step(action)
-        seen.append(observation)
-        actions.append(action)
-        rewards.append(reward)
-    env.close()
-    return Episode(
-        np.array(seen), np.array(actions), np.array(rewards), ended, not ended, seed=seed
-    )
+def lived(actor: Actor, real: RealConfig, ledger: StepLedger) -> list[Episode]:
+    """A policy's real episodes, up to `LONGEST` steps of each."""
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        return actor(observation[None], np.arange(1))[0]
+
+    with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
+        return [play(env, act, seed, LONGEST) for seed in SEEDS]
 
 
 def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:
@@ -99,7 +94,7 @@ def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:
     data = encode_episodes(episodes, twin.codec)
     batch = data.gather(torch.arange(len(data.left)), 1)
     before, after = batch.observations[OBSERVATION][:, :, column].unbind(1)
-    predicted, rewards = one_step(twin.model, batch)
+    predicted, rewards = mean_step(twin.model, batch)
     miss = predicted[:, column] - after
     turns = [np.sign(part.actions[1:]) != np.sign(part.actions[:-1]) for part in episodes]
     return {
@@ -114,7 +109,7 @@ def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:
 
 
 @torch.no_grad()
-def one_step(model: WorldModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def mean_step(model: WorldModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, D) next observations and (B,) rewards of all members that begin there, their mean, without noise."""
     context = Context.from_observation(batch.start(), batch.actions.shape[-1])
     seen, paid = [], []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/misses.json` does not exist."
-BOUNDS = (-float("inf"), 0.2, float("inf"))
-"""Mean real rewards of a step that divide the policies of a table."""
+ENOUGH = 0.2
+"""Mean real reward of a step that divides the policies of a table."""
 SHOWN = ("reward", "turned", "change", "miss", "miss_rms", "reward_miss")
 
 
@@ -22,15 +21,15 @@ def misses_section(tree: dict | None) -> str:
     ]
     for task in dict.fromkeys(row["task"] for row in tree["rows"]):
         for place in ("reality", "twin"):
-            for low, high in itertools.pairwise(BOUNDS):
+            for much in (False, True):
                 rows = [
                     row
                     for row in tree["rows"]
                     if (row["task"], row["trained_in"]) == (task, place)
-                    and low <= row["reward"] < high
+                    and (row["reward"] >= ENOUGH) is much
                 ]
                 if rows:
-                    lines.append(_line(task, place, high, rows))
+                    lines.append(_line(task, place, much, rows))
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in tree["rows"]}))
     return "\n".join(
         [
@@ -42,12 +41,11 @@ def misses_section(tree: dict | None) -> str:
     )
 
 
-def _line(task: str, place: str, high: float, rows: list[dict]) -> str:
+def _line(task: str, place: str, much: bool, rows: list[dict]) -> str:
     mean = {name: statistics.fmean(row[name] for row in rows) for name in SHOWN}
     names = len({(row["policy"], row["seed"] if place == "twin" else 0) for row in rows})
-    which = "less" if high < float("inf") else "more"
+    which = f"trained in {'reality' if place == 'reality' else 'the twin'}, {'more' if much else 'less'}"
     return (
-        f"| {task} | {names} trained in {'reality' if place == 'reality' else 'the twin'}, {which} than "
-        f"{BOUNDS[1]} a step | {mean['turned']:.0%} | {mean['change']:.2f} | {mean['miss']:+.3f} "
-        f"| {mean['miss_rms']:.3f} | {mean['reward']:+.2f} | {mean['reward_miss']:+.3f} |"
+        f"| {task} | {names} {which} than {ENOUGH} a step | {mean['turned']:.0%} | {mean['change']:.2f} "
+        f"| {mean['miss']:+.3f} | {mean['miss_rms']:.3f} | {mean['reward']:+.2f} | {mean['reward_miss']:+.3f} |"
     )

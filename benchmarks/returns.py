@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 
-from training.fit import FitConfig, FitWarning
+from training.fit import FitWarning
 from training.learn import LearnConfig, learn
 from training.policy import load_policy
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
-from training.refine import RefineConfig, refine
+from training.refine import refine, refine_task
 from training.returns import (
     Returns,
     bootstrap_mean,
@@ -98,7 +98,7 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
     """All policies of one (task, seed): {"rows", "pairs", "cells"}. A killed cell goes on where it was."""
     task, real = TASKS[task_id], RealConfig(task_id)
     ledger = StepLedger(folder / "twin-real-steps.json")
-    rounds = refine(refine_config(task, real, folder, seed), ledger=ledger)
+    rounds = refine(refine_task(task, real, folder, seed), ledger=ledger)
     last = rounds[-1]
     actors = {"random": (random_actor(last.twin.spec.action_space, JUDGE_SEEDS), StepLedger())}
     actors["ppo_twin"] = (policy_actor(last.policy), ledger)
@@ -118,24 +118,6 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
         pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
     made = {"task": task_id, "seed": seed} | {name: facts()[name] for name in ("commit", "date")}
     return {"rows": rows, "pairs": pairs, "cells": [made]}
-
-
-def refine_config(task: Task, real: RealConfig, folder: Path, seed: int) -> RefineConfig:
-    """The twin's side of a cell: the one default configuration and the task's row."""
-    return RefineConfig(
-        real=real,
-        out=folder,
-        steps=task.real_steps,
-        rounds=task.rounds,
-        exploration=task.exploration,
-        later_exploration=task.later_exploration,
-        warm_start=task.warm_start,
-        seed=seed,
-        fit=FitConfig(updates=task.updates),
-        learn=LearnConfig(
-            steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed
-        ),
-    )
 
 
 def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:

@@ -19,13 +19,13 @@ import warnings
 from pathlib import Path
 
 import torch
-from returns import merge, read, refine_config
+from returns import merge, read
 
 from training.fit import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
-from training.refine import refine
+from training.refine import refine, refine_task
 from training.returns import policy_actor, run_learned, run_real
 from training.tasks import TASKS, Task
 from world_env.twin import Twin
@@ -68,7 +68,7 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
     twin = shared_twin(
         task_id, seed, {k: v for k, v in change.items() if k in _TASK - _OF_LEARNING}
     )
-    config: LearnConfig = refine_config(task, RealConfig(task_id), Path(), seed).learn
+    config: LearnConfig = refine_task(task, RealConfig(task_id), Path(), seed).learn
     policy = learn(twin, dataclasses.replace(config, **rest))
     reality = run_real(
         policy_actor(policy),
@@ -98,7 +98,7 @@ def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     # Where one round is all, its policy would be thrown away: a short one does.
     short = task if task.rounds > 1 else dataclasses.replace(task, learn_steps=1)
     ledger = StepLedger(folder / "real-steps.json")
-    return refine(refine_config(short, RealConfig(task_id), folder, seed), ledger=ledger)[-1].twin
+    return refine(refine_task(short, RealConfig(task_id), folder, seed), ledger=ledger)[-1].twin
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from training.learn import LearnConfig, learn
 from training.pool import Pool
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
-from training.refine import RefineConfig, Report, Round, refine
+from training.refine import RefineConfig, Report, Round, refine, refine_task
 from training.report import write_report
 from training.returns import policy_actor, random_actor, run_real
 from training.tasks import task_of
@@ -197,24 +197,16 @@ def _judged_twin(config: BuildConfig, last: Round, comparison: JSON, measured: J
 
 
 def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
-    """The rounds that a build runs."""
-    task = task_of(config.env_id)
-    return RefineConfig(
-        real=real,
-        out=Path(config.out),
-        steps=task.real_steps if config.steps is None else config.steps,
-        rounds=task.rounds if config.rounds is None else config.rounds,
-        exploration=config.exploration or task.exploration,
-        later_exploration=task.later_exploration,
-        warm_start=task.warm_start,
-        seed=config.seed,
-        fit=dataclasses.replace(config.fit, updates=config.fit.updates or task.updates),
-        learn=LearnConfig(
-            steps=task.learn_steps if config.learn_steps is None else config.learn_steps,
-            options=task.options,
-            on_uncertain=task.on_uncertain,
-            seed=config.seed,
-        ),
+    """The rounds that a build runs: its task's, but for what it names."""
+    plain = refine_task(task_of(config.env_id), real, Path(config.out), config.seed)
+    learn_steps = plain.learn.steps if config.learn_steps is None else config.learn_steps
+    return dataclasses.replace(
+        plain,
+        steps=plain.steps if config.steps is None else config.steps,
+        rounds=plain.rounds if config.rounds is None else config.rounds,
+        exploration=config.exploration or plain.exploration,
+        fit=dataclasses.replace(config.fit, updates=config.fit.updates or plain.fit.updates),
+        learn=dataclasses.replace(plain.learn, steps=learn_steps),
     )
 
 

@@ -147,9 +147,19 @@ def _derive(seed: int, number: int, stream: int) -> int:
 
 
 def _play(env: gym.Env, exploration: Exploration, seed: int, number: int, limit: int) -> Episode:
-    """One episode of at most `limit` steps, truncated there."""
-    reset_seed = _derive(seed, number, 0)
+    """Episode `number` of a collection."""
     exploration.reset(_derive(seed, number, 1))
+    return play(env, exploration.act, _derive(seed, number, 0), limit, number=number)
+
+
+def play(
+    env: gym.Env, act: Callable[[Any], Any], reset_seed: int, limit: int, *, number: int = 0
+) -> Episode:
+    """One real episode of at most `limit` steps, truncated there.
+
+    act: from an observation to an action, both unbatched. number: of the episode, for the words of errors.
+    Raises DataError where the environment gives what is no number.
+    """
     observation, _ = env.reset(seed=reset_seed)
     seen = [_copy(observation, env.observation_space)]
     actions: list[np.ndarray] = []
@@ -157,7 +167,7 @@ def _play(env: gym.Env, exploration: Exploration, seed: int, number: int, limit:
     terminated = truncated = False
     while not (terminated or truncated):
         _check_finite(seen[-1], rewards, number, reset_seed)
-        action = exploration.act(observation)
+        action = act(observation)
         # Environments may keep, or change, the array that they are given.
         actions.append(np.array(action, dtype=env.action_space.dtype))
         observation, reward, terminated, truncated, _ = env.step(action)

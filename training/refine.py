@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -16,6 +17,7 @@ from training.fit import FitConfig, fit_episodes, updates_for
 from training.learn import LearnConfig, check_counts_from_zero, learn
 from training.milestones import milestones
 from training.real import RealConfig, StepLedger, spec_of
+from training.tasks import Task
 from world_env.errors import InvalidOptionError, StageError
 from world_env.folder import read_json
 from world_env.spec import JSON, WorldSpec
@@ -98,6 +100,24 @@ class RefineConfig:
         return dataclasses.replace(self.learn, seed=self.seed, steps=steps)
 
 
+def refine_task(task: Task, real: RealConfig, out: Path, seed: int) -> RefineConfig:
+    """The rounds of a task's row: the one default configuration, and what the row says."""
+    return RefineConfig(
+        real,
+        out,
+        steps=task.real_steps,
+        rounds=task.rounds,
+        exploration=task.exploration,
+        later_exploration=task.later_exploration,
+        warm_start=task.warm_start,
+        seed=seed,
+        fit=FitConfig(updates=task.updates),
+        learn=LearnConfig(
+            steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed
+        ),
+    )
+
+
 class _Known(TypedDict):
     reward_fn: KnownFunction | None
     termination_fn: KnownFunction | None
@@ -170,7 +190,7 @@ def refine(
             out=folder / "policy",
             warm_start=None if last is None else last.policy_folder,
             callbacks=[milestones(marks, trained_in="learned")],
-            progress=lambda done, wanted, logs: say("learn", done, wanted, logs),
+            progress=partial(say, "learn"),
         )
         clock.append(time.perf_counter())
         seconds = {
@@ -198,7 +218,7 @@ def _others(config: RefineConfig, last: Round, say: Report) -> dict[str, Path]:
                 last.twin,
                 learning,
                 out=folders[name],
-                progress=lambda done, wanted, logs: say("learn", done, wanted, logs),
+                progress=partial(say, "learn"),
             )
     return folders
 
@@ -239,7 +259,7 @@ def _twin(
             "real_steps": sum(map(len, episodes)),
             "seed": config.seed,
         },
-        progress=lambda done, wanted, logs: say("fit", done, wanted, logs),
+        progress=partial(say, "fit"),
         checkpoint=checkpoint,
         warm_start=None if last is None else last.twin,
         **known,
