@@ -26,7 +26,6 @@ from returns import read
 
 from training.agree import Trained, judge, promises_by_kind
 from training.agreement import EVALUATION, OPTIMISATION, Judged, bootstrap, statistics
-from training.episodes import EpisodeStore
 from training.fit import FitConfig, FitWarning, fit_episodes
 from training.learn import learn
 from training.milestones import milestones
@@ -37,6 +36,7 @@ from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, Round, refine, refine_task
 from training.returns import policy_actor, run_real
+from training.rounds import episodes_until
 from training.tasks import TASKS, Task
 from world_env.spec import JSON
 from world_env.twin import Twin
@@ -166,9 +166,8 @@ def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed
 def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> Twin:
     """The last round's twin of another fit to the same data: what the fit is worth, with nothing else changed."""
     if not (out / "twin.json").is_file():
-        stores = [EpisodeStore(config.out / f"round-{n}" / "data") for n in range(config.rounds)]
         wanted = dataclasses.replace(config.fit_of(last.number), **refit)
-        episodes = [episode for store in stores for episode in store.load()]
+        episodes = episodes_until(config.out, last.number)
         checkpoint = out.with_name(".twin.fit.pt")
         twin = fit_episodes(
             episodes,

@@ -35,6 +35,7 @@ from training.returns import (
     run_learned,
     run_real,
 )
+from training.rounds import chosen_until
 from training.tasks import TASKS, Task
 
 EPISODES = 100
@@ -175,7 +176,7 @@ def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> N
             if policy is None:
                 continue
             folder = runs / f"{task_id}-{seed}"
-            actor = policy_actor(load_policy(folder / f"round-{policy['round']}" / "policy"))
+            actor = policy_actor(load_policy(chosen_until(folder, policy["round"])))
             twin = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=StepLedger())
             if twin.mean != policy["real_mean"]:
                 raise SystemExit(

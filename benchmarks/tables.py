@@ -21,6 +21,7 @@ from agreement_tables import agreement_section
 from alarm_table import alarm_section
 from lint_table import lint_section
 from misses_table import misses_section
+from refined_table import refined_section
 from scales_table import scales_section
 from scipy.stats import t as student_t
 from speed_tables import (
@@ -256,6 +257,7 @@ SECTIONS = {
         "learn_table": learn_section,
         "agreement": agreement_section,
         "misses": misses_section,
+        "refined": refined_section,
         "lint": lint_section,
         "scales": scales_section,
     },

@@ -15,7 +15,7 @@ import numpy as np
 from training.agree import Trained, agreement, judge
 from training.compare import MIN_EPISODES, compare
 from training.counterfactual import counterfactual
-from training.episodes import EpisodeStore, split
+from training.episodes import split
 from training.fidelity import open_loop
 from training.fit import FitConfig, fit_episodes
 from training.horizons import measure_horizons
@@ -26,6 +26,7 @@ from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
 from training.refine import RefineConfig, Report, Round, refine, refine_task
 from training.report import write_report
 from training.returns import policy_actor, random_actor, run_real
+from training.rounds import episodes_until
 from training.tasks import task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
@@ -212,11 +213,7 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
 
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:
     """(curves for the page, measures for the twin) on what the last round's twin was not trained on."""
-    episodes = [
-        episode
-        for number in range(last.number + 1)
-        for episode in EpisodeStore(Path(config.out) / f"round-{number}" / "data").load()
-    ]
+    episodes = episodes_until(Path(config.out), last.number)
     share = last.twin.provenance["fit"]["held_out"]
     _, held_out = split(episodes, share, config.seed)
     linear = _linear(episodes, last.twin.spec, share, config.seed)

@@ -93,6 +93,8 @@ def collect(
         spec = spec_from(env, config.real)
         exploration = parse_exploration(config.exploration, spec)
         store = _open(config, spec)
+        for number, length in enumerate(store.lengths):
+            exploration.skip(_derive(config.seed, number, 1), length)
         pending = _Pending(store, own)
         try:
             while (done := store.steps + pending.steps) < config.steps:

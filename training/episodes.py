@@ -195,7 +195,7 @@ class EpisodeStore:
                     "world-env"
                 )
             self.spec = WorldSpec.from_json(self._manifest["spec"])
-            lengths = [int(n) for shard in self._manifest["shards"] for n in shard["lengths"]]
+            lengths = self.lengths
             totals = (self._manifest["episodes"], self._manifest["steps"])
             if totals != (len(lengths), sum(lengths)):
                 raise DataError(
@@ -244,6 +244,11 @@ class EpisodeStore:
     def steps(self) -> int:
         """Steps stored; the real steps spent on them may be more."""
         return int(self._manifest["steps"])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Steps of each episode stored, in order."""
+        return [int(steps) for shard in self._manifest["shards"] for steps in shard["lengths"]]
 
     @property
     def provenance(self) -> JSON:

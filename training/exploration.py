@@ -26,13 +26,16 @@ _STUCK_WIDTH = 2.0
 
 
 class Exploration(Protocol):
-    """Chooses real actions. After `reset` with the same seed it acts the same again."""
+    """Chooses real actions. After the same episodes and `reset` with the same seed it acts the same again."""
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
 
     def act(self, observation: Any) -> Any:
         """An action of the environment's action space for one unbatched observation."""
+
+    def skip(self, seed: int, steps: int) -> None:
+        """Take in an episode of so many steps that was played before a kill, with this seed."""
 
 
 class RandomPolicy:
@@ -49,6 +52,9 @@ class RandomPolicy:
     def act(self, observation: Any) -> Any:
         """A fresh random action."""
         return self._space.sample()
+
+    def skip(self, seed: int, steps: int) -> None:
+        """Nothing: episodes are independent."""
 
 
 class CorrelatedNoise:
@@ -78,6 +84,9 @@ class CorrelatedNoise:
         self._held = target if self._held is None else np.where(switch, target, self._held)
         return self._held.astype(self._space.dtype)
 
+    def skip(self, seed: int, steps: int) -> None:
+        """Nothing: episodes are independent."""
+
     def _target(self) -> np.ndarray:
         target = np.asarray(self._space.sample())
         if not isinstance(self._space, spaces.Box):
@@ -89,7 +98,10 @@ class CorrelatedNoise:
 
 
 class Mixture:
-    """One of several explorations for each whole episode, drawn by weight."""
+    """One of several explorations for each whole episode, so that each makes its share of the steps.
+
+    By steps, not by episodes: else one that stands for a thousand steps leaves little to those that fall after thirty.
+    """
 
     def __init__(self, parts: Sequence[Exploration], weights: Sequence[float]) -> None:
         total = sum(weights)
@@ -100,17 +112,26 @@ class Mixture:
             )
         self._parts = list(parts)
         self._chances = np.asarray(weights, np.float64) / total
-        self._current = self._parts[0]
+        self._steps = np.zeros(len(parts))
+        self._current = 0
 
     def reset(self, seed: int) -> None:
-        """Begin an episode with a part drawn by this seed."""
+        """Begin an episode with the part that is furthest behind its share; drawn by the seed where none is."""
+        behind = self._chances * self._steps.sum() - self._steps
         rng = np.random.default_rng([seed, len(self._parts)])
-        self._current = self._parts[rng.choice(len(self._parts), p=self._chances)]
-        self._current.reset(seed)
+        drawn = rng.choice(len(self._parts), p=self._chances)
+        self._current = int(behind.argmax() if behind.max() >= 0.5 else drawn)
+        self._parts[self._current].reset(seed)
 
     def act(self, observation: Any) -> Any:
-        """What the drawn part does."""
-        return self._current.act(observation)
+        """What the chosen part does."""
+        self._steps[self._current] += 1
+        return self._parts[self._current].act(observation)
+
+    def skip(self, seed: int, steps: int) -> None:
+        """Take in an episode that was played before: whose it was, and that it had so many steps."""
+        self.reset(seed)
+        self._steps[self._current] += steps
 
 
 class SavedPolicy:
@@ -143,6 +164,9 @@ class SavedPolicy:
         )
         self._first = False
         return action
+
+    def skip(self, seed: int, steps: int) -> None:
+        """Nothing: episodes are independent."""
 
     def _with_own_noise(self, act: Any) -> Any:
         # SB3 draws from torch's global generator: ours is lent to it, then the old one put back.

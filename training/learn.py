@@ -16,6 +16,8 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from training.branches import growing_branches
+from training.milestones import at_marks
 from training.policy import (
     NormalizedFeatures,
     algorithm_class,
@@ -71,10 +73,17 @@ class LearnConfig:
     """Learned worlds: share of episodes that begin from a state inside the data."""
     rollout_length: int | None = None
     """Learned worlds: cap on one learned episode; shorter ones visit more starts, values are bootstrapped."""
+    branch_length: int | None = None
+    """Learned worlds: the same for episodes that begin inside the data only; those from true starts go on."""
+    first_branch_length: int | None = None
+    """Learned worlds: branches grow from here to `branch_length` over the first half of the steps; None: no growth."""
     on_uncertain: str = "pessimistic"
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
+    least_noise: float = 0.0
+    """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, so that it still looks for
+    something better."""
     reward: str = "task"
     """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
     normalize: bool = True
@@ -86,6 +95,13 @@ class LearnConfig:
         if self.steps < 1 or self.rows < 1:
             raise InvalidOptionError(
                 f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
+            )
+        if self.first_branch_length is not None and (
+            self.branch_length is None or self.first_branch_length > self.branch_length
+        ):
+            raise InvalidOptionError(
+                f"branches grow from {self.first_branch_length} to {self.branch_length} steps: give a branch_length, "
+                "and a first one that is no longer"
             )
         if self.reward not in ("task", "uncertainty"):
             raise InvalidOptionError(f"reward is {self.reward!r}, expected 'task' or 'uncertainty'")
@@ -126,7 +142,7 @@ def learn(
         model = load_policy(partial, env=env)
         _take_back(model, env, partial)
     elif warm_start is not None:
-        begin_from(model, warm_start, env)
+        begin_from(model, warm_start, env, least_noise=config.least_noise)
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -139,8 +155,14 @@ def learn(
     left = config.steps - (model.num_timesteps if resumed else 0)
     if left > 0:
         # One call, not one a chunk: each rounds up to whole rollouts, and begins its schedules anew.
-        marks = _at_marks(config.steps, mark)
-        model.learn(left, callback=[marks, *callbacks], reset_num_timesteps=not resumed)
+        ours = [at_marks(config.steps, _CHUNKS, mark)]
+        if config.branch_length is not None and config.first_branch_length is not None:
+            ours.append(
+                growing_branches(
+                    config.first_branch_length, config.branch_length, config.steps // 2
+                )
+            )
+        model.learn(left, callback=[*ours, *callbacks], reset_num_timesteps=not resumed)
     mark(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
     env.close()
@@ -185,6 +207,7 @@ def _world(
         on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
         temperature=config.temperature,
         rollout_length=config.rollout_length,
+        branch_length=config.first_branch_length or config.branch_length,
     )
     learned.seed(config.seed)
     if config.reward == "uncertainty":
@@ -323,28 +346,6 @@ def _take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
     set_reward_statistics(env, policy_card(partial)["provenance"]["learn"]["reward_statistics"])
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(_replay_file(partial))
-
-
-def _at_marks(steps: int, mark: Callable[[int], None]) -> BaseCallback:
-    """Calls `mark` with the steps done, between two rollouts, about twenty times over `steps`."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    chunk = -(-steps // _CHUNKS)
-
-    class Marks(BaseCallback):
-        def _on_training_start(self) -> None:
-            self.marked = self.model.num_timesteps // chunk
-
-        def _on_rollout_start(self) -> None:
-            done = self.model.num_timesteps
-            if done // chunk > self.marked:
-                self.marked = done // chunk
-                mark(done)
-
-        def _on_step(self) -> bool:
-            return True
-
-    return Marks()
 
 
 def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:

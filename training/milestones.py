@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,3 +33,25 @@ def milestones(
             return True
 
     return Milestones()
+
+
+def at_marks(steps: int, times: int, mark: Callable[[int], None]) -> BaseCallback:
+    """Calls `mark` with the steps done, between two rollouts, about so many times over `steps`."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    chunk = -(-steps // times)
+
+    class Marks(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.marked = self.model.num_timesteps // chunk
+
+        def _on_rollout_start(self) -> None:
+            done = self.model.num_timesteps
+            if done // chunk > self.marked:
+                self.marked = done // chunk
+                mark(done)
+
+        def _on_step(self) -> bool:
+            return True
+
+    return Marks()

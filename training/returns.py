@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,8 @@ Actor = Callable[[Any, np.ndarray], np.ndarray]
 Watch = Callable[[Any, StepResult, np.ndarray], None]
 """(observations left, what the step showed, (B,) bool rows that were stepped): sees every learned step."""
 
+_PART = "reward_"
+
 
 @dataclass(frozen=True)
 class Returns:
@@ -31,12 +35,15 @@ class Returns:
 
     values: (N,) one return an episode. lengths: (N,) steps. first: the N first observations, batched.
     past_threshold: share of learned steps past the twin's uncertainty threshold; None in reality.
+    parts: in reality, what the environment itself says that its rewards consist of (every number of `info` whose name
+        begins with "reward_", as MuJoCo's tell), summed: name -> (N,); a twin predicts only their sum.
     """
 
     values: np.ndarray
     lengths: np.ndarray
     first: Any
     past_threshold: float | None = None
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -107,29 +114,44 @@ def run_real(
     current = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
     first = _stack(current)
     values, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
+    parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(envs)))
     running = np.arange(len(envs))
     while len(running):
         actions = actor(_stack([current[row] for row in running]), running)
         still = []
         for row, action in zip(running, actions, strict=True):
-            current[row], reward, terminated, truncated, _ = envs[row].step(action)
+            current[row], reward, terminated, truncated, info = envs[row].step(action)
             values[row] += float(reward)
             lengths[row] += 1
+            for name, part in info.items():
+                if name.startswith(_PART) and isinstance(part, Real):
+                    parts[name][row] += float(part)
             if not (terminated or truncated):
                 still.append(row)
         running = np.array(still, int)
     for env in envs:
         env.close()
-    return Returns(values, lengths, first)
+    return Returns(values, lengths, first, parts=dict(parts))
 
 
 def run_learned(
-    actor: Actor, twin: Twin, first: Any, *, seed: int = 0, watch: Watch | None = None
+    actor: Actor,
+    twin: Twin,
+    first: Any,
+    *,
+    seed: int = 0,
+    watch: Watch | None = None,
+    on_uncertain: str = "ignore",
 ) -> Returns:
-    """One learned episode from each given first observation, judged with `on_uncertain="ignore"`."""
+    """One learned episode from each given first observation.
+
+    on_uncertain: of SimulatorConfig; whoever judges leaves it at "ignore". A twin without a threshold has no other.
+    """
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     check_horizon(twin)
-    simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(uncertainty=True))
+    rule = "ignore" if twin.uncertainty_threshold is None else on_uncertain
+    config = SimulatorConfig(uncertainty=True, on_uncertain=rule)
+    simulator = Simulator(twin, rows, seed=seed, config=config)
     observation = simulator.reset(options={"observation": first})
     values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
     while not simulator.finished.all():

@@ -21,6 +21,7 @@ class Task:
     pool_steps: real steps of each on-policy and of each off-policy run of the task's pool.
     pool_episodes: judged real episodes of each of its policies; more where 100 do not tell their order.
     scripted: a policy written by hand, as "module:function"; None: none is known.
+    termination: the true termination function, likewise, for comparisons with what a twin learned of it.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     """
 
@@ -41,6 +42,7 @@ class Task:
     pool_steps: tuple[int, int] = (200_000, 20_000)
     pool_episodes: int = 100
     scripted: str | None = None
+    termination: str | None = None
     bundled: bool = True
 
 
@@ -123,6 +125,19 @@ TASKS: dict[str, Task] = {
         learn_steps=400_000,
         offpolicy="SAC",
         pool_steps=(400_000, 12_000),
+    ),
+    "Hopper-v5": Task(
+        "hopper",
+        100_000,
+        rounds=10,
+        exploration="mix:0.5*random+0.5*held:5",
+        warm_start=True,
+        learn_steps=300_000,
+        offpolicy="SAC",
+        many_steps=1_000_000,
+        pool_steps=(400_000, 12_000),
+        termination="training.known:hopper_falls",
+        bundled=False,
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""

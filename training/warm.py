@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
 _FIRST_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.value_net.0")
 
 
-def begin_from(model: BaseAlgorithm, folder: Path, env: VecEnv) -> None:
+def begin_from(
+    model: BaseAlgorithm, folder: Path, env: VecEnv, *, least_noise: float = 0.0
+) -> None:
     """Give a fresh algorithm the weights of a policy in a folder, and its worlds the scale of that policy's rewards.
 
     Weights of an actor-critic policy are rewritten for the fresh one's normalisation, which knows more data; other
     policies keep the older one. The optimiser and the schedules begin anew.
+    least_noise: deviation of a Gaussian policy's actions to begin with, at least.
     Raises InvalidOptionError for a policy of another algorithm or other networks.
     """
     older = load_policy(folder)
@@ -39,6 +43,9 @@ def begin_from(model: BaseAlgorithm, folder: Path, env: VecEnv) -> None:
             f"the policy {folder} has other networks than this training ({error}): begin from a policy with the same "
             "policy_kwargs"
         ) from error
+    noise = getattr(model.policy, "log_std", None)
+    if noise is not None and least_noise > 0.0:
+        noise.data.clamp_(min=math.log(least_noise))
     set_reward_statistics(env, policy_card(folder)["provenance"]["learn"].get("reward_statistics"))
 
 

@@ -30,6 +30,8 @@ class SimulatorConfig:
 
     horizon: steps from the real start until truncation; None: the twin's.
     rollout_length: cap on one learned rollout, from wherever it began; None: none.
+    branch_length: the same for those that began inside the data (`dataset_starts`) only, so that rollouts from real
+        starts go on to the horizon; None: none.
     termination: "threshold" (the twin's) or "sample" (by the predicted probability).
     on_uncertain: what happens past the uncertainty threshold. "pessimistic" terminates and pays the lowest reward in
         the data for every step left, so that leaving the data never pays.
@@ -44,6 +46,7 @@ class SimulatorConfig:
 
     horizon: int | None = None
     rollout_length: int | None = None
+    branch_length: int | None = None
     termination: str = "threshold"
     on_uncertain: str = "ignore"
     uncertainty_threshold: float | None = None
@@ -62,7 +65,11 @@ class SimulatorConfig:
                 raise InvalidOptionError(
                     f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}"
                 )
-        for name, length in (("horizon", self.horizon), ("rollout_length", self.rollout_length)):
+        for name, length in (
+            ("horizon", self.horizon),
+            ("rollout_length", self.rollout_length),
+            ("branch_length", self.branch_length),
+        ):
             if length is not None:
                 whole_number(length, name)
         if self.uncertainty not in (None, True, False, "full"):
@@ -162,6 +169,10 @@ class Limits:
             if rule in ("terminate", "pessimistic"):
                 terminated = terminated | cut
         moved = True if stepped is None else stepped
+        branch = self.config.branch_length
+        if branch is not None:
+            # Of those that began inside the data more steps have passed since the real start than since they began.
+            end[(age >= branch) & (elapsed > age) & moved & (end == 0)] = _ROLLOUT
         for limit, steps, code in (
             (self.config.rollout_length, age, _ROLLOUT),
             (self.horizon, elapsed, _HORIZON),

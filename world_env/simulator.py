@@ -36,15 +36,8 @@ from world_env.rows import Seeds, Snapshot, as_index, as_mask, both, reseeded, r
 from world_env.starts import draw_starts, given_starts, reset_options
 from world_env.twin import KnownFunction, Twin, home_of, load_cached
 
-__all__ = [
-    "ENDS",
-    "ON_UNCERTAIN",
-    "Simulator",
-    "SimulatorConfig",
-    "Snapshot",
-    "StepResult",
-    "open_simulator",
-]
+__all__ = ["ENDS", "ON_UNCERTAIN", "Simulator", "SimulatorConfig", "Snapshot",
+           "StepResult", "open_simulator"]  # fmt: skip
 
 _CACHE = "cache."
 """State entries with this prefix can be rebuilt by the model; snapshots leave them out."""
@@ -97,6 +90,11 @@ class Simulator:
         self._counters = np.zeros((2, num_rows), np.int64)
         self._state: State | None = None
         self.finished = np.ones(num_rows, bool)
+
+    def set_branch_length(self, length: int) -> None:
+        """Another `branch_length` from the next step on: curricula let branches grow."""
+        self.config = dataclasses.replace(self.config, branch_length=length)
+        self._limits = dataclasses.replace(self._limits, config=self.config)
 
     # -- reset ---------------------------------------------------------------------------------------------------
 

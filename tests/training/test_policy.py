@@ -42,9 +42,10 @@ def actions_of(exploration: Any, seed: int, steps: int = 40) -> np.ndarray:
 @pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
 @pytest.mark.parametrize("text", ["random", "held:8", "mix:0.5*random+0.5*held:8"])
 def test_the_same_seed_acts_the_same_and_within_the_space(text: str, space: spaces.Space) -> None:
-    exploration = parse_exploration(text, WorldSpec(OBSERVATIONS, space))
+    exploration, again = (parse_exploration(text, WorldSpec(OBSERVATIONS, space)) for _ in range(2))
     first, other = actions_of(exploration, 3), actions_of(exploration, 4)
-    np.testing.assert_array_equal(first, actions_of(exploration, 3))
+    np.testing.assert_array_equal(first, actions_of(again, 3))
+    np.testing.assert_array_equal(other, actions_of(again, 4))
     assert (first != other).any()
     for _ in range(20):
         assert space.contains(exploration.act(np.zeros(3, np.float32)))
@@ -66,12 +67,43 @@ def test_held_actions_last_as_long_as_asked_and_reach_the_bounds() -> None:
     assert 0.35 < (np.abs(actions) == 2).mean() < 0.65
 
 
-def test_a_mixture_keeps_one_part_for_a_whole_episode() -> None:
+def held_throughout(actions: np.ndarray) -> bool:
+    return bool((np.ptp(actions, axis=0) == 0).all())
+
+
+def test_a_mixture_keeps_one_part_for_a_whole_episode_and_to_their_shares() -> None:
     exploration = parse_exploration(
         "mix:1*random+3*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
     )
-    held = [(np.ptp(actions_of(exploration, seed), axis=0) == 0).all() for seed in range(400)]
-    assert 0.68 < np.mean(held) < 0.82
+    held = [held_throughout(actions_of(exploration, seed)) for seed in range(400)]
+    assert np.mean(held) == pytest.approx(0.75, abs=0.01)
+
+
+def test_the_shares_of_a_mixture_are_of_steps_and_not_of_episodes() -> None:
+    exploration = parse_exploration(
+        "mix:1*random+1*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    )
+    steps = {True: 0, False: 0}
+    for seed in range(300):
+        exploration.reset(seed)
+        first = np.array([exploration.act(np.zeros(3, np.float32)) for _ in range(10)])
+        held = held_throughout(first)
+        # Whoever holds its action stands for a long time, whoever does not falls at once.
+        for _ in range(190 if held else 0):
+            exploration.act(np.zeros(3, np.float32))
+        steps[held] += 200 if held else 10
+    assert steps[True] / sum(steps.values()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_mixture_that_goes_on_after_a_kill_chooses_as_it_would_have() -> None:
+    text, spec = "mix:1*random+2*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    whole, resumed = (parse_exploration(text, spec) for _ in range(2))
+    lengths = [40, 3, 25, 8, 60, 2, 90, 4]
+    before = [actions_of(whole, seed, length) for seed, length in enumerate(lengths)]
+    for seed, length in enumerate(lengths[:5]):
+        resumed.skip(seed, length)
+    for seed, length in list(enumerate(lengths))[5:]:
+        np.testing.assert_array_equal(before[seed], actions_of(resumed, seed, length))
 
 
 @pytest.mark.parametrize(

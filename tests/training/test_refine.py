@@ -1,7 +1,7 @@
 """Rounds of collect, fit and learn: every real step counted, nothing done twice."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,17 @@ from world_env.errors import InvalidOptionError, StageError
 pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
 
 ROUNDS = 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_episodes() -> Iterator[None]:
+    """What twins think of a policy is told by fewer episodes than usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.keeper.EPISODES", 3)
+        patch.setattr("training.rounds._PROMISED", 3)
+        yield
+
+
 STEPS = 401
 
 
@@ -84,10 +95,12 @@ def test_the_rounds_share_the_wanted_real_steps(
 ) -> None:
     out, rounds, counted = finished
     assert [part.number for part in rounds] == [0, 1]
-    assert counted == {"collect": STEPS}
+    checks = (STEPS - STEPS // 2) // 2
+    assert counted == {"collect": STEPS - checks, "spot_check": checks}
     assert [part.real_steps for part in rounds] == [STEPS // 2, STEPS]
-    stores = [EpisodeStore(out / f"round-{number}" / "data") for number in range(ROUNDS)]
-    assert [store.steps for store in stores] == [STEPS // 2, STEPS - STEPS // 2]
+    folders = ("round-0/data", "round-1/checks", "round-1/data")
+    stored = [EpisodeStore(out / folder).steps for folder in folders]
+    assert stored == [STEPS // 2, checks, STEPS - STEPS // 2 - checks]
 
 
 def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
@@ -112,8 +125,8 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     assert store.provenance["exploration"] == f"policy:{curious}"
     assert rounds[-1].twin.provenance["exploration"] == "random, then policy:{curious}"
     # The last round's data is never collected with: no such policy is trained there.
-    assert not rounds[-1].policy_folder.with_name("policy-curious").exists()
-    assert ledger.by_purpose == {"collect": config.steps}
+    assert not rounds[-1].twin_folder.with_name("policy-curious").exists()
+    assert ledger.total() == config.steps
 
 
 def test_a_refinement_collects_with_a_policy_that_never_saw_the_older_ones(tmp_path: Path) -> None:
@@ -129,7 +142,7 @@ def test_a_refinement_collects_with_a_policy_that_never_saw_the_older_ones(tmp_p
         load_policy(folder).policy.state_dict() for folder in (rounds[0].policy_folder, fresh)
     ]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not rounds[-1].policy_folder.with_name("policy-fresh").exists()
+    assert not rounds[-1].twin_folder.with_name("policy-fresh").exists()
     store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
     assert str(fresh) in store.provenance["exploration"]
 
@@ -146,17 +159,22 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
     ledger = StepLedger()
     rounds = refine(config, ledger=ledger)
     assert [part.real_steps for part in rounds] == [201, 301, 401]
-    assert ledger.by_purpose == {"collect": 401}
+    assert ledger.by_purpose == {"collect": 301, "spot_check": 100}
     fits = [part.twin.provenance for part in rounds]
     assert [fit["fit"]["updates"] for fit in fits] == [20, 10, 10]
     assert [fit.get("warm_start") for fit in fits] == [
         None,
         *(part.twin.fingerprint() for part in rounds[:2]),
     ]
-    cards = [policy_card(part.policy_folder)["provenance"]["learn"] for part in rounds]
+    newest = [part.twin_folder.with_name("policy") for part in rounds]
+    cards = [policy_card(folder)["provenance"]["learn"] for folder in newest]
     assert [card["steps"] for card in cards] == [256, 512, 512]
-    counts = [card["reward_statistics"]["count"] for card in cards]
-    assert counts[1] - counts[0] == counts[2] - counts[1] == pytest.approx(512)
+    counts = {
+        folder: card["reward_statistics"]["count"]
+        for folder, card in zip(newest, cards, strict=True)
+    }
+    for last, folder in zip(rounds[:2], newest[1:], strict=True):
+        assert counts[folder] - counts[last.policy_folder] == pytest.approx(512)
     again = StepLedger()
     assert_same(rounds, refine(config, ledger=again))
     assert again.by_purpose == {}
@@ -193,7 +211,7 @@ def test_a_killed_run_goes_on_to_the_same_result(
     with pytest.raises(Killed):
         refine(tiny(tmp_path), ledger=ledger, report=killed_in(stage, number))
     rounds = refine(tiny(tmp_path), ledger=ledger)
-    assert ledger.by_purpose == {"collect": STEPS}
+    assert ledger.by_purpose == finished[2]
     assert_same(finished[1], rounds)
 
 

@@ -1,0 +1,230 @@
+"""Policies that never saw reality train, round after round, beside what else one could do: MuJoCo, 100,000 real steps.
+
+    python benchmarks/refined.py --tasks Hopper-v5 HalfCheetah-v5 --seeds 0 1 2 --resume
+    python benchmarks/refined.py --tasks Hopper-v5 --seeds 0 --columns ppo_real_long --resume      # one control
+    python benchmarks/refined.py --tasks Hopper-v5 --seeds 102 --change '{"rounds": 5}' --resume   # an arm, tuning seed
+
+A row is one policy of one (task, seed), judged once at the end over the same 100 reset seeds; `rounds` hold what every
+round promised and what its policy earns in reality, judged at the end too, when nothing reads it any more. Columns:
+
+    ppo_twin              PPO, only ever in the twin, rounds as in the task's row (training/tasks.py)
+    ppo_twin_known        the same, with the task's true termination function instead of a learned one
+    sac_twin              SAC in the last twin of `ppo_twin`
+    ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` made in its twins
+    ppo_real_long         the same at 1,000,000 steps: the bar
+    ppo_real_same_steps   PPO in reality, as many steps as the twin cost
+    sac_real_same_steps   SAC in reality, as many
+    random                not trained
+
+Policies in reality get the scales of 5,000 exploring real steps, which count, as those in a twin get the data's.
+`forward_mean`: the reward for going forward alone, where the environment tells it apart (standing still earns about
+1,000 in Hopper). Tuning seeds are 100 to 109; they are never judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from learn_table import normalized_like_a_twin
+from returns import JUDGE_SEEDS, merge, read
+
+from training.fit import FitWarning
+from training.learn import learn
+from training.provenance import facts
+from training.real import RealConfig, StepLedger, spec_of
+from training.refine import RefineConfig, Round, refine, refine_task
+from training.returns import Returns, policy_actor, random_actor, run_real
+from training.tasks import TASKS, Task
+from world_env.spec import JSON
+from world_env.twin import KnownFunction
+
+BENCHMARK = "refined"
+LONG = 1_000_000
+"""Real steps of the bar; tasks whose rows ask for as many are measured here."""
+ROUND_SEEDS = JUDGE_SEEDS[:20]
+"""Reset seeds of the rounds' policies."""
+EXPLORING = 5_000
+SAC_STEPS = 200_000
+COLUMNS = ("ppo_twin", "random", "ppo_real_long", "sac_real_same_steps", "ppo_real_twin_steps", "ppo_real_same_steps",
+           "sac_twin", "ppo_twin_known")  # fmt: skip
+
+
+def main() -> None:
+    """Run the missing rows and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    tasks = [name for name, task in TASKS.items() if task.many_steps >= LONG]
+    parser.add_argument(
+        "--tasks", nargs="+", default=["Hopper-v5", "HalfCheetah-v5"], choices=tasks
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=COLUMNS)
+    parser.add_argument(
+        "--change",
+        type=json.loads,
+        default={},
+        help='what differs from the task\'s row, JSON: fields of RefineConfig, "fit", "learn", "model"',
+    )
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    keep = arguments.resume
+    for task_id in arguments.tasks:
+        for seed in arguments.seeds:
+            for column in arguments.columns:
+                cell = Cell(task_id, seed, arguments.change)
+                stored = read(arguments.out) if keep else None
+                if stored is not None and any(
+                    cell.of(column).items() <= row.items() for row in stored["rows"]
+                ):
+                    continue
+                made = cell.run(column)
+                merge(arguments.out, BENCHMARK, made, keep=keep)
+                keep = True
+                print(json.dumps(made["rows"]), flush=True)
+
+
+def changed(config: RefineConfig, change: JSON) -> RefineConfig:
+    """The configuration with some fields changed; "fit", "learn" and "model" (of the fit) name fields of theirs."""
+    fields = dict(change)
+    fit = fields.pop("fit", {}) | ({"model": fields.pop("model")} if "model" in fields else {})
+    learning = fields.pop("learn", {})
+    if "candidates" in fields:
+        fields["candidates"] = tuple(fields["candidates"])
+    return dataclasses.replace(
+        config,
+        fit=dataclasses.replace(config.fit, **fit),
+        learn=dataclasses.replace(config.learn, **learning),
+        **fields,
+    )
+
+
+def _slug(change: JSON) -> str:
+    """A short name for a change, for its folder."""
+    return hashlib.sha256(json.dumps(change, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def known(name: str | None) -> KnownFunction:
+    """The task's true termination, "module:function"."""
+    if name is None:
+        raise SystemExit("this task has no known termination: leave the column out")
+    module, _, function = name.partition(":")
+    found: KnownFunction = getattr(importlib.import_module(module), function)
+    return found
+
+
+class Cell:
+    """All columns of one (task, seed) and change; their runs lie in one folder."""
+
+    def __init__(self, task_id: str, seed: int, change: JSON) -> None:
+        self.task_id, self.seed, self.change = task_id, seed, change
+        self.task: Task = TASKS[task_id]
+        self.real = RealConfig(task_id)
+        name = "-".join([task_id, str(seed), *([_slug(change)] if change else [])])
+        self.folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
+        self.rounds: list[Round] | None = None
+
+    def of(self, column: str) -> JSON:
+        """What tells a row from all others."""
+        change = self.change if "twin" in column else {}
+        return {"task": self.task_id, "seed": self.seed, "policy": column, "change": change}
+
+    def run(self, column: str) -> JSON:
+        """{"rows", "rounds"} of one column; a killed run goes on where it was."""
+        began = time.perf_counter()
+        ledger = StepLedger(self.folder / f"{column}-real-steps.json")
+        found: list[Round] = []
+        if column == "random":
+            actor, steps = random_actor(spec_of(self.real).action_space, JUDGE_SEEDS), 0
+        elif column in ("ppo_twin", "ppo_twin_known"):
+            found = self.refine(column, ledger)
+            actor, steps = policy_actor(found[-1].policy), found[-1].learned_steps
+        else:
+            actor, steps = self.control(column, ledger)
+        seconds = time.perf_counter() - began
+        reality = run_real(actor, self.real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
+        made = {name: facts()[name] for name in ("commit", "date")}
+        row = self.of(column) | {"learned_steps": steps} | returns_of(reality)
+        row |= {"real_steps": ledger.total(), "real_steps_by_purpose": ledger.by_purpose}
+        row |= {
+            "promise": found[-1].log["promise"] if found else None,
+            "seconds": round(seconds, 1),
+        }
+        rounds = [self.of(column) | self.judged(each) | made for each in found]
+        return {"rows": [row | made], "rounds": rounds}
+
+    def refine(self, column: str, ledger: StepLedger) -> list[Round]:
+        """The rounds of a column, read back where they are finished."""
+        ends = known(self.task.termination) if column == "ppo_twin_known" else None
+        config = changed(
+            refine_task(self.task, self.real, self.folder / column, self.seed), self.change
+        )
+        return refine(config, ledger=ledger, termination_fn=ends)
+
+    def control(self, column: str, ledger: StepLedger) -> tuple[Any, int]:
+        """(actor, steps it learned from) of what one could do instead."""
+        twin = column == "sac_twin"
+        config = refine_task(self.task, self.real, self.folder, self.seed).learn
+        if column.startswith("sac"):
+            steps = SAC_STEPS if twin else self.task.real_steps
+            config = dataclasses.replace(config, algo="SAC", steps=steps, options={})
+        else:
+            steps = {
+                "ppo_real_long": LONG,
+                "ppo_real_same_steps": self.task.real_steps,
+            }.get(column) or self.newest("ppo_twin").learned_steps
+            options = config.options | {"policy_kwargs": normalized_like_a_twin(self.task_id)}
+            config = dataclasses.replace(config, steps=steps, options=options)
+            ledger.count("collect", EXPLORING)
+        if column == "ppo_real_same_steps":
+            config = dataclasses.replace(config, rows=1)
+        world = self.newest("ppo_twin").twin if twin else self.real
+        policy = learn(world, config, out=self.folder / column, ledger=ledger)
+        if twin:
+            ledger.count("collect", self.newest("ppo_twin").real_steps)
+        return policy_actor(policy), steps
+
+    def newest(self, column: str) -> Round:
+        """The last round of a column, with the twin; made now where it is not there."""
+        if self.rounds is None:
+            ledger = StepLedger(self.folder / f"{column}-real-steps.json")
+            self.rounds = self.refine(column, ledger)
+        return self.rounds[-1]
+
+    def judged(self, done: Round) -> JSON:
+        """What a round promised, and what its policy earns in reality: no step of this is counted, nothing reads it."""
+        reality = run_real(
+            policy_actor(done.policy), self.real, ROUND_SEEDS, purpose="judge", ledger=StepLedger()
+        )
+        kept = ("real_steps", "learned_steps", "chosen", "promise", "reality", "seconds")
+        log = {name: done.log[name] for name in kept}
+        return {"round": done.number} | log | returns_of(reality)
+
+
+def returns_of(reality: Returns) -> JSON:
+    """The numbers of a row that were measured."""
+    forward = reality.parts.get("reward_forward")
+    return {
+        "real_mean": reality.mean,
+        "real_ci95": list(reality.ci95()),
+        "forward_mean": None if forward is None else float(forward.mean()),
+        "length_mean": float(reality.lengths.mean()),
+        "episodes": len(reality.values),
+    }
+
+
+if __name__ == "__main__":
+    main()

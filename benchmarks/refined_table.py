@@ -1,0 +1,179 @@
+"""The tables of refined.py, for tables.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+
+from scipy.stats import t as student_t
+
+NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
+SEEDS = (0, 1, 2)
+TUNING = range(100, 110)
+TASKS = ("Hopper-v5", "HalfCheetah-v5")
+WORDS = {
+    "ppo_twin": "PPO, only in the twin",
+    "ppo_twin_known": "the same, true termination",
+    "sac_twin": "SAC, only in its last twin",
+    "ppo_real_twin_steps": "PPO in reality, the twin's steps",
+    "ppo_real_long": "PPO in reality, 1,000,000 steps (the bar)",
+    "ppo_real_same_steps": "PPO in reality, same steps",
+    "sac_real_same_steps": "SAC in reality, same steps",
+    "random": "random",
+}
+FLOORS = {"Hopper-v5": 1_500.0}
+CLOSE = 0.15
+"""Share of the real return within which a promise is to be."""
+_PLAIN = "{}"
+
+
+def refined_section(tree: dict | None) -> str:
+    """The Markdown between the `refined` markers: policies, goals, rounds, and what was tried."""
+    if tree is None:
+        return NOTHING
+    rows = [row for row in tree["rows"] if row["seed"] in SEEDS and not row["change"]]
+    parts = [_policies(task, [row for row in rows if row["task"] == task]) for task in _tasks(rows)]
+    parts += [_goals(rows), _rounds(tree), _tried(tree["rows"]), _missing(rows)]
+    commits = ", ".join(sorted({f"`{row['commit'][:12]}`" for row in tree["rows"]}))
+    parts.append(f"Made at {commits} on {tree['machine']} by `python benchmarks/refined.py`.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _tasks(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys([*TASKS, *sorted({row["task"] for row in rows})]))
+
+
+def _policies(task: str, rows: list[dict]) -> str:
+    lines = [
+        f"**{task}**",
+        "",
+        "| policy | real steps | learned from | real return, mean [95 %] | seed by seed | forward | promise |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for policy, words in WORDS.items():
+        of = sorted((row for row in rows if row["policy"] == policy), key=lambda row: row["seed"])
+        if not of:
+            continue
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:,.0f}" for row in of)
+        forward = [row["forward_mean"] for row in of if row["forward_mean"] is not None]
+        shown = f"{statistics.fmean(forward):,.0f}" if forward else "-"
+        promise = ", ".join(_promise(row) for row in of if row["promise"]) or "-"
+        real, learned = (
+            f"{statistics.fmean(row[name] for row in of):,.0f}"
+            for name in ("real_steps", "learned_steps")
+        )
+        mean = _mean([row["real_mean"] for row in of])
+        lines.append(f"| {words} | {real} | {learned} | {mean} | {each} | {shown} | {promise} |")
+    return "\n".join(lines)
+
+
+def _promise(row: dict) -> str:
+    promise = row["promise"]
+    ends = "" if promise["low"] is None else f" [{promise['low']:,.0f}, {promise['high']:,.0f}]"
+    return f"{row['seed']}: {promise['mean']:,.0f}{ends}"
+
+
+def _mean(values: list[float]) -> str:
+    middle = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{middle:,.0f}"
+    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{middle:,.0f} [{middle - half:,.0f}, {middle + half:,.0f}]"
+
+
+def kept(row: dict) -> bool:
+    """Whether a promise was close enough, or its interval held what came."""
+    promise, real = row["promise"], row["real_mean"]
+    inside = promise["low"] is not None and promise["low"] <= real <= promise["high"]
+    return inside or abs(promise["mean"] - real) <= CLOSE * abs(real)
+
+
+def _goals(rows: list[dict]) -> str:
+    lines = ["| task | goal | measured | verdict |", "|---|---|---|---|"]
+    for task in _tasks(rows):
+        of = {
+            policy: [row for row in rows if (row["task"], row["policy"]) == (task, policy)]
+            for policy in ("ppo_twin", "ppo_real_long")
+        }
+        twin = of["ppo_twin"]
+        if not twin:
+            continue
+        mean = statistics.fmean(row["real_mean"] for row in twin)
+        levels = {"the floor": FLOORS[task]} if task in FLOORS else {}
+        if of["ppo_real_long"]:
+            levels["the bar"] = statistics.fmean(row["real_mean"] for row in of["ppo_real_long"])
+        for name, level in levels.items():
+            verdict = "met" if mean >= level else "**missed**"
+            lines.append(
+                f"| {task} | mean over seeds >= {level:,.0f} ({name}) | {mean:,.0f} | {verdict} |"
+            )
+        good = sum(map(kept, twin))
+        verdict = "met" if good == len(twin) else "**missed**"
+        lines.append(
+            f"| {task} | promise within {CLOSE:.0%} of reality, or its interval covers | {good} of {len(twin)} seeds "
+            f"| {verdict} |"
+        )
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _rounds(tree: dict) -> str:
+    """What every round promised / what its policy earns in reality."""
+    lines = [
+        "| task, seed | after real steps: promised / in reality (judged afterwards) |",
+        "|---|---|",
+    ]
+    found: dict[tuple[str, int], list[dict]] = {}
+    for row in tree["rounds"]:
+        if row["policy"] == "ppo_twin" and not row["change"] and row["seed"] in SEEDS:
+            found.setdefault((row["task"], row["seed"]), []).append(row)
+    for (task, seed), rows in sorted(found.items()):
+        rows.sort(key=lambda row: row["round"])
+        # At most twelve of them, the last one among them.
+        rows = rows[len(rows) - 1 :: -max(1, len(rows) // 12)][::-1]
+        told = "; ".join(
+            f"{row['real_steps']:,}: {row['promise']['mean']:,.0f} / {row['real_mean']:,.0f}"
+            for row in rows
+        )
+        lines.append(f"| {task}, {seed} | {told} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _tried(rows: list[dict]) -> str:
+    """Arms and tuning seeds."""
+    tried = [row for row in rows if row["change"] or row["seed"] in TUNING]
+    if not tried:
+        return ""
+    lines = [
+        "**What was tried**",
+        "",
+        "| task | policy | change | real return by seed | for going forward | promise | commits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for row in tried:
+        key = (row["task"], row["policy"], json.dumps(row["change"], sort_keys=True))
+        found.setdefault(key, []).append(row)
+    for (task, policy, change), of in found.items():
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:,.0f}" for row in of)
+        forward = ", ".join(
+            "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in of
+        )
+        promise = ", ".join(_promise(row) for row in of if row["promise"]) or "-"
+        commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in of}))
+        shown = "as the row stood" if change == _PLAIN else f"`{change}`"
+        lines.append(
+            f"| {task} | {WORDS[policy]} | {shown} | {each} | {forward} | {promise} | {commits} |"
+        )
+    return "\n".join(lines)
+
+
+def _missing(rows: list[dict]) -> str:
+    there = {(row["task"], row["seed"], row["policy"]) for row in rows}
+    left = []
+    for task in _tasks(rows):
+        for policy, words in WORDS.items():
+            seeds = [str(seed) for seed in SEEDS if (task, seed, policy) not in there]
+            if seeds:
+                left.append(f"{task}, {words}: {', '.join(seeds)}")
+    return f"Not measured yet, seeds of: {'; '.join(left)}." if left else ""

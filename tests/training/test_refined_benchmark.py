@@ -1,0 +1,140 @@
+"""The benchmark of refined policies: its changes, its rows against their schema, and its tables."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import jsonschema
+import pytest
+
+from training.fit import FitConfig
+from training.learn import LearnConfig
+from training.real import RealConfig
+from training.refine import RefineConfig
+from training.schedule import refine_task
+from training.tasks import TASKS, Task
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TASK = "Reacher-v5"
+TINY_PPO = {"n_steps": 16, "batch_size": 64, "n_epochs": 1}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module("refined")
+    for name in ("refined", "refined_table", "returns", "learn_table", "timing", "tuning"):
+        sys.modules.pop(name, None)
+
+
+def tiny_task() -> Task:
+    return Task(
+        "tiny", 400, rounds=2, warm_start=True, updates=20, learn_steps=256, many_steps=1_000_000
+    )
+
+
+@pytest.fixture
+def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The script with a task, policies and judging that take seconds."""
+
+    def refined(*arguments: Any) -> RefineConfig:
+        plain = refine_task(*arguments)
+        return script.changed(
+            plain, {"learn": {"rows": 8, "options": TINY_PPO}, "fit": {"batch_size": 40, "validate_every": 10}}
+        )  # fmt: skip
+
+    monkeypatch.setitem(TASKS, TASK, tiny_task())
+    monkeypatch.setattr(script, "refine_task", refined)
+    monkeypatch.setattr(script, "JUDGE_SEEDS", range(50))
+    monkeypatch.setattr(script, "ROUND_SEEDS", range(10))
+    monkeypatch.setattr(script, "LONG", 512)
+    monkeypatch.setattr(script, "EXPLORING", 200)
+    monkeypatch.setattr(script, "SAC_STEPS", 120)
+    monkeypatch.setattr(script, "normalized_like_a_twin", lambda task: {})
+    monkeypatch.setattr("training.keeper.EPISODES", 2)
+    monkeypatch.setattr("training.rounds._PROMISED", 2)
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
+    return script
+
+
+@pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: ModuleType) -> None:
+    made = {}
+    rounds: list[dict[str, Any]] = []
+    for column in ("ppo_twin", "random", "ppo_real_twin_steps", "ppo_real_long", "sac_twin"):
+        cell = small.Cell(TASK, 0, {}).run(column)
+        (made[column],) = cell["rows"]
+        rounds += cell["rounds"]
+    schema = json.loads((BENCHMARKS / "results" / "refined.schema.json").read_text())
+    head = {"benchmark": "refined", "commit": "0" * 40, "date": "2026-01-01", "machine": "any"}
+    head["command"] = "python benchmarks/refined.py"
+    tree = head | {"rows": list(made.values()), "rounds": rounds}
+    for each in [*tree["rows"], *rounds]:
+        each["commit"] = "0" * 40  # a checkout in the making is not clean
+    jsonschema.validate(tree, schema)
+    assert [row["real_steps"] for row in rounds] == [200, 400]
+    assert made["ppo_twin"]["real_steps"] == made["sac_twin"]["real_steps"] == 400
+    assert made["random"]["real_steps"] == made["random"]["learned_steps"] == 0
+    assert made["ppo_twin"]["learned_steps"] == 512
+    assert made["ppo_real_twin_steps"]["real_steps"] == 512 + 200
+    assert made["ppo_real_long"]["real_steps"] == 512 + 200
+    table = importlib.import_module("refined_table").refined_section(tree)
+    assert "PPO, only in the twin | 400 | 512" in table
+    assert "Not measured yet" in table
+
+
+def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
+    plain = RefineConfig(RealConfig(TASK), Path("x"), fit=FitConfig(updates=9))
+    change = {"rounds": 3, "candidates": ["warm", "fresh"], "model": {"members": 2},
+              "fit": {"batch_size": 3}, "learn": {"temperature": 0.5}}  # fmt: skip
+    config = script.changed(plain, change)
+    assert (config.rounds, config.candidates) == (3, ("warm", "fresh"))
+    assert (config.fit.model, config.fit.batch_size, config.fit.updates) == ({"members": 2}, 3, 9)
+    assert config.learn == LearnConfig(temperature=0.5)
+    assert change["learn"] == {"temperature": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("promise", "real", "kept"),
+    [
+        ({"mean": 100.0, "low": None, "high": None}, 110.0, True),
+        ({"mean": 100.0, "low": None, "high": None}, 130.0, False),
+        ({"mean": 100.0, "low": 60.0, "high": 140.0}, 130.0, True),
+        ({"mean": -100.0, "low": None, "high": None}, -90.0, True),
+    ],
+)
+def test_a_promise_is_kept_where_it_is_close_or_its_interval_covers(
+    script: ModuleType, promise: dict[str, float | None], real: float, kept: bool
+) -> None:
+    table = importlib.import_module("refined_table")
+    assert table.kept({"promise": promise, "real_mean": real}) is kept
+
+
+def known_ends() -> list[tuple[str, str]]:
+    return [(name, task.termination) for name, task in TASKS.items() if task.termination]
+
+
+@pytest.mark.parametrize(("env_id", "name"), known_ends())
+def test_known_terminations_are_those_of_reality(env_id: str, name: str) -> None:
+    module, _, function = name.partition(":")
+    ends = getattr(importlib.import_module(module), function)
+    env = gym.make(env_id)
+    env.action_space.seed(0)
+    fallen = 0
+    for seed in range(5):
+        before, _ = env.reset(seed=seed)
+        for _ in range(200):
+            action = env.action_space.sample()
+            after, _, terminated, _, _ = env.step(action)
+            said = ends(before[None], action[None], after[None])
+            assert bool(said[0]) is terminated
+            before = after
+            if terminated:
+                fallen += 1
+                break
+    assert fallen

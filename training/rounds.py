@@ -1,0 +1,361 @@
+"""The rounds of a refinement: collect with the last ones' policies, fit, learn, choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+from training.collect import CollectConfig, collect
+from training.episodes import EpisodeStore
+from training.fit import fit_episodes
+from training.keeper import Keeper, estimate
+from training.learn import learn
+from training.milestones import milestones
+from training.policy import load_policy, policy_card
+from training.promise import promised
+from training.provenance import write_results
+from training.returns import Actor, policy_actor
+from training.schedule import RefineConfig
+from world_env.spec import JSON, WorldSpec
+from world_env.twin import Twin
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from training.episodes import Episode
+    from training.real import StepLedger
+    from world_env.twin import KnownFunction
+
+Report = Callable[[str, int, int, JSON], None]
+"""(stage, done, wanted, logs): called as stages advance."""
+CHECKPOINT = ".fit.pt"
+_CHECK_SEED = 500
+_LOOKS, _LOOKS_WITHOUT = 10, 4
+"""How often a judge looks at a training, and after how many looks without a better estimate it ends."""
+_COMPARED = 8
+"""Newest policies that a round chooses among, with the last choice."""
+_CLEARLY = 0.1
+"""Share of an estimate by which an older policy has to be better than the newest one."""
+_PROMISED = 100
+"""Learned episodes of a promise."""
+_REMEMBERED = 3
+"""Rounds whose misses make the width of a promise."""
+_STAGES = {"early": 0.1, "middle": 0.3}
+"""Shares of a round's learning after which its policy is kept too."""
+
+
+class Known(TypedDict):
+    """Known functions of every twin, as in `training.fit.fit_episodes`."""
+
+    reward_fn: KnownFunction | None
+    termination_fn: KnownFunction | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round left: the newest twin, and of all policies so far the one that is thought best there.
+
+    judge: the twin that no policy trains in; None without one. policy_folder: of the chosen policy, of this round or an
+    earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
+    log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
+    twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"} in the twin), "reality" (what the
+    policy that the last round chose earned in this round's spot checks, {"round", "returns", "promise"}), "seconds"}.
+    """
+
+    number: int
+    twin: Twin
+    judge: Twin | None
+    policy: BaseAlgorithm
+    twin_folder: Path
+    policy_folder: Path
+    real_steps: int
+    learned_steps: int
+    seconds: dict[str, float]
+    log: JSON
+
+
+def episodes_until(out: Path, number: int) -> list[Episode]:
+    """The real episodes of a refinement's rounds up to this one, as its twin was fitted to them."""
+    stores = [out / f"round-{n}" / name for n in range(number + 1) for name in ("checks", "data")]
+    return [e for store in stores if EpisodeStore.exists(store) for e in EpisodeStore(store).load()]
+
+
+def chosen_until(out: Path, number: int) -> Path:
+    """Folder of the policy that this round of a finished refinement chose."""
+    log: JSON = json.loads((out / f"round-{number}" / "round.json").read_text(encoding="utf-8"))
+    return out / log["chosen"]
+
+
+@dataclass
+class Rounds:
+    """The rounds so far, and the next one."""
+
+    config: RefineConfig
+    ledger: StepLedger
+    say: Report
+    known: Known
+    spec: WorldSpec
+    rounds: list[Round] = field(default_factory=list)
+    episodes: list[Episode] = field(default_factory=list)
+    policies: dict[str, Path] = field(default_factory=dict)
+    """Name -> folder of all that can be chosen from."""
+    learned_steps: int = 0
+
+    def next_round(self) -> bool:
+        """Whether there was one to run."""
+        number = len(self.rounds)
+        if number == self.config.rounds or self._stale():
+            return False
+        folder = Path(self.config.out) / f"round-{number}"
+        last = self.rounds[-1] if self.rounds else None
+        clock = [time.perf_counter()]
+        reality, exploration = self._collect(number, folder, last)
+        clock.append(time.perf_counter())
+        twin = self._twin(number, folder / "twin", exploration, None if last is None else last.twin)
+        judge = None
+        if self.config.judge:
+            judge = self._twin(
+                number, folder / "judge", exploration, None if last is None else last.judge
+            )
+        clock.append(time.perf_counter())
+        kinds = self.config.candidates if last and self.config.warm_start else ("fresh",)
+        for place, kind in enumerate(kinds):
+            name = f"policy-{kind}" if place else "policy"
+            begin = last.policy_folder if last and kind == "warm" else None
+            self._learn(number, folder / name, twin, judge, begin)
+        clock.append(time.perf_counter())
+        log = self._log(number, folder / "round.json", twin, judge, reality, clock)
+        self.rounds.append(
+            Round(
+                number=number,
+                twin=twin,
+                judge=judge,
+                policy=load_policy(self.policies[log["chosen"]]),
+                twin_folder=folder / "twin",
+                policy_folder=self.policies[log["chosen"]],
+                real_steps=log["real_steps"],
+                learned_steps=self.learned_steps,
+                seconds=log["seconds"],
+                log=log,
+            )
+        )
+        return True
+
+    def _log(
+        self,
+        number: int,
+        path: Path,
+        twin: Twin,
+        judge: Twin | None,
+        reality: JSON | None,
+        clock: list[float],
+    ) -> JSON:
+        """The round's log, with the choice of a policy; what is on disk is not chosen again."""
+        if path.is_file():
+            found: JSON = json.loads(path.read_text(encoding="utf-8"))
+            return found
+        choice = self._choose(twin, judge)
+        clock.append(time.perf_counter())
+        names = ("collect", "fit", "learn", "choose")
+        log = {
+            "round": number,
+            "real_steps": sum(map(len, self.episodes)),
+            "learned_steps": self.learned_steps,
+            **choice,
+            "reality": reality,
+            "seconds": {n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
+        }
+        write_results(path, log)
+        return log
+
+    def _stale(self) -> bool:
+        """Whether the last choices of a policy were all the same."""
+        chosen = [each.policy_folder for each in self.rounds[-self.config.patience - 1 :]]
+        return len(chosen) > self.config.patience and len(set(chosen)) == 1
+
+    def _collect(self, number: int, folder: Path, last: Round | None) -> tuple[JSON | None, str]:
+        """(what the spot checks showed, who explored); the data of both is taken up."""
+        config = self.config
+        share = config.steps_after(number) - config.steps_after(number - 1)
+        checks = config.checks_of(number, self.spec.horizon)
+        reality: JSON | None = None
+        exploration = config.exploration
+        if last is not None:
+            if checks:
+                greedy = f"greedy:{last.policy_folder}"
+                seen = self._play(
+                    folder / "checks", checks, greedy, number + _CHECK_SEED, "spot_check"
+                )
+                reality = _reality(seen, self.spec.horizon, last)
+            exploration = config.later_exploration.format(
+                policy=last.policy_folder, **self._others(last), **_stages(self._newest(last))
+            )
+        self._play(folder / "data", share - checks, exploration, number, "collect")
+        return reality, exploration
+
+    def _play(
+        self, out: Path, steps: int, exploration: str, number: int, purpose: str
+    ) -> list[Episode]:
+        store = collect(
+            CollectConfig(
+                self.config.real,
+                out,
+                steps,
+                exploration,
+                seed=self.config.seed * 1000 + number,
+                purpose=purpose,
+            ),
+            ledger=self.ledger,
+            progress=lambda done, wanted: self.say("collect", done, wanted, {}),
+        )
+        episodes = store.load()
+        self.episodes += episodes
+        return episodes
+
+    def _newest(self, last: Round) -> Path:
+        return last.twin_folder.with_name("policy")
+
+    def _others(self, last: Round) -> dict[str, Path]:
+        """Folders of the policies trained anew in the last twin; those that only collect are trained now."""
+        config = self.config
+        own = config.learn_of(last.number)
+        others = {
+            # Past the threshold is where these two shall go: nothing is cut, and nothing scares them.
+            "curious": dataclasses.replace(own, reward="uncertainty", on_uncertain="ignore"),
+            "bold": dataclasses.replace(
+                own, on_uncertain="truncate", seed=_seed(config, last.number, 700)
+            ),
+            "fresh": dataclasses.replace(own, seed=_seed(config, last.number, 500)),
+        }
+        folders = {name: last.twin_folder.with_name(f"policy-{name}") for name in others}
+        for name, learning in others.items():
+            if (
+                f"{{{name}}}" in config.later_exploration
+                and folders[name] not in self.policies.values()
+            ):
+                learn(last.twin, learning, out=folders[name], progress=partial(self.say, "learn"))
+        return folders
+
+    def _twin(self, number: int, out: Path, exploration: str, older: Twin | None) -> Twin:
+        config = self.config
+        if (out / "twin.json").is_file():
+            return Twin.load(out, **self.known)
+        checkpoint = out.parent / f".{out.name}{CHECKPOINT}"
+        # A policy's folder is a place on this machine; what counts is who acted.
+        shown = exploration
+        if exploration != config.exploration:
+            plain = config.later_exploration == RefineConfig.later_exploration
+            shown = "the previous round's policy" if plain else config.later_exploration
+        twin = fit_episodes(
+            self.episodes,
+            self.spec,
+            config.fit_of(number, out.name),
+            provenance={
+                "real": config.real.to_json(),
+                "exploration": config.exploration
+                if shown == exploration
+                else f"{config.exploration}, then {shown}",
+                "real_steps": sum(map(len, self.episodes)),
+                "seed": config.seed,
+            },
+            progress=partial(self.say, "fit"),
+            checkpoint=checkpoint,
+            warm_start=older if config.warm_start else None,
+            **self.known,
+        )
+        twin.save(out)
+        checkpoint.unlink(missing_ok=True)
+        return Twin.load(out, **self.known)
+
+    def _learn(
+        self, number: int, out: Path, twin: Twin, judge: Twin | None, begin: Path | None
+    ) -> None:
+        """Train one candidate."""
+        learning = self.config.learn_of(number)
+        if out.name != "policy":
+            learning = dataclasses.replace(learning, seed=_seed(self.config, number, 500))
+        marks = {max(1, int(_STAGES[n] * learning.steps)): path for n, path in _stages(out).items()}
+        callbacks: list[BaseCallback] = [milestones(marks, trained_in="learned")]
+        if judge is not None:
+            callbacks.append(
+                Keeper(
+                    [twin, judge],
+                    out.with_name(f"{out.name}-kept"),
+                    every=-(-learning.steps // _LOOKS),
+                    patience=_LOOKS_WITHOUT,
+                    on_uncertain=learning.on_uncertain,
+                    seed=self.config.seed,
+                )
+            )
+        learn(
+            twin,
+            learning,
+            out=out,
+            warm_start=begin,
+            callbacks=callbacks,
+            progress=partial(self.say, "learn"),
+        )
+        self.learned_steps += policy_card(out)["provenance"]["learn"]["done"]
+        self.policies[f"{out.parent.name}/{out.name}"] = out
+
+    def _choose(self, twin: Twin, judge: Twin | None) -> JSON:
+        """{"estimates", "chosen", "promise"}: the policy that twin and judge think best, and what the twin promises."""
+        twins = [twin] if judge is None else [twin, judge]
+        names = list(self.policies)[-_COMPARED:]
+        if self.rounds and (before := self.rounds[-1].log["chosen"]) not in names:
+            names.insert(0, before)
+        rule = self.config.learn.on_uncertain
+        estimates = {}
+        for name in names if len(names) > 1 else []:
+            actor = policy_actor(load_policy(self.policies[name]))
+            estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
+        chosen = _best(estimates) if estimates else names[0]
+        promise = self._promise(policy_actor(load_policy(self.policies[chosen])), twin)
+        return {"estimates": estimates, "chosen": chosen, "promise": promise}
+
+    def _promise(self, actor: Actor, twin: Twin) -> JSON:
+        """What the twin says that a policy earns; the interval is as wide as the last rounds' promises were wrong."""
+        mean = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
+        missed = [
+            abs(each.log["reality"]["promise"] - statistics.fmean(each.log["reality"]["returns"]))
+            for each in self.rounds[-_REMEMBERED:]
+            if each.log["reality"]
+        ]
+        half = max(missed, default=None)
+        ends = (None, None) if half is None else (mean - half, mean + half)
+        return {"mean": mean, "low": ends[0], "high": ends[1]}
+
+
+def _best(estimates: Mapping[str, float]) -> str:
+    """The newest policy, unless an older one is thought better by more than estimates scatter."""
+    *_, newest = estimates
+    best = max(estimates, key=estimates.__getitem__)
+    clear = estimates[best] - estimates[newest] > _CLEARLY * abs(estimates[best])
+    return best if clear else newest
+
+
+def _reality(episodes: list[Episode], horizon: int | None, last: Round) -> JSON | None:
+    """What whole episodes of the last round's choice returned; None where none was whole."""
+    whole = [e for e in episodes if e.terminated or (horizon is not None and len(e) >= horizon)]
+    if not whole:
+        return None
+    returns = [float(e.rewards.sum(dtype=np.float64)) for e in whole]
+    return {"round": last.number, "returns": returns, "promise": last.log["promise"]["mean"]}
+
+
+def _seed(config: RefineConfig, number: int, kind: int) -> int:
+    return 1000 * config.seed + kind + number
+
+
+def _stages(policy: Path) -> dict[str, Path]:
+    return {name: policy.with_name(f"{policy.name}-{name}") for name in _STAGES}
