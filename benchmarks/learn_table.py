@@ -28,7 +28,6 @@ from tuning import TUNING_SEEDS
 
 from training.collect import CollectConfig, collect
 from training.learn import LearnConfig, learn
-from training.policy import NormalizedFeatures
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.returns import policy_actor, run_real
@@ -93,8 +92,13 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     world: Twin | RealConfig
     if task in CONTROL:
         world = RealConfig(task)
-        options["policy_kwargs"] = normalized_like_a_twin(task)
-        config = LearnConfig(steps=steps, rows=rows, seed=seed, options=options)
+        config = LearnConfig(
+            steps=steps,
+            rows=rows,
+            seed=seed,
+            options=options,
+            normalization=exploring_scales(task),
+        )
     else:
         world = Twin.load(TASKS[task].twin)
         config = LearnConfig(
@@ -122,16 +126,13 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     }
 
 
-def normalized_like_a_twin(task: str) -> JSON:
-    """`policy_kwargs` with the scales of 5,000 exploring real steps: what a policy in a twin would get."""
+def exploring_scales(task: str) -> JSON:
+    """{"mean", "scale"} of 5,000 exploring real steps: about what a policy in a twin would get."""
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / task
     store = collect(CollectConfig(RealConfig(task), folder, 5_000, "held:5", TUNING_SEEDS[0]))
     columns = torch.cat([torch.as_tensor(e.observations) for e in store.load()]).numpy()
     mean, scale = robust_scale(columns)
-    return {
-        "features_extractor_class": NormalizedFeatures,
-        "features_extractor_kwargs": {"mean": mean.tolist(), "scale": scale.tolist()},
-    }
+    return {"mean": mean.tolist(), "scale": scale.tolist()}
 
 
 class Checks(BaseCallback):

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learn_table import normalized_like_a_twin
+from learn_table import exploring_scales
 from returns import JUDGE_SEEDS, merge, read
 
 from training.fit import FitWarning
@@ -186,8 +186,8 @@ class Cell:
                 "ppo_real_long": LONG,
                 "ppo_real_same_steps": self.task.real_steps,
             }.get(column) or self.newest("ppo_twin").learned_steps
-            options = config.options | {"policy_kwargs": normalized_like_a_twin(self.task_id)}
-            config = dataclasses.replace(config, steps=steps, options=options)
+            scales = exploring_scales(self.task_id)
+            config = dataclasses.replace(config, steps=steps, normalization=scales)
             ledger.count("collect", EXPLORING)
         if column == "ppo_real_same_steps":
             config = dataclasses.replace(config, rows=1)

@@ -61,7 +61,7 @@ FLOORS = {
         2.5: ["pool", "rounds"],
         2.8: ["agree"],
         3: ["report", "watch", "refine"],
-        4: ["build"],
+        4: ["build", "futures"],
         4.5: ["terminal"],
         4.7: ["data_stages"],
         4.8: ["judge_stages"],

@@ -88,6 +88,8 @@ class LearnConfig:
     """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
     normalize: bool = True
     """Learned worlds: put the data's mean and scale into the policy."""
+    normalization: JSON | None = None
+    """Real worlds, of which no data is known: {"mean", "scale"} of each observation dimension, for the policy."""
     normalize_rewards: bool = True
     """On-policy algorithms learn from rewards over the deviation of discounted returns."""
 
@@ -254,6 +256,8 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
         policy_kwargs["activation_fn"] = getattr(nn, activation)
     if isinstance(world, Twin) and config.normalize:
         policy_kwargs |= normalization_of(world)
+    elif config.normalization is not None:
+        policy_kwargs |= _normalized(config.normalization)
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     if is_image(env.observation_space):
         policy = "CnnPolicy"
@@ -291,9 +295,13 @@ def normalization_of(twin: Twin) -> dict[str, Any]:
     flat = twin.states.last()[OBSERVATION].flatten(1)
     span = flat.amax(0) - flat.amin(0)
     scale = torch.where(span > 0, flat.std(0).maximum(0.05 * span), torch.ones_like(span))
+    return _normalized({"mean": flat.mean(0).tolist(), "scale": scale.tolist()})
+
+
+def _normalized(scales: JSON) -> dict[str, Any]:
     return {
         "features_extractor_class": NormalizedFeatures,
-        "features_extractor_kwargs": {"mean": flat.mean(0).tolist(), "scale": scale.tolist()},
+        "features_extractor_kwargs": scales,
     }
 
 

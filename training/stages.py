@@ -15,6 +15,7 @@ from training.collect import CollectConfig, collect
 from training.data_stages import DATA_STAGES
 from training.exploration import RandomPolicy
 from training.fit import FitConfig, fit
+from training.futures import futures
 from training.judge_stages import JUDGE_STAGES, show_comparison
 from training.learn import LearnConfig, learn
 from training.policy import load_policy
@@ -241,6 +242,48 @@ def watch_stage(
     console.print(f"video: {path}")
 
 
+def futures_stage(
+    twin: str,
+    policy: Path,
+    out: Path,
+    real: str | None = None,
+    after: int = 50,
+    steps: int = 100,
+    number: int = 5,
+    every: int = 1,
+    seed: int = 0,
+) -> None:
+    """What may follow on one real moment, in several futures of the twin, beside what did; as a gif.
+
+    Args:
+        twin: Bundled twin or folder.
+        policy: Folder of the policy.
+        out: The file, .gif or .mp4; the count of real steps is kept beside it.
+        real: Real environment id; without it the one that the twin was made from.
+        after: Real steps before that moment.
+        steps: Steps shown after it, at most.
+        number: Futures.
+        every: Only each so-manieth frame is kept.
+        seed: Of both worlds.
+    """
+    loaded = Twin.load(twin)
+    ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
+    path = futures(
+        loaded,
+        load_policy(policy, expect=loaded.spec),
+        out,
+        real=real_of(loaded, real),
+        after=after,
+        steps=steps,
+        number=number,
+        every=every,
+        seed=seed,
+        ledger=ledger,
+    )
+    ledger.save()
+    console.print(f"video: {path}")
+
+
 def _show(built: Built) -> None:
     show_comparison(built.comparison)
     times = Table("stage", "seconds")
@@ -261,5 +304,6 @@ STAGES: dict[str, Callable[..., int | None]] = {
     "report": report_stage,
     "refine": refine_stage,
     "watch": watch_stage,
+    "futures": futures_stage,
     "twins": twins,
 }

@@ -20,6 +20,7 @@ from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
 from world_env.render import Renderer
 from world_env.simulator import Simulator
+from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
 if TYPE_CHECKING:
@@ -100,26 +101,29 @@ def watch(
     """
     path = Path(out)
     path = path.with_name(path.name + ".gif") if not path.suffix else path
+    # Opened before a real step is spent: where it cannot be written, nothing should be filmed.
+    with beside(path) as fresh:
+        frames = side_by_side(
+            twin, policy, real=real, steps=steps, seed=seed, ledger=ledger, mode=mode
+        )
+        encode_frames(fresh, frames, frame_duration(twin.spec))
+    return path
+
+
+def frame_duration(spec: WorldSpec) -> int:
+    """Milliseconds that one step of this world is shown."""
+    return int(np.clip(1000 * (spec.seconds_per_step or 0.05), _SHORTEST_FRAME, _LONGEST_FRAME))
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, a .gif or an .mp4, renamed to it at the end, removed where that is never reached."""
     if path.suffix not in (".gif", ".mp4"):
         raise InvalidOptionError(f"cannot write {path.name}: expected a name in .gif or .mp4")
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise MissingExtraError(
             "an mp4 needs ffmpeg: pip install imageio-ffmpeg, or choose a name that ends in .gif"
         )
-    seconds = twin.spec.seconds_per_step or 0.05
-    duration = int(np.clip(1000 * seconds, _SHORTEST_FRAME, _LONGEST_FRAME))
-    # Opened before a real step is spent: where it cannot be written, nothing should be filmed.
-    with _beside(path) as fresh:
-        frames = side_by_side(
-            twin, policy, real=real, steps=steps, seed=seed, ledger=ledger, mode=mode
-        )
-        _encode(fresh, frames, duration)
-    return path
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, renamed to it at the end, removed where that is never reached."""
     fresh = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         if path.is_dir():
@@ -248,8 +252,8 @@ def _compose(sides: Sequence[_Side], renderer: Renderer, step: int) -> np.ndarra
     return np.array(canvas)
 
 
-def _encode(path: Path, frames: Sequence[np.ndarray], duration: int) -> None:
-    """duration: milliseconds a frame."""
+def encode_frames(path: Path, frames: Sequence[np.ndarray], duration: int) -> None:
+    """Write equally large (H, W, 3) uint8 frames. duration: milliseconds a frame."""
     if path.suffix == ".mp4":
         import imageio.v3 as imageio
 

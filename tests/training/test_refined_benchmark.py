@@ -55,7 +55,8 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(script, "LONG", 512)
     monkeypatch.setattr(script, "EXPLORING", 200)
     monkeypatch.setattr(script, "SAC_STEPS", 120)
-    monkeypatch.setattr(script, "normalized_like_a_twin", lambda task: {})
+    scales = {"mean": [0.0] * 10, "scale": [2.0] * 10}
+    monkeypatch.setattr(script, "exploring_scales", lambda task: scales)
     monkeypatch.setattr("training.keeper.EPISODES", 2)
     monkeypatch.setattr("training.rounds._PROMISED", 2)
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
