@@ -166,7 +166,7 @@ def build(
     folder = last.twin.save(out / "twin")
     frames = _frames(config, last, ledger)
     _write(out, comparison, ledger)  # again: measuring and filming spend real steps too
-    page = _page(config, last, comparison, curves, seconds, frames)
+    page = _page(config, rounds, last.twin, comparison, curves, seconds, frames)
     return Built(rounds, comparison, seconds, folder, page)
 
 
@@ -267,13 +267,14 @@ def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int
 
 def _page(
     config: BuildConfig,
-    last: Round,
+    rounds: list[Round],
+    twin: Twin,
     comparison: JSON,
     curves: JSON,
     seconds: list[tuple[str, float]],
     frames: list[np.ndarray],
 ) -> Path:
-    provenance = last.twin.provenance | facts() | {"seeds": str(config.seed)}
+    provenance = twin.provenance | facts() | {"seeds": str(config.seed)}
     return write_report(
         Path(config.out) / "report",
         title=f"{config.env_id}: learned and real",
@@ -281,7 +282,8 @@ def _page(
         curves=curves,
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
         frames=frames,
-        fidelity=last.twin.fidelity,
+        fidelity=twin.fidelity,
+        rounds=[part.log for part in rounds],
     )
 
 

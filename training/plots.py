@@ -166,6 +166,53 @@ def survival(fidelity: Any) -> str | None:
     return _svg(figure)
 
 
+def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
+    """What each round of a refinement promised of its choice, and what that earned in the next one's spot checks.
+
+    logs: `training.rounds.Round.log` of each. None where there is only one.
+    """
+    if len(logs) < 2:
+        return None
+    figure, axes = _figure()
+    steps = {log["round"]: log["real_steps"] for log in logs}
+    told = [log["promise"] for log in logs]
+    low, high = (
+        _finite_or_nan([number(part.get(end)) for part in told]) for end in ("low", "high")
+    )
+    places = list(steps.values())
+    axes.fill_between(
+        places, low, high, color=_LEARNED, alpha=0.15, linewidth=0, label="promised, interval"
+    )
+    axes.plot(
+        places,
+        [part["mean"] for part in told],
+        "^-",
+        color=_LEARNED,
+        markersize=4,
+        label="promised",
+    )
+    seen = [(steps[each["round"]], each["returns"]) for log in logs if (each := log.get("reality"))]
+    for place, returns in seen:
+        axes.plot([place] * len(returns), returns, "o", color=_REAL, alpha=0.35, markersize=3)
+    axes.plot(
+        [place for place, _ in seen],
+        [float(np.mean(returns)) for _, returns in seen],
+        "o-",
+        color=_REAL,
+        markersize=4,
+        label="spot checks in reality",
+    )
+    axes.set(xlabel="real steps", ylabel="return of the chosen policy")
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def rounds_picture(logs: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """The same as an SVG file."""
+    uri = rounds(logs)
+    return None if uri is None else base64.b64decode(uri.partition(",")[2])
+
+
 def strip(frames: Sequence[np.ndarray]) -> list[str]:
     """Every frame as a PNG."""
     if not len(frames):

@@ -47,6 +47,10 @@ _PROMISED = (
     "What the twin promised of each policy (bar) and what reality gave (mark); a mark outside of its bar is a broken "
     "promise."
 )
+_ROUNDS = (
+    "What each round's twin promised of the policy chosen there, and what that earned in reality in the next round's "
+    "spot checks. Promises are as uncertain as the last ones were wrong."
+)
 _CURVE = "Error of predictions that never see reality again, on held-out episodes. Lower is better."
 _SURVIVAL = "How many held-out episodes go on, in reality and in the twin under the same actions."
 _EFFECT = "From the same states: how much another action changes, and how wrong the twin is about that change."
@@ -62,6 +66,7 @@ def write_report(
     stages: Sequence[Mapping[str, Any]] = (),
     frames: Sequence[np.ndarray] = (),
     fidelity: JSON | None = None,
+    rounds: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write `report.html` and `report.md`, each whole in itself; returns the HTML file's path.
 
@@ -74,6 +79,7 @@ def write_report(
         in "unit"; None: those that the twin says of itself, if there is one.
     stages: {"stage" (or "name"), "seconds"} in the order they ran.
     frames: (H, W, 3) uint8 each, learned and real side by side, in time order.
+    rounds: logs of the rounds of a refinement, as `training.plots.rounds` takes them.
     fidelity: of the twin: its warnings, agreement, promise, horizons and counterfactuals, as far as it has them.
     Raises MissingExtraError, and StageError for a comparison without rows or an unwritable folder.
     """
@@ -89,7 +95,7 @@ def write_report(
         "summary": summary(comparison, curves),
         "warnings": None if fidelity is None else warnings_of(fidelity),
         "table": [list(_HEAD), *map(_cells, comparison["rows"])],
-        "plots": _plots(comparison, curves, fidelity),
+        "plots": _plots(comparison, curves, fidelity, rounds),
         "sections": _sections(fidelity),
         "strip": plots.strip(frames),
         "errors": error_table(curves),
@@ -195,7 +201,9 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _plots(comparison: JSON, curves: JSON | None, fidelity: Any) -> list[tuple[str, str, str]]:
+def _plots(
+    comparison: JSON, curves: JSON | None, fidelity: Any, rounds: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str, str]]:
     """(picture, what it shows, caption) of every plot whose numbers are there."""
     judged = plots.agreement_scatter(fidelity)
     found = [
@@ -206,6 +214,7 @@ def _plots(comparison: JSON, curves: JSON | None, fidelity: Any) -> list[tuple[s
             _COMPARED,
         ),
         (plots.promises(fidelity), "Promised interval and real return of each policy", _PROMISED),
+        (plots.rounds(rounds), "Promised and real return after each round", _ROUNDS),
         (plots.curve(curves), "Error over the number of steps", _CURVE),
         (plots.survival(fidelity), "Share of episodes that go on, in both worlds", _SURVIVAL),
     ]

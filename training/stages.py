@@ -18,6 +18,7 @@ from training.fit import FitConfig, fit
 from training.futures import futures
 from training.judge_stages import JUDGE_STAGES, show_comparison
 from training.learn import LearnConfig, learn
+from training.plots import rounds_picture
 from training.policy import load_policy
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
@@ -163,10 +164,27 @@ def report_stage(
 
 
 def refine_stage(config: _Flat[RefineConfig]) -> None:
-    """Rounds of collect, fit and learn."""
+    """Rounds of collect, fit, learn and choose; its picture is rounds.svg."""
     ledger = StepLedger(config.out / "real-steps.json")
-    for done in refine(config, ledger=ledger, report=Bars()):
-        console.print(f"round {done.number}: {done.real_steps} real steps, twin {done.twin_folder}")
+    done = refine(config, ledger=ledger, report=Bars())
+    table = Table(
+        "round", "real steps", "chosen policy", "promise", "spot checks of the choice before"
+    )
+    for part in done:
+        promise, reality = part.log["promise"], part.log["reality"] or {}
+        returns = ", ".join(f"{value:.4g}" for value in reality.get("returns", []))
+        ends = "" if promise["low"] is None else f" [{promise['low']:.4g}, {promise['high']:.4g}]"
+        table.add_row(
+            str(part.number),
+            str(part.real_steps),
+            part.log["chosen"],
+            f"{promise['mean']:.4g}{ends}",
+            returns or "-",
+        )
+    console.print(table)
+    if (picture := rounds_picture([part.log for part in done])) is not None:
+        (config.out / "rounds.svg").write_bytes(picture)
+    console.print(f"policy: {done[-1].policy_folder}\ntwin: {done[-1].twin_folder}")
 
 
 def build_stage(

@@ -133,3 +133,26 @@ def test_odd_points_leave_the_others_standing(drawn: list[Any]) -> None:
             rng.choice(odd)
         )
     assert plots.agreement_scatter(fidelity) and plots.promises(fidelity)
+
+
+def test_rounds_show_what_was_promised_and_what_came(drawn: list[Any]) -> None:
+    logs: list[JSON] = [
+        {"round": 0, "real_steps": 100, "promise": {"mean": 50.0, "low": None, "high": None}, "reality": None},
+        {"round": 1, "real_steps": 150, "promise": {"mean": 40.0, "low": 10.0, "high": 70.0},
+         "reality": {"round": 0, "returns": [20.0, 30.0], "promise": 50.0}},
+    ]  # fmt: skip
+    assert plots.rounds(logs)
+    assert [axis.tolist() for axis in series(drawn[0], "promised")] == [[100, 150], [50, 40]]
+    # What the second round saw is of the first one's choice.
+    checks = series(drawn[0], "spot checks in reality")
+    assert [axis.tolist() for axis in checks] == [[100], [25]]
+    assert plots.rounds(logs[:1]) is None
+
+
+def test_the_picture_of_rounds_is_a_file() -> None:
+    promise = {"mean": 1.0, "low": 0.0, "high": 2.0}
+    log: JSON = {"round": 0, "real_steps": 1, "promise": promise, "reality": None}
+    picture = plots.rounds_picture([log, log | {"round": 1, "real_steps": 2}])
+    assert picture is not None
+    assert picture.lstrip().startswith(b"<?xml")
+    assert plots.rounds_picture([log]) is None
