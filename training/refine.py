@@ -52,6 +52,17 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
         folder = Path(config.out) / f"round-{number}"
         twin, wanted = folder / "twin", config.steps_after(number)
         fit = json.loads(json.dumps(dataclasses.asdict(config.fit_of(number))))
+        if (folder / "round.json").is_file():
+            log = json.loads((folder / "round.json").read_text(encoding="utf-8"))
+            other = [
+                name
+                for name, value in config.settings().items()
+                if log["settings"].get(name) != value
+            ]
+            if other:
+                raise StageError(
+                    f"{folder} is a round of another configuration ({', '.join(other)}): {advice}"
+                )
         if (twin / "twin.json").is_file():
             tree = read_json(twin)
             steps = tree["provenance"].get("steps")

@@ -69,7 +69,8 @@ class Round:
     earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
     log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
     twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"} in the twin), "reality" (what the
-    policy that the last round chose earned in this round's spot checks, {"round", "returns", "promise"}), "seconds"}.
+    policy that the last round chose earned in this round's spot checks, {"round", "returns", "promise"}), "settings",
+    "seconds"}.
     """
 
     number: int
@@ -164,7 +165,7 @@ class Rounds:
         if path.is_file():
             found: JSON = json.loads(path.read_text(encoding="utf-8"))
             return found
-        choice = self._choose(twin, judge)
+        choice = self._choose(twin, judge, reality)
         clock.append(time.perf_counter())
         names = ("collect", "fit", "learn", "choose")
         log = {
@@ -173,6 +174,7 @@ class Rounds:
             "learned_steps": self.learned_steps,
             **choice,
             "reality": reality,
+            "settings": self.config.settings(),
             "seconds": {n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
         }
         write_results(path, log)
@@ -308,7 +310,7 @@ class Rounds:
         self.learned_steps += policy_card(out)["provenance"]["learn"]["done"]
         self.policies[f"{out.parent.name}/{out.name}"] = out
 
-    def _choose(self, twin: Twin, judge: Twin | None) -> JSON:
+    def _choose(self, twin: Twin, judge: Twin | None, reality: JSON | None) -> JSON:
         """{"estimates", "chosen", "promise"}: the policy that twin and judge think best, and what the twin promises."""
         twins = [twin] if judge is None else [twin, judge]
         names = list(self.policies)[-_COMPARED:]
@@ -320,17 +322,14 @@ class Rounds:
             actor = policy_actor(load_policy(self.policies[name]))
             estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
         chosen = _best(estimates) if estimates else names[0]
-        promise = self._promise(policy_actor(load_policy(self.policies[chosen])), twin)
+        promise = self._promise(policy_actor(load_policy(self.policies[chosen])), twin, reality)
         return {"estimates": estimates, "chosen": chosen, "promise": promise}
 
-    def _promise(self, actor: Actor, twin: Twin) -> JSON:
+    def _promise(self, actor: Actor, twin: Twin, reality: JSON | None) -> JSON:
         """What the twin says that a policy earns; the interval is as wide as the last rounds' promises were wrong."""
         mean = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
-        missed = [
-            abs(each.log["reality"]["promise"] - statistics.fmean(each.log["reality"]["returns"]))
-            for each in self.rounds[-_REMEMBERED:]
-            if each.log["reality"]
-        ]
+        seen = [*(each.log["reality"] for each in self.rounds), reality][-_REMEMBERED:]
+        missed = [abs(each["promise"] - statistics.fmean(each["returns"])) for each in seen if each]
         half = max(missed, default=None)
         ends = (None, None) if half is None else (mean - half, mean + half)
         return {"mean": mean, "low": ends[0], "high": ends[1]}

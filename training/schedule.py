@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from training.learn import LearnConfig
 from training.real import RealConfig
 from training.tasks import Task
 from world_env.errors import InvalidOptionError
+from world_env.spec import JSON
 
 CANDIDATES = ("warm", "fresh")
 _JUDGE_SEED = 50_000
@@ -80,6 +82,12 @@ class RefineConfig:
             raise InvalidOptionError(
                 f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
             )
+
+    def settings(self) -> JSON:
+        """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
+        names = ("exploration", "later_exploration", "spot_checks", "candidates", "judge", "seed")
+        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
+        return tree
 
     def steps_after(self, number: int) -> int:
         """Real steps that have been collected when round `number` (from 0) is; 0 before the first."""

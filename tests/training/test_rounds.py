@@ -1,0 +1,208 @@
+"""Rounds: what is chosen without asking reality, what spot checks say of promises, and when it is enough."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.episodes import Episode, EpisodeStore
+from training.fit import FitConfig
+from training.learn import LearnConfig
+from training.policy import policy_card
+from training.real import RealConfig, StepLedger
+from training.refine import RefineConfig, refine
+from training.rounds import _best, _reality, chosen_until, episodes_until
+from world_env.errors import InvalidOptionError, StageError
+
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+
+MODEL = {"members": 2, "width": 8, "head_width": 8, "rollout": 2}
+FIT = FitConfig(updates=10, batch_size=32, validate_every=10, model=MODEL)
+LEARN = LearnConfig(steps=256, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1})
+
+
+def config(out: Path, **change: Any) -> RefineConfig:
+    options: dict[str, Any] = {
+        "steps": 600,
+        "rounds": 3,
+        "warm_start": True,
+        "fit": FIT,
+        "learn": LEARN,
+    }
+    return RefineConfig(RealConfig("CartPole-v1"), out, **options | change)
+
+
+@pytest.fixture(autouse=True)
+def few_episodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("training.keeper.EPISODES", 2)
+    monkeypatch.setattr("training.rounds._PROMISED", 2)
+    yield
+
+
+class Thought:
+    """What the twins think of the policies, planned: the value of a look is that of its turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
+        self.values, self.asked = iter(values), 0
+        monkeypatch.setattr("training.rounds.estimate", self)
+
+    def __call__(self, actor: Any, twins: Any, **options: Any) -> float:
+        self.asked += 1
+        self.twins = len(twins)
+        return next(self.values)
+
+
+def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [9.0, 5.0, 9.0, 5.0, 8.5])
+    rounds = refine(config(tmp_path), ledger=StepLedger())
+    first, last = tmp_path / "round-0" / "policy", tmp_path / "round-2" / "policy"
+    # The third is thought worse than the first, but by less than such thoughts scatter.
+    assert [part.policy_folder for part in rounds] == [first, first, last]
+    assert [part.log["estimates"] for part in rounds] == [
+        {},
+        {"round-0/policy": 9.0, "round-1/policy": 5.0},
+        {"round-0/policy": 9.0, "round-1/policy": 5.0, "round-2/policy": 8.5},
+    ]
+    data = EpisodeStore(tmp_path / "round-2" / "data").provenance
+    checks = EpisodeStore(tmp_path / "round-2" / "checks").provenance
+    assert data["exploration"] == f"policy:{first}"
+    assert checks["exploration"] == f"greedy:{first}"
+    assert checks["purpose"] == "spot_check"
+    assert chosen_until(tmp_path, 1) == first
+    # Read back: nobody is asked again.
+    monkeypatch.setattr("training.rounds.estimate", None)
+    again = refine(config(tmp_path), ledger=StepLedger())
+    assert [part.log for part in again] == [part.log for part in rounds]
+
+
+@pytest.mark.parametrize(
+    ("estimates", "best"),
+    [
+        ({"a": 100.0, "b": 95.0}, "b"),
+        ({"a": 100.0, "b": 85.0}, "a"),
+        ({"a": -100.0, "b": -105.0}, "b"),
+        ({"a": -100.0, "b": -120.0}, "a"),
+        ({"a": 1.0, "b": 3.0, "c": 0.0}, "b"),
+    ],
+)
+def test_an_older_policy_has_to_be_clearly_better(estimates: dict[str, float], best: str) -> None:
+    assert _best(estimates) == best
+
+
+def test_a_judge_is_another_fit_to_the_same_data_and_counts_in_every_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thought = Thought(monkeypatch, [1.0, 2.0])
+    judged = config(tmp_path, rounds=2, judge=True, learn=dataclasses.replace(LEARN, steps=1_024))
+    rounds = refine(judged, ledger=StepLedger())
+    assert thought.twins == 2
+    last = rounds[-1]
+    assert last.judge is not None
+    ours, theirs = last.twin.provenance, last.judge.provenance
+    assert ours["steps"] == theirs["steps"] == 600
+    assert ours["fit"]["seed"] != theirs["fit"]["seed"]
+    assert ours["validated_on"] != theirs["validated_on"]
+    assert theirs["warm_start"] == rounds[0].judge.fingerprint()  # type: ignore[union-attr]
+    looks = json.loads((tmp_path / "round-1" / "policy-kept" / "estimates.json").read_text())
+    assert len(looks) > 1
+    with pytest.raises(StageError, match="judge"):
+        refine(dataclasses.replace(judged, judge=False), ledger=StepLedger())
+
+
+def test_each_round_trains_all_candidates_and_may_choose_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [1.0, 2.0, 5.0])
+    asked = config(tmp_path, rounds=2, candidates=("warm", "fresh"))
+    rounds = refine(asked, ledger=StepLedger())
+    fresh = tmp_path / "round-1" / "policy-fresh"
+    assert rounds[-1].policy_folder == fresh
+    assert rounds[-1].learned_steps == 3 * 256
+    seeds = [
+        policy_card(fresh.with_name(name))["provenance"]["learn"]["seed"]
+        for name in ("policy", "policy-fresh")
+    ]
+    assert seeds[0] != seeds[1]
+
+
+def test_it_is_enough_when_no_better_policy_was_found_for_some_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(
+        monkeypatch,
+        [9.0, *[9.0, 1.0] * 1, *[9.0, 1.0, 1.0] * 1, *[9.0] + [1.0] * 3, *[9.0] * 9][1:],
+    )
+    ledger = StepLedger()
+    rounds = refine(config(tmp_path, rounds=6, patience=2), ledger=ledger)
+    assert len(rounds) == 3
+    assert {part.policy_folder for part in rounds} == {tmp_path / "round-0" / "policy"}
+    assert ledger.total() == 300 < 600
+
+
+def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_path: Path) -> None:
+    ledger = StepLedger()
+    rounds = refine(config(tmp_path, steps=3_000), ledger=ledger)
+    assert ledger.by_purpose == {"collect": 2_000, "spot_check": 1_000}
+    assert [part.twin.provenance["steps"] for part in rounds] == [1_000, 2_000, 3_000]
+    assert sum(map(len, episodes_until(tmp_path, 1))) == 2_000
+    assert rounds[0].log["reality"] is None
+    for before, part in itertools.pairwise(rounds):
+        reality = part.log["reality"]
+        assert reality["round"] == before.number
+        assert reality["promise"] == before.log["promise"]["mean"]
+        whole = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").load()
+        returns = [float(e.rewards.sum()) for e in whole if e.terminated or len(e) == 500]
+        assert reality["returns"] == returns
+    first, second, third = (part.log["promise"] for part in rounds)
+    assert (first["low"], first["high"]) == (None, None)
+    misses = [
+        abs(p.log["reality"]["promise"] - np.mean(p.log["reality"]["returns"])) for p in rounds[1:]
+    ]
+    for promise, miss in ((second, misses[0]), (third, max(misses))):
+        assert promise["high"] - promise["mean"] == pytest.approx(miss)
+        assert promise["mean"] - promise["low"] == pytest.approx(miss)
+
+
+def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None:
+    def episode(steps: int, *, terminated: bool) -> Episode:
+        return Episode(
+            np.zeros((steps + 1, 1), np.float32),
+            np.zeros((steps, 1), np.float32),
+            np.ones(steps, np.float32),
+            terminated=terminated,
+            truncated=not terminated,
+        )
+
+    class Last:
+        number = 3
+        log: dict[str, Any] = {"promise": {"mean": 7.0}}
+
+    played = [
+        episode(4, terminated=True),
+        episode(10, terminated=False),
+        episode(3, terminated=False),
+    ]
+    found = _reality(played, 10, Last())  # type: ignore[arg-type]
+    assert found == {"round": 3, "returns": [4.0, 10.0], "promise": 7.0}
+    assert _reality(played[2:], 10, Last()) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"candidates": ("new",)}, "candidates are"),
+        ({"candidates": ()}, "candidates are"),
+        ({"spot_checks": 0.6}, "spot_checks is 0.6"),
+        ({"patience": 0}, "patience 0"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        config(tmp_path, **change)
