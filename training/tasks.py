@@ -124,6 +124,7 @@ TASKS: dict[str, Task] = {
         warm_start=True,
         learn_steps=400_000,
         offpolicy="SAC",
+        many_steps=1_000_000,
         pool_steps=(400_000, 12_000),
     ),
     "Hopper-v5": Task(
