@@ -32,6 +32,8 @@ class Task:
     exploration: str = "random"
     later_exploration: str = "policy:{policy}"
     warm_start: bool = False
+    candidates: tuple[str, ...] = ("warm",)
+    judge: bool = False
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"
@@ -56,6 +58,8 @@ _DQN: JSON = {
     "learning_rate": 1e-3,
     "batch_size": 64,
 }
+
+_TWO_WAYS = "mix:0.5*policy:{policy}+0.5*policy:{fresh}"
 
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
@@ -120,8 +124,10 @@ TASKS: dict[str, Task] = {
         100_000,
         rounds=5,
         exploration="mix:0.5*random+0.5*held:5",
-        later_exploration="mix:0.5*policy:{policy}+0.5*policy:{fresh}",
+        later_exploration=_TWO_WAYS,
         warm_start=True,
+        candidates=("warm", "fresh"),
+        judge=True,
         learn_steps=400_000,
         offpolicy="SAC",
         many_steps=1_000_000,
@@ -130,10 +136,13 @@ TASKS: dict[str, Task] = {
     "Hopper-v5": Task(
         "hopper",
         100_000,
-        rounds=10,
+        rounds=5,
         exploration="mix:0.5*random+0.5*held:5",
+        later_exploration=_TWO_WAYS,
         warm_start=True,
-        learn_steps=300_000,
+        candidates=("warm", "fresh"),
+        judge=True,
+        learn_steps=400_000,
         offpolicy="SAC",
         many_steps=1_000_000,
         pool_steps=(400_000, 12_000),
