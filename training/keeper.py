@@ -18,7 +18,7 @@ from training.policy import load_policy, save_policy
 from training.returns import Actor, policy_actor, run_learned
 from world_env.twin import Twin
 
-EPISODES = 40
+EPISODES = 32
 """Learned episodes in each twin that an estimate is of."""
 _LOG = "estimates.json"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch import nn
 
 from training.branches import growing_branches
 from training.milestones import at_marks
+from training.partial import forget, keep_replay, take_back
 from training.policy import (
     NormalizedFeatures,
     algorithm_class,
@@ -26,7 +26,7 @@ from training.policy import (
     save_policy,
 )
 from training.real import RealConfig, StepLedger, make_real_vec
-from training.warm import begin_from, set_reward_statistics
+from training.warm import begin_from
 from world_env.batch import OBSERVATION
 from world_env.codec import is_image
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
@@ -50,6 +50,7 @@ MANY_ROWS: JSON = {
 """PPO in many rows: many updates on small batches, because large ones are quick per step and slow per return."""
 FEW_ROWS: JSON = MANY_ROWS | {"n_steps": 256, "batch_size": 64}
 """PPO in up to 8 rows, where every step costs a real one."""
+_ROWS = 64
 _LAST_RATE = 0.05
 """Share of the peak learning rate at which on-policy algorithms end."""
 _CHUNKS = 20
@@ -63,8 +64,8 @@ class LearnConfig:
     """Any Stable-Baselines3 (or sb3-contrib) algorithm."""
     steps: int = 200_000
     """Environment steps."""
-    rows: int = 64
-    """Worlds stepped together (off-policy algorithms learn from 1 row)."""
+    rows: int | None = None
+    """Worlds stepped together; None: 64, or 1 for off-policy algorithms, whose `gradient_steps` count for all rows."""
     seed: int = 0
     """Of the policy's weights, its actions and the worlds."""
     options: JSON = field(default_factory=dict)
@@ -94,7 +95,7 @@ class LearnConfig:
     """On-policy algorithms learn from rewards over the deviation of discounted returns."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.rows < 1:
+        if self.steps < 1 or self.worlds < 1:
             raise InvalidOptionError(
                 f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
             )
@@ -107,6 +108,12 @@ class LearnConfig:
             )
         if self.reward not in ("task", "uncertainty"):
             raise InvalidOptionError(f"reward is {self.reward!r}, expected 'task' or 'uncertainty'")
+
+    @property
+    def worlds(self) -> int:
+        """How many are stepped together."""
+        usual = 1 if self.algo in OFF_POLICY else _ROWS
+        return usual if self.rows is None else self.rows
 
 
 def learn(
@@ -142,13 +149,13 @@ def learn(
     if partial is not None and resumed:
         _same(partial, world, described)
         model = load_policy(partial, env=env)
-        _take_back(model, env, partial)
+        take_back(model, env, partial)
     elif warm_start is not None:
         begin_from(model, warm_start, env, least_noise=config.least_noise)
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
-            _keep_replay(model, partial)
+            keep_replay(model, partial)
             said: JSON = {"done": done, "reward_statistics": _reward_statistics(env)}
             _save(model, partial, world, described | said)
         if progress is not None:
@@ -175,9 +182,8 @@ def learn(
         said: JSON = {"done": model.num_timesteps, "seconds": seconds}
         said |= {"reward_statistics": rewards}
         _save(model, Path(out), world, described | said)
-        _remove(partial)
         if partial is not None:
-            _replay_file(partial).unlink(missing_ok=True)
+            forget(partial)
     return model
 
 
@@ -188,7 +194,7 @@ def _world(
 
     from world_env.sb3 import WorldModelVecEnv
 
-    rows = 1 if config.algo in OFF_POLICY else config.rows
+    rows = config.worlds
     if isinstance(world, RealConfig):
         if config.reward != "task":
             raise InvalidOptionError(
@@ -241,7 +247,7 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
 
     options: JSON = {}
     if config.algo == "PPO":
-        options = dict(MANY_ROWS if config.rows > 8 else FEW_ROWS)
+        options = dict(MANY_ROWS if config.worlds > 8 else FEW_ROWS)
     if config.algo in OFF_POLICY:
         # More places than transitions would only make every saving slower.
         options["buffer_size"] = config.steps
@@ -332,30 +338,6 @@ def _reward_statistics(env: VecEnv) -> JSON | None:
     return {name: float(getattr(env.ret_rms, name)) for name in ("mean", "var", "count")}
 
 
-def _replay_file(partial: Path) -> Path:
-    return partial.with_name(f"{partial.name}.replay.pkl")
-
-
-def _keep_replay(model: BaseAlgorithm, partial: Path) -> None:
-    """Beside and renamed, before the policy that goes with it: a kill in between leaves a little more, not less."""
-    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-
-    if isinstance(model, OffPolicyAlgorithm):
-        beside = partial.with_name(f"{partial.name}.replay.new.pkl")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        model.save_replay_buffer(beside)
-        os.replace(beside, _replay_file(partial))
-
-
-def _take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
-    """What a half-trained policy's folder does not hold by itself."""
-    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-
-    set_reward_statistics(env, policy_card(partial)["provenance"]["learn"]["reward_statistics"])
-    if isinstance(model, OffPolicyAlgorithm):
-        model.load_replay_buffer(_replay_file(partial))
-
-
 def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
     card = policy_card(folder)
     stored = card["provenance"].get("learn", {})
@@ -389,10 +371,3 @@ def _side(world: Twin | RealConfig) -> str:
 def _episode_logs(model: BaseAlgorithm) -> JSON:
     recent = [info["r"] for info in model.ep_info_buffer or ()]
     return {"episode_return": sum(recent) / len(recent) if recent else None}
-
-
-def _remove(folder: Path | None) -> None:
-    import shutil
-
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -40,7 +40,7 @@ Report = Callable[[str, int, int, JSON], None]
 """(stage, done, wanted, logs): called as stages advance."""
 CHECKPOINT = ".fit.pt"
 _CHECK_SEED = 500
-_LOOKS, _LOOKS_WITHOUT = 10, 4
+_LOOKS, _LOOKS_WITHOUT = 8, 4
 """How often a judge looks at a training, and after how many looks without a better estimate it ends."""
 _COMPARED = 8
 """Newest policies that a round chooses among, with the last choice."""
@@ -291,7 +291,7 @@ class Rounds:
         if judge is not None:
             callbacks.append(
                 Keeper(
-                    [twin, judge],
+                    [judge],
                     out.with_name(f"{out.name}-kept"),
                     every=-(-learning.steps // _LOOKS),
                     patience=_LOOKS_WITHOUT,

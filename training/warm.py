@@ -46,6 +46,10 @@ def begin_from(
     noise = getattr(model.policy, "log_std", None)
     if noise is not None and least_noise > 0.0:
         noise.data.clamp_(min=math.log(least_noise))
+    # SAC learns its temperature beside the policy.
+    ours, theirs = (getattr(each, "log_ent_coef", None) for each in (model, older))
+    if ours is not None and theirs is not None:
+        ours.data.copy_(theirs.data)
     set_reward_statistics(env, policy_card(folder)["provenance"]["learn"].get("reward_statistics"))
 
 

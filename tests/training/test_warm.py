@@ -200,3 +200,30 @@ def test_a_policy_goes_on_only_from_its_own_kind(tmp_path: Path) -> None:
     wider = TINY.options | {"policy_kwargs": {"net_arch": [8, 8]}}
     with pytest.raises(InvalidOptionError, match="policy_kwargs"):
         learn(twin, dataclasses.replace(TINY, options=wider), warm_start=tmp_path / "older")
+
+
+def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    older = learn(twin, TINY, out=tmp_path / "older")
+    older.policy.log_std.data.fill_(-3.0)
+    older.save(tmp_path / "older" / "policy.zip")
+    env = WorldModelVecEnv(twin, 4)
+    options = {"policy_kwargs": normalization_of(twin)}
+    for least, wanted in ((0.0, np.exp(-3.0)), (0.01, np.exp(-3.0)), (0.4, 0.4)):
+        newer = algorithm_class("PPO")("MlpPolicy", env, **options)
+        begin_from(newer, tmp_path / "older", env, least_noise=least)
+        assert newer.policy.log_std.exp().tolist() == pytest.approx([wanted])
+
+
+def test_sac_goes_on_with_the_temperature_that_it_had_learned(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    config = LearnConfig(algo="SAC", steps=150, rows=4, options={"learning_starts": 40})
+    older: Any = learn(twin, config, out=tmp_path / "older")
+    older.log_ent_coef.data.fill_(-1.5)
+    older.save(tmp_path / "older" / "policy.zip")
+    still = dataclasses.replace(config, options={"learning_starts": 1_000})
+    newer: Any = learn(twin, still, warm_start=tmp_path / "older")
+    assert newer.log_ent_coef.tolist() == pytest.approx([-1.5])
+    # Rows add up to the steps that were asked for, and every one of them is learned from.
+    assert older.n_envs == 4
+    assert 150 <= older.num_timesteps < 154
