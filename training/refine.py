@@ -10,7 +10,7 @@ from training.learn import check_counts_from_zero
 from training.real import StepLedger, spec_of
 from training.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
 from training.schedule import RefineConfig, refine_task
-from world_env.errors import StageError
+from world_env.errors import InvalidOptionError, StageError
 from world_env.folder import read_json
 from world_env.twin import KnownFunction
 
@@ -37,6 +37,11 @@ def refine(
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     spec = spec_of(config.real)
     check_counts_from_zero(spec.action_space)  # before a real step is spent
+    if spec.horizon is None and config.rounds > 1:
+        raise InvalidOptionError(
+            f"{config.real.env_id} has no time limit, so that no policy can be judged in a twin of it, and rounds "
+            'choose by that: give it one, as an argument ("max_episode_steps") or by a wrapper, or run one round'
+        )
     _check_folder(config, known)
     run = Rounds(config, ledger, say, known, spec)
     while run.next_round():

@@ -45,7 +45,7 @@ _LOOKS, _LOOKS_WITHOUT = 8, 4
 _COMPARED = 8
 """Newest policies that a round chooses among, with the last choice."""
 _CLEARLY = 0.1
-"""Share of an estimate by which an older policy has to be better than the newest one."""
+"""Share of an estimate by which another policy has to be better than the newest one that goes on."""
 _PROMISED = 100
 """Learned episodes of a promise."""
 _REMEMBERED = 3
@@ -68,7 +68,8 @@ class Round:
     judge: the twin that no policy trains in; None without one. policy_folder: of the chosen policy, of this round or an
     earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
     log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
-    twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"} in the twin), "reality" (what the
+    twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"} in the twin; None without a time
+    limit), "reality" (what the
     policy that the last round chose earned in this round's spot checks, {"round", "returns", "promise"}), "settings",
     "seconds"}.
     """
@@ -321,12 +322,15 @@ class Rounds:
         for name in names if len(names) > 1 else []:
             actor = policy_actor(load_policy(self.policies[name]))
             estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
-        chosen = _best(estimates) if estimates else names[0]
+        newest = f"round-{len(self.rounds)}/policy"
+        chosen = best_of(estimates, newest) if estimates else newest
         promise = self._promise(policy_actor(load_policy(self.policies[chosen])), twin, reality)
         return {"estimates": estimates, "chosen": chosen, "promise": promise}
 
-    def _promise(self, actor: Actor, twin: Twin, reality: JSON | None) -> JSON:
+    def _promise(self, actor: Actor, twin: Twin, reality: JSON | None) -> JSON | None:
         """What the twin says that a policy earns; the interval is as wide as the last rounds' promises were wrong."""
+        if self.spec.horizon is None:
+            return None  # only where there is one round: nothing hangs on it
         mean = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
         seen = [*(each.log["reality"] for each in self.rounds), reality][-_REMEMBERED:]
         missed = [abs(each["promise"] - statistics.fmean(each["returns"])) for each in seen if each]
@@ -335,9 +339,8 @@ class Rounds:
         return {"mean": mean, "low": ends[0], "high": ends[1]}
 
 
-def _best(estimates: Mapping[str, float]) -> str:
-    """The newest policy, unless an older one is thought better by more than estimates scatter."""
-    *_, newest = estimates
+def best_of(estimates: Mapping[str, float], newest: str) -> str:
+    """The newest policy, unless another one is thought better by more than estimates scatter."""
     best = max(estimates, key=estimates.__getitem__)
     clear = estimates[best] - estimates[newest] > _CLEARLY * abs(estimates[best])
     return best if clear else newest

@@ -171,15 +171,13 @@ def refine_stage(config: _Flat[RefineConfig]) -> None:
         "round", "real steps", "chosen policy", "promise", "spot checks of the choice before"
     )
     for part in done:
-        promise, reality = part.log["promise"], part.log["reality"] or {}
+        promise, reality = part.log["promise"] or {}, part.log["reality"] or {}
         returns = ", ".join(f"{value:.4g}" for value in reality.get("returns", []))
-        ends = "" if promise["low"] is None else f" [{promise['low']:.4g}, {promise['high']:.4g}]"
+        told = f"{promise['mean']:.4g}" if promise else "-"
+        if promise.get("low") is not None:
+            told += f" [{promise['low']:.4g}, {promise['high']:.4g}]"
         table.add_row(
-            str(part.number),
-            str(part.real_steps),
-            part.log["chosen"],
-            f"{promise['mean']:.4g}{ends}",
-            returns or "-",
+            str(part.number), str(part.real_steps), part.log["chosen"], told, returns or "-"
         )
     console.print(table)
     if (picture := rounds_picture([part.log for part in done])) is not None:

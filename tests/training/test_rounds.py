@@ -16,7 +16,7 @@ from training.learn import LearnConfig
 from training.policy import policy_card
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
-from training.rounds import _best, _reality, chosen_until, episodes_until
+from training.rounds import _reality, best_of, chosen_until, episodes_until
 from world_env.errors import InvalidOptionError, StageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
@@ -85,15 +85,30 @@ def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
 @pytest.mark.parametrize(
     ("estimates", "best"),
     [
-        ({"a": 100.0, "b": 95.0}, "b"),
-        ({"a": 100.0, "b": 85.0}, "a"),
-        ({"a": -100.0, "b": -105.0}, "b"),
-        ({"a": -100.0, "b": -120.0}, "a"),
-        ({"a": 1.0, "b": 3.0, "c": 0.0}, "b"),
+        ({"a": 100.0, "new": 95.0}, "new"),
+        ({"a": 100.0, "new": 85.0}, "a"),
+        ({"a": -100.0, "new": -105.0}, "new"),
+        ({"a": -100.0, "new": -120.0}, "a"),
+        ({"a": 1.0, "b": 3.0, "new": 0.0}, "b"),
+        ({"a": 1.0, "new": 95.0, "fresh": 100.0}, "new"),
+        ({"a": 1.0, "new": 80.0, "fresh": 100.0}, "fresh"),
     ],
 )
-def test_an_older_policy_has_to_be_clearly_better(estimates: dict[str, float], best: str) -> None:
-    assert _best(estimates) == best
+def test_another_policy_has_to_be_clearly_better(estimates: dict[str, float], best: str) -> None:
+    assert best_of(estimates, "new") == best
+
+
+def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
+    endless = RealConfig("CartPole-v1", {"max_episode_steps": -1})
+    ledger = StepLedger()
+    several = dataclasses.replace(config(tmp_path), real=endless)
+    with pytest.raises(InvalidOptionError, match=r"no time limit.*one round"):
+        refine(several, ledger=ledger)
+    assert ledger.total() == 0
+    one = dataclasses.replace(several, rounds=1, steps=200, warm_start=False)
+    (done,) = refine(one, ledger=ledger)
+    assert done.log["promise"] is None
+    assert done.policy_folder == tmp_path / "round-0" / "policy"
 
 
 def test_a_judge_is_another_fit_to_the_same_data_and_counts_in_every_choice(
