@@ -31,6 +31,7 @@ import json
 import os
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ class Cell:
         reality = run_real(actor, self.real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
         made = {name: facts()[name] for name in ("commit", "date")}
         row = self.of(column) | {"learned_steps": steps} | returns_of(reality)
-        row |= {"real_steps": ledger.total(), "real_steps_by_purpose": ledger.by_purpose}
+        counted = Counter(ledger.by_purpose) + Counter(self.steps_before(column))
+        row |= {"real_steps": counted.total() - counted["judge"], "real_steps_by_purpose": counted}
         row |= {
             "promise": found[-1].log["promise"] if found else None,
             "seconds": round(seconds, 1),
@@ -188,14 +190,18 @@ class Cell:
             }.get(column) or self.newest("ppo_twin").learned_steps
             scales = exploring_scales(self.task_id)
             config = dataclasses.replace(config, steps=steps, normalization=scales)
-            ledger.count("collect", EXPLORING)
         if column == "ppo_real_same_steps":
             config = dataclasses.replace(config, rows=1)
         world = self.newest("ppo_twin").twin if twin else self.real
         policy = learn(world, config, out=self.folder / column, ledger=ledger)
-        if twin:
-            ledger.count("collect", self.newest("ppo_twin").real_steps)
         return policy_actor(policy), steps
+
+    def steps_before(self, column: str) -> dict[str, int]:
+        """Real steps that lie behind a column and are in no ledger of its own, purpose -> steps."""
+        if column == "sac_twin":
+            spent = StepLedger(self.folder / "ppo_twin-real-steps.json").by_purpose
+            return {purpose: steps for purpose, steps in spent.items() if purpose != "judge"}
+        return {"collect": EXPLORING} if column.startswith("ppo_real") else {}
 
     def newest(self, column: str) -> Round:
         """The last round of a column, with the twin; made now where it is not there."""
