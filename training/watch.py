@@ -252,10 +252,8 @@ def _compose(sides: Sequence[_Side], renderer: Renderer, step: int) -> np.ndarra
     return np.array(canvas)
 
 
-def encode_frames(
-    path: Path, frames: Sequence[np.ndarray], duration: int, *, colours: int = 128
-) -> None:
-    """Write equally large (H, W, 3) uint8 frames. duration: milliseconds a frame. colours: of a gif."""
+def encode_frames(path: Path, frames: Sequence[np.ndarray], duration: int) -> None:
+    """Write equally large (H, W, 3) uint8 frames. duration: milliseconds a frame."""
     if path.suffix == ".mp4":
         import imageio.v3 as imageio
 
@@ -263,7 +261,7 @@ def encode_frames(
         return
     from PIL import Image
 
-    images = [Image.fromarray(frame).quantize(colours) for frame in frames]
+    images = [Image.fromarray(frame).quantize(128) for frame in frames]
     images[0].save(
         path,
         format="GIF",
