@@ -24,7 +24,7 @@ from world_env.twin import Twin
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-_WIDTH, _BAND, _GAP, _COLUMNS = 180, 20, 4, 3
+_WIDTH, _BAND, _GAP, _COLUMNS = 160, 20, 4, 3
 _INK, _REAL, _CUT, _PAPER = (29, 33, 41), (31, 111, 235), (198, 47, 59), (255, 255, 255)
 _VEIL = 0.6
 """How much of a panel is paper once its future is no longer trusted."""
