@@ -82,9 +82,9 @@ class LearnConfig:
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
-    least_noise: float = 0.0
-    """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, so that it still looks for
-    something better."""
+    least_noise: float = 0.4
+    """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
+    action space: what has settled down looks for nothing better."""
     reward: str = "task"
     """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
     normalize: bool = True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from gymnasium.spaces import Box
 
 from training.policy import NormalizedFeatures, load_policy, policy_card
 from world_env.errors import InvalidOptionError
@@ -25,7 +26,7 @@ def begin_from(
 
     Weights of an actor-critic policy are rewritten for the fresh one's normalisation, which knows more data; other
     policies keep the older one. The optimiser and the schedules begin anew.
-    least_noise: deviation of a Gaussian policy's actions to begin with, at least.
+    least_noise: deviation of a Gaussian policy's actions to begin with, at least, in half widths of the action space.
     Raises InvalidOptionError for a policy of another algorithm or other networks.
     """
     older = load_policy(folder)
@@ -43,9 +44,12 @@ def begin_from(
             f"the policy {folder} has other networks than this training ({error}): begin from a policy with the same "
             "policy_kwargs"
         ) from error
-    noise = getattr(model.policy, "log_std", None)
-    if noise is not None and least_noise > 0.0:
-        noise.data.clamp_(min=math.log(least_noise))
+    noise, space = getattr(model.policy, "log_std", None), model.action_space
+    # State-dependent exploration (gSDE) has weights instead of deviations.
+    if noise is not None and noise.ndim == 1 and least_noise > 0.0 and isinstance(space, Box):
+        half = np.subtract(space.high, space.low).flatten() / 2 if space.is_bounded() else 1.0
+        least = torch.as_tensor(np.log(least_noise * half), dtype=noise.dtype)
+        noise.data.copy_(noise.maximum(least))
     # SAC learns its temperature beside the policy.
     ours, theirs = (getattr(each, "log_ent_coef", None) for each in (model, older))
     if ours is not None and theirs is not None:
