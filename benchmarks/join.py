@@ -2,7 +2,7 @@
 
     python benchmarks/join.py benchmarks/results/learn_table.json other.json another.json
 
-The first file is written; it may not exist yet. Rows, pairs and cells keep their own commits and dates; the head names
+The first file is written; it may not exist yet. Rows, pairs, cells and rounds keep their own commits and dates; the head names
 all commands, and the newest file's commit. Rows that are there already are not added twice.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from training.provenance import write_results
 from world_env.spec import JSON
 
-LISTS = ("rows", "pairs", "cells")
+LISTS = ("rows", "pairs", "cells", "rounds")
 
 
 def main() -> None:
