@@ -2,8 +2,8 @@
 
     python benchmarks/join.py benchmarks/results/learn_table.json other.json another.json
 
-The first file is written; it may not exist yet. Rows, pairs, cells and rounds keep their own commits and dates; the head names
-all commands, and the newest file's commit. Rows that are there already are not added twice.
+The first file is written; it may not exist yet. Rows, pairs, cells and rounds keep their own commits and dates; the
+head names all commands, and the newest file's commit. Rows that are there already are not added twice.
 """
 
 from __future__ import annotations
