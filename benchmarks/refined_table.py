@@ -8,6 +8,8 @@ import statistics
 
 from scipy.stats import t as student_t
 
+from training.tasks import task_of
+
 NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
 SEEDS = (0, 1, 2)
 TUNING = range(100, 110)
@@ -173,6 +175,8 @@ def _missing(rows: list[dict]) -> str:
     left = []
     for task in _tasks(rows):
         for policy, words in WORDS.items():
+            if policy == "ppo_twin_known" and task_of(task).termination is None:
+                continue
             seeds = [str(seed) for seed in SEEDS if (task, seed, policy) not in there]
             if seeds:
                 left.append(f"{task}, {words}: {', '.join(seeds)}")
