@@ -42,6 +42,33 @@ def refined_section(tree: dict | None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def refined_summary(tree: dict | None) -> str:
+    """The Markdown between the main page's `refined` markers: tasks on which twins were refined, and their goals."""
+    if tree is None:
+        return NOTHING
+    rows = [row for row in tree["rows"] if row["seed"] in SEEDS and not row["change"]]
+    done = {row["task"] for row in rows if row["policy"] == "ppo_twin"}
+    kept_rows = [row for row in rows if row["task"] in done]
+    parts = [
+        _policies(task, [row for row in kept_rows if row["task"] == task])
+        for task in _tasks(kept_rows)
+        if task in done
+    ]
+    left = [
+        f"{task} (seeds {', '.join(map(str, SEEDS))})" for task in TASKS if task not in done
+    ] + [
+        f"{task} (seed {seed})"
+        for task in _tasks(kept_rows)
+        if task in done
+        for seed in SEEDS
+        if not any(
+            (row["task"], row["policy"], row["seed"]) == (task, "ppo_twin", seed) for row in rows
+        )
+    ]
+    missing = f"Not judged yet: {', '.join(left)}." if left else ""
+    return "\n\n".join(part for part in [*parts, _goals(kept_rows), missing] if part)
+
+
 def _tasks(rows: list[dict]) -> list[str]:
     return list(dict.fromkeys([*TASKS, *sorted({row["task"] for row in rows})]))
 
@@ -106,17 +133,22 @@ def _goals(rows: list[dict]) -> str:
         if of["ppo_real_long"]:
             levels["the bar"] = statistics.fmean(row["real_mean"] for row in of["ppo_real_long"])
         for name, level in levels.items():
-            verdict = "met" if mean >= level else "**missed**"
+            verdict = _verdict(mean >= level, len(twin))
             lines.append(
                 f"| {task} | mean over seeds >= {level:,.0f} ({name}) | {mean:,.0f} | {verdict} |"
             )
         good = sum(map(kept, twin))
-        verdict = "met" if good == len(twin) else "**missed**"
+        verdict = _verdict(good == len(twin), len(twin))
         lines.append(
             f"| {task} | promise within {CLOSE:.0%} of reality, or its interval covers | {good} of {len(twin)} seeds "
             f"| {verdict} |"
         )
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _verdict(met: bool, seeds: int) -> str:
+    so_far = "" if seeds >= len(SEEDS) else f" so far ({seeds} of {len(SEEDS)} seeds)"
+    return f"{'met' if met else '**missed**'}{so_far}"
 
 
 def _rounds(tree: dict) -> str:

@@ -21,7 +21,7 @@ from agreement_tables import agreement_section
 from alarm_table import alarm_section
 from lint_table import lint_section
 from misses_table import misses_section
-from refined_table import refined_section
+from refined_table import refined_section, refined_summary
 from scales_table import scales_section
 from scipy.stats import t as student_t
 from speed_tables import (
@@ -244,7 +244,7 @@ def tuning_section(tree: dict | None) -> str:
 
 
 SECTIONS = {
-    "README.md": {"returns": returns_section},
+    "README.md": {"returns": returns_section, "refined": refined_summary},
     "benchmarks/README.md": {
         "tuning": tuning_section,
         "steps_per_second": steps_section,
