@@ -12,6 +12,7 @@ round promised and what its policy earns in reality, judged at the end too, when
     sac_twin              SAC in the last twin of `ppo_twin`
     ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` made in its twins
     ppo_real_long         the same at 1,000,000 steps: the bar
+    ppo_real_long_few     PPO in reality at 1,000,000 steps in 8 rows, as one would without a twin: the bar where higher
     ppo_real_same_steps   PPO in reality, as many steps as the twin cost
     sac_real_same_steps   SAC in reality, as many
     random                not trained
@@ -56,7 +57,9 @@ ROUND_SEEDS = JUDGE_SEEDS[:20]
 """Reset seeds of the rounds' policies."""
 EXPLORING = 5_000
 SAC_STEPS = 200_000
-COLUMNS = ("ppo_twin", "random", "ppo_real_long", "sac_real_same_steps", "ppo_real_twin_steps", "ppo_real_same_steps",
+ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
+"""Rows of PPO where they are not those in a twin."""
+COLUMNS = ("ppo_twin", "random", "ppo_real_long", "ppo_real_long_few", "sac_real_same_steps", "ppo_real_twin_steps", "ppo_real_same_steps",
            "sac_twin", "ppo_twin_known")  # fmt: skip
 
 
@@ -189,12 +192,13 @@ class Cell:
         else:
             steps = {
                 "ppo_real_long": LONG,
+                "ppo_real_long_few": LONG,
                 "ppo_real_same_steps": self.task.real_steps,
             }.get(column) or self.newest("ppo_twin").learned_steps
             scales = exploring_scales(self.task_id)
             config = dataclasses.replace(config, steps=steps, normalization=scales)
-        if column == "ppo_real_same_steps":
-            config = dataclasses.replace(config, rows=1)
+        if column in ROWS:
+            config = dataclasses.replace(config, rows=ROWS[column])
         world = self.newest("ppo_twin").twin if twin else self.real
         policy = learn(world, config, out=self.folder / column, ledger=ledger)
         return policy_actor(policy), steps

@@ -19,11 +19,13 @@ WORDS = {
     "ppo_twin_known": "the same, true termination",
     "sac_twin": "SAC, only in its last twin",
     "ppo_real_twin_steps": "PPO in reality, the twin's steps",
-    "ppo_real_long": "PPO in reality, 1,000,000 steps (the bar)",
+    "ppo_real_long": "PPO in reality, 1,000,000 steps (a bar)",
+    "ppo_real_long_few": "PPO in reality, 1,000,000 steps in 8 rows (a bar)",
     "ppo_real_same_steps": "PPO in reality, same steps",
     "sac_real_same_steps": "SAC in reality, same steps",
     "random": "random",
 }
+BARS = ("ppo_real_long", "ppo_real_long_few")
 FLOORS = {"Hopper-v5": 1_500.0}
 CLOSE = 0.15
 """Share of the real return within which a promise is to be."""
@@ -123,15 +125,16 @@ def _goals(rows: list[dict]) -> str:
     for task in _tasks(rows):
         of = {
             policy: [row for row in rows if (row["task"], row["policy"]) == (task, policy)]
-            for policy in ("ppo_twin", "ppo_real_long")
+            for policy in ("ppo_twin", *BARS)
         }
         twin = of["ppo_twin"]
         if not twin:
             continue
         mean = statistics.fmean(row["real_mean"] for row in twin)
         levels = {"the floor": FLOORS[task]} if task in FLOORS else {}
-        if of["ppo_real_long"]:
-            levels["the bar"] = statistics.fmean(row["real_mean"] for row in of["ppo_real_long"])
+        bars = [statistics.fmean(row["real_mean"] for row in of[bar]) for bar in BARS if of[bar]]
+        if bars:
+            levels["the higher bar"] = max(bars)
         for name, level in levels.items():
             verdict = _verdict(mean >= level, len(twin))
             lines.append(
