@@ -59,8 +59,17 @@ EXPLORING = 5_000
 SAC_STEPS = 200_000
 ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
 """Rows of PPO where they are not those in a twin."""
-COLUMNS = ("ppo_twin", "random", "ppo_real_long", "ppo_real_long_few", "sac_real_same_steps", "ppo_real_twin_steps", "ppo_real_same_steps",
-           "sac_twin", "ppo_twin_known")  # fmt: skip
+COLUMNS = (
+    "ppo_twin",
+    "random",
+    "ppo_real_long",
+    "ppo_real_long_few",
+    "sac_real_same_steps",
+    "ppo_real_twin_steps",
+    "ppo_real_same_steps",
+    "sac_twin",
+    "ppo_twin_known",
+)
 
 
 def main() -> None:
