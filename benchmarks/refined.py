@@ -203,12 +203,12 @@ class Cell:
                 "ppo_real_long": LONG,
                 "ppo_real_long_few": LONG,
                 "ppo_real_same_steps": self.task.real_steps,
-            }.get(column) or self.newest("ppo_twin").learned_steps
+            }.get(column) or self.newest().learned_steps
             scales = exploring_scales(self.task_id)
             config = dataclasses.replace(config, steps=steps, normalization=scales)
         if column in ROWS:
             config = dataclasses.replace(config, rows=ROWS[column])
-        world = self.newest("ppo_twin").twin if twin else self.real
+        world = self.newest().twin if twin else self.real
         policy = learn(world, config, out=self.folder / column, ledger=ledger)
         return policy_actor(policy), steps
 
@@ -219,11 +219,11 @@ class Cell:
             return {purpose: steps for purpose, steps in spent.items() if purpose != "judge"}
         return {"collect": EXPLORING} if column.startswith("ppo_real") else {}
 
-    def newest(self, column: str) -> Round:
-        """The last round of a column, with the twin; made now where it is not there."""
+    def newest(self) -> Round:
+        """The last round of `ppo_twin`; made now where it is not there."""
         if self.rounds is None:
-            ledger = StepLedger(self.folder / f"{column}-real-steps.json")
-            self.rounds = self.refine(column, ledger)
+            ledger = StepLedger(self.folder / "ppo_twin-real-steps.json")
+            self.rounds = self.refine("ppo_twin", ledger)
         return self.rounds[-1]
 
     def judged(self, done: Round) -> JSON:

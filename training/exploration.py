@@ -35,10 +35,11 @@ class Exploration(Protocol):
         """An action of the environment's action space for one unbatched observation."""
 
     def skip(self, seed: int, steps: int) -> None:
-        """Take in an episode of so many steps that was played before a kill, with this seed."""
+        """Take in an episode of so many steps that was played before a kill, with this seed; most need not."""
+        return None
 
 
-class RandomPolicy:
+class RandomPolicy(Exploration):
     """Every action drawn afresh, uniform over the action space."""
 
     def __init__(self, space: spaces.Space[Any]) -> None:
@@ -53,11 +54,8 @@ class RandomPolicy:
         """A fresh random action."""
         return self._space.sample()
 
-    def skip(self, seed: int, steps: int) -> None:
-        """Nothing: episodes are independent."""
 
-
-class CorrelatedNoise:
+class CorrelatedNoise(Exploration):
     """Random actions that last: each dimension keeps its target for a geometric time.
 
     hold: mean steps that a target is held, at least 1. Half of bounded Box targets are extremes.
@@ -84,9 +82,6 @@ class CorrelatedNoise:
         self._held = target if self._held is None else np.where(switch, target, self._held)
         return self._held.astype(self._space.dtype)
 
-    def skip(self, seed: int, steps: int) -> None:
-        """Nothing: episodes are independent."""
-
     def _target(self) -> np.ndarray:
         target = np.asarray(self._space.sample())
         if not isinstance(self._space, spaces.Box):
@@ -97,7 +92,7 @@ class CorrelatedNoise:
         return np.where(chosen, extreme, target)
 
 
-class Mixture:
+class Mixture(Exploration):
     """One of several explorations for each whole episode, so that each makes its share of the steps.
 
     By steps, not by episodes: else one that stands for a thousand steps leaves little to those that fall after thirty.
@@ -134,7 +129,7 @@ class Mixture:
         self._steps[self._current] += steps
 
 
-class SavedPolicy:
+class SavedPolicy(Exploration):
     """A trained Stable-Baselines3 policy that acts with noise of its own."""
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool = False) -> None:
@@ -164,9 +159,6 @@ class SavedPolicy:
         )
         self._first = False
         return action
-
-    def skip(self, seed: int, steps: int) -> None:
-        """Nothing: episodes are independent."""
 
     def _with_own_noise(self, act: Any) -> Any:
         # SB3 draws from torch's global generator: ours is lent to it, then the old one put back.

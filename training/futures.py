@@ -13,7 +13,7 @@ import numpy as np
 
 from training.real import RealConfig, StepLedger, check_same_spaces, make_real
 from training.returns import policy_actor
-from training.watch import beside, encode_frames, frame_duration
+from training.watch import beside, encode_frames, frame_duration, one_row
 from world_env.codec import row_of
 from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError
@@ -71,13 +71,13 @@ def futures(
         act = policy_actor(policy)
         observation = env.reset(seed=seed)[0]
         for step in range(after):
-            observation, _, terminated, truncated, _ = env.step(act(_rows(observation), _ONE)[0])
+            observation, _, terminated, truncated, _ = env.step(act(one_row(observation), _ONE)[0])
             if terminated or truncated:
                 raise InvalidOptionError(
                     f"the real episode ended after {step + 1} steps, before the moment {after}: choose an earlier one, "
                     "another seed, or a better policy"
                 )
-        learned = _branched(twin, observation, after, number, seed)
+        learned = _branched(twin, observation, number, seed)
         panels = [_Panel("reality", observation)]
         panels += [_Panel(f"future {i + 1}", observation) for i in range(number)]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
@@ -96,12 +96,12 @@ def futures(
 _ONE = np.zeros(1, np.int64)
 
 
-def _branched(twin: Twin, observation: Any, after: int, number: int, seed: int) -> Simulator:
+def _branched(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
     """`number` rows that begin where reality is, cut where uncertainty passes the threshold."""
     rule = "ignore" if twin.uncertainty_threshold is None else "truncate"
     config = SimulatorConfig(on_uncertain=rule, uncertainty="full" if rule == "truncate" else False)
     branched = Simulator(twin, number, seed=seed, config=config)
-    rows = _rows(observation)
+    rows = one_row(observation)
     repeated = (
         {key: np.repeat(value, number, 0) for key, value in rows.items()}
         if isinstance(rows, dict)
@@ -114,7 +114,7 @@ def _branched(twin: Twin, observation: Any, after: int, number: int, seed: int) 
 def _real_step(env: Any, act: Any, panel: _Panel) -> None:
     if panel.end:
         return
-    action = act(_rows(panel.observation), _ONE)[0]
+    action = act(one_row(panel.observation), _ONE)[0]
     panel.observation, _, terminated, truncated, _ = env.step(action)
     panel.steps += 1
     panel.end = "terminated" if terminated else "horizon" if truncated else ""
@@ -130,12 +130,6 @@ def _learned_step(simulator: Simulator, act: Any, panels: Sequence[_Panel]) -> N
         panels[row].observation = row_of(result.observation, row)
         panels[row].steps += 1
         panels[row].end = ENDS[int(result.end[row])]
-
-
-def _rows(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: _rows(value) for key, value in observation.items()}
-    return np.asarray(observation)[None]
 
 
 def _compose(panels: Sequence[_Panel], renderer: Renderer, step: int) -> np.ndarray:

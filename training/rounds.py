@@ -201,7 +201,9 @@ class Rounds:
                 )
                 reality = _reality(seen, self.spec.horizon, last)
             exploration = config.later_exploration.format(
-                policy=last.policy_folder, **self._others(last), **_stages(self._newest(last))
+                policy=last.policy_folder,
+                **self._others(last),
+                **_stages(last.twin_folder.with_name("policy")),
             )
         self._play(folder / "data", share - checks, exploration, number, "collect")
         return reality, exploration
@@ -224,9 +226,6 @@ class Rounds:
         episodes = store.load()
         self.episodes += episodes
         return episodes
-
-    def _newest(self, last: Round) -> Path:
-        return last.twin_folder.with_name("policy")
 
     def _others(self, last: Round) -> dict[str, Path]:
         """Folders of the policies trained anew in the last twin; those that only collect are trained now."""

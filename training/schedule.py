@@ -127,7 +127,6 @@ def refine_task(task: Task, real: RealConfig, out: Path, seed: int) -> RefineCon
         later_exploration=task.later_exploration,
         warm_start=task.warm_start,
         candidates=task.candidates,
-        judge=task.judge,
         seed=seed,
         fit=FitConfig(updates=task.updates),
         learn=LearnConfig(

@@ -33,7 +33,6 @@ class Task:
     later_exploration: str = "policy:{policy}"
     warm_start: bool = False
     candidates: tuple[str, ...] = ("warm",)
-    judge: bool = False
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"

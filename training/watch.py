@@ -70,7 +70,7 @@ class _Learned:
     def __init__(self, twin: Twin, seed: int, first: Any, *, temperature: float) -> None:
         config = SimulatorConfig(temperature=temperature)
         self._simulator = Simulator(twin, 1, seed=seed, config=config)
-        options = None if first is None else {"observation": _one_row(first)}
+        options = None if first is None else {"observation": one_row(first)}
         observation = self._simulator.reset(seed=seed, options=options)
         self.side = _Side("learned", row_of(observation, 0))
 
@@ -216,10 +216,10 @@ def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
     return actor
 
 
-def _one_row(observation: Any) -> Any:
+def one_row(observation: Any) -> Any:
     """A single observation as a batch of one row."""
     if isinstance(observation, dict):
-        return {key: _one_row(value) for key, value in observation.items()}
+        return {key: one_row(value) for key, value in observation.items()}
     return np.asarray(observation)[None]
 
 
