@@ -50,7 +50,7 @@ FLOORS = {
             "agreement",
             "ties",
         ],
-        0.5: ["windows", "exchange", "ppo", "returns", "findings", "transitions"],
+        0.5: ["windows", "exchange", "ppo", "sac", "returns", "findings", "transitions"],
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise", "milestones", "survival", "curiosity", "branches"],

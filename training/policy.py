@@ -103,10 +103,11 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
 
         known |= {n: c for n, c in vars(module).items() if (hasattr(c, "learn") and n.isupper())
                   or n in ("RecurrentPPO", "MaskablePPO", "CrossQ")}  # fmt: skip
-    # The same algorithm and files, with a cheaper update.
+    # The same algorithms and files, with cheaper updates.
     from training.ppo import PPO
+    from training.sac import SAC
 
-    known["PPO"] = PPO
+    known |= {"PPO": PPO, "SAC": SAC}
     if name not in known:
         raise InvalidOptionError(
             f"unknown algorithm {name!r}: expected one of {', '.join(sorted(known))}. More come "

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import stable_baselines3
@@ -25,10 +25,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
-from training.gradients import ACTIVATIONS, CategoricalHead, GaussianHead, Network
-from world_env.errors import StageError
+from training.gradients import (
+    ACTIVATIONS,
+    CategoricalHead,
+    FlatParameters,
+    GaussianHead,
+    Network,
+    plain_adam,
+)
 
 
 class PPO(stable_baselines3.PPO):
@@ -67,24 +72,16 @@ class PPO(stable_baselines3.PPO):
 
 def covers(model: stable_baselines3.PPO) -> bool:
     """Whether the written-out update is this model's: plain networks, Gaussian or categorical actions, Adam, CPU."""
-    policy, optimizer = model.policy, model.policy.optimizer
+    policy = model.policy
     if type(policy) is not ActorCriticPolicy or type(model.rollout_buffer) is not RolloutBuffer:
         return False
     layers = [*policy.mlp_extractor.policy_net, *policy.mlp_extractor.value_net]
-    groups, parameters = optimizer.param_groups, list(policy.parameters())
     return (
-        type(optimizer) is torch.optim.Adam
-        and len(groups) == 1
-        and len(groups[0]["params"]) == len(parameters)
-        and not (groups[0]["amsgrad"] or groups[0]["maximize"] or groups[0]["weight_decay"])
+        plain_adam(policy.optimizer, list(policy.parameters()))
         and policy.share_features_extractor
         and not list(policy.features_extractor.parameters())
         and type(policy.action_dist) in (DiagGaussianDistribution, CategoricalDistribution)
         and all(type(layer) is nn.Linear or type(layer) in ACTIVATIONS for layer in layers)
-        and all(
-            p.requires_grad and p.device.type == "cpu" and p.dtype is torch.float32
-            for p in parameters
-        )
     )
 
 
@@ -128,17 +125,14 @@ class _Update:
 
     def __init__(self, model: PPO) -> None:
         self._model, self._policy = model, model.policy
-        self._parameters = list(model.policy.parameters())
         remaining = model._current_progress_remaining
         self.clip_range = float(model.clip_range(remaining))  # type: ignore[operator]
         self.clip_range_vf: float | None = None
         if model.clip_range_vf is not None:
             self.clip_range_vf = float(model.clip_range_vf(remaining))  # type: ignore[operator]
         self.logs = _Logs()
-        self._flat = torch.cat([p.detach().flatten() for p in self._parameters])
-        self._gradient = torch.zeros_like(self._flat)
-        pairs = zip(self._parts(self._flat), self._parts(self._gradient), strict=True)
-        views: dict[Any, tuple[Tensor, Tensor]] = dict(zip(self._parameters, pairs, strict=True))
+        self._flat = FlatParameters(list(model.policy.parameters()), model.policy.optimizer)
+        views = self._flat.views()
         policy = self._policy
         self._actor = Network([*policy.mlp_extractor.policy_net, policy.action_net], views)
         self._critic = Network([*policy.mlp_extractor.value_net, policy.value_net], views)
@@ -146,7 +140,6 @@ class _Update:
         self._head: GaussianHead | CategoricalHead = CategoricalHead(model.ent_coef)
         if self._gaussian:
             self._head = GaussianHead(*views[policy.log_std], model.ent_coef)
-        self._optimizer_state()
 
     def run(self) -> None:
         """Every epoch, or fewer where the policy has moved further than `target_kl` allows."""
@@ -170,24 +163,8 @@ class _Update:
                 break
 
     def keep(self) -> None:
-        """Hand parameters and moments back to the policy and its optimiser.
-
-        Raises StageError where they are no longer finite.
-        """
-        if not self._flat.isfinite().all():
-            raise StageError(
-                "PPO's parameters are no longer finite: look for rewards or observations that are not, or lower "
-                "the learning rate"
-            )
-        state = self._policy.optimizer.state
-        parts = zip(self._parts(self._flat), *map(self._parts, self._moments), strict=True)
-        for parameter, (value, first, second) in zip(self._parameters, parts, strict=True):
-            parameter.copy_(value)
-            state[parameter] = {
-                "step": self._steps.clone(),
-                "exp_avg": first.clone(),
-                "exp_avg_sq": second.clone(),
-            }
+        """Hand parameters and moments back to the policy and its optimiser."""
+        self._flat.keep("PPO")
 
     def loss(self) -> float:
         """Of the last minibatch."""
@@ -196,21 +173,6 @@ class _Update:
         return (policy + model.ent_coef * entropy + model.vf_coef * logs.squares[-1].mean()).item()
 
     # -- details -------------------------------------------------------------------------------------------------
-
-    def _parts(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split([p.numel() for p in self._parameters])
-        return [part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True)]
-
-    def _optimizer_state(self) -> None:
-        state = self._policy.optimizer.state
-        self._moments = [torch.zeros_like(self._flat) for _ in range(2)]
-        self._steps = torch.zeros(())
-        for place, parameter in enumerate(self._parameters):
-            if parameter in state:
-                held = state[parameter]
-                for moment, name in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
-                    self._parts(moment)[place].copy_(held[name])
-                self._steps = held["step"].clone()
 
     def _rollout(self) -> RolloutBufferSamples:
         """All N transitions in Stable-Baselines3's order."""
@@ -266,25 +228,10 @@ class _Update:
 
     def _descend(self) -> None:
         """Clip the gradient and take one step of Adam, all parameters at once."""
-        group = self._policy.optimizer.param_groups[0]
-        norm = self._gradient.norm()
-        self._gradient.mul_((self._model.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
-        adam(
-            [self._flat],
-            [self._gradient],
-            [self._moments[0]],
-            [self._moments[1]],
-            [],
-            [self._steps],
-            fused=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=0.0,
-            eps=group["eps"],
-            maximize=False,
-        )
+        gradient = self._flat.gradient
+        norm = gradient.norm()
+        gradient.mul_((self._model.max_grad_norm / (norm + 1e-6)).clamp_(max=1.0))
+        self._flat.descend()
 
 
 def _minibatches(rollout: RolloutBufferSamples, size: int) -> Iterator[RolloutBufferSamples]:
