@@ -133,7 +133,9 @@ class Rounds:
         kinds = self.config.candidates if last and self.config.warm_start else ("fresh",)
         for place, kind in enumerate(kinds):
             name = f"policy-{kind}" if place else "policy"
-            begin = last.policy_folder if last and kind == "warm" else None
+            begin = None
+            if last is not None:
+                begin = {"warm": last.policy_folder, "newest": _newest(last)}.get(kind)
             self._learn(number, folder / name, twin, judge, begin)
         clock.append(time.perf_counter())
         log = self._log(number, folder / "round.json", twin, judge, reality, clock)
@@ -202,8 +204,9 @@ class Rounds:
                 reality = _reality(seen, self.spec.horizon, last)
             exploration = config.later_exploration.format(
                 policy=last.policy_folder,
+                newest=_newest(last),
                 **self._others(last),
-                **_stages(last.twin_folder.with_name("policy")),
+                **_stages(_newest(last)),
             )
         self._play(folder / "data", share - checks, exploration, number, "collect")
         return reality, exploration
@@ -352,6 +355,11 @@ def _reality(episodes: list[Episode], horizon: int | None, last: Round) -> JSON 
         return None
     returns = [float(e.rewards.sum(dtype=np.float64)) for e in whole]
     return {"round": last.number, "returns": returns, "promise": last.log["promise"]["mean"]}
+
+
+def _newest(last: Round) -> Path:
+    """Folder of a round's first candidate."""
+    return last.twin_folder.with_name("policy")
 
 
 def _seed(config: RefineConfig, number: int, kind: int) -> int:

@@ -14,7 +14,7 @@ from training.tasks import Task
 from world_env.errors import InvalidOptionError
 from world_env.spec import JSON
 
-CANDIDATES = ("warm", "fresh")
+CANDIDATES = ("warm", "newest", "fresh")
 _JUDGE_SEED = 50_000
 
 
@@ -32,8 +32,8 @@ class RefineConfig:
     exploration: str = "random"
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
-    """Who acts later; {policy} is the chosen policy's folder, {early} and {middle} are stages of the newest one: what
-    it was after a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with
+    """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's first candidate, chosen
+    or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with
     stuck sensors ("stuck:0.5:{policy}") it goes where it never wanted to. The others are trained anew in the newest
     twin, from other first weights: {fresh} for the task, so that the data knows more than one way to do it; {bold} too,
     but without fear of what the twin does not know ("truncate"), so that the data shows what is wrong with the best
@@ -46,8 +46,9 @@ class RefineConfig:
     warm_start: bool = False
     """Whether models of a round go on from the last round's, and so does its policy, instead of beginning anew."""
     candidates: tuple[str, ...] = ("warm",)
-    """Policies that each round trains to choose from: "warm" goes on from the chosen one, "fresh" begins anew. The
-    first round, and rounds without `warm_start`, have only a fresh one."""
+    """Policies that each round trains to choose from: "warm" goes on from the chosen one, "newest" from the last
+    round's first candidate, chosen or not, "fresh" begins anew. The first round, and rounds without `warm_start`, have
+    only a fresh one."""
     judge: bool = False
     """Whether each round fits a second twin with another seed, in which no policy trains: it ends trainings that no
     longer help there, and what it thinks of a policy counts where policies are chosen."""

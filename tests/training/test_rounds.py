@@ -12,7 +12,7 @@ import pytest
 
 from training.episodes import Episode, EpisodeStore
 from training.fit import FitConfig
-from training.learn import LearnConfig
+from training.learn import LearnConfig, learn
 from training.policy import policy_card
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
@@ -145,6 +145,26 @@ def test_each_round_trains_all_candidates_and_may_choose_any(
         for name in ("policy", "policy-fresh")
     ]
     assert seeds[0] != seeds[1]
+
+
+def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [9.0, 5.0, 9.0, 5.0, 1.0])
+    begun: list[Path | None] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        begun.append(options["warm_start"])
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr("training.rounds.learn", noted)
+    asked = config(tmp_path, candidates=("newest",), later_exploration="policy:{newest}")
+    rounds = refine(asked, ledger=StepLedger())
+    first, second = tmp_path / "round-0" / "policy", tmp_path / "round-1" / "policy"
+    assert [part.policy_folder for part in rounds] == [first] * 3
+    assert begun == [None, first, second]
+    data = EpisodeStore(tmp_path / "round-2" / "data").provenance
+    assert data["exploration"] == f"policy:{second}"
 
 
 def test_it_is_enough_when_no_better_policy_was_found_for_some_rounds(
