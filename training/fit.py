@@ -55,7 +55,6 @@ FEW_TERMINALS = 5
 """Terminal labels below which the termination head is a guess."""
 _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
-_MOST_STATES = 2000
 _LONGEST_SELECTION = 200
 _SELECT_FROM = 0.5
 
@@ -91,16 +90,19 @@ class FitConfig:
     """Share of the episodes kept from training, to select and to calibrate by."""
     validate_every: int = 250
     """Updates between two looks at the held-out open-loop error, and between two checkpoints."""
+    states: int = 2_000
+    """Observations from inside the data, at most, that the twin keeps for learned episodes to begin from. Short
+    branches need many: what lies further than a branch from all of them is never seen."""
     seed: int = 0
     """Of the weights, the windows and the split."""
 
     def __post_init__(self) -> None:
         updates = LEAST_UPDATES if self.updates is None else self.updates
-        least = min(updates, self.batch_size, self.validate_every)
+        least = min(updates, self.batch_size, self.validate_every, self.states)
         if least < 1 or not 0.0 < self.held_out < 1.0:
             raise InvalidOptionError(
-                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every} and "
-                f"held_out {self.held_out}: expected at least 1 of each, and a share between 0 and 1"
+                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, states "
+                f"{self.states} and held_out {self.held_out}: expected at least 1 of each, and a share between 0 and 1"
             )
 
 
@@ -208,7 +210,7 @@ def fit_episodes(
         family=config.family,
         model=model,
         starts=starts(list(episodes), codec),
-        states=dataset_states(everything, _MOST_STATES, config.seed),
+        states=dataset_states(everything, config.states, config.seed),
         ranges=ranges,
         termination_threshold=threshold,
         uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,

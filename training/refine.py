@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from training.fit import FitConfig
 from training.learn import check_counts_from_zero
 from training.real import StepLedger, spec_of
 from training.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
@@ -51,6 +52,7 @@ def refine(
 
 def _check_folder(config: RefineConfig, known: Known) -> None:
     """Whether what lies in the folder is the beginning of this very run."""
+    plain = json.loads(json.dumps(dataclasses.asdict(FitConfig())))
     names = [name.removesuffix("_fn") for name, function in known.items() if function]
     advice = "choose another folder, or delete it to begin again"
     for number in range(config.rounds):
@@ -72,7 +74,9 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
             tree = read_json(twin)
             steps = tree["provenance"].get("steps")
             warm = "warm_start" in tree["provenance"]
-            if tree["provenance"].get("fit") != fit or warm != (config.warm_start and number > 0):
+            # A setting that came later had its default when an older twin was fitted.
+            fitted = plain | (tree["provenance"].get("fit") or {})
+            if fitted != fit or warm != (config.warm_start and number > 0):
                 raise StageError(f"{twin} holds a twin of another configuration: {advice}")
             if tree["known"] != names:
                 raise StageError(

@@ -226,6 +226,14 @@ def test_a_fitted_twin_is_saved_whole_and_loads(data: Path, tmp_path: Path) -> N
     ]
 
 
+def test_a_twin_keeps_as_many_states_as_asked(episodes: list[Episode], spec: WorldSpec) -> None:
+    few = fit_episodes(episodes, spec, dataclasses.replace(TINY, states=7))
+    every = fit_episodes(episodes, spec, TINY)
+    assert few.states is not None and every.states is not None
+    assert len(few.states.length) == 7
+    assert len(every.states.length) == sum(map(len, episodes))
+
+
 def test_known_functions_go_with_the_twin(data: Path, tmp_path: Path) -> None:
     def twice(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
         return np.full(len(action), 2.0)
