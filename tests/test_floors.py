@@ -23,7 +23,7 @@ FLOORS = {
     "world_env": {
         -1: ["errors"],
         0: ["random", "spec", "batch"],
-        1: ["codec", "models.base", "models.compiled", "folder", "measured"],
+        1: ["bounds", "codec", "models.base", "models.compiled", "folder", "measured"],
         1.5: ["models.networks"],
         1.7: ["models.units"],
         2: [
@@ -50,7 +50,7 @@ FLOORS = {
             "agreement",
             "ties",
         ],
-        0.5: ["windows", "exchange", "ppo", "sac", "returns", "findings", "transitions"],
+        0.5: ["bounds", "windows", "exchange", "ppo", "sac", "returns", "findings", "transitions"],
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise", "milestones", "survival", "curiosity", "branches"],

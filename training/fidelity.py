@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from training.windows import EncodedEpisodes, floored_deviation
-from world_env.batch import Batch, Context, Observation, select
+from world_env.batch import OBSERVATION, Batch, Context, Observation, select
+from world_env.bounds import EndBounds
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, WorldModel
 from world_env.random import RowRandom
-from world_env.spec import JSON
+from world_env.spec import JSON, DataRange
 
 _MOST_WINDOWS = 256
 _BFLOAT16_HORIZON = 50
@@ -111,23 +112,30 @@ def open_loop(
 
 @torch.no_grad()
 def one_step(
-    model: WorldModel, data: EncodedEpisodes, *, seed: int = 0
+    model: WorldModel, data: EncodedEpisodes, *, seed: int = 0, ranges: DataRange | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown."""
-    model = model.stepper()
+    """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown.
+
+    ranges: what arrives beyond their `ends` has surely ended, as in a simulator.
+    """
+    model, bounds = model.stepper(), EndBounds(ranges)
     probability, uncertainty = [], []
     for steps in torch.arange(len(data)).split(_CHUNK):
         batch = data.gather(steps, 1)
         random = RowRandom.from_seed(seed + int(steps[0]), len(batch))
         context = Context.from_observation(batch.start(), batch.actions.shape[-1])
-        _, prediction = model.step(
+        state, prediction = model.step(
             model.encode(context, random=random),
             batch.actions[:, 0],
             random=random,
             temperature=0.0,
             uncertainty="full",
         )
-        probability.append(prediction.terminated)
+        terminated = prediction.terminated
+        if bounds:
+            beyond = torch.from_numpy(bounds.beyond(model.decode(state)[OBSERVATION].numpy()))
+            terminated = terminated.masked_fill(beyond, 1.0)
+        probability.append(terminated)
         known = prediction.uncertainty
         uncertainty.append(
             torch.full_like(prediction.reward, float("nan")) if known is None else known

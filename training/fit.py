@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from training.bounds import end_bounds
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.episodes import Episode, digests, split
 from training.exchange import open_data
@@ -43,12 +44,13 @@ from training.windows import (
     starts,
 )
 from world_env.batch import Observation
+from world_env.bounds import EndBounds
 from world_env.codec import Codec
 from world_env.errors import DataError, InvalidOptionError
 from world_env.models import load_family
 from world_env.models.base import TrainableWorldModel
 from world_env.random import RowRandom
-from world_env.spec import JSON, WorldSpec
+from world_env.spec import JSON, DataRange, WorldSpec
 from world_env.twin import KnownFunction, Twin
 
 FEW_TERMINALS = 5
@@ -57,7 +59,6 @@ _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
 _LONGEST_SELECTION = 200
 _SELECT_FROM = 0.5
-
 
 LEAST_UPDATES, MOST_UPDATES = 3_000, 30_000
 """How many a fit takes of itself: enough for small data, and for large data to be seen often enough."""
@@ -101,8 +102,9 @@ class FitConfig:
         least = min(updates, self.batch_size, self.validate_every, self.states)
         if least < 1 or not 0.0 < self.held_out < 1.0:
             raise InvalidOptionError(
-                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, states "
-                f"{self.states} and held_out {self.held_out}: expected at least 1 of each, and a share between 0 and 1"
+                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, "
+                f"states {self.states} and held_out {self.held_out}: expected at least 1 of each, and a share between "
+                "0 and 1"
             )
 
 
@@ -184,7 +186,7 @@ def fit_episodes(
     began = time.perf_counter()
     check_amount(episodes)
     training, held_out = split(list(episodes), config.held_out, config.seed)
-    ranges = data_range(list(episodes), spec)
+    ranges = data_range(list(episodes), spec, ends=end_bounds(training, spec))
     codec = Codec(spec, ranges)
     train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
     notes = _notes(train, validation, spec)
@@ -199,7 +201,7 @@ def fit_episodes(
     begins = {} if warm_start is None else {"warm_start": warm_start.fingerprint()}
     logs = _optimize(model, train, validation, scale, config, updates, progress, checkpoint, begins)
     model.eval().requires_grad_(False)
-    threshold, scores, seen = _ends(model, validation, everything)
+    threshold, scores, seen = _ends(model, ranges, validation, everything)
     fidelity = _measure(model, validation, scale) | {
         "termination": scores,
         "notes": notes,
@@ -305,17 +307,21 @@ def _schedule(share: float) -> float:
 
 
 def _ends(
-    model: TrainableWorldModel, validation: EncodedEpisodes, everything: EncodedEpisodes
+    model: TrainableWorldModel,
+    ranges: DataRange,
+    validation: EncodedEpisodes,
+    everything: EncodedEpisodes,
 ) -> tuple[float, JSON, Tensor]:
-    """(termination threshold, its scores on held-out data, uncertainty of every step in the data)."""
-    probability, label, _ = one_step(model, validation)
-    every_probability, every_label, seen = one_step(model, everything)
+    """(termination threshold, its scores on held-out data, which made no bound, uncertainty of every real step)."""
+    probability, label, _ = one_step(model, validation, ranges=ranges)
+    every_probability, every_label, seen = one_step(model, everything, ranges=ranges)
     threshold = (
         termination_threshold(probability, label)
         if int(label.sum()) >= _ENOUGH_ENDS
         else termination_threshold(every_probability, every_label)
     )
-    return threshold, termination_scores(probability, label, threshold), seen
+    scores = termination_scores(probability, label, threshold)
+    return threshold, scores | {"bounds": EndBounds(ranges).told()}, seen
 
 
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:

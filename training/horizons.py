@@ -254,7 +254,7 @@ def _baseline(model: WorldModel, windows: _Windows, seed: int) -> list[list[floa
 def _termination(twin: Twin, data: EncodedEpisodes, seed: int) -> JSON | None:
     if twin.termination_fn is not None:
         return None
-    probability, label, _ = one_step(twin.model, data, seed=seed)
+    probability, label, _ = one_step(twin.model, data, seed=seed, ranges=twin.ranges)
     return termination_scores(probability, label, twin.termination_threshold)
 
 

@@ -33,11 +33,11 @@ class RefineConfig:
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
     """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's first candidate, chosen
-    or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps. Stages fail where the last policy does not go any more; with
-    stuck sensors ("stuck:0.5:{policy}") it goes where it never wanted to. The others are trained anew in the newest
-    twin, from other first weights: {fresh} for the task, so that the data knows more than one way to do it; {bold} too,
-    but without fear of what the twin does not know ("truncate"), so that the data shows what is wrong with the best
-    that it promises; {curious} to be where it is least certain."""
+    or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps. Stages fail
+    where the last policy does not go any more; with stuck sensors ("stuck:0.5:{policy}") it goes where it never wanted
+    to. The others are trained anew in the newest twin, from other first weights: {fresh} for the task, so that the data
+    knows more than one way to do it; {bold} too, but without fear of what the twin does not know ("truncate"), so that
+    the data shows what is wrong with the best that it promises; {curious} to be where it is least certain."""
     spot_checks: float = 0.2
     """Share of a later round's real steps that the chosen policy plays without noise, at least one episode where that
     is at most half of them: what it earns stands beside what was promised, and is data like all other."""

@@ -283,8 +283,13 @@ def column_traits(columns: Mapping[str, np.ndarray]) -> list[tuple[str, str, str
     return traits
 
 
-def data_range(episodes: Sequence[Episode], spec: WorldSpec) -> DataRange:
-    """What the episodes showed, in the environment's own units. Raises DataError if none."""
+def data_range(
+    episodes: Sequence[Episode],
+    spec: WorldSpec,
+    *,
+    ends: tuple[list[float | None], list[float | None]] | None = None,
+) -> DataRange:
+    """What the episodes showed, in the environment's own units, with `ends` as given. Raises DataError if none."""
     if not episodes:
         raise DataError("there is no episode to take a range from: collect some first")
     shown = {}
@@ -298,6 +303,7 @@ def data_range(episodes: Sequence[Episode], spec: WorldSpec) -> DataRange:
         observation=shown,
         reward=(float(rewards.min()), float(rewards.max())),
         action=_bounds([episode.actions for episode in episodes]) if open_ended else None,
+        ends=ends,
     )
 
 

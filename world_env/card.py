@@ -162,7 +162,12 @@ def _ends(fidelity: Any) -> list[str]:
         for name in ("precision", "recall", "brier")
         if (value := number(at(fidelity, "termination", name))) is not None
     ]
-    return [f"Ends of episodes: {show(labels)} held-out ones; {', '.join(scores) or 'no score'}."]
+    lines = [f"Ends of episodes: {show(labels)} held-out ones; {', '.join(scores) or 'no score'}."]
+    bounds = at(fidelity, "termination", "bounds")
+    if isinstance(bounds, list | tuple) and bounds:
+        lines += ["", "Every episode of the data ended, and so does this twin's, with:", ""]
+        lines += _bullets(bounds)
+    return lines
 
 
 def _returns(rows: list[JSON]) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from world_env.batch import State, replace, select
+from world_env.bounds import EndBounds
 from world_env.codec import Codec
 from world_env.ends import (
     ENDS,
@@ -78,6 +79,7 @@ class Simulator:
         lowest = 0.0 if twin.ranges is None else twin.ranges.reward[0]
         # float32, as the model's probabilities: a comparison should not depend on how numpy casts.
         self._termination_threshold = np.float32(twin.termination_threshold)
+        self._bounds = EndBounds(twin.ranges)
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
         check_precision(self.config.precision, twin.fidelity)
         self._model = twin.model.stepper(self.config.precision)
@@ -220,8 +222,10 @@ class Simulator:
             ends = np.asarray(self.twin.termination_fn(before, action, after))
             return check_known(ends, self.num_rows, "termination_fn").astype(bool)
         if self.config.termination == "sample":
-            return array(random.uniform(1).squeeze(-1)) < probability
-        return probability > self._termination_threshold
+            ends = array(random.uniform(1).squeeze(-1)) < probability
+        else:
+            ends = probability > self._termination_threshold
+        return ends | self._bounds.beyond(after) if self._bounds else ends
 
     def _reward(
         self,

@@ -202,15 +202,19 @@ class DataRange:
     observation: key -> (low, high), each a float list of the key's flat size; floating Box keys only.
     reward: (low, high) of one step's reward, in task units.
     action: (low, high) lists of flat size A: the scale of unbounded Box actions; None otherwise.
+    ends: (low, high) lists of flat size D of a Box observation: beyond these no episode ever went on, see
+        world_env.bounds; None for those of which the data shows nothing like it.
     """
 
     observation: dict[str, tuple[list[float], list[float]]]
     reward: tuple[float, float]
     action: tuple[list[float], list[float]] | None = None
+    ends: tuple[list[float | None], list[float | None]] | None = None
 
     def to_json(self) -> JSON:
         """A strict JSON tree."""
-        return {"observation": self.observation, "reward": self.reward, "action": self.action}
+        tree = {"observation": self.observation, "reward": self.reward, "action": self.action}
+        return tree | ({} if self.ends is None else {"ends": self.ends})
 
     @classmethod
     def from_json(cls, tree: Any) -> DataRange:
@@ -225,7 +229,7 @@ class DataRange:
                 if action is None
                 else (list(map(float, action[0])), list(map(float, action[1])))
             )
-            ranges = cls(pairs, (float(low), float(high)), pair)
+            ranges = cls(pairs, (float(low), float(high)), pair, _ends(tree.get("ends")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TwinFormatError(
                 f"this describes no data range: {str(tree)[:200]} ({error})"
@@ -250,3 +254,13 @@ class DataRange:
                     f"the data range of {name!r} runs from {wrong[0][0]} to {wrong[0][1]}, expected two finite "
                     "numbers, the lower one first"
                 )
+
+
+def _ends(tree: Any) -> tuple[list[float | None], list[float | None]] | None:
+    """Raises ValueError or TypeError unless it is None or two lists of finite numbers and Nones."""
+    if tree is None:
+        return None
+    low, high = [[None if v is None else float(v) for v in side] for side in tree]
+    if not all(v is None or math.isfinite(v) for v in (*low, *high)):
+        raise ValueError("a bound of ends is no finite number")
+    return low, high

@@ -99,13 +99,10 @@ class Twin:
 
     def fingerprint(self) -> str:
         """A hash of the spec, the thresholds and the weights: the same twin gives the same one, in every folder."""
-        said = [
-            self.spec.to_json(),
-            self.family,
-            self.termination_threshold,
-            self.uncertainty_threshold,
-            self.known,
-        ]
+        said = [self.spec.to_json(), self.family, self.termination_threshold]
+        said += [self.uncertainty_threshold, self.known]
+        if self.ranges is not None and self.ranges.ends is not None:
+            said.append(self.ranges.ends)
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
         tensors = self.model.state_dict()
         for name in sorted(tensors.keys() - set(self.model.inert_buffers())):
@@ -332,9 +329,11 @@ def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
     ranges = DataRange.from_json(tree)
     codec = Codec(spec)
     sizes = {key: math.prod(shape) for key, shape in codec.shapes.items()}
-    pairs = [(key, sizes.get(key), pair) for key, pair in ranges.observation.items()]
+    pairs: list[Any] = [(key, sizes.get(key), pair) for key, pair in ranges.observation.items()]
     if ranges.action is not None:
         pairs.append(("action", codec.action_size, ranges.action))
+    if ranges.ends is not None:
+        pairs.append(("ends", sum(sizes.values()), ranges.ends))
     for key, size, (low, high) in pairs:
         if (len(low), len(high)) != (size, size):
             raise TwinFormatError(
