@@ -5,11 +5,13 @@
     python benchmarks/refined.py --tasks Hopper-v5 --seeds 102 --change '{"rounds": 5}' --resume   # an arm, tuning seed
 
 A row is one policy of one (task, seed), judged once at the end over the same 100 reset seeds; `rounds` hold what every
-round promised and what its policy earns in reality, judged at the end too, when nothing reads it any more. Columns:
+round promised (of many rounds, ten) and what its policy earns in reality, judged at the end too, when nothing reads it
+any more. Columns:
 
     ppo_twin              PPO, only ever in the twin, rounds as in the task's row (training/tasks.py)
     ppo_twin_known        the same, with the task's true termination function instead of a learned one, where it has one
-    sac_twin              SAC in the last twin of `ppo_twin`
+    sac_twin              SAC, only ever in the twin, many small rounds (training/schedule.py)
+    sac_twin_known        the same, with the true termination function
     ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` made in its twins
     ppo_real_long         the same at 1,000,000 steps: the bar
     ppo_real_long_few     PPO in reality at 1,000,000 steps in 8 rows, as one would without a twin: the bar where higher
@@ -55,8 +57,9 @@ LONG = 1_000_000
 """Real steps of the bar; tasks whose rows ask for as many are measured here."""
 ROUND_SEEDS = JUDGE_SEEDS[:20]
 """Reset seeds of the rounds' policies."""
+JUDGED_ROUNDS = 10
 EXPLORING = 5_000
-SAC_STEPS = 200_000
+TWINS = ("ppo_twin", "ppo_twin_known", "sac_twin", "sac_twin_known")
 ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
 """Rows of PPO where they are not those in a twin."""
 COLUMNS = (
@@ -68,6 +71,7 @@ COLUMNS = (
     "ppo_real_twin_steps",
     "ppo_real_same_steps",
     "sac_twin",
+    "sac_twin_known",
     "ppo_twin_known",
 )
 
@@ -98,7 +102,7 @@ def main() -> None:
     for task_id in arguments.tasks:
         for seed in arguments.seeds:
             for column in arguments.columns:
-                if column == "ppo_twin_known" and TASKS[task_id].termination is None:
+                if column.endswith("_known") and TASKS[task_id].termination is None:
                     continue
                 cell = Cell(task_id, seed, arguments.change)
                 stored = read(arguments.out) if keep else None
@@ -162,7 +166,7 @@ class Cell:
         found: list[Round] = []
         if column == "random":
             actor, steps = random_actor(spec_of(self.real).action_space, JUDGE_SEEDS), 0
-        elif column in ("ppo_twin", "ppo_twin_known"):
+        elif column in TWINS:
             found = self.refine(column, ledger)
             actor, steps = policy_actor(found[-1].policy), found[-1].learned_steps
         else:
@@ -171,32 +175,35 @@ class Cell:
         reality = run_real(actor, self.real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
         made = {name: facts()[name] for name in ("commit", "date")}
         row = self.of(column) | {"learned_steps": steps} | returns_of(reality)
-        counted = Counter(ledger.by_purpose) + Counter(self.steps_before(column))
+        counted = Counter(ledger.by_purpose)
+        if column.startswith("ppo_real"):
+            counted["collect"] += EXPLORING  # of other runs
         row |= {"real_steps": counted.total() - counted["judge"], "real_steps_by_purpose": counted}
         row |= {
             "promise": found[-1].log["promise"] if found else None,
             "seconds": round(seconds, 1),
         }
-        rounds = [self.of(column) | self.judged(each) | made for each in found]
+        every = max(1, len(found) // JUDGED_ROUNDS)
+        kept = range(len(found) - 1, -1, -every)[::-1]
+        rounds = [self.of(column) | self.judged(found[number]) | made for number in kept]
         return {"rows": [row | made], "rounds": rounds}
 
     def refine(self, column: str, ledger: StepLedger) -> list[Round]:
         """The rounds of a column, read back where they are finished."""
         ends = None
-        if column == "ppo_twin_known":
+        if column.endswith("_known"):
             assert self.task.termination is not None
             ends = function_of(self.task.termination)
-        config = changed(
-            refine_task(self.task, self.real, self.folder / column, self.seed), self.change
-        )
+        algo = column[:3].upper()
+        config = refine_task(self.task, self.real, self.folder / column, self.seed, algo=algo)
+        config = changed(config, self.change)
         return refine(config, ledger=ledger, termination_fn=ends)
 
     def control(self, column: str, ledger: StepLedger) -> tuple[Any, int]:
         """(actor, steps it learned from) of what one could do instead."""
-        twin = column == "sac_twin"
-        config = refine_task(self.task, self.real, self.folder, self.seed).learn
+        config = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO").learn
         if column.startswith("sac"):
-            steps = SAC_STEPS if twin else self.task.real_steps
+            steps = self.task.real_steps
             config = dataclasses.replace(config, algo="SAC", steps=steps, options={})
         else:
             steps = {
@@ -208,16 +215,8 @@ class Cell:
             config = dataclasses.replace(config, steps=steps, normalization=scales)
         if column in ROWS:
             config = dataclasses.replace(config, rows=ROWS[column])
-        world = self.newest().twin if twin else self.real
-        policy = learn(world, config, out=self.folder / column, ledger=ledger)
+        policy = learn(self.real, config, out=self.folder / column, ledger=ledger)
         return policy_actor(policy), steps
-
-    def steps_before(self, column: str) -> dict[str, int]:
-        """Real steps that lie behind a column and are in no ledger of its own, purpose -> steps."""
-        if column == "sac_twin":
-            spent = StepLedger(self.folder / "ppo_twin-real-steps.json").by_purpose
-            return {purpose: steps for purpose, steps in spent.items() if purpose != "judge"}
-        return {"collect": EXPLORING} if column.startswith("ppo_real") else {}
 
     def newest(self) -> Round:
         """The last round of `ppo_twin`; made now where it is not there."""

@@ -15,9 +15,10 @@ SEEDS = (0, 1, 2)
 TUNING = range(100, 110)
 TASKS = ("Hopper-v5", "HalfCheetah-v5")
 WORDS = {
+    "sac_twin": "SAC, only in the twin",
+    "sac_twin_known": "the same, true termination",
     "ppo_twin": "PPO, only in the twin",
     "ppo_twin_known": "the same, true termination",
-    "sac_twin": "SAC, only in its last twin",
     "ppo_real_twin_steps": "PPO in reality, the twin's steps",
     "ppo_real_long": "PPO in reality, 1,000,000 steps (a bar)",
     "ppo_real_long_few": "PPO in reality, 1,000,000 steps in 8 rows (a bar)",
@@ -25,6 +26,7 @@ WORDS = {
     "sac_real_same_steps": "SAC in reality, same steps",
     "random": "random",
 }
+LEARNERS = ("sac_twin", "ppo_twin")
 BARS = ("ppo_real_long", "ppo_real_long_few")
 FLOORS = {"Hopper-v5": 1_500.0}
 CLOSE = 0.15
@@ -49,7 +51,7 @@ def refined_summary(tree: dict | None) -> str:
     if tree is None:
         return NOTHING
     rows = [row for row in tree["rows"] if row["seed"] in SEEDS and not row["change"]]
-    done = {row["task"] for row in rows if row["policy"] == "ppo_twin"}
+    done = {row["task"] for row in rows if row["policy"] in LEARNERS}
     kept_rows = [row for row in rows if row["task"] in done]
     parts = [
         _policies(task, [row for row in kept_rows if row["task"] == task])
@@ -64,7 +66,7 @@ def refined_summary(tree: dict | None) -> str:
         if task in done
         for seed in SEEDS
         if not any(
-            (row["task"], row["policy"], row["seed"]) == (task, "ppo_twin", seed) for row in rows
+            (row["task"], row["seed"]) == (task, seed) and row["policy"] in LEARNERS for row in rows
         )
     ]
     missing = f"Not judged yet: {', '.join(left)}." if left else ""
@@ -121,31 +123,33 @@ def kept(row: dict) -> bool:
 
 
 def _goals(rows: list[dict]) -> str:
-    lines = ["| task | goal | measured | verdict |", "|---|---|---|---|"]
+    lines = ["| task | policy | goal | measured | verdict |", "|---|---|---|---|---|"]
     for task in _tasks(rows):
         of = {
             policy: [row for row in rows if (row["task"], row["policy"]) == (task, policy)]
-            for policy in ("ppo_twin", *BARS)
+            for policy in (*LEARNERS, *BARS)
         }
-        twin = of["ppo_twin"]
-        if not twin:
-            continue
-        mean = statistics.fmean(row["real_mean"] for row in twin)
         levels = {"the floor": FLOORS[task]} if task in FLOORS else {}
         bars = [statistics.fmean(row["real_mean"] for row in of[bar]) for bar in BARS if of[bar]]
         if bars:
             levels["the higher bar"] = max(bars)
-        for name, level in levels.items():
-            verdict = _verdict(mean >= level, len(twin))
+        for learner in LEARNERS:
+            twin = of[learner]
+            if not twin:
+                continue
+            begin = f"| {task} | {WORDS[learner]} |"
+            mean = statistics.fmean(row["real_mean"] for row in twin)
+            for name, level in levels.items():
+                verdict = _verdict(mean >= level, len(twin))
+                lines.append(
+                    f"{begin} mean over seeds >= {level:,.0f} ({name}) | {mean:,.0f} | {verdict} |"
+                )
+            good = sum(map(kept, twin))
+            verdict = _verdict(good == len(twin), len(twin))
             lines.append(
-                f"| {task} | mean over seeds >= {level:,.0f} ({name}) | {mean:,.0f} | {verdict} |"
+                f"{begin} promise within {CLOSE:.0%} of reality, or its interval covers "
+                f"| {good} of {len(twin)} seeds | {verdict} |"
             )
-        good = sum(map(kept, twin))
-        verdict = _verdict(good == len(twin), len(twin))
-        lines.append(
-            f"| {task} | promise within {CLOSE:.0%} of reality, or its interval covers | {good} of {len(twin)} seeds "
-            f"| {verdict} |"
-        )
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -157,14 +161,14 @@ def _verdict(met: bool, seeds: int) -> str:
 def _rounds(tree: dict) -> str:
     """What every round promised / what its policy earns in reality."""
     lines = [
-        "| task, seed | after real steps: promised / in reality (judged afterwards) |",
+        "| task, policy, seed | after real steps: promised / in reality (judged afterwards) |",
         "|---|---|",
     ]
-    found: dict[tuple[str, int], list[dict]] = {}
+    found: dict[tuple[str, str, int], list[dict]] = {}
     for row in tree["rounds"]:
-        if row["policy"] == "ppo_twin" and not row["change"] and row["seed"] in SEEDS:
-            found.setdefault((row["task"], row["seed"]), []).append(row)
-    for (task, seed), rows in sorted(found.items()):
+        if row["policy"] in LEARNERS and not row["change"] and row["seed"] in SEEDS:
+            found.setdefault((row["task"], row["policy"], row["seed"]), []).append(row)
+    for (task, policy, seed), rows in sorted(found.items()):
         rows.sort(key=lambda row: row["round"])
         # At most twelve of them, the last one among them.
         rows = rows[len(rows) - 1 :: -max(1, len(rows) // 12)][::-1]
@@ -172,7 +176,7 @@ def _rounds(tree: dict) -> str:
             f"{row['real_steps']:,}: {row['promise']['mean']:,.0f} / {row['real_mean']:,.0f}"
             for row in rows
         )
-        lines.append(f"| {task}, {seed} | {told} |")
+        lines.append(f"| {task}, {WORDS[policy]}, {seed} | {told} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -210,7 +214,7 @@ def _missing(rows: list[dict]) -> str:
     left = []
     for task in _tasks(rows):
         for policy, words in WORDS.items():
-            if policy == "ppo_twin_known" and task_of(task).termination is None:
+            if policy.endswith("_known") and task_of(task).termination is None:
                 continue
             seeds = [str(seed) for seed in SEEDS if (task, seed, policy) not in there]
             if seeds:

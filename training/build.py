@@ -206,9 +206,15 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
         steps=plain.steps if config.steps is None else config.steps,
         rounds=plain.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or plain.exploration,
-        fit=dataclasses.replace(config.fit, updates=config.fit.updates or plain.fit.updates),
+        fit=dataclasses.replace(plain.fit, **_named(config.fit)),
         learn=dataclasses.replace(plain.learn, steps=learn_steps),
     )
+
+
+def _named(fit: FitConfig) -> JSON:
+    """The fields that are not the defaults."""
+    plain = dataclasses.asdict(FitConfig())
+    return {n: value for n, value in dataclasses.asdict(fit).items() if value != plain[n]}
 
 
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:

@@ -52,7 +52,9 @@ def refine(
 
 def _check_folder(config: RefineConfig, known: Known) -> None:
     """Whether what lies in the folder is the beginning of this very run."""
+    # A setting that came later had its default when older rounds ran.
     plain = json.loads(json.dumps(dataclasses.asdict(FitConfig())))
+    usual = RefineConfig(config.real, config.out).settings()
     names = [name.removesuffix("_fn") for name, function in known.items() if function]
     advice = "choose another folder, or delete it to begin again"
     for number in range(config.rounds):
@@ -64,7 +66,7 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
             other = [
                 name
                 for name, value in config.settings().items()
-                if log["settings"].get(name) != value
+                if log["settings"].get(name, usual[name]) != value
             ]
             if other:
                 raise StageError(
@@ -74,7 +76,6 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
             tree = read_json(twin)
             steps = tree["provenance"].get("steps")
             warm = "warm_start" in tree["provenance"]
-            # A setting that came later had its default when an older twin was fitted.
             fitted = plain | (tree["provenance"].get("fit") or {})
             if fitted != fit or warm != (config.warm_start and number > 0):
                 raise StageError(f"{twin} holds a twin of another configuration: {advice}")

@@ -42,14 +42,12 @@ CHECKPOINT = ".fit.pt"
 _CHECK_SEED = 500
 _LOOKS, _LOOKS_WITHOUT = 8, 4
 """How often a judge looks at a training, and after how many looks without a better estimate it ends."""
-_COMPARED = 8
-"""Newest policies that a round chooses among, with the last choice."""
 _CLEARLY = 0.1
 """Share of an estimate by which another policy has to be better than the newest one that goes on."""
 _PROMISED = 100
 """Learned episodes of a promise."""
 _REMEMBERED = 3
-"""Rounds whose misses make the width of a promise."""
+"""Spot checks whose misses make the width of a promise."""
 _STAGES = {"early": 0.1, "middle": 0.3}
 """Shares of a round's learning after which its policy is kept too."""
 
@@ -316,10 +314,12 @@ class Rounds:
     def _choose(self, twin: Twin, judge: Twin | None, reality: JSON | None) -> JSON:
         """{"estimates", "chosen", "promise"}: the policy that twin and judge think best, and what the twin promises."""
         twins = [twin] if judge is None else [twin, judge]
-        names = list(self.policies)[-_COMPARED:]
+        names = list(self.policies)[-self.config.compared :]
         if self.rounds and (before := self.rounds[-1].log["chosen"]) not in names:
             names.insert(0, before)
         rule = self.config.learn.on_uncertain
+        # An episode that was cut says nothing of what it would have earned.
+        rule = "ignore" if rule == "truncate" else rule
         estimates = {}
         for name in names if len(names) > 1 else []:
             actor = policy_actor(load_policy(self.policies[name]))
@@ -334,8 +334,10 @@ class Rounds:
         if self.spec.horizon is None:
             return None  # only where there is one round: nothing hangs on it
         mean = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
-        seen = [*(each.log["reality"] for each in self.rounds), reality][-_REMEMBERED:]
-        missed = [abs(each["promise"] - statistics.fmean(each["returns"])) for each in seen if each]
+        seen = [each for each in (*(done.log["reality"] for done in self.rounds), reality) if each]
+        missed = [
+            abs(each["promise"] - statistics.fmean(each["returns"])) for each in seen[-_REMEMBERED:]
+        ]
         half = max(missed, default=None)
         ends = (None, None) if half is None else (mean - half, mean + half)
         return {"mean": mean, "low": ends[0], "high": ends[1]}

@@ -16,6 +16,8 @@ from world_env.spec import JSON
 
 CANDIDATES = ("warm", "newest", "fresh")
 _JUDGE_SEED = 50_000
+_FIRST, _SMALL = 3_000, 1_250
+"""Real steps of the first and of every other of many small rounds."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class RefineConfig:
     knows more than one way to do it; {bold} too, but without fear of what the twin does not know ("truncate"), so that
     the data shows what is wrong with the best that it promises; {curious} to be where it is least certain."""
     spot_checks: float = 0.2
-    """Share of a later round's real steps that the chosen policy plays without noise, at least one episode where that
-    is at most half of them: what it earns stands beside what was promised, and is data like all other."""
+    """Share of the later rounds' real steps that the chosen policy plays without noise, put off until it is enough for
+    a whole episode: what it earns stands beside what was promised, and is data like all other."""
     first_steps: int | None = None
     """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""
     warm_start: bool = False
@@ -52,6 +54,8 @@ class RefineConfig:
     judge: bool = False
     """Whether each round fits a second twin with another seed, in which no policy trains: it ends trainings that no
     longer help there, and what it thinks of a policy counts where policies are chosen."""
+    compared: int = 8
+    """Newest policies that each round chooses among, with the last choice."""
     patience: int = 5
     """Rounds without another choice of policy after which the rest of the budget is kept."""
     later_updates: int | None = None
@@ -63,9 +67,10 @@ class RefineConfig:
     learn: LearnConfig = field(default_factory=LearnConfig)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.steps < self.rounds or self.patience < 1:
+        if min(self.rounds, self.patience, self.compared) < 1 or self.steps < self.rounds:
             raise InvalidOptionError(
-                f"{self.steps} steps in {self.rounds} rounds, patience {self.patience}: expected at least 1 of each"
+                f"{self.steps} steps in {self.rounds} rounds, patience {self.patience}, compared {self.compared}: "
+                "expected at least 1 of each"
             )
         if (
             self.first_steps is not None
@@ -86,7 +91,7 @@ class RefineConfig:
 
     def settings(self) -> JSON:
         """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
-        names = ("exploration", "later_exploration", "spot_checks", "candidates", "judge", "seed")
+        names = "exploration later_exploration spot_checks candidates compared judge seed".split()
         tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
         return tree
 
@@ -98,10 +103,15 @@ class RefineConfig:
 
     def checks_of(self, number: int, horizon: int | None) -> int:
         """Real steps of round `number` that are spot checks."""
-        share = self.steps_after(number) - self.steps_after(number - 1)
-        if number == 0 or self.spot_checks == 0.0:
-            return 0
-        return min(share // 2, max(int(self.spot_checks * share), horizon or 0))
+        spent, now = 0, 0
+        for each in range(1, number + 1):
+            share = self.steps_after(each) - self.steps_after(each - 1)
+            saved = int(self.spot_checks * (self.steps_after(each) - self.steps_after(0))) - spent
+            # An episode that no round has room for is cut.
+            whole = horizon or 1
+            now = saved if saved >= (whole if whole <= share else share // 2) else 0
+            spent += now
+        return now
 
     def fit_of(self, number: int, name: str = "twin") -> FitConfig:
         """The fit of round `number`'s twin or judge, with this run's seed."""
@@ -117,8 +127,36 @@ class RefineConfig:
         return dataclasses.replace(self.learn, seed=self.seed, steps=steps)
 
 
-def refine_task(task: Task, real: RealConfig, out: Path, seed: int) -> RefineConfig:
-    """The rounds of a task's row: the one default configuration, and what the row says."""
+SHORT_BRANCHES = LearnConfig(
+    algo="SAC",
+    rows=256,
+    steps=160_000,
+    dataset_starts=0.95,
+    branch_length=10,
+    on_uncertain="truncate",
+    options={
+        "train_freq": 4,
+        "gradient_steps": 32,
+        "batch_size": 256,
+        "learning_starts": 10_000,
+        "learning_rate": 1e-3,
+        "policy_kwargs": {"net_arch": [128, 128]},
+    },
+)
+"""An off-policy algorithm in a twin, after MBPO (Janner et al. 2019, arXiv:1906.08253): many updates on branches of a
+few steps from all states of the data, where the twin is right; what lies further on is learned when data comes there.
+"""
+
+
+def refine_task(
+    task: Task, real: RealConfig, out: Path, seed: int, *, algo: str | None = None
+) -> RefineConfig:
+    """The rounds of a task's row: the one default configuration of its algorithm, and what the row says.
+
+    algo: "PPO" or "SAC", who learns in the twins; None: the row's.
+    """
+    if (algo or task.algo) == "SAC":
+        return _many_small_rounds(task, real, out, seed)
     return RefineConfig(
         real,
         out,
@@ -133,4 +171,27 @@ def refine_task(task: Task, real: RealConfig, out: Path, seed: int) -> RefineCon
         learn=LearnConfig(
             steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed
         ),
+    )
+
+
+def _many_small_rounds(task: Task, real: RealConfig, out: Path, seed: int) -> RefineConfig:
+    """Rounds as `SHORT_BRANCHES` wants them: data from where the policy is now, soon and often."""
+    options = SHORT_BRANCHES.options | task.twin_options
+    return RefineConfig(
+        real,
+        out,
+        steps=task.real_steps,
+        rounds=max(2, task.real_steps // _SMALL),
+        first_steps=min(_FIRST, task.real_steps // 4),
+        exploration=task.exploration,
+        later_exploration="policy:{newest}",
+        spot_checks=0.1,
+        warm_start=True,
+        candidates=("newest",),
+        compared=3,
+        patience=25,
+        later_updates=400,
+        seed=seed,
+        fit=FitConfig(updates=4_000, validate_every=200, states=50_000),
+        learn=dataclasses.replace(SHORT_BRANCHES, options=options, seed=seed),
     )

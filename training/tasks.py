@@ -14,6 +14,7 @@ class Task:
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. exploration: who acts in the first round,
     later_exploration: in the others. warm_start: whether the others' models and policies go on from the last ones.
+    algo: who learns in the twin, PPO or SAC (training/schedule.py). twin_options: of SAC there.
     learn_steps: learned steps of PPO.
     options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
     many_steps: real steps of the "PPO in reality with many steps" row.
@@ -33,6 +34,8 @@ class Task:
     later_exploration: str = "policy:{policy}"
     warm_start: bool = False
     candidates: tuple[str, ...] = ("warm",)
+    algo: str = "PPO"
+    twin_options: JSON = field(default_factory=dict)
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"

@@ -38,6 +38,7 @@ def tiny(out: Path, **change: Any) -> RefineConfig:
     options: dict[str, Any] = {
         "steps": STEPS,
         "rounds": ROUNDS,
+        "spot_checks": 0.5,
         "seed": 2,
         "fit": FitConfig(
             updates=20,

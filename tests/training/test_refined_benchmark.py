@@ -42,11 +42,13 @@ def tiny_task() -> Task:
 def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The script with a task, policies and judging that take seconds."""
 
-    def refined(*arguments: Any) -> RefineConfig:
-        plain = refine_task(*arguments)
+    def refined(*arguments: Any, algo: str) -> RefineConfig:
+        plain = refine_task(*arguments, algo=algo)
+        options = TINY_PPO if algo == "PPO" else {"batch_size": 40, "learning_starts": 50}
+        learning = {"learn": {"rows": 8, "options": options, "steps": 256}}
         return script.changed(
-            plain, {"learn": {"rows": 8, "options": TINY_PPO}, "fit": {"batch_size": 40, "validate_every": 10}}
-        )  # fmt: skip
+            plain, learning | {"fit": {"updates": 20, "batch_size": 40, "validate_every": 10}}
+        )
 
     monkeypatch.setitem(TASKS, TASK, tiny_task())
     monkeypatch.setattr(script, "refine_task", refined)
@@ -54,7 +56,6 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(script, "ROUND_SEEDS", range(10))
     monkeypatch.setattr(script, "LONG", 512)
     monkeypatch.setattr(script, "EXPLORING", 200)
-    monkeypatch.setattr(script, "SAC_STEPS", 120)
     scales = {"mean": [0.0] * 10, "scale": [2.0] * 10}
     monkeypatch.setattr(script, "exploring_scales", lambda task: scales)
     monkeypatch.setattr("training.keeper.EPISODES", 2)
@@ -78,7 +79,10 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
     for each in [*tree["rows"], *rounds]:
         each["commit"] = "0" * 40  # a checkout in the making is not clean
     jsonschema.validate(tree, schema)
-    assert [row["real_steps"] for row in rounds] == [200, 400]
+    real_steps = [(row["policy"], row["real_steps"]) for row in rounds]
+    assert real_steps == [
+        (p, n) for p, ns in (("ppo_twin", [200, 400]), ("sac_twin", [100, 400])) for n in ns
+    ]
     assert made["ppo_twin"]["real_steps"] == made["sac_twin"]["real_steps"] == 400
     assert made["random"]["real_steps"] == made["random"]["learned_steps"] == 0
     assert made["ppo_twin"]["learned_steps"] == 512
@@ -91,7 +95,7 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
     for task in ("Hopper-v5 (seeds 0, 1, 2)", f"{TASK} (seed 1)", f"{TASK} (seed 2)"):
         assert task in page.rpartition("Not judged yet: ")[2]
     verdicts = [line for line in page.splitlines() if line.endswith("so far (1 of 3 seeds) |")]
-    assert len(verdicts) == 2
+    assert len(verdicts) == 4
 
 
 def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:

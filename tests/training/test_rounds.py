@@ -30,6 +30,7 @@ def config(out: Path, **change: Any) -> RefineConfig:
     options: dict[str, Any] = {
         "steps": 600,
         "rounds": 3,
+        "spot_checks": 0.5,
         "warm_start": True,
         "fit": FIT,
         "learn": LEARN,
@@ -205,6 +206,15 @@ def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_p
         assert promise["mean"] - promise["low"] == pytest.approx(miss)
 
 
+def test_spot_checks_of_small_rounds_wait_until_they_are_whole_episodes(tmp_path: Path) -> None:
+    small = config(tmp_path, steps=10_000, rounds=9, first_steps=2_000, spot_checks=0.25)
+    assert [small.checks_of(n, 800) for n in range(9)] == [0, 0, 0, 0, 1000, 0, 0, 0, 1000]
+    assert [small.checks_of(n, None) for n in range(9)] == [0, *[250] * 8]
+    assert [small.checks_of(n, 5_000) for n in range(9)] == [0, 0, 500, 0, 500, 0, 500, 0, 500]
+    never = dataclasses.replace(small, spot_checks=0.0)
+    assert not any(never.checks_of(n, 800) for n in range(9))
+
+
 def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None:
     def episode(steps: int, *, terminated: bool) -> Episode:
         return Episode(
@@ -236,6 +246,7 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
         ({"candidates": ()}, "candidates are"),
         ({"spot_checks": 0.6}, "spot_checks is 0.6"),
         ({"patience": 0}, "patience 0"),
+        ({"compared": 0}, "compared 0"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
