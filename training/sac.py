@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import stable_baselines3
 import torch
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
@@ -54,7 +54,8 @@ class SAC(stable_baselines3.SAC):
 def covers(model: stable_baselines3.SAC) -> bool:
     """Whether the written-out update is this model's: plain networks, Adam, CPU, no state-dependent exploration."""
     policy, actor = model.policy, model.actor
-    if type(policy) is not SACPolicy or type(model.replay_buffer) is not ReplayBuffer:
+    buffers = (ReplayBuffer, NStepReplayBuffer)
+    if type(policy) is not SACPolicy or type(model.replay_buffer) not in buffers:
         return False
     critics = [*model.critic.q_networks, *model.critic_target.q_networks]
     bodies: list[Any] = [actor.latent_pi, *critics]
@@ -169,9 +170,8 @@ class _Update:
         after = torch.cat([following, theirs.action], 1)
         values = torch.cat([target.forward(after) for target in self._targets], 1)
         value = values.amin(1, keepdim=True) - weight * theirs.log_prob.unsqueeze(1)
-        discounts: Any = model.gamma
-        if getattr(batch, "discounts", None) is not None:
-            discounts = batch.discounts
+        # Of n steps' rewards; None: of one.
+        discounts = model.gamma if batch.discounts is None else batch.discounts
         wanted = batch.rewards + (1.0 - batch.dones) * discounts * value
         before = torch.cat([observations, batch.actions], 1)
         loss = torch.zeros(())

@@ -35,6 +35,7 @@ COVERED: list[dict[str, Any]] = [
     {},
     {"ent_coef": 0.05},
     {"ent_coef": "auto_0.1", "target_entropy": -0.3},
+    {"n_steps": 3},
     {"target_update_interval": 2, "tau": 0.05, "gamma": 0.9},
     {"policy_kwargs": {"net_arch": {"pi": [8], "qf": [24, 8]}, "n_critics": 3}},
     {"policy_kwargs": {"net_arch": [16], "activation_fn": torch.nn.SiLU}},
