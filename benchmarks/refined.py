@@ -10,7 +10,7 @@ any more. Columns:
 
     ppo_twin              PPO, only ever in the twin, rounds as in the task's row (training/tasks.py)
     ppo_twin_known        the same, with the task's true termination function instead of a learned one, where it has one
-    sac_twin              SAC, only ever in the twin, many small rounds (training/schedule.py)
+    sac_twin              SAC, only ever in the twin, in short branches (training/schedule.py)
     sac_twin_known        the same, with the true termination function
     ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` made in its twins
     ppo_real_long         the same at 1,000,000 steps: the bar

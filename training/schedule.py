@@ -16,8 +16,8 @@ from world_env.spec import JSON
 
 CANDIDATES = ("warm", "newest", "fresh")
 _JUDGE_SEED = 50_000
-_FIRST, _SMALL = 3_000, 1_250
-"""Real steps of the first and of every other of many small rounds."""
+_SHORT_ROUND = 10_000
+"""Real steps of a round for `SHORT_BRANCHES`."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class RefineConfig:
 SHORT_BRANCHES = LearnConfig(
     algo="SAC",
     rows=256,
-    steps=160_000,
+    steps=960_000,
     dataset_starts=0.95,
     branch_length=10,
     on_uncertain="truncate",
@@ -138,7 +138,7 @@ SHORT_BRANCHES = LearnConfig(
         "train_freq": 4,
         "gradient_steps": 32,
         "batch_size": 256,
-        "learning_starts": 10_000,
+        "learning_starts": 1_000,
         "learning_rate": 1e-3,
         "policy_kwargs": {"net_arch": [128, 128]},
     },
@@ -156,7 +156,7 @@ def refine_task(
     algo: "PPO" or "SAC", who learns in the twins; None: the row's.
     """
     if (algo or task.algo) == "SAC":
-        return _many_small_rounds(task, real, out, seed)
+        return _short_branches(task, real, out, seed)
     return RefineConfig(
         real,
         out,
@@ -174,24 +174,21 @@ def refine_task(
     )
 
 
-def _many_small_rounds(task: Task, real: RealConfig, out: Path, seed: int) -> RefineConfig:
-    """Rounds as `SHORT_BRANCHES` wants them: data from where the policy is now, soon and often."""
-    options = SHORT_BRANCHES.options | task.twin_options
+def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> RefineConfig:
+    """Rounds as `SHORT_BRANCHES` wants them: the policy goes on, and data comes from where it is now."""
     return RefineConfig(
         real,
         out,
         steps=task.real_steps,
-        rounds=max(2, task.real_steps // _SMALL),
-        first_steps=min(_FIRST, task.real_steps // 4),
+        rounds=max(2, task.real_steps // _SHORT_ROUND),
         exploration=task.exploration,
         later_exploration="policy:{newest}",
-        spot_checks=0.1,
         warm_start=True,
         candidates=("newest",),
-        compared=3,
-        patience=25,
-        later_updates=400,
+        later_updates=3_000,
         seed=seed,
-        fit=FitConfig(updates=4_000, validate_every=200, states=50_000),
-        learn=dataclasses.replace(SHORT_BRANCHES, options=options, seed=seed),
+        fit=FitConfig(updates=6_000, states=50_000),
+        learn=dataclasses.replace(
+            SHORT_BRANCHES, options=SHORT_BRANCHES.options | task.twin_options, seed=seed
+        ),
     )

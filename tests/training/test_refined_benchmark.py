@@ -81,7 +81,7 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
     jsonschema.validate(tree, schema)
     real_steps = [(row["policy"], row["real_steps"]) for row in rounds]
     assert real_steps == [
-        (p, n) for p, ns in (("ppo_twin", [200, 400]), ("sac_twin", [100, 400])) for n in ns
+        (p, n) for p, ns in (("ppo_twin", [200, 400]), ("sac_twin", [200, 400])) for n in ns
     ]
     assert made["ppo_twin"]["real_steps"] == made["sac_twin"]["real_steps"] == 400
     assert made["random"]["real_steps"] == made["random"]["learned_steps"] == 0
