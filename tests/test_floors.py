@@ -25,7 +25,7 @@ FLOORS = {
         0: ["random", "spec", "batch"],
         1: ["bounds", "codec", "models.base", "models.compiled", "folder", "measured"],
         1.5: ["models.networks"],
-        1.7: ["models.units"],
+        1.7: ["models.units", "models.ensemble_config"],
         2: [
             *["models.linear", "models.ensemble", "models.rssm"],
             *["models.transformer", "models.diffusion", "models.cosmos"],

@@ -82,6 +82,8 @@ class LearnConfig:
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
+    opinion: int | None = None
+    """Learned worlds: the one of the model's opinions that is believed, as in SimulatorConfig; None: all of them."""
     least_noise: float = 0.4
     """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
     action space: what has settled down looks for nothing better."""
@@ -216,6 +218,7 @@ def _world(
         temperature=config.temperature,
         rollout_length=config.rollout_length,
         branch_length=config.first_branch_length or config.branch_length,
+        opinion=config.opinion,
     )
     learned.seed(config.seed)
     if config.reward == "uncertainty":

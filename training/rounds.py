@@ -232,14 +232,22 @@ class Rounds:
         """Folders of the policies trained anew in the last twin; those that only collect are trained now."""
         config = self.config
         own = config.learn_of(last.number)
+        alone = dataclasses.replace(own, steps=config.explorer_steps or own.steps)
         others = {
-            # Past the threshold is where these two shall go: nothing is cut, and nothing scares them.
-            "curious": dataclasses.replace(own, reward="uncertainty", on_uncertain="ignore"),
+            # Past the threshold is where these shall go: nothing is cut, and nothing scares them.
+            "curious": dataclasses.replace(alone, reward="uncertainty", on_uncertain="ignore"),
             "bold": dataclasses.replace(
-                own, on_uncertain="truncate", seed=_seed(config, last.number, 700)
+                alone, on_uncertain="truncate", seed=_seed(config, last.number, 700)
             ),
             "fresh": dataclasses.replace(own, seed=_seed(config, last.number, 500)),
         }
+        for place, name in enumerate(("believer", "doubter")):
+            others[name] = dataclasses.replace(
+                alone,
+                on_uncertain="ignore",
+                opinion=(2 * last.number + place) % last.twin.model.opinions,
+                seed=_seed(config, last.number, 800 + 100 * place),
+            )
         folders = {name: last.twin_folder.with_name(f"policy-{name}") for name in others}
         for name, learning in others.items():
             if (

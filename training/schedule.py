@@ -39,7 +39,10 @@ class RefineConfig:
     where the last policy does not go any more; with stuck sensors ("stuck:0.5:{policy}") it goes where it never wanted
     to. The others are trained anew in the newest twin, from other first weights: {fresh} for the task, so that the data
     knows more than one way to do it; {bold} too, but without fear of what the twin does not know ("truncate"), so that
-    the data shows what is wrong with the best that it promises; {curious} to be where it is least certain."""
+    the data shows what is wrong with the best that it promises; {curious} to be where it is least certain; {believer}
+    and {doubter} believe one of the model's opinions each, another one every round: one alone thinks possible what the
+    others would contradict, and trying it tells who is right (posterior sampling: Osband et al. 2013,
+    arXiv:1306.0940)."""
     spot_checks: float = 0.2
     """Share of the later rounds' real steps that the chosen policy plays without noise, put off until it is enough for
     a whole episode: what it earns stands beside what was promised, and is data like all other."""
@@ -60,6 +63,8 @@ class RefineConfig:
     """Rounds without another choice of policy after which the rest of the budget is kept."""
     later_updates: int | None = None
     """Updates of the later rounds' fits; None: as `fit` says. A fit that goes on needs fewer."""
+    explorer_steps: int | None = None
+    """Learned steps of policies that only collect; None: as many as of the others."""
     later_learn_steps: int | None = None
     """Learned steps of the later rounds; None: as many as the first one's."""
     seed: int = 0

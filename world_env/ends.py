@@ -42,6 +42,8 @@ class SimulatorConfig:
         be as good in it.
     temperature: scale of the model's noise.
     dataset_starts: share of resets that begin from a state inside an episode of the data.
+    opinion: which of the model's opinions all rows follow, such as a member of an ensemble, from 0; None: each row one
+        of its own. One alone promises what the others would contradict.
     """
 
     horizon: int | None = None
@@ -54,6 +56,7 @@ class SimulatorConfig:
     precision: Precision = "float32"
     temperature: float = 1.0
     dataset_starts: float = 0.0
+    opinion: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -72,6 +75,10 @@ class SimulatorConfig:
         ):
             if length is not None:
                 whole_number(length, name)
+        if self.opinion is not None and (type(self.opinion) is not int or self.opinion < 0):
+            raise InvalidOptionError(
+                f"opinion is {self.opinion!r}, expected a whole number from 0, or None"
+            )
         if self.uncertainty not in (None, True, False, "full"):
             raise InvalidOptionError(
                 f"uncertainty is {self.uncertainty!r}, expected True, False, 'full' or None"

@@ -82,7 +82,7 @@ class Simulator:
         self._bounds = EndBounds(twin.ranges)
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
         check_precision(self.config.precision, twin.fidelity)
-        self._model = twin.model.stepper(self.config.precision)
+        self._model = twin.model.following(self.config.opinion).stepper(self.config.precision)
         self._known = bool(twin.known)
         asked = self.config.uncertainty
         self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked

@@ -148,6 +148,31 @@ def test_a_refinement_collects_with_a_policy_that_never_saw_the_older_ones(tmp_p
     assert str(fresh) in store.provenance["exploration"]
 
 
+def test_policies_that_believe_one_opinion_each_collect_and_another_one_every_round(
+    tmp_path: Path,
+) -> None:
+    both = "mix:0.5*policy:{believer}+0.5*policy:{doubter}"
+    fit = tiny(tmp_path).fit
+    config = tiny(
+        tmp_path / "run",
+        steps=600,
+        rounds=3,
+        later_exploration=both,
+        explorer_steps=512,
+        fit=dataclasses.replace(fit, model=fit.model | {"members": 3}),
+    )
+    rounds = refine(config, ledger=StepLedger())
+    seen = []
+    for done in rounds[:-1]:
+        for name in ("policy-believer", "policy-doubter"):
+            card = policy_card(done.twin_folder.with_name(name))["provenance"]["learn"]
+            seen.append(card["opinion"])
+            assert (card["steps"], card["on_uncertain"]) == (512, "ignore")
+    assert seen == [0, 1, 2, 0]
+    # Who promises what one opinion alone thinks possible is never chosen.
+    assert {done.policy_folder.name for done in rounds} == {"policy"}
+
+
 def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -> None:
     config = tiny(
         tmp_path / "run",

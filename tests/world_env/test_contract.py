@@ -23,9 +23,11 @@ from torch import Tensor
 from world_env.batch import Observation, State
 from world_env.checks import check_vector_env, check_world_model
 from world_env.codec import Codec
+from world_env.errors import InvalidOptionError
 from world_env.models import FAMILIES, load_family
 from world_env.models.base import Prediction
 from world_env.random import RowRandom
+from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
 from world_env.vector_env import WorldModelVectorEnv
@@ -69,6 +71,36 @@ def test_what_a_simulator_steps_keeps_the_protocol_too(family: str, real_id: str
     for name, value in arrived.items():
         torch.testing.assert_close(quick[name], value, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quickly.reward, said.reward, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", BUILT_IN)
+def test_one_opinion_of_every_family_keeps_the_protocol_and_another_is_none(
+    family: str, real_id: str
+) -> None:
+    model = awake(Twin.untrained(real_spec(real_id), family)).model
+    assert model.following(None) is model
+    for opinion in range(model.opinions):
+        check_world_model(model.following(opinion), differentiable=False)
+    for wrong in (-1, model.opinions):
+        with pytest.raises(InvalidOptionError, match=f"opinion is {wrong}"):
+            model.following(wrong)
+
+
+def test_rows_follow_the_opinion_that_is_asked_for() -> None:
+    twin = awake(Twin.untrained(real_spec("CartPole-v1"), "ensemble"))
+    rows, actions = 40, np.zeros(40, int)
+    shown = []
+    for opinion in (None, *range(twin.model.opinions)):
+        simulator = Simulator(twin, rows, config=SimulatorConfig(opinion=opinion, temperature=0.0))
+        simulator.reset(seed=3)
+        shown.append(simulator.step(actions).observation)
+    every, *alone = shown
+    # From one start: what differs is what is believed.
+    assert len(np.unique(every, axis=0)) == len(alone) == twin.model.opinions
+    for each in alone:
+        assert len(np.unique(each, axis=0)) == 1
+    with pytest.raises(InvalidOptionError, match="opinion is -1"):
+        SimulatorConfig(opinion=-1)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])

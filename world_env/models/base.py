@@ -67,6 +67,22 @@ class WorldModel(nn.Module, ABC):
             )
         return self
 
+    @property
+    def opinions(self) -> int:
+        """How many models this one is, of which each row follows one for an episode."""
+        return 1
+
+    def following(self, opinion: int | None) -> WorldModel:
+        """This model, but every row that begins follows the same opinion (from 0); None: as it is.
+
+        Raises InvalidOptionError where there is no such opinion.
+        """
+        if opinion not in (0, None):
+            raise InvalidOptionError(
+                f"opinion is {opinion!r}, but a {type(self).__name__} has only one, number 0"
+            )
+        return self
+
     @abstractmethod
     def encode(self, context: Context, *, random: RowRandom) -> State:
         """The state inferred from each row's real past; a context of length 1 is always enough."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,9 @@ from torch.nn import functional
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
+from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
+from world_env.models.ensemble_config import EnsembleConfig
 from world_env.models.networks import (
     MemberMLP,
     Normalizer,
@@ -44,50 +45,7 @@ from world_env.models.units import Units
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
-
-@dataclass(frozen=True)
-class EnsembleConfig:
-    """Sizes and training choices of an ensemble."""
-
-    members: int = 5
-    """Independent networks; disagreement needs at least 2."""
-    width: int = 128
-    """Units per hidden layer of the dynamics."""
-    layers: int = 3
-    """Hidden layers of the dynamics."""
-    head_width: int = 96
-    """Units per hidden layer (two) of the reward and termination heads."""
-    rollout: int = 8
-    """Steps k of the autoregressive part of training."""
-    one_step_share: float = 0.85
-    """Share of the updates that train one step; the rest trains `rollout` steps."""
-    terminal_weight: float = 20.0
-    """Most that a terminal step weighs more than another in the loss."""
-    beta: float = 0.5
-    """Likelihoods are weighted by variance ** beta [beta-NLL: Seitzer et al. 2022, arXiv:2203.09168]."""
-    outlier: float = 5.0
-    """Miss, in units of its own noise, from which it teaches no more than that [Huber 1964]: else one rare spike weighs
-    more than the batch it is in."""
-    log_std_min: float = -6.0
-    """Least logarithm of the noise, in units of one step's typical change."""
-    log_std_max: float = 1.0
-    """Largest logarithm of the noise, same unit."""
-    partner_every: int = 2
-    """Steps from one look at another member's opinion to the next, where uncertainty is asked for."""
-
-    def __post_init__(self) -> None:
-        if self.members < 2:
-            raise ValueError(f"members is {self.members}, but disagreement needs at least 2")
-        if self.rollout < 1 or not 0.0 <= self.one_step_share <= 1.0:
-            raise ValueError(
-                f"rollout is {self.rollout} and one_step_share {self.one_step_share}: expected at least 1 step "
-                "and a share in 0..1"
-            )
-        if self.outlier <= 0.0:
-            raise ValueError(f"outlier is {self.outlier}, expected more than 0 units of noise")
-        if self.partner_every < 1:
-            raise ValueError(f"partner_every is {self.partner_every}, expected at least 1 step")
-
+__all__ = ["EnsembleConfig", "EnsembleWorldModel"]
 
 _FEW = 64
 """Rows up to which the compiled step is the quicker one."""
@@ -104,6 +62,7 @@ class EnsembleWorldModel(TrainableWorldModel):
 
     log_terminal_weight: Tensor
     _few: Callable[..., Any] | None = None
+    _followed: int | None = None
 
     def __init__(self, spec: WorldSpec, config: EnsembleConfig) -> None:
         super().__init__(spec, config)
@@ -176,9 +135,28 @@ class EnsembleWorldModel(TrainableWorldModel):
         networks = [compiled.Network.of(network) for network in (self.dynamics, self.heads)]
         return partial(compiled.step_rows, networks[0], networks[1], scales)
 
+    @property
+    def opinions(self) -> int:
+        """One a member."""
+        return self.config.members
+
+    def following(self, opinion: int | None) -> EnsembleWorldModel:
+        """The same weights, and always this member."""
+        if opinion is None:
+            return self
+        if not 0 <= opinion < self.config.members:
+            raise InvalidOptionError(
+                f"opinion is {opinion!r}, expected a member, 0 to {self.config.members - 1}"
+            )
+        one = copy.copy(self)
+        one._followed = opinion
+        return one
+
     def encode(self, context: Context, *, random: RowRandom) -> State:
         """The newest observation, and a member drawn for the row's whole episode."""
         member = random.integers(self.config.members)
+        if self._followed is not None:
+            member = torch.full_like(member, self._followed)
         return self._fresh(self.layout.flatten(context.last()), member)
 
     def observe(
