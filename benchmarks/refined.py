@@ -40,6 +40,7 @@ from typing import Any
 
 import torch
 from learn_table import exploring_scales
+from refined_table import applies
 from returns import JUDGE_SEEDS, merge, read
 
 from training.fit import FitWarning
@@ -102,7 +103,7 @@ def main() -> None:
     for task_id in arguments.tasks:
         for seed in arguments.seeds:
             for column in arguments.columns:
-                if column.endswith("_known") and TASKS[task_id].termination is None:
+                if not applies(column, task_id):
                     continue
                 cell = Cell(task_id, seed, arguments.change)
                 stored = read(arguments.out) if keep else None

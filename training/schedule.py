@@ -17,7 +17,7 @@ from world_env.spec import JSON
 CANDIDATES = ("warm", "newest", "fresh")
 _JUDGE_SEED = 50_000
 _SHORT_ROUND = 10_000
-"""Real steps of a round for `SHORT_BRANCHES`."""
+"""Real steps of a round for `SHORT_BRANCHES`; fewer where that would be less than four rounds."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         real,
         out,
         steps=task.real_steps,
-        rounds=max(2, task.real_steps // _SHORT_ROUND),
+        rounds=max(4, task.real_steps // _SHORT_ROUND),
         exploration=task.exploration,
         later_exploration="policy:{newest}",
         warm_start=True,
@@ -193,7 +193,5 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         later_updates=3_000,
         seed=seed,
         fit=FitConfig(updates=6_000, states=50_000),
-        learn=dataclasses.replace(
-            SHORT_BRANCHES, options=SHORT_BRANCHES.options | task.twin_options, seed=seed
-        ),
+        learn=dataclasses.replace(SHORT_BRANCHES, seed=seed),
     )

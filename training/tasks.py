@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from world_env.spec import JSON
 
@@ -14,7 +14,7 @@ class Task:
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. exploration: who acts in the first round,
     later_exploration: in the others. warm_start: whether the others' models and policies go on from the last ones.
-    algo: who learns in the twin, PPO or SAC (training/schedule.py). twin_options: of SAC there.
+    algo: who learns in the twin, PPO or SAC (training/schedule.py).
     learn_steps: learned steps of PPO.
     options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
     many_steps: real steps of the "PPO in reality with many steps" row.
@@ -35,7 +35,6 @@ class Task:
     warm_start: bool = False
     candidates: tuple[str, ...] = ("warm",)
     algo: str = "PPO"
-    twin_options: JSON = field(default_factory=dict)
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"
@@ -62,6 +61,23 @@ _DQN: JSON = {
 }
 
 _TWO_WAYS = "mix:0.5*policy:{policy}+0.5*policy:{fresh}"
+
+_LOCOMOTION = Task(
+    "",
+    100_000,
+    rounds=5,
+    exploration="mix:0.5*random+0.5*held:5",
+    later_exploration=_TWO_WAYS,
+    warm_start=True,
+    candidates=("warm", "fresh"),
+    algo="SAC",
+    learn_steps=1_000_000,
+    offpolicy="SAC",
+    many_steps=1_000_000,
+    pool_steps=(400_000, 12_000),
+    bundled=False,
+)
+"""What the tasks of MuJoCo in which something walks, runs or swims have in common."""
 
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
@@ -118,37 +134,28 @@ TASKS: dict[str, Task] = {
         learn_steps=300_000,
         on_uncertain="ignore",
         offpolicy="SAC",
+        many_steps=1_000_000,
         pool_steps=(200_000, 8_000),
         bundled=False,
     ),
-    "HalfCheetah-v5": Task(
-        "half-cheetah",
-        100_000,
-        rounds=5,
-        exploration="mix:0.5*random+0.5*held:5",
-        later_exploration=_TWO_WAYS,
-        warm_start=True,
-        candidates=("warm", "fresh"),
-        algo="SAC",
-        twin_options={"target_entropy": -3.0},
-        learn_steps=1_000_000,
-        offpolicy="SAC",
-        many_steps=1_000_000,
-        pool_steps=(400_000, 12_000),
+    "HalfCheetah-v5": replace(_LOCOMOTION, twin="half-cheetah", bundled=True),
+    "Hopper-v5": replace(
+        _LOCOMOTION, twin="hopper", algo="PPO", termination="training.known:hopper_falls"
     ),
-    "Hopper-v5": Task(
-        "hopper",
-        100_000,
+    "Walker2d-v5": replace(_LOCOMOTION, twin="walker2d"),
+    "Ant-v5": replace(_LOCOMOTION, twin="ant"),
+    "Swimmer-v5": replace(_LOCOMOTION, twin="swimmer"),
+    "LunarLander-v3": Task(
+        "lunar-lander",
+        50_000,
         rounds=5,
         exploration="mix:0.5*random+0.5*held:5",
         later_exploration=_TWO_WAYS,
         warm_start=True,
         candidates=("warm", "fresh"),
         learn_steps=1_000_000,
-        offpolicy="SAC",
         many_steps=1_000_000,
-        pool_steps=(400_000, 12_000),
-        termination="training.known:hopper_falls",
+        pool_steps=(400_000, 100_000),
         bundled=False,
     ),
 }

@@ -84,6 +84,10 @@ def test_sac_learns_in_a_twin_too(pendulum: Twin, no_reality: None) -> None:
     model = learn(pendulum, TINY_SAC)
     assert model.num_timesteps == TINY_SAC.steps
     assert model._n_updates > 0
+    # Pendulum has one action: half of the usual -1, unless another is asked for.
+    assert model.target_entropy == -0.5
+    asked = dataclasses.replace(TINY_SAC, options=TINY_SAC.options | {"target_entropy": -2.0})
+    assert learn(pendulum, asked).target_entropy == -2.0
 
 
 def test_the_same_seed_gives_the_same_policy(cartpole: Twin) -> None:

@@ -47,7 +47,9 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         options = TINY_PPO if algo == "PPO" else {"batch_size": 40, "learning_starts": 50}
         learning = {"learn": {"rows": 8, "options": options, "steps": 256}}
         return script.changed(
-            plain, learning | {"fit": {"updates": 20, "batch_size": 40, "validate_every": 10}}
+            plain,
+            learning
+            | {"later_updates": 20, "fit": {"updates": 20, "batch_size": 40, "validate_every": 10}},
         )
 
     monkeypatch.setitem(TASKS, TASK, tiny_task())
@@ -81,7 +83,9 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
     jsonschema.validate(tree, schema)
     real_steps = [(row["policy"], row["real_steps"]) for row in rounds]
     assert real_steps == [
-        (p, n) for p, ns in (("ppo_twin", [200, 400]), ("sac_twin", [200, 400])) for n in ns
+        (p, n)
+        for p, ns in (("ppo_twin", [200, 400]), ("sac_twin", [100, 200, 300, 400]))
+        for n in ns
     ]
     assert made["ppo_twin"]["real_steps"] == made["sac_twin"]["real_steps"] == 400
     assert made["random"]["real_steps"] == made["random"]["learned_steps"] == 0
