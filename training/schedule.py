@@ -154,13 +154,13 @@ few steps from all states of the data, where the twin is right; what lies furthe
 
 
 def refine_task(
-    task: Task, real: RealConfig, out: Path, seed: int, *, algo: str | None = None
+    task: Task, real: RealConfig, out: Path, seed: int, *, algo: str = "PPO"
 ) -> RefineConfig:
     """The rounds of a task's row: the one default configuration of its algorithm, and what the row says.
 
-    algo: "PPO" or "SAC", who learns in the twins; None: the row's.
+    algo: "PPO" or "SAC", who learns in the twins.
     """
-    if (algo or task.algo) == "SAC":
+    if algo == "SAC":
         return _short_branches(task, real, out, seed)
     return RefineConfig(
         real,

@@ -14,7 +14,6 @@ class Task:
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. exploration: who acts in the first round,
     later_exploration: in the others. warm_start: whether the others' models and policies go on from the last ones.
-    algo: who learns in the twin, PPO or SAC (training/schedule.py).
     learn_steps: learned steps of PPO.
     options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
     many_steps: real steps of the "PPO in reality with many steps" row.
@@ -34,7 +33,6 @@ class Task:
     later_exploration: str = "policy:{policy}"
     warm_start: bool = False
     candidates: tuple[str, ...] = ("warm",)
-    algo: str = "PPO"
     learn_steps: int = 200_000
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"
@@ -70,7 +68,6 @@ _LOCOMOTION = Task(
     later_exploration=_TWO_WAYS,
     warm_start=True,
     candidates=("warm", "fresh"),
-    algo="SAC",
     learn_steps=1_000_000,
     offpolicy="SAC",
     many_steps=1_000_000,
@@ -139,9 +136,7 @@ TASKS: dict[str, Task] = {
         bundled=False,
     ),
     "HalfCheetah-v5": replace(_LOCOMOTION, twin="half-cheetah", bundled=True),
-    "Hopper-v5": replace(
-        _LOCOMOTION, twin="hopper", algo="PPO", termination="training.known:hopper_falls"
-    ),
+    "Hopper-v5": replace(_LOCOMOTION, twin="hopper", termination="training.known:hopper_falls"),
     "Walker2d-v5": replace(_LOCOMOTION, twin="walker2d"),
     "Ant-v5": replace(_LOCOMOTION, twin="ant"),
     "Swimmer-v5": replace(_LOCOMOTION, twin="swimmer"),
