@@ -248,6 +248,7 @@ class Rounds:
                 opinion=(2 * last.number + place) % last.twin.model.opinions,
                 seed=_seed(config, last.number, 800 + 100 * place),
             )
+        others |= {name: config.explorer(name, last.number) for name in config.explorers}
         folders = {name: last.twin_folder.with_name(f"policy-{name}") for name in others}
         for name, learning in others.items():
             if (

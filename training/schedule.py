@@ -15,7 +15,12 @@ from world_env.errors import InvalidOptionError
 from world_env.spec import JSON
 
 CANDIDATES = ("warm", "newest", "fresh")
+PLACEHOLDERS = (
+    *("policy", "newest", "early", "middle"),
+    *("fresh", "bold", "curious", "believer", "doubter"),
+)
 _JUDGE_SEED = 50_000
+_EXPLORERS_SEED = 1_000
 _SHORT_ROUND = 10_000
 """Real steps of a round for `SHORT_BRANCHES`; fewer where that would be less than four rounds."""
 
@@ -43,6 +48,10 @@ class RefineConfig:
     and {doubter} believe one of the model's opinions each, another one every round: one alone thinks possible what the
     others would contradict, and trying it tells who is right (posterior sampling: Osband et al. 2013,
     arXiv:1306.0940)."""
+    explorers: JSON = field(default_factory=dict)
+    """More policies that only collect, trained anew in each round's twin: name -> fields of LearnConfig that differ,
+    such as {"hasty": {"options": {"gamma": 0.99}}} for {hasty} in `later_exploration`. Who discounts more leaps, who
+    discounts less survives, and the twin learns of both."""
     spot_checks: float = 0.2
     """Share of the later rounds' real steps that the chosen policy plays without noise, put off until it is enough for
     a whole episode: what it earns stands beside what was promised, and is data like all other."""
@@ -89,6 +98,12 @@ class RefineConfig:
             raise InvalidOptionError(
                 f"candidates are {self.candidates}, expected one or more of {', '.join(CANDIDATES)}"
             )
+        for name in self.explorers:
+            if not name.isidentifier() or name in PLACEHOLDERS:
+                raise InvalidOptionError(
+                    f"an explorer is called {name!r}: expected a word other than {', '.join(PLACEHOLDERS)}"
+                )
+            self.explorer(name, 0)  # refused here rather than after a round
         if not 0.0 <= self.spot_checks <= 0.5:
             raise InvalidOptionError(
                 f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
@@ -96,7 +111,7 @@ class RefineConfig:
 
     def settings(self) -> JSON:
         """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
-        names = "exploration later_exploration spot_checks candidates compared judge seed".split()
+        names = "exploration later_exploration explorers spot_checks candidates compared judge seed".split()
         tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
         return tree
 
@@ -124,6 +139,24 @@ class RefineConfig:
         updates = later or self.fit.updates or updates_for(self.steps_after(number))
         seed = self.seed + (_JUDGE_SEED if name == "judge" else 0)
         return dataclasses.replace(self.fit, seed=seed, updates=updates)
+
+    def explorer(self, name: str, number: int) -> LearnConfig:
+        """How the explorer of this name is trained in round `number`'s twin.
+
+        Raises InvalidOptionError for fields that LearnConfig does not have.
+        """
+        own, fields = self.learn_of(number), dict(self.explorers[name])
+        options = own.options | fields.pop("options", {})
+        seed = 1000 * self.seed + _EXPLORERS_SEED + 50 * sorted(self.explorers).index(name) + number
+        steps = self.explorer_steps or own.steps
+        try:
+            return dataclasses.replace(
+                own, **{"steps": steps, "options": options, "seed": seed} | fields
+            )
+        except TypeError as error:
+            raise InvalidOptionError(
+                f"the explorer {name!r} has the fields {sorted(fields)}, expected those of LearnConfig: {error}"
+            ) from error
 
     def learn_of(self, number: int) -> LearnConfig:
         """The learning of round `number`, with this run's seed."""

@@ -173,6 +173,42 @@ def test_policies_that_believe_one_opinion_each_collect_and_another_one_every_ro
     assert {done.policy_folder.name for done in rounds} == {"policy"}
 
 
+def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path) -> None:
+    both = "mix:0.5*policy:{hasty}+0.5*policy:{steady}"
+    explorers = {"hasty": {"options": {"gamma": 0.9}}, "steady": {"on_uncertain": "ignore"}}
+    config = tiny(tmp_path, later_exploration=both, explorers=explorers, explorer_steps=512)
+    rounds = refine(config, ledger=StepLedger())
+    cards = {
+        name: policy_card(rounds[0].twin_folder.with_name(f"policy-{name}"))["provenance"]["learn"]
+        for name in explorers
+    }
+    assert cards["hasty"]["options"] == config.learn.options | {"gamma": 0.9}
+    assert cards["hasty"]["on_uncertain"] == config.learn.on_uncertain
+    assert cards["steady"]["options"] == config.learn.options
+    assert cards["steady"]["on_uncertain"] == "ignore"
+    assert {card["steps"] for card in cards.values()} == {512}
+    assert cards["hasty"]["seed"] != cards["steady"]["seed"]
+    assert {done.policy_folder.name for done in rounds} == {"policy"}
+    with pytest.raises(StageError, match="explorers"):
+        refine(dataclasses.replace(config, explorers={}), ledger=StepLedger())
+
+
+@pytest.mark.parametrize(
+    ("explorers", "said"),
+    [
+        ({"fresh": {}}, "called 'fresh'"),
+        ({"no word": {}}, "called 'no word'"),
+        ({"hasty": {"gamma": 0.9}}, r"'hasty' has the fields \['gamma'\]"),
+        ({"hasty": {"steps": 0}}, "0 steps"),
+    ],
+)
+def test_an_explorer_that_cannot_be_is_refused(
+    tmp_path: Path, explorers: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        tiny(tmp_path, explorers=explorers)
+
+
 def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -> None:
     config = tiny(
         tmp_path / "run",
