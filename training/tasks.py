@@ -60,7 +60,7 @@ _DQN: JSON = {
 
 _TWO_WAYS = "mix:0.5*policy:{policy}+0.5*policy:{fresh}"
 
-_LOCOMOTION = Task(
+_IN_ROUNDS = Task(
     "",
     100_000,
     rounds=5,
@@ -74,7 +74,7 @@ _LOCOMOTION = Task(
     pool_steps=(400_000, 12_000),
     bundled=False,
 )
-"""What the tasks of MuJoCo in which something walks, runs or swims have in common."""
+"""What the tasks have in common in which random actions do not show the world: those that walk, run, swim or land."""
 
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
@@ -135,23 +135,17 @@ TASKS: dict[str, Task] = {
         pool_steps=(200_000, 8_000),
         bundled=False,
     ),
-    "HalfCheetah-v5": replace(_LOCOMOTION, twin="half-cheetah", bundled=True),
-    "Hopper-v5": replace(_LOCOMOTION, twin="hopper", termination="training.known:hopper_falls"),
-    "Walker2d-v5": replace(_LOCOMOTION, twin="walker2d"),
-    "Ant-v5": replace(_LOCOMOTION, twin="ant"),
-    "Swimmer-v5": replace(_LOCOMOTION, twin="swimmer"),
-    "LunarLander-v3": Task(
-        "lunar-lander",
-        50_000,
-        rounds=5,
-        exploration="mix:0.5*random+0.5*held:5",
-        later_exploration=_TWO_WAYS,
-        warm_start=True,
-        candidates=("warm", "fresh"),
-        learn_steps=1_000_000,
-        many_steps=1_000_000,
+    "HalfCheetah-v5": replace(_IN_ROUNDS, twin="half-cheetah", bundled=True),
+    "Hopper-v5": replace(_IN_ROUNDS, twin="hopper", termination="training.known:hopper_falls"),
+    "Walker2d-v5": replace(_IN_ROUNDS, twin="walker2d"),
+    "Ant-v5": replace(_IN_ROUNDS, twin="ant"),
+    "Swimmer-v5": replace(_IN_ROUNDS, twin="swimmer"),
+    "LunarLander-v3": replace(
+        _IN_ROUNDS,
+        twin="lunar-lander",
+        real_steps=50_000,
+        offpolicy="DQN",
         pool_steps=(400_000, 100_000),
-        bundled=False,
     ),
 }
 """Real id -> its row; environments that are not here get the defaults of `Task`."""
