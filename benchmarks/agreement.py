@@ -27,7 +27,8 @@ from returns import read
 
 from training.agree import Trained, judge, promises_by_kind
 from training.agreement import EVALUATION, OPTIMISATION, Judged, bootstrap, statistics
-from training.fit import FitConfig, FitWarning, fit_episodes
+from training.fit import FitConfig, fit_episodes
+from training.fit_checks import FitWarning
 from training.learn import learn
 from training.milestones import milestones
 from training.policy import load_policy

@@ -28,7 +28,8 @@ from sabotages import JUDGED, TUNING, sabotaged
 
 from training.alarm import AlarmConfig, ExploitationAlarm, ExploitationWarning
 from training.collect import CollectConfig, collect
-from training.fit import FitConfig, FitWarning, fit_episodes
+from training.fit import FitConfig, fit_episodes
+from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from training.build import BuildConfig, build
-from training.fit import FitWarning
+from training.fit_checks import FitWarning
 from training.tasks import BUNDLED, TASKS
 
 SEED = 42

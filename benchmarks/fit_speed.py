@@ -25,7 +25,8 @@ from timing import JSON, Watch, append, peak_mb, resident_mb
 import training.fit
 from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
-from training.fit import FitConfig, FitWarning, fit_episodes
+from training.fit import FitConfig, fit_episodes
+from training.fit_checks import FitWarning
 from training.provenance import facts
 from training.real import RealConfig
 from training.windows import EncodedEpisodes

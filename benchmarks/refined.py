@@ -43,7 +43,7 @@ from learn_table import exploring_scales
 from refined_table import applies
 from returns import JUDGE_SEEDS, merge, read
 
-from training.fit import FitWarning
+from training.fit_checks import FitWarning
 from training.learn import learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger, spec_of

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from training.fit import FitWarning
+from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
 from training.policy import load_policy
 from training.provenance import facts, write_results

@@ -28,7 +28,8 @@ from torch import Tensor
 
 import training.fit
 from training.fidelity import evaluation_windows, open_loop, scales_of
-from training.fit import FitConfig, FitWarning, fit_episodes
+from training.fit import FitConfig, fit_episodes
+from training.fit_checks import FitWarning
 from training.provenance import facts
 from training.windows import EncodedEpisodes, encode_episodes
 from world_env.batch import OBSERVATION, Batch, Context

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from returns import merge, read
 
-from training.fit import FitWarning
+from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger

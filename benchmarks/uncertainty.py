@@ -26,7 +26,8 @@ from returns import merge, read
 
 from training.episodes import split
 from training.fidelity import auroc, evaluation_windows, row_errors, scales_of
-from training.fit import FitConfig, FitWarning, fit_episodes
+from training.fit import FitConfig, fit_episodes
+from training.fit_checks import FitWarning
 from training.provenance import facts
 from training.windows import encode_episodes
 from world_env.batch import Batch, Context, Observation

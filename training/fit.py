@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,11 +32,11 @@ from training.fit_checks import (
     check_same_kind,
     check_target,
     check_windows,
+    fit_notes,
 )
 from training.provenance import current_commit
 from training.windows import (
     EncodedEpisodes,
-    column_notes,
     data_range,
     dataset_states,
     encode_episodes,
@@ -53,8 +52,6 @@ from world_env.random import RowRandom
 from world_env.spec import JSON, DataRange, WorldSpec
 from world_env.twin import KnownFunction, Twin
 
-FEW_TERMINALS = 5
-"""Terminal labels below which the termination head is a guess."""
 _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
 _LONGEST_SELECTION = 200
@@ -63,10 +60,6 @@ _SELECT_FROM = 0.5
 LEAST_UPDATES, MOST_UPDATES = 3_000, 30_000
 """How many a fit takes of itself: enough for small data, and for large data to be seen often enough."""
 _STEPS_AN_UPDATE = 10
-
-
-class FitWarning(UserWarning):
-    """The data can be fitted, but something in it limits what the twin can know."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +87,9 @@ class FitConfig:
     states: int = 2_000
     """Observations from inside the data, at most, that the twin keeps for learned episodes to begin from. Short
     branches need many: what lies further than a branch from all of them is never seen."""
+    sharp_ends: bool = True
+    """Whether the twin ends episodes where single dimensions pass bounds beyond which nothing ever went on in the data,
+    whatever its model thinks."""
     seed: int = 0
     """Of the weights, the windows and the split."""
 
@@ -184,12 +180,12 @@ def fit_episodes(
     updates = updates_for(sum(map(len, episodes))) if config.updates is None else config.updates
     config = dataclasses.replace(config, updates=updates)
     began = time.perf_counter()
-    check_amount(episodes)
-    training, held_out = split(list(episodes), config.held_out, config.seed)
-    ranges = data_range(list(episodes), spec, ends=end_bounds(training, spec))
+    training, held_out = split(check_amount(episodes), config.held_out, config.seed)
+    bounds = end_bounds(training if config.sharp_ends else [], spec)
+    ranges = data_range(list(episodes), spec, ends=bounds)
     codec = Codec(spec, ranges)
     train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
-    notes = _notes(train, validation, spec)
+    notes = fit_notes(train, validation, spec)
     model = _new_model(spec, config)
     check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
@@ -333,24 +329,6 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Obs
         "reward_error": curve.reward_error,
         "bfloat16": bfloat16_fidelity(model, validation, scale=scale),
     }
-
-
-def _notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
-    notes = column_notes(train)
-    labels = int(train.terminated.sum() + validation.terminated.sum())
-    if spec.horizon is None:
-        notes.append(
-            "the data names no time limit: without a horizon nothing can be judged in the twin"
-        )
-    if labels == 0:
-        notes.append("no episode ever terminated: the twin will not end one before its horizon")
-    elif labels < FEW_TERMINALS:
-        notes.append(
-            f"only {labels} terminal labels (at least {FEW_TERMINALS} wanted): where episodes end is a guess"
-        )
-    for note in notes:
-        warnings.warn(note, FitWarning, stacklevel=3)
-    return notes
 
 
 def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:

@@ -1,12 +1,14 @@
-"""What a fit refuses before it begins."""
+"""What a fit refuses before it begins, and what it warns of."""
 
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from training.episodes import Episode
+from training.windows import EncodedEpisodes, column_notes
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.models.base import TrainableWorldModel
 from world_env.spec import JSON, WorldSpec
@@ -14,6 +16,12 @@ from world_env.twin import Twin
 
 MIN_STEPS = 100
 """Real steps below which no fit is worth its name."""
+FEW_TERMINALS = 5
+"""Terminal labels below which the termination head is a guess."""
+
+
+class FitWarning(UserWarning):
+    """The data can be fitted, but something in it limits what the twin can know."""
 
 
 def check_target(out: Path) -> None:
@@ -33,14 +41,15 @@ def check_target(out: Path) -> None:
         ) from error
 
 
-def check_amount(episodes: Sequence[Episode]) -> None:
-    """Raises TooLittleDataError for so few steps that nothing could be learned."""
+def check_amount(episodes: Sequence[Episode]) -> list[Episode]:
+    """The episodes; raises TooLittleDataError for so few steps that nothing could be learned."""
     steps = sum(len(episode) for episode in episodes)
     if steps < MIN_STEPS:
         raise TooLittleDataError(
             f"{steps} steps in {len(episodes)} episodes are too little: a fit needs at least {MIN_STEPS} steps, "
             "a good one usually 2,000 or more. Collect more with `world-env collect`."
         )
+    return list(episodes)
 
 
 def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> None:
@@ -67,3 +76,22 @@ def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> N
                 f"a fit cannot go on from this twin: its {name} is {theirs}, this fit has {ours}. Take a twin of the "
                 "same environment and configuration, or begin anew."
             )
+
+
+def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
+    """What limits a twin of these episodes, warned of (FitWarning) and for its card."""
+    notes = column_notes(train)
+    labels = int(train.terminated.sum() + validation.terminated.sum())
+    if spec.horizon is None:
+        notes.append(
+            "the data names no time limit: without a horizon nothing can be judged in the twin"
+        )
+    if labels == 0:
+        notes.append("no episode ever terminated: the twin will not end one before its horizon")
+    elif labels < FEW_TERMINALS:
+        notes.append(
+            f"only {labels} terminal labels (at least {FEW_TERMINALS} wanted): where episodes end is a guess"
+        )
+    for note in notes:
+        warnings.warn(note, FitWarning, stacklevel=3)
+    return notes

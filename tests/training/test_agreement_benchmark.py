@@ -49,7 +49,7 @@ def test_every_change_of_a_cell_has_a_folder_of_its_own(script: ModuleType, tmp_
     assert {place.parent for place in places} == {tmp_path / "agreement"}
 
 
-@pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+@pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 def test_a_fit_again_takes_the_same_data_and_no_real_step(
     script: ModuleType, tmp_path: Path
 ) -> None:

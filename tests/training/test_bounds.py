@@ -19,7 +19,7 @@ from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import DataRange, WorldSpec
 from world_env.twin import Twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 SPEC = WorldSpec(
     gym.spaces.Box(-np.inf, np.inf, (3,), np.float64), gym.spaces.Box(-1, 1, (1,)), horizon=200
 )
@@ -123,3 +123,15 @@ def test_bounds_are_stored_with_the_twin_and_measured_on_episodes_that_did_not_m
     bounds = EndBounds(loaded.ranges)
     assert bounds.beyond(np.array([[0.0, 0.41, 0.0], [0.0, 0.39, 9.0]])).tolist() == [True, False]
     assert "- dimension 1 above 0.4" in (tmp_path / "twin" / "card.md").read_text()
+
+
+def test_a_fit_can_do_without_them() -> None:
+    config = FitConfig(
+        updates=20,
+        batch_size=32,
+        model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
+        sharp_ends=False,
+    )
+    fitted = fit_episodes(walks(200, limit=0.4), SPEC, config)
+    assert fitted.ranges is not None and fitted.ranges.ends is None
+    assert fitted.fidelity["termination"]["bounds"] == []

@@ -21,7 +21,7 @@ from world_env.errors import InvalidOptionError
 from world_env.folder import list_twins
 from world_env.twin import Twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 TINY_FIT = FitConfig(
     updates=20,
@@ -273,7 +273,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]
     return config, result
 
 
-@pytest.mark.filterwarnings("default::training.fit.FitWarning")
+@pytest.mark.filterwarnings("default::training.fit_checks.FitWarning")
 def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
     built: tuple[BuildConfig, Built],
 ) -> None:

@@ -21,7 +21,7 @@ from training.real import RealConfig
 from world_env.errors import DataError, InvalidOptionError, StageError
 from world_env.twin import Twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 ID = "elsewhere/walk-v0"
 NAMES = ("observations", "actions", "rewards", "terminations", "truncations")

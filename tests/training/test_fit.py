@@ -15,8 +15,8 @@ from oracle import real_spec
 from training.collect import CollectConfig, collect
 from training.episodes import Episode, split
 from training.fidelity import open_loop
-from training.fit import FitConfig, FitWarning, fit, fit_episodes, updates_for
-from training.fit_checks import MIN_STEPS
+from training.fit import FitConfig, fit, fit_episodes, updates_for
+from training.fit_checks import MIN_STEPS, FitWarning
 from training.real import RealConfig, spec_of
 from training.windows import EncodedEpisodes, encode_episodes
 from world_env.errors import (
@@ -34,7 +34,7 @@ from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
 # CartPole's reward is constant, which every fit of it mentions.
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 CARTPOLE = RealConfig("CartPole-v1")
 TINY = FitConfig(

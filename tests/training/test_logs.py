@@ -20,7 +20,7 @@ from world_env.errors import InvalidOptionError, TooLittleDataError
 from world_env.simulator import Simulator
 from world_env.twin import Twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 CARTPOLE = RealConfig("CartPole-v1", {"max_episode_steps": 30})
 TINY = FitConfig(updates=2, family="linear")

@@ -20,7 +20,7 @@ from training.promise import (
 )
 from world_env.errors import InvalidOptionError, StageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 
 def judged(

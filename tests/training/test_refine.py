@@ -17,7 +17,7 @@ from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, Round, refine
 from world_env.errors import InvalidOptionError, StageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 ROUNDS = 2
 

@@ -66,7 +66,7 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     return script
 
 
-@pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+@pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: ModuleType) -> None:
     made = {}
     rounds: list[dict[str, Any]] = []

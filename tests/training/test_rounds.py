@@ -19,7 +19,7 @@ from training.refine import RefineConfig, refine
 from training.rounds import _reality, best_of, chosen_until, episodes_until
 from world_env.errors import InvalidOptionError, StageError
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 MODEL = {"members": 2, "width": 8, "head_width": 8, "rollout": 2}
 FIT = FitConfig(updates=10, batch_size=32, validate_every=10, model=MODEL)

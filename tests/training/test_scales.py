@@ -21,7 +21,7 @@ from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 SPIKE = 1000.0
 LENGTH = 50

@@ -18,7 +18,7 @@ from world_env.errors import SpaceMismatchError
 from world_env.twin import Twin
 from world_env.wrappers import ZeroBasedActions
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 ACTIONS: dict[str, spaces.Space[Any]] = {
     "MultiDiscrete": spaces.MultiDiscrete([3, 3], start=[-1, -1]),

@@ -22,7 +22,7 @@ from world_env.sb3 import WorldModelVecEnv
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
-pytestmark = pytest.mark.filterwarnings("ignore::training.fit.FitWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
 
 SPEC = WorldSpec(spaces.Box(-9, 9, (3,)), spaces.Discrete(2), horizon=10)
 SMALL = EnsembleConfig(members=2, width=16, head_width=16)
