@@ -34,6 +34,7 @@ from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.returns import policy_actor, run_learned, run_real
+from training.schedule import refine_task
 from training.tasks import TASKS
 from world_env.spec import JSON
 from world_env.twin import Twin
@@ -120,12 +121,10 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
 
 def twins(task: str, seed: int) -> tuple[Twin, Twin]:
     """A twin of the task's real steps, and a judge: the same episodes fitted with another seed."""
-    row = TASKS[task]
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / f"{task}-{seed}"
+    row = refine_task(TASKS[task], RealConfig(task), folder, seed)
     store = collect(
-        CollectConfig(
-            RealConfig(task), folder / "data", row.real_steps, row.exploration, seed=seed * 1000
-        )
+        CollectConfig(row.real, folder / "data", row.steps, row.exploration, seed=seed * 1000)
     )
     made = []
     for name, of_fit in (("twin", seed), ("judge", seed + _ANOTHER)):

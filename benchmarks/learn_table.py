@@ -31,6 +31,7 @@ from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.returns import policy_actor, run_real
+from training.schedule import refine_task
 from training.tasks import TASKS
 from training.windows import robust_scale
 from world_env.sb3 import WorldModelVecEnv
@@ -73,7 +74,7 @@ def main() -> None:
     for task in arguments.tasks:
         for setting in arguments.settings:
             for seed in arguments.seeds:
-                steps = arguments.steps or CONTROL.get(task) or TASKS[task].learn_steps
+                steps = arguments.steps or CONTROL.get(task) or learning_of(task).steps
                 row = {"task": task, "seed": seed, "setting": setting}
                 row |= {"change": arguments.change, "steps": steps}
                 stored = read(arguments.out) or {"rows": []}
@@ -82,6 +83,11 @@ def main() -> None:
                 row |= one(task, setting, seed, steps, arguments.change) | made
                 merge(arguments.out, BENCHMARK, {"rows": [row]}, keep=True)
                 print(json.dumps(row), flush=True)
+
+
+def learning_of(task: str) -> LearnConfig:
+    """How the task's policy is trained in its twin."""
+    return refine_task(TASKS[task], RealConfig(task), Path(), 0).learn
 
 
 def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
@@ -105,8 +111,8 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
             steps=steps,
             rows=rows,
             seed=seed,
-            options=TASKS[task].options | options,
-            on_uncertain=TASKS[task].on_uncertain,
+            options=learning_of(task).options | options,
+            on_uncertain=learning_of(task).on_uncertain,
         )
     watch, checks = Watch(), Checks(task, steps)
     shell = WorldModelVecEnv if isinstance(world, Twin) else DummyVecEnv

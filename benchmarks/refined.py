@@ -12,9 +12,9 @@ any more. Columns:
     ppo_twin_known        the same, with the task's true termination function instead of a learned one, where it has one
     sac_twin              SAC, only ever in the twin, in short branches (training/schedule.py)
     sac_twin_known        the same, with the true termination function
-    ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` made in its twins
-    ppo_real_long         the same at 1,000,000 steps: the bar
-    ppo_real_long_few     PPO in reality at 1,000,000 steps in 8 rows, as one would without a twin: the bar where higher
+    ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` learned from
+    ppo_real_long         PPO of the default configuration in reality at 1,000,000 steps: the bar
+    ppo_real_long_few     the same in 8 rows, as one would without a twin: the bar where higher
     ppo_real_same_steps   PPO in reality, as many steps as the twin cost
     sac_real_same_steps   SAC in reality, as many
     random                not trained
@@ -44,7 +44,7 @@ from refined_table import applies
 from returns import JUDGE_SEEDS, merge, read
 
 from training.fit_checks import FitWarning
-from training.learn import learn
+from training.learn import LearnConfig, learn
 from training.provenance import facts
 from training.real import RealConfig, StepLedger, spec_of
 from training.refine import RefineConfig, Round, refine, refine_task
@@ -202,16 +202,19 @@ class Cell:
 
     def control(self, column: str, ledger: StepLedger) -> tuple[Any, int]:
         """(actor, steps it learned from) of what one could do instead."""
-        config = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO").learn
         if column.startswith("sac"):
             steps = self.task.real_steps
-            config = dataclasses.replace(config, algo="SAC", steps=steps, options={})
+            config = LearnConfig(algo="SAC", steps=steps, seed=self.seed)
         else:
             steps = {
                 "ppo_real_long": LONG,
                 "ppo_real_long_few": LONG,
                 "ppo_real_same_steps": self.task.real_steps,
             }.get(column) or self.newest().learned_steps
+            config = LearnConfig(options=self.task.options, seed=self.seed)
+            if column == "ppo_real_twin_steps":
+                same = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO")
+                config = changed(same, self.change).learn
             scales = exploring_scales(self.task_id)
             config = dataclasses.replace(config, steps=steps, normalization=scales)
         if column in ROWS:

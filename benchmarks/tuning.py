@@ -92,11 +92,12 @@ def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     key = hashlib.sha256(json.dumps(dataclasses.asdict(task), sort_keys=True).encode())
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "tuning"
     folder = runs / f"{task_id}-{seed}-{key.hexdigest()[:8]}"
-    last = folder / f"round-{task.rounds - 1}" / "twin"
+    rounds = refine_task(task, RealConfig(task_id), folder, seed).rounds
+    last = folder / f"round-{rounds - 1}" / "twin"
     if (last / "twin.json").is_file():
         return Twin.load(last)
     # Where one round is all, its policy would be thrown away: a short one does.
-    short = task if task.rounds > 1 else dataclasses.replace(task, learn_steps=1)
+    short = task if rounds > 1 else dataclasses.replace(task, learn_steps=1)
     ledger = StepLedger(folder / "real-steps.json")
     return refine(refine_task(short, RealConfig(task_id), folder, seed), ledger=ledger)[-1].twin
 

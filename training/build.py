@@ -199,11 +199,13 @@ def _judged_twin(config: BuildConfig, last: Round, comparison: JSON, measured: J
 
 def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
     """The rounds that a build runs: its task's, but for what it names."""
-    plain = refine_task(task_of(config.env_id), real, Path(config.out), config.seed)
+    task = task_of(config.env_id)
+    if config.steps is not None:
+        task = dataclasses.replace(task, real_steps=config.steps)
+    plain = refine_task(task, real, Path(config.out), config.seed)
     learn_steps = plain.learn.steps if config.learn_steps is None else config.learn_steps
     return dataclasses.replace(
         plain,
-        steps=plain.steps if config.steps is None else config.steps,
         rounds=plain.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or plain.exploration,
         fit=dataclasses.replace(plain.fit, **_named(config.fit)),

@@ -203,7 +203,7 @@ class Rounds:
             exploration = config.later_exploration.format(
                 policy=last.policy_folder,
                 newest=_newest(last),
-                **self._others(last),
+                **self._explorers(last),
                 **_stages(_newest(last)),
             )
         self._play(folder / "data", share - checks, exploration, number, "collect")
@@ -228,34 +228,15 @@ class Rounds:
         self.episodes += episodes
         return episodes
 
-    def _others(self, last: Round) -> dict[str, Path]:
-        """Folders of the policies trained anew in the last twin; those that only collect are trained now."""
-        config = self.config
-        own = config.learn_of(last.number)
-        alone = dataclasses.replace(own, steps=config.explorer_steps or own.steps)
-        others = {
-            # Past the threshold is where these shall go: nothing is cut, and nothing scares them.
-            "curious": dataclasses.replace(alone, reward="uncertainty", on_uncertain="ignore"),
-            "bold": dataclasses.replace(
-                alone, on_uncertain="truncate", seed=_seed(config, last.number, 700)
-            ),
-            "fresh": dataclasses.replace(own, seed=_seed(config, last.number, 500)),
+    def _explorers(self, last: Round) -> dict[str, Path]:
+        """Name -> folder of the explorers of the last twin; those that collect are trained now."""
+        folders = {
+            name: last.twin_folder.with_name(f"policy-{name}") for name in self.config.explorers
         }
-        for place, name in enumerate(("believer", "doubter")):
-            others[name] = dataclasses.replace(
-                alone,
-                on_uncertain="ignore",
-                opinion=(2 * last.number + place) % last.twin.model.opinions,
-                seed=_seed(config, last.number, 800 + 100 * place),
-            )
-        others |= {name: config.explorer(name, last.number) for name in config.explorers}
-        folders = {name: last.twin_folder.with_name(f"policy-{name}") for name in others}
-        for name, learning in others.items():
-            if (
-                f"{{{name}}}" in config.later_exploration
-                and folders[name] not in self.policies.values()
-            ):
-                learn(last.twin, learning, out=folders[name], progress=partial(self.say, "learn"))
+        for name, folder in folders.items():
+            if f"{{{name}}}" in self.config.later_exploration:
+                learning = self.config.explorer(name, last.number)
+                learn(last.twin, learning, out=folder, progress=partial(self.say, "learn"))
         return folders
 
     def _twin(self, number: int, out: Path, exploration: str, older: Twin | None) -> Twin:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 
 from training.fit import FitConfig, updates_for
 from training.learn import LearnConfig
@@ -15,12 +16,13 @@ from world_env.errors import InvalidOptionError
 from world_env.spec import JSON
 
 CANDIDATES = ("warm", "newest", "fresh")
-PLACEHOLDERS = (
-    *("policy", "newest", "early", "middle"),
-    *("fresh", "bold", "curious", "believer", "doubter"),
-)
+PLACEHOLDERS = ("policy", "newest", "early", "middle")
 _JUDGE_SEED = 50_000
 _EXPLORERS_SEED = 1_000
+MANY_STEPS = 50_000
+"""Real steps from which PPO's twins are refined in small rounds, where a task's row does not say otherwise."""
+_SMALL_ROUND = 5_000
+_RANDOM_AND_HELD = "mix:0.5*random+0.5*held:5"
 _SHORT_ROUND = 10_000
 """Real steps of a round for `SHORT_BRANCHES`; fewer where that would be less than four rounds."""
 
@@ -40,18 +42,15 @@ class RefineConfig:
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
     """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's first candidate, chosen
-    or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps. Stages fail
-    where the last policy does not go any more; with stuck sensors ("stuck:0.5:{policy}") it goes where it never wanted
-    to. The others are trained anew in the newest twin, from other first weights: {fresh} for the task, so that the data
-    knows more than one way to do it; {bold} too, but without fear of what the twin does not know ("truncate"), so that
-    the data shows what is wrong with the best that it promises; {curious} to be where it is least certain; {believer}
-    and {doubter} believe one of the model's opinions each, another one every round: one alone thinks possible what the
-    others would contradict, and trying it tells who is right (posterior sampling: Osband et al. 2013,
-    arXiv:1306.0940)."""
+    or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps, and every
+    explorer's name is that of its folder. Stages fail where the last policy does not go any more; with stuck sensors
+    ("stuck:0.5:{policy}") it goes where it never wanted to."""
     explorers: JSON = field(default_factory=dict)
-    """More policies that only collect, trained anew in each round's twin: name -> fields of LearnConfig that differ,
-    such as {"hasty": {"options": {"gamma": 0.99}}} for {hasty} in `later_exploration`. Who discounts more leaps, who
-    discounts less survives, and the twin learns of both."""
+    """More policies that only collect, trained from other first weights in each round's twin: name -> fields of
+    LearnConfig that differ. {"fresh": {}} does the task in another way. {"hasty": {"options": {"gamma": 0.99}}}
+    discounts more and leaps; who discounts less survives, and the twin learns of both. {"bold": {"on_uncertain":
+    "truncate"}} does not fear what the twin does not know, so that the data shows what is wrong with the best that it
+    promises. {"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}} seeks where the twin is least certain."""
     spot_checks: float = 0.2
     """Share of the later rounds' real steps that the chosen policy plays without noise, put off until it is enough for
     a whole episode: what it earns stands beside what was promised, and is data like all other."""
@@ -104,6 +103,13 @@ class RefineConfig:
                     f"an explorer is called {name!r}: expected a word other than {', '.join(PLACEHOLDERS)}"
                 )
             self.explorer(name, 0)  # refused here rather than after a round
+        known = (*PLACEHOLDERS, *self.explorers)
+        for _, asked, _, _ in Formatter().parse(self.later_exploration):
+            if asked is not None and asked not in known:
+                raise InvalidOptionError(
+                    f"later_exploration names {{{asked}}}, expected one of {', '.join(known)}; other names "
+                    "are those of `explorers`"
+                )
         if not 0.0 <= self.spot_checks <= 0.5:
             raise InvalidOptionError(
                 f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
@@ -195,19 +201,61 @@ def refine_task(
     """
     if algo == "SAC":
         return _short_branches(task, real, out, seed)
+    many = task.real_steps >= MANY_STEPS
+    plain = _small_rounds(task, real, out) if many else RefineConfig(real, out)
+    asked = {
+        "rounds": task.rounds,
+        "exploration": task.exploration,
+        "later_exploration": task.later_exploration,
+    }
+    fit = {"updates": task.updates}
+    learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain}
+    learn |= {"options": plain.learn.options | task.options, "seed": seed}
+    return dataclasses.replace(
+        plain,
+        steps=task.real_steps,
+        seed=seed,
+        fit=dataclasses.replace(plain.fit, **_given(fit)),
+        learn=dataclasses.replace(plain.learn, **_given(learn)),
+        **_given(asked),
+    )
+
+
+def _given(fields: JSON) -> JSON:
+    """Those that a row says something of."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
+    """One policy that goes on through many rounds, and two that explore for it.
+
+    A policy's objective has resting places, and data of it alone shows the twin nothing else: who discounts much leaps
+    and falls, who discounts little stands still. The two explorers are of either kind, and a twin of both knows what
+    lies between them.
+    """
     return RefineConfig(
         real,
         out,
         steps=task.real_steps,
-        rounds=task.rounds,
-        exploration=task.exploration,
-        later_exploration=task.later_exploration,
-        warm_start=task.warm_start,
-        candidates=task.candidates,
-        seed=seed,
-        fit=FitConfig(updates=task.updates),
+        rounds=task.real_steps // _SMALL_ROUND,
+        exploration=_RANDOM_AND_HELD,
+        later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
+        explorers={
+            "hasty": {"options": {"gamma": 0.99}},
+            "steady": {"options": {"gamma": 0.998}},
+        },
+        explorer_steps=130_000,
+        spot_checks=0.1,
+        warm_start=True,
+        candidates=("newest",),
+        compared=3,
+        later_updates=1_500,
+        fit=FitConfig(updates=4_000, states=20_000),
         learn=LearnConfig(
-            steps=task.learn_steps, options=task.options, on_uncertain=task.on_uncertain, seed=seed
+            steps=300_000,
+            dataset_starts=0.3,
+            on_uncertain="truncate",
+            options={"gamma": 0.995},
         ),
     )
 
@@ -219,7 +267,8 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         out,
         steps=task.real_steps,
         rounds=max(4, task.real_steps // _SHORT_ROUND),
-        exploration=task.exploration,
+        exploration=task.exploration
+        or ("random" if task.real_steps < MANY_STEPS else _RANDOM_AND_HELD),
         later_exploration="policy:{newest}",
         warm_start=True,
         candidates=("newest",),

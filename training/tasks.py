@@ -9,12 +9,11 @@ from world_env.spec import JSON
 
 @dataclass(frozen=True)
 class Task:
-    """What differs from the defaults for one environment.
+    """What differs from the defaults for one environment. None: the default of `training.schedule.refine_task`.
 
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
-    rounds: how often data is collected. exploration: who acts in the first round,
-    later_exploration: in the others. warm_start: whether the others' models and policies go on from the last ones.
-    learn_steps: learned steps of PPO.
+    rounds: how often data is collected. updates: of a fit. exploration: who acts in the first round, later_exploration:
+    in the others. learn_steps: learned steps of PPO a round.
     options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
     many_steps: real steps of the "PPO in reality with many steps" row.
     reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
@@ -27,19 +26,17 @@ class Task:
 
     twin: str
     real_steps: int
-    rounds: int = 1
+    rounds: int | None = None
     updates: int | None = None
-    exploration: str = "random"
-    later_exploration: str = "policy:{policy}"
-    warm_start: bool = False
-    candidates: tuple[str, ...] = ("warm",)
-    learn_steps: int = 200_000
+    exploration: str | None = None
+    later_exploration: str | None = None
+    learn_steps: int | None = None
     options: JSON = field(default_factory=dict)
     offpolicy: str = "DQN"
     offpolicy_options: JSON = field(default_factory=dict)
     many_steps: int = 100_000
     reference_steps: int | None = None
-    on_uncertain: str = "pessimistic"
+    on_uncertain: str | None = None
     pool_steps: tuple[int, int] = (200_000, 20_000)
     pool_episodes: int = 100
     scripted: str | None = None
@@ -58,17 +55,9 @@ _DQN: JSON = {
     "batch_size": 64,
 }
 
-_TWO_WAYS = "mix:0.5*policy:{policy}+0.5*policy:{fresh}"
-
 _IN_ROUNDS = Task(
     "",
     100_000,
-    rounds=5,
-    exploration="mix:0.5*random+0.5*held:5",
-    later_exploration=_TWO_WAYS,
-    warm_start=True,
-    candidates=("warm", "fresh"),
-    learn_steps=1_000_000,
     offpolicy="SAC",
     many_steps=1_000_000,
     pool_steps=(400_000, 12_000),

@@ -16,6 +16,7 @@ from training.fit import FitConfig
 from training.policy import policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.report import DASH
+from training.schedule import MANY_STEPS
 from training.tasks import TASKS
 from world_env.errors import InvalidOptionError
 from world_env.folder import list_twins
@@ -246,13 +247,16 @@ def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Pa
     assert TASKS[task].updates is not None
 
 
-@pytest.mark.parametrize("warm", [False, True])
-def test_a_build_begins_its_rounds_as_the_task_says(
-    warm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("task", "steps"), [("Hopper-v5", None), ("Acme-v0", MANY_STEPS), ("Hopper-v5", MANY_STEPS - 1)]
+)
+def test_a_build_of_many_steps_is_refined_in_small_rounds(
+    task: str, steps: int | None, tmp_path: Path
 ) -> None:
-    task = "InvertedDoublePendulum-v5"
-    monkeypatch.setitem(TASKS, task, dataclasses.replace(TASKS[task], warm_start=warm))
-    assert refine_config(BuildConfig(task, tmp_path), RealConfig(task)).warm_start is warm
+    config = refine_config(BuildConfig(task, tmp_path, steps=steps), RealConfig(task))
+    assert config.steps == (steps or TASKS[task].real_steps)
+    many = config.steps >= MANY_STEPS
+    assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
 
 
 @pytest.fixture(scope="module")

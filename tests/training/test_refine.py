@@ -118,59 +118,34 @@ def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
 
 def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path) -> None:
     ledger = StepLedger()
-    config = tiny(tmp_path / "run", later_exploration="policy:{curious}")
+    config = tiny(
+        tmp_path / "run",
+        later_exploration="mix:0.5*policy:{policy}+0.5*policy:{curious}",
+        explorers={"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}, "unused": {}},
+    )
     rounds = refine(config, ledger=ledger)
     curious = rounds[0].policy_folder.with_name("policy-curious")
-    assert policy_card(curious)["provenance"]["learn"]["reward"] == "uncertainty"
+    cards = [
+        policy_card(folder)["provenance"]["learn"] for folder in (rounds[0].policy_folder, curious)
+    ]
+    assert [card["reward"] for card in cards] == ["task", "uncertainty"]
+    assert cards[0]["seed"] != cards[1]["seed"]
+    weights = [
+        load_policy(folder).policy.state_dict() for folder in (rounds[0].policy_folder, curious)
+    ]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
-    assert store.provenance["exploration"] == f"policy:{curious}"
-    assert rounds[-1].twin.provenance["exploration"] == "random, then policy:{curious}"
-    # The last round's data is never collected with: no such policy is trained there.
+    assert f"policy:{curious}" in store.provenance["exploration"]
+    assert rounds[-1].twin.provenance["exploration"] == f"random, then {config.later_exploration}"
+    # The last round's data is never collected with, and who does not collect is not trained.
     assert not rounds[-1].twin_folder.with_name("policy-curious").exists()
+    assert not curious.with_name("policy-unused").exists()
     assert ledger.total() == config.steps
 
 
-def test_a_refinement_collects_with_a_policy_that_never_saw_the_older_ones(tmp_path: Path) -> None:
-    config = tiny(tmp_path / "run", later_exploration="mix:0.5*policy:{policy}+0.5*policy:{fresh}")
-    rounds = refine(config, ledger=StepLedger())
-    fresh = rounds[0].policy_folder.with_name("policy-fresh")
-    cards = [
-        policy_card(folder)["provenance"]["learn"] for folder in (rounds[0].policy_folder, fresh)
-    ]
-    assert [card["reward"] for card in cards] == ["task", "task"]
-    assert cards[0]["seed"] != cards[1]["seed"]
-    weights = [
-        load_policy(folder).policy.state_dict() for folder in (rounds[0].policy_folder, fresh)
-    ]
-    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not rounds[-1].twin_folder.with_name("policy-fresh").exists()
-    store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
-    assert str(fresh) in store.provenance["exploration"]
-
-
-def test_policies_that_believe_one_opinion_each_collect_and_another_one_every_round(
-    tmp_path: Path,
-) -> None:
-    both = "mix:0.5*policy:{believer}+0.5*policy:{doubter}"
-    fit = tiny(tmp_path).fit
-    config = tiny(
-        tmp_path / "run",
-        steps=600,
-        rounds=3,
-        later_exploration=both,
-        explorer_steps=512,
-        fit=dataclasses.replace(fit, model=fit.model | {"members": 3}),
-    )
-    rounds = refine(config, ledger=StepLedger())
-    seen = []
-    for done in rounds[:-1]:
-        for name in ("policy-believer", "policy-doubter"):
-            card = policy_card(done.twin_folder.with_name(name))["provenance"]["learn"]
-            seen.append(card["opinion"])
-            assert (card["steps"], card["on_uncertain"]) == (512, "ignore")
-    assert seen == [0, 1, 2, 0]
-    # Who promises what one opinion alone thinks possible is never chosen.
-    assert {done.policy_folder.name for done in rounds} == {"policy"}
+def test_who_acts_later_is_known_before_a_step_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match=r"names \{hasty\}, expected one of policy"):
+        tiny(tmp_path, later_exploration="policy:{hasty}")
 
 
 def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path) -> None:
@@ -190,13 +165,15 @@ def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path
     assert cards["hasty"]["seed"] != cards["steady"]["seed"]
     assert {done.policy_folder.name for done in rounds} == {"policy"}
     with pytest.raises(StageError, match="explorers"):
-        refine(dataclasses.replace(config, explorers={}), ledger=StepLedger())
+        refine(
+            dataclasses.replace(config, explorers=explorers | {"other": {}}), ledger=StepLedger()
+        )
 
 
 @pytest.mark.parametrize(
     ("explorers", "said"),
     [
-        ({"fresh": {}}, "called 'fresh'"),
+        ({"newest": {}}, "called 'newest'"),
         ({"no word": {}}, "called 'no word'"),
         ({"hasty": {"gamma": 0.9}}, r"'hasty' has the fields \['gamma'\]"),
         ({"hasty": {"steps": 0}}, "0 steps"),
