@@ -24,9 +24,9 @@ TASKS = (
 )
 WORDS = {
     "sac_twin": "SAC, only in the twin",
-    "sac_twin_known": "the same, true termination",
+    "sac_twin_known": "SAC, only in the twin, true termination",
     "ppo_twin": "PPO, only in the twin",
-    "ppo_twin_known": "the same, true termination",
+    "ppo_twin_known": "PPO, only in the twin, true termination",
     "ppo_real_twin_steps": "PPO in reality, the twin's steps",
     "ppo_real_long": "PPO in reality, 1,000,000 steps (a bar)",
     "ppo_real_long_few": "PPO in reality, 1,000,000 steps in 8 rows (a bar)",
@@ -218,16 +218,23 @@ def _tried(rows: list[dict]) -> str:
 
 
 def _missing(rows: list[dict]) -> str:
+    """What no row tells yet, task by task."""
     there = {(row["task"], row["seed"], row["policy"]) for row in rows}
-    left = []
+    lines = ["| task | not measured yet: policies (seeds) |", "|---|---|"]
     for task in _tasks(rows):
-        for policy, words in WORDS.items():
-            if not applies(policy, task):
-                continue
-            seeds = [str(seed) for seed in SEEDS if (task, seed, policy) not in there]
-            if seeds:
-                left.append(f"{task}, {words}: {', '.join(seeds)}")
-    return f"Not measured yet, seeds of: {'; '.join(left)}." if left else ""
+        wanted = [policy for policy in WORDS if applies(policy, task)]
+        left: dict[tuple[int, ...], list[str]] = {}
+        for policy in wanted:
+            seeds = tuple(seed for seed in SEEDS if (task, seed, policy) not in there)
+            left.setdefault(seeds, []).append(WORDS[policy])
+        left.pop((), None)
+        told = [
+            f"{'all' if len(names) == len(wanted) else '; '.join(names)} ({', '.join(map(str, seeds))})"
+            for seeds, names in left.items()
+        ]
+        if told:
+            lines.append(f"| {task} | {'; '.join(told)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def applies(policy: str, task: str) -> bool:
