@@ -54,7 +54,7 @@ FLOORS = {
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise", "milestones", "survival", "curiosity", "branches"],
-        1.6: ["warm", "fit_checks", "keeper"],
+        1.6: ["warm", "fit_checks", "keeper", "choice"],
         1.7: ["partial"],
         1.75: ["horizons", "counterfactual"],
         2: ["collect", "fit", "learn", "compare", "plots", "logs"],

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from training.choice import best_of, last_miss, returns_of, standing
 from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
 from training.fit import fit_episodes
@@ -23,7 +24,7 @@ from training.milestones import milestones
 from training.policy import load_policy, policy_card
 from training.promise import promised
 from training.provenance import write_results
-from training.returns import Actor, policy_actor
+from training.returns import policy_actor
 from training.schedule import RefineConfig
 from world_env.spec import JSON, WorldSpec
 from world_env.twin import Twin
@@ -42,12 +43,8 @@ CHECKPOINT = ".fit.pt"
 _CHECK_SEED = 500
 _LOOKS, _LOOKS_WITHOUT = 8, 4
 """How often a judge looks at a training, and after how many looks without a better estimate it ends."""
-_CLEARLY = 0.1
-"""Share of an estimate by which another policy has to be better than the newest one that goes on."""
 _PROMISED = 100
 """Learned episodes of a promise."""
-_REMEMBERED = 3
-"""Spot checks whose misses make the width of a promise."""
 _STAGES = {"early": 0.1, "middle": 0.3}
 """Shares of a round's learning after which its policy is kept too."""
 
@@ -66,10 +63,10 @@ class Round:
     judge: the twin that no policy trains in; None without one. policy_folder: of the chosen policy, of this round or an
     earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
     log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
-    twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"} in the twin; None without a time
-    limit), "reality" (what the
-    policy that the last round chose earned in this round's spot checks, {"round", "returns", "promise"}), "settings",
-    "seconds"}.
+    twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"}: what the twin says and what its
+    spot checks showed; None without a time limit), "contender" (who plays the next round's spot checks), "expected"
+    (what the twin says of it), "reality" (what the last round's contender earned in this round's spot checks, {"round",
+    "policy", "returns", "promise"}), "settings", "seconds"}.
     """
 
     number: int
@@ -195,7 +192,7 @@ class Rounds:
         exploration = config.exploration
         if last is not None:
             if checks:
-                greedy = f"greedy:{last.policy_folder}"
+                greedy = f"greedy:{self.policies[last.log['contender']]}"
                 seen = self._play(
                     folder / "checks", checks, greedy, number + _CHECK_SEED, "spot_check"
                 )
@@ -302,51 +299,60 @@ class Rounds:
         self.policies[f"{out.parent.name}/{out.name}"] = out
 
     def _choose(self, twin: Twin, judge: Twin | None, reality: JSON | None) -> JSON:
-        """{"estimates", "chosen", "promise"}: the policy that twin and judge think best, and what the twin promises."""
+        """{"estimates", "chosen", "contender", "promise", "expected"}, as in a round's log."""
+        checks = [
+            each for each in (*(done.log["reality"] for done in self.rounds), reality) if each
+        ]
         twins = [twin] if judge is None else [twin, judge]
-        names = list(self.policies)[-self.config.compared :]
-        if self.rounds and (before := self.rounds[-1].log["chosen"]) not in names:
-            names.insert(0, before)
         rule = self.config.learn.on_uncertain
         # An episode that was cut says nothing of what it would have earned.
         rule = "ignore" if rule == "truncate" else rule
+        names = self._compared(checks)
         estimates = {}
         for name in names if len(names) > 1 else []:
             actor = policy_actor(load_policy(self.policies[name]))
             estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
         newest = f"round-{len(self.rounds)}/policy"
-        chosen = best_of(estimates, newest) if estimates else newest
-        promise = self._promise(policy_actor(load_policy(self.policies[chosen])), twin, reality)
-        return {"estimates": estimates, "chosen": chosen, "promise": promise}
+        chosen, contender = best_of(estimates, checks, newest) if estimates else (newest, newest)
+        promise, expected = None, None
+        if self.spec.horizon is not None:  # else there is one round: nothing hangs on it
+            actor = policy_actor(load_policy(self.policies[chosen]))
+            said = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
+            found = standing(said, returns_of(checks).get(chosen, []), last_miss(checks))
+            ends = (None, None) if found.doubt is None else (found.low, found.high)
+            promise = {"mean": found.mean, "low": ends[0], "high": ends[1]}
+            expected = estimates.get(contender, said)
+        return {
+            "estimates": estimates,
+            "chosen": chosen,
+            "contender": contender,
+            "promise": promise,
+            "expected": expected,
+        }
 
-    def _promise(self, actor: Actor, twin: Twin, reality: JSON | None) -> JSON | None:
-        """What the twin says that a policy earns; the interval is as wide as the last rounds' promises were wrong."""
-        if self.spec.horizon is None:
-            return None  # only where there is one round: nothing hangs on it
-        mean = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
-        seen = [each for each in (*(done.log["reality"] for done in self.rounds), reality) if each]
-        missed = [
-            abs(each["promise"] - statistics.fmean(each["returns"])) for each in seen[-_REMEMBERED:]
-        ]
-        half = max(missed, default=None)
-        ends = (None, None) if half is None else (mean - half, mean + half)
-        return {"mean": mean, "low": ends[0], "high": ends[1]}
-
-
-def best_of(estimates: Mapping[str, float], newest: str) -> str:
-    """The newest policy, unless another one is thought better by more than estimates scatter."""
-    best = max(estimates, key=estimates.__getitem__)
-    clear = estimates[best] - estimates[newest] > _CLEARLY * abs(estimates[best])
-    return best if clear else newest
+    def _compared(self, checks: Sequence[JSON]) -> list[str]:
+        """Policies to choose among: the newest, the last choice, who was looked at last, who was best in reality."""
+        wanted = set(list(self.policies)[-self.config.compared :])
+        if self.rounds:
+            wanted |= {self.rounds[-1].log["chosen"], self.rounds[-1].log["contender"]}
+        seen = {name: statistics.fmean(found) for name, found in returns_of(checks).items()}
+        if seen:
+            wanted.add(max(seen, key=seen.__getitem__))
+        return [name for name in self.policies if name in wanted]
 
 
 def _reality(episodes: list[Episode], horizon: int | None, last: Round) -> JSON | None:
-    """What whole episodes of the last round's choice returned; None where none was whole."""
+    """What whole episodes of the last round's contender returned; None where none was whole."""
     whole = [e for e in episodes if e.terminated or (horizon is not None and len(e) >= horizon)]
     if not whole:
         return None
     returns = [float(e.rewards.sum(dtype=np.float64)) for e in whole]
-    return {"round": last.number, "returns": returns, "promise": last.log["promise"]["mean"]}
+    return {
+        "round": last.number,
+        "policy": last.log["contender"],
+        "returns": returns,
+        "promise": last.log["expected"],
+    }
 
 
 def _newest(last: Round) -> Path:
