@@ -92,7 +92,7 @@ def main() -> None:
         "--change",
         type=json.loads,
         default={},
-        help='what differs from the task\'s row, JSON: fields of RefineConfig, "fit", "learn", "model"',
+        help='what differs from the task\'s row, JSON: RefineConfig's fields, "fit", "learn" (in reality too), "model"',
     )
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
@@ -157,7 +157,9 @@ class Cell:
 
     def of(self, column: str) -> JSON:
         """What tells a row from all others."""
-        change = self.change if "twin" in column else {}
+        change = self.change
+        if "twin" not in column:
+            change = {"learn": change["learn"]} if "learn" in change and column != "random" else {}
         return {"task": self.task_id, "seed": self.seed, "policy": column, "change": change}
 
     def run(self, column: str) -> JSON:
@@ -217,6 +219,8 @@ class Cell:
                 config = changed(same, self.change).learn
             scales = exploring_scales(self.task_id)
             config = dataclasses.replace(config, steps=steps, normalization=scales)
+        if column != "ppo_real_twin_steps":
+            config = dataclasses.replace(config, **self.change.get("learn", {}))
         if column in ROWS:
             config = dataclasses.replace(config, rows=ROWS[column])
         policy = learn(self.real, config, out=self.folder / column, ledger=ledger)

@@ -100,6 +100,18 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
     assert len(verdicts) == 4
 
 
+def test_a_change_of_learning_is_one_in_reality_too(small: ModuleType) -> None:
+    change = {"rounds": 1, "learn": {"options": {"gamma": 0.9, **TINY_PPO}}}
+    cell = small.Cell(TASK, 0, change)
+    (row,) = cell.run("ppo_real_long")["rows"]
+    assert row["change"] == {"learn": change["learn"]}
+    assert row["real_steps"] == 64 * 16 + 200  # one rollout
+    policy = json.loads((cell.folder / "ppo_real_long" / "policy.json").read_text())
+    assert policy["provenance"]["learn"]["options"] == change["learn"]["options"]
+    assert cell.of("random")["change"] == {}
+    assert cell.of("ppo_twin")["change"] == change
+
+
 def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
     plain = RefineConfig(RealConfig(TASK), Path("x"), fit=FitConfig(updates=9))
     change = {"rounds": 3, "candidates": ["warm", "fresh"], "model": {"members": 2},
