@@ -92,7 +92,7 @@ def main() -> None:
         "--change",
         type=json.loads,
         default={},
-        help='what differs from the task\'s row, JSON: RefineConfig's fields, "fit", "learn" (in reality too), "model"',
+        help="what differs from the task's row, JSON: RefineConfig's fields, fit, learn (in reality too), model",
     )
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
