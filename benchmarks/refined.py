@@ -3,6 +3,7 @@
     python benchmarks/refined.py --tasks Hopper-v5 HalfCheetah-v5 --seeds 0 1 2 --resume
     python benchmarks/refined.py --tasks Hopper-v5 --seeds 0 --columns ppo_real_long --resume      # one control
     python benchmarks/refined.py --tasks Hopper-v5 --seeds 102 --change '{"rounds": 5}' --resume   # an arm, tuning seed
+    python benchmarks/refined.py --tasks Hopper-v5 --seeds 103 --columns ppo_twin --arms "no sharp ends" --resume
 
 A row is one policy of one (task, seed), judged once at the end over the same 100 reset seeds; `rounds` hold what every
 round promised (of many rounds, ten) and what its policy earns in reality, judged at the end too, when nothing reads it
@@ -30,6 +31,7 @@ import argparse
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import time
@@ -40,6 +42,7 @@ from typing import Any
 
 import torch
 from learn_table import exploring_scales
+from refined_arms import ARMS
 from refined_table import applies
 from returns import JUDGE_SEEDS, merge, read
 
@@ -94,27 +97,33 @@ def main() -> None:
         default={},
         help="what differs from the task's row, JSON: RefineConfig's fields, fit, learn (in reality too), model",
     )
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=ARMS,
+        help="changes by name (refined_arms.py), one after another",
+    )
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
     keep = arguments.resume
-    for task_id in arguments.tasks:
-        for seed in arguments.seeds:
-            for column in arguments.columns:
-                if not applies(column, task_id):
-                    continue
-                cell = Cell(task_id, seed, arguments.change)
-                stored = read(arguments.out) if keep else None
-                if stored is not None and any(
-                    cell.of(column).items() <= row.items() for row in stored["rows"]
-                ):
-                    continue
-                made = cell.run(column)
-                merge(arguments.out, BENCHMARK, made, keep=keep)
-                keep = True
-                print(json.dumps(made["rows"]), flush=True)
+    changes = [ARMS[arm] for arm in arguments.arms or ()] or [arguments.change]
+    for task_id, seed, change in itertools.product(arguments.tasks, arguments.seeds, changes):
+        for column in arguments.columns:
+            if not applies(column, task_id):
+                continue
+            cell = Cell(task_id, seed, change)
+            stored = read(arguments.out) if keep else None
+            if stored is not None and any(
+                cell.of(column).items() <= row.items() for row in stored["rows"]
+            ):
+                continue
+            made = cell.run(column)
+            merge(arguments.out, BENCHMARK, made, keep=keep)
+            keep = True
+            print(json.dumps(made["rows"]), flush=True)
 
 
 def changed(config: RefineConfig, change: JSON) -> RefineConfig:

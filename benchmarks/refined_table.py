@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 
+from refined_arms import ARMS
 from scipy.stats import t as student_t
 
 from training.tasks import task_of
@@ -48,7 +49,8 @@ def refined_section(tree: dict | None) -> str:
         return NOTHING
     rows = [row for row in tree["rows"] if row["seed"] in SEEDS and not row["change"]]
     parts = [_policies(task, [row for row in rows if row["task"] == task]) for task in _tasks(rows)]
-    parts += [_goals(rows), _rounds(tree), _tried(tree["rows"]), _missing(rows)]
+    parts += [_goals(rows), _rounds(tree), _ablation(tree["rows"])]
+    parts += [_tried(tree["rows"]), _missing(rows)]
     commits = ", ".join(sorted({f"`{row['commit'][:12]}`" for row in tree["rows"]}))
     parts.append(f"Made at {commits} on {tree['machine']} by `python benchmarks/refined.py`.")
     return "\n\n".join(part for part in parts if part)
@@ -188,9 +190,51 @@ def _rounds(tree: dict) -> str:
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
+def _ablation(rows: list[dict]) -> str:
+    """What each part of PPO's configuration is worth: changes by name, each beside the row on the same seed."""
+    lines = [
+        "**What each part is worth**",
+        "",
+        "| task | changed | seed: real return (of the row) | for going forward | real steps | promise | commits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    named = {json.dumps(change, sort_keys=True): name for name, change in ARMS.items()}
+    plain = {
+        (row["task"], row["seed"]): row
+        for row in rows
+        if row["policy"] == "ppo_twin" and not row["change"]
+    }
+    found: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        arm = named.get(json.dumps(row["change"], sort_keys=True))
+        if row["policy"] == "ppo_twin" and row["change"] and arm:
+            found.setdefault((row["task"], arm), []).append(row)
+    for (task, arm), of in sorted(
+        found.items(), key=lambda item: (item[0][0], item[1][0]["real_mean"])
+    ):
+        each = ", ".join(
+            f"{row['seed']}: {row['real_mean']:,.0f}"
+            + (f" ({base['real_mean']:,.0f})" if (base := plain.get((task, row["seed"]))) else "")
+            for row in of
+        )
+        forward = ", ".join(
+            "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in of
+        )
+        steps = ", ".join(f"{row['real_steps']:,}" for row in of)
+        promise = ", ".join(_promise(row) for row in of if row["promise"]) or "-"
+        commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in of}))
+        lines.append(f"| {task} | {arm} | {each} | {forward} | {steps} | {promise} | {commits} |")
+    return "\n".join(lines) if len(lines) > 4 else ""
+
+
 def _tried(rows: list[dict]) -> str:
-    """Arms and tuning seeds."""
-    tried = [row for row in rows if row["change"] or row["seed"] in TUNING]
+    """Changes without a name, and tuning seeds."""
+    named = [change for change in ARMS.values() if change]
+    tried = [
+        row
+        for row in rows
+        if (row["change"] or row["seed"] in TUNING) and row["change"] not in named
+    ]
     if not tried:
         return ""
     lines = [

@@ -52,8 +52,9 @@ class RefineConfig:
     "truncate"}} does not fear what the twin does not know, so that the data shows what is wrong with the best that it
     promises. {"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}} seeks where the twin is least certain."""
     spot_checks: float = 0.2
-    """Share of the later rounds' real steps that the chosen policy plays without noise, put off until it is enough for
-    a whole episode: what it earns stands beside what was promised, and is data like all other."""
+    """Share of the later rounds' real steps that the policy plays without noise that may be the best one, put off until
+    it is enough for a whole episode: what it earns stands beside what was promised, counts in the next choice, and is
+    data like all other."""
     first_steps: int | None = None
     """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""
     warm_start: bool = False

@@ -28,7 +28,15 @@ TINY_PPO = {"n_steps": 16, "batch_size": 64, "n_epochs": 1}
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module("refined")
-    for name in ("refined", "refined_table", "returns", "learn_table", "timing", "tuning"):
+    for name in (
+        "refined",
+        "refined_table",
+        "refined_arms",
+        "returns",
+        "learn_table",
+        "timing",
+        "tuning",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -121,6 +129,22 @@ def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) ->
     assert (config.fit.model, config.fit.batch_size, config.fit.updates) == ({"members": 2}, 3, 9)
     assert config.learn == LearnConfig(temperature=0.5)
     assert change["learn"] == {"temperature": 0.5}
+
+
+def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: ModuleType) -> None:
+    row = refine_task(TASKS["Hopper-v5"], RealConfig("Hopper-v5"), Path("x"), 0)
+    arms = {name: script.changed(row, change) for name, change in script.ARMS.items()}
+    assert arms.pop("as the row stands") == row
+    assert len({repr(arm) for arm in (row, *arms.values())}) == 1 + len(arms)
+    made = {"task": "Hopper-v5", "seed": 103, "policy": "ppo_twin", "real_mean": 1_000.0}
+    made |= {"forward_mean": 9.0, "real_steps": 5, "promise": None, "commit": "0" * 40}
+    change = script.ARMS["no sharp ends"]
+    rows = [made | {"change": {}}, made | {"change": change, "real_mean": 400.0}]
+    table = importlib.import_module("refined_table")
+    told = table._ablation(rows)
+    assert "| Hopper-v5 | no sharp ends | 103: 400 (1,000) | 9 |" in told
+    assert "sharp_ends" not in table._tried(rows)
+    assert table._ablation(rows[:1]) == ""
 
 
 @pytest.mark.parametrize(

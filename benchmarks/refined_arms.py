@@ -1,0 +1,35 @@
+"""What is left out of, or put into, a refinement to see what it is worth: one change of the task's row each."""
+
+from __future__ import annotations
+
+from world_env.spec import JSON
+
+ARMS: dict[str, JSON] = {
+    "as the row stands": {},
+    "no sharp ends": {"fit": {"sharp_ends": False}},
+    "no explorers: the newest policy alone collects": {
+        "explorers": {},
+        "later_exploration": "policy:{newest}",
+    },
+    "explorers that discount as the policy does": {"explorers": {"hasty": {}, "steady": {}}},
+    "all discount .99": {
+        "explorers": {"hasty": {}, "steady": {}},
+        "learn": {"options": {"gamma": 0.99}},
+    },
+    "2 members": {"model": {"members": 2}},
+    "10 members": {"model": {"members": 10}},
+    "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},
+    "k = 16 instead of 8": {"model": {"rollout": 16}},
+    "all episodes from true starts": {"learn": {"dataset_starts": 0.0}},
+    "90 % of episodes from the data, cut after 50 steps": {
+        "learn": {"dataset_starts": 0.9, "branch_length": 50}
+    },
+    "90 % from the data, cut after 20 steps, later 200": {
+        "learn": {"dataset_starts": 0.9, "branch_length": 200, "first_branch_length": 20}
+    },
+    "past the threshold an episode ends at a price": {"learn": {"on_uncertain": "pessimistic"}},
+    "past the threshold an episode ends for nothing": {"learn": {"on_uncertain": "terminate"}},
+    "past the threshold an episode goes on": {"learn": {"on_uncertain": "ignore"}},
+    "a judge ends trainings and has a say": {"judge": True},
+}
+"""Name -> what differs, as `--change` of refined.py."""
