@@ -23,7 +23,7 @@ from training.learn import LearnConfig, learn
 from training.pool import Pool
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
-from training.refine import RefineConfig, Report, Round, refine, refine_task
+from training.refine import ALGOS, RefineConfig, Report, Round, check_actions, refine, refine_task
 from training.report import write_report
 from training.returns import policy_actor, random_actor, run_real
 from training.rounds import episodes_until
@@ -59,12 +59,14 @@ class BuildConfig:
     """How often data is collected."""
     exploration: str | None = None
     """Who acts in the first round: random, held:20, mix:0.5*random+0.5*held:20, policy:FOLDER."""
+    algo: str = "PPO"
+    """Who learns in the twin, "PPO" or "SAC": SAC needs continuous actions, and often fewer real steps there."""
     learn_steps: int | None = None
-    """Learned steps of PPO a round."""
+    """Learned steps a round."""
     episodes: int = 100
     """Judged real episodes a policy."""
     baseline: bool = True
-    """Also train PPO in reality on the same number of real steps."""
+    """Also train the same algorithm in reality on the same number of real steps."""
     pool: Path | None = None
     """Folder of a pool (`world-env pool`) to judge the twin by: its card then holds agreement and a promise."""
     seed: int = 0
@@ -81,6 +83,10 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} is {value}: expected at least 1, or None")
+        if self.algo not in ALGOS:
+            raise InvalidOptionError(
+                f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}; `world-env refine` takes others"
+            )
         if self.episodes < MIN_EPISODES:
             raise InvalidOptionError(
                 f"episodes is {self.episodes}: fewer than {MIN_EPISODES} tell too little"
@@ -110,7 +116,7 @@ def build(
     reward_fn, termination_fn: known functions of the twin, as in `training.fit.fit_episodes`.
     """
     say = report or (lambda stage, done, wanted, logs: None)
-    out = Path(config.out)
+    out, name = Path(config.out), config.algo.lower()
     real = RealConfig(config.env_id, config.kwargs, config.wrappers)
     ledger = StepLedger(out / "real-steps.json")
     judges = _judges(config, real)
@@ -125,21 +131,23 @@ def build(
     last = rounds[-1]
     policies = {
         "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
-        "ppo_twin": policy_actor(last.policy),
+        f"{name}_twin": policy_actor(last.policy),
     }
-    real_steps = {"random": 0, "ppo_twin": last.real_steps}
+    real_steps = {"random": 0, f"{name}_twin": last.real_steps}
     seconds = [
-        (f"{name} (round {part.number})", value)
+        (f"{stage} (round {part.number})", value)
         for part in rounds
-        for name, value in part.seconds.items()
+        for stage, value in part.seconds.items()
     ]
     if config.baseline:
         mark = time.perf_counter()
         baseline = _baseline(config, real, last.real_steps, ledger, say)
-        policies["ppo_real_same_steps"] = policy_actor(baseline)
+        policies[f"{name}_real_same_steps"] = policy_actor(baseline)
         # Stable-Baselines3 finishes its last rollout: what was really spent.
-        real_steps["ppo_real_same_steps"] = baseline.num_timesteps
-        seconds.append(("PPO in reality, same steps", round(time.perf_counter() - mark, 1)))
+        real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
+        seconds.append(
+            (f"{config.algo} in reality, same steps", round(time.perf_counter() - mark, 1))
+        )
     mark = time.perf_counter()
     comparison = compare(
         policies,
@@ -157,11 +165,9 @@ def build(
     mark = time.perf_counter()
     curves, measured = _measured(config, last, ledger)
     if judges is not None:
-        measured |= _agreement(last, judges, ledger)
-    seconds += [
-        ("measure", round(time.perf_counter() - mark, 1)),
-        ("all", round(time.perf_counter() - began, 1)),
-    ]
+        measured |= _agreement(f"{name}_twin", last, judges, ledger)
+    now = time.perf_counter()
+    seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
     last = dataclasses.replace(last, twin=_judged_twin(config, last, comparison, measured))
     folder = last.twin.save(out / "twin")
     frames = _frames(config, last, ledger)
@@ -179,12 +185,12 @@ def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
 def _baseline(
     config: BuildConfig, real: RealConfig, steps: int, ledger: StepLedger, say: Report
 ) -> BaseAlgorithm:
-    """PPO in reality, on as many real steps as the twin cost."""
-    options = task_of(config.env_id).options
+    """The same algorithm in reality, on as many real steps as the twin cost."""
+    options = task_of(config.env_id).options if config.algo == "PPO" else {}
     return learn(
         real,
-        LearnConfig(steps=steps, rows=1, seed=config.seed, options=options),
-        out=Path(config.out) / "ppo-real",
+        LearnConfig(algo=config.algo, steps=steps, rows=1, seed=config.seed, options=options),
+        out=Path(config.out) / f"{config.algo.lower()}-real",
         ledger=ledger,
         purpose="collect",
         progress=lambda done, wanted, logs: say("learn in reality", done, wanted, logs),
@@ -202,7 +208,7 @@ def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
     task = task_of(config.env_id)
     if config.steps is not None:
         task = dataclasses.replace(task, real_steps=config.steps)
-    plain = refine_task(task, real, Path(config.out), config.seed)
+    plain = refine_task(task, real, Path(config.out), config.seed, algo=config.algo)
     learn_steps = plain.learn.steps if config.learn_steps is None else config.learn_steps
     return dataclasses.replace(
         plain,
@@ -233,19 +239,21 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
 
 
 def _judges(config: BuildConfig, real: RealConfig) -> Pool | None:
-    """The pool that judges the twin, if one does; a wrong one is refused before a real step is spent."""
+    """The pool that judges the twin, if one does; what cannot work is refused before a real step is spent."""
+    spec = spec_of(real)
+    check_actions(config.algo, spec)
     if config.pool is None:
         return None
     judges = Pool.load(config.pool)
-    check_same_spaces(spec_of(judges.real), spec_of(real))
+    check_same_spaces(spec_of(judges.real), spec)
     return judges
 
 
-def _agreement(last: Round, judges: Pool, ledger: StepLedger) -> JSON:
+def _agreement(name: str, last: Round, judges: Pool, ledger: StepLedger) -> JSON:
     """How far the twin agrees with reality over a pool, and over the policy that was trained in it."""
     actor = policy_actor(last.policy)
     reality = run_real(actor, judges.real, judges.seeds, purpose="judge", ledger=ledger)
-    trained = Trained("ppo_twin", "ppo_twin", lambda: actor, reality)
+    trained = Trained(name, name, lambda: actor, reality)
     return agreement(judge(last.twin, judges, [trained]), judges)
 
 

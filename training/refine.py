@@ -10,12 +10,12 @@ from training.fit import FitConfig
 from training.learn import check_counts_from_zero
 from training.real import StepLedger, spec_of
 from training.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
-from training.schedule import RefineConfig, refine_task
+from training.schedule import ALGOS, RefineConfig, check_actions, refine_task
 from world_env.errors import InvalidOptionError, StageError
 from world_env.folder import read_json
 from world_env.twin import KnownFunction
 
-__all__ = ["RefineConfig", "Report", "Round", "refine", "refine_task"]
+__all__ = ["ALGOS", "RefineConfig", "Report", "Round", "check_actions", "refine", "refine_task"]
 
 
 def refine(

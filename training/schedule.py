@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
 
+from gymnasium import spaces
+
 from training.fit import FitConfig, updates_for
 from training.learn import LearnConfig
 from training.real import RealConfig
 from training.tasks import Task
 from world_env.errors import InvalidOptionError
-from world_env.spec import JSON
+from world_env.spec import JSON, WorldSpec
 
+ALGOS = ("PPO", "SAC")
+"""Those that `refine_task` has a configuration for."""
 CANDIDATES = ("warm", "newest", "fresh")
 PLACEHOLDERS = ("policy", "newest", "early", "middle")
 _JUDGE_SEED = 50_000
@@ -220,6 +224,14 @@ def refine_task(
         learn=dataclasses.replace(plain.learn, **_given(learn)),
         **_given(asked),
     )
+
+
+def check_actions(algo: str, spec: WorldSpec) -> None:
+    """Raises InvalidOptionError where an algorithm of `ALGOS` has no use for these actions."""
+    if algo == "SAC" and not isinstance(spec.action_space, spaces.Box):
+        raise InvalidOptionError(
+            f"SAC needs continuous actions, but the action space is {spec.action_space}: take PPO"
+        )
 
 
 def _given(fields: JSON) -> JSON:

@@ -259,6 +259,16 @@ def test_a_build_of_many_steps_is_refined_in_small_rounds(
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
 
 
+def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
+    config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"), RealConfig("Hopper-v5"))
+    assert config.learn.algo == "SAC" and config.learn.branch_length == 10
+    with pytest.raises(InvalidOptionError, match=r"SAC needs continuous actions.*Discrete\(2\)"):
+        build(BuildConfig("CartPole-v1", tmp_path / "run", algo="SAC"))
+    assert not (tmp_path / "run" / "round-0").exists()
+    with pytest.raises(InvalidOptionError, match="algo is 'A2C', expected one of PPO, SAC"):
+        BuildConfig("Hopper-v5", tmp_path, algo="A2C")
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]:
     out = tmp_path_factory.mktemp("build") / "run"
