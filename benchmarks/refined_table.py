@@ -160,7 +160,7 @@ def _goals(rows: list[dict]) -> str:
         levels = {"the floor": FLOORS[task]} if task in FLOORS else {}
         bars = [statistics.fmean(row["real_mean"] for row in of[bar]) for bar in BARS if of[bar]]
         if bars:
-            levels["the higher bar"] = max(bars)
+            levels["the highest bar"] = max(bars)
         for learner in LEARNERS:
             twin = of[learner]
             if not twin:
