@@ -213,23 +213,21 @@ class Cell:
 
     def control(self, column: str, ledger: StepLedger) -> tuple[Any, int]:
         """(actor, steps it learned from) of what one could do instead."""
-        if column.startswith("sac"):
-            steps = self.task.real_steps
-            config = LearnConfig(algo="SAC", steps=steps, seed=self.seed)
+        if column == "ppo_real_twin_steps":
+            steps = self.newest().learned_steps
+            same = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO")
+            config = changed(same, self.change).learn
         else:
-            steps = {
-                "ppo_real_long": LONG,
-                "ppo_real_long_few": LONG,
-                "ppo_real_same_steps": self.task.real_steps,
-            }.get(column) or self.newest().learned_steps
-            config = LearnConfig(options=self.task.options, seed=self.seed)
-            if column == "ppo_real_twin_steps":
-                same = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO")
-                config = changed(same, self.change).learn
-            scales = exploring_scales(self.task_id)
-            config = dataclasses.replace(config, steps=steps, normalization=scales)
-        if column != "ppo_real_twin_steps":
-            config = dataclasses.replace(config, **self.change.get("learn", {}))
+            steps = LONG if "_long" in column else self.task.real_steps
+            plain = (
+                LearnConfig(algo="SAC")
+                if column.startswith("sac")
+                else LearnConfig(options=self.task.options)
+            )
+            config = dataclasses.replace(plain, seed=self.seed, **self.change.get("learn", {}))
+        config = dataclasses.replace(config, steps=steps)
+        if column.startswith("ppo"):
+            config = dataclasses.replace(config, normalization=exploring_scales(self.task_id))
         if column in ROWS:
             config = dataclasses.replace(config, rows=ROWS[column])
         policy = learn(self.real, config, out=self.folder / column, ledger=ledger)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from pathlib import Path
 
 from refined_arms import ARMS
 from scipy.stats import t as student_t
 
-from training.schedule import MANY_STEPS
+from training.real import RealConfig
+from training.schedule import refine_task
 from training.tasks import task_of
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
@@ -39,8 +41,6 @@ WORDS = {
 }
 LEARNERS = ("sac_twin", "ppo_twin")
 BARS = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_same")
-SAME = {"learn": {"options": {"gamma": 0.995}}}
-"""The change that makes `ppo_real_long` learn as the twin's PPO does: rows of it are a bar of their own."""
 FLOORS = {"Hopper-v5": 1_500.0, "InvertedDoublePendulum-v5": 9_000.0}
 CLOSE = 0.15
 """Share of the real return within which a promise is to be."""
@@ -71,7 +71,13 @@ def _judged(rows: list[dict]) -> list[dict]:
 
 
 def _is_same(row: dict) -> bool:
-    return row["policy"] == "ppo_real_long" and row["change"] == SAME
+    """Whether a row of `ppo_real_long` learned with the options of the twin's PPO."""
+    options = _twin_options(row["task"])
+    return row["policy"] == "ppo_real_long" and row["change"] == {"learn": {"options": options}}
+
+
+def _twin_options(task: str) -> dict:
+    return refine_task(task_of(task), RealConfig(task), Path(), 0).learn.options
 
 
 def refined_summary(tree: dict | None) -> str:
@@ -235,14 +241,19 @@ def _ablation(rows: list[dict]) -> str:
             + (f" ({base['real_mean']:,.0f})" if (base := plain.get((task, row["seed"]))) else "")
             for row in of
         )
-        forward = ", ".join(
-            "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in of
-        )
+        forward, promise, commits = _cells(of)
         steps = ", ".join(f"{row['real_steps']:,}" for row in of)
-        promise = ", ".join(_promise(row) for row in of if row["promise"]) or "-"
-        commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in of}))
         lines.append(f"| {task} | {arm} | {each} | {forward} | {steps} | {promise} | {commits} |")
     return "\n".join(lines) if len(lines) > 4 else ""
+
+
+def _cells(rows: list[dict]) -> tuple[str, str, str]:
+    """(returns for going forward, promises, commits) of some rows."""
+    forward = ", ".join(
+        "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in rows
+    )
+    promise = ", ".join(_promise(row) for row in rows if row["promise"]) or "-"
+    return forward, promise, ", ".join(sorted({f"`{row['commit'][:8]}`" for row in rows}))
 
 
 def _tried(rows: list[dict]) -> str:
@@ -269,11 +280,7 @@ def _tried(rows: list[dict]) -> str:
         found.setdefault(key, []).append(row)
     for (task, policy, change), of in found.items():
         each = ", ".join(f"{row['seed']}: {row['real_mean']:,.0f}" for row in of)
-        forward = ", ".join(
-            "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in of
-        )
-        promise = ", ".join(_promise(row) for row in of if row["promise"]) or "-"
-        commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in of}))
+        forward, promise, commits = _cells(of)
         shown = "as the row stood" if change == _PLAIN else f"`{change}`"
         lines.append(
             f"| {task} | {WORDS[policy]} | {shown} | {each} | {forward} | {promise} | {commits} |"
@@ -305,6 +312,6 @@ def applies(policy: str, task: str) -> bool:
     """Whether a task can have a column: a known termination, continuous actions for SAC."""
     row = task_of(task)
     known = row.termination is not None or not policy.endswith("_known")
-    if policy == "ppo_real_long_same" and row.real_steps < MANY_STEPS:
-        return False  # there the twin's PPO discounts as the defaults do
+    if policy == "ppo_real_long_same" and _twin_options(task) == row.options:
+        return False  # it is `ppo_real_long`
     return known and (row.offpolicy == "SAC" or not policy.startswith("sac"))

@@ -72,6 +72,10 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
                 raise StageError(
                     f"{folder} is a round of another configuration ({', '.join(other)}): {advice}"
                 )
+            if "contender" not in log:
+                raise StageError(
+                    f"{folder} is a round of an older version, which chose its policies otherwise: {advice}"
+                )
         if (twin / "twin.json").is_file():
             tree = read_json(twin)
             steps = tree["provenance"].get("steps")

@@ -208,17 +208,14 @@ def refine_task(
         return _short_branches(task, real, out, seed)
     many = task.real_steps >= MANY_STEPS
     plain = _small_rounds(task, real, out) if many else RefineConfig(real, out)
-    asked = {
-        "rounds": task.rounds,
-        "exploration": task.exploration,
-        "later_exploration": task.later_exploration,
-    }
+    asked = {"rounds": task.rounds, "later_exploration": task.later_exploration}
     fit = {"updates": task.updates}
     learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain}
     learn |= {"options": plain.learn.options | task.options, "seed": seed}
     return dataclasses.replace(
         plain,
         steps=task.real_steps,
+        exploration=_first_exploration(task),
         seed=seed,
         fit=dataclasses.replace(plain.fit, **_given(fit)),
         learn=dataclasses.replace(plain.learn, **_given(learn)),
@@ -239,6 +236,11 @@ def _given(fields: JSON) -> JSON:
     return {name: value for name, value in fields.items() if value is not None}
 
 
+def _first_exploration(task: Task) -> str:
+    """Who acts in the first round, whichever algorithm learns."""
+    return task.exploration or ("random" if task.real_steps < MANY_STEPS else _RANDOM_AND_HELD)
+
+
 def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
     """One policy that goes on through many rounds, and two that explore for it.
 
@@ -251,7 +253,6 @@ def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
         out,
         steps=task.real_steps,
         rounds=task.real_steps // _SMALL_ROUND,
-        exploration=_RANDOM_AND_HELD,
         later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
         explorers={
             "hasty": {"options": {"gamma": 0.99}},
@@ -280,8 +281,7 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         out,
         steps=task.real_steps,
         rounds=max(4, task.real_steps // _SHORT_ROUND),
-        exploration=task.exploration
-        or ("random" if task.real_steps < MANY_STEPS else _RANDOM_AND_HELD),
+        exploration=_first_exploration(task),
         later_exploration="policy:{newest}",
         warm_start=True,
         candidates=("newest",),

@@ -1,6 +1,7 @@
 """Rounds of collect, fit and learn: every real step counted, nothing done twice."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,18 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
     assert again.by_purpose == {}
     with pytest.raises(StageError, match="another configuration"):
         refine(dataclasses.replace(config, warm_start=False), ledger=again)
+
+
+def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
+    refine(tiny(tmp_path / "run"), ledger=StepLedger())
+    path = tmp_path / "run" / "round-0" / "round.json"
+    log = json.loads(path.read_text())
+    del log["contender"]
+    path.write_text(json.dumps(log))
+    ledger = StepLedger()
+    with pytest.raises(StageError, match=r"round-0 is a round of an older version.*another folder"):
+        refine(tiny(tmp_path / "run"), ledger=ledger)
+    assert ledger.total() == 0
 
 
 @pytest.mark.parametrize("first", [0, STEPS])
