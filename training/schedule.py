@@ -108,17 +108,28 @@ class RefineConfig:
                     f"an explorer is called {name!r}: expected a word other than {', '.join(PLACEHOLDERS)}"
                 )
             self.explorer(name, 0)  # refused here rather than after a round
+        self._check_names()
+        if not 0.0 <= self.spot_checks <= 0.5:
+            raise InvalidOptionError(
+                f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
+            )
+
+    def _check_names(self) -> None:
+        """Raises InvalidOptionError for placeholders in `later_exploration` that stand for nothing."""
         known = (*PLACEHOLDERS, *self.explorers)
-        for _, asked, _, _ in Formatter().parse(self.later_exploration):
+        try:
+            names = [name for _, name, _, _ in Formatter().parse(self.later_exploration)]
+        except ValueError as error:
+            raise InvalidOptionError(
+                f"later_exploration is {self.later_exploration!r}, where a brace has no partner ({error}): write "
+                "names as {policy}"
+            ) from error
+        for asked in names:
             if asked is not None and asked not in known:
                 raise InvalidOptionError(
                     f"later_exploration names {{{asked}}}, expected one of {', '.join(known)}; other names "
                     "are those of `explorers`"
                 )
-        if not 0.0 <= self.spot_checks <= 0.5:
-            raise InvalidOptionError(
-                f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
-            )
 
     def settings(self) -> JSON:
         """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""

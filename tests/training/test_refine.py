@@ -149,6 +149,11 @@ def test_who_acts_later_is_known_before_a_step_is_made(tmp_path: Path) -> None:
         tiny(tmp_path, later_exploration="policy:{hasty}")
 
 
+def test_a_brace_without_its_partner_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="brace has no partner"):
+        tiny(tmp_path, later_exploration="policy:{policy")
+
+
 def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path) -> None:
     both = "mix:0.5*policy:{hasty}+0.5*policy:{steady}"
     explorers = {"hasty": {"options": {"gamma": 0.9}}, "steady": {"on_uncertain": "ignore"}}
