@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from world_env.spec import JSON
 
+_LARGE: JSON = {"n_steps": 256, "batch_size": 1024}
+_SMALL: JSON = {"n_steps": 64, "batch_size": 256}
 ARMS: dict[str, JSON] = {
     "as the row stands": {},
     "no sharp ends": {"fit": {"sharp_ends": False}},
@@ -11,11 +13,21 @@ ARMS: dict[str, JSON] = {
         "explorers": {},
         "later_exploration": "policy:{newest}",
     },
-    "explorers that discount as the policy does": {"explorers": {"hasty": {}, "steady": {}}},
-    "all discount .99": {
-        "explorers": {"hasty": {}, "steady": {}},
-        "learn": {"options": {"gamma": 0.99}},
+    "explorers that discount as the policy does": {
+        "explorers": {"hasty": {"options": _SMALL}, "steady": {"options": _SMALL}}
     },
+    "all discount .99": {
+        "explorers": {"hasty": {"options": _SMALL}, "steady": {"options": _SMALL}},
+        "learn": {"options": _LARGE | {"gamma": 0.99}},
+    },
+    "small batches, half the learned steps": {
+        "learn": {"steps": 300_000, "options": {"gamma": 0.995}},
+        "explorers": {
+            "hasty": {"options": {"gamma": 0.99}},
+            "steady": {"options": {"gamma": 0.998}},
+        },
+    },
+    "small batches": {"learn": {"options": _SMALL | {"gamma": 0.995}}},
     "2 members": {"model": {"members": 2}},
     "10 members": {"model": {"members": 10}},
     "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},

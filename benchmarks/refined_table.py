@@ -34,13 +34,14 @@ WORDS = {
     "ppo_real_twin_steps": "PPO in reality, the twin's steps",
     "ppo_real_long": "PPO in reality, 1,000,000 steps (a bar)",
     "ppo_real_long_few": "PPO in reality, 1,000,000 steps in 8 rows (a bar)",
-    "ppo_real_long_same": "PPO in reality, 1,000,000 steps, discount as in the twin (a bar)",
+    "ppo_real_long_discount": "PPO in reality, 1,000,000 steps, discount as in the twin (a bar)",
+    "ppo_real_long_same": "PPO in reality, 1,000,000 steps, batches too as in the twin (a bar)",
     "ppo_real_same_steps": "PPO in reality, same steps",
     "sac_real_same_steps": "SAC in reality, same steps",
     "random": "random",
 }
 LEARNERS = ("sac_twin", "ppo_twin")
-BARS = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_same")
+BARS = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_discount", "ppo_real_long_same")
 FLOORS = {"Hopper-v5": 1_500.0, "InvertedDoublePendulum-v5": 9_000.0}
 CLOSE = 0.15
 """Share of the real return within which a promise is to be."""
@@ -61,19 +62,22 @@ def refined_section(tree: dict | None) -> str:
 
 
 def _judged(rows: list[dict]) -> list[dict]:
-    """Rows of judged seeds: the tasks' own, and the bar that only discounts otherwise."""
-    same = [
-        row | {"policy": "ppo_real_long_same", "change": {}}
-        for row in rows
-        if _is_same(row) and row["seed"] in SEEDS
-    ]
-    return [row for row in rows if row["seed"] in SEEDS and not row["change"]] + same
+    """Rows of judged seeds: the tasks' own, and the bars that learn as in the twin."""
+    named = [row | {"policy": _bar(row), "change": {}} for row in rows if _bar(row)]
+    return [row for row in [*rows, *named] if row["seed"] in SEEDS and not row["change"]]
 
 
-def _is_same(row: dict) -> bool:
-    """Whether a row of `ppo_real_long` learned with the options of the twin's PPO."""
+def _bar(row: dict) -> str | None:
+    """Which of the bars that learn as in the twin a row of `ppo_real_long` is."""
+    if row["policy"] != "ppo_real_long":
+        return None
     options = _twin_options(row["task"])
-    return row["policy"] == "ppo_real_long" and row["change"] == {"learn": {"options": options}}
+    bars = {
+        "ppo_real_long_same": options,
+        "ppo_real_long_discount": {"gamma": options["gamma"]} if "gamma" in options else None,
+    }
+    learns = row["change"].get("learn", {})
+    return next((name for name, of in bars.items() if of and learns == {"options": of}), None)
 
 
 def _twin_options(task: str) -> dict:
@@ -262,9 +266,7 @@ def _tried(rows: list[dict]) -> str:
     tried = [
         row
         for row in rows
-        if (row["change"] or row["seed"] in TUNING)
-        and row["change"] not in named
-        and not _is_same(row)
+        if (row["change"] or row["seed"] in TUNING) and row["change"] not in named and not _bar(row)
     ]
     if not tried:
         return ""
@@ -312,6 +314,8 @@ def applies(policy: str, task: str) -> bool:
     """Whether a task can have a column: a known termination, continuous actions for SAC."""
     row = task_of(task)
     known = row.termination is not None or not policy.endswith("_known")
-    if policy == "ppo_real_long_same" and _twin_options(task) == row.options:
-        return False  # it is `ppo_real_long`
+    if policy in ("ppo_real_long_same", "ppo_real_long_discount"):
+        options = _twin_options(task)
+        if options == row.options or (policy.endswith("same") and set(options) == {"gamma"}):
+            return False  # it is another bar
     return known and (row.offpolicy == "SAC" or not policy.startswith("sac"))
