@@ -13,21 +13,18 @@ ARMS: dict[str, JSON] = {
         "explorers": {},
         "later_exploration": "policy:{newest}",
     },
-    "explorers that discount as the policy does": {
-        "explorers": {"hasty": {"options": _SMALL}, "steady": {"options": _SMALL}}
-    },
+    "explorers that discount as the policy does": {"explorers": {"hasty": {}, "steady": {}}},
     "all discount .99": {
-        "explorers": {"hasty": {"options": _SMALL}, "steady": {"options": _SMALL}},
-        "learn": {"options": _LARGE | {"gamma": 0.99}},
+        "explorers": {"hasty": {}, "steady": {}},
+        "learn": {"options": {"gamma": 0.99}},
     },
-    "small batches, half the learned steps": {
-        "learn": {"steps": 300_000, "options": {"gamma": 0.995}},
+    "rollouts of 256 steps, twice the learned steps": {
+        "learn": {"steps": 600_000, "options": _LARGE | {"gamma": 0.995}},
         "explorers": {
-            "hasty": {"options": {"gamma": 0.99}},
-            "steady": {"options": {"gamma": 0.998}},
+            "hasty": {"options": _SMALL | {"gamma": 0.99}},
+            "steady": {"options": _SMALL | {"gamma": 0.998}},
         },
     },
-    "small batches": {"learn": {"options": _SMALL | {"gamma": 0.995}}},
     "2 members": {"model": {"members": 2}},
     "10 members": {"model": {"members": 10}},
     "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},

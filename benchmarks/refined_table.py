@@ -73,8 +73,8 @@ def _bar(row: dict) -> str | None:
         return None
     options = _twin_options(row["task"])
     bars = {
-        "ppo_real_long_same": options,
         "ppo_real_long_discount": {"gamma": options["gamma"]} if "gamma" in options else None,
+        "ppo_real_long_same": options,
     }
     learns = row["change"].get("learn", {})
     return next((name for name, of in bars.items() if of and learns == {"options": of}), None)

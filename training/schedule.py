@@ -26,10 +26,6 @@ _EXPLORERS_SEED = 1_000
 MANY_STEPS = 50_000
 """Real steps from which PPO's twins are refined in small rounds, where a task's row does not say otherwise."""
 _SMALL_ROUND = 5_000
-_LARGE_BATCHES: JSON = {"n_steps": 256, "batch_size": 1024}
-"""Of PPO that goes on: who hardly ever falls learns from falls only where many steps are looked at together."""
-_SMALL_BATCHES: JSON = {"n_steps": 64, "batch_size": 256}
-"""Of PPO from first weights, with few steps: many updates."""
 _RANDOM_AND_HELD = "mix:0.5*random+0.5*held:5"
 _SHORT_ROUND = 10_000
 """Real steps of a round for `SHORT_BRANCHES`; fewer where that would be less than four rounds."""
@@ -270,8 +266,8 @@ def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
         rounds=task.real_steps // _SMALL_ROUND,
         later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
         explorers={
-            "hasty": {"options": _SMALL_BATCHES | {"gamma": 0.99}},
-            "steady": {"options": _SMALL_BATCHES | {"gamma": 0.998}},
+            "hasty": {"options": {"gamma": 0.99}},
+            "steady": {"options": {"gamma": 0.998}},
         },
         explorer_steps=130_000,
         spot_checks=0.1,
@@ -281,10 +277,10 @@ def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
         later_updates=1_500,
         fit=FitConfig(updates=4_000, states=20_000),
         learn=LearnConfig(
-            steps=600_000,
+            steps=300_000,
             dataset_starts=0.3,
             on_uncertain="truncate",
-            options=_LARGE_BATCHES | {"gamma": 0.995},
+            options={"gamma": 0.995},
         ),
     )
 
