@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from training.cli import _json_rule
 from training.real import RealConfig, spec_of
 from training.stages import STAGES
 from training.tasks import TASKS
@@ -85,9 +86,12 @@ def parse(words: list[str]) -> str:
 
         return record
 
-    tyro.extras.subcommand_cli_from_dict(
-        {name: recorder(name) for name in STAGES}, prog="world-env", args=words
-    )
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_json_rule)
+    with registry:
+        tyro.extras.subcommand_cli_from_dict(
+            {name: recorder(name) for name in STAGES}, prog="world-env", args=words
+        )
     (stage,) = ran
     return stage
 

@@ -28,10 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_json_rule)
     try:
+        words = list(sys.argv[1:] if arguments is None else arguments)
         with registry:
-            status = tyro.extras.subcommand_cli_from_dict(
-                stages.STAGES, prog="world-env", description=_DESCRIPTION, args=arguments
-            )
+            if words and words[0] in stages.STAGES:
+                # Asked about one stage alone, tyro names an unknown option; among all, it fails on dict fields.
+                stage = stages.STAGES[words[0]]
+                status = tyro.cli(stage, prog=f"world-env {words[0]}", args=words[1:])
+            else:
+                status = tyro.extras.subcommand_cli_from_dict(
+                    stages.STAGES, prog="world-env", description=_DESCRIPTION, args=words
+                )
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2

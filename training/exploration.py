@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from training.latent import senses_of
 from training.policy import CLOSED, NormalizedFeatures, load_policy, policy_card
+from world_env.codec import one_row, row_of
 from world_env.errors import InvalidOptionError
+from world_env.filter import Filter
 from world_env.spec import WorldSpec
 
 if TYPE_CHECKING:
@@ -133,7 +136,10 @@ class SavedPolicy(Exploration):
     """A trained Stable-Baselines3 policy that acts with noise of its own."""
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool = False) -> None:
-        self._policy = model.policy
+        self._policy, self._senses = model.policy, senses_of(model)
+        self._filter: Filter | None = None
+        self._last: Any = None
+        self._seed = 0
         self._sde = bool(getattr(model, "use_sde", False))
         self._deterministic = deterministic
         self._memory: Any = None
@@ -144,11 +150,15 @@ class SavedPolicy(Exploration):
         """Begin an episode: fresh noise, no memory."""
         self._noise = torch.Generator().manual_seed(seed).get_state()
         self._memory, self._first = None, True
+        self._seed = seed
+        if self._senses is not None:
+            self._filter = Filter(self._senses.twin, self._senses.mode)
         if self._sde:
             self._with_own_noise(self._policy.reset_noise)
 
     def act(self, observation: Any) -> Any:
         """What the policy does, sampled unless deterministic."""
+        observation = self._seen(observation)
         action, self._memory = self._with_own_noise(
             lambda: self._policy.predict(
                 observation,
@@ -157,8 +167,18 @@ class SavedPolicy(Exploration):
                 deterministic=self._deterministic,
             )
         )
-        self._first = False
+        self._first, self._last = False, action
         return action
+
+    def _seen(self, observation: Any) -> Any:
+        """What the policy takes in: latents where it sees through a twin."""
+        if self._filter is None:
+            return observation
+        shown = one_row(observation)
+        if self._first:
+            return row_of(self._filter.begin(shown, [self._seed]), 0)
+        action = np.asarray(self._last)[None]
+        return row_of(self._filter.go_on(action, shown, np.zeros(1, np.int64)), 0)
 
     def _with_own_noise(self, act: Any) -> Any:
         # SB3 draws from torch's global generator: ours is lent to it, then the old one put back.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.windows import EncodedEpisodes, floored_deviation
-from world_env.batch import OBSERVATION, Batch, Context, Observation, select
+from world_env.batch import OBSERVATION, Batch, Observation, select, unpacked
 from world_env.bounds import EndBounds
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, WorldModel
@@ -26,6 +26,7 @@ from world_env.spec import JSON, DataRange
 _MOST_WINDOWS = 256
 _BFLOAT16_HORIZON = 50
 """Steps after which rounding shows, if it does; processors without such products take seconds for them."""
+_MOST_IMAGES = 2_000
 _CHUNK = 2048
 """Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
 
@@ -78,12 +79,13 @@ def open_loop(
     precision: as a simulator would step it.
     """
     model = model.stepper(precision)
-    batch = evaluation_windows(data, horizon)
+    begins, length = evaluation_steps(data, horizon)
+    batch = data.gather(begins, length)
     rows = torch.arange(len(batch))
     random = RowRandom.from_seed(seed, len(batch))
     first = batch.start()
     scale = scales_of(data) if scale is None else scale
-    context = Context.from_observation(first, batch.actions.shape[-1])
+    context = data.contexts(begins, model.context).to("cpu", torch.float32)
     state = model.encode(context, random=random)
     error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
@@ -123,7 +125,7 @@ def one_step(
     for steps in torch.arange(len(data)).split(_CHUNK):
         batch = data.gather(steps, 1)
         random = RowRandom.from_seed(seed + int(steps[0]), len(batch))
-        context = Context.from_observation(batch.start(), batch.actions.shape[-1])
+        context = data.contexts(steps, model.context).to("cpu", torch.float32)
         state, prediction = model.step(
             model.encode(context, random=random),
             batch.actions[:, 0],
@@ -197,6 +199,11 @@ def termination_scores(
 
 def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     """At most 256 windows of `horizon` steps, spread evenly over all steps of the data."""
+    return data.gather(*evaluation_steps(data, horizon))
+
+
+def evaluation_steps(data: EncodedEpisodes, horizon: int) -> tuple[Tensor, int]:
+    """(first steps, length) of `evaluation_windows`."""
     stride = max(1, -(-len(data) // _MOST_WINDOWS))
     steps = torch.arange(0, len(data), stride)
     # Of the chosen steps, not of all: else no window might reach the last step.
@@ -204,7 +211,7 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     whole = steps[data.left[steps] >= length]
     # Whole windows first: the far end of the curve should rest on many rows.
     chosen = whole if len(whole) >= 32 else steps
-    return data.gather(chosen, length)
+    return chosen, length
 
 
 def measured_steps(last: int) -> list[int]:
@@ -219,7 +226,15 @@ def scales_of(data: EncodedEpisodes) -> Observation:
     Never below a share of the range, and 1 for a constant column: a unit that measures nothing but rounding would make
     its column the only one that counts.
     """
-    return {key: floored_deviation(value.flatten(1)) for key, value in data.observations.items()}
+    return {
+        key: floored_deviation(unpacked(value[:: _stride(value)]).flatten(1))
+        for key, value in data.observations.items()
+    }
+
+
+def _stride(value: Tensor) -> int:
+    """Every how many rows are looked at: of pixels, a few thousand say it."""
+    return 1 if value.dtype != torch.uint8 else max(1, len(value) // _MOST_IMAGES)
 
 
 def deviations(predicted: Observation, real: Observation, scale: Observation) -> Tensor:

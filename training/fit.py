@@ -72,8 +72,8 @@ class FitConfig:
     """Fields of the family's own config that differ from its defaults."""
     updates: int | None = None
     """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
-    batch_size: int = 640
-    """Windows an update, shared among an ensemble's members."""
+    batch_size: int | None = None
+    """Windows an update, shared among an ensemble's members; None: as many as the family wants."""
     learning_rate: float = 1e-3
     """Peak step size of AdamW; it warms up, then falls to nothing along a cosine."""
     weight_decay: float = 1e-5
@@ -95,7 +95,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         updates = LEAST_UPDATES if self.updates is None else self.updates
-        least = min(updates, self.batch_size, self.validate_every, self.states)
+        batch = 1 if self.batch_size is None else self.batch_size
+        least = min(updates, batch, self.validate_every, self.states)
         if least < 1 or not 0.0 < self.held_out < 1.0:
             raise InvalidOptionError(
                 f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, "
@@ -208,7 +209,7 @@ def fit_episodes(
         family=config.family,
         model=model,
         starts=starts(list(episodes), codec),
-        states=dataset_states(everything, config.states, config.seed),
+        states=dataset_states(everything, config.states, config.seed, context=model.context),
         ranges=ranges,
         termination_threshold=threshold,
         uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,
@@ -257,8 +258,8 @@ def _optimize(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(share)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
-        batch = train.windows(config.batch_size, model.window(share), generator)
-        random = RowRandom.from_seed(update * config.batch_size, len(batch))
+        batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
+        random = RowRandom.from_seed(update * len(batch), len(batch))
         loss, parts = model.loss(batch, random=random, progress=share)
         optimizer.zero_grad()
         loss.backward()

@@ -13,8 +13,8 @@ import numpy as np
 
 from training.real import RealConfig, StepLedger, check_same_spaces, make_real
 from training.returns import policy_actor
-from training.watch import beside, encode_frames, frame_duration, one_row
-from world_env.codec import row_of
+from training.watch import beside, encode_frames, frame_duration
+from world_env.codec import one_row, row_of
 from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.render import Renderer

@@ -26,7 +26,7 @@ from training.fidelity import (
 )
 from training.survival import survival
 from training.windows import EncodedEpisodes, encode_episodes
-from world_env.batch import Context, Observation, State, select
+from world_env.batch import Observation, State, select
 from world_env.codec import is_image
 from world_env.models.base import Prediction, Uncertainty, WorldModel
 from world_env.random import RowRandom
@@ -122,8 +122,8 @@ def roll(
     """A model's most likely future along the data, from the steps `first` (W,) to the ends of their episodes."""
     model = model.stepper()
     rows, random = torch.arange(len(first)), RowRandom.from_seed(seed, len(first))
-    start = select(data.observations, first + data.episode[first])
-    state = model.encode(Context.from_observation(start, data.actions.shape[-1]), random=random)
+    context = data.contexts(first, model.context).to("cpu", torch.float32)
+    state = model.encode(context, random=random)
     for steps in range(1, int(data.left[first].max()) + 1):
         lasting = data.left[first[rows]] >= steps
         if not lasting.all():
@@ -173,12 +173,12 @@ class _Windows:
 
     def start(self, rows: Tensor) -> Observation:
         first = self.first[rows]
-        return select(self.data.observations, first + self.data.episode[first])
+        return self.data.seen(first + self.data.episode[first])
 
     def squared(self, seen: Observation, rows: Tensor, steps: int) -> Tensor:
         """(R, D) squared deviations of what is seen from what was real, `steps` steps into the given windows."""
         first = self.first[rows]
-        real = select(self.data.observations, first + self.data.episode[first] + steps)
+        real = self.data.seen(first + self.data.episode[first] + steps)
         return deviations(seen, real, self.scale).square()
 
     def by_dimension(self, squared: Tensor) -> list[list[float | None]]:

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from torch import nn
 
 from training.branches import growing_branches
+from training.latent import Senses, look_through
 from training.milestones import at_marks
 from training.partial import forget, keep_replay, take_back
 from training.policy import (
@@ -87,6 +88,9 @@ class LearnConfig:
     least_noise: float = 0.4
     """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
     action space: what has settled down looks for nothing better."""
+    observation_mode: str = "pixels"
+    """Learned worlds: what the policy sees: "pixels", observations as they are (vectors too); "latent", the model's
+    state, which is never decoded; "both"."""
     reward: str = "task"
     """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
     normalize: bool = True
@@ -154,6 +158,7 @@ def learn(
         take_back(model, env, partial)
     elif warm_start is not None:
         begin_from(model, warm_start, env, least_noise=config.least_noise)
+    look_through(model, _senses(world, config))
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -202,6 +207,11 @@ def _world(
             raise InvalidOptionError(
                 f"reward={config.reward!r} is something that only learned worlds pay: learn in a twin"
             )
+        if config.observation_mode != "pixels":
+            raise InvalidOptionError(
+                f"observation_mode={config.observation_mode!r} is something that only learned worlds show: learn in a "
+                "twin, or wrap the real environment in world_env.wrappers:LatentObservation"
+            )
         if ledger is None:
             raise StageError(
                 "learning in reality spends real steps: pass the ledger that counts them"
@@ -219,6 +229,7 @@ def _world(
         rollout_length=config.rollout_length,
         branch_length=config.first_branch_length or config.branch_length,
         opinion=config.opinion,
+        observation_mode=config.observation_mode,
     )
     learned.seed(config.seed)
     if config.reward == "uncertainty":
@@ -226,6 +237,13 @@ def _world(
 
         learned = UncertaintyReward(learned, world)
     return _scaled(VecMonitor(learned), config)
+
+
+def _senses(world: Twin | RealConfig, config: LearnConfig) -> Senses | None:
+    """What the policy sees through from now on."""
+    if isinstance(world, RealConfig) or config.observation_mode == "pixels":
+        return None
+    return Senses(world, config.observation_mode)
 
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
@@ -266,7 +284,7 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
     activation = policy_kwargs.get("activation_fn")
     if isinstance(activation, str):
         policy_kwargs["activation_fn"] = getattr(nn, activation)
-    if isinstance(world, Twin) and config.normalize:
+    if isinstance(world, Twin) and config.normalize and config.observation_mode == "pixels":
         policy_kwargs |= normalization_of(world)
     elif config.normalization is not None:
         policy_kwargs |= _normalized(config.normalization)

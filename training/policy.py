@@ -20,6 +20,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from training.latent import Senses, look_through, senses_of
 from world_env.batch import OBSERVATION, Statistics
 from world_env.codec import is_image
 from world_env.errors import (
@@ -30,6 +31,7 @@ from world_env.errors import (
     TwinFormatError,
 )
 from world_env.spec import JSON, WorldSpec, space_from_json, space_to_json
+from world_env.twin import load_cached
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -40,6 +42,8 @@ FORMAT = 1
 CLOSED = "closed"
 """Provenance of policies that judge twins: none may collect the data of one."""
 _ZIP, _JSON = "policy.zip", "policy.json"
+_SENSES = "senses"
+"""Folder of the twin that a policy sees through, inside its own."""
 _LIBRARIES = ("stable_baselines3", "sb3_contrib")
 _NORMALIZED_LIMIT = 10.0
 
@@ -134,11 +138,13 @@ def save_policy(
         not target.is_dir() or any(target.iterdir())
     ):  # fmt: skip
         raise StageError(f"{target} exists and is no policy: choose another folder")
+    senses = senses_of(model)
     tree = {
         "format": FORMAT,
         "algorithm": type(model).__name__,
         "observation_space": space_to_json(model.observation_space),
         "action_space": space_to_json(model.action_space),
+        "sees": None if senses is None else {"through": _SENSES, "mode": senses.mode},
         "trained_in": trained_in,
         "seed": model.seed,
         "provenance": provenance or {},
@@ -149,6 +155,8 @@ def save_policy(
     try:
         beside.mkdir(parents=True, exist_ok=True)
         model.save(beside / _ZIP)
+        if senses is not None:
+            senses.twin.save(beside / _SENSES)
         (beside / _JSON).write_text(text + "\n", encoding="utf-8")
         if target.exists():
             os.replace(target, old)
@@ -208,8 +216,11 @@ def load_policy(
     """
     card = policy_card(folder)
     named = {name: space_from_json(card[name]) for name in ("observation_space", "action_space")}
+    sees = card.get("sees")
+    senses = sees and Senses(load_cached(Path(folder) / _SENSES), sees["mode"])
     if expect is not None:
-        for name, space in named.items():
+        shown = senses.twin.spec.observation_space if senses else named["observation_space"]
+        for name, space in (named | {"observation_space": shown}).items():
             if space != getattr(expect, name):
                 raise SpaceMismatchError(
                     f"the policy {folder} has the {name} {space}, expected "
@@ -232,4 +243,5 @@ def load_policy(
         raise StageError(
             f"{path} and {_JSON} beside it disagree on the spaces: they are of two policies"
         )
+    look_through(model, senses)
     return model

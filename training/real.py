@@ -151,7 +151,8 @@ class RealConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     """JSON-able keyword arguments of the environment."""
     wrappers: tuple[str, ...] = ()
-    """Wrappers as "module:Class", innermost first; each is called with the environment alone."""
+    """Wrappers as "module:Class" or "module:Class{JSON of arguments}", innermost first; each is called with the
+    environment and the arguments, lists as tuples: 'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}'."""
     action_chunk: int = 1
     """Real actions that one action of the wrapped environment plays."""
 
@@ -326,15 +327,38 @@ def _near(env_id: str) -> str:
     return f"Did you mean {', '.join(known[m] for m in matches)}? {advice}" if matches else advice
 
 
-def _wrapper(name: str) -> Callable[[gym.Env], gym.Env]:
+def _wrapper(written: str) -> Callable[[gym.Env], gym.Env]:
+    """What makes a wrapper around an environment; see `RealConfig.wrappers`."""
+    name, brace, rest = written.partition("{")
     module, _, attribute = name.partition(":")
     try:
         wrapper = getattr(importlib.import_module(module), attribute)
+        given = json.loads(brace + rest or "{}")
     except (ImportError, AttributeError, ValueError) as error:
         raise StageError(
-            f'no wrapper {name!r} ({error}): expected "module:Class", for example '
-            '"gymnasium.wrappers:FlattenObservation"'
+            f'no wrapper {written!r} ({error}): expected "module:Class", for example '
+            '"gymnasium.wrappers:FlattenObservation", or "module:Class{JSON of arguments}"'
         ) from error
+    # Gymnasium's wrappers want shapes as tuples, which JSON does not have.
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     if not callable(wrapper):
         raise StageError(f"{name!r} is a {type(wrapper).__name__}, expected a wrapper class")
-    return wrapper
+
+    def wrapped(env: gym.Env) -> gym.Env:
+        try:
+            made: gym.Env = wrapper(env, **arguments)
+        except DependencyNotInstalled as error:
+            raise MissingExtraError(
+                f'{name} needs a package that is not installed ({error}): pip install "world-env[pixels]" has those '
+                "of Gymnasium's image wrappers"
+            ) from error
+        except (AssertionError, TypeError, ValueError) as error:
+            if not arguments and not isinstance(error, TypeError):
+                raise
+            raise StageError(
+                f"{name} cannot wrap {env} with the arguments {arguments} ({type(error).__name__}: {error}): see its "
+                "signature"
+            ) from error
+        return made
+
+    return wrapped

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from training.latent import LatentActor, senses_of
 from training.real import RealConfig, StepLedger, make_real
 from world_env.errors import InvalidOptionError
 from world_env.simulator import Simulator, SimulatorConfig, StepResult
@@ -76,7 +77,10 @@ def bootstrap_mean(
 
 
 def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
-    """A trained policy; stateless, so recurrent policies are not covered here."""
+    """A trained policy, on what it sees through; recurrent policies are not covered here."""
+    senses = senses_of(model)
+    if senses is not None:
+        return LatentActor(model, senses, deterministic=deterministic)
     return lambda observation, rows: model.predict(observation, deterministic=deterministic)[0]
 
 
@@ -116,6 +120,7 @@ def run_real(
     values, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
     parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(envs)))
     running = np.arange(len(envs))
+    _begin(actor)
     while len(running):
         actions = actor(_stack([current[row] for row in running]), running)
         still = []
@@ -154,6 +159,7 @@ def run_learned(
     simulator = Simulator(twin, rows, seed=seed, config=config)
     observation = simulator.reset(options={"observation": first})
     values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
+    _begin(actor)
     while not simulator.finished.all():
         running = ~simulator.finished
         index = np.flatnonzero(running)
@@ -171,6 +177,12 @@ def run_learned(
             watch(observation, result, running)
         observation = result.observation
     return Returns(values, lengths, first, past / int(lengths.sum()) if known else None)
+
+
+def _begin(actor: Actor) -> None:
+    """New episodes begin: an actor with a memory forgets the old ones."""
+    if isinstance(actor, LatentActor):
+        actor.begin()
 
 
 def check_horizon(twin: Twin) -> None:

@@ -235,6 +235,7 @@ def watch_stage(
     real: str | None = None,
     steps: int = 200,
     seed: int = 0,
+    mode: str = "closed_loop",
 ) -> None:
     """A policy (or random actions) in the twin beside the real environment, as a gif.
 
@@ -245,6 +246,8 @@ def watch_stage(
         real: Real environment id; "same" for the one that the twin was made from; without it the twin alone.
         steps: Steps shown at most.
         seed: Of both worlds and of the policy.
+        mode: "closed_loop": it acts on what it sees in each world; "open_loop": the twin gets the actions that it chose
+            in reality, without noise, and of pixels the difference is shown too.
     """
     loaded = Twin.load(twin)
     actor = (
@@ -254,7 +257,7 @@ def watch_stage(
     )
     config = None if real is None else real_of(loaded, None if real == "same" else real)
     ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
-    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger)
+    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger, mode=mode)
     if config is not None:
         ledger.save()
     console.print(f"video: {path}")

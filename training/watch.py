@@ -15,7 +15,7 @@ import numpy as np
 
 from training.exploration import Exploration, SavedPolicy
 from training.real import RealConfig, StepLedger, check_same_spaces, make_real
-from world_env.codec import row_of
+from world_env.codec import is_image, observation_spaces, one_row, row_of
 from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
 from world_env.render import Renderer
@@ -160,7 +160,8 @@ def side_by_side(
     steps: at most so many; it ends earlier when both episodes have. `real` pays them as
         "spot_check".
     mode: "closed_loop": in each world the policy acts on what it sees there; "open_loop": both
-        get the actions that it chose in reality, and the twin runs without noise.
+        get the actions that it chose in reality, and the twin runs without noise; where worlds are
+        seen as pixels, a third picture is how far theirs are apart.
     The same renderer draws both sides. Raises InvalidOptionError, SpaceMismatchError where the two
     worlds differ in their spaces, MissingExtraError.
     """
@@ -182,7 +183,11 @@ def side_by_side(
         worlds.insert(0, _Learned(twin, seed, first, temperature=noise))
         actors = [_actor(policy, seed) for _ in worlds]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
-        return list(_play(worlds, actors, renderer, steps, together=mode == "open_loop"))
+        together = mode == "open_loop"
+        parts = observation_spaces(twin.spec.observation_space).values()
+        differs = together and any(map(is_image, parts))
+        frames = _play(worlds, actors, renderer, steps, together=together, differs=differs)
+        return list(frames)
 
 
 def _play(
@@ -192,9 +197,10 @@ def _play(
     steps: int,
     *,
     together: bool,
+    differs: bool,
 ) -> Iterator[np.ndarray]:
     sides = [world.side for world in worlds]
-    yield _compose(sides, renderer, 0)
+    yield _compose(sides, renderer, 0, differs)
     for step in range(1, steps + 1):
         if all(side.end for side in sides) or (together and sides[-1].end):
             return
@@ -202,7 +208,7 @@ def _play(
         for world, actor in zip(worlds, actors, strict=True):
             if not world.side.end:
                 world.step(shared if together else actor.act(world.side.observation))
-        yield _compose(sides, renderer, step)
+        yield _compose(sides, renderer, step, differs)
 
 
 def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
@@ -216,22 +222,20 @@ def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
     return actor
 
 
-def one_row(observation: Any) -> Any:
-    """A single observation as a batch of one row."""
-    if isinstance(observation, dict):
-        return {key: one_row(value) for key, value in observation.items()}
-    return np.asarray(observation)[None]
-
-
-def _compose(sides: Sequence[_Side], renderer: Renderer, step: int) -> np.ndarray:
-    """The worlds side by side beneath their names, the step and the return so far."""
+def _compose(sides: Sequence[_Side], renderer: Renderer, step: int, differs: bool) -> np.ndarray:
+    """The worlds side by side beneath their names, the step and the return so far; their difference where asked for."""
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
         raise MissingExtraError('pictures need Pillow: pip install "world-env[train]"') from error
+    frames = [(side.name, _told(side), renderer.frame(side.observation)) for side in sides]
+    if differs:
+        one, other = (frame.astype(np.int16) for _, _, frame in frames)
+        apart = np.abs(one - other)
+        frames.append(("difference", f"{apart.mean():.1f} of 255", apart.astype(np.uint8)))
     panels = []
-    for side in sides:
-        picture = Image.fromarray(renderer.frame(side.observation))
+    for _, _, frame in frames:
+        picture = Image.fromarray(frame)
         width = max(round(picture.width * _PANEL_HEIGHT / picture.height), 160)
         smooth = picture.height > 100
         how = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
@@ -241,15 +245,18 @@ def _compose(sides: Sequence[_Side], renderer: Renderer, step: int) -> np.ndarra
     canvas = Image.new("RGB", (total + total % 2, _PANEL_HEIGHT + 2 * _BAND), _PAPER)
     draw = ImageDraw.Draw(canvas)
     left = 0
-    for side, panel in zip(sides, panels, strict=True):
+    for (name, text, _), panel in zip(frames, panels, strict=True):
         canvas.paste(panel, (left, _BAND))
-        draw.text((left + 8, _BAND / 2), side.name, _INK, anchor="lm", font_size=16)
-        text = f"return {side.total:.4g}" + (f" · {side.end} at {side.steps}" if side.end else "")
+        draw.text((left + 8, _BAND / 2), name, _INK, anchor="lm", font_size=16)
         below = (left + 8, _PANEL_HEIGHT + 1.5 * _BAND)
         draw.text(below, text, _SOFT, anchor="lm", font_size=13)
         left += panel.width + _GAP
     draw.text((total - 8, _BAND / 2), f"step {step}", _SOFT, anchor="rm", font_size=14)
     return np.array(canvas)
+
+
+def _told(side: _Side) -> str:
+    return f"return {side.total:.4g}" + (f" · {side.end} at {side.steps}" if side.end else "")
 
 
 def encode_frames(path: Path, frames: Sequence[np.ndarray], duration: int) -> None:

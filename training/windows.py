@@ -16,8 +16,8 @@ from torch import Tensor
 
 from training.episodes import Episode
 from training.ties import comes_back, unit_vectors
-from world_env.batch import Batch, Context, Observation, Statistics, select
-from world_env.codec import Codec, is_image, observation_spaces
+from world_env.batch import Batch, Context, Observation, Statistics, select, unpacked
+from world_env.codec import Codec, is_image, observation_spaces, packed
 from world_env.errors import DataError, InvalidActionError, InvalidObservationError, StartsError
 from world_env.spec import DataRange, WorldSpec
 
@@ -43,7 +43,7 @@ class EncodedEpisodes:
     """All episodes end to end; M observations, N steps, M = N + episodes.
 
     codec: what encoded them.
-    observations: key -> (M, *O) float32.
+    observations: key -> (M, *O) float32; pixels as bytes.
     actions: (N, A) float32.
     rewards: (N,) float32, task units.
     terminated: (N,) float32, 1 where the task terminated.
@@ -82,11 +82,32 @@ class EncodedEpisodes:
         valid = offset[:-1] < left
         taken = steps[:, None] + torch.minimum(offset[:-1], left - 1)
         return Batch(
-            {key: _rows(value, seen) for key, value in self.observations.items()},
+            {key: unpacked(_rows(value, seen)) for key, value in self.observations.items()},
             _rows(self.actions, taken) * valid[..., None],
             _rows(self.rewards, taken) * valid,
             _rows(self.terminated, taken) * valid,
             valid,
+        )
+
+    def seen(self, places: Tensor) -> Observation:
+        """Some of the M observations, by index, as numbers."""
+        return {key: unpacked(value[places]) for key, value in self.observations.items()}
+
+    def contexts(self, steps: Tensor, length: int) -> Context:
+        """The past of each given step (B,) int64: the observation that it leaves and up to `length` - 1 before it."""
+        first = torch.searchsorted(self.episode, self.episode[steps])
+        known = (steps - first + 1).clamp(max=length)
+        offset = torch.arange(length)
+        place = (steps - known + 1)[:, None] + torch.minimum(offset, known[:, None] - 1)
+        acted = (offset[:-1] < known[:, None] - 1)[..., None]
+        return Context(
+            {
+                key: _rows(value, place + self.episode[steps][:, None])
+                for key, value in self.observations.items()
+            },
+            _rows(self.actions, place[:, :-1]) * acted,
+            known,
+            self.elapsed[steps],
         )
 
     def changes(self, key: str) -> Tensor:
@@ -162,7 +183,7 @@ class EncodedEpisodes:
     def _key_statistics(self, key: str) -> tuple[Tensor, ...]:
         flat = self.observations[key].flatten(1)
         if not _is_vector(self.codec.keys[key]):
-            one, zero = flat.new_ones(flat.shape[1]), flat.new_zeros(flat.shape[1])
+            one, zero = torch.ones(flat.shape[1]), torch.zeros(flat.shape[1])
             return zero, one, one, zero, one, one
         center, scale = robust_scale(flat.numpy())
         changes = self.changes(key).numpy()
@@ -190,7 +211,8 @@ def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisode
     observations, actions = [], []
     for i, episode in enumerate(episodes):
         try:
-            observations.append(codec.encode_observation(episode.observations))
+            encoded = codec.encode_observation(episode.observations)
+            observations.append(packed(encoded, codec.images))
             actions.append(codec.encode_action(episode.actions))
         except (InvalidObservationError, InvalidActionError) as error:
             raise DataError(f"episode {i} does not fit the spaces: {error}") from error
@@ -323,14 +345,13 @@ def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
     return Context.from_observation(observation, codec.action_size)
 
 
-def dataset_states(encoded: EncodedEpisodes, limit: int, seed: int = 0) -> Context:
-    """Up to `limit` observations from anywhere but an episode's end, as contexts of length 1."""
+def dataset_states(
+    encoded: EncodedEpisodes, limit: int, seed: int = 0, *, context: int = 1
+) -> Context:
+    """Up to `limit` observations from anywhere but an episode's end, with up to `context` - 1 before them."""
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
-    context = Context.from_observation(
-        select(encoded.observations, steps + encoded.episode[steps]), encoded.codec.action_size
-    )
-    return Context(context.observations, context.actions, context.length, encoded.elapsed[steps])
+    return encoded.contexts(steps, context)
 
 
 def _bounds(columns: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Observation = dict[str, Tensor]
 """Key -> (B, *O). A plain Box has the one key "observation"."""
@@ -29,7 +30,8 @@ OBSERVATION = "observation"
 class Context:
     """The last real observations of each row, oldest first, from which a state is inferred.
 
-    observations: key -> (B, K, *O), encoded; entries from `length` on are padding.
+    observations: key -> (B, K, *O), encoded; entries from `length` on are padding. Pixels may lie as bytes: `to` makes
+        them numbers.
     actions: (B, K-1, A) encoded; action k led from observation k to observation k+1.
     length: (B,) int64 in 1..K; a true start has one observation.
     elapsed: (B,) int64, steps since the real start at the last observation.
@@ -56,14 +58,33 @@ class Context:
         return self.length.shape[0]
 
     def last(self) -> Observation:
-        """The newest real observation of each row, key -> (B, *O)."""
+        """The newest real observation of each row, key -> (B, *O), numbers also where pixels lie as bytes."""
         rows = torch.arange(len(self), device=self.length.device)
-        return {key: value[rows, self.length - 1] for key, value in self.observations.items()}
+        newest = {key: value[rows, self.length - 1] for key, value in self.observations.items()}
+        return {
+            key: unpacked(value) if value.dtype is torch.uint8 else value
+            for key, value in newest.items()
+        }
+
+    def padded(self, length: int) -> Context:
+        """The same with room for `length` observations, the last one repeated; no shorter than it is."""
+        more = length - 1 - self.actions.shape[1]
+        if more <= 0:
+            return self
+        return Context(
+            {
+                key: torch.cat([value, value[:, -1:].expand(-1, more, *value.shape[2:])], 1)
+                for key, value in self.observations.items()
+            },
+            functional.pad(self.actions, (0, 0, 0, more)),
+            self.length,
+            self.elapsed,
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Context:
-        """On another device, floats in another precision."""
+        """On another device, floats in another precision; bytes become numbers in [0, 1]."""
         return Context(
-            {key: value.to(device, dtype) for key, value in self.observations.items()},
+            {key: unpacked(value.to(device), dtype) for key, value in self.observations.items()},
             self.actions.to(device, dtype),
             self.length.to(device),
             self.elapsed.to(device),
@@ -134,6 +155,11 @@ class Statistics:
     reward_low: float
     reward_high: float
     terminal_fraction: float
+
+
+def unpacked(value: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels that lie as bytes as numbers in [0, 1]; everything else in this precision."""
+    return value.to(dtype) / 255.0 if value.dtype == torch.uint8 else value.to(dtype)
 
 
 def select(rows_of: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ one-hots.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Codec:
     def __init__(self, spec: WorldSpec, ranges: DataRange | None = None) -> None:
         self.spec = spec
         self.keys = observation_spaces(spec.observation_space)
+        self.images = [key for key, space in self.keys.items() if is_image(space)]
         self.shapes = {key: encoded_shape(space) for key, space in self.keys.items()}
         self.action_size = action_size(spec.action_space)
         self._clip = {key: _clip_bounds(key, space, ranges) for key, space in self.keys.items()}
@@ -122,6 +124,21 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
                 "gymnasium.wrappers.FlattenObservation turns most others into a Box."
             )
     return parts
+
+
+def packed(observation: Observation, keys: Iterable[str]) -> Observation:
+    """Encoded observations with the pixels of these keys as bytes: a quarter of the memory, and the same numbers."""
+    return {
+        key: (value * 255.0).round().to(torch.uint8) if key in keys else value
+        for key, value in observation.items()
+    }
+
+
+def one_row(observation: Any) -> Any:
+    """A single observation, or a dict of them, as a batch of one row."""
+    if isinstance(observation, dict):
+        return {key: one_row(value) for key, value in observation.items()}
+    return np.asarray(observation)[None]
 
 
 def row_of(observation: Any, row: int) -> Any:

@@ -42,6 +42,8 @@ class SimulatorConfig:
         be as good in it.
     temperature: scale of the model's noise.
     dataset_starts: share of resets that begin from a state inside an episode of the data.
+    observation_mode: what agents see: "pixels", the observation in the real environment's form, vectors too; "latent",
+        the model's features alone, without decoding; "both".
     opinion: which of the model's opinions all rows follow, such as a member of an ensemble, from 0; None: each row one
         of its own. One alone promises what the others would contradict.
     """
@@ -57,6 +59,7 @@ class SimulatorConfig:
     temperature: float = 1.0
     dataset_starts: float = 0.0
     opinion: int | None = None
+    observation_mode: str = "pixels"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (

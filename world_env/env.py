@@ -12,7 +12,8 @@ import torch
 
 from world_env.codec import row_of
 from world_env.errors import InvalidActionError, InvalidObservationError
-from world_env.simulator import ENDS, Simulator, Snapshot, open_simulator
+from world_env.shells import open_simulator
+from world_env.simulator import ENDS, Simulator, Snapshot
 from world_env.spec import DEFAULT_TWIN, SpecOfStrings
 from world_env.starts import reset_options
 from world_env.twin import KnownFunction, Twin
@@ -31,7 +32,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     max_episode_steps: another word for `horizon`.
     reward_fn, termination_fn: known functions (obs, action, next_obs), batched numpy.
     options: fields of SimulatorConfig: horizon, rollout_length, termination, on_uncertain, uncertainty_threshold,
-        uncertainty (default True here), temperature, dataset_starts.
+        uncertainty (default True here), temperature, dataset_starts, observation_mode.
 
     `step` reports `info["end"]` (why the episode ended, "" while it goes on) and `info["uncertainty"]` where the
     family knows it. `reset(options=...)` takes one of "observation", "context" or "snapshot", of one row.
@@ -63,7 +64,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         self.render_mode = render_mode
         self._renderer: Any = None
         world = self.simulator.twin.spec
-        self.observation_space = world.observation_space
+        self.observation_space = self.simulator.view.space
         self.action_space = world.action_space
         seconds = world.seconds_per_step
         fps = RENDER_FPS if not seconds else max(1, round(1.0 / seconds))
@@ -137,7 +138,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
                     "render() does nothing without a render mode: make the environment with render_mode='rgb_array'"
                 )
             return None
-        observation = row_of(self.simulator.observe(), 0)
+        observation = row_of(self.simulator.picture(), 0)
         if self._renderer is None:
             from world_env.render import Renderer
 

@@ -11,7 +11,8 @@ import torch
 
 from world_env.codec import row_of
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
-from world_env.simulator import ENDS, Simulator, Snapshot, StepResult, open_simulator
+from world_env.shells import open_simulator
+from world_env.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spec import DEFAULT_TWIN
 from world_env.twin import KnownFunction, Twin
 
@@ -64,8 +65,9 @@ class WorldModelVecEnv(VecEnv):
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.simulator.num_rows)]
         # Where only a rule needs it, it is told at ends: all rows at each step would cost a dict each.
         self._tells_uncertainty = bool(options.get("uncertainty"))
-        world = self.simulator.twin.spec
-        super().__init__(self.simulator.num_rows, world.observation_space, world.action_space)
+        super().__init__(
+            self.simulator.num_rows, self.simulator.view.space, self.twin.spec.action_space
+        )
         if seed is not None:
             self.seed(seed)
 
@@ -121,7 +123,7 @@ class WorldModelVecEnv(VecEnv):
             from world_env.render import Renderer
 
             self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.observe()
+        observation = self.simulator.picture()
         return [self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs)]
 
     # -- what the algorithms and wrappers ask for ----------------------------------------------------------------

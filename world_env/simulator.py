@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +34,11 @@ from world_env.outcome import array, check_known, finite_rows, numbers
 from world_env.random import RowRandom, derive_seeds
 from world_env.rows import Seeds, Snapshot, as_index, as_mask, both, reseeded, row_seeds
 from world_env.starts import draw_starts, given_starts, reset_options
-from world_env.twin import KnownFunction, Twin, home_of, load_cached
+from world_env.twin import Twin, home_of
+from world_env.view import View
 
 __all__ = ["ENDS", "ON_UNCERTAIN", "Simulator", "SimulatorConfig", "Snapshot",
-           "StepResult", "open_simulator"]  # fmt: skip
+           "StepResult"]  # fmt: skip
 
 _CACHE = "cache."
 """State entries with this prefix can be rebuilt by the model; snapshots leave them out."""
@@ -47,7 +47,7 @@ _CACHE = "cache."
 class Simulator:
     """B rows of a twin. `reset` some, `step` some, `snapshot`, `restore`, `fork`; finished rows wait for a reset.
 
-    finished: (B,) bool, rows whose episode is over, or has not begun.
+    finished: (B,) bool, rows whose episode is over, or has not begun. view: what agents see, `view.space` its space.
     """
 
     def __init__(
@@ -80,10 +80,13 @@ class Simulator:
         # float32, as the model's probabilities: a comparison should not depend on how numpy casts.
         self._termination_threshold = np.float32(twin.termination_threshold)
         self._bounds = EndBounds(twin.ranges)
+        self.view = View(twin, self.config.observation_mode)
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
         check_precision(self.config.precision, twin.fidelity)
         self._model = twin.model.following(self.config.opinion).stepper(self.config.precision)
         self._known = bool(twin.known)
+        # Who judges by what is seen has to see it.
+        self._decodes = self.view.decodes or self._known or bool(self._bounds)
         asked = self.config.uncertainty
         self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked
         self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
@@ -150,12 +153,21 @@ class Simulator:
         self.finished[index] = False
         return self.observe()
 
+    @torch.no_grad()
     def observe(self) -> Any:
-        """The current observation of all rows, fresh environment arrays."""
+        """What agents see of all rows now, fresh arrays; as `observation_mode` says."""
+        seen = self.view.look(self._model, self._now(), decode=self.view.decodes)
+        return self.view.shown(seen, self.view.observation(seen))
+
+    @torch.no_grad()
+    def picture(self) -> Any:
+        """The current observation of all rows in the real environment's form, whatever agents see."""
+        return self.codec.decode_observation(self._model.decode(self._now()))
+
+    def _now(self) -> State:
         if self._state is None:
             raise ResetNeededError("nothing to observe yet: call reset() first")
-        with torch.no_grad():
-            return self.codec.decode_observation(self._model.decode(self._state))
+        return self._state
 
     # -- step ----------------------------------------------------------------------------------------------------
 
@@ -184,18 +196,16 @@ class Simulator:
             temperature=self.config.temperature,
             uncertainty=self._uncertainty,
         )
-        decoded = self._model.decode(state)
         said = numbers(prediction)
-        seen = {key: value.numpy(force=True) for key, value in decoded.items()}
+        seen = self.view.look(self._model, state, decode=self._decodes)
         finite = finite_rows(list(seen.values()), said)
         moved = both(mask, finite)
         if moved is not None:
             # A row that did not move, or went to no number, keeps what it last showed.
             state = replace(self._state, torch.as_tensor(moved, device=self.device), state)
-            decoded = self._model.decode(state)
-            seen = {key: value.numpy(force=True) for key, value in decoded.items()}
-        before = self.observe() if self._known else None
-        observation = self.codec.decode_arrays(seen)
+            seen = self.view.look(self._model, state, decode=self._decodes)
+        before = self.picture() if self._known else None
+        observation = self.view.observation(seen)
         terminated = self._terminated(before, action, observation, said["terminated"], random)
         reward = self._reward(before, action, observation, said, terminated)
         # From here on nothing can fail: the rows move.
@@ -206,14 +216,15 @@ class Simulator:
         else:
             self._random = self._random.merge(torch.as_tensor(mask, device=self.device), random)
             self._counters[:, mask] += 1
-        shown = None if prediction.uncertainty is None else array(prediction.uncertainty).copy()
+        doubt = None if prediction.uncertainty is None else array(prediction.uncertainty).copy()
         reward, terminated, end = self._limits.judge(
-            reward, terminated, shown, self._counters, mask, finite
+            reward, terminated, doubt, self._counters, mask, finite
         )
         ended = end != 0
         if ended.any():
             self.finished = self.finished | ended
-        return StepResult(observation, reward, terminated, ended & ~terminated, end, shown)
+        shown = self.view.shown(seen, observation)
+        return StepResult(shown, reward, terminated, ended & ~terminated, end, doubt)
 
     def _terminated(
         self, before: Any, action: Any, after: Any, probability: np.ndarray, random: RowRandom
@@ -357,44 +368,3 @@ class Simulator:
             self._random.seeds.index_copy(0, where, random.seeds),
             self._random.draws.index_copy(0, where, random.draws),
         )
-
-
-def open_simulator(
-    twin: str | Path | Twin,
-    num_rows: int,
-    options: Mapping[str, Any],
-    *,
-    render_mode: str | None = None,
-    device: torch.device | str = "cpu",
-    max_episode_steps: int | None = None,
-    reward_fn: KnownFunction | None = None,
-    termination_fn: KnownFunction | None = None,
-) -> Simulator:
-    """A simulator from the keyword arguments that all three shells share, each checked once, here.
-
-    options: fields of SimulatorConfig by name. max_episode_steps: another word for `horizon`, which wins.
-    Raises InvalidOptionError for an unknown name, and what `Twin.load` raises.
-    """
-    if render_mode not in (None, "rgb_array"):
-        raise InvalidOptionError(f"render_mode is {render_mode!r}, expected None or 'rgb_array'")
-    names = [field.name for field in dataclasses.fields(SimulatorConfig)]
-    unknown = sorted(set(options) - set(names))
-    if unknown:
-        raise InvalidOptionError(
-            f"unknown arguments {', '.join(unknown)}: a world takes twin, device, render_mode, max_episode_steps, "
-            f"reward_fn, termination_fn, {', '.join(names)}"
-        )
-    config = SimulatorConfig(**options)
-    # Gymnasium's -1 means "no wrapper"; anything else must be a horizon.
-    if config.horizon is None and max_episode_steps is not None and max_episode_steps != -1:
-        limit = whole_number(max_episode_steps, "max_episode_steps")
-        config = dataclasses.replace(config, horizon=limit)
-    if isinstance(twin, Twin):
-        twin = dataclasses.replace(
-            twin,
-            reward_fn=reward_fn or twin.reward_fn,
-            termination_fn=termination_fn or twin.termination_fn,
-        )
-    else:
-        twin = load_cached(twin, device=device, reward_fn=reward_fn, termination_fn=termination_fn)
-    return Simulator(twin, num_rows, config=config)

@@ -35,6 +35,8 @@ def draw_starts(
 
     Raises StartsError where the two have contexts of different lengths.
     """
+    if states is not None:
+        starts = starts.padded(states.actions.shape[1] + 1)
     if share == 0.0 or states is None:
         return starts.select(random.integers(len(starts)).to(starts.length.device))
     inside = random.uniform(1).squeeze(-1) < share

@@ -378,7 +378,8 @@ def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
             raise TwinFormatError(
                 f"{key!r} of the {name} has the shape {tuple(value.shape)}, expected {shape}"
             )
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+        as_bytes = value.dtype is torch.uint8 and key in codec.images
+        if not as_bytes and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
             raise TwinFormatError(
                 f"{key!r} of the {name} holds what is no finite float ({value.dtype}): no episode can begin there"
             )

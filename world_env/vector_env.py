@@ -13,7 +13,8 @@ from gymnasium.vector.utils import batch_space
 
 from world_env.codec import row_of
 from world_env.errors import InvalidActionError, InvalidOptionError
-from world_env.simulator import ENDS, Simulator, Snapshot, StepResult, open_simulator
+from world_env.shells import open_simulator
+from world_env.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spec import DEFAULT_TWIN, SpecOfStrings
 from world_env.starts import reset_options
 from world_env.twin import KnownFunction, Twin
@@ -64,9 +65,9 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         num_envs = self.simulator.num_rows
         self.num_envs, self.render_mode = num_envs, render_mode
         world = self.simulator.twin.spec
-        self.single_observation_space = world.observation_space
+        self.single_observation_space = self.simulator.view.space
         self.single_action_space = world.action_space
-        self.observation_space = batch_space(world.observation_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(world.action_space, num_envs)
         seconds = world.seconds_per_step
         fps = 30 if not seconds else max(1, round(1.0 / seconds))
@@ -144,7 +145,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
             from world_env.render import Renderer
 
             self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.observe()
+        observation = self.simulator.picture()
         return tuple(self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:

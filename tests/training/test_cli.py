@@ -93,6 +93,14 @@ def test_a_bad_argument_is_one_line_and_status_2(
     assert said[0].startswith(f"world-env: {error}: ") and words in said[0]
 
 
+def test_an_unknown_option_is_named_with_one_like_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["watch", "--twin", "cartpole", "--out", "x", "--mod", "open_loop"])
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "Unrecognized options: --mod" in said and "--mode STR" in said
+
+
 def test_an_impossible_number_is_refused_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

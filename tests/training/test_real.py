@@ -110,6 +110,31 @@ def test_arguments_and_wrappers_of_the_user_are_applied() -> None:
     assert rewards == [2.0, 202.0, 402.0]
 
 
+def test_wrappers_take_arguments() -> None:
+    limit = 'gymnasium.wrappers:TimeLimit{"max_episode_steps": 3}'
+    scaled = 'gymnasium.wrappers:RescaleAction{"min_action": -1, "max_action": 1}'
+    real = RealConfig("Pendulum-v1", wrappers=(limit, scaled))
+    assert RealConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
+    env = make_real(real, purpose="collect", ledger=StepLedger())
+    assert env.action_space.high == 1.0
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[3] for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "named"),
+    [
+        ('gymnasium.wrappers:TimeLimit{"max_steps": 3}', "max_steps"),
+        ("gymnasium.wrappers:TimeLimit", "max_episode_steps"),
+        ('gymnasium.wrappers:TimeLimit{"max_episode_steps": 3', "JSON of arguments"),
+        ('gymnasium.wrappers:Nothing{"a": 3}', "Nothing"),
+    ],
+)
+def test_arguments_that_a_wrapper_does_not_take_are_named(wrapper: str, named: str) -> None:
+    with pytest.raises(StageError, match=named):
+        spec_of(RealConfig("Pendulum-v1", wrappers=(wrapper,)))
+
+
 def test_an_unknown_id_lists_near_matches() -> None:
     with pytest.raises(StageError, match="CartPole-v1"):
         spec_of(RealConfig("CartPol-v1"))

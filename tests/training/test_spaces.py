@@ -33,6 +33,12 @@ FIT = FitConfig(
     validate_every=50,
     model={"members": 2, "width": 32, "head_width": 16, "rollout": 2},
 )
+RSSM = FitConfig(
+    family="rssm",
+    updates=600,
+    validate_every=300,
+    model={"deter": 48, "groups": 8, "classes": 8, "hidden": 48, "window": 6, "context": 2},
+)
 
 
 class Field(gym.Env[Any, Any]):
@@ -74,10 +80,16 @@ gym.register("Field-v0", entry_point=Field, max_episode_steps=30)
 
 
 @pytest.mark.parametrize(
-    ("actions", "grouped"), [("MultiDiscrete", False), ("Discrete", True), ("Box", True)]
+    ("actions", "grouped", "fit"),
+    [
+        ("MultiDiscrete", False, FIT),
+        ("Discrete", True, FIT),
+        ("Box", True, FIT),
+        ("MultiDiscrete", True, RSSM),
+    ],
 )
 def test_a_twin_is_built_of_other_action_and_observation_spaces(
-    actions: str, grouped: bool, tmp_path: Path
+    actions: str, grouped: bool, fit: FitConfig, tmp_path: Path
 ) -> None:
     kwargs = {"actions": actions, "grouped": grouped}
     wrappers = () if actions == "Box" else (FROM_ZERO,)
@@ -91,7 +103,7 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
             episodes=50,
             kwargs=kwargs,
             wrappers=wrappers,
-            fit=FIT,
+            fit=fit,
         )
     )
     twin = Twin.load(out / "twin")

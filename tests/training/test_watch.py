@@ -19,6 +19,15 @@ from world_env.errors import (
 from world_env.twin import Twin
 
 CARTPOLE = RealConfig("CartPole-v1")
+SMALL_PICTURES = RealConfig(
+    "Pendulum-v1",
+    {"render_mode": "rgb_array"},
+    (
+        'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
+        'gymnasium.wrappers:ResizeObservation{"shape": [32, 32]}',
+        "gymnasium.wrappers:GrayscaleObservation",
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +67,24 @@ def test_both_worlds_begin_with_the_same_picture(twin: Twin) -> None:
     learned, real = frames[0][26:-26, :450], frames[0][26:-26, 456:]
     np.testing.assert_array_equal(learned, real)
     assert not np.array_equal(frames[0][:, 456:], frames[-1][:, 456:])
+
+
+def test_of_pixels_the_difference_is_shown_too() -> None:
+    twin = Twin.untrained(spec_of(SMALL_PICTURES), "rssm")
+    policy = RandomPolicy(twin.spec.action_space)
+    ledger = StepLedger()
+    frames = {
+        mode: side_by_side(
+            twin, policy, real=SMALL_PICTURES, steps=2, seed=1, ledger=ledger, mode=mode
+        )
+        for mode in ("open_loop", "closed_loop")
+    }
+    assert frames["closed_loop"][0].shape[1] == 2 * 300 + 6
+    shown = frames["open_loop"][-1][26:-26].astype(int)
+    assert shown.shape[1] == 3 * 300 + 2 * 6
+    learned, real, apart = (shown[:, begin : begin + 300] for begin in (0, 306, 612))
+    assert apart.any()
+    np.testing.assert_array_equal(apart, abs(real - learned))
 
 
 def test_a_finished_world_waits_for_the_other(twin: Twin) -> None:

@@ -13,6 +13,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
         "world_env.models.ensemble:EnsembleWorldModel",
         "world_env.models.ensemble:EnsembleConfig",
     ),
+    "rssm": ("world_env.models.rssm:RssmWorldModel", "world_env.models.rssm:RssmConfig"),
 }
 """Name -> ("module:Model", "module:Config"): a new family is one file and one line here."""
 

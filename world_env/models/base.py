@@ -46,6 +46,8 @@ class WorldModel(nn.Module, ABC):
     """Learned (or exact) equations of a world, on encoded tensors."""
 
     spec: WorldSpec
+    context: int = 1
+    """Real observations that a state is best inferred from, where there are so many; one is always enough."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()
@@ -120,6 +122,9 @@ class WorldModel(nn.Module, ABC):
 
 class TrainableWorldModel(WorldModel):
     """A world model that learns from windows of real episodes by gradient descent."""
+
+    windows: int = 640
+    """Windows an update, where nobody says another number."""
 
     @abstractmethod
     def prepare(self, statistics: Statistics) -> None:

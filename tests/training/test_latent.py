@@ -1,0 +1,145 @@
+"""Policies on latents: trained without a decoded observation, they act in reality as they learned to in the twin."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from oracle import oracle_twin, register_oracles
+from stable_baselines3 import PPO
+
+from training.collect import CollectConfig, collect
+from training.exploration import parse_exploration
+from training.latent import LatentActor, Senses, look_through, senses_of
+from training.learn import LearnConfig, learn
+from training.policy import load_policy, policy_card
+from training.real import RealConfig, StepLedger, spec_of
+from training.returns import policy_actor, run_learned, run_real
+from world_env.errors import InvalidOptionError, SpaceMismatchError
+from world_env.models.rssm import RssmConfig
+from world_env.sb3 import WorldModelVecEnv
+from world_env.twin import Twin
+
+CARTPOLE = RealConfig("CartPole-v1")
+SMALL = RssmConfig(
+    deter=12, groups=2, classes=3, hidden=12, depth=2, members=2, window=4, context=2
+)
+
+
+@pytest.fixture(autouse=True)
+def _oracles() -> None:
+    register_oracles()
+
+
+def on_latents(twin: Twin, out: Path | None = None, steps: int = 2_048, **fields: Any) -> Any:
+    config = LearnConfig(steps=steps, observation_mode="latent", **fields)
+    return learn(twin, config, out=out)
+
+
+def test_it_learns_without_decoding_and_acts_in_reality(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = oracle_twin("CartPole-v1")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(twin.model), "decode", refuse)
+        model = on_latents(twin, tmp_path / "policy", 40_000)
+    loaded = load_policy(tmp_path / "policy", expect=twin.spec)
+    assert loaded.observation_space.shape == (4,)
+    seen = senses_of(loaded)
+    assert seen is not None and seen.mode == "latent"
+    seeds = range(20)
+    for policy in (model, loaded):
+        reality = run_real(
+            policy_actor(policy), CARTPOLE, seeds, purpose="judge", ledger=StepLedger()
+        )
+        learned = run_learned(policy_actor(policy), twin, reality.first)
+        # An exact twin: the same episodes, but for how starts are rounded.
+        assert abs(learned.mean - reality.mean) < 0.03 * reality.mean
+        assert reality.mean > 200.0  # random policies: about 22
+
+
+def test_what_it_sees_through_goes_with_it(tmp_path: Path) -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    model = on_latents(twin, tmp_path / "policy")
+    card = policy_card(tmp_path / "policy")
+    assert card["sees"] == {"through": "senses", "mode": "latent"}
+    loaded = load_policy(tmp_path / "policy", expect=twin.spec)
+    carried = senses_of(loaded)
+    assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
+    seeds = list(range(5))
+    returns = [
+        run_real(policy_actor(p), CARTPOLE, seeds, purpose="judge", ledger=StepLedger()).values
+        for p in (model, loaded, loaded)
+    ]
+    assert np.array_equal(returns[0], returns[1]) and np.array_equal(returns[0], returns[2])
+    with pytest.raises(SpaceMismatchError, match="observation_space"):
+        load_policy(tmp_path / "policy", expect=spec_of(RealConfig("Pendulum-v1")))
+
+
+def test_rows_are_filtered_each_by_itself() -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    model = PPO("MlpPolicy", WorldModelVecEnv(twin, 2, observation_mode="latent"), seed=0)
+    look_through(model, Senses(twin, "latent"))
+    actor = policy_actor(model)
+    assert isinstance(actor, LatentActor)
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(3, 4, 4)).astype(np.float32)
+    shown = []
+    monitored = model.predict
+
+    def predict(latent: np.ndarray, **kwargs: Any) -> Any:
+        shown.append(latent)
+        return monitored(latent, **kwargs)
+
+    model.predict = predict  # type: ignore[method-assign]
+    for step in range(3):
+        actor(seen[step], np.arange(4))
+    whole = shown[-1][3]
+    shown.clear()
+    actor.begin()
+    actor(seen[0], np.arange(4))
+    actor(seen[1][[1, 3]], np.array([1, 3]))
+    actor(seen[2][[3]], np.array([3]))
+    np.testing.assert_allclose(shown[-1][0], whole, rtol=1e-5, atol=1e-6)
+
+
+def test_it_collects_like_any_policy(tmp_path: Path) -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    on_latents(twin, tmp_path / "policy")
+    stores = [
+        collect(
+            CollectConfig(CARTPOLE, tmp_path / name, 60, f"policy:{tmp_path / 'policy'}", seed=3),
+            ledger=StepLedger(),
+        ).load()
+        for name in ("one", "two")
+    ]
+    for one, two in zip(*stores, strict=True):
+        assert np.array_equal(one.actions, two.actions)
+    actor = parse_exploration(f"greedy:{tmp_path / 'policy'}", twin.spec)
+    actor.reset(0)
+    assert actor.act(np.zeros(4, np.float32)) in (0, 1)
+
+
+def test_it_goes_on_from_another_one(tmp_path: Path) -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    on_latents(twin, tmp_path / "first")
+    later = learn(
+        twin,
+        LearnConfig(steps=2_048, observation_mode="latent", seed=1),
+        out=tmp_path / "second",
+        warm_start=tmp_path / "first",
+    )
+    assert senses_of(later) is not None
+
+
+def test_reality_has_no_latents_of_its_own() -> None:
+    with pytest.raises(InvalidOptionError, match="LatentObservation"):
+        learn(
+            CARTPOLE,
+            LearnConfig(steps=64, observation_mode="latent"),
+            ledger=StepLedger(),
+        )

@@ -1,0 +1,344 @@
+"""A recurrent state-space model: pixels, vectors, or both, and pasts that one observation does not show.
+
+What it does, and why (Hafner et al. 2023, DreamerV3, arXiv:2301.04104, unless something else is named):
+- a state is a deterministic memory and a draw of categorical variables: what is remembered, and what may be;
+- the posterior takes in a real observation, the prior says the next state without one; either is pulled to the other
+  (KL balance with free nats), and every categorical keeps a little of the uniform one (unimix);
+- observations are squashed by symlog, rewards are told as a distribution over exponentially spaced bins (two-hot);
+- besides the filtered states of a window, the prior alone is rolled on from one of its first states and has to say all
+  that follows [latent overshooting: Hafner et al. 2019, arXiv:1811.04551]: a simulator does nothing else;
+- a step that terminates has a reward of its own; the rare terminal class is weighted, its logarithm taken off again;
+- uncertainty is the disagreement of small networks that say the next categoricals from the memory [Sekar et al. 2020,
+  arXiv:2005.05960].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from world_env.batch import Batch, Context, Observation, State, Statistics, replace
+from world_env.codec import action_size
+from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
+from world_env.models.networks import MemberMLP
+from world_env.models.rssm_config import RssmConfig
+from world_env.models.senses import Senses, dense, symexp
+from world_env.random import RowRandom
+from world_env.spec import WorldSpec
+
+__all__ = ["RssmConfig", "RssmWorldModel"]
+
+_BINS, _FURTHEST = 63, 8.0
+"""Bins of a reward, symexp-spaced in units of the data's scale, and the logarithm of the outermost ones."""
+
+
+class RssmWorldModel(TrainableWorldModel):
+    """Memory and categoricals, filtered where reality shows itself, imagined where not.
+
+    State: deter (B, H), the memory; stoch (B, S), one-hots of all groups, S = groups * classes.
+    """
+
+    bins: Tensor
+    reward: Tensor
+    reward_range: Tensor
+    log_terminal_weight: Tensor
+
+    def __init__(self, spec: WorldSpec, config: RssmConfig) -> None:
+        super().__init__(spec, config)
+        self.config: RssmConfig = config
+        self.context, self.windows = config.context, config.windows
+        hidden, deter, stoch = config.hidden, config.deter, config.groups * config.classes
+        features = deter + stoch
+        self.senses = Senses(
+            spec,
+            hidden=hidden,
+            depth=config.depth,
+            features=features,
+            precision=config.vector_deviation,
+        )
+        self.initial = nn.Parameter(torch.zeros(deter))
+        self.taken = dense(stoch + action_size(spec.action_space), hidden)
+        self.gates = nn.Sequential(
+            nn.Linear(hidden + deter, 3 * deter, bias=False), nn.LayerNorm(3 * deter)
+        )
+        self.correction = nn.Sequential(
+            nn.Linear(self.senses.size + deter, 2 * deter, bias=False), nn.LayerNorm(2 * deter)
+        )
+        self.prior = nn.Sequential(*dense(deter, hidden), nn.Linear(hidden, stoch))
+        self.posterior = nn.Sequential(
+            *dense(deter + self.senses.size, hidden), nn.Linear(hidden, stoch)
+        )
+        self.outcome = nn.Sequential(*dense(features, hidden, 2), nn.Linear(hidden, 2 * _BINS + 1))
+        self.doubters = MemberMLP(config.members, deter, hidden // 2, 1, stoch)
+        self.register_buffer("bins", symexp(torch.linspace(-_FURTHEST, _FURTHEST, _BINS)))
+        self.register_buffer("reward", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+        self.register_buffer("reward_range", torch.tensor([-1e6, 1e6]))
+        self.register_buffer("log_terminal_weight", torch.zeros(()))
+
+    def prepare(self, statistics: Statistics) -> None:
+        """Take over the scales, and weigh terminal steps by how rare they are."""
+        self.senses.prepare(statistics)
+        going_on = (statistics.reward_center, statistics.reward_scale)
+        terminal = (statistics.terminal_reward_center, statistics.terminal_reward_scale)
+        self.reward.copy_(torch.tensor([going_on, terminal]))
+        self.reward_range.copy_(torch.tensor([statistics.reward_low, statistics.reward_high]))
+        share = max(statistics.terminal_fraction, 1e-6)
+        weight = min(max((1.0 - share) / share, 1.0), self.config.terminal_weight)
+        self.log_terminal_weight.fill_(math.log(weight))
+        # Before any evidence the heads should say what is common: the usual reward, and that here nothing ends.
+        last = cast("nn.Linear", self.outcome[-1])
+        last.weight.data.zero_()
+        last.bias.data[: 2 * _BINS] = 0.0
+        last.bias.data[-1] = math.log(share / (1.0 - min(share, 0.5))) + math.log(weight)
+
+    def warm_start(self, older: TrainableWorldModel) -> None:
+        """The older weights, and the scales that they know; only the ranges are the new data's."""
+        assert isinstance(older, RssmWorldModel)
+        kept = {name: value for name, value in self.state_dict().items() if _is_range(name)}
+        self.load_state_dict(older.state_dict() | kept)
+
+    # -- states ----------------------------------------------------------------------------------------------------
+
+    def encode(self, context: Context, *, random: RowRandom) -> State:
+        """The first observation of each row from the initial memory, then all that follow."""
+        first = {key: value[:, 0] for key, value in context.observations.items()}
+        embedded = self.senses.encode(first)
+        deter = self.initial.tanh().expand(len(embedded), -1)
+        state = self._seen(deter, embedded, random)
+        for place in range(context.actions.shape[1]):
+            observation = {key: value[:, place + 1] for key, value in context.observations.items()}
+            newer = self.observe(state, context.actions[:, place], observation, random=random)
+            state = replace(state, context.length > place + 1, newer)
+        return state
+
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
+        """The memory takes in the action, the posterior what came of it."""
+        return self._seen(self._remember(state, action), self.senses.encode(observation), random)
+
+    def step(
+        self,
+        state: State,
+        action: Tensor,
+        *,
+        random: RowRandom,
+        temperature: float = 1.0,
+        uncertainty: Uncertainty = False,
+    ) -> tuple[State, Prediction]:
+        """The memory takes in the action, the prior says what may come of it.
+
+        `Prediction.uncertainty`: standard deviation of what the doubters say of the next categoricals, root mean square
+        over the groups.
+        """
+        deter = self._remember(state, action)
+        stoch = self._draw(self._shares(self.prior(deter)), random, temperature)
+        arrived = {"deter": deter, "stoch": stoch}
+        usual, terminal, logit = self._outcome(self.features(arrived))
+        prediction = Prediction(
+            self._reward_units(usual, 0),
+            (logit - self.log_terminal_weight).sigmoid(),
+            self._reward_units(terminal, 1),
+            self._doubt(deter) if uncertainty else None,
+        )
+        return arrived, prediction
+
+    def decode(self, state: State) -> Observation:
+        """What the state looks like."""
+        return self.senses.decode(self.features(state))
+
+    def features(self, state: State) -> Tensor:
+        """(B, H + S): the memory and the categoricals."""
+        return torch.cat([state["deter"], state["stoch"]], -1)
+
+    def _remember(self, state: State, action: Tensor) -> Tensor:
+        """(B, H): the memory after an action, as a gated recurrent unit keeps it."""
+        deter = state["deter"]
+        taken = self.taken(torch.cat([state["stoch"], action], -1))
+        reset, candidate, update = self.gates(torch.cat([taken, deter], -1)).chunk(3, -1)
+        candidate = (reset.sigmoid() * candidate).tanh()
+        # A little below zero, so that an untrained memory keeps what it has.
+        return deter.lerp(candidate, (update - 1.0).sigmoid())
+
+    def _seen(self, deter: Tensor, embedded: Tensor, random: RowRandom) -> State:
+        shares = self._shares(self.posterior(torch.cat([deter, embedded], -1)))
+        return {"deter": self._correct(deter, embedded), "stoch": self._draw(shares, random, 1.0)}
+
+    def _correct(self, deter: Tensor, embedded: Tensor) -> Tensor:
+        """(B, H): the memory after it has seen: a few categoricals alone would tell numbers only coarsely."""
+        candidate, update = self.correction(torch.cat([embedded, deter], -1)).chunk(2, -1)
+        return deter.lerp(candidate.tanh(), update.sigmoid())
+
+    def _shares(self, logits: Tensor) -> Tensor:
+        """(..., S) logits as (..., groups, classes) probabilities, a little of them uniform."""
+        shares = logits.unflatten(-1, (self.config.groups, self.config.classes)).softmax(-1)
+        return torch.lerp(
+            shares, torch.full_like(shares, 1.0 / self.config.classes), self.config.unimix
+        )
+
+    def _draw(self, shares: Tensor, random: RowRandom, temperature: float) -> Tensor:
+        """(B, S): one class a group, (B, groups, classes) probabilities; gradients go through as if it were these."""
+        threshold = random.uniform(self.config.groups, dtype=shares.dtype)[..., None]
+        if temperature == 0.0:
+            chosen = shares.argmax(-1)
+        else:
+            sharp = shares if temperature == 1.0 else shares ** (1.0 / temperature)
+            cumulative = sharp.detach().cumsum(-1)
+            below = cumulative < threshold * cumulative[..., -1:]
+            chosen = below.sum(-1).clamp(max=self.config.classes - 1)
+        drawn = functional.one_hot(chosen, self.config.classes).to(shares.dtype)
+        if shares.requires_grad:
+            drawn = drawn + shares - shares.detach()
+        return drawn.flatten(-2)
+
+    def _outcome(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(bins of the reward, of the reward of a step that terminates, weighted logit of termination)."""
+        usual, terminal, logit = self.outcome(features).split((_BINS, _BINS, 1), -1)
+        return usual, terminal, logit.squeeze(-1)
+
+    def _reward_units(self, logits: Tensor, kind: int) -> Tensor:
+        center, scale = self.reward[kind]
+        low, high = self.reward_range
+        return torch.addcmul(center, logits.softmax(-1) @ self.bins, scale).clamp(low, high)
+
+    def _doubt(self, deter: Tensor) -> Tensor:
+        said = self.doubters(deter[None]).unflatten(-1, (self.config.groups, self.config.classes))
+        return said.softmax(-1).var(0, correction=0).sum(-1).mean(-1).sqrt()
+
+    # -- learning --------------------------------------------------------------------------------------------------
+
+    def window(self, progress: float) -> int:
+        """The same all the way."""
+        return self.config.window
+
+    def loss(
+        self, batch: Batch, *, random: RowRandom, progress: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What filtered states say of their windows, the two ways between prior and posterior, and the prior alone."""
+        config = self.config
+        rows, steps = batch.valid.shape
+        folded = {key: value.flatten(0, 1) for key, value in batch.observations.items()}
+        embedded = self.senses.encode(folded).unflatten(0, (rows, steps + 1))
+        valid = batch.valid.to(embedded.dtype)
+        seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)
+        deter, stoch, posterior, corrected = self._filter(embedded, batch.actions, random)
+        prior = self._shares(self.prior(deter))
+        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, begin=0)
+        parts["dynamics"] = config.dynamics_weight * _mean(
+            self._surprise(posterior.detach(), prior), seen
+        )
+        parts["representation"] = config.representation_weight * _mean(
+            self._surprise(posterior, prior.detach()), seen
+        )
+        said = self.doubters(deter.detach().flatten(0, 1)[None])
+        said = said.unflatten(-1, posterior.shape[-2:]).log_softmax(-1)
+        target = posterior.detach().flatten(0, 1)
+        parts["doubters"] = _mean(-(said * target).sum((-1, -2)).sum(0), seen.flatten())
+        # As many real observations as a simulator may get, and the rest without any.
+        begin = int(random.integers(config.context)[0])
+        state = {"deter": corrected[:, begin], "stoch": stoch[:, begin]}
+        ahead = self._roll(state, batch.actions[:, begin:], random)
+        alone = self._prediction_loss(ahead, batch, seen, begin=begin + 1)
+        here = {key: value[:, begin] for key, value in batch.observations.items()}
+        shown = _mean(self.senses.miss(self.features(state), here), seen[:, begin])
+        parts["observation"] = parts["observation"] + shown
+        parts |= {f"ahead_{name}": config.open_loop_weight * part for name, part in alone.items()}
+        logs = {name: part.detach() for name, part in parts.items()}
+        return torch.stack(list(parts.values())).sum(), logs
+
+    def _filter(
+        self, embedded: Tensor, actions: Tensor, random: RowRandom
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(memories (B, T+1, H), draws (B, T+1, S), posteriors (B, T+1, groups, classes), memories that have seen).
+
+        Of whole windows.
+        """
+        deter = self.initial.tanh().expand(len(embedded), -1)
+        memories: list[Tensor] = []
+        draws: list[Tensor] = []
+        posteriors: list[Tensor] = []
+        corrected: list[Tensor] = []
+        for place in range(embedded.shape[1]):
+            if place:
+                last = {"deter": corrected[-1], "stoch": draws[-1]}
+                deter = self._remember(last, actions[:, place - 1])
+            shares = self._shares(self.posterior(torch.cat([deter, embedded[:, place]], -1)))
+            memories.append(deter)
+            posteriors.append(shares)
+            draws.append(self._draw(shares, random, 1.0))
+            corrected.append(self._correct(deter, embedded[:, place]))
+        found = (memories, draws, posteriors, corrected)
+        deter, stoch, posterior, seen = (torch.stack(each, 1) for each in found)
+        return deter, stoch, posterior, seen
+
+    def _roll(self, state: State, actions: Tensor, random: RowRandom) -> Tensor:
+        """(B, T', H + S): the states that the prior alone comes to."""
+        found = []
+        for action in actions.unbind(1):
+            deter = self._remember(state, action)
+            stoch = self._draw(self._shares(self.prior(deter)), random, 1.0)
+            state = {"deter": deter, "stoch": stoch}
+            found.append(self.features(state))
+        return torch.stack(found, 1)
+
+    def _prediction_loss(
+        self, features: Tensor, batch: Batch, seen: Tensor, *, begin: int
+    ) -> dict[str, Tensor]:
+        """What states (B, N, F) from observation `begin` on say of observations, rewards and ends."""
+        seen = seen[:, begin:]
+        real = {key: value[:, begin:].flatten(0, 1) for key, value in batch.observations.items()}
+        parts = {
+            "observation": _mean(self.senses.miss(features.flatten(0, 1), real), seen.flatten())
+        }
+        # The state of a window's first observation has no reward: it was not arrived at.
+        arrived = features if begin else features[:, 1:]
+        valid = seen if begin else seen[:, 1:]
+        first = max(begin - 1, 0)
+        ended, rewards = batch.terminated[:, first:], batch.rewards[:, first:]
+        usual, terminal, logit = self._outcome(arrived)
+        parts["reward"] = self._reward_loss(usual, rewards, 0, valid * (1.0 - ended))
+        parts["terminal_reward"] = self._reward_loss(terminal, rewards, 1, valid * ended)
+        weight = self.log_terminal_weight.exp()
+        parts["termination"] = _mean(
+            functional.binary_cross_entropy_with_logits(
+                logit, ended, pos_weight=weight, reduction="none"
+            ),
+            valid,
+        )
+        return parts
+
+    def _reward_loss(self, logits: Tensor, rewards: Tensor, kind: int, weight: Tensor) -> Tensor:
+        center, scale = self.reward[kind]
+        return _mean(two_hot_loss(logits, (rewards - center) / scale, self.bins), weight)
+
+    def _surprise(self, posterior: Tensor, prior: Tensor) -> Tensor:
+        """(B, T+1) KL(posterior || prior) over all groups, free up to `free_nats`."""
+        divergence = (posterior * (posterior.log() - prior.log())).sum((-1, -2))
+        return divergence.clamp(min=self.config.free_nats)
+
+
+def two_hot_loss(logits: Tensor, value: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy (...) of (..., bins) logits with a value's share in the two bins beside it.
+
+    Source: DreamerV3, arXiv:2301.04104, eq. 11: the expected value of the bins is then the mean of the values.
+    """
+    value = value.clamp(float(bins[0]), float(bins[-1]))
+    above = torch.searchsorted(bins, value.contiguous()).clamp(1, len(bins) - 1)
+    low, high = bins[above - 1], bins[above]
+    share = ((value - low) / (high - low))[..., None]
+    said = logits.log_softmax(-1)
+    below = said.gather(-1, above[..., None] - 1) * (1.0 - share)
+    return -(below + said.gather(-1, above[..., None]) * share).squeeze(-1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean; 0 where nothing weighs."""
+    return (values * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def _is_range(name: str) -> bool:
+    return name == "reward_range" or name.endswith((".low", ".high"))

@@ -1,0 +1,60 @@
+"""The sizes and training choices of a recurrent state-space model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RssmConfig:
+    """Sizes and training choices of a recurrent state-space model; the defaults suit one CPU core."""
+
+    deter: int = 192
+    """Units of the recurrent part of a state."""
+    groups: int = 16
+    """Categorical variables of the stochastic part."""
+    classes: int = 16
+    """Classes of each of them."""
+    hidden: int = 128
+    """Units of every hidden layer."""
+    depth: int = 8
+    """Channels after an image's first convolution; they double with every further one."""
+    vector_deviation: float = 0.05
+    """How exactly vectors have to be shown: the deviation that their normalised, squashed numbers may have. With 1, as
+    pixels have, a few numbers are worth less than the nats that tell them."""
+    members: int = 5
+    """Small networks whose disagreement is the uncertainty; at least 2."""
+    window: int = 24
+    """Steps of the windows to learn from."""
+    context: int = 5
+    """Real observations that a state is inferred from, at most, where there are so many; a true start has one."""
+    windows: int = 32
+    """Windows an update."""
+    free_nats: float = 1.0
+    """What the posterior may know beyond the prior at no price [Hafner et al. 2023, arXiv:2301.04104, eq. 5]."""
+    dynamics_weight: float = 1.0
+    """Of the prior's way to the posterior."""
+    representation_weight: float = 0.1
+    """Of the posterior's way to the prior."""
+    unimix: float = 0.01
+    """Share of every categorical that is uniform."""
+    terminal_weight: float = 20.0
+    """Most that a terminal step weighs more than another in the loss."""
+    open_loop_weight: float = 1.0
+    """Of what the prior predicts when it is rolled on by itself, beside what is filtered."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.deter, self.groups, self.hidden, self.depth, self.context, self.windows)
+        if min(sizes) < 1 or min(self.classes, self.members) < 2:
+            raise ValueError(
+                f"{self}: expected sizes of at least 1, and at least 2 classes and members"
+            )
+        if self.window <= self.context:
+            raise ValueError(
+                f"window is {self.window} and context {self.context}: expected a window longer than the context, "
+                "because what follows on it is learned too"
+            )
+        if self.vector_deviation <= 0.0:
+            raise ValueError(f"vector_deviation is {self.vector_deviation}, expected more than 0")
+        if not 0.0 <= self.unimix < 1.0:
+            raise ValueError(f"unimix is {self.unimix}, expected a share in [0, 1)")

@@ -1,0 +1,194 @@
+"""From observations to one embedding and back: vectors through dense layers, images through convolutions.
+
+Vectors are normalised by the data's scales and then squashed by symlog; images stay in [0, 1].
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from world_env.batch import Observation, Statistics
+from world_env.codec import encoded_shape, is_image, observation_spaces
+from world_env.spec import WorldSpec
+
+_SMALLEST = 4
+"""Rows or columns of an image after the last convolution, about."""
+
+
+def symlog(value: Tensor) -> Tensor:
+    """sign(x) ln(1 + |x|) [Hafner et al. 2023, arXiv:2301.04104, eq. 9]."""
+    return value.sign() * value.abs().log1p()
+
+
+def symexp(value: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return value.sign() * value.abs().expm1()
+
+
+def dense(inputs: int, width: int, layers: int = 1) -> nn.Sequential:
+    """Hidden layers with LayerNorm and SiLU."""
+    sizes = [inputs] + [width] * layers
+    parts: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        parts += [nn.Linear(fan_in, fan_out), nn.LayerNorm(fan_out), nn.SiLU()]
+    return nn.Sequential(*parts)
+
+
+class Scales(nn.Module):
+    """Center, scale and range of the numbers of a vector key, as buffers: (D,) each."""
+
+    center: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        for name, value in (("center", 0.0), ("scale", 1.0), ("low", -1e6), ("high", 1e6)):
+            self.register_buffer(name, torch.full((size,), value))
+
+    def squash(self, values: Tensor) -> Tensor:
+        """(..., D) as the networks see and predict them."""
+        return symlog(((values - self.center) / self.scale).clamp(-20.0, 20.0))
+
+    def unsquash(self, squashed: Tensor) -> Tensor:
+        """The inverse, kept near the data."""
+        values = torch.addcmul(self.center, symexp(squashed.clamp(-4.0, 4.0)), self.scale)
+        return values.clamp(self.low, self.high)
+
+
+class Senses(nn.Module):
+    """Encoder and decoder of all keys of an observation.
+
+    precision: how exactly vectors have to be shown, as the deviation of their squashed numbers. Pixels are many, and
+    have a deviation of 1.
+    size: E, of an embedding.
+    """
+
+    def __init__(
+        self, spec: WorldSpec, *, hidden: int, depth: int, features: int, precision: float
+    ) -> None:
+        super().__init__()
+        self.precision = precision
+        parts = observation_spaces(spec.observation_space)
+        self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
+        self.images = [key for key, space in parts.items() if is_image(space)]
+        self.vectors = [key for key in self.shapes if key not in self.images]
+        # Keys are free text, modules' names are not.
+        numbers = [math.prod(self.shapes[key]) for key in self.vectors]
+        self.scales = nn.ModuleList(Scales(size) for size in numbers)
+        self.sizes = numbers
+        self.size = 0
+        if self.vectors:
+            self.read: nn.Module = dense(sum(numbers), hidden, 2)
+            self.write: nn.Module = nn.Sequential(
+                *dense(features, hidden, 2), nn.Linear(hidden, sum(numbers))
+            )
+            self.size += hidden
+        self.eyes = nn.ModuleList(_Eye(self.shapes[key], depth) for key in self.images)
+        self.pens = nn.ModuleList(_Pen(self.shapes[key], depth, features) for key in self.images)
+        self.size += sum(cast("_Eye", eye).size for eye in self.eyes)
+
+    def prepare(self, statistics: Statistics) -> None:
+        """Take over the data's scales."""
+        for key, scales in zip(self.vectors, self.scales, strict=True):
+            for name in ("center", "scale", "low", "high"):
+                getattr(scales, name).copy_(getattr(statistics, name)[key].flatten())
+
+    def encode(self, observation: Observation) -> Tensor:
+        """Key -> (N, *O) to (N, E)."""
+        parts = []
+        if self.vectors:
+            parts.append(self.read(self._squashed(observation)))
+        parts += [eye(observation[key]) for key, eye in zip(self.images, self.eyes, strict=True)]
+        return torch.cat(parts, -1)
+
+    def decode(self, features: Tensor) -> Observation:
+        """(N, F) to key -> (N, *O): the most likely observation."""
+        found: Observation = {}
+        if self.vectors:
+            parts = self.write(features).split(self.sizes, -1)
+            for key, part, scales in zip(self.vectors, parts, self.scales, strict=True):
+                found[key] = cast("Scales", scales).unsquash(part).unflatten(-1, self.shapes[key])
+        for key, pen in zip(self.images, self.pens, strict=True):
+            found[key] = pen(features).clamp(0.0, 1.0)
+        return {key: found[key] for key in self.shapes}
+
+    def miss(self, features: Tensor, observation: Observation) -> Tensor:
+        """(N,) negative log-likelihood of every key but for constants: half the squared errors over their variance."""
+        missed = features.new_zeros(len(features))
+        if self.vectors:
+            difference = self.write(features) - self._squashed(observation)
+            missed = missed + 0.5 * (difference / self.precision).square().sum(-1)
+        for key, pen in zip(self.images, self.pens, strict=True):
+            difference = pen(features) - observation[key]
+            missed = missed + 0.5 * difference.square().flatten(1).sum(-1)
+        return missed
+
+    def _squashed(self, observation: Observation) -> Tensor:
+        return torch.cat(
+            [
+                cast("Scales", scales).squash(observation[key].flatten(1))
+                for key, scales in zip(self.vectors, self.scales, strict=True)
+            ],
+            -1,
+        )
+
+
+class _Eye(nn.Module):
+    """Convolutions of stride 2 down to about 4 x 4. size: numbers of its embedding."""
+
+    def __init__(self, shape: Sequence[int], depth: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for index in range(_halvings(height, width)):
+            wider = depth * 2**index
+            self.layers.append(nn.Conv2d(channels, wider, 4, 2, 1))
+            self.norms.append(nn.GroupNorm(1, wider))
+            channels, height, width = wider, height // 2, width // 2
+        self.size = channels * height * width
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, height, width) in [0, 1] to (N, size)."""
+        hidden = image - 0.5
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            hidden = functional.silu(norm(layer(hidden)))
+        return hidden.flatten(1)
+
+
+class _Pen(nn.Module):
+    """The way back: transposed convolutions, cut to the image's size."""
+
+    def __init__(self, shape: Sequence[int], depth: int, features: int) -> None:
+        super().__init__()
+        channels, self.height, self.width = shape
+        halvings = _halvings(self.height, self.width)
+        widths = [depth * 2**index for index in reversed(range(halvings))]
+        self.start = (widths[0], -(-self.height // 2**halvings), -(-self.width // 2**halvings))
+        self.first = nn.Linear(features, math.prod(self.start))
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        for wide, narrow in zip(widths, [*widths[1:], channels], strict=True):
+            self.norms.append(nn.GroupNorm(1, wide))
+            self.layers.append(nn.ConvTranspose2d(wide, narrow, 4, 2, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, F) to (N, C, height, width), about [0, 1]."""
+        hidden = self.first(features).unflatten(-1, self.start)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            hidden = layer(functional.silu(norm(hidden)))
+        return hidden[..., : self.height, : self.width] + 0.5
+
+
+def _halvings(height: int, width: int) -> int:
+    """How often an image can be halved before its shorter side is about as small as the last layer's."""
+    return max(1, round(math.log2(min(height, width) / _SMALLEST)))
