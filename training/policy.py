@@ -6,6 +6,7 @@ readable without loading it). A zip can execute code when loaded: load only what
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -156,7 +157,9 @@ def save_policy(
         beside.mkdir(parents=True, exist_ok=True)
         model.save(beside / _ZIP)
         if senses is not None:
-            senses.twin.save(beside / _SENSES)
+            # Its model is all that is looked through: without known functions it loads without them.
+            model_alone = dataclasses.replace(senses.twin, reward_fn=None, termination_fn=None)
+            model_alone.save(beside / _SENSES)
         (beside / _JSON).write_text(text + "\n", encoding="utf-8")
         if target.exists():
             os.replace(target, old)

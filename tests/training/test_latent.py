@@ -1,5 +1,6 @@
 """Policies on latents: trained without a decoded observation, they act in reality as they learned to in the twin."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_what_it_sees_through_goes_with_it(tmp_path: Path) -> None:
     assert np.array_equal(returns[0], returns[1]) and np.array_equal(returns[0], returns[2])
     with pytest.raises(SpaceMismatchError, match="observation_space"):
         load_policy(tmp_path / "policy", expect=spec_of(RealConfig("Pendulum-v1")))
+
+
+def test_a_twin_with_known_functions_is_looked_through_without_them(tmp_path: Path) -> None:
+    def never(before: np.ndarray, action: np.ndarray, after: np.ndarray) -> np.ndarray:
+        return np.zeros(len(after), bool)
+
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    on_latents(dataclasses.replace(twin, termination_fn=never), tmp_path / "policy")
+    assert senses_of(load_policy(tmp_path / "policy", expect=twin.spec)) is not None
 
 
 def test_rows_are_filtered_each_by_itself() -> None:
