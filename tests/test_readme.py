@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from training.cli import _json_rule
+from training.cli import json_fields
 from training.real import RealConfig, spec_of
 from training.stages import STAGES
 from training.tasks import TASKS
@@ -86,9 +86,7 @@ def parse(words: list[str]) -> str:
 
         return record
 
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_json_rule)
-    with registry:
+    with json_fields():
         tyro.extras.subcommand_cli_from_dict(
             {name: recorder(name) for name in STAGES}, prog="world-env", args=words
         )

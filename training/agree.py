@@ -20,10 +20,10 @@ from training.promise import (
     promise_of,
     promised,
 )
-from training.real import check_same_spaces, spec_of
+from training.real import spec_of
 from training.returns import Actor, Returns, bootstrap_mean, first_observations, run_learned
 from world_env.errors import InvalidOptionError
-from world_env.spec import JSON
+from world_env.spec import JSON, check_same_spaces
 from world_env.twin import Twin
 
 Report = Callable[[int, int], None]

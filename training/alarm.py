@@ -28,10 +28,10 @@ from functools import partial
 from stable_baselines3.common.callbacks import BaseCallback
 
 from training.lived import Lived, half_width, live, lower_gap, starts_of
-from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
+from training.real import RealConfig, StepLedger, spec_of
 from training.returns import Actor, check_horizon, policy_actor, run_learned, run_real
-from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
-from world_env.spec import JSON, DataRange
+from world_env.errors import InvalidOptionError, StageError
+from world_env.spec import JSON, DataRange, check_same_spaces
 from world_env.twin import Twin
 
 SIGNALS = ("reward", "uncertainty", "frozen", "judge", "spot_check")
@@ -326,9 +326,5 @@ def _named(prefix: str, tree: JSON) -> JSON:
 
 def _check_judge(judge: Twin, twin: Twin) -> None:
     check_horizon(judge)
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(judge.spec, name), getattr(twin.spec, name)
-        if theirs != ours:
-            raise SpaceMismatchError(
-                f"the judge's {name} is {theirs}, the twin's is {ours}: fit both to the same episodes"
-            )
+    advice = "fit both to the same episodes"
+    check_same_spaces(judge.spec, twin.spec, called="the judge's {}", advice=advice)

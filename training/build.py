@@ -22,7 +22,7 @@ from training.horizons import measure_horizons
 from training.learn import LearnConfig, learn
 from training.pool import Pool
 from training.provenance import facts, write_results
-from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
+from training.real import RealConfig, StepLedger, spec_of
 from training.refine import ALGOS, RefineConfig, Report, Round, check_actions, refine, refine_task
 from training.report import write_report
 from training.returns import policy_actor, random_actor, run_real
@@ -31,7 +31,7 @@ from training.tasks import task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
 from world_env.errors import InvalidOptionError, MissingExtraError
-from world_env.spec import JSON, WorldSpec
+from world_env.spec import JSON, WorldSpec, check_same_spaces
 from world_env.twin import KnownFunction, Twin
 
 if TYPE_CHECKING:

@@ -25,11 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     _set_threads()
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_json_rule)
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        with registry:
+        with json_fields():
             if words and words[0] in stages.STAGES:
                 # Asked about one stage alone, tyro names an unknown option; among all, it fails on dict fields.
                 stage = stages.STAGES[words[0]]
@@ -57,6 +55,15 @@ def _set_threads() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def json_fields() -> Any:
+    """In this context tyro reads dicts of settings as JSON."""
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_json_rule)
+    return registry
 
 
 def _json_rule(info: Any) -> Any:

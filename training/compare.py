@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from training.real import RealConfig, StepLedger, check_same_spaces, spec_of
+from training.real import RealConfig, StepLedger, spec_of
 from training.returns import Actor, Returns, check_horizon, run_learned, run_real
 from world_env.errors import InvalidOptionError
-from world_env.spec import JSON
+from world_env.spec import JSON, check_same_spaces
 from world_env.twin import Twin
 
 MIN_EPISODES = 50

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from training.exploration import CorrelatedNoise
 from training.fidelity import significant
-from training.real import RealConfig, StepLedger, check_same_spaces, make_real
+from training.real import RealConfig, StepLedger, make_real
 from world_env.batch import Context, Observation
 from world_env.errors import InvalidOptionError
 from world_env.random import RowRandom
-from world_env.spec import JSON
+from world_env.spec import JSON, check_same_spaces
 from world_env.twin import Twin
 
 _STEPS = (1, 5, 20)

@@ -18,9 +18,9 @@ from training.lint import lint, lint_split
 from training.logs import against_logs
 from training.provenance import facts, write_results
 from training.terminal import console
-from world_env.errors import InvalidOptionError, SpaceMismatchError
+from world_env.errors import InvalidOptionError
 from world_env.measured import DASH
-from world_env.spec import JSON
+from world_env.spec import JSON, check_same_spaces
 from world_env.twin import Twin
 
 
@@ -72,13 +72,8 @@ def show_findings(found: Sequence[Finding], title: str) -> None:
 def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) -> None:
     """Replay a dataset in a twin, write the result to `path` and show it."""
     spec, episodes, _ = open_data(dataset)
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(spec, name), getattr(twin.spec, name)
-        if theirs != ours:
-            raise SpaceMismatchError(
-                f"the {name} of the logs is {theirs}, the twin's is {ours}: give logs of the environment that the twin "
-                "was made from"
-            )
+    advice = "give logs of the environment that the twin was made from"
+    check_same_spaces(spec, twin.spec, called="the {} of the logs", advice=advice)
     result = against_logs(twin, episodes, seed=seed)
     write_results(
         path,

@@ -136,8 +136,8 @@ class SavedPolicy(Exploration):
     """A trained Stable-Baselines3 policy that acts with noise of its own."""
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool = False) -> None:
-        self._policy, self._senses = model.policy, senses_of(model)
-        self._filter: Filter | None = None
+        self._policy, senses = model.policy, senses_of(model)
+        self._filter = None if senses is None else Filter(senses.twin, senses.mode)
         self._last: Any = None
         self._seed = 0
         self._sde = bool(getattr(model, "use_sde", False))
@@ -151,8 +151,6 @@ class SavedPolicy(Exploration):
         self._noise = torch.Generator().manual_seed(seed).get_state()
         self._memory, self._first = None, True
         self._seed = seed
-        if self._senses is not None:
-            self._filter = Filter(self._senses.twin, self._senses.mode)
         if self._sde:
             self._with_own_noise(self._policy.reset_noise)
 

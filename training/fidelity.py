@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.windows import EncodedEpisodes, floored_deviation
-from world_env.batch import OBSERVATION, Batch, Observation, select, unpacked
+from world_env.batch import OBSERVATION, Batch, Observation, State, select, unpacked
 from world_env.bounds import EndBounds
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, WorldModel
@@ -85,8 +85,7 @@ def open_loop(
     random = RowRandom.from_seed(seed, len(batch))
     first = batch.start()
     scale = scales_of(data) if scale is None else scale
-    context = data.contexts(begins, model.context).to("cpu", torch.float32)
-    state = model.encode(context, random=random)
+    state = state_at(model, data, begins, random)
     error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
         valid = batch.valid[rows, step]
@@ -125,9 +124,8 @@ def one_step(
     for steps in torch.arange(len(data)).split(_CHUNK):
         batch = data.gather(steps, 1)
         random = RowRandom.from_seed(seed + int(steps[0]), len(batch))
-        context = data.contexts(steps, model.context).to("cpu", torch.float32)
         state, prediction = model.step(
-            model.encode(context, random=random),
+            state_at(model, data, steps, random),
             batch.actions[:, 0],
             random=random,
             temperature=0.0,
@@ -195,6 +193,12 @@ def termination_scores(
         "recall": hits / int(ends.sum()) if bool(ends.any()) else None,
         "brier": float((probability - label).square().mean()),
     }
+
+
+def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, random: RowRandom) -> State:
+    """What a model makes of the real past of each of these steps (B,)."""
+    context = data.contexts(steps, model.context).to("cpu", torch.float32)
+    return model.encode(context, random=random)
 
 
 def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from training.real import RealConfig, StepLedger, check_same_spaces, make_real
+from training.latent import LatentActor
+from training.real import RealConfig, StepLedger, make_real
 from training.returns import policy_actor
 from training.watch import beside, encode_frames, frame_duration
 from world_env.codec import one_row, row_of
@@ -19,6 +20,7 @@ from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.render import Renderer
 from world_env.simulator import Simulator
+from world_env.spec import check_same_spaces
 from world_env.twin import Twin
 
 if TYPE_CHECKING:
@@ -81,10 +83,11 @@ def futures(
         panels = [_Panel("reality", observation)]
         panels += [_Panel(f"future {i + 1}", observation) for i in range(number)]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
+        ahead = act.fork(number) if isinstance(act, LatentActor) else act
         frames = [_compose(panels, renderer, 0)]
         for step in range(1, steps + 1):
             _real_step(env, act, panels[0])
-            _learned_step(learned, act, panels[1:])
+            _learned_step(learned, ahead, panels[1:])
             if step % every == 0:
                 frames.append(_compose(panels, renderer, step))
             if all(panel.end for panel in panels):

@@ -22,6 +22,7 @@ from training.fidelity import (
     one_step,
     scales_of,
     significant,
+    state_at,
     termination_scores,
 )
 from training.survival import survival
@@ -122,8 +123,7 @@ def roll(
     """A model's most likely future along the data, from the steps `first` (W,) to the ends of their episodes."""
     model = model.stepper()
     rows, random = torch.arange(len(first)), RowRandom.from_seed(seed, len(first))
-    context = data.contexts(first, model.context).to("cpu", torch.float32)
-    state = model.encode(context, random=random)
+    state = state_at(model, data, first, random)
     for steps in range(1, int(data.left[first].max()) + 1):
         lasting = data.left[first[rows]] >= steps
         if not lasting.all():

@@ -6,6 +6,7 @@ twins. While it learns, the twin hands it latents without ever decoding them.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -50,23 +51,26 @@ class LatentActor:
     `begin` forgets them: the rows of the next call stand at the beginning of theirs.
     """
 
-    def __init__(
-        self, model: BaseAlgorithm, senses: Senses, *, deterministic: bool = True, seed: int = 0
-    ) -> None:
-        self._model, self._senses = model, senses
-        self._deterministic, self._seed = deterministic, seed
-        self.begin()
+    def __init__(self, model: BaseAlgorithm, senses: Senses, *, deterministic: bool = True) -> None:
+        self._model, self._deterministic = model, deterministic
+        self._filter = Filter(senses.twin, senses.mode)
+        self._last: np.ndarray | None = None
 
     def begin(self) -> None:
         """The next call is the first of new episodes, of all their rows."""
-        self._filter: Filter | None = None
-        self._last: Any = None
+        self._last = None
+
+    def fork(self, number: int) -> LatentActor:
+        """An actor of `number` rows that all remember what row 0 of this one does."""
+        assert self._last is not None, "there is no past yet"
+        other = copy.copy(self)
+        other._filter, other._last = self._filter.fork(number), np.repeat(self._last[:1], number, 0)
+        return other
 
     def __call__(self, observation: Any, rows: np.ndarray) -> np.ndarray:
         """(R, ...) actions for the rows (R,) of an episode each."""
-        if self._filter is None:
-            self._filter = Filter(self._senses.twin, self._senses.mode)
-            latent = self._filter.begin(observation, [self._seed + int(row) for row in rows])
+        if self._last is None:
+            latent = self._filter.begin(observation, rows.tolist())
         else:
             latent = self._filter.go_on(self._last[rows], observation, rows)
         action = np.asarray(self._model.predict(latent, deterministic=self._deterministic)[0])

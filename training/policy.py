@@ -33,6 +33,7 @@ from world_env.errors import (
 )
 from world_env.spec import JSON, WorldSpec, space_from_json, space_to_json
 from world_env.twin import load_cached
+from world_env.view import OBSERVATION_MODES
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -195,6 +196,8 @@ def policy_card(folder: str | os.PathLike[str]) -> JSON:
             )
         for name in ("observation_space", "action_space"):
             space_from_json(tree[name])
+        if tree.get("sees") and tree["sees"]["mode"] not in OBSERVATION_MODES:
+            raise ValueError(f"it sees {tree['sees']}, expected a mode of {OBSERVATION_MODES}")
         if not isinstance(tree["algorithm"], str):
             raise TypeError(f"algorithm is {tree['algorithm']!r}, expected a name")
     except (ValueError, KeyError, TypeError, TwinFormatError) as error:

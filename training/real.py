@@ -22,7 +22,6 @@ from world_env.codec import action_size, observation_spaces
 from world_env.errors import (
     InvalidOptionError,
     MissingExtraError,
-    SpaceMismatchError,
     StageError,
     WorldEnvError,
 )
@@ -211,7 +210,7 @@ def make_real(
     env: gym.Env = base
     try:
         for name in real.wrappers:
-            env = _wrapper(name)(env)
+            env = _wrapped(env, name)
         if real.action_chunk > 1:
             from world_env.wrappers import ActionChunk
 
@@ -258,17 +257,6 @@ def spec_from(env: gym.Env, real: RealConfig) -> WorldSpec:
         real=_spec_text(env),
         action_chunk=chunk,
     )
-
-
-def check_same_spaces(real: gym.Env | WorldSpec, twin: WorldSpec) -> None:
-    """Raises SpaceMismatchError where a real environment and a twin differ in their spaces."""
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(real, name), getattr(twin, name)
-        if theirs != ours:
-            raise SpaceMismatchError(
-                f"the real environment's {name} is {theirs}, the twin's is {ours}: use the environment, with its "
-                "arguments and wrappers, that the twin was made from"
-            )
 
 
 def _spec_text(env: gym.Env) -> str | None:
@@ -327,8 +315,8 @@ def _near(env_id: str) -> str:
     return f"Did you mean {', '.join(known[m] for m in matches)}? {advice}" if matches else advice
 
 
-def _wrapper(written: str) -> Callable[[gym.Env], gym.Env]:
-    """What makes a wrapper around an environment; see `RealConfig.wrappers`."""
+def _wrapped(env: gym.Env, written: str) -> gym.Env:
+    """An environment in one of `RealConfig.wrappers`."""
     name, brace, rest = written.partition("{")
     module, _, attribute = name.partition(":")
     try:
@@ -339,26 +327,22 @@ def _wrapper(written: str) -> Callable[[gym.Env], gym.Env]:
             f'no wrapper {written!r} ({error}): expected "module:Class", for example '
             '"gymnasium.wrappers:FlattenObservation", or "module:Class{JSON of arguments}"'
         ) from error
-    # Gymnasium's wrappers want shapes as tuples, which JSON does not have.
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     if not callable(wrapper):
         raise StageError(f"{name!r} is a {type(wrapper).__name__}, expected a wrapper class")
-
-    def wrapped(env: gym.Env) -> gym.Env:
-        try:
-            made: gym.Env = wrapper(env, **arguments)
-        except DependencyNotInstalled as error:
-            raise MissingExtraError(
-                f'{name} needs a package that is not installed ({error}): pip install "world-env[pixels]" has those '
-                "of Gymnasium's image wrappers"
-            ) from error
-        except (AssertionError, TypeError, ValueError) as error:
-            if not arguments and not isinstance(error, TypeError):
-                raise
-            raise StageError(
-                f"{name} cannot wrap {env} with the arguments {arguments} ({type(error).__name__}: {error}): see its "
-                "signature"
-            ) from error
-        return made
-
-    return wrapped
+    # Gymnasium's wrappers want shapes as tuples, which JSON does not have.
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    try:
+        made: gym.Env = wrapper(env, **arguments)
+    except WorldEnvError:
+        raise
+    except DependencyNotInstalled as error:
+        raise MissingExtraError(
+            f'{name} needs a package that is not installed ({error}): pip install "world-env[pixels]" has those of '
+            "Gymnasium's image wrappers"
+        ) from error
+    except (AssertionError, TypeError, ValueError) as error:
+        raise StageError(
+            f"{name} cannot wrap {env} with the arguments {arguments} ({type(error).__name__}: {error}): see its "
+            "signature"
+        ) from error
+    return made

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from training.exploration import Exploration, SavedPolicy
-from training.real import RealConfig, StepLedger, check_same_spaces, make_real
+from training.real import RealConfig, StepLedger, make_real
 from world_env.codec import is_image, observation_spaces, one_row, row_of
 from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
 from world_env.render import Renderer
 from world_env.simulator import Simulator
-from world_env.spec import WorldSpec
+from world_env.spec import WorldSpec, check_same_spaces
 from world_env.twin import Twin
 
 if TYPE_CHECKING:

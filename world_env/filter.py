@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,5 +67,13 @@ class Filter:
         )
         return self._shown(state, observation)
 
+    def fork(self, number: int) -> Filter:
+        """`number` rows that all stand where row 0 of this one does; each filters on by itself."""
+        assert self._state is not None, "begin() comes first"
+        other = copy.copy(self)
+        rows = torch.zeros(number, dtype=torch.int64, device=self._device)
+        other._state, other._random = select(self._state, rows), self._random.select(rows)
+        return other
+
     def _shown(self, state: State, observation: Any) -> Any:
-        return self.view.shown(self.view.look(self._model, state, decode=False), observation)
+        return self.view.shown(observation, self.view.latent(self._model, state))

@@ -156,8 +156,8 @@ class Simulator:
     @torch.no_grad()
     def observe(self) -> Any:
         """What agents see of all rows now, fresh arrays; as `observation_mode` says."""
-        seen = self.view.look(self._model, self._now(), decode=self.view.decodes)
-        return self.view.shown(seen, self.view.observation(seen))
+        observation = self.picture() if self.view.decodes else None
+        return self.view.shown(observation, self.view.latent(self._model, self._now()))
 
     @torch.no_grad()
     def picture(self) -> Any:
@@ -197,15 +197,15 @@ class Simulator:
             uncertainty=self._uncertainty,
         )
         said = numbers(prediction)
-        seen = self.view.look(self._model, state, decode=self._decodes)
-        finite = finite_rows(list(seen.values()), said)
+        seen, latent = self._look(state)
+        finite = finite_rows([*seen.values(), *([] if latent is None else [latent])], said)
         moved = both(mask, finite)
         if moved is not None:
             # A row that did not move, or went to no number, keeps what it last showed.
             state = replace(self._state, torch.as_tensor(moved, device=self.device), state)
-            seen = self.view.look(self._model, state, decode=self._decodes)
+            seen, latent = self._look(state)
         before = self.picture() if self._known else None
-        observation = self.view.observation(seen)
+        observation = self.codec.decode_arrays(seen) if self._decodes else None
         terminated = self._terminated(before, action, observation, said["terminated"], random)
         reward = self._reward(before, action, observation, said, terminated)
         # From here on nothing can fail: the rows move.
@@ -223,8 +223,14 @@ class Simulator:
         ended = end != 0
         if ended.any():
             self.finished = self.finished | ended
-        shown = self.view.shown(seen, observation)
+        shown = self.view.shown(observation, latent)
         return StepResult(shown, reward, terminated, ended & ~terminated, end, doubt)
+
+    def _look(self, state: State) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """(decoded observation, still encoded; latent) of a state, each as far as somebody needs it."""
+        decoded = self._model.decode(state) if self._decodes else {}
+        seen = {key: value.numpy(force=True) for key, value in decoded.items()}
+        return seen, self.view.latent(self._model, state)
 
     def _terminated(
         self, before: Any, action: Any, after: Any, probability: np.ndarray, random: RowRandom

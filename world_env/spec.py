@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from world_env.errors import TwinFormatError, UnsupportedSpaceError
+from world_env.errors import SpaceMismatchError, TwinFormatError, UnsupportedSpaceError
 
 JSON = dict[str, Any]
 
@@ -264,3 +264,22 @@ def _ends(tree: Any) -> tuple[list[float | None], list[float | None]] | None:
     if not all(v is None or math.isfinite(v) for v in (*low, *high)):
         raise ValueError("a bound of ends is no finite number")
     return low, high
+
+
+def check_same_spaces(
+    other: Any,
+    twin: WorldSpec,
+    *,
+    called: str = "the real environment's {}",
+    advice: str = "use the environment, with its arguments and wrappers, that the twin was made from",
+) -> None:
+    """Raises SpaceMismatchError where an environment, or another spec, differs from a twin in its spaces.
+
+    called: what a space of the other is called in the message, {} for its name.
+    """
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(other, name), getattr(twin, name)
+        if theirs != ours:
+            raise SpaceMismatchError(
+                f"{called.format(name)} is {theirs}, the twin's is {ours}: {advice}"
+            )

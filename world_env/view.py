@@ -24,42 +24,27 @@ class View:
 
     "pixels": the observation, in the real environment's form; "latent": the features of the state alone, so that
     nothing is decoded; "both": a dict of all keys of the observation (of a plain one "observation") and "latent".
-    space: what an agent observes.
+    space: what an agent observes. decodes: whether observations are part of it.
     """
 
     def __init__(self, twin: Twin, mode: str = "pixels") -> None:
-        self.mode, self._codec = mode, twin.codec
-        self.space = _space(twin, mode)
+        self.mode, self.space = mode, _space(twin, mode)
         self.decodes = mode != LATENT
 
-    def look(self, model: WorldModel, state: State, *, decode: bool) -> dict[str, np.ndarray]:
-        """Key -> (B, ...) of what there is to see, encoded. decode: whether the observation is asked for."""
-        seen: dict[str, np.ndarray] = {}
-        if decode:
-            seen |= {key: part.numpy(force=True) for key, part in model.decode(state).items()}
-        if self.mode != "pixels":
-            # numpy has no bfloat16.
-            seen[LATENT] = model.features(state).float().numpy(force=True)
-        return seen
+    def latent(self, model: WorldModel, state: State) -> np.ndarray | None:
+        """(B, F) float32 features, fresh; None where agents see none."""
+        # numpy has no bfloat16.
+        features = None if self.mode == "pixels" else model.features(state).float()
+        return None if features is None else features.numpy(force=True).copy()
 
-    def observation(self, seen: dict[str, np.ndarray]) -> Any:
-        """The observation in the real environment's form, fresh arrays; None where it was not decoded."""
-        parts = {key: value for key, value in seen.items() if key != LATENT or not self._latent}
-        return self._codec.decode_arrays(parts) if parts else None
-
-    def shown(self, seen: dict[str, np.ndarray], observation: Any) -> Any:
-        """What the agent gets to see, fresh arrays. observation: from `observation`, of the same states."""
-        if not self._latent:
+    def shown(self, observation: Any, latent: np.ndarray | None) -> Any:
+        """What agents get to see. observation: environment arrays; latent: from `latent`, of the same states."""
+        if latent is None:
             return observation
-        latent = seen[LATENT].copy()
         if self.mode == LATENT:
             return latent
         parts = observation if isinstance(observation, dict) else {"observation": observation}
         return {**parts, LATENT: latent}
-
-    @property
-    def _latent(self) -> bool:
-        return self.mode != "pixels"
 
 
 def _space(twin: Twin, mode: str) -> spaces.Space[Any]:

@@ -16,11 +16,11 @@ from world_env.errors import (
     InvalidActionError,
     InvalidOptionError,
     ResetNeededError,
-    SpaceMismatchError,
     UnsupportedSpaceError,
 )
 from world_env.filter import Filter
 from world_env.random import derive_seeds
+from world_env.spec import check_same_spaces
 from world_env.twin import Twin, load_cached
 
 
@@ -109,13 +109,7 @@ class LatentObservation(
         gymnasium.utils.RecordConstructorArgs.__init__(self, twin=twin, mode=mode)
         gymnasium.Wrapper.__init__(self, env)
         self.twin = twin if isinstance(twin, Twin) else load_cached(twin)
-        for name in ("observation_space", "action_space"):
-            theirs, ours = getattr(env, name), getattr(self.twin.spec, name)
-            if theirs != ours:
-                raise SpaceMismatchError(
-                    f"the environment's {name} is {theirs}, the twin's is {ours}: wrap the environment, with its "
-                    "arguments and inner wrappers, that the twin was made from"
-                )
+        check_same_spaces(env, self.twin.spec)
         if mode == "pixels":
             raise InvalidOptionError(
                 "LatentObservation with mode='pixels' would change nothing: take 'latent' or 'both'"

@@ -11,6 +11,7 @@ from stable_baselines3 import PPO
 
 from training.collect import CollectConfig, collect
 from training.exploration import parse_exploration
+from training.futures import futures
 from training.latent import LatentActor, Senses, look_through, senses_of
 from training.learn import LearnConfig, learn
 from training.policy import load_policy, policy_card
@@ -132,6 +133,31 @@ def test_it_collects_like_any_policy(tmp_path: Path) -> None:
     actor = parse_exploration(f"greedy:{tmp_path / 'policy'}", twin.spec)
     actor.reset(0)
     assert actor.act(np.zeros(4, np.float32)) in (0, 1)
+
+
+def test_its_futures_branch_off_from_its_past(tmp_path: Path) -> None:
+    twin = oracle_twin("CartPole-v1")
+    model = on_latents(twin, steps=40_000)
+    path = futures(
+        twin,
+        model,
+        tmp_path / "futures.gif",
+        real=CARTPOLE,
+        after=5,
+        steps=4,
+        number=3,
+        ledger=StepLedger(),
+    )
+    assert path.is_file()
+    actor = policy_actor(model)
+    assert isinstance(actor, LatentActor)
+    seen = np.random.default_rng(0).normal(scale=0.01, size=(3, 4)).astype(np.float32)
+    for observation in seen[:2]:
+        actor(observation[None], np.zeros(1, np.int64))
+    ahead = actor.fork(2)
+    # The same past and the same sight: the same actions, whoever else goes on.
+    actions = ahead(seen[[2, 2]], np.arange(2))
+    assert actions.tolist() == [actor(seen[2:], np.zeros(1, np.int64))[0]] * 2
 
 
 def test_it_goes_on_from_another_one(tmp_path: Path) -> None:

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from training.real import RealConfig, StepLedger, make_real, make_real_vec, spec_of
-from world_env.errors import MissingExtraError, StageError, UnsupportedSpaceError
+from world_env.errors import (
+    MissingExtraError,
+    SpaceMismatchError,
+    StageError,
+    UnsupportedSpaceError,
+)
 from world_env.spec import WorldSpec
 
 COUNTING = RealConfig("counting:Counting-v0")
@@ -133,6 +138,12 @@ def test_wrappers_take_arguments() -> None:
 def test_arguments_that_a_wrapper_does_not_take_are_named(wrapper: str, named: str) -> None:
     with pytest.raises(StageError, match=named):
         spec_of(RealConfig("Pendulum-v1", wrappers=(wrapper,)))
+
+
+def test_what_a_wrapper_of_ours_refuses_keeps_its_own_name() -> None:
+    through = 'world_env.wrappers:LatentObservation{"twin": "cartpole"}'
+    with pytest.raises(SpaceMismatchError, match="real environment's observation_space"):
+        spec_of(RealConfig("Pendulum-v1", wrappers=(through,)))
 
 
 def test_an_unknown_id_lists_near_matches() -> None:

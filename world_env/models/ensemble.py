@@ -42,6 +42,7 @@ from world_env.models.networks import (
     compiled_loops,
 )
 from world_env.models.units import Units
+from world_env.models.weights import terminal_weight, weighted_mean
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -83,13 +84,11 @@ class EnsembleWorldModel(TrainableWorldModel):
     def prepare(self, statistics: Statistics) -> None:
         """Take over the scales, and weigh terminal steps by how rare they are."""
         self.normalizer.prepare(statistics)
-        share = max(statistics.terminal_fraction, 1e-6)
-        weight = min(max((1.0 - share) / share, 1.0), self.config.terminal_weight)
-        self.log_terminal_weight.fill_(math.log(weight))
-        # Before any evidence the head should say what is common: here nothing ends.
-        self.heads.biases[-1].data[:, :, 2] = math.log(share / (1.0 - min(share, 0.5))) + math.log(
-            weight
+        log_weight, bias = terminal_weight(
+            statistics.terminal_fraction, self.config.terminal_weight
         )
+        self.log_terminal_weight.fill_(log_weight)
+        self.heads.biases[-1].data[:, :, 2] = bias
 
     def warm_start(self, older: TrainableWorldModel) -> None:
         """The older members, in this model's scales."""
@@ -304,7 +303,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         # beta-NLL: without the weight, points that are noisy or badly fitted stop teaching the mean.
         weight = (2.0 * self.config.beta * log_std).exp().detach()
         likelihood = weight * (misfit + log_std)
-        parts["change"] = _mean(likelihood.mean(-1), valid[:, :, 0])
+        parts["change"] = weighted_mean(likelihood.mean(-1), valid[:, :, 0])
         if actions.shape[2] > 1:
             parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
         logs = {name: part.detach() for name, part in parts.items()}
@@ -324,7 +323,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             mean = self.dynamics(inputs, outputs=self.layout.size)
             target = self.normalizer.change(vector, vectors[:, :, step + 1])
             error = functional.smooth_l1_loss(mean, target, reduction="none").mean(-1)
-            total = total + _mean(error, valid[:, :, step])
+            total = total + weighted_mean(error, valid[:, :, step])
         return 10.0 * total / (steps - 1)
 
     def _outcome_loss(
@@ -345,9 +344,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         error = functional.smooth_l1_loss(reward, target, reduction="none")
         error_bonus = functional.smooth_l1_loss(bonus, target_bonus, reduction="none")
         return {
-            "reward": _mean(error, first * (1.0 - ends)),
-            "terminal_reward": _mean(error_bonus, first * ends),
-            "terminated": _mean(cross_entropy, first),
+            "reward": weighted_mean(error, first * (1.0 - ends)),
+            "terminal_reward": weighted_mean(error_bonus, first * ends),
+            "terminated": weighted_mean(cross_entropy, first),
         }
 
     def _change(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -366,8 +365,3 @@ class EnsembleWorldModel(TrainableWorldModel):
         """(B,) variance over all members of the mean change, averaged over the dimensions."""
         mean, _ = self.dynamics(inputs[None]).chunk(2, -1)
         return mean.var(0).mean(-1)
-
-
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean over the entries that count; 0 where none does."""
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)

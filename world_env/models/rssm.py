@@ -14,7 +14,6 @@ What it does, and why (Hafner et al. 2023, DreamerV3, arXiv:2301.04104, unless s
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -27,6 +26,7 @@ from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.networks import MemberMLP
 from world_env.models.rssm_config import RssmConfig
 from world_env.models.senses import Senses, dense, symexp
+from world_env.models.weights import terminal_weight, weighted_mean
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
@@ -86,14 +86,15 @@ class RssmWorldModel(TrainableWorldModel):
         terminal = (statistics.terminal_reward_center, statistics.terminal_reward_scale)
         self.reward.copy_(torch.tensor([going_on, terminal]))
         self.reward_range.copy_(torch.tensor([statistics.reward_low, statistics.reward_high]))
-        share = max(statistics.terminal_fraction, 1e-6)
-        weight = min(max((1.0 - share) / share, 1.0), self.config.terminal_weight)
-        self.log_terminal_weight.fill_(math.log(weight))
+        log_weight, bias = terminal_weight(
+            statistics.terminal_fraction, self.config.terminal_weight
+        )
+        self.log_terminal_weight.fill_(log_weight)
         # Before any evidence the heads should say what is common: the usual reward, and that here nothing ends.
         last = cast("nn.Linear", self.outcome[-1])
         last.weight.data.zero_()
         last.bias.data[: 2 * _BINS] = 0.0
-        last.bias.data[-1] = math.log(share / (1.0 - min(share, 0.5))) + math.log(weight)
+        last.bias.data[-1] = bias
 
     def warm_start(self, older: TrainableWorldModel) -> None:
         """The older weights, and the scales that they know; only the ranges are the new data's."""
@@ -135,15 +136,13 @@ class RssmWorldModel(TrainableWorldModel):
         `Prediction.uncertainty`: standard deviation of what the doubters say of the next categoricals, root mean square
         over the groups.
         """
-        deter = self._remember(state, action)
-        stoch = self._draw(self._shares(self.prior(deter)), random, temperature)
-        arrived = {"deter": deter, "stoch": stoch}
+        arrived = self._imagine(state, action, random, temperature)
         usual, terminal, logit = self._outcome(self.features(arrived))
         prediction = Prediction(
             self._reward_units(usual, 0),
             (logit - self.log_terminal_weight).sigmoid(),
             self._reward_units(terminal, 1),
-            self._doubt(deter) if uncertainty else None,
+            self._doubt(arrived["deter"]) if uncertainty else None,
         )
         return arrived, prediction
 
@@ -164,9 +163,22 @@ class RssmWorldModel(TrainableWorldModel):
         # A little below zero, so that an untrained memory keeps what it has.
         return deter.lerp(candidate, (update - 1.0).sigmoid())
 
+    def _imagine(
+        self, state: State, action: Tensor, random: RowRandom, temperature: float = 1.0
+    ) -> State:
+        """The next state as the prior has it."""
+        deter = self._remember(state, action)
+        stoch = self._draw(self._shares(self.prior(deter)), random, temperature)
+        return {"deter": deter, "stoch": stoch}
+
     def _seen(self, deter: Tensor, embedded: Tensor, random: RowRandom) -> State:
-        shares = self._shares(self.posterior(torch.cat([deter, embedded], -1)))
-        return {"deter": self._correct(deter, embedded), "stoch": self._draw(shares, random, 1.0)}
+        """The state that has taken in an observation. deter: the memory before it."""
+        shares = self._posterior(deter, embedded)
+        return {"deter": self._correct(deter, embedded), "stoch": self._draw(shares, random)}
+
+    def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:
+        """(B, groups, classes)."""
+        return self._shares(self.posterior(torch.cat([deter, embedded], -1)))
 
     def _correct(self, deter: Tensor, embedded: Tensor) -> Tensor:
         """(B, H): the memory after it has seen: a few categoricals alone would tell numbers only coarsely."""
@@ -180,7 +192,7 @@ class RssmWorldModel(TrainableWorldModel):
             shares, torch.full_like(shares, 1.0 / self.config.classes), self.config.unimix
         )
 
-    def _draw(self, shares: Tensor, random: RowRandom, temperature: float) -> Tensor:
+    def _draw(self, shares: Tensor, random: RowRandom, temperature: float = 1.0) -> Tensor:
         """(B, S): one class a group, (B, groups, classes) probabilities; gradients go through as if it were these."""
         threshold = random.uniform(self.config.groups, dtype=shares.dtype)[..., None]
         if temperature == 0.0:
@@ -228,23 +240,23 @@ class RssmWorldModel(TrainableWorldModel):
         deter, stoch, posterior, corrected = self._filter(embedded, batch.actions, random)
         prior = self._shares(self.prior(deter))
         parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, begin=0)
-        parts["dynamics"] = config.dynamics_weight * _mean(
+        parts["dynamics"] = config.dynamics_weight * weighted_mean(
             self._surprise(posterior.detach(), prior), seen
         )
-        parts["representation"] = config.representation_weight * _mean(
+        parts["representation"] = config.representation_weight * weighted_mean(
             self._surprise(posterior, prior.detach()), seen
         )
         said = self.doubters(deter.detach().flatten(0, 1)[None])
         said = said.unflatten(-1, posterior.shape[-2:]).log_softmax(-1)
         target = posterior.detach().flatten(0, 1)
-        parts["doubters"] = _mean(-(said * target).sum((-1, -2)).sum(0), seen.flatten())
+        parts["doubters"] = weighted_mean(-(said * target).sum((-1, -2)).sum(0), seen.flatten())
         # As many real observations as a simulator may get, and the rest without any.
         begin = int(random.integers(config.context)[0])
         state = {"deter": corrected[:, begin], "stoch": stoch[:, begin]}
         ahead = self._roll(state, batch.actions[:, begin:], random)
         alone = self._prediction_loss(ahead, batch, seen, begin=begin + 1)
         here = {key: value[:, begin] for key, value in batch.observations.items()}
-        shown = _mean(self.senses.miss(self.features(state), here), seen[:, begin])
+        shown = weighted_mean(self.senses.miss(self.features(state), here), seen[:, begin])
         parts["observation"] = parts["observation"] + shown
         parts |= {f"ahead_{name}": config.open_loop_weight * part for name, part in alone.items()}
         logs = {name: part.detach() for name, part in parts.items()}
@@ -266,10 +278,10 @@ class RssmWorldModel(TrainableWorldModel):
             if place:
                 last = {"deter": corrected[-1], "stoch": draws[-1]}
                 deter = self._remember(last, actions[:, place - 1])
-            shares = self._shares(self.posterior(torch.cat([deter, embedded[:, place]], -1)))
+            shares = self._posterior(deter, embedded[:, place])
             memories.append(deter)
             posteriors.append(shares)
-            draws.append(self._draw(shares, random, 1.0))
+            draws.append(self._draw(shares, random))
             corrected.append(self._correct(deter, embedded[:, place]))
         found = (memories, draws, posteriors, corrected)
         deter, stoch, posterior, seen = (torch.stack(each, 1) for each in found)
@@ -279,9 +291,7 @@ class RssmWorldModel(TrainableWorldModel):
         """(B, T', H + S): the states that the prior alone comes to."""
         found = []
         for action in actions.unbind(1):
-            deter = self._remember(state, action)
-            stoch = self._draw(self._shares(self.prior(deter)), random, 1.0)
-            state = {"deter": deter, "stoch": stoch}
+            state = self._imagine(state, action, random)
             found.append(self.features(state))
         return torch.stack(found, 1)
 
@@ -292,7 +302,9 @@ class RssmWorldModel(TrainableWorldModel):
         seen = seen[:, begin:]
         real = {key: value[:, begin:].flatten(0, 1) for key, value in batch.observations.items()}
         parts = {
-            "observation": _mean(self.senses.miss(features.flatten(0, 1), real), seen.flatten())
+            "observation": weighted_mean(
+                self.senses.miss(features.flatten(0, 1), real), seen.flatten()
+            )
         }
         # The state of a window's first observation has no reward: it was not arrived at.
         arrived = features if begin else features[:, 1:]
@@ -303,7 +315,7 @@ class RssmWorldModel(TrainableWorldModel):
         parts["reward"] = self._reward_loss(usual, rewards, 0, valid * (1.0 - ended))
         parts["terminal_reward"] = self._reward_loss(terminal, rewards, 1, valid * ended)
         weight = self.log_terminal_weight.exp()
-        parts["termination"] = _mean(
+        parts["termination"] = weighted_mean(
             functional.binary_cross_entropy_with_logits(
                 logit, ended, pos_weight=weight, reduction="none"
             ),
@@ -313,7 +325,7 @@ class RssmWorldModel(TrainableWorldModel):
 
     def _reward_loss(self, logits: Tensor, rewards: Tensor, kind: int, weight: Tensor) -> Tensor:
         center, scale = self.reward[kind]
-        return _mean(two_hot_loss(logits, (rewards - center) / scale, self.bins), weight)
+        return weighted_mean(two_hot_loss(logits, (rewards - center) / scale, self.bins), weight)
 
     def _surprise(self, posterior: Tensor, prior: Tensor) -> Tensor:
         """(B, T+1) KL(posterior || prior) over all groups, free up to `free_nats`."""
@@ -333,11 +345,6 @@ def two_hot_loss(logits: Tensor, value: Tensor, bins: Tensor) -> Tensor:
     said = logits.log_softmax(-1)
     below = said.gather(-1, above[..., None] - 1) * (1.0 - share)
     return -(below + said.gather(-1, above[..., None]) * share).squeeze(-1)
-
-
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 where nothing weighs."""
-    return (values * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def _is_range(name: str) -> bool:
