@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+import types
+from typing import Any, Union, get_args, get_origin
 
 from world_env.errors import WorldEnvError
 
@@ -26,16 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     _set_threads()
     try:
-        words = list(sys.argv[1:] if arguments is None else arguments)
         with json_fields():
-            if words and words[0] in stages.STAGES:
-                # Asked about one stage alone, tyro names an unknown option; among all, it fails on dict fields.
-                stage = stages.STAGES[words[0]]
-                status = tyro.cli(stage, prog=f"world-env {words[0]}", args=words[1:])
-            else:
-                status = tyro.extras.subcommand_cli_from_dict(
-                    stages.STAGES, prog="world-env", description=_DESCRIPTION, args=words
-                )
+            status = tyro.extras.subcommand_cli_from_dict(
+                stages.STAGES, prog="world-env", description=_DESCRIPTION, args=arguments
+            )
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -70,10 +65,15 @@ def _json_rule(info: Any) -> Any:
     """How tyro reads a dict of settings: one argument of JSON, such as '{"gamma": 0.95}'."""
     from tyro.constructors import PrimitiveConstructorSpec
 
-    if info.type_origin is not dict:
+    kinds = {get_origin(kind) or kind for kind in get_args(info.type)}
+    # Left to itself, tyro makes subcommands of a dict or None, and fails when it looks for an unknown option in them.
+    optional = info.type_origin in (Union, types.UnionType) and kinds == {dict, type(None)}
+    if info.type_origin is not dict and not optional:
         return None
 
     def read(words: list[str]) -> Any:
+        if optional and words[0] == "None":
+            return None
         tree = json.loads(words[0])
         if not isinstance(tree, dict):
             raise ValueError(
@@ -83,10 +83,10 @@ def _json_rule(info: Any) -> Any:
 
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="JSON",
+        metavar="{None}|JSON" if optional else "JSON",
         instance_from_str=read,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
+        is_instance=lambda value: isinstance(value, dict) or (optional and value is None),
+        str_from_instance=lambda value: ["None" if value is None else json.dumps(value)],
     )
 
 

@@ -13,7 +13,7 @@ from training.build import BuildConfig, Built, build, refine_config
 from training.cli import main
 from training.episodes import EpisodeStore
 from training.fit import FitConfig
-from training.policy import policy_card
+from training.policy import load_policy, policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.report import DASH
 from training.schedule import MANY_STEPS
@@ -93,12 +93,38 @@ def test_a_bad_argument_is_one_line_and_status_2(
     assert said[0].startswith(f"world-env: {error}: ") and words in said[0]
 
 
-def test_an_unknown_option_is_named_with_one_like_it(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "wrong", "meant"),
+    [
+        ("watch --twin cartpole --out x --mod open_loop", "--mod", "--mode STR"),
+        ("learn --out x --observation-mod latent", "--observation-mod", "--observation-mode STR"),
+        ("build CartPole-v1 --step 5", "--step", "--steps"),
+    ],
+)
+def test_an_unknown_option_is_named_with_one_like_it(
+    words: str, wrong: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["watch", "--twin", "cartpole", "--out", "x", "--mod", "open_loop"])
+        main(words.split())
     said = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert "Unrecognized options: --mod" in said and "--mode STR" in said
+    assert f"Unrecognized options: {wrong}" in said and meant in said
+
+
+def test_a_dict_or_none_is_an_option_and_no_subcommand(tmp_path: Path) -> None:
+    scales = {"mean": [0.0] * 4, "scale": [1.0, 2.0, 3.0, 4.0]}
+    words = [
+        "learn",
+        "--real",
+        "CartPole-v1",
+        "--out",
+        str(tmp_path / "policy"),
+        "--steps",
+        "64",
+    ]
+    assert main([*words, "--normalization", json.dumps(scales)]) == 0
+    features = load_policy(tmp_path / "policy").policy.features_extractor
+    assert features.scale.tolist() == scales["scale"]
 
 
 def test_an_impossible_number_is_refused_without_a_traceback(
