@@ -18,10 +18,11 @@ import numpy as np
 
 from world_env.batch import OBSERVATION
 from world_env.errors import DataError, StageError, TooLittleDataError, TwinFormatError
+from world_env.packing import packed_images, unpacked_images
 from world_env.spec import JSON, WorldSpec
 
-FORMAT = 1
-"""Version of the store on disk; older readers refuse newer stores."""
+FORMAT = 2
+"""Version of the store on disk; older readers refuse newer stores. 2: images are compressed."""
 
 _MANIFEST = "manifest.json"
 _EPISODES_FOR_WHOLE = 10
@@ -273,7 +274,7 @@ class EpisodeStore:
             columns = [episode.columns() for episode in episodes]
             flat = {key: np.concatenate([c[key] for c in columns]) for key in columns[0]}
             content = _safetensors().numpy.save(
-                {k: np.ascontiguousarray(v) for k, v in flat.items()}
+                {k: np.ascontiguousarray(v) for k, v in packed_images(flat).items()}
             )
             name = f"episodes-{len(shards):05d}.safetensors"
             _write_beside(self.folder / name, content)
@@ -288,6 +289,7 @@ class EpisodeStore:
             })  # fmt: skip
         tree = {
             **self._manifest,
+            "format": FORMAT,
             "episodes": len(self) + len(episodes),
             "steps": self.steps + sum(map(len, episodes)),
             "shards": shards,
@@ -327,7 +329,7 @@ class EpisodeStore:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != shard["sha256"]:
                 raise ValueError("its content is not what the manifest recorded")
-            flat = library.numpy.load(content)
+            flat = unpacked_images(library.numpy.load(content))
             return list(_cut_flat(flat, shard))
         except (OSError, KeyError, TypeError, ValueError, library.SafetensorError) as error:
             raise DataError(

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors.torch import load as load_tensors
+import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from world_env.errors import (
@@ -28,10 +29,11 @@ from world_env.errors import (
     TwinSaveError,
     TwinVersionError,
 )
+from world_env.packing import packed_images, unpacked_images
 from world_env.spec import JSON
 
-FORMAT = 2
-"""The newest folder format that this version writes and reads."""
+FORMAT = 3
+"""The newest folder format that this version writes and reads. 3: images are compressed."""
 
 BUNDLED = Path(__file__).parent / "twins"
 """The twins that come with the package."""
@@ -154,11 +156,28 @@ def read_tensors(folder: Path, name: str, tree: JSON) -> dict[str, Tensor]:
             f"({len(blob)} bytes). Copy the twin again, or fit it again."
         )
     try:
-        return load_tensors(blob)
+        return _with_images(load(blob))
     except (
         Exception
     ) as error:  # safetensors raises its own class, which is not part of its stable interface
         raise TwinFormatError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def dump_tensors(tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file of tensors on the CPU; images as streams (`world_env.packing`)."""
+    images = {key: value.numpy() for key, value in tensors.items() if value.dtype is torch.uint8}
+    rest = {key: value for key, value in tensors.items() if key not in images}
+    return save(rest | {key: torch.tensor(value) for key, value in packed_images(images).items()})
+
+
+def _with_images(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not any(value.dtype is torch.uint8 for value in tensors.values()):
+        return tensors
+    # numpy has no bfloat16: only what belongs to images goes through it.
+    whole = {torch.uint8, torch.int64}
+    packed = {key: value.numpy() for key, value in tensors.items() if value.dtype in whole}
+    rest = {key: value for key, value in tensors.items() if key not in packed}
+    return rest | {key: torch.tensor(value) for key, value in unpacked_images(packed).items()}
 
 
 def write_bytes(path: Path, blob: bytes) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from world_env.batch import Context
@@ -39,6 +38,7 @@ from world_env.folder import (
     FILES,
     FORMAT,
     beside,
+    dump_tensors,
     find_twin,
     locked,
     read_json,

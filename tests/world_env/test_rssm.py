@@ -287,3 +287,29 @@ def test_states_of_rows_can_be_chosen() -> None:
     all_rows, _ = model.step(state, batch.actions[:, 0], random=RowRandom.from_seed(0, 4))
     for name, value in select(all_rows, rows).items():
         torch.testing.assert_close(one[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_some_of_the_images_say_what_all_of_them_would_on_average() -> None:
+    batch = batch_of("grey", 3, 7)
+    seen = torch.ones(3, 8)
+    seen[0, 5:] = 0.0  # a window past its episode's end
+
+    def losses(decoded: float, draws: int) -> Tensor:
+        model = model_of("grey", dataclasses.replace(SMALL, decoded=decoded))
+        features = torch.randn(3, 8, 28, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return torch.stack(
+                [
+                    model._observation_loss(
+                        features, batch.observations, seen, RowRandom.from_seed(3 * draw, 3)
+                    )
+                    for draw in range(draws)
+                ]
+            )
+
+    whole = losses(1.0, 3)
+    assert torch.allclose(whole, whole[0])
+    some = losses(0.25, 300)
+    assert len(some.unique()) > 100
+    error = float(some.std()) / len(some) ** 0.5
+    assert abs(float(some.mean() - whole[0])) < 4 * error + 0.01 * float(whole[0])

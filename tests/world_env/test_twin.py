@@ -237,7 +237,7 @@ def test_damage_is_named(
 
 
 EDITS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"format": 99}, TwinVersionError, "99.*up to 2"),
+    ({"format": 99}, TwinVersionError, "99.*up to 3"),
     ({"format": "1"}, TwinFormatError, "format"),
     ({"format": 0}, TwinFormatError, "format"),
     ({"format": True}, TwinFormatError, "format"),

@@ -14,6 +14,7 @@ What it does, and why (Hafner et al. 2023, DreamerV3, arXiv:2301.04104, unless s
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -239,7 +240,7 @@ class RssmWorldModel(TrainableWorldModel):
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)
         deter, stoch, posterior, corrected = self._filter(embedded, batch.actions, random)
         prior = self._shares(self.prior(deter))
-        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, begin=0)
+        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, random, begin=0)
         parts["dynamics"] = config.dynamics_weight * weighted_mean(
             self._surprise(posterior.detach(), prior), seen
         )
@@ -254,7 +255,7 @@ class RssmWorldModel(TrainableWorldModel):
         begin = int(random.integers(config.context)[0])
         state = {"deter": corrected[:, begin], "stoch": stoch[:, begin]}
         ahead = self._roll(state, batch.actions[:, begin:], random)
-        alone = self._prediction_loss(ahead, batch, seen, begin=begin + 1)
+        alone = self._prediction_loss(ahead, batch, seen, random, begin=begin + 1)
         here = {key: value[:, begin] for key, value in batch.observations.items()}
         shown = weighted_mean(self.senses.miss(self.features(state), here), seen[:, begin])
         parts["observation"] = parts["observation"] + shown
@@ -296,16 +297,12 @@ class RssmWorldModel(TrainableWorldModel):
         return torch.stack(found, 1)
 
     def _prediction_loss(
-        self, features: Tensor, batch: Batch, seen: Tensor, *, begin: int
+        self, features: Tensor, batch: Batch, seen: Tensor, random: RowRandom, *, begin: int
     ) -> dict[str, Tensor]:
         """What states (B, N, F) from observation `begin` on say of observations, rewards and ends."""
         seen = seen[:, begin:]
-        real = {key: value[:, begin:].flatten(0, 1) for key, value in batch.observations.items()}
-        parts = {
-            "observation": weighted_mean(
-                self.senses.miss(features.flatten(0, 1), real), seen.flatten()
-            )
-        }
+        real = {key: value[:, begin:] for key, value in batch.observations.items()}
+        parts = {"observation": self._observation_loss(features, real, seen, random)}
         # The state of a window's first observation has no reward: it was not arrived at.
         arrived = features if begin else features[:, 1:]
         valid = seen if begin else seen[:, 1:]
@@ -322,6 +319,19 @@ class RssmWorldModel(TrainableWorldModel):
             valid,
         )
         return parts
+
+    def _observation_loss(
+        self, features: Tensor, real: Observation, seen: Tensor, random: RowRandom
+    ) -> Tensor:
+        """What states (B, N, F) look like; where there are images, some of the N, others for every row."""
+        rows, places = seen.shape
+        if self.senses.images:
+            order = random.uniform(places).argsort(-1)[:, : math.ceil(self.config.decoded * places)]
+            row = torch.arange(rows, device=order.device)[:, None]
+            features, seen = features[row, order], seen[row, order]
+            real = {key: value[row, order] for key, value in real.items()}
+        real = {key: value.flatten(0, 1) for key, value in real.items()}
+        return weighted_mean(self.senses.miss(features.flatten(0, 1), real), seen.flatten())
 
     def _reward_loss(self, logits: Tensor, rewards: Tensor, kind: int, weight: Tensor) -> Tensor:
         center, scale = self.reward[kind]

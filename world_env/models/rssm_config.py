@@ -30,6 +30,8 @@ class RssmConfig:
     """Real observations that a state is inferred from, at most, where there are so many; a true start has one."""
     windows: int = 32
     """Windows an update."""
+    decoded: float = 0.25
+    """Share of a window's images that are decoded an update: neighbours look alike, and decoding costs most."""
     free_nats: float = 1.0
     """What the posterior may know beyond the prior at no price [Hafner et al. 2023, arXiv:2301.04104, eq. 5]."""
     dynamics_weight: float = 1.0
@@ -56,5 +58,7 @@ class RssmConfig:
             )
         if self.vector_deviation <= 0.0:
             raise ValueError(f"vector_deviation is {self.vector_deviation}, expected more than 0")
+        if not 0.0 < self.decoded <= 1.0:
+            raise ValueError(f"decoded is {self.decoded}, expected a share in (0, 1]")
         if not 0.0 <= self.unimix < 1.0:
             raise ValueError(f"unimix is {self.unimix}, expected a share in [0, 1)")

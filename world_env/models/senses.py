@@ -92,9 +92,11 @@ class Senses(nn.Module):
                 *dense(features, hidden, 2), nn.Linear(hidden, sum(numbers))
             )
             self.size += hidden
-        self.eyes = nn.ModuleList(_Eye(self.shapes[key], depth) for key in self.images)
-        self.pens = nn.ModuleList(_Pen(self.shapes[key], depth, features) for key in self.images)
-        self.size += sum(cast("_Eye", eye).size for eye in self.eyes)
+        self.eyes = nn.ModuleList(_Eye(self.shapes[key], depth, hidden) for key in self.images)
+        self.pens = nn.ModuleList(
+            _Pen(self.shapes[key], depth, features, hidden) for key in self.images
+        )
+        self.size += hidden * len(self.images)
 
     def prepare(self, statistics: Statistics) -> None:
         """Take over the data's scales."""
@@ -143,9 +145,9 @@ class Senses(nn.Module):
 
 
 class _Eye(nn.Module):
-    """Convolutions of stride 2 down to about 4 x 4. size: numbers of its embedding."""
+    """Convolutions of stride 2 down to about 4 x 4, then one dense layer: what is embedded is read every step."""
 
-    def __init__(self, shape: Sequence[int], depth: int) -> None:
+    def __init__(self, shape: Sequence[int], depth: int, hidden: int) -> None:
         super().__init__()
         channels, height, width = shape
         self.layers = nn.ModuleList()
@@ -155,26 +157,29 @@ class _Eye(nn.Module):
             self.layers.append(nn.Conv2d(channels, wider, 4, 2, 1))
             self.norms.append(nn.GroupNorm(1, wider))
             channels, height, width = wider, height // 2, width // 2
-        self.size = channels * height * width
+        self.last = dense(channels * height * width, hidden)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, height, width) in [0, 1] to (N, size)."""
+        """(N, C, height, width) in [0, 1] to (N, hidden)."""
         hidden = image - 0.5
         for layer, norm in zip(self.layers, self.norms, strict=True):
             hidden = functional.silu(norm(layer(hidden)))
-        return hidden.flatten(1)
+        embedded: Tensor = self.last(hidden.flatten(1))
+        return embedded
 
 
 class _Pen(nn.Module):
     """The way back: transposed convolutions, cut to the image's size."""
 
-    def __init__(self, shape: Sequence[int], depth: int, features: int) -> None:
+    def __init__(self, shape: Sequence[int], depth: int, features: int, hidden: int) -> None:
         super().__init__()
         channels, self.height, self.width = shape
         halvings = _halvings(self.height, self.width)
         widths = [depth * 2**index for index in reversed(range(halvings))]
         self.start = (widths[0], -(-self.height // 2**halvings), -(-self.width // 2**halvings))
-        self.first = nn.Linear(features, math.prod(self.start))
+        self.first = nn.Sequential(
+            *dense(features, hidden), nn.Linear(hidden, math.prod(self.start))
+        )
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         for wide, narrow in zip(widths, [*widths[1:], channels], strict=True):
