@@ -35,11 +35,11 @@ from training.policy import load_policy
 from training.pool import Pool, PoolConfig, fifths, pool
 from training.promise import coverage
 from training.provenance import facts, write_results
-from training.real import RealConfig, StepLedger
+from training.real import StepLedger
 from training.refine import RefineConfig, Round, refine, refine_task
 from training.returns import policy_actor, run_real
 from training.rounds import episodes_until
-from training.tasks import TASKS, Task
+from training.tasks import TASKS, Task, real_of
 from world_env.spec import JSON
 from world_env.twin import Twin
 
@@ -84,7 +84,7 @@ def main() -> None:
     warnings.simplefilter("ignore", FitWarning)
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
     for task_id in arguments.tasks:
-        found = pool(PoolConfig(RealConfig(task_id), runs / "pools" / task_id))
+        found = pool(PoolConfig(real_of(task_id), runs / "pools" / task_id))
         if arguments.oracle and task_id in ORACLES:
             exact = judge(oracle_twin(task_id), found)
             put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)

@@ -32,10 +32,10 @@ from training.fit import FitConfig, fit_episodes
 from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
-from training.real import RealConfig, StepLedger
+from training.real import StepLedger
 from training.returns import policy_actor, run_learned, run_real
 from training.schedule import refine_task
-from training.tasks import TASKS
+from training.tasks import TASKS, real_of
 from world_env.spec import JSON
 from world_env.twin import Twin
 
@@ -87,7 +87,7 @@ def main() -> None:
 
 def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
     """The rest of one row: what the alarm said while a policy trained, and what the policy earns in both worlds."""
-    row, real, ledger = TASKS[task], RealConfig(task), StepLedger()
+    row, real, ledger = TASKS[task], real_of(task), StepLedger()
     twin, judge = twins(task, seed)
     twin = sabotaged(twin, sabotage)
     assert twin.spec.horizon is not None
@@ -122,7 +122,7 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
 def twins(task: str, seed: int) -> tuple[Twin, Twin]:
     """A twin of the task's real steps, and a judge: the same episodes fitted with another seed."""
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / f"{task}-{seed}"
-    row = refine_task(TASKS[task], RealConfig(task), folder, seed)
+    row = refine_task(TASKS[task], real_of(task), folder, seed)
     store = collect(
         CollectConfig(row.real, folder / "data", row.steps, row.exploration, seed=seed * 1000)
     )

@@ -28,7 +28,7 @@ from training.episodes import EpisodeStore
 from training.fit import FitConfig, fit_episodes
 from training.fit_checks import FitWarning
 from training.provenance import facts
-from training.real import RealConfig
+from training.tasks import real_of
 from training.windows import EncodedEpisodes
 from world_env.models import load_family
 
@@ -64,7 +64,7 @@ def transitions(task: str, steps: int, exploration: str, seed: int) -> EpisodeSt
     """Real episodes of `steps` steps in all; those on disk are taken."""
     name = f"{task}-{steps}-{exploration}-{seed}".replace(":", "-").replace("/", "-")
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
-    return collect(CollectConfig(RealConfig(task), folder, steps, exploration, seed))
+    return collect(CollectConfig(real_of(task), folder, steps, exploration, seed))
 
 
 def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JSON:

@@ -32,7 +32,7 @@ from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.returns import policy_actor, run_real
 from training.schedule import refine_task
-from training.tasks import TASKS
+from training.tasks import TASKS, real_of
 from training.windows import robust_scale
 from world_env.sb3 import WorldModelVecEnv
 from world_env.spec import JSON
@@ -87,7 +87,7 @@ def main() -> None:
 
 def learning_of(task: str) -> LearnConfig:
     """How the task's policy is trained in its twin."""
-    return refine_task(TASKS[task], RealConfig(task), Path(), 0).learn
+    return refine_task(TASKS[task], real_of(task), Path(), 0).learn
 
 
 def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
@@ -97,7 +97,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     options = {"n_steps": rollout, "batch_size": int(batch), "n_epochs": int(epochs)} | change
     world: Twin | RealConfig
     if task in CONTROL:
-        world = RealConfig(task)
+        world = real_of(task)
         config = LearnConfig(
             steps=steps,
             rows=rows,
@@ -135,7 +135,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
 def exploring_scales(task: str) -> JSON:
     """{"mean", "scale"} of 5,000 exploring real steps: about what a policy in a twin would get."""
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / task
-    store = collect(CollectConfig(RealConfig(task), folder, 5_000, "held:5", TUNING_SEEDS[0]))
+    store = collect(CollectConfig(real_of(task), folder, 5_000, "held:5", TUNING_SEEDS[0]))
     columns = torch.cat([torch.as_tensor(e.observations) for e in store.load()]).numpy()
     mean, scale = robust_scale(columns)
     return {"mean": mean.tolist(), "scale": scale.tolist()}

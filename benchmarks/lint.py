@@ -32,8 +32,8 @@ from training.findings import Finding
 from training.learn import LearnConfig, learn
 from training.lint import lint, lint_split
 from training.provenance import facts
-from training.real import RealConfig
 from training.tasks import TASKS as REAL_TASKS
+from training.tasks import real_of
 from world_env.spec import JSON, WorldSpec
 from world_env.twin import Twin
 
@@ -300,9 +300,7 @@ def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
         config = LearnConfig(steps=POLICY_STEPS, options=row.options, on_uncertain=row.on_uncertain)
         learn(Twin.load(row.twin), config, out=runs / "policies" / task)
         exploration = exploration.format(policy=f"policy:{runs / 'policies' / task}")
-    store = collect(
-        CollectConfig(RealConfig(task), runs / f"{task}-{seed}", steps, exploration, seed)
-    )
+    store = collect(CollectConfig(real_of(task), runs / f"{task}-{seed}", steps, exploration, seed))
     return store.spec, store.load()
 
 

@@ -49,10 +49,10 @@ from returns import JUDGE_SEEDS, merge, read
 from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
-from training.real import RealConfig, StepLedger, spec_of
+from training.real import StepLedger, spec_of
 from training.refine import RefineConfig, Round, refine, refine_task
 from training.returns import Returns, policy_actor, random_actor, run_real
-from training.tasks import TASKS, Task
+from training.tasks import TASKS, Task, real_of
 from world_env.spec import JSON
 from world_env.twin import KnownFunction
 
@@ -159,7 +159,7 @@ class Cell:
     def __init__(self, task_id: str, seed: int, change: JSON) -> None:
         self.task_id, self.seed, self.change = task_id, seed, change
         self.task: Task = TASKS[task_id]
-        self.real = RealConfig(task_id)
+        self.real = real_of(task_id)
         name = "-".join([task_id, str(seed), *([_slug(change)] if change else [])])
         self.folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
         self.rounds: list[Round] | None = None

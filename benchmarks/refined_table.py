@@ -10,9 +10,8 @@ from pathlib import Path
 from refined_arms import ARMS
 from scipy.stats import t as student_t
 
-from training.real import RealConfig
 from training.schedule import refine_task
-from training.tasks import task_of
+from training.tasks import real_of, task_of
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
 SEEDS = (0, 1, 2)
@@ -81,7 +80,7 @@ def _bar(row: dict) -> str | None:
 
 
 def _twin_options(task: str) -> dict:
-    return refine_task(task_of(task), RealConfig(task), Path(), 0).learn.options
+    return refine_task(task_of(real_of(task)), real_of(task), Path(), 0).learn.options
 
 
 def refined_summary(tree: dict | None) -> str:
@@ -312,7 +311,7 @@ def _missing(rows: list[dict]) -> str:
 
 def applies(policy: str, task: str) -> bool:
     """Whether a task can have a column: a known termination, continuous actions for SAC."""
-    row = task_of(task)
+    row = task_of(real_of(task))
     known = row.termination is not None or not policy.endswith("_known")
     if policy in ("ppo_real_long_same", "ppo_real_long_discount"):
         options = _twin_options(task)

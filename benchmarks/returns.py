@@ -36,7 +36,7 @@ from training.returns import (
     run_real,
 )
 from training.rounds import chosen_until
-from training.tasks import TASKS, Task
+from training.tasks import TASKS, Task, real_of
 
 EPISODES = 100
 JUDGED = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
@@ -97,7 +97,7 @@ def main() -> None:
 
 def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) -> dict:
     """All policies of one (task, seed): {"rows", "pairs", "cells"}. A killed cell goes on where it was."""
-    task, real = TASKS[task_id], RealConfig(task_id)
+    task, real = TASKS[task_id], real_of(task_id)
     ledger = StepLedger(folder / "twin-real-steps.json")
     rounds = refine(refine_task(task, real, folder, seed), ledger=ledger)
     last = rounds[-1]
@@ -105,7 +105,14 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
     actors["ppo_twin"] = (policy_actor(last.policy), ledger)
     for name, config in {} if only_twin else real_configs(task, seed).items():
         own = StepLedger(folder / f"{name}-real-steps.json")
-        policy = learn(real, config, out=folder / name, ledger=own, purpose="collect")
+        policy = learn(
+            real,
+            config,
+            out=folder / name,
+            ledger=own,
+            purpose="collect",
+            through=None if config.observation_mode == "pixels" else last.twin,
+        )
         actors[name] = (policy_actor(policy), own)
     rows, returns = [], {}
     for name, (actor, own) in actors.items():
@@ -122,8 +129,8 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
 
 
 def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
-    """What one could do in reality instead."""
-    return {
+    """What one could do in reality instead; on latents where the twin's policy learns on them."""
+    configs = {
         "ppo_real_same_steps": LearnConfig(
             steps=task.real_steps, rows=1, seed=seed, options=task.options
         ),
@@ -134,6 +141,8 @@ def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
             steps=task.many_steps, rows=8, seed=seed, options=task.options
         ),
     }
+    mode = task.observation_mode or "pixels"
+    return {n: dataclasses.replace(each, observation_mode=mode) for n, each in configs.items()}
 
 
 def reference_pair(
@@ -167,7 +176,7 @@ def reference_pair(
 def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> None:
     """Pair the policies of the file's cells with the reference as it is now; other references stay beside it."""
     for task_id in tasks:
-        task, real = TASKS[task_id], RealConfig(task_id)
+        task, real = TASKS[task_id], real_of(task_id)
         for seed in seeds if task.reference_steps else []:
             stored = read(path) or {"rows": []}
             wanted = {"task": task_id, "seed": seed}

@@ -24,10 +24,10 @@ from returns import merge, read
 from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
 from training.provenance import facts
-from training.real import RealConfig, StepLedger
+from training.real import StepLedger
 from training.refine import refine, refine_task
 from training.returns import policy_actor, run_learned, run_real
-from training.tasks import TASKS, Task
+from training.tasks import TASKS, Task, real_of
 from world_env.twin import Twin
 
 TUNING_SEEDS = range(100, 110)
@@ -68,11 +68,11 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
     twin = shared_twin(
         task_id, seed, {k: v for k, v in change.items() if k in _TASK - _OF_LEARNING}
     )
-    config: LearnConfig = refine_task(task, RealConfig(task_id), Path(), seed).learn
+    config: LearnConfig = refine_task(task, real_of(task_id), Path(), seed).learn
     policy = learn(twin, dataclasses.replace(config, **rest))
     reality = run_real(
         policy_actor(policy),
-        RealConfig(task_id),
+        real_of(task_id),
         RESET_SEEDS,
         purpose="select",
         ledger=StepLedger(),
@@ -92,14 +92,14 @@ def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     key = hashlib.sha256(json.dumps(dataclasses.asdict(task), sort_keys=True).encode())
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "tuning"
     folder = runs / f"{task_id}-{seed}-{key.hexdigest()[:8]}"
-    rounds = refine_task(task, RealConfig(task_id), folder, seed).rounds
+    rounds = refine_task(task, real_of(task_id), folder, seed).rounds
     last = folder / f"round-{rounds - 1}" / "twin"
     if (last / "twin.json").is_file():
         return Twin.load(last)
     # Where one round is all, its policy would be thrown away: a short one does.
     short = task if rounds > 1 else dataclasses.replace(task, learn_steps=1)
     ledger = StepLedger(folder / "real-steps.json")
-    return refine(refine_task(short, RealConfig(task_id), folder, seed), ledger=ledger)[-1].twin
+    return refine(refine_task(short, real_of(task_id), folder, seed), ledger=ledger)[-1].twin
 
 
 if __name__ == "__main__":

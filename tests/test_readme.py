@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from training.cli import json_fields
-from training.real import RealConfig, spec_of
+from training.real import spec_of
 from training.stages import STAGES
-from training.tasks import TASKS
+from training.tasks import TASKS, real_of
 from world_env import Twin, list_twins
 from world_env.spec import DEFAULT_TWIN
 
@@ -38,7 +38,7 @@ def stand_in(block: str, bundled: list[str], folder: Path) -> str:
         default = name == DEFAULT_TWIN and DEFAULT_ID in block
         if name in bundled or not (default or f'"{name}"' in block):
             continue
-        path = json.dumps(str(Twin.untrained(spec_of(RealConfig(real_id))).save(folder / name)))
+        path = json.dumps(str(Twin.untrained(spec_of(real_of(real_id))).save(folder / name)))
         block = block.replace(f'"{name}"', path)
         if default:
             block = block.replace(DEFAULT_ID, f"{DEFAULT_ID}, twin={path}")

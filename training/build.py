@@ -27,7 +27,7 @@ from training.refine import ALGOS, RefineConfig, Report, Round, check_actions, r
 from training.report import write_report
 from training.returns import policy_actor, random_actor, run_real
 from training.rounds import episodes_until
-from training.tasks import task_of
+from training.tasks import real_of, task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
 from world_env.errors import InvalidOptionError, MissingExtraError
@@ -50,7 +50,7 @@ class BuildConfig:
     """What to build; None takes the task's row in training/tasks.py, or the defaults."""
 
     env_id: str
-    """Any Gymnasium id."""
+    """Any Gymnasium id, or the name of a row of training/tasks.py."""
     out: Path
     """Folder of the run; running again goes on where it stopped."""
     steps: int | None = None
@@ -74,7 +74,9 @@ class BuildConfig:
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the real environment."""
     wrappers: tuple[str, ...] = ()
-    """Wrappers of the real environment, as module:Class."""
+    """Wrappers of the real environment, as module:Class, outside those of its row."""
+    observation_mode: str | None = None
+    """What policies see: "pixels", "latent" or "both", as in LearnConfig."""
     fit: FitConfig = field(default_factory=FitConfig)
     """Where it names no number of updates, the task's row may."""
 
@@ -91,6 +93,14 @@ class BuildConfig:
             raise InvalidOptionError(
                 f"episodes is {self.episodes}: fewer than {MIN_EPISODES} tell too little"
             )
+
+    @property
+    def real(self) -> RealConfig:
+        """The real environment that is meant."""
+        row = real_of(self.env_id)
+        return dataclasses.replace(
+            row, kwargs=row.kwargs | self.kwargs, wrappers=(*row.wrappers, *self.wrappers)
+        )
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,12 @@ def build(
     """
     say = report or (lambda stage, done, wanted, logs: None)
     out, name = Path(config.out), config.algo.lower()
-    real = RealConfig(config.env_id, config.kwargs, config.wrappers)
+    real = config.real
     ledger = StepLedger(out / "real-steps.json")
     judges = _judges(config, real)
     began = time.perf_counter()
     rounds = refine(
-        refine_config(config, real),
+        refine_config(config),
         ledger=ledger,
         report=report,
         reward_fn=reward_fn,
@@ -141,7 +151,7 @@ def build(
     ]
     if config.baseline:
         mark = time.perf_counter()
-        baseline = _baseline(config, real, last.real_steps, ledger, say)
+        baseline = _baseline(config, last, ledger, say)
         policies[f"{name}_real_same_steps"] = policy_actor(baseline)
         # Stable-Baselines3 finishes its last rollout: what was really spent.
         real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
@@ -182,18 +192,24 @@ def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
     write_results(out / "comparison.json", comparison)
 
 
-def _baseline(
-    config: BuildConfig, real: RealConfig, steps: int, ledger: StepLedger, say: Report
-) -> BaseAlgorithm:
-    """The same algorithm in reality, on as many real steps as the twin cost."""
-    options = task_of(config.env_id).options if config.algo == "PPO" else {}
+def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report) -> BaseAlgorithm:
+    """The same algorithm in reality, on as many real steps as the twin cost; it sees what the twin's policy does."""
+    mode = refine_config(config).learn.observation_mode
     return learn(
-        real,
-        LearnConfig(algo=config.algo, steps=steps, rows=1, seed=config.seed, options=options),
+        config.real,
+        LearnConfig(
+            algo=config.algo,
+            steps=last.real_steps,
+            rows=1,
+            seed=config.seed,
+            options=task_of(config.real).options if config.algo == "PPO" else {},
+            observation_mode=mode,
+        ),
         out=Path(config.out) / f"{config.algo.lower()}-real",
         ledger=ledger,
         purpose="collect",
         progress=lambda done, wanted, logs: say("learn in reality", done, wanted, logs),
+        through=None if mode == "pixels" else last.twin,
     )
 
 
@@ -203,19 +219,21 @@ def _judged_twin(config: BuildConfig, last: Round, comparison: JSON, measured: J
     return dataclasses.replace(last.twin, fidelity=last.twin.fidelity | judged | measured)
 
 
-def refine_config(config: BuildConfig, real: RealConfig) -> RefineConfig:
+def refine_config(config: BuildConfig) -> RefineConfig:
     """The rounds that a build runs: its task's, but for what it names."""
-    task = task_of(config.env_id)
+    task, real = task_of(config.real), config.real
     if config.steps is not None:
         task = dataclasses.replace(task, real_steps=config.steps)
     plain = refine_task(task, real, Path(config.out), config.seed, algo=config.algo)
-    learn_steps = plain.learn.steps if config.learn_steps is None else config.learn_steps
+    learning: JSON = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
     return dataclasses.replace(
         plain,
         rounds=plain.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or plain.exploration,
         fit=dataclasses.replace(plain.fit, **_named(config.fit)),
-        learn=dataclasses.replace(plain.learn, steps=learn_steps),
+        learn=dataclasses.replace(
+            plain.learn, **{name: value for name, value in learning.items() if value is not None}
+        ),
     )
 
 
@@ -231,10 +249,9 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
     share = last.twin.provenance["fit"]["held_out"]
     _, held_out = split(episodes, share, config.seed)
     linear = _linear(episodes, last.twin.spec, share, config.seed)
-    real = RealConfig(config.env_id, config.kwargs, config.wrappers)
     return curves_of(last.twin, held_out, linear), {
         "horizons": measure_horizons(last.twin, held_out, linear=linear.model),
-        "counterfactual": counterfactual(last.twin, real, ledger=ledger, seed=config.seed),
+        "counterfactual": counterfactual(last.twin, config.real, ledger=ledger, seed=config.seed),
     }
 
 
@@ -305,10 +322,14 @@ def _page(
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:
     """A few moments of one episode, learned beside real; nothing where no renderer is installed."""
-    real = RealConfig(config.env_id, config.kwargs, config.wrappers)
     try:
         pictures = side_by_side(
-            last.twin, last.policy, real=real, steps=_FILMED_STEPS, seed=config.seed, ledger=ledger
+            last.twin,
+            last.policy,
+            real=config.real,
+            steps=_FILMED_STEPS,
+            seed=config.seed,
+            ledger=ledger,
         )
     except MissingExtraError as error:
         _log.warning("the page has no pictures: %s", error)

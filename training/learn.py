@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from training.branches import growing_branches
 from training.latent import Senses, look_through
+from training.learn_config import FEW_ROWS, MANY_ROWS, OFF_POLICY, LearnConfig
 from training.milestones import at_marks
 from training.partial import forget, keep_replay, take_back
 from training.policy import (
@@ -39,87 +39,17 @@ if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv
 
-OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
-MANY_ROWS: JSON = {
-    "n_steps": 64,
-    "batch_size": 256,
-    "n_epochs": 10,
-    "learning_rate": 1e-3,
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-}
-"""PPO in many rows: many updates on small batches, because large ones are quick per step and slow per return."""
-FEW_ROWS: JSON = MANY_ROWS | {"n_steps": 256, "batch_size": 64}
-"""PPO in up to 8 rows, where every step costs a real one."""
-_ROWS = 64
+__all__ = [
+    "MANY_ROWS",
+    "LearnConfig",
+    "check_counts_from_zero",
+    "learn",
+    "normalization_of",
+]
+
 _LAST_RATE = 0.05
 """Share of the peak learning rate at which on-policy algorithms end."""
 _CHUNKS = 20
-
-
-@dataclass(frozen=True)
-class LearnConfig:
-    """How a policy is trained; the same fields in a twin and in reality."""
-
-    algo: str = "PPO"
-    """Any Stable-Baselines3 (or sb3-contrib) algorithm."""
-    steps: int = 200_000
-    """Environment steps."""
-    rows: int | None = None
-    """Worlds stepped together; None: 64, or 1 for off-policy algorithms, whose `gradient_steps` count for all rows."""
-    seed: int = 0
-    """Of the policy's weights, its actions and the worlds."""
-    options: JSON = field(default_factory=dict)
-    """Arguments of the algorithm that differ from the defaults."""
-    dataset_starts: float = 0.5
-    """Learned worlds: share of episodes that begin from a state inside the data."""
-    rollout_length: int | None = None
-    """Learned worlds: cap on one learned episode; shorter ones visit more starts, values are bootstrapped."""
-    branch_length: int | None = None
-    """Learned worlds: the same for episodes that begin inside the data only; those from true starts go on."""
-    first_branch_length: int | None = None
-    """Learned worlds: branches grow from here to `branch_length` over the first half of the steps; None: no growth."""
-    on_uncertain: str = "pessimistic"
-    """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
-    temperature: float = 1.0
-    """Learned worlds: scale of the model's noise."""
-    opinion: int | None = None
-    """Learned worlds: the one of the model's opinions that is believed, as in SimulatorConfig; None: all of them."""
-    least_noise: float = 0.4
-    """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
-    action space: what has settled down looks for nothing better."""
-    observation_mode: str = "pixels"
-    """Learned worlds: what the policy sees: "pixels", observations as they are (vectors too); "latent", the model's
-    state, which is never decoded; "both"."""
-    reward: str = "task"
-    """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
-    normalize: bool = True
-    """Learned worlds: put the data's mean and scale into the policy."""
-    normalization: JSON | None = None
-    """Real worlds, of which no data is known: {"mean", "scale"} of each observation dimension, for the policy."""
-    normalize_rewards: bool = True
-    """On-policy algorithms learn from rewards over the deviation of discounted returns."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.worlds < 1:
-            raise InvalidOptionError(
-                f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
-            )
-        if self.first_branch_length is not None and (
-            self.branch_length is None or self.first_branch_length > self.branch_length
-        ):
-            raise InvalidOptionError(
-                f"branches grow from {self.first_branch_length} to {self.branch_length} steps: give a branch_length, "
-                "and a first one that is no longer"
-            )
-        if self.reward not in ("task", "uncertainty"):
-            raise InvalidOptionError(f"reward is {self.reward!r}, expected 'task' or 'uncertainty'")
-
-    @property
-    def worlds(self) -> int:
-        """How many are stepped together."""
-        usual = 1 if self.algo in OFF_POLICY else _ROWS
-        return usual if self.rows is None else self.rows
 
 
 def learn(
@@ -132,6 +62,7 @@ def learn(
     progress: Callable[[int, int, JSON], None] | None = None,
     callbacks: Sequence[BaseCallback] = (),
     warm_start: Path | None = None,
+    through: Twin | None = None,
 ) -> BaseAlgorithm:
     """Train in a twin (no real step is made) or in the real environment (every step is counted).
 
@@ -139,12 +70,16 @@ def learn(
         rewards, replay buffer; the worlds begin new episodes), a finished one is loaded.
     callbacks: of Stable-Baselines3, called while it trains.
     warm_start: folder of a policy to begin from, with the same algorithm and networks.
+    through: real worlds: the twin through whose model the policy sees where `observation_mode` is not "pixels".
     """
     config = config or LearnConfig()
+    senses = _senses(world, config, through)
     described = dataclasses.asdict(config)
+    if through is not None:
+        described["through"] = through.fingerprint()
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
-    env = _world(world, config, ledger, purpose)
+    env = _world(world, config, senses, ledger, purpose)
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
     began, partial = (
@@ -158,7 +93,7 @@ def learn(
         take_back(model, env, partial)
     elif warm_start is not None:
         begin_from(model, warm_start, env, least_noise=config.least_noise)
-    look_through(model, _senses(world, config))
+    look_through(model, senses)
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -171,13 +106,7 @@ def learn(
     left = config.steps - (model.num_timesteps if resumed else 0)
     if left > 0:
         # One call, not one a chunk: each rounds up to whole rollouts, and begins its schedules anew.
-        ours = [at_marks(config.steps, _CHUNKS, mark)]
-        if config.branch_length is not None and config.first_branch_length is not None:
-            ours.append(
-                growing_branches(
-                    config.first_branch_length, config.branch_length, config.steps // 2
-                )
-            )
+        ours = [at_marks(config.steps, _CHUNKS, mark), *_growth(config)]
         model.learn(left, callback=[*ours, *callbacks], reset_num_timesteps=not resumed)
     mark(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
@@ -194,8 +123,20 @@ def learn(
     return model
 
 
+def _growth(config: LearnConfig) -> list[BaseCallback]:
+    """Lets branches grow over the first half of the steps, where they should."""
+    first, last = config.first_branch_length, config.branch_length
+    if first is None or last is None:
+        return []
+    return [growing_branches(first, last, config.steps // 2)]
+
+
 def _world(
-    world: Twin | RealConfig, config: LearnConfig, ledger: StepLedger | None, purpose: str
+    world: Twin | RealConfig,
+    config: LearnConfig,
+    senses: Senses | None,
+    ledger: StepLedger | None,
+    purpose: str,
 ) -> VecEnv:
     from stable_baselines3.common.vec_env import VecMonitor
 
@@ -207,16 +148,12 @@ def _world(
             raise InvalidOptionError(
                 f"reward={config.reward!r} is something that only learned worlds pay: learn in a twin"
             )
-        if config.observation_mode != "pixels":
-            raise InvalidOptionError(
-                f"observation_mode={config.observation_mode!r} is something that only learned worlds show: learn in a "
-                "twin, or wrap the real environment in world_env.wrappers:LatentObservation"
-            )
         if ledger is None:
             raise StageError(
                 "learning in reality spends real steps: pass the ledger that counts them"
             )
-        env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
+        looking = None if senses is None else senses.wrap
+        env = make_real_vec(world, rows, purpose=purpose, ledger=ledger, wrap=looking)
         env.seed(config.seed)
         return _scaled(env, config)
     learned: VecEnv = WorldModelVecEnv(
@@ -239,11 +176,22 @@ def _world(
     return _scaled(VecMonitor(learned), config)
 
 
-def _senses(world: Twin | RealConfig, config: LearnConfig) -> Senses | None:
+def _senses(world: Twin | RealConfig, config: LearnConfig, through: Twin | None) -> Senses | None:
     """What the policy sees through from now on."""
-    if isinstance(world, RealConfig) or config.observation_mode == "pixels":
+    mode, real = config.observation_mode, isinstance(world, RealConfig)
+    if through is not None and (mode == "pixels" or not real):
+        raise InvalidOptionError(
+            f"a policy with observation_mode={mode!r} in a {_side(world)} world has no use for `through`: it is for "
+            "'latent' or 'both' in reality"
+        )
+    if mode == "pixels":
         return None
-    return Senses(world, config.observation_mode)
+    twin = through if isinstance(world, RealConfig) else world
+    if twin is None:
+        raise InvalidOptionError(
+            f"observation_mode={mode!r} in reality needs the twin that the policy sees through: pass through="
+        )
+    return Senses(twin, mode)
 
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
@@ -376,7 +324,7 @@ def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
             "choose another folder, or delete it to begin again"
         )
     # A setting that came later had its default when an older policy was trained.
-    plain = dataclasses.asdict(LearnConfig())
+    plain = dataclasses.asdict(LearnConfig()) | {"through": None}
     if {key: stored.get(key, plain[key]) for key in described} != described:
         raise StageError(
             f"{folder} holds a policy of another configuration: choose another folder, or delete it to begin again"

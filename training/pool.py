@@ -71,7 +71,7 @@ class PoolConfig:
     @property
     def judged_episodes(self) -> int:
         """Judged real episodes a policy."""
-        return task_of(self.real.env_id).pool_episodes if self.episodes is None else self.episodes
+        return task_of(self.real).pool_episodes if self.episodes is None else self.episodes
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
 
 def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]:
     """Eight independent runs: half of them PPO, the others of two algorithms that explore in other ways."""
-    task = task_of(config.real.env_id)
+    task = task_of(config.real)
     many = config.on_policy_steps or task.pool_steps[0]
     few = config.off_policy_steps or task.pool_steps[1]
     ppo = {
@@ -271,7 +271,7 @@ def _fifth_of(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _fixed(config: PoolConfig) -> list[Member]:
     members = [Member("random", "random", "random")]
-    if task_of(config.real.env_id).scripted is not None:
+    if task_of(config.real).scripted is not None:
         members += [Member("scripted", "scripted", "scripted")]
         members += [
             Member(f"scripted, {noise:.0%} random", "scripted", "scripted", noise)
@@ -350,7 +350,7 @@ def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows
     random = random_actor(spec.action_space, range(rows))
     if member.source == "random":
         return random
-    scripted = task_of(real.env_id).scripted
+    scripted = task_of(real).scripted
     if member.source == "scripted" and scripted is not None:
         own = scripted_actor(scripted)
     else:

@@ -223,16 +223,27 @@ def make_real(
     return env
 
 
-def make_real_vec(real: RealConfig, rows: int, *, purpose: str, ledger: StepLedger) -> VecEnv:
-    """`rows` real environments as one Stable-Baselines3 VecEnv with episode statistics."""
+def make_real_vec(
+    real: RealConfig,
+    rows: int,
+    *,
+    purpose: str,
+    ledger: StepLedger,
+    wrap: Callable[[gym.Env], gym.Env] | None = None,
+) -> VecEnv:
+    """`rows` real environments as one Stable-Baselines3 VecEnv with episode statistics; wrap: each of them."""
     try:
         from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
     except ImportError as error:
         raise MissingExtraError(
             'Stable-Baselines3 is not installed: pip install "world-env[train]"'
         ) from error
-    makers = [lambda: make_real(real, purpose=purpose, ledger=ledger)] * rows
-    return VecMonitor(DummyVecEnv(makers))
+
+    def maker() -> gym.Env:
+        env = make_real(real, purpose=purpose, ledger=ledger)
+        return env if wrap is None else wrap(env)
+
+    return VecMonitor(DummyVecEnv([maker] * rows))
 
 
 def spec_of(real: RealConfig) -> WorldSpec:

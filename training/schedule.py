@@ -220,8 +220,8 @@ def refine_task(
     many = task.real_steps >= MANY_STEPS
     plain = _small_rounds(task, real, out) if many else RefineConfig(real, out)
     asked = {"rounds": task.rounds, "later_exploration": task.later_exploration}
-    fit = {"updates": task.updates}
-    learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain}
+    fit = {"updates": task.updates} | _model_of(task)
+    learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain} | _view_of(task)
     learn |= {"options": plain.learn.options | task.options, "seed": seed}
     return dataclasses.replace(
         plain,
@@ -245,6 +245,16 @@ def check_actions(algo: str, spec: WorldSpec) -> None:
 def _given(fields: JSON) -> JSON:
     """Those that a row says something of."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _model_of(task: Task) -> JSON:
+    """Which world model a row asks for."""
+    return {"family": task.family, "model": task.model or None}
+
+
+def _view_of(task: Task) -> JSON:
+    """What policies of a row see."""
+    return {"observation_mode": task.observation_mode}
 
 
 def _first_exploration(task: Task) -> str:
@@ -298,6 +308,6 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         candidates=("newest",),
         later_updates=3_000,
         seed=seed,
-        fit=FitConfig(updates=6_000, states=50_000),
-        learn=dataclasses.replace(SHORT_BRANCHES, seed=seed),
+        fit=FitConfig(updates=6_000, states=50_000, **_given(_model_of(task))),
+        learn=dataclasses.replace(SHORT_BRANCHES, seed=seed, **_given(_view_of(task))),
     )

@@ -108,6 +108,8 @@ class LearnStage:
     """Wrappers of the real environment, as module:Class, innermost first."""
     action_chunk: int = 1
     """Real actions that one action plays."""
+    through: str | None = None
+    """Bundled twin or folder that a policy sees reality through, where --observation-mode is not "pixels"."""
     config: _Flat[LearnConfig] = field(default_factory=LearnConfig)
 
     def world(self) -> Twin | RealConfig:
@@ -138,6 +140,7 @@ def learn_stage(stage: _Flat[LearnStage]) -> None:
         out=stage.out,
         ledger=ledger,
         progress=lambda done, wanted, logs: bars("learn", done, wanted, logs),
+        through=None if stage.through is None else Twin.load(stage.through),
     )
     console.print(f"policy: {stage.out}")
 
@@ -197,9 +200,15 @@ def build_stage(
     out: Path | None = None,
     pool: Path | None = None,
     seed: int = 0,
+    kwargs: dict[str, Any] | None = None,
     wrappers: tuple[str, ...] = (),
+    family: str | None = None,
+    observation_mode: str | None = None,
 ) -> None:
-    """Collect, fit, learn, verify in reality, and save a twin with its card and a page."""
+    """Collect, fit, learn, verify in reality, and save a twin with its card and a page.
+
+    ENV_ID is any Gymnasium id, or the name of a task that this project measures itself on.
+    """
     folder = out or runs_folder() / "build" / env_id.replace("/", "-").replace(":", "-")
     _show(
         build(
@@ -214,7 +223,10 @@ def build_stage(
                 episodes=episodes,
                 pool=pool,
                 seed=seed,
+                kwargs=kwargs or {},
                 wrappers=wrappers,
+                fit=FitConfig() if family is None else FitConfig(family=family),
+                observation_mode=observation_mode,
             ),
             report=Bars(),
         )

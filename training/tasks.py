@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from training.real import RealConfig
 from world_env.spec import JSON
 
 
@@ -22,10 +23,16 @@ class Task:
     scripted: a policy written by hand, as "module:function"; None: none is known.
     termination: the true termination function, likewise, for comparisons with what a twin learned of it.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
+    real: the real environment, where the row's name is no Gymnasium id.
+    family, model: of FitConfig. observation_mode: of LearnConfig.
     """
 
     twin: str
     real_steps: int
+    real: RealConfig | None = None
+    family: str | None = None
+    model: JSON = field(default_factory=dict)
+    observation_mode: str | None = None
     rounds: int | None = None
     updates: int | None = None
     exploration: str | None = None
@@ -55,6 +62,11 @@ _DQN: JSON = {
     "batch_size": 64,
 }
 
+_PENDULUM: JSON = {
+    "gamma": 0.95,
+    "policy_kwargs": {"net_arch": [128, 128], "activation_fn": "SiLU"},
+}
+
 _IN_ROUNDS = Task(
     "",
     100_000,
@@ -76,16 +88,36 @@ TASKS: dict[str, Task] = {
     "Pendulum-v1": Task(
         "pendulum",
         3_000,
-        options={
-            "gamma": 0.95,
-            "policy_kwargs": {"net_arch": [128, 128], "activation_fn": "SiLU"},
-        },
+        options=_PENDULUM,
         learn_steps=400_000,
         on_uncertain="ignore",
         offpolicy="SAC",
         reference_steps=20_000,
         pool_steps=(120_000, 10_000),
         scripted="training.scripted:swing_up",
+    ),
+    "Pendulum-v1-pixels": Task(
+        "pendulum-pixels",
+        20_000,
+        real=RealConfig(
+            "Pendulum-v1",
+            {"render_mode": "rgb_array"},
+            (
+                'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
+                'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}',
+                "gymnasium.wrappers:GrayscaleObservation",
+            ),
+        ),
+        family="rssm",
+        model={"windows": 16, "window": 20},
+        observation_mode="latent",
+        exploration="mix:0.5*random+0.5*held:5",
+        options=_PENDULUM,
+        learn_steps=400_000,
+        on_uncertain="ignore",
+        offpolicy="SAC",
+        many_steps=1_000_000,
+        bundled=False,
     ),
     "Acrobot-v1": Task(
         "acrobot",
@@ -137,12 +169,20 @@ TASKS: dict[str, Task] = {
         pool_steps=(400_000, 100_000),
     ),
 }
-"""Real id -> its row; environments that are not here get the defaults of `Task`."""
-BUNDLED = {real_id: task for real_id, task in TASKS.items() if task.bundled}
+"""Name -> its row, a real id where the row does not say otherwise; other environments get the defaults of `Task`."""
+BUNDLED = {name: task for name, task in TASKS.items() if task.bundled}
 """Those whose twin comes with the package."""
 
 
-def task_of(env_id: str) -> Task:
-    """The row of an environment, or the defaults."""
+def real_of(name: str) -> RealConfig:
+    """The real environment of a row, or of a Gymnasium id that has none."""
+    row = TASKS.get(name)
+    return RealConfig(name) if row is None or row.real is None else row.real
+
+
+def task_of(real: RealConfig) -> Task:
+    """The row of a real environment: its very own, else that of its id, else the defaults."""
+    own = next((row for row in TASKS.values() if row.real == real), None)
+    env_id = real.env_id
     name = env_id.rpartition("/")[2].rpartition("-v")[0].lower() or env_id.lower()
-    return TASKS.get(env_id) or Task(name, 10_000, bundled=False)
+    return own or TASKS.get(env_id) or Task(name, 10_000, bundled=False)

@@ -17,7 +17,7 @@ from training.policy import load_policy, policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.report import DASH
 from training.schedule import MANY_STEPS
-from training.tasks import TASKS
+from training.tasks import TASKS, real_of, task_of
 from world_env.errors import InvalidOptionError
 from world_env.folder import list_twins
 from world_env.twin import Twin
@@ -276,7 +276,7 @@ def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) 
 def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Path) -> None:
     task = "InvertedDoublePendulum-v5"
     for fit, wanted in ((FitConfig(), TASKS[task].updates), (FitConfig(updates=7), 7)):
-        config = refine_config(BuildConfig(task, tmp_path, fit=fit), RealConfig(task))
+        config = refine_config(BuildConfig(task, tmp_path, fit=fit))
         assert {config.fit_of(number).updates for number in range(config.rounds)} == {wanted}
     assert TASKS[task].updates is not None
 
@@ -287,14 +287,35 @@ def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Pa
 def test_a_build_of_many_steps_is_refined_in_small_rounds(
     task: str, steps: int | None, tmp_path: Path
 ) -> None:
-    config = refine_config(BuildConfig(task, tmp_path, steps=steps), RealConfig(task))
+    config = refine_config(BuildConfig(task, tmp_path, steps=steps))
     assert config.steps == (steps or TASKS[task].real_steps)
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
 
 
+def test_a_task_of_another_name_says_how_its_world_is_made(tmp_path: Path) -> None:
+    name = "Pendulum-v1-pixels"
+    assert task_of(real_of(name)) is TASKS[name]
+    assert task_of(RealConfig("Pendulum-v1")) is TASKS["Pendulum-v1"]
+    # A world of the user's own is the id's, whatever it is wrapped in.
+    wrapped = RealConfig("Pendulum-v1", {}, ("gymnasium.wrappers:FlattenObservation",))
+    assert task_of(wrapped) is TASKS["Pendulum-v1"]
+    assert task_of(RealConfig("Acme/Crane-v3")).twin == "crane"
+    assert real_of("Acme/Crane-v3") == RealConfig("Acme/Crane-v3")
+
+    config = refine_config(BuildConfig(name, tmp_path))
+    assert config.real == real_of(name) == BuildConfig(name, tmp_path).real
+    assert (config.fit.family, config.learn.observation_mode) == ("rssm", "latent")
+    assert config.fit.model == TASKS[name].model
+    seen = refine_config(BuildConfig(name, tmp_path, observation_mode="pixels")).learn
+    assert seen.observation_mode == "pixels"
+    outside = BuildConfig(name, tmp_path, kwargs={"g": 9.0}, wrappers=("a:B",)).real
+    assert outside.wrappers == (*real_of(name).wrappers, "a:B")
+    assert outside.kwargs == {"render_mode": "rgb_array", "g": 9.0}
+
+
 def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
-    config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"), RealConfig("Hopper-v5"))
+    config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"))
     assert config.learn.algo == "SAC" and config.learn.branch_length == 10
     with pytest.raises(InvalidOptionError, match=r"SAC needs continuous actions.*Discrete\(2\)"):
         build(BuildConfig("CartPole-v1", tmp_path / "run", algo="SAC"))

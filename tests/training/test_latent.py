@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from oracle import oracle_twin, register_oracles
 from stable_baselines3 import PPO
 
@@ -17,7 +18,7 @@ from training.learn import LearnConfig, learn
 from training.policy import load_policy, policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.returns import policy_actor, run_learned, run_real
-from world_env.errors import InvalidOptionError, SpaceMismatchError
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.models.rssm import RssmConfig
 from world_env.sb3 import WorldModelVecEnv
 from world_env.twin import Twin
@@ -172,10 +173,40 @@ def test_it_goes_on_from_another_one(tmp_path: Path) -> None:
     assert senses_of(later) is not None
 
 
-def test_reality_has_no_latents_of_its_own() -> None:
-    with pytest.raises(InvalidOptionError, match="LatentObservation"):
+def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
+    twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
+    config = LearnConfig(steps=8_192, rows=4, observation_mode="latent")
+    model = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
+    assert ledger.by_purpose == {"collect": 8_192}
+    # An exact twin's latents are the observations themselves: the same training, to the last weight.
+    plain = dataclasses.replace(config, observation_mode="pixels")
+    same = learn(CARTPOLE, plain, ledger=StepLedger())
+    pairs = zip(model.policy.parameters(), same.policy.parameters(), strict=True)
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in pairs)
+    card = policy_card(tmp_path / "policy")
+    assert (card["trained_in"], card["sees"]["mode"]) == ("real", "latent")
+    assert card["provenance"]["learn"]["through"] == twin.fingerprint()
+    again = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
+    carried = senses_of(again)
+    assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
+    assert ledger.by_purpose == {"collect": 8_192}
+    with pytest.raises(StageError, match="another configuration"):
         learn(
             CARTPOLE,
-            LearnConfig(steps=64, observation_mode="latent"),
-            ledger=StepLedger(),
+            config,
+            out=tmp_path / "policy",
+            ledger=ledger,
+            through=Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL),
         )
+
+
+def test_reality_has_no_latents_of_its_own() -> None:
+    latent, twin = LearnConfig(steps=64, observation_mode="latent"), oracle_twin("CartPole-v1")
+    with pytest.raises(InvalidOptionError, match="in reality needs the twin"):
+        learn(CARTPOLE, latent, ledger=StepLedger())
+    with pytest.raises(InvalidOptionError, match="'pixels' in a real world has no use for"):
+        learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), through=twin)
+    with pytest.raises(InvalidOptionError, match="'latent' in a learned world has no use for"):
+        learn(twin, latent, through=twin)
+    with pytest.raises(SpaceMismatchError):
+        learn(RealConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)

@@ -175,7 +175,9 @@ def test_what_is_no_pool_is_named(tmp_path: Path, made: Pool) -> None:
 def test_judged_episodes_are_the_tasks_unless_said(tmp_path: Path) -> None:
     acrobot = RealConfig("Acrobot-v1")
     assert (
-        PoolConfig(acrobot, tmp_path).judged_episodes == task_of("Acrobot-v1").pool_episodes > 100
+        PoolConfig(acrobot, tmp_path).judged_episodes
+        == task_of(RealConfig("Acrobot-v1")).pool_episodes
+        > 100
     )
     assert PoolConfig(REAL, tmp_path).judged_episodes == 100
     assert PoolConfig(acrobot, tmp_path, episodes=8).judged_episodes == 8
