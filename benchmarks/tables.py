@@ -19,6 +19,7 @@ from pathlib import Path
 
 from agreement_tables import agreement_section
 from alarm_table import alarm_section
+from families_table import families_section
 from lint_table import lint_section
 from misses_table import misses_section
 from refined_table import refined_section, refined_summary
@@ -260,6 +261,7 @@ SECTIONS = {
         "refined": refined_section,
         "lint": lint_section,
         "scales": scales_section,
+        "families": families_section,
     },
 }
 """Page -> results file without its ending = name of the page's markers -> what writes the section."""

@@ -1,0 +1,121 @@
+"""Families of world models on the same real steps: how far are they off after 1, 5, ... steps that they only imagine?
+
+    python benchmarks/families.py --seeds 0 1 2 --resume
+    python benchmarks/families.py --worlds "Pendulum-v1 without velocity" --families rssm --seeds 0 --resume
+
+Each family is fitted, as a fit is by default, to the same episodes, and rolled out along others, collected by the same
+policy with other seeds. Its state is inferred from as many real observations as it takes (`WorldModel.context`: an
+ensemble 1, a recurrent model several, where there are so many); then it sees nothing more. Errors are root mean squares
+in standard deviations of the data, beside those of "nothing moves" (hold-last).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from families_table import FAMILIES, WORLDS
+from returns import merge, read
+
+from training.collect import CollectConfig, collect
+from training.episodes import EpisodeStore
+from training.fidelity import open_loop, scales_of
+from training.fit import FitConfig, fit_episodes
+from training.fit_checks import FitWarning
+from training.provenance import facts
+from training.real import RealConfig, StepLedger
+from training.tasks import TASKS, real_of
+from training.windows import encode_episodes
+from world_env.spec import JSON
+
+BENCHMARK = "families"
+EXPLORATION = "mix:0.5*random+0.5*held:5"
+NO_VELOCITY = 'world_env.wrappers:SelectColumns{"columns": [0, 1]}'
+TEST_STEPS = 4_000
+TEST_SEEDS = 40_000
+"""Added to a row's seed: what the twin is measured on."""
+STEPS = (1, 5, 10, 20, 50, 100, 200)
+
+
+def real_world(world: str) -> RealConfig:
+    """The real environment of a row."""
+    hidden = world.endswith(" without velocity")
+    real = real_of(world.removesuffix(" without velocity"))
+    return dataclasses.replace(real, wrappers=(NO_VELOCITY,)) if hidden else real
+
+
+def main() -> None:
+    """Run the missing rows and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=WORLDS)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--updates", type=int, help="other than a fit's own number")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    if not arguments.resume:
+        arguments.out.unlink(missing_ok=True)
+    for world in arguments.worlds:
+        for seed in arguments.seeds:
+            for family in arguments.families:
+                key = {"task": world, "family": family, "seed": seed}
+                stored = read(arguments.out) or {"rows": []}
+                if any(key.items() <= row.items() for row in stored["rows"]):
+                    continue
+                made = measured(world, family, seed, arguments.updates)
+                row = key | made | {name: facts()[name] for name in ("commit", "date")}
+                merge(arguments.out, BENCHMARK, {"rows": [row]}, keep=True)
+                print(json.dumps(row), flush=True)
+
+
+def measured(world: str, family: str, seed: int, updates: int | None = None) -> JSON:
+    """The rest of one row."""
+    task = TASKS[world.removesuffix(" without velocity")]
+    train = episodes_of(world, task.real_steps, seed, "collect")
+    test = episodes_of(world, TEST_STEPS, TEST_SEEDS + seed, "judge")
+    model = task.model if family == task.family else {}
+    began = time.perf_counter()
+    config = FitConfig(family, model, updates or task.updates, seed=seed)
+    twin = fit_episodes(train.load(), train.spec, config)
+    seconds = round(time.perf_counter() - began)
+    scale = scales_of(encode_episodes(train.load(), twin.codec))
+    data = encode_episodes(test.load(), twin.codec)
+    curve = open_loop(twin.model, data, horizon=STEPS[-1], scale=scale)
+    return {
+        "real_steps": train.steps,
+        "exploration": EXPLORATION,
+        "updates": twin.provenance["fit"]["updates"],
+        "model": model,
+        "parameters": sum(value.numel() for value in twin.model.parameters()),
+        "score": curve.score,
+        "reward_error": curve.reward_error,
+        "errors": [
+            {"step": s, "error": curve.error[s - 1], "hold_last": curve.hold_last[s - 1]}
+            for s in STEPS
+            if s <= len(curve.error)
+        ],
+        "seconds": seconds,
+    }
+
+
+def episodes_of(world: str, steps: int, seed: int, purpose: str) -> EpisodeStore:
+    """Real episodes of a world; kept, so that all families get the same."""
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
+    folder = runs / f"{world.replace(' ', '-')}-{seed}"
+    config = CollectConfig(real_world(world), folder, steps, EXPLORATION, seed, purpose=purpose)
+    return collect(config, ledger=StepLedger())
+
+
+if __name__ == "__main__":
+    main()
