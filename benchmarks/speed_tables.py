@@ -9,6 +9,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 NOTHING = "Not measured yet."
+IMAGE_ROWS = 16
+IMAGE_GOALS = {("64x64", "core, images"): 5_000, ("64x64", "core, latents"): 25_000}
 _SHELLS = ("core", "vector_env", "vector_env_restarts", "vec_env", "env", "mbrl", "real")
 
 
@@ -52,6 +54,32 @@ def steps_section(tree: dict | None) -> str:
             f"{memory['milliseconds_last_tenth']:.1f} ms where it had taken {memory['milliseconds_first_tenth']:.1f}."
         )
     return "\n".join(lines)
+
+
+def image_section(tree: dict | None) -> str:
+    """Steps a second of worlds of images, with the goals that were set for them."""
+    if tree is None:
+        return NOTHING
+    counts = sorted({row["rows"] for row in tree["rows"]})
+    lines = [
+        "| images | what | " + " | ".join(f"{count} rows" for count in counts) + " | goal |",
+        "|---|---|" + "---|" * (len(counts) + 1),
+    ]
+    found = {(row["size"], row["what"], row["rows"]): row for row in tree["rows"]}
+    for size, what in dict.fromkeys((row["size"], row["what"]) for row in tree["rows"]):
+        cells = [
+            f"{row['steps_per_second']:,.0f} ({row['milliseconds']:.2f} ms)"
+            if (row := found.get((size, what, count)))
+            else ""
+            for count in counts
+        ]
+        judged, goal = found.get((size, what, IMAGE_ROWS)), IMAGE_GOALS.get((size, what))
+        word = ""
+        if goal is not None and judged is not None:
+            met = judged["steps_per_second"] >= goal
+            word = f"{goal:,} in {IMAGE_ROWS} rows: {'met' if met else '**missed**'}"
+        lines.append(f"| {size} | {what} | {' | '.join(cells)} | {word} |")
+    return "\n".join([*lines, "", f"Median of {tree['repeats']} alternating rounds. {_made(tree)}"])
 
 
 def held_section(tree: dict | None) -> str:

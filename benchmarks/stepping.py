@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
 
+from world_env.batch import Observation, State
 from world_env.env import WorldModelEnv
 from world_env.models.networks import RowGroups
+from world_env.random import RowRandom
 from world_env.sb3 import WorldModelVecEnv
 from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
@@ -110,6 +112,51 @@ def real(env_id: str) -> Step:
     return step
 
 
+def model_step(twin: Twin, rows: int) -> Step:
+    """The world model alone: what comes of an action."""
+    model, state, action, _ = _standing(twin, rows)
+    random = RowRandom.from_seed(0, rows)
+
+    def step() -> None:
+        with torch.no_grad():
+            model.step(state, action, random=random)
+
+    return step
+
+
+def model_decode(twin: Twin, rows: int) -> Step:
+    """The world model alone: what a state looks like."""
+    model, state, _, _ = _standing(twin, rows)
+
+    def step() -> None:
+        with torch.no_grad():
+            model.decode(state)
+
+    return step
+
+
+def model_observe(twin: Twin, rows: int) -> Step:
+    """The world model alone: what a real observation says of a state."""
+    model, state, action, seen = _standing(twin, rows)
+    random = RowRandom.from_seed(0, rows)
+
+    def step() -> None:
+        with torch.no_grad():
+            model.observe(state, action, seen, random=random)
+
+    return step
+
+
+def _standing(twin: Twin, rows: int) -> tuple[Any, State, torch.Tensor, Observation]:
+    """(model, a state of so many rows, an action, an observation)."""
+    model = twin.model.stepper()
+    starts = twin.starts.select(torch.zeros(rows, dtype=torch.int64)).to("cpu", torch.float32)
+    with torch.no_grad():
+        state = model.encode(starts, random=RowRandom.from_seed(0, rows))
+    seen = {key: value[:, 0] for key, value in starts.observations.items()}
+    return model, state, torch.zeros(rows, twin.codec.action_size), seen
+
+
 NETWORKS: dict[str, Callable[[Twin, int, JSON], Step]] = {
     "forward": forward,
     "dynamics": partial(forward, heads=False),
@@ -121,6 +168,20 @@ WORLDS: dict[str, Callable[[Twin, int, JSON], Step]] = {
     "vector_env_restarts": vector_env_restarts,
     "vec_env": vec_env,
 }
+
+_OFF: JSON = {"uncertainty": False}
+PARTS: dict[str, Callable[[Twin, int], Step]] = {
+    "core, latents": lambda twin, rows: core(twin, rows, _OFF | {"observation_mode": "latent"}),
+    "core, images": lambda twin, rows: core(twin, rows, _OFF),
+    "vec_env, latents": lambda twin, rows: vec_env(
+        twin, rows, _OFF | {"observation_mode": "latent"}
+    ),
+    "vec_env, images": lambda twin, rows: vec_env(twin, rows, _OFF),
+    "model.step": model_step,
+    "model.decode": model_decode,
+    "model.observe": model_observe,
+}
+"""What is timed of a world of images."""
 
 
 def actions_of(spec: WorldSpec, rows: int) -> Iterator[Any]:

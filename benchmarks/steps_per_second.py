@@ -2,10 +2,12 @@
 
     python benchmarks/steps_per_second.py --scaling --plot benchmarks/results/steps_per_second.png
     python benchmarks/steps_per_second.py --sizes HalfCheetah-v5 --rows 1000 --dtypes float32 bfloat16
+    python benchmarks/steps_per_second.py --images --rows 1 16 64 --out benchmarks/results/image_steps.json
 
 Twins are untrained (5 members of 4 x 200 units), because speed does not ask what a network knows. All cases of one size
 and row count are timed in alternation, and the median over the rounds is kept. Nothing restarts while it is timed, but
-in `vector_env_restarts`. One thread always: more are slower as soon as anything else runs.
+in `vector_env_restarts`. One thread always: more are slower as soon as anything else runs. `--images`: worlds of images
+alone, in the recurrent family at its default size, with what is decoded and without.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 from gymnasium import spaces
 from mbrl_speed import MbrlError, Worker, mbrl_python, whole_rows
 from speed_plot import plot
-from stepping import NETWORKS, WORLDS, Step, core, real
+from stepping import NETWORKS, PARTS, WORLDS, Step, core, real
 from timing import JSON, Measure, alternate, median, rate, resident_mb
 
 from training.provenance import facts, write_results
@@ -52,6 +54,7 @@ SCALING = tuple(
     )
 )
 """(members, observation size) pairs."""
+IMAGES = {"64x64": (64, 64), "64x64x3": (64, 64, 3)}
 WHAT = (*NETWORKS, *WORLDS, "real", "mbrl")
 
 
@@ -70,6 +73,7 @@ class Key:
 
 Case = tuple[Key, Measure]
 Rates = dict[Key, list[float]]
+"""What `alternate` measured, steps a second."""
 
 
 # -- cases ---------------------------------------------------------------------------------------------------------
@@ -147,6 +151,21 @@ def scaling_cases(rows: int, dtypes: list[str]) -> list[Case]:
             key = Key("synthetic", "", rows, dtype, members=members, observation_size=size)
             network = replace(NETWORK, members=members)
             cases += cases_of(key, spec, ["forward", "core"], network)
+    return cases
+
+
+def image_cases(rows: int) -> list[Case]:
+    """Worlds of images, and what their time goes into."""
+    cases: list[Case] = []
+    for size, shape in IMAGES.items():
+        spec = WorldSpec(
+            observation_space=spaces.Box(0, 255, shape, np.uint8),
+            action_space=spaces.Box(-1.0, 1.0, (1,), np.float32),
+            horizon=None,
+        )
+        twin = Twin.untrained(spec, "rssm")
+        for what, make in PARTS.items():
+            cases += prepared(Key(size, what, rows), partial(make, twin, rows))
     return cases
 
 
@@ -229,6 +248,25 @@ def tree_of(arguments: argparse.Namespace, head: JSON, rates: Rates) -> JSON:
     }
 
 
+def image_tree(arguments: argparse.Namespace, head: JSON, rates: Rates) -> JSON:
+    """The results file of `--images`."""
+    rows = []
+    for key, values in rates.items():
+        speed = statistics.median(values)
+        row: JSON = {"size": key.size, "what": key.what, "rows": key.rows}
+        row |= {
+            "steps_per_second": median([speed]),
+            "milliseconds": median([1e3 * key.rows / speed]),
+        }
+        rows.append(row)
+    return head | {
+        "threads": torch.get_num_threads(),
+        "repeats": arguments.repeats,
+        "seconds": arguments.seconds,
+        "rows": rows,
+    }
+
+
 # -- the run -------------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +274,8 @@ def main() -> None:
     """Time everything that was asked for and write the file after each group."""
     arguments = parse()
     torch.set_num_threads(1)
+    if arguments.images:
+        return time_images(arguments)
     # Once, at the start: what runs is what was loaded, whatever is committed meanwhile.
     head: JSON = {"benchmark": "steps_per_second"} | facts() | {"memory": None, "notes": []}
     if arguments.memory_steps:
@@ -281,6 +321,20 @@ def main() -> None:
         plot(tree_of(arguments, head, rates), arguments.plot)
 
 
+def time_images(arguments: argparse.Namespace) -> None:
+    """Time worlds of images alone and write their file."""
+    head, rates = {"benchmark": "image_steps"} | facts(), Rates()
+    for rows in arguments.rows:
+        cases = image_cases(rows)
+        measures = [measure for _, measure in cases]
+        timed = alternate(measures, repeats=arguments.repeats, seconds=arguments.seconds)
+        rates |= {key: values for (key, _), values in zip(cases, timed, strict=True)}
+    tree = image_tree(arguments, head, rates)
+    write_results(arguments.out, tree)
+    for row in tree["rows"]:
+        print(f"{row['size']}, {row['rows']} rows, {row['what']}: {row['steps_per_second']:,.0f}")
+
+
 def open_workers(arguments: argparse.Namespace, head: JSON, stack: ExitStack) -> dict[str, Worker]:
     """mbrl-lib's process for each size with continuous actions; none, and a note, where it cannot be had."""
     workers: dict[str, Worker] = {}
@@ -321,6 +375,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory-rows", type=int, default=16384)
     parser.add_argument("--memory-steps", type=int, default=1000, help="0: leave memory out")
     parser.add_argument("--skip-mbrl", action="store_true", help="install and time no mbrl-lib")
+    parser.add_argument("--images", action="store_true", help="worlds of images alone")
     parser.add_argument("--plot", type=Path, help="a PNG, steps a second against rows")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/steps_per_second.json")

@@ -28,6 +28,7 @@ from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
     held_section,
+    image_section,
     learn_section,
     parts_section,
     ppo_section,
@@ -249,6 +250,7 @@ SECTIONS = {
     "benchmarks/README.md": {
         "tuning": tuning_section,
         "steps_per_second": steps_section,
+        "image_steps": image_section,
         "returns_speed": held_section,
         "parts": parts_section,
         "uncertainty": uncertainty_section,

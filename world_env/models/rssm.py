@@ -74,6 +74,8 @@ class RssmWorldModel(TrainableWorldModel):
             *dense(deter + self.senses.size, hidden), nn.Linear(hidden, stoch)
         )
         self.outcome = nn.Sequential(*dense(features, hidden, 2), nn.Linear(hidden, 2 * _BINS + 1))
+        # Nothing ends in a model that knows nothing.
+        cast("nn.Linear", self.outcome[-1]).bias.data[-1] = -5.0
         self.doubters = MemberMLP(config.members, deter, hidden // 2, 1, stoch)
         self.register_buffer("bins", symexp(torch.linspace(-_FURTHEST, _FURTHEST, _BINS)))
         self.register_buffer("reward", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))

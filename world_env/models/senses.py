@@ -21,6 +21,9 @@ from world_env.spec import WorldSpec
 _SMALLEST = 4
 """Rows or columns of an image after the last convolution, about."""
 
+_FEW_CHANNELS = 16
+"""Channels up to which `doubled` is the quicker way."""
+
 
 def symlog(value: Tensor) -> Tensor:
     """sign(x) ln(1 + |x|) [Hafner et al. 2023, arXiv:2301.04104, eq. 9]."""
@@ -190,8 +193,23 @@ class _Pen(nn.Module):
         """(N, F) to (N, C, height, width), about [0, 1]."""
         hidden = self.first(features).unflatten(-1, self.start)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            hidden = layer(functional.silu(norm(hidden)))
+            hidden = functional.silu(norm(hidden))
+            plain = hidden.shape[1] > _FEW_CHANNELS
+            hidden = layer(hidden) if plain else doubled(hidden, cast("nn.ConvTranspose2d", layer))
         return hidden[..., : self.height, : self.width] + 0.5
+
+
+def doubled(image: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
+    """What a transposed convolution of kernel 4, stride 2 and padding 1 makes of images (N, C, height, width).
+
+    Each of its output pixels takes in 2 x 2 input pixels. As one convolution of 2 x 2 for each of the four places that
+    a pixel has in a pair of rows and columns, it takes half of the time where channels are few; in training as long.
+    """
+    weight = layer.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)
+    kernel = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
+    bias = None if layer.bias is None else layer.bias.repeat_interleave(4)
+    parts = functional.conv2d(image, kernel, bias, padding=1)
+    return functional.pixel_shuffle(parts, 2)[..., 1:-1, 1:-1]
 
 
 def _halvings(height: int, width: int) -> int:
