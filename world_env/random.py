@@ -90,8 +90,8 @@ class RowRandom:
         self._hashed: Tensor | None = None
         # All rows draw together, so one number counts for all; nothing here is ever changed in place.
         self._drawn = 0
-        # (numbers a row, dtype) -> first, end, (N, B, numbers): normal draws made ahead, shared with clones.
-        self._ahead: dict[tuple[int, torch.dtype], tuple[int, int, Tensor]] = {}
+        # (law, numbers a row, dtype) -> first, end, (N, B, numbers): draws made ahead, shared with clones.
+        self._ahead: dict[tuple[str, int, torch.dtype], tuple[int, int, Tensor]] = {}
 
     @classmethod
     def from_seed(cls, seed: int, rows: int, *, device: torch.device | str = "cpu") -> RowRandom:
@@ -131,24 +131,24 @@ class RowRandom:
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (B, *shape) uniform in (0, 1); 23 random bits as float32, 53 as float64."""
-        width = 53 if dtype == torch.float64 else 24
-        bits = _shift_right(self.bits(shape), 64 - width)
-        if width == 53:
-            return (bits.to(dtype) + 0.5) * 2.0**-53
-        # float32 cannot hold k + 0.5 for k of 24 bits: the sum is formed in halves, on odd numbers.
-        return ((bits & ~1) + 1).to(dtype) * 2.0**-24
+        return self._next(shape, "uniform", dtype)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (B, *shape) standard normal; the tails end at 5.8 (float32)."""
+        return self._next(shape, "normal", dtype)
+
+    def _next(self, shape: tuple[int, ...], law: str, dtype: torch.dtype) -> Tensor:
+        """The next draw of a law, made ahead where draws of it follow one another."""
         count = shape[0] if len(shape) == 1 else math.prod(shape)
-        key, drawn = (count, dtype), self._drawn
+        key, drawn = (law, count, dtype), self._drawn
         first, end, made = self._ahead.get(key, _NOTHING_AHEAD)
         if not first <= drawn < end:
             # Twice as far as last time if that was used up; after a restart, which makes new streams, one by one.
             fits = min(_AHEAD_DRAWS, _AHEAD_ELEMENTS // max(1, len(self) * count))
             ahead = 2 * (end - first) if drawn == end else 1
             end = drawn + max(1, min(ahead, fits))
-            first, made = drawn, self._normals(count, end - drawn, dtype)
+            make = self._normals if law == "normal" else self._uniforms
+            first, made = drawn, make(count, end - drawn, dtype)
             self._ahead[key] = (first, end, made)
         self._drawn = drawn + 1
         # What is made ahead is kept: the caller gets numbers of its own.
@@ -175,6 +175,15 @@ class RowRandom:
         key = hash64(places.bitwise_xor_(self._hashed))
         elements = torch.arange(count, dtype=torch.int64, device=key.device) * _GOLDEN
         return hash64(key[..., None] + elements)
+
+    def _uniforms(self, count: int, draws: int, dtype: torch.dtype) -> Tensor:
+        """(draws, B, count) uniform in (0, 1)."""
+        width = 53 if dtype == torch.float64 else 24
+        bits = _shift_right(self._bits(count, draws), 64 - width)
+        if width == 53:
+            return (bits.to(dtype) + 0.5) * 2.0**-53
+        # float32 cannot hold k + 0.5 for k of 24 bits: the sum is formed in halves, on odd numbers.
+        return (bits | 1).to(dtype) * 2.0**-24
 
     def _normals(self, count: int, draws: int, dtype: torch.dtype) -> Tensor:
         """(draws, B, count) standard normal: two numbers from each hash, as Box and Muller give them."""

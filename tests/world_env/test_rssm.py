@@ -15,7 +15,7 @@ from world_env.batch import Batch, Context, select
 from world_env.checks import check_world_model
 from world_env.codec import Codec, packed
 from world_env.models.rssm import RssmConfig, RssmWorldModel, two_hot_loss
-from world_env.models.senses import doubled, symexp, symlog
+from world_env.models.senses import symexp, symlog
 from world_env.random import RowRandom
 from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
@@ -313,11 +313,3 @@ def test_some_of_the_images_say_what_all_of_them_would_on_average() -> None:
     assert len(some.unique()) > 100
     error = float(some.std()) / len(some) ** 0.5
     assert abs(float(some.mean() - whole[0])) < 4 * error + 0.01 * float(whole[0])
-
-
-@pytest.mark.parametrize("shape", [(3, 5, 6, 7), (1, 2, 1, 1), (2, 8, 4, 9)])
-def test_doubled_images_are_those_of_a_transposed_convolution(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    layer = torch.nn.ConvTranspose2d(shape[1], 3, 4, 2, 1)
-    image = torch.randn(shape)
-    assert torch.allclose(doubled(image, layer), layer(image), atol=1e-6)

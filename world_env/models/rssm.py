@@ -57,6 +57,7 @@ class RssmWorldModel(TrainableWorldModel):
         self.senses = Senses(
             spec,
             hidden=hidden,
+            patch=config.patch,
             depth=config.depth,
             features=features,
             precision=config.vector_deviation,
@@ -66,6 +67,8 @@ class RssmWorldModel(TrainableWorldModel):
         self.gates = nn.Sequential(
             nn.Linear(hidden + deter, 3 * deter, bias=False), nn.LayerNorm(3 * deter)
         )
+        # An untrained memory keeps what it has.
+        cast("nn.LayerNorm", self.gates[-1]).bias.data[2 * deter :] = -1.0
         self.correction = nn.Sequential(
             nn.Linear(self.senses.size + deter, 2 * deter, bias=False), nn.LayerNorm(2 * deter)
         )
@@ -141,10 +144,11 @@ class RssmWorldModel(TrainableWorldModel):
         """
         arrived = self._imagine(state, action, random, temperature)
         usual, terminal, logit = self._outcome(self.features(arrived))
+        rewards = self._reward_units(torch.stack([usual, terminal], 1))
         prediction = Prediction(
-            self._reward_units(usual, 0),
+            rewards[:, 0],
             (logit - self.log_terminal_weight).sigmoid(),
-            self._reward_units(terminal, 1),
+            rewards[:, 1],
             self._doubt(arrived["deter"]) if uncertainty else None,
         )
         return arrived, prediction
@@ -163,8 +167,7 @@ class RssmWorldModel(TrainableWorldModel):
         taken = self.taken(torch.cat([state["stoch"], action], -1))
         reset, candidate, update = self.gates(torch.cat([taken, deter], -1)).chunk(3, -1)
         candidate = (reset.sigmoid() * candidate).tanh()
-        # A little below zero, so that an untrained memory keeps what it has.
-        return deter.lerp(candidate, (update - 1.0).sigmoid())
+        return deter.lerp(candidate, update.sigmoid())
 
     def _imagine(
         self, state: State, action: Tensor, random: RowRandom, temperature: float = 1.0
@@ -191,9 +194,7 @@ class RssmWorldModel(TrainableWorldModel):
     def _shares(self, logits: Tensor) -> Tensor:
         """(..., S) logits as (..., groups, classes) probabilities, a little of them uniform."""
         shares = logits.unflatten(-1, (self.config.groups, self.config.classes)).softmax(-1)
-        return torch.lerp(
-            shares, torch.full_like(shares, 1.0 / self.config.classes), self.config.unimix
-        )
+        return shares * (1.0 - self.config.unimix) + self.config.unimix / self.config.classes
 
     def _draw(self, shares: Tensor, random: RowRandom, temperature: float = 1.0) -> Tensor:
         """(B, S): one class a group, (B, groups, classes) probabilities; gradients go through as if it were these."""
@@ -215,8 +216,9 @@ class RssmWorldModel(TrainableWorldModel):
         usual, terminal, logit = self.outcome(features).split((_BINS, _BINS, 1), -1)
         return usual, terminal, logit.squeeze(-1)
 
-    def _reward_units(self, logits: Tensor, kind: int) -> Tensor:
-        center, scale = self.reward[kind]
+    def _reward_units(self, logits: Tensor) -> Tensor:
+        """(B, 2) expected rewards of (B, 2, bins): of a usual step, and of one that terminates."""
+        center, scale = self.reward.unbind(1)
         low, high = self.reward_range
         return torch.addcmul(center, logits.softmax(-1) @ self.bins, scale).clamp(low, high)
 

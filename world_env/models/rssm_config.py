@@ -17,7 +17,10 @@ class RssmConfig:
     """Classes of each of them."""
     hidden: int = 128
     """Units of every hidden layer."""
-    depth: int = 8
+    patch: int = 4
+    """Side of the squares of pixels that are one place with many channels for the convolutions: with 1 most of the time
+    goes into the finest layers."""
+    depth: int = 32
     """Channels after an image's first convolution; they double with every further one."""
     vector_deviation: float = 0.05
     """How exactly vectors have to be shown: the deviation that their normalised, squashed numbers may have. With 1, as
@@ -46,8 +49,9 @@ class RssmConfig:
     """Of what the prior predicts when it is rolled on by itself, beside what is filtered."""
 
     def __post_init__(self) -> None:
-        sizes = (self.deter, self.groups, self.hidden, self.depth, self.context, self.windows)
-        if min(sizes) < 1 or min(self.classes, self.members) < 2:
+        images = (self.patch, self.depth)
+        sizes = (self.deter, self.groups, self.hidden, self.context, self.windows)
+        if min(*images, *sizes) < 1 or min(self.classes, self.members) < 2:
             raise ValueError(
                 f"{self}: expected sizes of at least 1, and at least 2 classes and members"
             )

@@ -21,9 +21,6 @@ from world_env.spec import WorldSpec
 _SMALLEST = 4
 """Rows or columns of an image after the last convolution, about."""
 
-_FEW_CHANNELS = 16
-"""Channels up to which `doubled` is the quicker way."""
-
 
 def symlog(value: Tensor) -> Tensor:
     """sign(x) ln(1 + |x|) [Hafner et al. 2023, arXiv:2301.04104, eq. 9]."""
@@ -76,7 +73,14 @@ class Senses(nn.Module):
     """
 
     def __init__(
-        self, spec: WorldSpec, *, hidden: int, depth: int, features: int, precision: float
+        self,
+        spec: WorldSpec,
+        *,
+        hidden: int,
+        patch: int,
+        depth: int,
+        features: int,
+        precision: float,
     ) -> None:
         super().__init__()
         self.precision = precision
@@ -95,9 +99,11 @@ class Senses(nn.Module):
                 *dense(features, hidden, 2), nn.Linear(hidden, sum(numbers))
             )
             self.size += hidden
-        self.eyes = nn.ModuleList(_Eye(self.shapes[key], depth, hidden) for key in self.images)
+        self.eyes = nn.ModuleList(
+            _Eye(self.shapes[key], patch, depth, hidden) for key in self.images
+        )
         self.pens = nn.ModuleList(
-            _Pen(self.shapes[key], depth, features, hidden) for key in self.images
+            _Pen(self.shapes[key], patch, depth, features, hidden) for key in self.images
         )
         self.size += hidden * len(self.images)
 
@@ -148,11 +154,13 @@ class Senses(nn.Module):
 
 
 class _Eye(nn.Module):
-    """Convolutions of stride 2 down to about 4 x 4, then one dense layer: what is embedded is read every step."""
+    """Patches, convolutions of stride 2 down to about 4 x 4, then one dense layer: it is read every step."""
 
-    def __init__(self, shape: Sequence[int], depth: int, hidden: int) -> None:
+    def __init__(self, shape: Sequence[int], patch: int, depth: int, hidden: int) -> None:
         super().__init__()
-        channels, height, width = shape
+        channels, height, width = _in_patches(shape, patch)
+        # Rows and columns that are missing for whole patches.
+        self.patch, self.missing = patch, (height * patch - shape[1], width * patch - shape[2])
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         for index in range(_halvings(height, width)):
@@ -164,7 +172,10 @@ class _Eye(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, height, width) in [0, 1] to (N, hidden)."""
-        hidden = image - 0.5
+        rows, columns = self.missing
+        hidden = functional.pixel_unshuffle(
+            functional.pad(image, (0, columns, 0, rows)) - 0.5, self.patch
+        )
         for layer, norm in zip(self.layers, self.norms, strict=True):
             hidden = functional.silu(norm(layer(hidden)))
         embedded: Tensor = self.last(hidden.flatten(1))
@@ -172,14 +183,17 @@ class _Eye(nn.Module):
 
 
 class _Pen(nn.Module):
-    """The way back: transposed convolutions, cut to the image's size."""
+    """The way back: transposed convolutions, and patches put together and cut to the image's size."""
 
-    def __init__(self, shape: Sequence[int], depth: int, features: int, hidden: int) -> None:
+    def __init__(
+        self, shape: Sequence[int], patch: int, depth: int, features: int, hidden: int
+    ) -> None:
         super().__init__()
-        channels, self.height, self.width = shape
-        halvings = _halvings(self.height, self.width)
+        self.patch, (_, self.height, self.width) = patch, shape
+        channels, height, width = _in_patches(shape, patch)
+        halvings = _halvings(height, width)
         widths = [depth * 2**index for index in reversed(range(halvings))]
-        self.start = (widths[0], -(-self.height // 2**halvings), -(-self.width // 2**halvings))
+        self.start = (widths[0], -(-height // 2**halvings), -(-width // 2**halvings))
         self.first = nn.Sequential(
             *dense(features, hidden), nn.Linear(hidden, math.prod(self.start))
         )
@@ -193,23 +207,15 @@ class _Pen(nn.Module):
         """(N, F) to (N, C, height, width), about [0, 1]."""
         hidden = self.first(features).unflatten(-1, self.start)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            hidden = functional.silu(norm(hidden))
-            plain = hidden.shape[1] > _FEW_CHANNELS
-            hidden = layer(hidden) if plain else doubled(hidden, cast("nn.ConvTranspose2d", layer))
-        return hidden[..., : self.height, : self.width] + 0.5
+            hidden = layer(functional.silu(norm(hidden)))
+        whole = functional.pixel_shuffle(hidden, self.patch)
+        return whole[..., : self.height, : self.width] + 0.5
 
 
-def doubled(image: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """What a transposed convolution of kernel 4, stride 2 and padding 1 makes of images (N, C, height, width).
-
-    Each of its output pixels takes in 2 x 2 input pixels. As one convolution of 2 x 2 for each of the four places that
-    a pixel has in a pair of rows and columns, it takes half of the time where channels are few; in training as long.
-    """
-    weight = layer.weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).flip(2, 4)
-    kernel = weight.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)
-    bias = None if layer.bias is None else layer.bias.repeat_interleave(4)
-    parts = functional.conv2d(image, kernel, bias, padding=1)
-    return functional.pixel_shuffle(parts, 2)[..., 1:-1, 1:-1]
+def _in_patches(shape: Sequence[int], side: int) -> tuple[int, int, int]:
+    """(channels, height, width) of an image of this shape whose squares of `side` pixels have become channels."""
+    channels, height, width = shape
+    return channels * side**2, -(-height // side), -(-width // side)
 
 
 def _halvings(height: int, width: int) -> int:
