@@ -321,7 +321,10 @@ def _page(
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:
-    """A few moments of one episode, learned beside real; nothing where no renderer is installed."""
+    """A few moments of one episode, learned beside real; nothing where no renderer is installed.
+
+    Images with the same actions in both worlds, and how far they are apart.
+    """
     try:
         pictures = side_by_side(
             last.twin,
@@ -330,6 +333,7 @@ def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.nda
             steps=_FILMED_STEPS,
             seed=config.seed,
             ledger=ledger,
+            mode="open_loop" if last.twin.codec.images else "closed_loop",
         )
     except MissingExtraError as error:
         _log.warning("the page has no pictures: %s", error)

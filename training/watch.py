@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -37,19 +37,17 @@ _LONGEST_FRAME, _SHORTEST_FRAME = 100, 33
 
 @dataclass
 class _Side:
-    """One world while it is watched. end: why its episode is over, "" while it goes on."""
+    """One world while it is watched.
+
+    end: why its episode is over, "" while it goes on. sees: whether a learned one is still shown the real one.
+    """
 
     name: str
     observation: Any
     steps: int = 0
     total: float = 0.0
     end: str = ""
-
-
-class _World(Protocol):
-    side: _Side
-
-    def step(self, action: Any) -> None: ...
+    sees: bool = False
 
 
 class _Real:
@@ -69,7 +67,10 @@ class _Real:
 class _Learned:
     def __init__(self, twin: Twin, seed: int, first: Any, *, temperature: float) -> None:
         config = SimulatorConfig(temperature=temperature)
-        self._simulator = Simulator(twin, 1, seed=seed, config=config)
+        self._simulator, self._seed = Simulator(twin, 1, seed=seed, config=config), seed
+        # A model with a memory may need more than one observation to know where it is.
+        self.context = int(getattr(twin.model, "context", 1))
+        self._seen, self._taken = [first], list[Any]()
         options = None if first is None else {"observation": one_row(first)}
         observation = self._simulator.reset(seed=seed, options=options)
         self.side = _Side("learned", row_of(observation, 0))
@@ -79,7 +80,27 @@ class _Learned:
         result = self._simulator.step(np.asarray(action)[None])
         side.observation, side.total = row_of(result.observation, 0), side.total + result.reward[0]
         side.steps += 1
-        side.end = ENDS[int(result.end[0])]
+        side.end, side.sees = ENDS[int(result.end[0])], False
+
+    def follow(self, action: Any, real: _Side) -> None:
+        """Be shown one more real observation instead of stepping."""
+        self._seen.append(real.observation)
+        self._taken.append(np.asarray(action))
+        past = {
+            "observations": one_row(stacked(self._seen)),
+            "actions": np.stack(self._taken)[None],
+        }
+        observation = self._simulator.reset(seed=self._seed, options={"context": past})
+        side = self.side
+        side.observation, side.sees = row_of(observation, 0), True
+        side.steps, side.total, side.end = real.steps, real.total, real.end
+
+
+def stacked(observations: Sequence[Any]) -> Any:
+    """Single observations, or dicts of them, as one array (N, ...), or a dict of such."""
+    if isinstance(observations[0], dict):
+        return {key: stacked([each[key] for each in observations]) for key in observations[0]}
+    return np.stack([np.asarray(each) for each in observations])
 
 
 def watch(
@@ -160,8 +181,9 @@ def side_by_side(
     steps: at most so many; it ends earlier when both episodes have. `real` pays them as
         "spot_check".
     mode: "closed_loop": in each world the policy acts on what it sees there; "open_loop": both
-        get the actions that it chose in reality, and the twin runs without noise; where worlds are
-        seen as pixels, a third picture is how far theirs are apart.
+        get the actions that it chose in reality, and the twin runs without noise, from as many real
+        observations as its model takes in; where worlds are seen as pixels, a third picture is how
+        far theirs are apart.
     The same renderer draws both sides. Raises InvalidOptionError, SpaceMismatchError where the two
     worlds differ in their spaces, MissingExtraError.
     """
@@ -171,7 +193,7 @@ def side_by_side(
             f"{', '.join(MODES)}, at least 1 step, and a real environment for open_loop"
         )
     with ExitStack() as stack:
-        worlds: list[_World] = []
+        worlds: list[_Real | _Learned] = []
         first = None
         if real is not None:
             env = make_real(real, purpose="spot_check", ledger=ledger)
@@ -183,31 +205,52 @@ def side_by_side(
         worlds.insert(0, _Learned(twin, seed, first, temperature=noise))
         actors = [_actor(policy, seed) for _ in worlds]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
-        together = mode == "open_loop"
-        parts = observation_spaces(twin.spec.observation_space).values()
-        differs = together and any(map(is_image, parts))
-        frames = _play(worlds, actors, renderer, steps, together=together, differs=differs)
-        return list(frames)
+        if mode == "open_loop":
+            parts = observation_spaces(twin.spec.observation_space).values()
+            differs = any(map(is_image, parts))
+            return list(_play_together(worlds, actors[-1], renderer, steps, differs))
+        return list(_play(worlds, actors, renderer, steps))
 
 
 def _play(
-    worlds: Sequence[_World],
+    worlds: Sequence[_Real | _Learned],
     actors: Sequence[Exploration],
     renderer: Renderer,
     steps: int,
-    *,
-    together: bool,
-    differs: bool,
 ) -> Iterator[np.ndarray]:
+    """Each world with an actor of its own, until all are over."""
     sides = [world.side for world in worlds]
-    yield _compose(sides, renderer, 0, differs)
+    yield _compose(sides, renderer, 0)
     for step in range(1, steps + 1):
-        if all(side.end for side in sides) or (together and sides[-1].end):
+        if all(side.end for side in sides):
             return
-        shared = actors[-1].act(sides[-1].observation) if together else None
         for world, actor in zip(worlds, actors, strict=True):
             if not world.side.end:
-                world.step(shared if together else actor.act(world.side.observation))
+                world.step(actor.act(world.side.observation))
+        yield _compose(sides, renderer, step)
+
+
+def _play_together(
+    worlds: Sequence[_Real | _Learned],
+    actor: Exploration,
+    renderer: Renderer,
+    steps: int,
+    differs: bool,
+) -> Iterator[np.ndarray]:
+    """The learned and the real world with the actions that are chosen in the real one, until that one is over."""
+    learned, real = worlds
+    assert isinstance(learned, _Learned)
+    sides = [learned.side, real.side]
+    yield _compose(sides, renderer, 0, differs)
+    for step in range(1, steps + 1):
+        if real.side.end:
+            return
+        action = actor.act(real.side.observation)
+        real.step(action)
+        if step < learned.context:
+            learned.follow(action, real.side)
+        elif not learned.side.end:
+            learned.step(action)
         yield _compose(sides, renderer, step, differs)
 
 
@@ -222,7 +265,9 @@ def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
     return actor
 
 
-def _compose(sides: Sequence[_Side], renderer: Renderer, step: int, differs: bool) -> np.ndarray:
+def _compose(
+    sides: Sequence[_Side], renderer: Renderer, step: int, differs: bool = False
+) -> np.ndarray:
     """The worlds side by side beneath their names, the step and the return so far; their difference where asked for."""
     try:
         from PIL import Image, ImageDraw
@@ -256,6 +301,8 @@ def _compose(sides: Sequence[_Side], renderer: Renderer, step: int, differs: boo
 
 
 def _told(side: _Side) -> str:
+    if side.sees:
+        return "still shown the real one"
     return f"return {side.total:.4g}" + (f" · {side.end} at {side.steps}" if side.end else "")
 
 

@@ -1,6 +1,7 @@
 """Watching: both worlds from the same first observation, every real step paid for."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from stable_baselines3 import PPO
 
 from training.exploration import RandomPolicy
-from training.real import RealConfig, StepLedger, spec_of
+from training.real import RealConfig, StepLedger, make_real, spec_of
 from training.watch import side_by_side, watch
 from world_env.errors import (
     InvalidOptionError,
@@ -16,6 +17,8 @@ from world_env.errors import (
     SpaceMismatchError,
     StageError,
 )
+from world_env.models.rssm import RssmConfig
+from world_env.simulator import Simulator
 from world_env.twin import Twin
 
 CARTPOLE = RealConfig("CartPole-v1")
@@ -85,6 +88,36 @@ def test_of_pixels_the_difference_is_shown_too() -> None:
     learned, real, apart = (shown[:, begin : begin + 300] for begin in (0, 306, 612))
     assert apart.any()
     np.testing.assert_array_equal(apart, abs(real - learned))
+
+
+def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = RealConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
+    twin = Twin.untrained(spec_of(real), "rssm", config)
+    begun, reset = [], Simulator.reset
+
+    def spied(self: Simulator, **rest: Any) -> Any:
+        begun.append(rest["options"])
+        return reset(self, **rest)
+
+    monkeypatch.setattr(Simulator, "reset", spied)
+    ledger = StepLedger()
+    frames = side_by_side(
+        twin,
+        RandomPolicy(twin.spec.action_space),
+        real=real,
+        steps=6,
+        ledger=ledger,
+        mode="open_loop",
+    )
+    assert len(frames) == 7 and ledger.total() == 6
+    assert [list(options) for options in begun] == [["observation"], *[["context"]] * 3]
+    past = begun[-1]["context"]
+    assert (past["observations"].shape, past["actions"].shape) == ((1, 4, 2), (1, 3, 1))
+    # What it was shown is what the same actions do in a world that nobody watches.
+    env = make_real(real, purpose="judge", ledger=ledger)
+    seen = [env.reset(seed=0)[0], *[env.step(action)[0] for action in past["actions"][0]]]
+    np.testing.assert_array_equal(past["observations"][0], seen)
 
 
 def test_a_finished_world_waits_for_the_other(twin: Twin) -> None:
