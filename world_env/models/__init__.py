@@ -14,6 +14,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
         "world_env.models.ensemble:EnsembleConfig",
     ),
     "rssm": ("world_env.models.rssm:RssmWorldModel", "world_env.models.rssm:RssmConfig"),
+    "rssm-large": ("world_env.models.rssm:RssmWorldModel", "world_env.models.rssm:LargeRssmConfig"),
 }
 """Name -> ("module:Model", "module:Config"): a new family is one file and one line here."""
 

@@ -25,13 +25,13 @@ from world_env.batch import Batch, Context, Observation, State, Statistics, repl
 from world_env.codec import action_size
 from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.networks import MemberMLP
-from world_env.models.rssm_config import RssmConfig
+from world_env.models.rssm_config import LargeRssmConfig, RssmConfig
 from world_env.models.senses import Senses, dense, symexp
 from world_env.models.weights import terminal_weight, weighted_mean
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
 
-__all__ = ["RssmConfig", "RssmWorldModel"]
+__all__ = ["LargeRssmConfig", "RssmConfig", "RssmWorldModel"]
 
 _BINS, _FURTHEST = 63, 8.0
 """Bins of a reward, symexp-spaced in units of the data's scale, and the logarithm of the outermost ones."""

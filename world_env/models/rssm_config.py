@@ -66,3 +66,17 @@ class RssmConfig:
             raise ValueError(f"decoded is {self.decoded}, expected a share in (0, 1]")
         if not 0.0 <= self.unimix < 1.0:
             raise ValueError(f"unimix is {self.unimix}, expected a share in [0, 1)")
+
+
+@dataclass(frozen=True)
+class LargeRssmConfig(RssmConfig):
+    """Sizes for a GPU, about those of DreamerV3's S [Hafner et al. 2023, arXiv:2301.04104v1, table B.1]."""
+
+    deter: int = 512
+    groups: int = 32
+    classes: int = 32
+    hidden: int = 512
+    patch: int = 1
+    decoded: float = 1.0
+    window: int = 64
+    windows: int = 16
