@@ -25,6 +25,14 @@ ARMS: dict[str, JSON] = {
             "steady": {"options": _SMALL | {"gamma": 0.998}},
         },
     },
+    "rollouts of 256 steps in the last 40 % of the rounds": {
+        "last_learn": {"options": _LARGE},
+        "last_share": 0.4,
+    },
+    "rollouts of 256 steps in the last 40 %, twice the learned steps": {
+        "last_learn": {"options": _LARGE, "steps": 600_000},
+        "last_share": 0.4,
+    },
     "2 members": {"model": {"members": 2}},
     "10 members": {"model": {"members": 10}},
     "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},

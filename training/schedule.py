@@ -78,8 +78,11 @@ class RefineConfig:
     """Updates of the later rounds' fits; None: as `fit` says. A fit that goes on needs fewer."""
     explorer_steps: int | None = None
     """Learned steps of policies that only collect; None: as many as of the others."""
-    later_learn_steps: int | None = None
-    """Learned steps of the later rounds; None: as many as the first one's."""
+    last_learn: JSON = field(default_factory=dict)
+    """Fields of LearnConfig that differ in the last rounds, where a policy should settle; explorers stay as they are.
+    {"options": {"n_steps": 256}}: what happens once in many steps is learned from longer rollouts."""
+    last_share: float = 0.4
+    """Share of the rounds that are the last ones."""
     seed: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
@@ -109,6 +112,9 @@ class RefineConfig:
                 )
             self.explorer(name, 0)  # refused here rather than after a round
         self._check_names()
+        self.learn_of(self.rounds - 1)
+        if not 0.0 <= self.last_share <= 1.0:
+            raise InvalidOptionError(f"last_share is {self.last_share}, expected a share in 0..1")
         if not 0.0 <= self.spot_checks <= 0.5:
             raise InvalidOptionError(
                 f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
@@ -167,24 +173,28 @@ class RefineConfig:
 
         Raises InvalidOptionError for fields that LearnConfig does not have.
         """
-        own, fields = self.learn_of(number), dict(self.explorers[name])
-        options = own.options | fields.pop("options", {})
         seed = 1000 * self.seed + _EXPLORERS_SEED + 50 * sorted(self.explorers).index(name) + number
-        steps = self.explorer_steps or own.steps
-        try:
-            return dataclasses.replace(
-                own, **{"steps": steps, "options": options, "seed": seed} | fields
-            )
-        except TypeError as error:
-            raise InvalidOptionError(
-                f"the explorer {name!r} has the fields {sorted(fields)}, expected those of LearnConfig: {error}"
-            ) from error
+        own = dataclasses.replace(
+            self.learn, seed=seed, steps=self.explorer_steps or self.learn.steps
+        )
+        return _with_fields(own, self.explorers[name], f"the explorer {name!r}")
 
     def learn_of(self, number: int) -> LearnConfig:
         """The learning of round `number`, with this run's seed."""
-        later = self.later_learn_steps
-        steps = self.learn.steps if not number or later is None else later
-        return dataclasses.replace(self.learn, seed=self.seed, steps=steps)
+        own = dataclasses.replace(self.learn, seed=self.seed)
+        last = number >= self.rounds - round(self.last_share * self.rounds)
+        return _with_fields(own, self.last_learn, "last_learn") if last else own
+
+
+def _with_fields(config: LearnConfig, fields: JSON, what: str) -> LearnConfig:
+    """A configuration with other fields; of `options` only those that are named differ. Raises InvalidOptionError."""
+    options = config.options | fields.get("options", {})
+    try:
+        return dataclasses.replace(config, **fields | {"options": options})
+    except TypeError as error:
+        raise InvalidOptionError(
+            f"{what} has the fields {sorted(fields)}, expected those of LearnConfig: {error}"
+        ) from error
 
 
 SHORT_BRANCHES = LearnConfig(

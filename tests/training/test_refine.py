@@ -199,7 +199,8 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
         first_steps=201,
         warm_start=True,
         later_updates=10,
-        later_learn_steps=512,
+        last_learn={"steps": 512},
+        last_share=0.7,
     )
     ledger = StepLedger()
     rounds = refine(config, ledger=ledger)
@@ -225,6 +226,30 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
     assert again.by_purpose == {}
     with pytest.raises(StageError, match="another configuration"):
         refine(dataclasses.replace(config, warm_start=False), ledger=again)
+
+
+def test_the_last_rounds_can_learn_otherwise(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path,
+        rounds=5,
+        steps=1_000,
+        warm_start=True,
+        learn=LearnConfig(steps=300, options={"n_steps": 64, "gamma": 0.9}),
+        last_learn={"steps": 400, "options": {"n_steps": 256}},
+        explorers={"bold": {"options": {"gamma": 0.5}}},
+    )
+    found = [config.learn_of(number) for number in range(5)]
+    assert [each.steps for each in found] == [300, 300, 300, 400, 400]
+    assert found[2].options == {"n_steps": 64, "gamma": 0.9}
+    assert found[3].options == {"n_steps": 256, "gamma": 0.9}
+    assert config.explorer("bold", 4).options == {"n_steps": 64, "gamma": 0.5}
+    assert config.explorer("bold", 4).steps == 300
+    for wrong, said in (
+        ({"last_learn": {"step": 3}}, r"last_learn has the fields \['step'\].*LearnConfig"),
+        ({"last_share": 1.1}, "last_share is 1.1"),
+    ):
+        with pytest.raises(InvalidOptionError, match=said):
+            dataclasses.replace(config, **wrong)
 
 
 def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
