@@ -32,13 +32,14 @@ from training.fit_checks import FitWarning
 from training.learn import learn
 from training.milestones import milestones
 from training.policy import load_policy
-from training.pool import Pool, PoolConfig, fifths, pool
+from training.pool import Pool, PoolConfig, pool
 from training.promise import coverage
 from training.provenance import facts, write_results
 from training.real import StepLedger
 from training.refine import RefineConfig, Round, refine, refine_task
 from training.returns import policy_actor, run_real
 from training.rounds import episodes_until
+from training.spread import fifths
 from training.tasks import TASKS, Task, real_of
 from world_env.spec import JSON
 from world_env.twin import Twin

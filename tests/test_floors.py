@@ -46,6 +46,7 @@ FLOORS = {
             "real",
             "episodes",
             "learn_config",
+            "spread",
             "provenance",
             "checkpoint",
             "gradients",

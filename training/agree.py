@@ -51,10 +51,15 @@ def judge(
 
     The twin is judged as it is, with `on_uncertain="ignore"`. Takes no real step: what a policy earns in reality is
     known, and the twin begins from the first observations of the same reset seeds.
-    Raises SpaceMismatchError for a pool of another environment.
+    Raises SpaceMismatchError for a pool of another environment, InvalidOptionError for one that sees through this twin.
     """
     spec = spec_of(pool.real)
     check_same_spaces(spec, twin.spec)
+    if pool.through == twin.fingerprint():
+        raise InvalidOptionError(
+            f"the policies of {pool.folder} see through this very twin, so that they cannot judge it: make a pool "
+            "through another twin of the same environment, of other data and seeds"
+        )
     first = first_observations(pool.real, pool.seeds)
     entries: list[tuple[str, str, str, Callable[[], Actor], Returns]] = [
         (

@@ -97,10 +97,7 @@ class BuildConfig:
     @property
     def real(self) -> RealConfig:
         """The real environment that is meant."""
-        row = real_of(self.env_id)
-        return dataclasses.replace(
-            row, kwargs=row.kwargs | self.kwargs, wrappers=(*row.wrappers, *self.wrappers)
-        )
+        return real_of(self.env_id, self.kwargs, self.wrappers)
 
 
 @dataclass(frozen=True)

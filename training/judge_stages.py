@@ -16,10 +16,11 @@ from training.policy import load_policy
 from training.pool import Pool, PoolConfig, crowding
 from training.pool import pool as make_pool
 from training.provenance import facts, write_results
-from training.real import RealConfig, StepLedger
+from training.real import StepLedger
 from training.report import show
 from training.returns import policy_actor, random_actor, run_real
-from training.terminal import Bars, console, real_of, runs_folder
+from training.tasks import real_of
+from training.terminal import Bars, console, real_of_twin, runs_folder
 from world_env.errors import InvalidOptionError
 from world_env.folder import find_twin, list_twins
 from world_env.spec import JSON
@@ -39,11 +40,12 @@ def pool_stage(
     seed: int = 0,
     kwargs: dict[str, Any] = _NO_KWARGS,
     wrappers: tuple[str, ...] = (),
+    through: str | None = None,
 ) -> None:
     """Train policies in reality only, spread over the range of returns, to judge twins by.
 
     Args:
-        env_id: Any Gymnasium id.
+        env_id: Any Gymnasium id, or the name of a task that this project measures itself on.
         out: Folder of the pool; running again goes on where it stopped.
         policies: Policies wanted.
         on_policy_steps: Real steps of each on-policy run.
@@ -52,15 +54,17 @@ def pool_stage(
         seed: Of the runs.
         kwargs: Arguments of the real environment.
         wrappers: Wrappers of the real environment, as module:Class, innermost first.
+        through: Bundled twin or folder on whose latents all policies learn; the pool cannot judge that one.
     """
     folder = out or runs_folder() / "pool" / env_id.replace("/", "-").replace(":", "-")
     config = PoolConfig(
-        RealConfig(env_id, kwargs, wrappers),
+        real_of(env_id, kwargs, wrappers),
         folder,
         policies=policies,
         on_policy_steps=on_policy_steps,
         off_policy_steps=off_policy_steps,
         episodes=episodes,
+        through=through,
         seed=seed,
     )
     found = make_pool(config, report=Bars())
@@ -113,7 +117,7 @@ def compare_stage(
         raise InvalidOptionError(
             "give what to compare by: --policies, which act in the twin and in reality, --pool, or --against DATASET"
         )
-    config = real_of(loaded, real)
+    config = real_of_twin(loaded, real)
     actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
     for folder in policies:
         name = str(folder) if folder.name in actors else folder.name

@@ -66,6 +66,11 @@ class LatentActor:
         """The next call is the first of new episodes, of all their rows."""
         self._last = None
 
+    def took(self, action: np.ndarray, rows: np.ndarray) -> None:
+        """What was done instead of the last call's actions (R, ...): the model follows what happened."""
+        assert self._last is not None, "there is no past yet"
+        self._last[rows] = action
+
     def fork(self, number: int) -> LatentActor:
         """An actor of `number` rows that all remember what row 0 of this one does."""
         assert self._last is not None, "there is no past yet"

@@ -5,6 +5,7 @@ None of them ever sees a twin, and no twin may learn from them: `collect` refuse
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,22 +16,23 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from training.latent import LatentActor
 from training.learn import LearnConfig, learn
 from training.milestones import milestones
 from training.policy import CLOSED, load_policy, save_policy
 from training.provenance import facts, write_results
 from training.real import RealConfig, StepLedger, spec_of
 from training.returns import Actor, Returns, policy_actor, random_actor, run_real, scripted_actor
+from training.spread import LEAST_POLICIES, MOST_OF_A_FIFTH, Member, choose, fifths
 from training.tasks import task_of
 from world_env.errors import InvalidOptionError, StageError
 from world_env.spec import JSON, WorldSpec
+from world_env.twin import Twin
 
 FORMAT = 1
 FIRST_SEED = 30_000
 """Reset seeds of a pool's judged episodes begin here; collecting, `build` and `compare` use others."""
-MOST_OF_A_RUN = 4
-"""Checkpoints of one run in a pool: they are alike, so more would only look like more evidence."""
-LEAST_POLICIES, LEAST_RUNS, MOST_OF_A_FIFTH = 20, 8, 0.4
+LEAST_RUNS = 8
 _STAGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """Shares of a run at which its policy is kept, beside the last one."""
 _NOISE = (0.25, 0.5, 0.75, 0.9)
@@ -58,6 +60,9 @@ class PoolConfig:
     """Real steps of each off-policy run; None: the task's."""
     episodes: int | None = None
     """Judged real episodes a policy; None: the task's."""
+    through: str | None = None
+    """Bundled twin or folder through whose model all policies see, where they learn on latents: one that the pool will
+    never judge."""
     seed: int = 0
     """Seeds every run."""
 
@@ -75,23 +80,11 @@ class PoolConfig:
 
 
 @dataclass(frozen=True)
-class Member:
-    """One policy of a pool: "random", "scripted", or a folder below the pool's.
-
-    run: which training run it comes from. noise: chance of a random action instead of its own.
-    """
-
-    name: str
-    run: str
-    source: str
-    noise: float = 0.0
-
-
-@dataclass(frozen=True)
 class Pool:
     """Policies and what they earned in reality; made by `pool`, read by `Pool.load`.
 
     returns: one for each member, over the same reset seeds.
+    through: fingerprint of the twin that they all see through; None: they see observations as they are.
     """
 
     folder: Path
@@ -101,6 +94,7 @@ class Pool:
     seeds: range
     real_steps: dict[str, int] = field(default_factory=dict)
     provenance: JSON = field(default_factory=dict)
+    through: str | None = None
 
     def actor(self, member: Member, spec: WorldSpec) -> Actor:
         """A member as it acts, its noise begun anew, so that it is the same in both worlds."""
@@ -136,7 +130,14 @@ class Pool:
                 "the command that began it again"
             ) from error
         return cls(
-            Path(folder), real, members, returns, seeds, tree["real_steps"], tree["provenance"]
+            Path(folder),
+            real,
+            members,
+            returns,
+            seeds,
+            tree["real_steps"],
+            tree["provenance"],
+            tree.get("through"),
         )
 
 
@@ -157,8 +158,9 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     ledger = StepLedger(folder / "real-steps.json")
     candidates = _fixed(config)
     runs = plan(config, spec.action_space)
+    through = None if config.through is None else Twin.load(config.through)
     for number, (name, run) in enumerate(runs.items()):
-        candidates += _train(config, folder, name, run, ledger)
+        candidates += _train(config, folder, name, run, ledger, through)
         say("train", number + 1, len(runs), {})
     estimates = _estimates(config, folder, candidates, spec, ledger, say)
     chosen = choose(candidates, estimates, config.policies)
@@ -179,6 +181,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         "real": config.real.to_json(),
         "seeds": [seeds[0], seeds[-1]],
         "fifths": fifths([part.mean for part in returns]),
+        "through": None if through is None else through.fingerprint(),
         "real_steps": ledger.by_purpose,
         "provenance": facts(),
         "members": [
@@ -207,49 +210,13 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
         if isinstance(space, spaces.Discrete):
             others["DQN"] = LearnConfig(algo="DQN", steps=few, options=task.offpolicy_options)
     each = 4 // len(others)
-    return ppo | {
+    runs = ppo | {
         f"{name.lower()}-{i}": LearnConfig(**(vars(run) | {"seed": config.seed + 10 + i}))
         for name, run in others.items()
         for i in range(each)
     }
-
-
-def choose(candidates: Sequence[Member], estimates: Sequence[float], wanted: int) -> list[Member]:
-    """Up to `wanted` candidates, spread over the range of estimated returns and over the runs.
-
-    At most 4 of a run, and no fifth of the range holds more than 40 % of them, as long as 20 are left.
-    """
-    values = np.asarray(estimates, float)
-    left, chosen = list(range(len(candidates))), list[int]()
-    of_run = {member.run: 0 for member in candidates}
-    places = _fifth_of(values, values.min(), values.max())
-    held = np.zeros(5, int)
-    while left and len(chosen) < wanted:
-        # The emptiest fifth first, then the run that gave least, then what is farthest from all that was chosen.
-        def worth(i: int) -> tuple[float, ...]:
-            near = min((abs(values[i] - values[j]) for j in chosen), default=np.inf)
-            return (-held[places[i]], -of_run[candidates[i].run], near)
-
-        best = max(left, key=worth)
-        left.remove(best)
-        chosen.append(best)
-        held[places[best]] += 1
-        of_run[candidates[best].run] += 1
-        left = [i for i in left if of_run[candidates[i].run] < MOST_OF_A_RUN]
-    while len(chosen) > LEAST_POLICIES and held.max() > MOST_OF_A_FIFTH * len(chosen):
-        crowded = [i for i in chosen if places[i] == held.argmax()]
-        last = max(crowded, key=lambda i: of_run[candidates[i].run])
-        chosen.remove(last)
-        held[places[last]] -= 1
-        of_run[candidates[last].run] -= 1
-    return [candidates[i] for i in sorted(chosen, key=lambda i: values[i])]
-
-
-def fifths(returns: Sequence[float]) -> list[float]:
-    """Share of the policies in each fifth of their range of mean returns, the lowest first."""
-    values = np.asarray(returns, float)
-    counts = np.bincount(_fifth_of(values, values.min(), values.max()), minlength=5)
-    return [round(float(share), 4) for share in counts / len(values)]
+    mode = "pixels" if config.through is None else "latent"
+    return {n: dataclasses.replace(run, observation_mode=mode) for n, run in runs.items()}
 
 
 def crowding(found: Pool) -> str | None:
@@ -264,11 +231,6 @@ def crowding(found: Pool) -> str | None:
     )
 
 
-def _fifth_of(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    share = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return np.minimum((5 * share).astype(int), 4)
-
-
 def _fixed(config: PoolConfig) -> list[Member]:
     members = [Member("random", "random", "random")]
     if task_of(config.real).scripted is not None:
@@ -281,7 +243,12 @@ def _fixed(config: PoolConfig) -> list[Member]:
 
 
 def _train(
-    config: PoolConfig, folder: Path, name: str, run: LearnConfig, ledger: StepLedger
+    config: PoolConfig,
+    folder: Path,
+    name: str,
+    run: LearnConfig,
+    ledger: StepLedger,
+    through: Twin | None,
 ) -> list[Member]:
     """The run's stages, and its last policy with more and more noise."""
     place = folder / name
@@ -297,6 +264,7 @@ def _train(
             ledger=ledger,
             purpose="collect",
             callbacks=[milestones(stages, trained_in="real", provenance={CLOSED: True})],
+            through=through,
         )
         save_policy(model, place / "closed", trained_in="real", provenance={CLOSED: True})
         shutil.rmtree(open_one)
@@ -362,7 +330,10 @@ def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows
     def act(observation: Any, running: np.ndarray) -> np.ndarray:
         chosen, other = own(observation, running), random(observation, running)
         swap = np.array([dice[row].random() < member.noise for row in running])
-        return np.where(swap.reshape(-1, *[1] * (chosen.ndim - 1)), other, chosen)
+        taken = np.where(swap.reshape(-1, *[1] * (chosen.ndim - 1)), other, chosen)
+        if isinstance(own, LatentActor):
+            own.took(taken, running)
+        return taken
 
     return act
 
@@ -370,6 +341,8 @@ def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows
 def _identity(config: PoolConfig) -> JSON:
     tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
     tree |= {"real": config.real.to_json(), "episodes": config.judged_episodes}
+    if config.through is None:
+        del tree["through"]  # pools that are older than it go on
     return json.loads(json.dumps(tree))  # type: ignore[no-any-return]
 
 

@@ -23,7 +23,7 @@ from training.policy import load_policy
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
 from training.report import read_comparison, write_report
-from training.terminal import Bars, console, real_of, runs_folder
+from training.terminal import Bars, console, real_of_twin, runs_folder
 from training.watch import watch
 from world_env.errors import InvalidOptionError
 from world_env.folder import find_twin, list_twins, read_json
@@ -267,7 +267,7 @@ def watch_stage(
         if policy is None
         else load_policy(policy, expect=loaded.spec)
     )
-    config = None if real is None else real_of(loaded, None if real == "same" else real)
+    config = None if real is None else real_of_twin(loaded, None if real == "same" else real)
     ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
     path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger, mode=mode)
     if config is not None:
@@ -305,7 +305,7 @@ def futures_stage(
         loaded,
         load_policy(policy, expect=loaded.spec),
         out,
-        real=real_of(loaded, real),
+        real=real_of_twin(loaded, real),
         after=after,
         steps=steps,
         number=number,

@@ -174,10 +174,11 @@ BUNDLED = {name: task for name, task in TASKS.items() if task.bundled}
 """Those whose twin comes with the package."""
 
 
-def real_of(name: str) -> RealConfig:
-    """The real environment of a row, or of a Gymnasium id that has none."""
+def real_of(name: str, kwargs: JSON | None = None, wrappers: tuple[str, ...] = ()) -> RealConfig:
+    """The real environment of a row, or of a Gymnasium id that has none, with more arguments and outer wrappers."""
     row = TASKS.get(name)
-    return RealConfig(name) if row is None or row.real is None else row.real
+    real = RealConfig(name) if row is None or row.real is None else row.real
+    return replace(real, kwargs=real.kwargs | (kwargs or {}), wrappers=(*real.wrappers, *wrappers))
 
 
 def task_of(real: RealConfig) -> Task:

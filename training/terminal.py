@@ -50,7 +50,7 @@ class Bars:
         self._bar = None
 
 
-def real_of(twin: Twin, env_id: str | None) -> RealConfig:
+def real_of_twin(twin: Twin, env_id: str | None) -> RealConfig:
     """The real environment that a twin was made from, with its arguments and wrappers; or a plain one by its id."""
     stored = twin.provenance.get("real")
     if stored is not None and env_id in (None, stored.get("env_id")):

@@ -9,10 +9,11 @@ from oracle import forget_oracles, oracle_twin, register_oracles
 
 from training.agree import Trained, agreement, judge, with_agreement
 from training.cli import main
-from training.pool import Member, Pool
+from training.pool import Pool
 from training.promise import predict_return
 from training.real import RealConfig, StepLedger
 from training.returns import random_actor, run_real
+from training.spread import Member
 from world_env.errors import InvalidOptionError, SpaceMismatchError
 from world_env.twin import Twin
 

@@ -19,6 +19,7 @@ from training.policy import load_policy, policy_card
 from training.real import RealConfig, StepLedger, spec_of
 from training.returns import policy_actor, run_learned, run_real
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.filter import Filter
 from world_env.models.rssm import RssmConfig
 from world_env.sb3 import WorldModelVecEnv
 from world_env.twin import Twin
@@ -210,3 +211,29 @@ def test_reality_has_no_latents_of_its_own() -> None:
         learn(twin, latent, through=twin)
     with pytest.raises(SpaceMismatchError):
         learn(RealConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)
+
+
+def test_the_model_follows_what_was_done_instead() -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    model = PPO("MlpPolicy", WorldModelVecEnv(twin, 2, observation_mode="latent"), seed=0)
+    look_through(model, Senses(twin, "latent"))
+    seen = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    done = np.array([[1, 0], [0, 0]])
+    actor, shown = policy_actor(model), list[np.ndarray]()
+    assert isinstance(actor, LatentActor)
+    monitored = model.predict
+
+    def predict(latent: np.ndarray, **kwargs: Any) -> Any:
+        shown.append(latent)
+        return monitored(latent, **kwargs)
+
+    model.predict = predict  # type: ignore[method-assign]
+    rows = np.arange(2)
+    for observation, taken in zip(seen, [*done, None], strict=True):
+        actor(observation, rows)
+        if taken is not None:
+            actor.took(taken, rows)
+    followed = Filter(twin)
+    wanted = [followed.begin(seen[0], [0, 1])]
+    wanted += [followed.go_on(done[step], seen[step + 1], rows) for step in range(2)]
+    np.testing.assert_array_equal(shown, wanted)

@@ -9,23 +9,18 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from training.agree import judge
 from training.exploration import parse_exploration
-from training.pool import (
-    LEAST_RUNS,
-    MOST_OF_A_RUN,
-    Member,
-    Pool,
-    PoolConfig,
-    choose,
-    crowding,
-    fifths,
-    plan,
-)
+from training.policy import policy_card
+from training.pool import LEAST_RUNS, Pool, PoolConfig, crowding, plan
 from training.pool import pool as make_pool
-from training.real import RealConfig, spec_of
-from training.returns import Returns
+from training.real import RealConfig, StepLedger, spec_of
+from training.returns import Returns, run_real
+from training.spread import MOST_OF_A_RUN, Member, choose, fifths
 from training.tasks import task_of
 from world_env.errors import InvalidOptionError, StageError
+from world_env.models.rssm import RssmConfig
+from world_env.twin import Twin
 
 REAL = RealConfig("CartPole-v1", {"max_episode_steps": 40})
 
@@ -193,3 +188,33 @@ def test_a_pool_that_is_not_spread_says_so(
     found = Pool(tmp_path, REAL, members(*range(20)), returns, range(2))
     assert (crowding(found) or "").startswith(said)
     assert bool(crowding(found)) is bool(said)
+
+
+def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.pool._SELECT_EPISODES", 2)
+    monkeypatch.setattr("training.pool._NOISE", (0.5,))
+    monkeypatch.setattr("training.pool._STAGES", (0.5,))
+    small = RssmConfig(
+        deter=12, groups=2, classes=3, hidden=12, depth=2, members=2, window=4, context=2
+    )
+    eyes = Twin.untrained(spec_of(REAL), "rssm", small)
+    eyes.save(tmp_path / "eyes")
+    config = tiny(tmp_path / "pool", through=str(tmp_path / "eyes"))
+    found = make_pool(config)
+    assert found.through == eyes.fingerprint() == Pool.load(tmp_path / "pool").through
+    kept = policy_card(tmp_path / "pool" / "ppo-0" / "closed")
+    assert (kept["trained_in"], kept["sees"]["mode"]) == ("real", "latent")
+    with pytest.raises(InvalidOptionError, match="see through this very twin"):
+        judge(eyes, found)
+    weak = next(member for member in found.members if member.noise)
+    actors = [found.actor(weak, spec_of(REAL)) for _ in range(2)]
+    runs = [
+        run_real(actor, REAL, found.seeds, purpose="judge", ledger=StepLedger()) for actor in actors
+    ]
+    # With its noise, and with the model following what was really done, a member repeats what it was judged by.
+    for again in runs:
+        assert again.values.tolist() == found.returns[found.members.index(weak)].values.tolist()
+    with pytest.raises(StageError, match="other settings"):
+        make_pool(tiny(tmp_path / "pool"))
