@@ -55,8 +55,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=WORLDS)
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="other than a fit's own number")
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
@@ -68,7 +68,7 @@ def main() -> None:
         arguments.out.unlink(missing_ok=True)
     for world in arguments.worlds:
         for seed in arguments.seeds:
-            for family in arguments.families:
+            for family in [name for name in arguments.families if name in WORLDS[world]]:
                 key = {"task": world, "family": family, "seed": seed}
                 stored = read(arguments.out) or {"rows": []}
                 if any(key.items() <= row.items() for row in stored["rows"]):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import statistics
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/families.json` does not exist."
-WORLDS = ("Pendulum-v1", "Pendulum-v1 without velocity")
 FAMILIES = {"ensemble": "ensemble", "rssm": "recurrent (rssm)"}
+WORLDS = {
+    "Pendulum-v1": ("ensemble", "rssm"),
+    "Pendulum-v1 without velocity": ("ensemble", "rssm"),
+    "Pendulum-v1-pixels": ("rssm",),
+}
+"""World -> the families that can see it."""
 SEEDS = (0, 1, 2)
 
 
@@ -56,8 +61,26 @@ def _missing(rows: list[dict]) -> str:
     there = {(row["task"], row["family"], row["seed"]) for row in rows}
     gaps = [
         f"{world}, {name} ({', '.join(map(str, left))})"
-        for world in WORLDS
+        for world, families in WORLDS.items()
         for family, name in FAMILIES.items()
-        if (left := [seed for seed in SEEDS if (world, family, seed) not in there])
+        if family in families
+        and (left := [seed for seed in SEEDS if (world, family, seed) not in there])
     ]
     return "; ".join(gaps)
+
+
+def one_frame_section(tree: dict | None) -> str:
+    """The Markdown between the `one_frame` markers."""
+    if tree is None:
+        return "Nothing was measured yet: `benchmarks/results/one_frame.json` does not exist."
+    lines = [
+        "| it sees | real steps | real return, mean over seeds | seed by seed |",
+        "|---|---|---|---|",
+    ]
+    for seen in dict.fromkeys(row["policy"] for row in tree["rows"]):
+        rows = [row for row in tree["rows"] if row["policy"] == seen]
+        mean = statistics.fmean(row["real_mean"] for row in rows)
+        each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in rows)
+        lines.append(f"| {seen} | {rows[0]['real_steps']:,} | {mean:.1f} | {each} |")
+    commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in tree["rows"]}))
+    return "\n".join([*lines, "", f"Made at {commits} on {tree['machine']}."])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from agreement_tables import agreement_section
 from alarm_table import alarm_section
-from families_table import families_section
+from families_table import families_section, one_frame_section
 from lint_table import lint_section
 from misses_table import misses_section
 from refined_table import refined_section, refined_summary
@@ -264,6 +264,7 @@ SECTIONS = {
         "lint": lint_section,
         "scales": scales_section,
         "families": families_section,
+        "one_frame": one_frame_section,
     },
 }
 """Page -> results file without its ending = name of the page's markers -> what writes the section."""
