@@ -5,8 +5,9 @@ What it does, and why (Hafner et al. 2023, DreamerV3, arXiv:2301.04104, unless s
 - the posterior takes in a real observation, the prior says the next state without one; either is pulled to the other
   (KL balance with free nats), and every categorical keeps a little of the uniform one (unimix);
 - observations are squashed by symlog, rewards are told as a distribution over exponentially spaced bins (two-hot);
-- besides the filtered states of a window, the prior alone is rolled on from one of its first states and has to say all
-  that follows [latent overshooting: Hafner et al. 2019, arXiv:1811.04551]: a simulator does nothing else;
+- what is seen reaches the memory through the draws alone, never beside them: where an observation does not tell all,
+  the prior then learns to draw one way that things may be and to keep to it, as a simulator must, instead of the mean
+  of all;
 - a step that terminates has a reward of its own; the rare terminal class is weighted, its logarithm taken off again;
 - uncertainty is the disagreement of small networks that say the next categoricals from the memory [Sekar et al. 2020,
   arXiv:2005.05960].
@@ -69,9 +70,6 @@ class RssmWorldModel(TrainableWorldModel):
         )
         # An untrained memory keeps what it has.
         cast("nn.LayerNorm", self.gates[-1]).bias.data[2 * deter :] = -1.0
-        self.correction = nn.Sequential(
-            nn.Linear(self.senses.size + deter, 2 * deter, bias=False), nn.LayerNorm(2 * deter)
-        )
         self.prior = nn.Sequential(*dense(deter, hidden), nn.Linear(hidden, stoch))
         self.posterior = nn.Sequential(
             *dense(deter + self.senses.size, hidden), nn.Linear(hidden, stoch)
@@ -178,18 +176,12 @@ class RssmWorldModel(TrainableWorldModel):
         return {"deter": deter, "stoch": stoch}
 
     def _seen(self, deter: Tensor, embedded: Tensor, random: RowRandom) -> State:
-        """The state that has taken in an observation. deter: the memory before it."""
-        shares = self._posterior(deter, embedded)
-        return {"deter": self._correct(deter, embedded), "stoch": self._draw(shares, random)}
+        """The state that has taken in an observation. deter: its memory, of what came before."""
+        return {"deter": deter, "stoch": self._draw(self._posterior(deter, embedded), random)}
 
     def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:
         """(B, groups, classes)."""
         return self._shares(self.posterior(torch.cat([deter, embedded], -1)))
-
-    def _correct(self, deter: Tensor, embedded: Tensor) -> Tensor:
-        """(B, H): the memory after it has seen: a few categoricals alone would tell numbers only coarsely."""
-        candidate, update = self.correction(torch.cat([embedded, deter], -1)).chunk(2, -1)
-        return deter.lerp(candidate.tanh(), update.sigmoid())
 
     def _shares(self, logits: Tensor) -> Tensor:
         """(..., S) logits as (..., groups, classes) probabilities, a little of them uniform."""
@@ -235,16 +227,16 @@ class RssmWorldModel(TrainableWorldModel):
     def loss(
         self, batch: Batch, *, random: RowRandom, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What filtered states say of their windows, the two ways between prior and posterior, and the prior alone."""
+        """What filtered states say of their windows, and the two ways between prior and posterior."""
         config = self.config
         rows, steps = batch.valid.shape
         folded = {key: value.flatten(0, 1) for key, value in batch.observations.items()}
         embedded = self.senses.encode(folded).unflatten(0, (rows, steps + 1))
         valid = batch.valid.to(embedded.dtype)
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)
-        deter, stoch, posterior, corrected = self._filter(embedded, batch.actions, random)
+        deter, stoch, posterior = self._filter(embedded, batch.actions, random)
         prior = self._shares(self.prior(deter))
-        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, random, begin=0)
+        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, random)
         parts["dynamics"] = config.dynamics_weight * weighted_mean(
             self._surprise(posterior.detach(), prior), seen
         )
@@ -255,63 +247,35 @@ class RssmWorldModel(TrainableWorldModel):
         said = said.unflatten(-1, posterior.shape[-2:]).log_softmax(-1)
         target = posterior.detach().flatten(0, 1)
         parts["doubters"] = weighted_mean(-(said * target).sum((-1, -2)).sum(0), seen.flatten())
-        # As many real observations as a simulator may get, and the rest without any.
-        begin = int(random.integers(config.context)[0])
-        state = {"deter": corrected[:, begin], "stoch": stoch[:, begin]}
-        ahead = self._roll(state, batch.actions[:, begin:], random)
-        alone = self._prediction_loss(ahead, batch, seen, random, begin=begin + 1)
-        here = {key: value[:, begin] for key, value in batch.observations.items()}
-        shown = weighted_mean(self.senses.miss(self.features(state), here), seen[:, begin])
-        parts["observation"] = parts["observation"] + shown
-        parts |= {f"ahead_{name}": config.open_loop_weight * part for name, part in alone.items()}
         logs = {name: part.detach() for name, part in parts.items()}
         return torch.stack(list(parts.values())).sum(), logs
 
     def _filter(
         self, embedded: Tensor, actions: Tensor, random: RowRandom
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(memories (B, T+1, H), draws (B, T+1, S), posteriors (B, T+1, groups, classes), memories that have seen).
-
-        Of whole windows.
-        """
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(memories (B, T+1, H), draws (B, T+1, S), posteriors (B, T+1, groups, classes)) of whole windows."""
         deter = self.initial.tanh().expand(len(embedded), -1)
         memories: list[Tensor] = []
         draws: list[Tensor] = []
         posteriors: list[Tensor] = []
-        corrected: list[Tensor] = []
         for place in range(embedded.shape[1]):
             if place:
-                last = {"deter": corrected[-1], "stoch": draws[-1]}
+                last = {"deter": memories[-1], "stoch": draws[-1]}
                 deter = self._remember(last, actions[:, place - 1])
-            shares = self._posterior(deter, embedded[:, place])
             memories.append(deter)
-            posteriors.append(shares)
-            draws.append(self._draw(shares, random))
-            corrected.append(self._correct(deter, embedded[:, place]))
-        found = (memories, draws, posteriors, corrected)
-        deter, stoch, posterior, seen = (torch.stack(each, 1) for each in found)
-        return deter, stoch, posterior, seen
-
-    def _roll(self, state: State, actions: Tensor, random: RowRandom) -> Tensor:
-        """(B, T', H + S): the states that the prior alone comes to."""
-        found = []
-        for action in actions.unbind(1):
-            state = self._imagine(state, action, random)
-            found.append(self.features(state))
-        return torch.stack(found, 1)
+            posteriors.append(self._posterior(deter, embedded[:, place]))
+            draws.append(self._draw(posteriors[-1], random))
+        deter, stoch, posterior = (torch.stack(each, 1) for each in (memories, draws, posteriors))
+        return deter, stoch, posterior
 
     def _prediction_loss(
-        self, features: Tensor, batch: Batch, seen: Tensor, random: RowRandom, *, begin: int
+        self, features: Tensor, batch: Batch, seen: Tensor, random: RowRandom
     ) -> dict[str, Tensor]:
-        """What states (B, N, F) from observation `begin` on say of observations, rewards and ends."""
-        seen = seen[:, begin:]
-        real = {key: value[:, begin:] for key, value in batch.observations.items()}
-        parts = {"observation": self._observation_loss(features, real, seen, random)}
-        # The state of a window's first observation has no reward: it was not arrived at.
-        arrived = features if begin else features[:, 1:]
-        valid = seen if begin else seen[:, 1:]
-        first = max(begin - 1, 0)
-        ended, rewards = batch.terminated[:, first:], batch.rewards[:, first:]
+        """What the states (B, T+1, F) of a window say of observations, rewards and ends."""
+        parts = {"observation": self._observation_loss(features, batch.observations, seen, random)}
+        # The state of the first observation has no reward: it was not arrived at.
+        arrived, valid = features[:, 1:], seen[:, 1:]
+        ended, rewards = batch.terminated, batch.rewards
         usual, terminal, logit = self._outcome(arrived)
         parts["reward"] = self._reward_loss(usual, rewards, 0, valid * (1.0 - ended))
         parts["terminal_reward"] = self._reward_loss(terminal, rewards, 1, valid * ended)

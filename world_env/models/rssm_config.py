@@ -35,8 +35,9 @@ class RssmConfig:
     """Windows an update."""
     decoded: float = 0.25
     """Share of a window's images that are decoded an update: neighbours look alike, and decoding costs most."""
-    free_nats: float = 1.0
-    """What the posterior may know beyond the prior at no price [Hafner et al. 2023, arXiv:2301.04104, eq. 5]."""
+    free_nats: float = 0.3
+    """What the posterior may know beyond the prior at no price [Hafner et al. 2023, arXiv:2301.04104, eq. 5, with 1]:
+    what it knows more, a simulator draws at random."""
     dynamics_weight: float = 1.0
     """Of the prior's way to the posterior."""
     representation_weight: float = 0.1
@@ -45,8 +46,6 @@ class RssmConfig:
     """Share of every categorical that is uniform."""
     terminal_weight: float = 20.0
     """Most that a terminal step weighs more than another in the loss."""
-    open_loop_weight: float = 1.0
-    """Of what the prior predicts when it is rolled on by itself, beside what is filtered."""
 
     def __post_init__(self) -> None:
         images = (self.patch, self.depth)
