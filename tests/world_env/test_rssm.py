@@ -275,6 +275,46 @@ def test_it_learns_what_only_the_past_tells() -> None:
     assert errors[3] < 0.5 * still
 
 
+def test_what_one_observation_does_not_tell_is_drawn_and_kept_to() -> None:
+    config = dataclasses.replace(SMALL, deter=32, groups=4, classes=8, hidden=32, window=5)
+    model = model_of("vector", config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+
+    def either_way(rows: int, seed: int) -> Batch:
+        """From the middle up or down, by an even step: the first observation does not say which way."""
+        generator = torch.Generator().manual_seed(seed)
+        way = torch.randint(0, 2, (rows, 1, 1), generator=generator) * 2.0 - 1.0
+        path = way * torch.linspace(0.0, 1.5, 6)[:, None]
+        nothing = torch.zeros(rows, 5)
+        return Batch(
+            {"observation": path.expand(rows, 6, 3).contiguous()},
+            torch.zeros(rows, 5, 2),
+            nothing,
+            nothing,
+            torch.ones(rows, 5, dtype=torch.bool),
+        )
+
+    for update in range(250):
+        batch = either_way(32, update)
+        loss, _ = model.loss(batch, random=RowRandom.from_seed(update * 32, 32), progress=0.5)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+    random, found = RowRandom.from_seed(0, 200), []
+    start = Context.from_observation({"observation": torch.zeros(200, 3)}, 2)
+    with torch.no_grad():
+        state = model.encode(start, random=random)
+        for _ in range(5):
+            state, _ = model.step(state, torch.zeros(200, 2), random=random)
+            found.append(model.decode(state)["observation"][:, 0])
+    third, last = found[2], found[4]
+    # Nobody stands at the mean of both ways, both are gone, and who goes one way stays on it.
+    assert float((last.abs() > 1.0).float().mean()) > 0.9
+    assert 0.25 < float((last > 0).float().mean()) < 0.75
+    assert float((third.sign() == last.sign()).float().mean()) > 0.9
+
+
 def test_states_of_rows_can_be_chosen() -> None:
     model, batch = model_of("grey"), batch_of("grey", 4, 1)
     state = model.encode(
