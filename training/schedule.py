@@ -230,7 +230,7 @@ def refine_task(
     many = task.real_steps >= MANY_STEPS
     plain = _small_rounds(task, real, out) if many else RefineConfig(real, out)
     asked = {"rounds": task.rounds, "later_exploration": task.later_exploration}
-    fit = {"updates": task.updates} | _model_of(task)
+    fit = {"updates": task.updates, "states": task.states} | _model_of(task)
     learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain} | _view_of(task)
     learn |= {"options": plain.learn.options | task.options, "seed": seed}
     return dataclasses.replace(

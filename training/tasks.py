@@ -24,7 +24,7 @@ class Task:
     termination: the true termination function, likewise, for comparisons with what a twin learned of it.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     real: the real environment, where the row's name is no Gymnasium id.
-    family, model: of FitConfig. observation_mode: of LearnConfig.
+    family, model, states: of FitConfig. observation_mode: of LearnConfig.
     """
 
     twin: str
@@ -32,6 +32,7 @@ class Task:
     real: RealConfig | None = None
     family: str | None = None
     model: JSON = field(default_factory=dict)
+    states: int | None = None
     observation_mode: str | None = None
     rounds: int | None = None
     updates: int | None = None
@@ -109,7 +110,9 @@ TASKS: dict[str, Task] = {
             ),
         ),
         family="rssm",
-        model={"windows": 16, "window": 20},
+        model={"windows": 16, "window": 20, "depth": 16},
+        updates=10_000,
+        states=1_200,
         observation_mode="latent",
         exploration="mix:0.5*random+0.5*held:5",
         options=_PENDULUM,

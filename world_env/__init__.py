@@ -58,8 +58,14 @@ def _register_bundled() -> None:
     for path in sorted((Path(__file__).parent / "twins").glob("*/twin.json")):
         real = json.loads(path.read_text(encoding="utf-8"))["spec"]["real"]
         if real is not None:
-            name = json.loads(real)["id"].rpartition("/")[2].rpartition("-v")[0]
-            _register(f"WorldModel/{name}-v0", path.parent.name)
+            _register(_id_of(json.loads(real)["id"], path.parent.name), path.parent.name)
+
+
+def _id_of(real_id: str, twin: str) -> str:
+    """The id of a bundled twin: the real one's name, and what the twin's name adds to that."""
+    name = real_id.rpartition("/")[2].rpartition("-v")[0]
+    added = twin.replace("-", "").removeprefix(name.lower())
+    return f"WorldModel/{name}-{added}-v0" if added else f"WorldModel/{name}-v0"
 
 
 _register_bundled()

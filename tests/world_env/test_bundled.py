@@ -9,8 +9,9 @@ import pytest
 import wheel_smoke
 from gymnasium.envs.registration import registry
 
-import world_env  # noqa: F401  registers the ids
-from training.tasks import BUNDLED
+import world_env
+from training.real import StepLedger, make_real
+from training.tasks import BUNDLED, real_of
 from world_env.env import WorldModelEnv
 from world_env.folder import find_twin
 from world_env.twin import Twin
@@ -21,22 +22,31 @@ MAX_BYTES = 4_000_000
 pytestmark = pytest.mark.usefixtures("bundled")
 
 
-def id_of(real_id: str) -> str:
-    return f"WorldModel/{real_id.rpartition('-v')[0]}-v0"
+def id_of(task: str) -> str:
+    real_id = real_of(task).env_id
+    return f"WorldModel/{real_id.rpartition('-v')[0]}{task.removeprefix(real_id)}-v0"
 
 
 def test_each_task_has_one_id() -> None:
     ids = {name for name in registry if name.startswith("WorldModel/")}
-    assert ids == {id_of(real_id) for real_id in BUNDLED}
+    assert ids == {id_of(task) for task in BUNDLED}
 
 
-@pytest.mark.parametrize("real_id", BUNDLED)
-def test_a_bundled_twin_stands_in_for_its_real_environment(real_id: str) -> None:
-    real, env = gym.make(real_id), gym.make(id_of(real_id))
+def test_two_twins_of_one_environment_have_two_ids() -> None:
+    ids = [world_env._id_of("Acme/Pendulum-v1", twin) for twin in ("pendulum", "pendulum-pixels")]
+    assert ids == ["WorldModel/Pendulum-v0", "WorldModel/Pendulum-pixels-v0"]
+    assert world_env._id_of("HalfCheetah-v5", "half-cheetah") == "WorldModel/HalfCheetah-v0"
+
+
+@pytest.mark.parametrize("task", BUNDLED)
+def test_a_bundled_twin_stands_in_for_its_real_environment(task: str) -> None:
+    config = real_of(task)
+    real = make_real(config, purpose="judge", ledger=StepLedger())
+    env = gym.make(id_of(task))
     world = env.unwrapped
     assert isinstance(world, WorldModelEnv) and real.spec is not None
-    assert world.twin.spec.real_id == real_id
-    assert world.twin.fingerprint() == Twin.load(BUNDLED[real_id].twin).fingerprint()
+    assert world.twin.spec.real_id == config.env_id
+    assert world.twin.fingerprint() == Twin.load(BUNDLED[task].twin).fingerprint()
     for name in ("observation_space", "action_space"):
         mine, theirs = getattr(env, name), getattr(real, name)
         assert mine == theirs and mine.dtype == theirs.dtype and mine.shape == theirs.shape
