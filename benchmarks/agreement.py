@@ -48,6 +48,8 @@ ORACLE = "oracle"
 ORACLES = ("CartPole-v1", "Pendulum-v1")
 """Tasks whose equations are known exactly, see tests/oracle.py."""
 JUDGED_FILE = "judged.json"
+EYES_SEED = 90
+"""Of the twin that a pool sees through: no twin that is judged has it."""
 LEARN_RUNS = 3
 STAGES = (0.1, 0.3)
 """Shares of a run after which its policy is judged too, beside the last one."""
@@ -85,7 +87,7 @@ def main() -> None:
     warnings.simplefilter("ignore", FitWarning)
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
     for task_id in arguments.tasks:
-        found = pool(PoolConfig(real_of(task_id), runs / "pools" / task_id))
+        found = pool_of(task_id, runs)
         if arguments.oracle and task_id in ORACLES:
             exact = judge(oracle_twin(task_id), found)
             put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)
@@ -103,6 +105,20 @@ def main() -> None:
             print(f"{task_id} seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
             for row in rows:
                 print("  ", {name: row[name] for name in SHOWN}, flush=True)
+
+
+def pool_of(task_id: str, runs: Path) -> Pool:
+    """The task's pool; made now where it is missing.
+
+    Where policies learn on latents, the pool's see through a twin of other data, which nobody judges.
+    """
+    task, real, through = TASKS[task_id], real_of(task_id), None
+    if task.observation_mode is not None:
+        folder = runs / "eyes" / task_id
+        ledger = StepLedger(folder / "twin-real-steps.json")
+        eyes = refine(refine_task(task, real, folder, EYES_SEED), ledger=ledger)[-1]
+        through = str(eyes.twin_folder)
+    return pool(PoolConfig(real, runs / "pools" / task_id, through=through))
 
 
 def fields_of(kind: type) -> Callable[[str], JSON]:

@@ -120,6 +120,8 @@ TASKS: dict[str, Task] = {
         on_uncertain="ignore",
         offpolicy="SAC",
         many_steps=1_000_000,
+        pool_steps=(80_000, 10_000),
+        pool_episodes=50,
         bundled=False,
     ),
     "Acrobot-v1": Task(
