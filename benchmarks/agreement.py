@@ -116,7 +116,10 @@ def pool_of(task_id: str, runs: Path) -> Pool:
     if task.observation_mode is not None:
         folder = runs / "eyes" / task_id
         ledger = StepLedger(folder / "twin-real-steps.json")
-        eyes = refine(refine_task(task, real, folder, EYES_SEED), ledger=ledger)[-1]
+        # Its policy is of no use; its real steps are stated beside the pool's.
+        blind = dataclasses.replace(task, learn_steps=1)
+        eyes = refine(refine_task(blind, real, folder, EYES_SEED), ledger=ledger)[-1]
+        print(f"{task_id}: the pool sees through a twin of {ledger.total():,} more real steps")
         through = str(eyes.twin_folder)
     return pool(PoolConfig(real, runs / "pools" / task_id, through=through))
 

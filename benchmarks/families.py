@@ -3,10 +3,10 @@
     python benchmarks/families.py --seeds 0 1 2 --resume
     python benchmarks/families.py --worlds "Pendulum-v1 without velocity" --families rssm --seeds 0 --resume
 
-Each family is fitted, as a fit is by default, to the same episodes, and rolled out along others, collected by the same
-policy with other seeds. Its state is inferred from as many real observations as it takes (`WorldModel.context`: an
-ensemble 1, a recurrent model several, where there are so many); then it sees nothing more. Errors are root mean squares
-in standard deviations of the data, beside those of "nothing moves" (hold-last).
+Each family is fitted, as a fit is by default (the pixel world as its row says), to the same episodes, and rolled out
+along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
+takes (`WorldModel.context`: an ensemble 1, a recurrent model several, where there are so many); then it sees nothing
+more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--updates", type=int, help="other than a fit's own number")
+    parser.add_argument("--updates", type=int, help="other than a fit's own number; for trials")
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
@@ -70,6 +70,8 @@ def main() -> None:
         for seed in arguments.seeds:
             for family in [name for name in arguments.families if name in WORLDS[world]]:
                 key = {"task": world, "family": family, "seed": seed}
+                if arguments.updates is not None:
+                    key["updates"] = arguments.updates
                 stored = read(arguments.out) or {"rows": []}
                 if any(key.items() <= row.items() for row in stored["rows"]):
                     continue

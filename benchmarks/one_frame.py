@@ -85,7 +85,8 @@ def measured(seen: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON:
         real = SEEN[seen]
         config = LearnConfig(steps=steps, seed=seed, options=TASKS[TASK].options)
         policy = learn(real, config, out=runs / f"{seen.replace(' ', '-')}-{seed}", ledger=ledger)
-        actor = policy_actor(policy)
+        # Stable-Baselines3 finishes its last rollout.
+        actor, steps = policy_actor(policy), policy.num_timesteps
     reality = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
     return {
         "real_steps": steps,

@@ -2,7 +2,7 @@
 
     python benchmarks/steps_per_second.py --scaling --plot benchmarks/results/steps_per_second.png
     python benchmarks/steps_per_second.py --sizes HalfCheetah-v5 --rows 1000 --dtypes float32 bfloat16
-    python benchmarks/steps_per_second.py --images --rows 1 16 64 --out benchmarks/results/image_steps.json
+    python benchmarks/steps_per_second.py --images --rows 1 16 64
 
 Twins are untrained (5 members of 4 x 200 units), because speed does not ask what a network knows. All cases of one size
 and row count are timed in alternation, and the median over the rounds is kept. Nothing restarts while it is timed, but
@@ -377,10 +377,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip-mbrl", action="store_true", help="install and time no mbrl-lib")
     parser.add_argument("--images", action="store_true", help="worlds of images alone")
     parser.add_argument("--plot", type=Path, help="a PNG, steps a second against rows")
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/steps_per_second.json")
-    )
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="default: the results file of what is timed")
+    arguments = parser.parse_args()
+    if arguments.out is None:
+        name = "image_steps" if arguments.images else "steps_per_second"
+        arguments.out = Path(f"benchmarks/results/{name}.json")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -110,8 +110,7 @@ def returns_section(tree: dict | None) -> str:
         cells = sum(len(seeds_of(task)) for task in GOALS)
         return (
             "Not measured yet: `benchmarks/results/returns.json` does not exist. Missing are all "
-            f"{cells} cells ({', '.join(GOALS)}; seeds {SEEDS[0]} to {SEEDS[-1]}). The goals:\n\n"
-            + _goals_table([], [])
+            f"{cells} cells ({', '.join(GOALS)}). The goals:\n\n" + _goals_table([], [])
         )
     rows = [row for row in tree["rows"] if row["final"] and row["seed"] in SEEDS]
     pairs = [pair for pair in tree.get("pairs", []) if pair["seed"] in SEEDS]
@@ -208,10 +207,10 @@ def _shown(goal: Goal, value: float | None) -> str:
 def _measured(goal: Goal, task: str, rows: list[dict], pairs: list[dict]) -> float | None:
     """The goal's statistic; None until every seed is there. rows: of the task."""
     wanted = set(seeds_of(task))
-    of = {
-        policy: {row["seed"]: row["real_mean"] for row in rows if row["policy"] == policy}
-        for policy in POLICIES
-    }
+    of: dict[str, dict[int, float]] = {policy: {} for policy in POLICIES}
+    for row in rows:
+        if row["seed"] in wanted:
+            of[row["policy"]][row["seed"]] = row["real_mean"]
     values = of["ppo_twin"]
     if not wanted <= set(values):
         return None

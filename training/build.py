@@ -75,6 +75,8 @@ class BuildConfig:
     """Arguments of the real environment."""
     wrappers: tuple[str, ...] = ()
     """Wrappers of the real environment, as module:Class, outside those of its row."""
+    family: str | None = None
+    """Of the world model; another one than the row's has none of the row's sizes."""
     observation_mode: str | None = None
     """What policies see: "pixels", "latent" or "both", as in LearnConfig."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -190,8 +192,12 @@ def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
 
 
 def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report) -> BaseAlgorithm:
-    """The same algorithm in reality, on as many real steps as the twin cost; it sees what the twin's policy does."""
-    mode = refine_config(config).learn.observation_mode
+    """The same algorithm in reality, on as many real steps as the twin cost.
+
+    It sees what the twin's policy does: through the twin's model where that does, whose own real steps it does not pay.
+    """
+    plan = refine_config(config)
+    mode = plan.learn_of(plan.rounds - 1).observation_mode
     return learn(
         config.real,
         LearnConfig(
@@ -221,6 +227,8 @@ def refine_config(config: BuildConfig) -> RefineConfig:
     task, real = task_of(config.real), config.real
     if config.steps is not None:
         task = dataclasses.replace(task, real_steps=config.steps)
+    if config.family not in (None, task.family):
+        task = dataclasses.replace(task, family=config.family, model={})
     plain = refine_task(task, real, Path(config.out), config.seed, algo=config.algo)
     learning: JSON = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
     return dataclasses.replace(

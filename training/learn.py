@@ -232,7 +232,9 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
     activation = policy_kwargs.get("activation_fn")
     if isinstance(activation, str):
         policy_kwargs["activation_fn"] = getattr(nn, activation)
-    if isinstance(world, Twin) and config.normalize and config.observation_mode == "pixels":
+    if config.observation_mode != "pixels":
+        pass  # latents have scales of their own
+    elif isinstance(world, Twin) and config.normalize:
         policy_kwargs |= normalization_of(world)
     elif config.normalization is not None:
         policy_kwargs |= _normalized(config.normalization)

@@ -54,8 +54,8 @@ class LearnConfig:
     """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
     action space: what has settled down looks for nothing better."""
     observation_mode: str = "pixels"
-    """Learned worlds: what the policy sees: "pixels", observations as they are (vectors too); "latent", the model's
-    state, which is never decoded; "both"."""
+    """What the policy sees: "pixels", observations as they are (vectors too); "latent", the state of the twin's model,
+    which is never decoded; "both". In reality it looks through a twin (`learn(through=...)`)."""
     reward: str = "task"
     """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
     normalize: bool = True

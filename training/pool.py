@@ -26,7 +26,7 @@ from training.returns import Actor, Returns, policy_actor, random_actor, run_rea
 from training.spread import LEAST_POLICIES, MOST_OF_A_FIFTH, Member, choose, fifths
 from training.tasks import task_of
 from world_env.errors import InvalidOptionError, StageError
-from world_env.spec import JSON, WorldSpec
+from world_env.spec import JSON, WorldSpec, check_same_spaces
 from world_env.twin import Twin
 
 FORMAT = 1
@@ -150,15 +150,17 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     """
     say = report or (lambda stage, done, wanted, logs: None)
     folder = Path(config.out)
-    identity = _identity(config)
+    spec = spec_of(config.real)
+    through = None if config.through is None else Twin.load(config.through)
+    if through is not None:
+        check_same_spaces(spec, through.spec)
+    identity = _identity(config, through)
     _check_folder(folder, identity)
     if (folder / _MANIFEST).is_file():
         return Pool.load(folder)
-    spec = spec_of(config.real)
     ledger = StepLedger(folder / "real-steps.json")
     candidates = _fixed(config)
     runs = plan(config, spec.action_space)
-    through = None if config.through is None else Twin.load(config.through)
     for number, (name, run) in enumerate(runs.items()):
         candidates += _train(config, folder, name, run, ledger, through)
         say("train", number + 1, len(runs), {})
@@ -338,11 +340,12 @@ def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows
     return act
 
 
-def _identity(config: PoolConfig) -> JSON:
+def _identity(config: PoolConfig, through: Twin | None) -> JSON:
     tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
     tree |= {"real": config.real.to_json(), "episodes": config.judged_episodes}
-    if config.through is None:
-        del tree["through"]  # pools that are older than it go on
+    del tree["through"]
+    if through is not None:  # pools that are older than it go on
+        tree["through"] = through.fingerprint()
     return json.loads(json.dumps(tree))  # type: ignore[no-any-return]
 
 

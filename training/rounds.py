@@ -304,7 +304,7 @@ class Rounds:
             each for each in (*(done.log["reality"] for done in self.rounds), reality) if each
         ]
         twins = [twin] if judge is None else [twin, judge]
-        rule = self.config.learn.on_uncertain
+        rule = self.config.learn_of(len(self.rounds)).on_uncertain
         # An episode that was cut says nothing of what it would have earned.
         rule = "ignore" if rule == "truncate" else rule
         names = self._compared(checks)

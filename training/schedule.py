@@ -112,13 +112,22 @@ class RefineConfig:
                 )
             self.explorer(name, 0)  # refused here rather than after a round
         self._check_names()
-        self.learn_of(self.rounds - 1)
+        _with_fields(self.learn, self.last_learn, "last_learn")
         if not 0.0 <= self.last_share <= 1.0:
             raise InvalidOptionError(f"last_share is {self.last_share}, expected a share in 0..1")
+        if self.last_learn and self._last_rounds == 0:
+            raise InvalidOptionError(
+                f"last_learn is given, but of {self.rounds} rounds a share of {self.last_share} is none: give a larger "
+                "last_share"
+            )
         if not 0.0 <= self.spot_checks <= 0.5:
             raise InvalidOptionError(
                 f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
             )
+
+    @property
+    def _last_rounds(self) -> int:
+        return round(self.last_share * self.rounds)
 
     def _check_names(self) -> None:
         """Raises InvalidOptionError for placeholders in `later_exploration` that stand for nothing."""
@@ -182,14 +191,14 @@ class RefineConfig:
     def learn_of(self, number: int) -> LearnConfig:
         """The learning of round `number`, with this run's seed."""
         own = dataclasses.replace(self.learn, seed=self.seed)
-        last = number >= self.rounds - round(self.last_share * self.rounds)
+        last = number >= self.rounds - self._last_rounds
         return _with_fields(own, self.last_learn, "last_learn") if last else own
 
 
 def _with_fields(config: LearnConfig, fields: JSON, what: str) -> LearnConfig:
     """A configuration with other fields; of `options` only those that are named differ. Raises InvalidOptionError."""
-    options = config.options | fields.get("options", {})
     try:
+        options = config.options | fields.get("options", {})
         return dataclasses.replace(config, **fields | {"options": options})
     except TypeError as error:
         raise InvalidOptionError(
@@ -318,6 +327,9 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         candidates=("newest",),
         later_updates=3_000,
         seed=seed,
-        fit=FitConfig(updates=6_000, states=50_000, **_given(_model_of(task))),
+        fit=dataclasses.replace(
+            FitConfig(updates=6_000, states=50_000),
+            **_given({"states": task.states} | _model_of(task)),
+        ),
         learn=dataclasses.replace(SHORT_BRANCHES, seed=seed, **_given(_view_of(task))),
     )

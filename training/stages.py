@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from training.policy import load_policy
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
 from training.report import read_comparison, write_report
+from training.tasks import real_of
 from training.terminal import Bars, console, real_of_twin, runs_folder
 from training.watch import watch
 from world_env.errors import InvalidOptionError
@@ -101,7 +103,7 @@ class LearnStage:
     twin: str | None = None
     """Bundled twin or folder."""
     real: str | None = None
-    """Real environment id; every step is counted beside the policy."""
+    """Real environment id, or a task's name; every step is counted beside the policy."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the real environment."""
     wrappers: tuple[str, ...] = ()
@@ -119,7 +121,8 @@ class LearnStage:
                 "give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID"
             )
         if self.real is not None:
-            return RealConfig(self.real, self.kwargs, self.wrappers, self.action_chunk)
+            real = real_of(self.real, self.kwargs, self.wrappers)
+            return dataclasses.replace(real, action_chunk=self.action_chunk)
         if self.kwargs or self.wrappers or self.action_chunk != 1:
             raise InvalidOptionError(
                 "kwargs, wrappers and action_chunk belong to --real: a twin is as it was made"
@@ -225,7 +228,7 @@ def build_stage(
                 seed=seed,
                 kwargs=kwargs or {},
                 wrappers=wrappers,
-                fit=FitConfig() if family is None else FitConfig(family=family),
+                family=family,
                 observation_mode=observation_mode,
             ),
             report=Bars(),
@@ -259,7 +262,8 @@ def watch_stage(
         steps: Steps shown at most.
         seed: Of both worlds and of the policy.
         mode: "closed_loop": it acts on what it sees in each world; "open_loop": the twin gets the actions that it chose
-            in reality, without noise, and of pixels the difference is shown too.
+            in reality, without noise, after as many real observations as its model takes in, and of pixels the
+            difference is shown too.
     """
     loaded = Twin.load(twin)
     actor = (

@@ -24,7 +24,8 @@ class Task:
     termination: the true termination function, likewise, for comparisons with what a twin learned of it.
     on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
     real: the real environment, where the row's name is no Gymnasium id.
-    family, model, states: of FitConfig. observation_mode: of LearnConfig.
+    family, model, states: of FitConfig. observation_mode: of LearnConfig. `updates` is PPO's alone: SAC's rounds have
+    their own.
     """
 
     twin: str
@@ -187,8 +188,19 @@ def real_of(name: str, kwargs: JSON | None = None, wrappers: tuple[str, ...] = (
 
 
 def task_of(real: RealConfig) -> Task:
-    """The row of a real environment: its very own, else that of its id, else the defaults."""
-    own = next((row for row in TASKS.values() if row.real == real), None)
+    """The row of a real environment: its own, even if wrapped further, else that of its id, else the defaults."""
+    own = next(
+        (row for row in TASKS.values() if row.real is not None and _within(row.real, real)), None
+    )
     env_id = real.env_id
     name = env_id.rpartition("/")[2].rpartition("-v")[0].lower() or env_id.lower()
     return own or TASKS.get(env_id) or Task(name, 10_000, bundled=False)
+
+
+def _within(inner: RealConfig, real: RealConfig) -> bool:
+    """Whether one environment is another one, perhaps with more arguments and outer wrappers."""
+    return (
+        inner.env_id == real.env_id
+        and inner.wrappers == real.wrappers[: len(inner.wrappers)]
+        and inner.kwargs.items() <= real.kwargs.items()
+    )

@@ -69,7 +69,7 @@ class _Learned:
         config = SimulatorConfig(temperature=temperature)
         self._simulator, self._seed = Simulator(twin, 1, seed=seed, config=config), seed
         # A model with a memory may need more than one observation to know where it is.
-        self.context = int(getattr(twin.model, "context", 1))
+        self.context = twin.model.context
         self._seen, self._taken = [first], list[Any]()
         options = None if first is None else {"observation": one_row(first)}
         observation = self._simulator.reset(seed=seed, options=options)

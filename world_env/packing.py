@@ -15,6 +15,8 @@ import numpy as np
 
 _STREAM, _SHAPE = "zlib:", "shape:"
 _LEVEL = 6
+_MOST_AT_ONCE = 1_032
+"""Bytes that one of a zlib stream can stand for, at most: a forged shape does not fill the memory."""
 _LEAST_DIMENSIONS = 3
 """Of a stack of images: (N, height, width), or more."""
 
@@ -48,9 +50,13 @@ def _image_stack(name: str, stream: np.ndarray, shape: np.ndarray | None) -> np.
     if shape is None or shape.dtype != np.int64 or shape.ndim != 1 or (shape < 0).any():
         raise ValueError(f"the images {name!r} have no shape")
     size = math.prod(shape.tolist())
+    if size > _MOST_AT_ONCE * len(stream) + 64:
+        raise ValueError(
+            f"the images {name!r} should be {size} bytes, more than their stream holds"
+        )
     undo = zlib.decompressobj()
     try:
-        # One byte more than there should be shows a stream that goes on; a forged one never fills the memory.
+        # One byte more than there should be shows a stream that goes on.
         pixels = undo.decompress(stream.tobytes(), size + 1)
     except zlib.error as error:
         raise ValueError(f"the images {name!r} are no zlib stream ({error})") from error

@@ -309,7 +309,15 @@ def test_a_task_of_another_name_says_how_its_world_is_made(tmp_path: Path) -> No
     assert config.fit.model == TASKS[name].model
     seen = refine_config(BuildConfig(name, tmp_path, observation_mode="pixels")).learn
     assert seen.observation_mode == "pixels"
-    outside = BuildConfig(name, tmp_path, kwargs={"g": 9.0}, wrappers=("a:B",)).real
+    wrapped = BuildConfig(name, tmp_path, kwargs={"g": 9.0}, wrappers=("a:B",))
+    assert refine_config(wrapped).fit.model == TASKS[name].model
+    for family in ("ensemble", "rssm-large"):
+        # Another family than the row's does not get the row's sizes.
+        other = refine_config(BuildConfig(name, tmp_path, family=family)).fit
+        assert (other.family, other.model) == (family, {})
+    sac = refine_config(BuildConfig(name, tmp_path, algo="SAC")).fit
+    assert (sac.family, sac.states) == ("rssm", TASKS[name].states)
+    outside = wrapped.real
     assert outside.wrappers == (*real_of(name).wrappers, "a:B")
     assert outside.kwargs == {"render_mode": "rgb_array", "g": 9.0}
 

@@ -18,7 +18,7 @@ from training.real import RealConfig, StepLedger, spec_of
 from training.returns import Returns, run_real
 from training.spread import MOST_OF_A_RUN, Member, choose, fifths
 from training.tasks import task_of
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import InvalidOptionError, StageError, TwinNotFoundError
 from world_env.models.rssm import RssmConfig
 from world_env.twin import Twin
 
@@ -218,3 +218,6 @@ def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
         assert again.values.tolist() == found.returns[found.members.index(weak)].values.tolist()
     with pytest.raises(StageError, match="other settings"):
         make_pool(tiny(tmp_path / "pool"))
+    with pytest.raises(TwinNotFoundError):
+        make_pool(tiny(tmp_path / "other", through=str(tmp_path / "mistyped")))
+    assert not (tmp_path / "other").exists()

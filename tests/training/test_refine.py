@@ -246,7 +246,9 @@ def test_the_last_rounds_can_learn_otherwise(tmp_path: Path) -> None:
     assert config.explorer("bold", 4).steps == 300
     for wrong, said in (
         ({"last_learn": {"step": 3}}, r"last_learn has the fields \['step'\].*LearnConfig"),
+        ({"last_learn": {"options": None}}, "last_learn has the fields"),
         ({"last_share": 1.1}, "last_share is 1.1"),
+        ({"last_share": 0.05}, "of 5 rounds a share of 0.05 is none"),
     ):
         with pytest.raises(InvalidOptionError, match=said):
             dataclasses.replace(config, **wrong)

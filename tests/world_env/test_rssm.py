@@ -28,6 +28,7 @@ ACTION = spaces.Box(-1.0, 1.0, (2,))
 WORLDS = {
     "vector": spaces.Box(-np.inf, np.inf, (3,)),
     "grey": spaces.Box(0, 255, (16, 16), np.uint8),
+    "tiny": spaces.Box(0, 255, (3, 7), np.uint8),
     "odd": spaces.Box(0, 255, (21, 30, 3), np.uint8),
     "both": spaces.Dict(
         {

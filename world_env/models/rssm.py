@@ -291,15 +291,18 @@ class RssmWorldModel(TrainableWorldModel):
     def _observation_loss(
         self, features: Tensor, real: Observation, seen: Tensor, random: RowRandom
     ) -> Tensor:
-        """What states (B, N, F) look like; where there are images, some of the N, others for every row."""
+        """What states (B, N, F) look like; images at some of the N places only, at others for every row."""
+        vectors = {key: real[key].flatten(0, 1) for key in self.senses.vectors}
+        missed = self.senses.miss_vectors(features.flatten(0, 1), vectors)
+        loss = weighted_mean(missed, seen.flatten())
+        if not self.senses.images:
+            return loss
         rows, places = seen.shape
-        if self.senses.images:
-            order = random.uniform(places).argsort(-1)[:, : math.ceil(self.config.decoded * places)]
-            row = torch.arange(rows, device=order.device)[:, None]
-            features, seen = features[row, order], seen[row, order]
-            real = {key: value[row, order] for key, value in real.items()}
-        real = {key: value.flatten(0, 1) for key, value in real.items()}
-        return weighted_mean(self.senses.miss(features.flatten(0, 1), real), seen.flatten())
+        chosen = random.uniform(places).argsort(-1)[:, : math.ceil(self.config.decoded * places)]
+        row = torch.arange(rows, device=chosen.device)[:, None]
+        images = {key: real[key][row, chosen].flatten(0, 1) for key in self.senses.images}
+        missed = self.senses.miss_images(features[row, chosen].flatten(0, 1), images)
+        return loss + weighted_mean(missed, seen[row, chosen].flatten())
 
     def _reward_loss(self, logits: Tensor, rewards: Tensor, kind: int, weight: Tensor) -> Tensor:
         center, scale = self.reward[kind]

@@ -132,12 +132,16 @@ class Senses(nn.Module):
             found[key] = pen(features).clamp(0.0, 1.0)
         return {key: found[key] for key in self.shapes}
 
-    def miss(self, features: Tensor, observation: Observation) -> Tensor:
-        """(N,) negative log-likelihood of every key but for constants: half the squared errors over their variance."""
+    def miss_vectors(self, features: Tensor, observation: Observation) -> Tensor:
+        """(N,) negative log-likelihood of all vectors, but for constants: half their squared errors over the variance."""
+        if not self.vectors:
+            return features.new_zeros(len(features))
+        difference = self.write(features) - self._squashed(observation)
+        return 0.5 * (difference / self.precision).square().sum(-1)
+
+    def miss_images(self, features: Tensor, observation: Observation) -> Tensor:
+        """(N,) the same for all images."""
         missed = features.new_zeros(len(features))
-        if self.vectors:
-            difference = self.write(features) - self._squashed(observation)
-            missed = missed + 0.5 * (difference / self.precision).square().sum(-1)
         for key, pen in zip(self.images, self.pens, strict=True):
             difference = pen(features) - observation[key]
             missed = missed + 0.5 * difference.square().flatten(1).sum(-1)
@@ -158,6 +162,7 @@ class _Eye(nn.Module):
 
     def __init__(self, shape: Sequence[int], patch: int, depth: int, hidden: int) -> None:
         super().__init__()
+        patch = _fitting(patch, shape)
         channels, height, width = _in_patches(shape, patch)
         # Rows and columns that are missing for whole patches.
         self.patch, self.missing = patch, (height * patch - shape[1], width * patch - shape[2])
@@ -189,8 +194,8 @@ class _Pen(nn.Module):
         self, shape: Sequence[int], patch: int, depth: int, features: int, hidden: int
     ) -> None:
         super().__init__()
-        self.patch, (_, self.height, self.width) = patch, shape
-        channels, height, width = _in_patches(shape, patch)
+        self.patch, (_, self.height, self.width) = _fitting(patch, shape), shape
+        channels, height, width = _in_patches(shape, self.patch)
         halvings = _halvings(height, width)
         widths = [depth * 2**index for index in reversed(range(halvings))]
         self.start = (widths[0], -(-height // 2**halvings), -(-width // 2**halvings))
@@ -210,6 +215,11 @@ class _Pen(nn.Module):
             hidden = layer(functional.silu(norm(hidden)))
         whole = functional.pixel_shuffle(hidden, self.patch)
         return whole[..., : self.height, : self.width] + 0.5
+
+
+def _fitting(patch: int, shape: Sequence[int]) -> int:
+    """The side of patches of an image of this shape: small ones leave something for the convolutions."""
+    return min(patch, max(1, min(shape[1:]) // _SMALLEST))
 
 
 def _in_patches(shape: Sequence[int], side: int) -> tuple[int, int, int]:
