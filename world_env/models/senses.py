@@ -133,7 +133,7 @@ class Senses(nn.Module):
         return {key: found[key] for key in self.shapes}
 
     def miss_vectors(self, features: Tensor, observation: Observation) -> Tensor:
-        """(N,) negative log-likelihood of all vectors, but for constants: half their squared errors over the variance."""
+        """(N,) negative log-likelihood of all vectors but for constants: half of squared errors over variances."""
         if not self.vectors:
             return features.new_zeros(len(features))
         difference = self.write(features) - self._squashed(observation)
