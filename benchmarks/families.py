@@ -13,22 +13,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from families_table import FAMILIES, WORLDS
-from returns import merge, read
+from returns import add_missing
 
 from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
 from training.fidelity import open_loop, scales_of
 from training.fit import FitConfig, fit_episodes
 from training.fit_checks import FitWarning
-from training.provenance import facts
 from training.real import RealConfig, StepLedger
 from training.tasks import TASKS, real_of
 from training.windows import encode_episodes
@@ -72,30 +71,26 @@ def main() -> None:
                 key = {"task": world, "family": family, "seed": seed}
                 if arguments.updates is not None:
                     key["updates"] = arguments.updates
-                stored = read(arguments.out) or {"rows": []}
-                if any(key.items() <= row.items() for row in stored["rows"]):
-                    continue
-                made = measured(world, family, seed, arguments.updates)
-                row = key | made | {name: facts()[name] for name in ("commit", "date")}
-                merge(arguments.out, BENCHMARK, {"rows": [row]}, keep=True)
-                print(json.dumps(row), flush=True)
+                measure = partial(measured, world, family, seed, arguments.updates)
+                add_missing(arguments.out, BENCHMARK, key, measure)
 
 
 def measured(world: str, family: str, seed: int, updates: int | None = None) -> JSON:
     """The rest of one row."""
     task = TASKS[world.removesuffix(" without velocity")]
-    train = episodes_of(world, task.real_steps, seed, "collect")
+    store = episodes_of(world, task.real_steps, seed, "collect")
     test = episodes_of(world, TEST_STEPS, TEST_SEEDS + seed, "judge")
+    train = store.load()
     model = task.model if family == task.family else {}
     began = time.perf_counter()
     config = FitConfig(family, model, updates or task.updates, seed=seed)
-    twin = fit_episodes(train.load(), train.spec, config)
+    twin = fit_episodes(train, store.spec, config)
     seconds = round(time.perf_counter() - began)
-    scale = scales_of(encode_episodes(train.load(), twin.codec))
+    scale = scales_of(encode_episodes(train, twin.codec))
     data = encode_episodes(test.load(), twin.codec)
     curve = open_loop(twin.model, data, horizon=STEPS[-1], scale=scale)
     return {
-        "real_steps": train.steps,
+        "real_steps": store.steps,
         "exploration": EXPLORATION,
         "updates": twin.provenance["fit"]["updates"],
         "model": model,

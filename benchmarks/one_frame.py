@@ -10,8 +10,8 @@ training with the speed in the torque's place, and a random policy.
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from returns import JUDGE_SEEDS, merge, read
+from returns import JUDGE_SEEDS, add_missing
 
 from training.learn import LearnConfig, learn
-from training.provenance import facts
 from training.real import RealConfig, StepLedger, spec_of
 from training.returns import policy_actor, random_actor, run_real
 from training.tasks import TASKS
@@ -66,12 +65,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for seen in (RANDOM, *SEEN):
             key = {"task": TASK, "seed": seed, "policy": seen}
-            stored = read(arguments.out) or {"rows": []}
-            if any(key.items() <= row.items() for row in stored["rows"]):
-                continue
-            row = key | measured(seen, seed) | {name: facts()[name] for name in ("commit", "date")}
-            merge(arguments.out, BENCHMARK, {"rows": [row]}, keep=True)
-            print(json.dumps(row), flush=True)
+            add_missing(arguments.out, BENCHMARK, key, partial(measured, seen, seed))
 
 
 def measured(seen: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON:

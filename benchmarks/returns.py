@@ -17,6 +17,7 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -234,6 +235,16 @@ def read(path: Path) -> dict | None:
 def has_cell(stored: dict, task_id: str, seed: int) -> bool:
     """Whether the file holds this cell."""
     return any(row["task"] == task_id and row["seed"] == seed for row in stored["rows"])
+
+
+def add_missing(path: Path, benchmark: str, key: dict, measure: Callable[[], dict]) -> None:
+    """Measure the row of a key and add it to the file, with its commit and date, unless it is there."""
+    stored = read(path) or {"rows": []}
+    if any(key.items() <= row.items() for row in stored["rows"]):
+        return
+    row = key | measure() | {name: facts()[name] for name in ("commit", "date")}
+    merge(path, benchmark, {"rows": [row]}, keep=True)
+    print(json.dumps(row), flush=True)
 
 
 def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:

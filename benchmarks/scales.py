@@ -13,24 +13,23 @@ after: as a fit is today.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from fit_speed import transitions
-from returns import merge, read
+from returns import add_missing
 from torch import Tensor
 
 import training.fit
 from training.fidelity import evaluation_windows, open_loop, scales_of
 from training.fit import FitConfig, fit_episodes
 from training.fit_checks import FitWarning
-from training.provenance import facts
 from training.windows import EncodedEpisodes, encode_episodes
 from world_env.batch import OBSERVATION, Batch, Context
 from world_env.models.base import WorldModel
@@ -78,12 +77,7 @@ def main() -> None:
             for scaling in arguments.scalings:
                 key = {"task": task, "seed": seed, "scaling": scaling}
                 key |= {"updates": arguments.updates}
-                stored = read(arguments.out) or {"rows": []}
-                if any(key.items() <= row.items() for row in stored["rows"]):
-                    continue
-                row = key | measured(**key) | {name: facts()[name] for name in ("commit", "date")}
-                merge(arguments.out, BENCHMARK, {"rows": [row]}, keep=True)
-                print(json.dumps(row), flush=True)
+                add_missing(arguments.out, BENCHMARK, key, partial(measured, **key))
 
 
 def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:

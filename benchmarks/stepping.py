@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
 
-from world_env.batch import Observation, State
 from world_env.env import WorldModelEnv
 from world_env.models.networks import RowGroups
 from world_env.random import RowRandom
@@ -112,49 +111,20 @@ def real(env_id: str) -> Step:
     return step
 
 
-def model_step(twin: Twin, rows: int) -> Step:
-    """The world model alone: what comes of an action."""
-    model, state, action, _ = _standing(twin, rows)
-    random = RowRandom.from_seed(0, rows)
-
-    def step() -> None:
-        with torch.no_grad():
-            model.step(state, action, random=random)
-
-    return step
-
-
-def model_decode(twin: Twin, rows: int) -> Step:
-    """The world model alone: what a state looks like."""
-    model, state, _, _ = _standing(twin, rows)
-
-    def step() -> None:
-        with torch.no_grad():
-            model.decode(state)
-
-    return step
-
-
-def model_observe(twin: Twin, rows: int) -> Step:
-    """The world model alone: what a real observation says of a state."""
-    model, state, action, seen = _standing(twin, rows)
-    random = RowRandom.from_seed(0, rows)
-
-    def step() -> None:
-        with torch.no_grad():
-            model.observe(state, action, seen, random=random)
-
-    return step
-
-
-def _standing(twin: Twin, rows: int) -> tuple[Any, State, torch.Tensor, Observation]:
-    """(model, a state of so many rows, an action, an observation)."""
-    model = twin.model.stepper()
+def model_alone(part: str, twin: Twin, rows: int) -> Step:
+    """The world model without a simulator: its "step", "decode", or "observe" of a real observation."""
+    model: Any = twin.model.stepper()
     starts = twin.starts.select(torch.zeros(rows, dtype=torch.int64)).to("cpu", torch.float32)
+    random, action = RowRandom.from_seed(0, rows), torch.zeros(rows, twin.codec.action_size)
     with torch.no_grad():
         state = model.encode(starts, random=RowRandom.from_seed(0, rows))
     seen = {key: value[:, 0] for key, value in starts.observations.items()}
-    return model, state, torch.zeros(rows, twin.codec.action_size), seen
+    calls: dict[str, Step] = {
+        "step": partial(model.step, state, action, random=random),
+        "decode": partial(model.decode, state),
+        "observe": partial(model.observe, state, action, seen, random=random),
+    }
+    return torch.no_grad()(calls[part])
 
 
 NETWORKS: dict[str, Callable[[Twin, int, JSON], Step]] = {
@@ -177,9 +147,9 @@ PARTS: dict[str, Callable[[Twin, int], Step]] = {
         twin, rows, _OFF | {"observation_mode": "latent"}
     ),
     "vec_env, images": lambda twin, rows: vec_env(twin, rows, _OFF),
-    "model.step": model_step,
-    "model.decode": model_decode,
-    "model.observe": model_observe,
+    "model.step": partial(model_alone, "step"),
+    "model.decode": partial(model_alone, "decode"),
+    "model.observe": partial(model_alone, "observe"),
 }
 """What is timed of a world of images."""
 

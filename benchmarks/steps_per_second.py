@@ -250,20 +250,13 @@ def tree_of(arguments: argparse.Namespace, head: JSON, rates: Rates) -> JSON:
 
 def image_tree(arguments: argparse.Namespace, head: JSON, rates: Rates) -> JSON:
     """The results file of `--images`."""
-    rows = []
-    for key, values in rates.items():
-        speed = statistics.median(values)
-        row: JSON = {"size": key.size, "what": key.what, "rows": key.rows}
-        row |= {
-            "steps_per_second": median([speed]),
-            "milliseconds": median([1e3 * key.rows / speed]),
-        }
-        rows.append(row)
+    kept = ("size", "what", "rows", "steps_per_second", "milliseconds")
+    whole = [row_of(key, rates) for key in rates]
     return head | {
         "threads": torch.get_num_threads(),
         "repeats": arguments.repeats,
         "seconds": arguments.seconds,
-        "rows": rows,
+        "rows": [{name: row[name] for name in kept} for row in whole],
     }
 
 

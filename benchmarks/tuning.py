@@ -16,14 +16,14 @@ import json
 import os
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
-from returns import merge, read
+from returns import add_missing
 
 from training.fit_checks import FitWarning
 from training.learn import LearnConfig, learn
-from training.provenance import facts
 from training.real import StepLedger
 from training.refine import refine, refine_task
 from training.returns import policy_actor, run_learned, run_real
@@ -52,12 +52,8 @@ def main() -> None:
     for change in arguments.changes:
         for seed in arguments.seeds:
             made = {"task": arguments.task, "seed": seed, "change": change}
-            stored = read(arguments.out) or {"rows": []}
-            if any(made.items() <= row.items() for row in stored["rows"]):
-                continue
-            row = made | try_change(arguments.task, seed, change)
-            merge(arguments.out, "tuning", {"rows": [row]}, keep=True)
-            print(json.dumps(row), flush=True)
+            measure = partial(try_change, arguments.task, seed, change)
+            add_missing(arguments.out, "tuning", made, measure)
 
 
 def try_change(task_id: str, seed: int, change: dict) -> dict:
@@ -83,7 +79,7 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
         "real_mean": reality.mean,
         "learned_mean": learned.mean,
         "seconds": round(time.perf_counter() - began),
-    } | {name: facts()[name] for name in ("commit", "date")}
+    }
 
 
 def shared_twin(task_id: str, seed: int, change: dict) -> Twin:

@@ -27,6 +27,7 @@ from training.refine import ALGOS, RefineConfig, Report, Round, check_actions, r
 from training.report import write_report
 from training.returns import policy_actor, random_actor, run_real
 from training.rounds import episodes_until
+from training.schedule import given
 from training.tasks import real_of, task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
@@ -236,9 +237,7 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         rounds=plain.rounds if config.rounds is None else config.rounds,
         exploration=config.exploration or plain.exploration,
         fit=dataclasses.replace(plain.fit, **_named(config.fit)),
-        learn=dataclasses.replace(
-            plain.learn, **{name: value for name, value in learning.items() if value is not None}
-        ),
+        learn=dataclasses.replace(plain.learn, **given(learning)),
     )
 
 

@@ -105,7 +105,7 @@ def first_observations(real: RealConfig, seeds: Sequence[int]) -> Any:
     """What the real environment shows after a reset with each seed, batched; takes no step."""
     env = make_real(real, purpose="judge", ledger=StepLedger())
     try:
-        return _stack([_copied(env.reset(seed=int(seed))[0]) for seed in seeds])
+        return stacked([_copied(env.reset(seed=int(seed))[0]) for seed in seeds])
     finally:
         env.close()
 
@@ -116,13 +116,13 @@ def run_real(
     """One real episode a reset seed, all stepped side by side; every step is counted under `purpose`."""
     envs = [make_real(real, purpose=purpose, ledger=ledger) for _ in seeds]
     current = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
-    first = _stack(current)
+    first = stacked(current)
     values, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
     parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(envs)))
     running = np.arange(len(envs))
     _begin(actor)
     while len(running):
-        actions = actor(_stack([current[row] for row in running]), running)
+        actions = actor(stacked([current[row] for row in running]), running)
         still = []
         for row, action in zip(running, actions, strict=True):
             current[row], reward, terminated, truncated, info = envs[row].step(action)
@@ -194,7 +194,8 @@ def check_horizon(twin: Twin) -> None:
         )
 
 
-def _stack(observations: list[Any]) -> Any:
+def stacked(observations: Sequence[Any]) -> Any:
+    """Single observations, or dicts of them, as one array (N, ...), or a dict of such."""
     if isinstance(observations[0], dict):
         return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
     return np.stack(observations)

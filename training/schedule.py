@@ -239,7 +239,7 @@ def refine_task(
     many = task.real_steps >= MANY_STEPS
     plain = _small_rounds(task, real, out) if many else RefineConfig(real, out)
     asked = {"rounds": task.rounds, "later_exploration": task.later_exploration}
-    fit = {"updates": task.updates, "states": task.states} | _model_of(task)
+    fit = {"updates": task.updates} | _fit_of(task)
     learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain} | _view_of(task)
     learn |= {"options": plain.learn.options | task.options, "seed": seed}
     return dataclasses.replace(
@@ -247,9 +247,9 @@ def refine_task(
         steps=task.real_steps,
         exploration=_first_exploration(task),
         seed=seed,
-        fit=dataclasses.replace(plain.fit, **_given(fit)),
-        learn=dataclasses.replace(plain.learn, **_given(learn)),
-        **_given(asked),
+        fit=dataclasses.replace(plain.fit, **given(fit)),
+        learn=dataclasses.replace(plain.learn, **given(learn)),
+        **given(asked),
     )
 
 
@@ -261,14 +261,14 @@ def check_actions(algo: str, spec: WorldSpec) -> None:
         )
 
 
-def _given(fields: JSON) -> JSON:
+def given(fields: JSON) -> JSON:
     """Those that a row says something of."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _model_of(task: Task) -> JSON:
-    """Which world model a row asks for."""
-    return {"family": task.family, "model": task.model or None}
+def _fit_of(task: Task) -> JSON:
+    """What a row says of fits, whichever algorithm learns."""
+    return {"family": task.family, "model": task.model or None, "states": task.states}
 
 
 def _view_of(task: Task) -> JSON:
@@ -327,9 +327,6 @@ def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> Refin
         candidates=("newest",),
         later_updates=3_000,
         seed=seed,
-        fit=dataclasses.replace(
-            FitConfig(updates=6_000, states=50_000),
-            **_given({"states": task.states} | _model_of(task)),
-        ),
-        learn=dataclasses.replace(SHORT_BRANCHES, seed=seed, **_given(_view_of(task))),
+        fit=dataclasses.replace(FitConfig(updates=6_000, states=50_000), **given(_fit_of(task))),
+        learn=dataclasses.replace(SHORT_BRANCHES, seed=seed, **given(_view_of(task))),
     )

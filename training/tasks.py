@@ -64,10 +64,18 @@ _DQN: JSON = {
     "batch_size": 64,
 }
 
-_PENDULUM: JSON = {
-    "gamma": 0.95,
-    "policy_kwargs": {"net_arch": [128, 128], "activation_fn": "SiLU"},
-}
+_PENDULUM = Task(
+    "pendulum",
+    3_000,
+    options={
+        "gamma": 0.95,
+        "policy_kwargs": {"net_arch": [128, 128], "activation_fn": "SiLU"},
+    },
+    learn_steps=400_000,
+    on_uncertain="ignore",
+    offpolicy="SAC",
+)
+"""What the pendulum's tasks have in common, whatever is seen of it."""
 
 _IN_ROUNDS = Task(
     "",
@@ -87,20 +95,16 @@ TASKS: dict[str, Task] = {
         pool_steps=(60_000, 40_000),
         scripted="training.scripted:balance",
     ),
-    "Pendulum-v1": Task(
-        "pendulum",
-        3_000,
-        options=_PENDULUM,
-        learn_steps=400_000,
-        on_uncertain="ignore",
-        offpolicy="SAC",
+    "Pendulum-v1": replace(
+        _PENDULUM,
         reference_steps=20_000,
         pool_steps=(120_000, 10_000),
         scripted="training.scripted:swing_up",
     ),
-    "Pendulum-v1-pixels": Task(
-        "pendulum-pixels",
-        20_000,
+    "Pendulum-v1-pixels": replace(
+        _PENDULUM,
+        twin="pendulum-pixels",
+        real_steps=20_000,
         real=RealConfig(
             "Pendulum-v1",
             {"render_mode": "rgb_array"},
@@ -116,10 +120,6 @@ TASKS: dict[str, Task] = {
         states=800,
         observation_mode="latent",
         exploration="mix:0.5*random+0.5*held:5",
-        options=_PENDULUM,
-        learn_steps=400_000,
-        on_uncertain="ignore",
-        offpolicy="SAC",
         many_steps=1_000_000,
         pool_steps=(80_000, 10_000),
         pool_episodes=50,

@@ -15,6 +15,7 @@ import numpy as np
 
 from training.exploration import Exploration, SavedPolicy
 from training.real import RealConfig, StepLedger, make_real
+from training.returns import stacked
 from world_env.codec import is_image, observation_spaces, one_row, row_of
 from world_env.ends import ENDS, SimulatorConfig
 from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
@@ -94,13 +95,6 @@ class _Learned:
         side = self.side
         side.observation, side.sees = row_of(observation, 0), True
         side.steps, side.total, side.end = real.steps, real.total, real.end
-
-
-def stacked(observations: Sequence[Any]) -> Any:
-    """Single observations, or dicts of them, as one array (N, ...), or a dict of such."""
-    if isinstance(observations[0], dict):
-        return {key: stacked([each[key] for each in observations]) for key in observations[0]}
-    return np.stack([np.asarray(each) for each in observations])
 
 
 def watch(

@@ -123,12 +123,6 @@ class RowRandom:
             torch.where(mask, other.seeds, self.seeds), torch.where(mask, other.draws, self.draws)
         )
 
-    def bits(self, shape: tuple[int, ...]) -> Tensor:
-        """Returns (B, *shape) int64, every bit fair."""
-        bits = self._bits(math.prod(shape), 1)[0].reshape(len(self), *shape)
-        self._drawn += 1
-        return bits
-
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Returns (B, *shape) uniform in (0, 1); 23 random bits as float32, 53 as float64."""
         return self._next(shape, "uniform", dtype)

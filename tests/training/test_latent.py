@@ -40,6 +40,19 @@ def on_latents(twin: Twin, out: Path | None = None, steps: int = 2_048, **fields
     return learn(twin, config, out=out)
 
 
+def watched(model: PPO) -> list[np.ndarray]:
+    """All that the policy is shown from now on."""
+    shown: list[np.ndarray] = []
+    act = model.predict
+
+    def predict(latent: np.ndarray, **kwargs: Any) -> Any:
+        shown.append(latent)
+        return act(latent, **kwargs)
+
+    model.predict = predict  # type: ignore[method-assign]
+    return shown
+
+
 def test_it_learns_without_decoding_and_acts_in_reality(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,14 +114,7 @@ def test_rows_are_filtered_each_by_itself() -> None:
     assert isinstance(actor, LatentActor)
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(3, 4, 4)).astype(np.float32)
-    shown = []
-    monitored = model.predict
-
-    def predict(latent: np.ndarray, **kwargs: Any) -> Any:
-        shown.append(latent)
-        return monitored(latent, **kwargs)
-
-    model.predict = predict  # type: ignore[method-assign]
+    shown = watched(model)
     for step in range(3):
         actor(seen[step], np.arange(4))
     whole = shown[-1][3]
@@ -219,15 +225,8 @@ def test_the_model_follows_what_was_done_instead() -> None:
     look_through(model, Senses(twin, "latent"))
     seen = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     done = np.array([[1, 0], [0, 0]])
-    actor, shown = policy_actor(model), list[np.ndarray]()
+    actor, shown = policy_actor(model), watched(model)
     assert isinstance(actor, LatentActor)
-    monitored = model.predict
-
-    def predict(latent: np.ndarray, **kwargs: Any) -> Any:
-        shown.append(latent)
-        return monitored(latent, **kwargs)
-
-    model.predict = predict  # type: ignore[method-assign]
     rows = np.arange(2)
     for observation, taken in zip(seen, [*done, None], strict=True):
         actor(observation, rows)
