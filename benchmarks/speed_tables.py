@@ -82,6 +82,34 @@ def image_section(tree: dict | None) -> str:
     return "\n".join([*lines, "", f"Median of {tree['repeats']} alternating rounds. {_made(tree)}"])
 
 
+def gpu_section(tree: dict | None) -> str:
+    """Steps and updates a second of every family, one column a device."""
+    if tree is None:
+        return NOTHING
+    places = list(dict.fromkeys((row["device"], row["threads"]) for row in tree["rows"]))
+    names = [f"{device}, {threads} thread{'s' * (threads > 1)}" for device, threads in places]
+    lines = [
+        "| family, observation | what | " + " | ".join(names) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    found: dict[tuple[str, str], dict[tuple[str, int], float]] = {}
+    for row in tree["rows"]:
+        what = "updates of a fit"
+        if row["what"] == "steps":
+            seen = " on latents" if row["mode"] == "latent" else ""
+            what = f"steps{seen}, {row['rows']:,} rows"
+        cells = found.setdefault((f"{row['family']}, {row['size']}", what), {})
+        cells[row["device"], row["threads"]] = row["per_second"]
+    for (world, what), cells in found.items():
+        shown = [_amount(cells.get(place)) for place in places]
+        lines.append(f"| {world} | {what} | {' | '.join(shown)} |")
+    return "\n".join([*lines, "", f"A second, median of three. {_made(tree)}"])
+
+
+def _amount(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
 def held_section(tree: dict | None) -> str:
     """Policies of the twin, judged again, beside what `returns.json` holds."""
     if tree is None:

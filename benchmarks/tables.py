@@ -27,6 +27,7 @@ from scales_table import scales_section
 from scipy.stats import t as student_t
 from speed_tables import (
     fit_section,
+    gpu_section,
     held_section,
     image_section,
     learn_section,
@@ -289,6 +290,7 @@ SECTIONS = {
         "tuning": tuning_section,
         "steps_per_second": steps_section,
         "image_steps": image_section,
+        "gpu": gpu_section,
         "returns_speed": held_section,
         "parts": parts_section,
         "uncertainty": uncertainty_section,

@@ -56,7 +56,7 @@ def read_checkpoint(
     Raises StageError for a checkpoint that is damaged or belongs to another fit.
     """
     try:
-        tree = torch.load(path, weights_only=True)
+        tree = torch.load(path, weights_only=True, map_location="cpu")
         same = tree["identity"] == identity
         if same:
             model.load_state_dict(tree["model"])

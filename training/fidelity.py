@@ -81,8 +81,8 @@ def open_loop(
     model = model.stepper(precision)
     begins, length = evaluation_steps(data, horizon)
     batch = data.gather(begins, length)
-    rows = torch.arange(len(batch))
-    random = RowRandom.from_seed(seed, len(batch))
+    rows = torch.arange(len(batch), device=data.device)
+    random = RowRandom.from_seed(seed, len(batch), device=data.device)
     first = batch.start()
     scale = scales_of(data) if scale is None else scale
     state = state_at(model, data, begins, random)
@@ -115,15 +115,15 @@ def open_loop(
 def one_step(
     model: WorldModel, data: EncodedEpisodes, *, seed: int = 0, ranges: DataRange | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(probability, label, uncertainty) of every real transition, (N,) each; uncertainty NaN where unknown.
+    """(probability, label, uncertainty) of every real transition, (N,) each, on the CPU; uncertainty NaN where unknown.
 
     ranges: what arrives beyond their `ends` has surely ended, as in a simulator.
     """
     model, bounds = model.stepper(), EndBounds(ranges)
     probability, uncertainty = [], []
-    for steps in torch.arange(len(data)).split(_CHUNK):
+    for steps in torch.arange(len(data), device=data.device).split(_CHUNK):
         batch = data.gather(steps, 1)
-        random = RowRandom.from_seed(seed + int(steps[0]), len(batch))
+        random = RowRandom.from_seed(seed + int(steps[0]), len(batch), device=data.device)
         state, prediction = model.step(
             state_at(model, data, steps, random),
             batch.actions[:, 0],
@@ -131,16 +131,17 @@ def one_step(
             temperature=0.0,
             uncertainty="full",
         )
-        terminated = prediction.terminated
+        terminated = prediction.terminated.cpu()
         if bounds:
-            beyond = torch.from_numpy(bounds.beyond(model.decode(state)[OBSERVATION].numpy()))
+            arrived = model.decode(state)[OBSERVATION].numpy(force=True)
+            beyond = torch.from_numpy(bounds.beyond(arrived))
             terminated = terminated.masked_fill(beyond, 1.0)
         probability.append(terminated)
         known = prediction.uncertainty
         uncertainty.append(
-            torch.full_like(prediction.reward, float("nan")) if known is None else known
+            torch.full_like(terminated, float("nan")) if known is None else known.cpu()
         )
-    return torch.cat(probability), data.terminated, torch.cat(uncertainty)
+    return torch.cat(probability), data.terminated.cpu(), torch.cat(uncertainty)
 
 
 def bfloat16_fidelity(
@@ -197,7 +198,7 @@ def termination_scores(
 
 def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, random: RowRandom) -> State:
     """What a model makes of the real past of each of these steps (B,)."""
-    context = data.contexts(steps, model.context).to("cpu", torch.float32)
+    context = data.contexts(steps, model.context).to(data.device, torch.float32)
     return model.encode(context, random=random)
 
 
@@ -209,7 +210,7 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
 def evaluation_steps(data: EncodedEpisodes, horizon: int) -> tuple[Tensor, int]:
     """(first steps, length) of `evaluation_windows`."""
     stride = max(1, -(-len(data) // _MOST_WINDOWS))
-    steps = torch.arange(0, len(data), stride)
+    steps = torch.arange(0, len(data), stride, device=data.device)
     # Of the chosen steps, not of all: else no window might reach the last step.
     length = min(horizon, int(data.left[steps].max()))
     whole = steps[data.left[steps] >= length]

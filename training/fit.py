@@ -50,7 +50,7 @@ from world_env.models import load_family
 from world_env.models.base import TrainableWorldModel
 from world_env.random import RowRandom
 from world_env.spec import JSON, DataRange, WorldSpec
-from world_env.twin import KnownFunction, Twin
+from world_env.twin import KnownFunction, Twin, as_device
 
 _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
@@ -92,6 +92,8 @@ class FitConfig:
     whatever its model thinks."""
     seed: int = 0
     """Of the weights, the windows and the split."""
+    device: str = "cpu"
+    """Where the model learns and is measured, its data beside it; the twin comes back to the CPU."""
 
     def __post_init__(self) -> None:
         updates = LEAST_UPDATES if self.updates is None else self.updates
@@ -174,11 +176,10 @@ def fit_episodes(
     checkpoint: file for resuming; written at every validation.
     warm_start: a twin of the same environment, family and configuration, fitted to less data, to begin from; few
         updates are enough then.
-    reward_fn, termination_fn: known functions that the twin uses instead of what it learned; `Twin.load` needs them
-        again.
+    reward_fn, termination_fn: known functions in the place of what is learned; `Twin.load` needs them again.
     """
-    config = config or FitConfig()
-    updates = updates_for(sum(map(len, episodes))) if config.updates is None else config.updates
+    steps, config = sum(map(len, episodes)), config or FitConfig()
+    updates, home = config.updates or updates_for(steps), as_device(config.device)
     config = dataclasses.replace(config, updates=updates)
     began = time.perf_counter()
     training, held_out = split(check_amount(episodes), config.held_out, config.seed)
@@ -191,32 +192,33 @@ def fit_episodes(
     check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
     model.prepare(everything.statistics())
+    begins: JSON = {}
     if warm_start is not None:
         check_same_kind(warm_start, spec, config.family, config.model)
         model.warm_start(cast("TrainableWorldModel", warm_start.model))
+        begins = {"warm_start": warm_start.fingerprint()}
+    states = dataset_states(everything, config.states, config.seed, context=model.context)
+    model.to(home)
+    train, validation, everything = (each.to(home) for each in (train, validation, everything))
     scale = scales_of(everything)
-    begins = {} if warm_start is None else {"warm_start": warm_start.fingerprint()}
     logs = _optimize(model, train, validation, scale, config, updates, progress, checkpoint, begins)
     model.eval().requires_grad_(False)
     threshold, scores, seen = _ends(model, ranges, validation, everything)
-    fidelity = _measure(model, validation, scale) | {
-        "termination": scores,
-        "notes": notes,
-        "loss": logs,
-    }
+    fidelity = _measure(model, validation, scale)
+    fidelity |= {"termination": scores, "notes": notes, "loss": logs}
     return Twin(
         spec=spec,
         family=config.family,
-        model=model,
+        model=model.to("cpu"),
         starts=starts(list(episodes), codec),
-        states=dataset_states(everything, config.states, config.seed, context=model.context),
+        states=states,
         ranges=ranges,
         termination_threshold=threshold,
         uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,
         provenance=(provenance or {})
         | {
             "fit": dataclasses.asdict(config),
-            "steps": sum(len(episode) for episode in episodes),
+            "steps": steps,
             "episodes": len(episodes),
             **digests(episodes, held_out),
             "fit_seconds": round(time.perf_counter() - began, 1),
@@ -259,7 +261,7 @@ def _optimize(
             group["lr"] = config.learning_rate * _schedule(share)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
         batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
-        random = RowRandom.from_seed(update * len(batch), len(batch))
+        random = RowRandom.from_seed(update * len(batch), len(batch), device=train.device)
         loss, parts = model.loss(batch, random=random, progress=share)
         optimizer.zero_grad()
         loss.backward()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ _CONSTANT = 1e-6
 """A range below this share of the values' size is rounding, not information."""
 
 
+_COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
+"""What `EncodedEpisodes` holds of every step."""
+
+
 @dataclass(frozen=True)
 class EncodedEpisodes:
     """All episodes end to end; M observations, N steps, M = N + episodes.
@@ -65,9 +69,21 @@ class EncodedEpisodes:
         """N, the number of steps."""
         return self.actions.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie, and all that is cut from them."""
+        return self.actions.device
+
+    def to(self, device: torch.device) -> EncodedEpisodes:
+        """The same on another device."""
+        moved = {key: value.to(device) for key, value in self.observations.items()}
+        parts = {name: getattr(self, name).to(device) for name in _COLUMNS}
+        return replace(self, observations=moved, **parts)
+
     def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
         """`size` windows of `length` steps, their first steps uniform over all steps."""
-        return self.gather(torch.randint(len(self), (size,), generator=generator), length)
+        steps = torch.randint(len(self), (size,), generator=generator)
+        return self.gather(steps.to(self.device), length)
 
     def gather(self, steps: Tensor, length: int) -> Batch:
         """Windows that begin at the given steps (B,) int64.
@@ -76,7 +92,7 @@ class EncodedEpisodes:
         """
         if length < 1:
             raise ValueError(f"length is {length}, expected at least 1 step")
-        offset = torch.arange(length + 1)
+        offset = torch.arange(length + 1, device=self.device)
         left = self.left[steps][:, None]
         seen = (steps + self.episode[steps])[:, None] + torch.minimum(offset, left)
         valid = offset[:-1] < left
@@ -97,7 +113,7 @@ class EncodedEpisodes:
         """The past of each given step (B,) int64: the observation that it leaves and up to `length` - 1 before it."""
         first = torch.searchsorted(self.episode, self.episode[steps])
         known = (steps - first + 1).clamp(max=length)
-        offset = torch.arange(length)
+        offset = torch.arange(length, device=self.device)
         place = (steps - known + 1)[:, None] + torch.minimum(offset, known[:, None] - 1)
         acted = (offset[:-1] < known[:, None] - 1)[..., None]
         return Context(
@@ -164,7 +180,7 @@ class EncodedEpisodes:
             self.terminated,
             self.episode,
         ):
-            digest.update(part.contiguous().numpy().tobytes())
+            digest.update(part.contiguous().numpy(force=True).tobytes())
         return digest.hexdigest()
 
     def _unit_vectors(self) -> Observation:
@@ -252,7 +268,8 @@ def floored_deviation(columns: Tensor) -> Tensor:
     low, high = columns.amin(0), columns.amax(0)
     # One row has no deviation, and is constant.
     scale = columns.std(0, correction=min(1, len(columns) - 1)).maximum(_RANGE_FLOOR * (high - low))
-    constant = torch.from_numpy(_is_constant(low.numpy(), high.numpy()))
+    constant = torch.from_numpy(_is_constant(low.numpy(force=True), high.numpy(force=True)))
+    constant = constant.to(scale.device)
     return scale.where(~constant, torch.ones_like(scale))
 
 

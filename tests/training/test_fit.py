@@ -435,3 +435,14 @@ def test_a_fit_that_explodes_says_so(episodes: list[Episode], spec: WorldSpec) -
     config = dataclasses.replace(TINY, learning_rate=1e18)
     with pytest.raises(DataError, match="finite"):
         fit_episodes(episodes, spec, config)
+
+
+def test_a_device_that_is_not_there_is_named_before_anything_is_fitted(
+    episodes: list[Episode], spec: WorldSpec
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    config = dataclasses.replace(TINY, device="cuda:99")
+    with pytest.raises(InvalidOptionError, match=r"device is 'cuda:99'.*pass 'cpu'"):
+        fit_episodes(episodes, spec, config, progress=never)

@@ -22,7 +22,10 @@ MODULES = (
     *["join", "returns", "tuning", "timing", "stepping", "mbrl_speed", "speed_plot"],
     *["scales_table"],
 )
-SCRIPTS = ("steps_per_second", "fit_speed", "ppo_speed", "learn_table", "uncertainty", "scales")
+SCRIPTS = (
+    *["steps_per_second", "fit_speed", "gpu", "ppo_speed", "learn_table", "uncertainty"],
+    "scales",
+)
 KINDS = ("off", "default", "full")
 SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
 FIT = {"updates": 4, "batch_size": 20, "validate_every": 2, "model": {"members": 2, "width": 8}}
@@ -190,6 +193,18 @@ def test_a_fit_is_timed_part_by_part(
     assert row["milliseconds_per_update"]["optimizer"] > 0 and row["seconds"]["validation"] > 0
     spent = [seconds for name, seconds in row["seconds"].items() if name != "total"]
     assert sum(spent) == pytest.approx(row["seconds"]["total"], abs=0.01)
+
+
+def test_devices_are_timed_on_the_same_worlds_and_fits(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = scripts["gpu"]
+    monkeypatch.setattr(script, "WORLDS", {"ensemble": ("17 numbers", ("pixels",))})
+    monkeypatch.setattr(script.os, "cpu_count", lambda: 1)
+    words = ["--devices", "cpu", "--rows", "2", "--seconds", "0.01", "--updates", "20"]
+    rows = run(script, tmp_path / "gpu.json", monkeypatch, *words)["rows"]
+    assert [row["what"] for row in rows] == ["steps", "updates"]
+    assert rows[0]["rows"] == 2 and rows[1]["threads"] == 1
 
 
 def test_scalings_are_compared_on_the_same_episodes(

@@ -36,7 +36,7 @@ class _LeastSquares:
         self._gram = self._gram + inputs.T @ inputs
         self._moment = self._moment + inputs.T @ targets.double()
         # One-hot actions sum to the bias: of the equally good solutions, about the smallest.
-        ridge = _RIDGE * self._gram[-1, -1] * torch.eye(inputs.shape[1], dtype=torch.float64)
+        ridge = _RIDGE * self._gram[-1, -1] * torch.eye(*self._gram.shape).to(self._gram)
         weight, bias = (
             torch.linalg.solve(self._gram + ridge, self._moment)
             .float()

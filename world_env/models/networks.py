@@ -313,8 +313,9 @@ class MemberMLP(nn.Module):
         return torch.addmm(self.biases[-1][index], hidden, self.weights[-1][index])
 
 
-_CHUNK = 512
-"""Rows that go through a whole network at once: what they need on the way does not grow with all rows."""
+_CHUNK, _MANY = 512, 1 << 18
+"""Rows that go through a whole network at once, on the CPU and elsewhere: what they need on the way does not grow with
+all rows. A GPU is fed with as many as it holds."""
 
 
 class PreparedMLP(nn.Module):
@@ -329,6 +330,7 @@ class PreparedMLP(nn.Module):
         self.dtype = dtype
         self.outputs = network.weights[-1].shape[-1]
         place = network.weights[-1].device.type
+        self.chunk = _CHUNK if place == "cpu" else _MANY
         loops = compiled_loops() if (dtype, place) == (torch.float32, "cpu") else None
         self._activate: Callable[..., None] | None = loops and loops.activate_rows
         parts = (network.weights, network.biases, network.gains, network.shifts)
@@ -353,8 +355,8 @@ class PreparedMLP(nn.Module):
         rows = groups.sort(inputs).to(self.dtype)
         out = torch.empty(len(rows), self.outputs, dtype=self.dtype, device=rows.device)
         for index, part in groups.parts:
-            for begin in range(part.start, part.stop, _CHUNK):
-                end = min(begin + _CHUNK, part.stop)
+            for begin in range(part.start, part.stop, self.chunk):
+                end = min(begin + self.chunk, part.stop)
                 self._member(rows[begin:end], index, out[begin:end])
         return groups.restore(out).to(inputs.dtype)
 
@@ -364,8 +366,8 @@ class PreparedMLP(nn.Module):
         shape = (len(self.members), len(rows), self.outputs)
         out = torch.empty(shape, dtype=self.dtype, device=rows.device)
         for index in range(len(self.members)):
-            for begin in range(0, len(rows), _CHUNK):
-                end = begin + _CHUNK
+            for begin in range(0, len(rows), self.chunk):
+                end = begin + self.chunk
                 self._member(rows[begin:end], index, out[index, begin:end])
         return out.to(inputs.dtype)
 

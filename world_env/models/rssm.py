@@ -319,7 +319,7 @@ def two_hot_loss(logits: Tensor, value: Tensor, bins: Tensor) -> Tensor:
 
     Source: DreamerV3, arXiv:2301.04104, eq. 11: the expected value of the bins is then the mean of the values.
     """
-    value = value.clamp(float(bins[0]), float(bins[-1]))
+    value = value.clamp(bins[0], bins[-1])
     above = torch.searchsorted(bins, value.contiguous()).clamp(1, len(bins) - 1)
     low, high = bins[above - 1], bins[above]
     share = ((value - low) / (high - low))[..., None]
