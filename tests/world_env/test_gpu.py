@@ -67,7 +67,7 @@ def assert_alike(left: Any, right: Any) -> None:
 def test_noise_is_the_same_noise() -> None:
     here, there = (RowRandom.from_seed(5, ROWS, device=device) for device in ("cpu", "cuda"))
     assert torch.equal(here.uniform(7), there.uniform(7).cpu())
-    torch.testing.assert_close(here.normal(7), there.normal(7).cpu(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(here.normal(7), there.normal(7).cpu(), rtol=1e-4, atol=1e-4)
     assert torch.equal(here.integers(9), there.integers(9).cpu())
 
 
