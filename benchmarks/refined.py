@@ -57,6 +57,7 @@ from world_env.spec import JSON
 from world_env.twin import KnownFunction
 
 BENCHMARK = "refined"
+RESULTS = Path(f"benchmarks/results/{BENCHMARK}.json")
 LONG = 1_000_000
 """Real steps of the bar; tasks whose rows ask for as many are measured here."""
 ROUND_SEEDS = JUDGE_SEEDS[:20]
@@ -103,7 +104,7 @@ def main() -> None:
         choices=ARMS,
         help="changes by name (refined_arms.py), one after another",
     )
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,7 +163,6 @@ class Cell:
         self.real = real_of(task_id)
         name = "-".join([task_id, str(seed), *([_slug(change)] if change else [])])
         self.folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
-        self.rounds: list[Round] | None = None
 
     def of(self, column: str) -> JSON:
         """What tells a row from all others."""
@@ -214,7 +214,7 @@ class Cell:
     def control(self, column: str, ledger: StepLedger) -> tuple[Any, int]:
         """(actor, steps it learned from) of what one could do instead."""
         if column == "ppo_real_twin_steps":
-            steps = self.newest().learned_steps
+            steps = self.twin_steps()
             same = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO")
             config = changed(same, self.change).learn
         else:
@@ -233,12 +233,14 @@ class Cell:
         policy = learn(self.real, config, out=self.folder / column, ledger=ledger)
         return policy_actor(policy), steps
 
-    def newest(self) -> Round:
-        """The last round of `ppo_twin`; made now where it is not there."""
-        if self.rounds is None:
-            ledger = StepLedger(self.folder / "ppo_twin-real-steps.json")
-            self.rounds = self.refine("ppo_twin", ledger)
-        return self.rounds[-1]
+    def twin_steps(self) -> int:
+        """What `ppo_twin` learned from: its row's, in the file of the results; where there is none it is made now."""
+        wanted = self.of("ppo_twin")
+        for row in (read(RESULTS) or {"rows": []})["rows"]:
+            if wanted.items() <= row.items():
+                return int(row["learned_steps"])
+        ledger = StepLedger(self.folder / "ppo_twin-real-steps.json")
+        return self.refine("ppo_twin", ledger)[-1].learned_steps
 
     def judged(self, done: Round) -> JSON:
         """What a round promised, and what its policy earns in reality: no step of this is counted, nothing reads it."""
