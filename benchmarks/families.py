@@ -2,6 +2,7 @@
 
     python benchmarks/families.py --seeds 0 1 2 --resume
     python benchmarks/families.py --worlds "Pendulum-v1 without velocity" --families rssm --seeds 0 --resume
+    python benchmarks/families.py --worlds Pendulum-v1-pixels --families rssm-large --device cuda --resume
 
 Each family is fitted, as a fit is by default (the pixel world as its row says), to the same episodes, and rolled out
 along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import platform
 import time
 import warnings
 from functools import partial
@@ -57,7 +59,8 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--updates", type=int, help="other than a fit's own number; for trials")
+    parser.add_argument("--updates", type=int, help="other than a fit's own number")
+    parser.add_argument("--device", default="cpu", help="where the fits run")
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
@@ -71,11 +74,15 @@ def main() -> None:
                 key = {"task": world, "family": family, "seed": seed}
                 if arguments.updates is not None:
                     key["updates"] = arguments.updates
-                measure = partial(measured, world, family, seed, arguments.updates)
+                measure = partial(
+                    measured, world, family, seed, arguments.updates, arguments.device
+                )
                 add_missing(arguments.out, BENCHMARK, key, measure)
 
 
-def measured(world: str, family: str, seed: int, updates: int | None = None) -> JSON:
+def measured(
+    world: str, family: str, seed: int, updates: int | None = None, device: str = "cpu"
+) -> JSON:
     """The rest of one row."""
     task = TASKS[world.removesuffix(" without velocity")]
     store = episodes_of(world, task.real_steps, seed, "collect")
@@ -83,7 +90,7 @@ def measured(world: str, family: str, seed: int, updates: int | None = None) -> 
     train = store.load()
     model = task.model if family == task.family else {}
     began = time.perf_counter()
-    config = FitConfig(family, model, updates or task.updates, seed=seed)
+    config = FitConfig(family, model, updates or task.updates, seed=seed, device=device)
     twin = fit_episodes(train, store.spec, config)
     seconds = round(time.perf_counter() - began)
     scale = scales_of(encode_episodes(train, twin.codec))
@@ -103,6 +110,7 @@ def measured(world: str, family: str, seed: int, updates: int | None = None) -> 
             if s <= len(curve.error)
         ],
         "seconds": seconds,
+        "device": platform.machine() if device == "cpu" else torch.cuda.get_device_name(device),
     }
 
 

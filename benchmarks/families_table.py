@@ -5,11 +5,15 @@ from __future__ import annotations
 import statistics
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/families.json` does not exist."
-FAMILIES = {"ensemble": "ensemble", "rssm": "recurrent (rssm)"}
+FAMILIES = {
+    "ensemble": "ensemble",
+    "rssm": "recurrent (rssm)",
+    "rssm-large": "recurrent, large (rssm-large)",
+}
 WORLDS = {
     "Pendulum-v1": ("ensemble", "rssm"),
     "Pendulum-v1 without velocity": ("ensemble", "rssm"),
-    "Pendulum-v1-pixels": ("rssm",),
+    "Pendulum-v1-pixels": ("rssm", "rssm-large"),
 }
 """World -> the families that can see it."""
 SEEDS = (0, 1, 2)
