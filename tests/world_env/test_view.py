@@ -1,6 +1,7 @@
 """Observation modes: the same worlds, seen as pixels, as latents, or as both; and reality seen through a twin."""
 
 import dataclasses
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +18,7 @@ from world_env.errors import (
     ResetNeededError,
     SpaceMismatchError,
 )
-from world_env.models.rssm import RssmConfig
+from world_env.models.rssm import RssmConfig, RssmWorldModel
 from world_env.sb3 import WorldModelVecEnv
 from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
@@ -64,15 +65,14 @@ def test_latents_are_features_and_need_no_decoding(
     def refuse(*_: object) -> None:
         raise AssertionError("decoded")
 
-    decode = pixels.model.decode
-    monkeypatch.setattr(pixels.model, "decode", refuse)
+    monkeypatch.setattr(RssmWorldModel, "decode", refuse)
     simulator.reset()
     seen = simulator.step(np.zeros((2, 2), np.float32)).observation
     state = simulator.snapshot().state
     assert np.array_equal(seen, pixels.model.features(state).numpy())
     with pytest.raises(AssertionError, match="decoded"):
         simulator.picture()
-    monkeypatch.setattr(pixels.model, "decode", decode)
+    monkeypatch.undo()
     assert simulator.picture().shape == (2, 16, 16)
 
 
@@ -81,14 +81,14 @@ def test_latents_of_no_numbers_end_the_episode(
 ) -> None:
     simulator = Simulator(pixels, 2, seed=0, config=SimulatorConfig(observation_mode="latent"))
     before = simulator.reset()
-    step = pixels.model.step
+    step = RssmWorldModel.step
 
-    def spoiled(*args: object, **kwargs: object) -> object:
-        state, prediction = step(*args, **kwargs)
+    def spoiled(self: RssmWorldModel, *args: Any, **kwargs: Any) -> object:
+        state, prediction = step(self, *args, **kwargs)
         state["deter"][1] = torch.nan
         return state, prediction
 
-    monkeypatch.setattr(pixels.model, "step", spoiled)
+    monkeypatch.setattr(RssmWorldModel, "step", spoiled)
     result = simulator.step(np.zeros((2, 2), np.float32))
     assert result.truncated.tolist() == [False, True]
     assert np.array_equal(result.observation[1], before[1])

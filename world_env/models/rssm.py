@@ -15,6 +15,7 @@ What it does, and why (Hafner et al. 2023, DreamerV3, arXiv:2301.04104, unless s
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import cast
 
@@ -24,10 +25,10 @@ from torch.nn import functional
 
 from world_env.batch import Batch, Context, Observation, State, Statistics, replace
 from world_env.codec import action_size
-from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
+from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.networks import MemberMLP
 from world_env.models.rssm_config import LargeRssmConfig, RssmConfig
-from world_env.models.senses import Senses, dense, symexp
+from world_env.models.senses import PreparedDense, Senses, dense, symexp
 from world_env.models.weights import terminal_weight, weighted_mean
 from world_env.random import RowRandom
 from world_env.spec import WorldSpec
@@ -106,6 +107,16 @@ class RssmWorldModel(TrainableWorldModel):
         kept = {name: value for name, value in self.state_dict().items() if _is_range(name)}
         self.load_state_dict(older.state_dict() | kept)
 
+    def stepper(self, precision: Precision = "float32") -> RssmWorldModel:
+        """The same model for stepping without gradients, its small layers in fewer calls."""
+        super().stepper(precision)
+        fast = copy.copy(self)
+        prepared = {
+            name: PreparedDense(getattr(self, name)) for name in ("taken", "prior", "outcome")
+        }
+        fast._modules = {**self._modules, **prepared}
+        return fast
+
     # -- states ----------------------------------------------------------------------------------------------------
 
     def encode(self, context: Context, *, random: RowRandom) -> State:
@@ -141,8 +152,8 @@ class RssmWorldModel(TrainableWorldModel):
         over the groups.
         """
         arrived = self._imagine(state, action, random, temperature)
-        usual, terminal, logit = self._outcome(self.features(arrived))
-        rewards = self._reward_units(torch.stack([usual, terminal], 1))
+        bins, logit = self._outcome(self.features(arrived))
+        rewards = self._reward_units(bins)
         prediction = Prediction(
             rewards[:, 0],
             (logit - self.log_terminal_weight).sigmoid(),
@@ -192,21 +203,22 @@ class RssmWorldModel(TrainableWorldModel):
         """(B, S): one class a group, (B, groups, classes) probabilities; gradients go through as if it were these."""
         threshold = random.uniform(self.config.groups, dtype=shares.dtype)[..., None]
         if temperature == 0.0:
-            chosen = shares.argmax(-1)
+            likeliest = shares.argmax(-1)
+            drawn = functional.one_hot(likeliest, self.config.classes).to(shares.dtype)
         else:
             sharp = shares if temperature == 1.0 else shares ** (1.0 / temperature)
             cumulative = sharp.detach().cumsum(-1)
-            below = cumulative < threshold * cumulative[..., -1:]
-            chosen = below.sum(-1).clamp(max=self.config.classes - 1)
-        drawn = functional.one_hot(chosen, self.config.classes).to(shares.dtype)
+            # The first class that reaches the threshold; the last one always does.
+            reached = (cumulative >= threshold * cumulative[..., -1:]).to(shares.dtype)
+            drawn = torch.cat([reached[..., :1], reached.diff(dim=-1)], -1)
         if shares.requires_grad:
             drawn = drawn + shares - shares.detach()
         return drawn.flatten(-2)
 
-    def _outcome(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(bins of the reward, of the reward of a step that terminates, weighted logit of termination)."""
-        usual, terminal, logit = self.outcome(features).split((_BINS, _BINS, 1), -1)
-        return usual, terminal, logit.squeeze(-1)
+    def _outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """((..., 2, bins) of the reward of a usual step and of one that terminates, weighted logit of termination)."""
+        said = self.outcome(features)
+        return said[..., :-1].unflatten(-1, (2, _BINS)), said[..., -1]
 
     def _reward_units(self, logits: Tensor) -> Tensor:
         """(B, 2) expected rewards of (B, 2, bins): of a usual step, and of one that terminates."""
@@ -276,7 +288,8 @@ class RssmWorldModel(TrainableWorldModel):
         # The state of the first observation has no reward: it was not arrived at.
         arrived, valid = features[:, 1:], seen[:, 1:]
         ended, rewards = batch.terminated, batch.rewards
-        usual, terminal, logit = self._outcome(arrived)
+        bins, logit = self._outcome(arrived)
+        usual, terminal = bins.unbind(-2)
         parts["reward"] = self._reward_loss(usual, rewards, 0, valid * (1.0 - ended))
         parts["terminal_reward"] = self._reward_loss(terminal, rewards, 1, valid * ended)
         weight = self.log_terminal_weight.exp()
