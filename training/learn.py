@@ -189,7 +189,8 @@ def _senses(world: Twin | RealConfig, config: LearnConfig, through: Twin | None)
     twin = through if isinstance(world, RealConfig) else world
     if twin is None:
         raise InvalidOptionError(
-            f"observation_mode={mode!r} in reality needs the twin that the policy sees through: pass through="
+            f"observation_mode={mode!r} in reality needs the twin that the policy sees through: "
+            "pass through=, on the command line --through FOLDER"
         )
     return Senses(twin, mode)
 
