@@ -1,14 +1,18 @@
-"""Twins that the tests of this folder share."""
+"""Twins and models that the tests of this folder share."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from oracle import ORACLES, forget_oracles, oracle_twin, register_oracles
+from small_ensemble import CONFIG, SPEC, statistics
+from small_twin import small
 
 from training.tasks import BUNDLED
 from world_env.folder import list_twins
+from world_env.models.ensemble import EnsembleWorldModel
 from world_env.twin import Twin
 
 torch.set_num_threads(1)
@@ -50,3 +54,18 @@ def bundled() -> list[str]:
     names = list_twins()
     assert names == sorted(task.twin for task in BUNDLED.values())
     return names
+
+
+@pytest.fixture
+def model() -> EnsembleWorldModel:
+    """An ensemble, untrained, with scales of its own: the data lies in -1..1 in every dimension."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = EnsembleWorldModel(SPEC, CONFIG)
+    made.prepare(statistics())
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return small().save(tmp_path / "twin")
