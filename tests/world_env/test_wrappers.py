@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 
 from training.real import RealConfig, StepLedger, make_real, spec_of
 from world_env.errors import InvalidOptionError, UnsupportedSpaceError
-from world_env.wrappers import SelectColumns
+from world_env.wrappers import SelectColumns, SetAttributes
 
 
 def test_selected_columns_are_those_of_the_environment_in_the_order_asked_for() -> None:
@@ -45,3 +45,30 @@ def test_columns_that_are_not_there_are_refused(columns: tuple[int, ...]) -> Non
 def test_only_vectors_have_columns() -> None:
     with pytest.raises(UnsupportedSpaceError, match="no columns"):
         SelectColumns(gym.make("FrozenLake-v1"), (0,))
+
+
+def test_set_attributes_change_the_environment_underneath_before_its_first_episode() -> None:
+    real = RealConfig(
+        "Pendulum-v1",
+        {"render_mode": "rgb_array"},
+        (
+            'world_env.wrappers:SetAttributes{"screen_dim": 32, "g": 0}',
+            'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
+        ),
+    )
+    assert spec_of(real).observation_space.shape == (32, 32, 3)
+    env = make_real(real, purpose="judge", ledger=StepLedger())
+    env.reset(seed=0)
+    inner = env.unwrapped
+    inner.state = np.array([0.5, 0.0])
+    env.step(np.zeros(1, np.float32))
+    # Nothing pulls where there is no gravity.
+    assert inner.state.tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("attributes", [{"screen_size": 32}, {"screen_dim": "32"}, {"screen": 3}])
+def test_attributes_that_are_not_there_or_of_another_kind_are_refused(
+    attributes: dict[str, object],
+) -> None:
+    with pytest.raises(InvalidOptionError, match=r"PendulumEnv\.screen.* cannot become"):
+        SetAttributes(gym.make("Pendulum-v1"), **attributes)
