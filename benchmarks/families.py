@@ -7,7 +7,9 @@
 Each family is fitted, as a fit is by default (the pixel world as its row says), to the same episodes, and rolled out
 along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
 takes (`WorldModel.context`: an ensemble 1, a recurrent model several, where there are so many); then it sees nothing
-more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last).
+more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last), and
+energy scores (`training.fidelity.energy_scores`): who keeps to one of many ways that things may be is off by more than
+who shows the mean of them, and nothing that ever is looks like that mean.
 """
 
 from __future__ import annotations
@@ -105,7 +107,12 @@ def measured(
         "score": curve.score,
         "reward_error": curve.reward_error,
         "errors": [
-            {"step": s, "error": curve.error[s - 1], "hold_last": curve.hold_last[s - 1]}
+            {
+                "step": s,
+                "error": curve.error[s - 1],
+                "hold_last": curve.hold_last[s - 1],
+                "energy": curve.energy[s - 1],
+            }
             for s in STEPS
             if s <= len(curve.error)
         ],

@@ -35,6 +35,11 @@ def families_section(tree: dict | None) -> str:
             mine = [row for row in here if row["family"] == family]
             if mine:
                 lines.append(_line(world, name, mine, steps))
+            if any("energy" in each for row in mine for each in row["errors"]):
+                scores = [_over(mine, step, "energy") for step in steps]
+                lines.append(
+                    f"| {world} | {name}, energy score | {' | '.join(scores)} | - | - | - |"
+                )
         if here:
             still = [_over(here, step, "hold_last") for step in steps]
             lines.append(f"| {world} | nothing moves | {' | '.join(still)} | - | - | - |")
@@ -57,7 +62,7 @@ def _line(world: str, name: str, rows: list[dict], steps: list[int]) -> str:
 
 def _over(rows: list[dict], step: int, part: str) -> str:
     """Mean over rows of what is known at a step."""
-    known = [each[part] for row in rows for each in row["errors"] if each["step"] == step]
+    known = [e[part] for row in rows for e in row["errors"] if e["step"] == step and part in e]
     return f"{statistics.fmean(known):.3f}" if known else "-"
 
 

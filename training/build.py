@@ -289,6 +289,7 @@ def curves_of(twin: Twin, held_out: list[Episode], linear: Twin) -> JSON:
         "twin": curve.error.tolist(),
         "hold_last": curve.hold_last.tolist(),
         "linear": line.error.tolist(),
+        "energy": curve.energy.tolist() if curve.draws > 1 else [],
         "unit": "standard deviations of the data",
     }
 

@@ -7,7 +7,7 @@ what an agent lives in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,11 +19,13 @@ from training.windows import EncodedEpisodes, floored_deviation
 from world_env.batch import OBSERVATION, Batch, Observation, State, select, unpacked
 from world_env.bounds import EndBounds
 from world_env.errors import InvalidOptionError
-from world_env.models.base import Precision, WorldModel
+from world_env.models.base import Precision, Prediction, WorldModel
 from world_env.random import RowRandom
 from world_env.spec import JSON, DataRange
 
 _MOST_WINDOWS = 256
+_ENERGY_WINDOWS = 64
+"""Whose energy scores are taken: two rollouts each, beside the one of all windows."""
 _BFLOAT16_HORIZON = 50
 """Steps after which rounding shows, if it does; processors without such products take seconds for them."""
 _MOST_IMAGES = 2_000
@@ -37,24 +39,30 @@ class OpenLoop:
 
     error: (T,) root mean square error after 1..T steps, in the units of `scales_of`.
     hold_last: (T,) the same for "nothing moves".
-    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the error of one window
+    energy: (T,) mean energy score (`WorldModel.draws` of one window beside what came); of one draw its mean error.
+    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the energy score of one window
         after one step count; saturating, so that windows lost to chaos do not drown the rest. inf if any rollout left
         the numbers.
     reward_error: mean absolute error of one step's reward over the rollout, task units.
     rows: how many windows were rolled out.
+    draws: `WorldModel.draws`.
     """
 
     error: np.ndarray
     hold_last: np.ndarray
+    energy: np.ndarray
     score: float
     reward_error: float
     rows: int
+    draws: int = 1
 
     def to_json(self) -> JSON:
         """The curves as a twin stores them, rounded; None where a rollout left the numbers."""
+        told = [("error", self.error), ("hold_last", self.hold_last)]
+        told += [("energy", self.energy)] if self.draws > 1 else []
         curves = {
             name: [round(float(value), 5) if math.isfinite(value) else None for value in values]
-            for name, values in (("error", self.error), ("hold_last", self.hold_last))
+            for name, values in told
         }
         unit = "standard deviations of the data"
         return {"horizon": len(self.error), "unit": unit, **curves, "rows": self.rows}
@@ -76,39 +84,87 @@ def open_loop(
     horizon: steps T; windows that end earlier count as far as they go.
     scale: the unit of errors; None for that of `data`. Few held-out episodes may show less than the model knows of: a
         fit gives the one of all its episodes.
+    temperature: of `error`; energy scores of several draws are of what a simulator would draw, at 1.
     precision: as a simulator would step it.
     """
-    model = model.stepper(precision)
+    draws, model = model.draws, model.stepper(precision)
     begins, length = evaluation_steps(data, horizon)
+    scale = scales_of(data) if scale is None else scale
     batch = data.gather(begins, length)
+    first = batch.start()
+    error, still, reward_error, energies = [], [], [], []
+    for step, rows, state, prediction in _imagined(model, data, begins, batch, seed, temperature):
+        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
+        errors = row_errors(model.decode(state), real, scale)
+        error.append(_root_mean_square(errors))
+        still.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
+        energies.append(errors)
+        going_on = batch.terminated[rows, step] == 0
+        difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
+        reward_error.append(float(difference.mean()) if len(difference) else 0.0)
+    if draws > 1:
+        energies = energy_scores(model, data, begins, length, scale=scale, seed=seed)
+    finite = np.isfinite(error).all() and all(bool(each.isfinite().all()) for each in energies)
+    score = float(np.mean([float((each / (1.0 + each)).mean()) for each in energies]))
+    return OpenLoop(
+        np.array(error),
+        np.array(still),
+        np.array([float(each.mean()) for each in energies]),
+        score if finite else float("inf"),
+        float(np.mean(reward_error)),
+        len(batch),
+        draws,
+    )
+
+
+def energy_scores(
+    model: WorldModel,
+    data: EncodedEpisodes,
+    begins: Tensor,
+    length: int,
+    *,
+    scale: Observation,
+    seed: int = 0,
+) -> list[Tensor]:
+    """The energy score of some of the windows after 1..T steps: of two draws, E|X - y| - E|X - X'| / 2.
+
+    Proper: a model that says what may be scores best, where squared errors would prefer the mean of all that may be,
+    which never is [Gneiting and Raftery 2007, eq. 22]. 0 is exact; nothing is below it.
+    """
+    begins = begins[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
+    batch = data.gather(begins, length)
+    scores = []
+    for step, rows, state, _ in _imagined(model, data, begins, batch, seed, 1.0):
+        shown = model.decode(state)
+        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
+        one, other = row_errors(shown, real, scale).chunk(2)
+        left, right = ({key: value.chunk(2)[i] for key, value in shown.items()} for i in (0, 1))
+        scores.append((one + other - row_errors(left, right, scale)) / 2.0)
+    return scores
+
+
+def _imagined(
+    model: WorldModel,
+    data: EncodedEpisodes,
+    begins: Tensor,
+    batch: Batch,
+    seed: int,
+    temperature: float,
+) -> Iterator[tuple[int, Tensor, State, Prediction]]:
+    """(step, rows of the windows that last so long, their states, what was predicted of the step), step by step."""
     rows = torch.arange(len(batch), device=data.device)
     random = RowRandom.from_seed(seed, len(batch), device=data.device)
-    first = batch.start()
-    scale = scales_of(data) if scale is None else scale
     state = state_at(model, data, begins, random)
-    error, still, reward_error, saturated = [], [], [], []
     for step in range(batch.actions.shape[1]):
         valid = batch.valid[rows, step]
         if not valid.all():
             # Windows that ended are not rolled on: over a whole episode they are half of the work.
             left = valid.nonzero().squeeze(1)
-            rows, first, state = rows[left], select(first, left), select(state, left)
-            random = random.select(left)
+            rows, state, random = rows[left], select(state, left), random.select(left)
         state, prediction = model.step(
             state, batch.actions[rows, step], random=random, temperature=temperature
         )
-        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
-        errors = row_errors(model.decode(state), real, scale)
-        error.append(_root_mean_square(errors))
-        still.append(_root_mean_square(row_errors(first, real, scale)))
-        saturated.append(float((errors / (1.0 + errors)).mean()))
-        going_on = batch.terminated[rows, step] == 0
-        difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
-        reward_error.append(float(difference.mean()) if len(difference) else 0.0)
-    score = float(np.mean(saturated)) if np.isfinite(error).all() else float("inf")
-    return OpenLoop(
-        np.array(error), np.array(still), score, float(np.mean(reward_error)), len(batch)
-    )
+        yield step, rows, state, prediction
 
 
 @torch.no_grad()

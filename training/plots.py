@@ -27,6 +27,7 @@ _STYLES = {
     "hold_last": (_GREY, "--"),
     "median": (_REAL, ":"),
     "worst": (_BAD, ":"),
+    "energy": (_REAL, "-"),
     "twin": (_LEARNED, "-"),
 }
 _KINDS = (
@@ -284,7 +285,7 @@ def _limits(axes: Axes, curves: JSON) -> None:
     twin = [value for value in numbers(curves["twin"]) if value is not None]
     shown = twin + [
         value
-        for name in ("hold_last", "worst", "median")
+        for name in ("hold_last", "worst", "median", "energy")
         for value in numbers(curves.get(name))
         if value is not None
     ]

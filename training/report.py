@@ -13,7 +13,7 @@ import numpy as np
 from training import plots
 from world_env.caveats import NO_WARNING, warnings_of
 from world_env.errors import MissingExtraError, StageError
-from world_env.measured import DASH, at, error_curves, interval, number, percent
+from world_env.measured import DASH, at, error_curves, interval, number, numbers, percent
 from world_env.measured import show as show
 from world_env.spec import JSON
 from world_env.summary import (
@@ -168,9 +168,12 @@ def _curve_sentence(curves: JSON | None) -> str:
     held = number((curves.get("hold_last") or [None])[-1])
     if held is None:
         return text + "."
-    last = number(twin[-1])
+    energy = numbers(curves.get("energy"))
+    last = number((energy or twin)[-1])
     better = "better" if last is not None and last < held else "no better"
-    return f"{text}, {better} than holding the last observation ({show(held)})."
+    # Who draws one of many futures is off by more than who says their mean; the energy score makes them comparable.
+    drawn = f"; what it draws has an energy score of {show(last)}" if energy else ""
+    return f"{text}{drawn}, {better} than holding the last observation ({show(held)})."
 
 
 def _missed(promise: float, row: Mapping[str, Any]) -> str:

@@ -72,7 +72,8 @@ def error_curves(fidelity: Any) -> JSON | None:
 
     Returns "horizon" (steps), "twin" and "hold_last" (root mean square errors over all dimensions, in "unit"). Where
     errors were measured by dimension, also "linear", "median" (of the dimensions, step by step), "worst" (the
-    dimension with the largest last error, called "worst_name") and "trusted" (steps).
+    dimension with the largest last error, called "worst_name") and "trusted" (steps). Where the twin draws one of many
+    futures, also "energy", the energy scores of its draws.
     """
     tree = at(fidelity, "horizons", "observation")
     steps, error = numbers(at(tree, "steps")), _by_dimension(at(tree, "error"))
@@ -82,6 +83,7 @@ def error_curves(fidelity: Any) -> JSON | None:
     named = isinstance(names, list | tuple) and len(names) == len(error)
     last = [math.inf if dimension[-1] is None else dimension[-1] for dimension in error]
     worst = last.index(max(last))
+    energy = numbers(at(fidelity, "open_loop", "energy"))
     return {
         "horizon": [int(step) for step in steps if step is not None],
         "twin": _together(error),
@@ -92,6 +94,10 @@ def error_curves(fidelity: Any) -> JSON | None:
         "worst_name": str(names[worst]) if named else str(worst),
         "unit": str(at(tree, "unit") or ""),
         "trusted": number(at(fidelity, "horizons", "trusted_horizon")),
+        "energy": [
+            energy[int(step) - 1] if step is not None and step <= len(energy) else None
+            for step in (steps if energy else [])
+        ],
     }
 
 
@@ -103,6 +109,7 @@ def _open_loop(curve: Any) -> JSON | None:
         "horizon": list(range(1, len(error) + 1)),
         "twin": error,
         "hold_last": numbers(at(curve, "hold_last")),
+        "energy": numbers(at(curve, "energy")),
         "unit": str(at(curve, "unit") or ""),
     }
 

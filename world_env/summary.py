@@ -16,6 +16,7 @@ _SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 """Steps whose errors a table shows, beside the last one."""
 CURVES = (
     ("twin", "twin"),
+    ("energy", "energy score of its draws"),
     ("median", "median dimension"),
     ("worst", "worst dimension"),
     ("hold_last", "last observation held"),

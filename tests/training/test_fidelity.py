@@ -141,6 +141,64 @@ def test_a_model_that_leaves_the_numbers_scores_infinity() -> None:
     assert open_loop(Wild(walk_spec()), encoded(walk_episodes()), horizon=5).score == float("inf")
 
 
+class Coin(ExactWalk):
+    """Where a coin decides which way one goes: `fair` tosses it, the other one says the mean of both ways."""
+
+    def __init__(self, *, fair: bool) -> None:
+        super().__init__(walk_spec())
+        self.fair, self.draws = fair, 1 + fair
+
+    def step(
+        self, state: State, action: Tensor, *, random: RowRandom, **options: object
+    ) -> tuple[State, Prediction]:
+        way = random.uniform(1).round() * 2.0 - 1.0
+        arrived = state["x"] + (way if self.fair and options["temperature"] else 0.0 * way)
+        zero = torch.zeros(len(arrived))
+        return {"x": arrived}, Prediction(zero, zero)
+
+
+def tossed(count: int = 4_000) -> EncodedEpisodes:
+    """One step left or right, as a coin says."""
+    ways = np.random.default_rng(0).choice([-1.0, 1.0], count).astype(np.float32)
+    made = [
+        Episode(
+            np.array([[0.0], [way]], np.float32),
+            np.zeros((1, 1), np.float32),
+            np.zeros(1, np.float32),
+            terminated=False,
+            truncated=True,
+            seed=seed,
+        )
+        for seed, way in enumerate(ways)
+    ]
+    return encoded(made)
+
+
+def test_the_energy_score_prefers_one_way_that_may_be_to_the_mean_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fidelity, "_MOST_WINDOWS", 4_000)
+    monkeypatch.setattr(fidelity, "_ENERGY_WINDOWS", 4_000)
+    data, unit = tossed(), {OBSERVATION: torch.ones(1)}
+    fair, mean = (open_loop(Coin(fair=f), data, horizon=1, scale=unit) for f in (True, False))
+    # E|X - y| is 1 for either; half of what two tosses are apart, 1/2, is what tossing may be off.
+    assert fair.energy[0] == pytest.approx(0.5, abs=0.05)
+    assert mean.energy[0] == mean.error[0] == 1.0
+    assert fair.to_json()["energy"] == [round(float(fair.energy[0]), 5)]
+    tossing = open_loop(Coin(fair=True), data, horizon=1, scale=unit, temperature=1.0)
+    assert tossing.error[0] == pytest.approx(math.sqrt(2.0), abs=0.05) and fair.score < mean.score
+
+
+def test_of_one_draw_the_energy_score_is_the_mean_error() -> None:
+    data, model = encoded(walk_episodes()), ensemble()
+    curve = open_loop(model, data, horizon=50)
+    assert model.draws == 1 and len(curve.energy) == 50
+    # The mean is no larger than the root of the mean square, and not much smaller.
+    assert (curve.energy <= curve.error * (1.0 + 1e-6)).all()
+    assert (curve.energy > 0.5 * curve.error).all()
+    assert "energy" not in curve.to_json()
+
+
 def test_one_step_gives_every_transition_its_label() -> None:
     episodes = walk_episodes()
     data = encoded(episodes)

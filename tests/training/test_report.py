@@ -117,13 +117,30 @@ def test_the_markdown_page_holds_the_errors_and_says_where_the_pictures_are(
 
 def test_a_twin_says_its_own_curve() -> None:
     curve = {"error": [0.1, 0.2], "hold_last": [0.3, None], "unit": "metres", "horizon": 2}
-    assert curves_from({"open_loop": curve}) == {
+    told = {
         "horizon": [1, 2],
         "twin": [0.1, 0.2],
         "hold_last": [0.3, None],
+        "energy": [],
         "unit": "metres",
     }
+    assert curves_from({"open_loop": curve}) == told
+    drawn = [0.05, 0.1]
+    assert curves_from({"open_loop": curve | {"energy": drawn}}) == told | {"energy": drawn}
     assert curves_from({}) is None
+
+
+def test_draws_are_compared_by_their_energy_score(tmp_path: Path) -> None:
+    curves = {"horizon": [1, 2], "twin": [0.5, 1.2], "hold_last": [0.5, 1.0], "unit": "metres"}
+    pages = [
+        write_report(tmp_path / name, title="t", comparison=COMPARISON, curves=curves | more)
+        .with_suffix(".md")
+        .read_text("utf-8")
+        for name, more in (("one", {}), ("two", {"energy": [0.2, 0.6]}))
+    ]
+    assert "off by 1.2 metres, no better than holding the last observation (1)" in pages[0]
+    told = "off by 1.2 metres; what it draws has an energy score of 0.6, better than holding"
+    assert told in pages[1] and "energy score of its draws" in pages[1]
 
 
 def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ class WorldModel(nn.Module, ABC):
     spec: WorldSpec
     context: int = 1
     """Real observations that a state is best inferred from, where there are so many; one is always enough."""
+    draws: int = 1
+    """Rollouts of one past that tell what the model means: 1 where the most likely one stands for all, 2 where each is
+    one of many that may be, so that errors have to be measured as those of draws (energy scores)."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()

@@ -45,6 +45,7 @@ class RssmWorldModel(TrainableWorldModel):
     State: deter (B, H), the memory; stoch (B, S), one-hots of all groups, S = groups * classes.
     """
 
+    draws = 2
     bins: Tensor
     reward: Tensor
     reward_range: Tensor
