@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import platform
 import time
 import warnings
 from functools import partial
@@ -26,11 +25,12 @@ from pathlib import Path
 import torch
 from families_table import FAMILIES, WORLDS
 from returns import add_missing
+from timing import device_name
 
 from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
 from training.fidelity import open_loop, scales_of
-from training.fit import FitConfig, fit_episodes
+from training.fit import FitConfig, fit_episodes, updates_for
 from training.fit_checks import FitWarning
 from training.real import RealConfig, StepLedger
 from training.tasks import TASKS, real_of
@@ -59,7 +59,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument(
+        "--families", nargs="+", default=["ensemble", "rssm"], choices=list(FAMILIES)
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--updates", type=int, help="other than a fit's own number")
     parser.add_argument("--device", default="cpu", help="where the fits run")
@@ -73,18 +75,19 @@ def main() -> None:
     for world in arguments.worlds:
         for seed in arguments.seeds:
             for family in [name for name in arguments.families if name in WORLDS[world]]:
-                key = {"task": world, "family": family, "seed": seed}
-                if arguments.updates is not None:
-                    key["updates"] = arguments.updates
-                measure = partial(
-                    measured, world, family, seed, arguments.updates, arguments.device
-                )
+                updates = arguments.updates or usual_updates(world)
+                key = {"task": world, "family": family, "seed": seed, "updates": updates}
+                measure = partial(measured, world, family, seed, updates, arguments.device)
                 add_missing(arguments.out, BENCHMARK, key, measure)
 
 
-def measured(
-    world: str, family: str, seed: int, updates: int | None = None, device: str = "cpu"
-) -> JSON:
+def usual_updates(world: str) -> int:
+    """Those of the world's row, or of any fit to so much data."""
+    task = TASKS[world.removesuffix(" without velocity")]
+    return task.updates or updates_for(task.real_steps)
+
+
+def measured(world: str, family: str, seed: int, updates: int, device: str = "cpu") -> JSON:
     """The rest of one row."""
     task = TASKS[world.removesuffix(" without velocity")]
     store = episodes_of(world, task.real_steps, seed, "collect")
@@ -92,32 +95,29 @@ def measured(
     train = store.load()
     model = task.model if family == task.family else {}
     began = time.perf_counter()
-    config = FitConfig(family, model, updates or task.updates, seed=seed, device=device)
+    config = FitConfig(family, model, updates, seed=seed, device=device)
     twin = fit_episodes(train, store.spec, config)
     seconds = round(time.perf_counter() - began)
     scale = scales_of(encode_episodes(train, twin.codec))
     data = encode_episodes(test.load(), twin.codec)
     curve = open_loop(twin.model, data, horizon=STEPS[-1], scale=scale)
+    curves = {"error": curve.error, "hold_last": curve.hold_last}
+    if curve.energy is not None and curve.hold_energy is not None:
+        curves |= {"energy": curve.energy, "hold_energy": curve.hold_energy}
     return {
         "real_steps": store.steps,
         "exploration": EXPLORATION,
-        "updates": twin.provenance["fit"]["updates"],
         "model": model,
         "parameters": sum(value.numel() for value in twin.model.parameters()),
         "score": curve.score,
         "reward_error": curve.reward_error,
         "errors": [
-            {
-                "step": s,
-                "error": curve.error[s - 1],
-                "hold_last": curve.hold_last[s - 1],
-                "energy": curve.energy[s - 1],
-            }
+            {name: values[s - 1] for name, values in curves.items()} | {"step": s}
             for s in STEPS
             if s <= len(curve.error)
         ],
         "seconds": seconds,
-        "device": platform.machine() if device == "cpu" else torch.cuda.get_device_name(device),
+        "device": device_name(device),
     }
 
 

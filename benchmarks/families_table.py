@@ -36,10 +36,9 @@ def families_section(tree: dict | None) -> str:
             if mine:
                 lines.append(_line(world, name, mine, steps))
             if any("energy" in each for row in mine for each in row["errors"]):
-                scores = [_over(mine, step, "energy") for step in steps]
-                lines.append(
-                    f"| {world} | {name}, energy score | {' | '.join(scores)} | - | - | - |"
-                )
+                for part, said in (("energy", name), ("hold_energy", "nothing moves")):
+                    scores = " | ".join(_over(mine, step, part) for step in steps)
+                    lines.append(f"| {world} | {said}, energy score | {scores} | - | - | - |")
         if here:
             still = [_over(here, step, "hold_last") for step in steps]
             lines.append(f"| {world} | nothing moves | {' | '.join(still)} | - | - | - |")

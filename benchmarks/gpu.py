@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 from fit_speed import timed_fit
 from gymnasium import spaces
 from stepping import core
-from timing import JSON, median, rate
+from timing import JSON, device_name, median, rate
 
 from training.episodes import Episode, EpisodeStore
 from training.fit import FitConfig
@@ -68,7 +67,7 @@ def main() -> None:
     for device in arguments.devices:
         # What is left for the CPU beside a GPU is quickest on one thread.
         torch.set_num_threads(os.cpu_count() or 1 if device == "cpu" else 1)
-        place = {"device": name_of(device), "threads": torch.get_num_threads()}
+        place = {"device": device_name(device), "threads": torch.get_num_threads()}
         for family, (size, modes) in WORLDS.items():
             for number in arguments.rows:
                 if size == "17 numbers" or number <= MOST_IMAGES:
@@ -84,11 +83,6 @@ def main() -> None:
             rows.append(row | place | {"per_second": speed})
             print(rows[-1], flush=True)
             write_results(arguments.out, head | {"rows": rows})
-
-
-def name_of(device: str) -> str:
-    """What the results call it."""
-    return platform.machine() if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: float) -> float:

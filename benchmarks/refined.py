@@ -57,7 +57,6 @@ from world_env.spec import JSON
 from world_env.twin import KnownFunction
 
 BENCHMARK = "refined"
-RESULTS = Path(f"benchmarks/results/{BENCHMARK}.json")
 LONG = 1_000_000
 """Real steps of the bar; tasks whose rows ask for as many are measured here."""
 ROUND_SEEDS = JUDGE_SEEDS[:20]
@@ -104,7 +103,7 @@ def main() -> None:
         choices=ARMS,
         help="changes by name (refined_arms.py), one after another",
     )
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -115,7 +114,7 @@ def main() -> None:
         for column in arguments.columns:
             if not applies(column, task_id):
                 continue
-            cell = Cell(task_id, seed, change)
+            cell = Cell(task_id, seed, change, arguments.out if keep else None)
             stored = read(arguments.out) if keep else None
             if stored is not None and any(
                 cell.of(column).items() <= row.items() for row in stored["rows"]
@@ -155,9 +154,13 @@ def function_of(name: str) -> KnownFunction:
 
 
 class Cell:
-    """All columns of one (task, seed) and change; their runs lie in one folder."""
+    """All columns of one (task, seed) and change; their runs lie in one folder.
 
-    def __init__(self, task_id: str, seed: int, change: JSON) -> None:
+    results: the file of rows that are there already, if any.
+    """
+
+    def __init__(self, task_id: str, seed: int, change: JSON, results: Path | None = None) -> None:
+        self.results = results
         self.task_id, self.seed, self.change = task_id, seed, change
         self.task: Task = TASKS[task_id]
         self.real = real_of(task_id)
@@ -234,9 +237,10 @@ class Cell:
         return policy_actor(policy), steps
 
     def twin_steps(self) -> int:
-        """What `ppo_twin` learned from: its row's, in the file of the results; where there is none it is made now."""
+        """What `ppo_twin` learned from, as its row says; where there is none it is made now."""
         wanted = self.of("ppo_twin")
-        for row in (read(RESULTS) or {"rows": []})["rows"]:
+        stored = None if self.results is None else read(self.results)
+        for row in (stored or {"rows": []})["rows"]:
             if wanted.items() <= row.items():
                 return int(row["learned_steps"])
         ledger = StepLedger(self.folder / "ppo_twin-real-steps.json")

@@ -103,7 +103,9 @@ def gpu_section(tree: dict | None) -> str:
     for (world, what), cells in found.items():
         shown = [_amount(cells.get(place)) for place in places]
         lines.append(f"| {world} | {what} | {' | '.join(shown)} |")
-    return "\n".join([*lines, "", f"A second, median of three. {_made(tree)}"])
+    return "\n".join(
+        [*lines, "", f"A second; steps: median of three, updates: of one fit. {_made(tree)}"]
+    )
 
 
 def _amount(value: float | None) -> str:

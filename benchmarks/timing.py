@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import platform
 import resource
 import statistics
 import sys
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from training.provenance import write_results
 
@@ -45,6 +48,12 @@ def alternate(measures: Sequence[Measure], *, repeats: int, seconds: float) -> l
 def median(values: Sequence[float]) -> float:
     """The middle value, to four digits: more would be noise."""
     return float(f"{statistics.median(values):.4g}")
+
+
+def device_name(device: str) -> str:
+    """What results call a device of torch."""
+    found = torch.device(device)
+    return torch.cuda.get_device_name(found) if found.type == "cuda" else platform.machine()
 
 
 @dataclass

@@ -24,6 +24,7 @@ FLOORS = {
         -1: ["errors", "packing"],
         0: ["random", "spec", "batch"],
         1: ["bounds", "codec", "models.base", "models.compiled", "folder", "measured"],
+        1.3: ["models.loops"],
         1.5: ["models.networks", "models.weights"],
         1.7: ["models.units", "models.ensemble_config", "models.rssm_config", "models.senses"],
         2: [

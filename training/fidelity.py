@@ -39,30 +39,30 @@ class OpenLoop:
 
     error: (T,) root mean square error after 1..T steps, in the units of `scales_of`.
     hold_last: (T,) the same for "nothing moves".
-    energy: (T,) mean energy score (`WorldModel.draws` of one window beside what came); of one draw its mean error.
-    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the energy score of one window
-        after one step count; saturating, so that windows lost to chaos do not drown the rest. inf if any rollout left
-        the numbers.
+    energy, hold_energy: (T,) mean energy scores of either, on some of the windows; None for a model whose one rollout
+        stands for all (`WorldModel.scored_by_draws`).
+    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the error of one window
+        after one step count; saturating, so that windows lost to chaos do not drown the rest. Of draws, the same of the
+        energy score's distances. inf if any rollout left the numbers.
     reward_error: mean absolute error of one step's reward over the rollout, task units.
     rows: how many windows were rolled out.
-    draws: `WorldModel.draws`.
     """
 
     error: np.ndarray
     hold_last: np.ndarray
-    energy: np.ndarray
     score: float
     reward_error: float
     rows: int
-    draws: int = 1
+    energy: np.ndarray | None = None
+    hold_energy: np.ndarray | None = None
 
     def to_json(self) -> JSON:
         """The curves as a twin stores them, rounded; None where a rollout left the numbers."""
-        told = [("error", self.error), ("hold_last", self.hold_last)]
-        told += [("energy", self.energy)] if self.draws > 1 else []
+        names = ("error", "hold_last", "energy", "hold_energy")
         curves = {
             name: [round(float(value), 5) if math.isfinite(value) else None for value in values]
-            for name, values in told
+            for name in names
+            if (values := getattr(self, name)) is not None
         }
         unit = "standard deviations of the data"
         return {"horizon": len(self.error), "unit": unit, **curves, "rows": self.rows}
@@ -84,63 +84,77 @@ def open_loop(
     horizon: steps T; windows that end earlier count as far as they go.
     scale: the unit of errors; None for that of `data`. Few held-out episodes may show less than the model knows of: a
         fit gives the one of all its episodes.
-    temperature: of `error`; energy scores of several draws are of what a simulator would draw, at 1.
+    temperature: of `error`; energy scores are of what a simulator would draw, at 1.
     precision: as a simulator would step it.
     """
-    draws, model = model.draws, model.stepper(precision)
+    by_draws, model = model.scored_by_draws, model.stepper(precision)
     begins, length = evaluation_steps(data, horizon)
     scale = scales_of(data) if scale is None else scale
     batch = data.gather(begins, length)
     first = batch.start()
-    error, still, reward_error, energies = [], [], [], []
+    error, still, reward_error, saturated = [], [], [], []
     for step, rows, state, prediction in _imagined(model, data, begins, batch, seed, temperature):
         real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
         errors = row_errors(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
         still.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
-        energies.append(errors)
+        saturated.append(float(_saturating(errors).mean()))
         going_on = batch.terminated[rows, step] == 0
         difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
-    if draws > 1:
-        energies = energy_scores(model, data, begins, length, scale=scale, seed=seed)
-    finite = np.isfinite(error).all() and all(bool(each.isfinite().all()) for each in energies)
-    score = float(np.mean([float((each / (1.0 + each)).mean()) for each in energies]))
+    energy = hold_energy = None
+    if by_draws:
+        energy, hold_energy, saturated = _energies(model, data, begins, length, scale, seed)
+    score = float(np.mean(saturated)) if np.isfinite(error).all() else math.nan
     return OpenLoop(
         np.array(error),
         np.array(still),
-        np.array([float(each.mean()) for each in energies]),
-        score if finite else float("inf"),
+        score if math.isfinite(score) else math.inf,
         float(np.mean(reward_error)),
         len(batch),
-        draws,
+        energy,
+        hold_energy,
     )
 
 
-def energy_scores(
+def energy_score(one: Tensor, other: Tensor, between: Tensor) -> Tensor:
+    """An unbiased estimate of E|X - y| - E|X - X'| / 2 from two draws: how far each is from y, and from one another.
+
+    Proper: in the mean, who says what may be scores best. Squared errors prefer the mean of all that may be, even where
+    nothing ever is like it. Distances may be passed through a function such as d / (1 + d) before; their scores may not
+    [Gneiting and Raftery 2007, section 5]. Never below 0.
+    """
+    return (one + other - between) / 2.0
+
+
+def _energies(
     model: WorldModel,
     data: EncodedEpisodes,
     begins: Tensor,
     length: int,
-    *,
     scale: Observation,
-    seed: int = 0,
-) -> list[Tensor]:
-    """The energy score of some of the windows after 1..T steps: of two draws, E|X - y| - E|X - X'| / 2.
-
-    Proper: a model that says what may be scores best, where squared errors would prefer the mean of all that may be,
-    which never is [Gneiting and Raftery 2007, eq. 22]. 0 is exact; nothing is below it.
-    """
-    begins = begins[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
-    batch = data.gather(begins, length)
-    scores = []
-    for step, rows, state, _ in _imagined(model, data, begins, batch, seed, 1.0):
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """(T,) each, means over some windows: energy scores, those of "nothing moves", and those of saturated distances."""
+    # The longest windows first, so that some of those that are kept reach the end.
+    ordered = begins[data.left[begins].argsort(descending=True, stable=True)]
+    chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)]
+    batch = data.gather(chosen.repeat(2), length)
+    first, energy, held, saturated = batch.start(), [], [], []
+    for step, rows, state, _ in _imagined(model, data, chosen.repeat(2), batch, seed, 1.0):
         shown = model.decode(state)
         real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
         one, other = row_errors(shown, real, scale).chunk(2)
         left, right = ({key: value.chunk(2)[i] for key, value in shown.items()} for i in (0, 1))
-        scores.append((one + other - row_errors(left, right, scale)) / 2.0)
-    return scores
+        apart = (one, other, row_errors(left, right, scale))
+        energy.append(float(energy_score(*apart).mean()))
+        saturated.append(float(energy_score(*map(_saturating, apart)).mean()))
+        held.append(float(row_errors(select(first, rows), real, scale).mean()))
+    return np.array(energy), np.array(held), saturated
+
+
+def _saturating(distance: Tensor) -> Tensor:
+    return distance / (1.0 + distance)
 
 
 def _imagined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -195,7 +196,7 @@ def fit_episodes(
     begins: JSON = {}
     if warm_start is not None:
         check_same_kind(warm_start, spec, config.family, config.model)
-        model.warm_start(cast("TrainableWorldModel", warm_start.model))
+        model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
         begins = {"warm_start": warm_start.fingerprint()}
     states = dataset_states(everything, config.states, config.seed, context=model.context)
     model.to(home)

@@ -28,6 +28,7 @@ _STYLES = {
     "median": (_REAL, ":"),
     "worst": (_BAD, ":"),
     "energy": (_REAL, "-"),
+    "hold_energy": (_REAL, "--"),
     "twin": (_LEARNED, "-"),
 }
 _KINDS = (
@@ -285,7 +286,7 @@ def _limits(axes: Axes, curves: JSON) -> None:
     twin = [value for value in numbers(curves["twin"]) if value is not None]
     shown = twin + [
         value
-        for name in ("hold_last", "worst", "median", "energy")
+        for name in ("hold_last", "worst", "median", "energy", "hold_energy")
         for value in numbers(curves.get(name))
         if value is not None
     ]

@@ -13,7 +13,7 @@ import numpy as np
 from training import plots
 from world_env.caveats import NO_WARNING, warnings_of
 from world_env.errors import MissingExtraError, StageError
-from world_env.measured import DASH, at, error_curves, interval, number, numbers, percent
+from world_env.measured import DASH, at, error_curves, interval, number, percent
 from world_env.measured import show as show
 from world_env.spec import JSON
 from world_env.summary import (
@@ -165,15 +165,16 @@ def _curve_sentence(curves: JSON | None) -> str:
         f"Left alone for {steps[-1]} steps, the twin is off by {show(twin[-1])} "
         f"{curves.get('unit', '')}".rstrip()
     )
-    held = number((curves.get("hold_last") or [None])[-1])
+    held, last = number((curves.get("hold_last") or [None])[-1]), number(twin[-1])
+    told = curves.get("drawn")
+    if told:
+        # Who keeps to one of many futures is off by more than who shows their mean: errors say little of it.
+        held, last = told["hold_energy"], told["energy"]
+        text += f". After {told['steps']} steps its draws have an energy score of {show(last)}"
     if held is None:
         return text + "."
-    energy = numbers(curves.get("energy"))
-    last = number((energy or twin)[-1])
     better = "better" if last is not None and last < held else "no better"
-    # Who draws one of many futures is off by more than who says their mean; the energy score makes them comparable.
-    drawn = f"; what it draws has an energy score of {show(last)}" if energy else ""
-    return f"{text}{drawn}, {better} than holding the last observation ({show(held)})."
+    return f"{text}, {better} than holding the last observation ({show(held)})."
 
 
 def _missed(promise: float, row: Mapping[str, Any]) -> str:

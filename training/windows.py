@@ -71,7 +71,7 @@ class EncodedEpisodes:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie, and all that is cut from them."""
+        """Where the tensors lie, with the windows and contexts cut from them; statistics are taken on the CPU."""
         return self.actions.device
 
     def to(self, device: torch.device) -> EncodedEpisodes:

@@ -72,8 +72,8 @@ def error_curves(fidelity: Any) -> JSON | None:
 
     Returns "horizon" (steps), "twin" and "hold_last" (root mean square errors over all dimensions, in "unit"). Where
     errors were measured by dimension, also "linear", "median" (of the dimensions, step by step), "worst" (the
-    dimension with the largest last error, called "worst_name") and "trusted" (steps). Where the twin draws one of many
-    futures, also "energy", the energy scores of its draws.
+    dimension with the largest last error, called "worst_name") and "trusted" (steps); else, of a twin that keeps to one
+    of many futures, "energy" and "hold_energy". Of such a twin always "drawn": the last of these two, and "steps".
     """
     tree = at(fidelity, "horizons", "observation")
     steps, error = numbers(at(tree, "steps")), _by_dimension(at(tree, "error"))
@@ -83,7 +83,6 @@ def error_curves(fidelity: Any) -> JSON | None:
     named = isinstance(names, list | tuple) and len(names) == len(error)
     last = [math.inf if dimension[-1] is None else dimension[-1] for dimension in error]
     worst = last.index(max(last))
-    energy = numbers(at(fidelity, "open_loop", "energy"))
     return {
         "horizon": [int(step) for step in steps if step is not None],
         "twin": _together(error),
@@ -94,10 +93,7 @@ def error_curves(fidelity: Any) -> JSON | None:
         "worst_name": str(names[worst]) if named else str(worst),
         "unit": str(at(tree, "unit") or ""),
         "trusted": number(at(fidelity, "horizons", "trusted_horizon")),
-        "energy": [
-            energy[int(step) - 1] if step is not None and step <= len(energy) else None
-            for step in (steps if energy else [])
-        ],
+        "drawn": drawn(at(fidelity, "open_loop")),
     }
 
 
@@ -110,8 +106,17 @@ def _open_loop(curve: Any) -> JSON | None:
         "twin": error,
         "hold_last": numbers(at(curve, "hold_last")),
         "energy": numbers(at(curve, "energy")),
+        "hold_energy": numbers(at(curve, "hold_energy")),
         "unit": str(at(curve, "unit") or ""),
+        "drawn": drawn(curve),
     }
+
+
+def drawn(curve: Any) -> JSON | None:
+    """{"steps", "energy", "hold_energy"} after the last step that has both energy scores; None where none has."""
+    pairs = zip(numbers(at(curve, "energy")), numbers(at(curve, "hold_energy")), strict=False)
+    known = [(i + 1, *pair) for i, pair in enumerate(pairs) if None not in pair]
+    return dict(zip(("steps", "energy", "hold_energy"), known[-1], strict=True)) if known else None
 
 
 def _by_dimension(values: Any) -> list[list[float | None]]:

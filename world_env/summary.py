@@ -17,6 +17,7 @@ _SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 CURVES = (
     ("twin", "twin"),
     ("energy", "energy score of its draws"),
+    ("hold_energy", "energy score, last observation held"),
     ("median", "median dimension"),
     ("worst", "worst dimension"),
     ("hold_last", "last observation held"),

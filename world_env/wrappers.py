@@ -122,7 +122,7 @@ class SetAttributes(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Recor
     """Attributes of the environment underneath that its constructor does not ask for, set before its first episode.
 
     {"screen_dim": 128}: classic control draws at the size that is looked at, which is several times as fast as drawing
-    500 x 500 pixels and shrinking them.
+    500 x 500 pixels and shrinking them. Spaces that the constructor made stay as they are.
     Raises InvalidOptionError for attributes that are not there, or of another type: a mistyped name would change
     nothing.
     """
@@ -133,7 +133,8 @@ class SetAttributes(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Recor
         for name, value in attributes.items():
             known = getattr(env.unwrapped, name, None)
             kinds = (int, float) if isinstance(known, float) else type(known)
-            if known is None or not isinstance(value, kinds):
+            mixed = isinstance(value, bool) != isinstance(known, bool)
+            if known is None or mixed or not isinstance(value, kinds):
                 raise InvalidOptionError(
                     f"{type(env.unwrapped).__name__}.{name} is {known!r} and cannot become {value!r}: expected an "
                     "attribute that it has, and a value of the same type"

@@ -1,6 +1,7 @@
 """What is measured is what it says: exact models have no error, and thresholds lie where they should."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -142,61 +143,65 @@ def test_a_model_that_leaves_the_numbers_scores_infinity() -> None:
 
 
 class Coin(ExactWalk):
-    """Where a coin decides which way one goes: `fair` tosses it, the other one says the mean of both ways."""
+    """Where a coin decides which way one goes: `wide` tosses it and goes so far, 0 says the mean of both ways."""
 
-    def __init__(self, *, fair: bool) -> None:
+    def __init__(self, wide: float) -> None:
         super().__init__(walk_spec())
-        self.fair, self.draws = fair, 1 + fair
+        self.wide, self.scored_by_draws = wide, wide > 0.0
 
     def step(
         self, state: State, action: Tensor, *, random: RowRandom, **options: object
     ) -> tuple[State, Prediction]:
         way = random.uniform(1).round() * 2.0 - 1.0
-        arrived = state["x"] + (way if self.fair and options["temperature"] else 0.0 * way)
+        arrived = state["x"] + self.wide * bool(options["temperature"]) * way
         zero = torch.zeros(len(arrived))
         return {"x": arrived}, Prediction(zero, zero)
 
 
-def tossed(count: int = 4_000) -> EncodedEpisodes:
-    """One step left or right, as a coin says."""
-    ways = np.random.default_rng(0).choice([-1.0, 1.0], count).astype(np.float32)
-    made = [
-        Episode(
-            np.array([[0.0], [way]], np.float32),
-            np.zeros((1, 1), np.float32),
-            np.zeros(1, np.float32),
-            terminated=False,
-            truncated=True,
-            seed=seed,
-        )
-        for seed, way in enumerate(ways)
-    ]
+def tossed(lengths: Iterable[int]) -> EncodedEpisodes:
+    """Steps left or right, as a coin says."""
+    rng, made = np.random.default_rng(0), []
+    for seed, length in enumerate(lengths):
+        ways = rng.choice([-1.0, 1.0], length).astype(np.float32)
+        places = np.concatenate([np.zeros(1, np.float32), ways.cumsum()])
+        nothing = np.zeros((length, 1), np.float32)
+        arrays = (places[:, None].astype(np.float32), nothing, nothing[:, 0])
+        made.append(Episode(*arrays, terminated=False, truncated=True, seed=seed))
     return encoded(made)
 
 
-def test_the_energy_score_prefers_one_way_that_may_be_to_the_mean_of_all(
+def test_energy_scores_prefer_what_may_be_to_the_mean_of_it_and_to_what_is_too_wide(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fidelity, "_MOST_WINDOWS", 4_000)
     monkeypatch.setattr(fidelity, "_ENERGY_WINDOWS", 4_000)
-    data, unit = tossed(), {OBSERVATION: torch.ones(1)}
-    fair, mean = (open_loop(Coin(fair=f), data, horizon=1, scale=unit) for f in (True, False))
-    # E|X - y| is 1 for either; half of what two tosses are apart, 1/2, is what tossing may be off.
+    data, unit = tossed([1] * 4_000), {OBSERVATION: torch.ones(1)}
+    mean, fair, wide = (
+        open_loop(Coin(wide), data, horizon=1, scale=unit) for wide in (0.0, 1.0, 1.5)
+    )
+    assert fair.energy is not None and fair.hold_energy is not None and wide.energy is not None
+    # E|X - y| is 1 either way; half of what two tosses are apart, 1/2, is what tossing may be off.
     assert fair.energy[0] == pytest.approx(0.5, abs=0.05)
-    assert mean.energy[0] == mean.error[0] == 1.0
-    assert fair.to_json()["energy"] == [round(float(fair.energy[0]), 5)]
-    tossing = open_loop(Coin(fair=True), data, horizon=1, scale=unit, temperature=1.0)
-    assert tossing.error[0] == pytest.approx(math.sqrt(2.0), abs=0.05) and fair.score < mean.score
+    assert wide.energy[0] == pytest.approx(1.5 - 0.75, abs=0.05)
+    assert mean.energy is None and mean.error[0] == fair.hold_energy[0] == 1.0
+    tossing = open_loop(Coin(1.0), data, horizon=1, scale=unit, temperature=1.0)
+    assert tossing.error[0] == pytest.approx(math.sqrt(2.0), abs=0.05)
+    # Distances of 2 saturate at 2/3: half of them, less a quarter of them.
+    assert fair.score == pytest.approx(1 / 6, abs=0.02)
+    assert fair.score < wide.score < mean.score == 0.5
+    assert set(fair.to_json()) == set(mean.to_json()) | {"energy", "hold_energy"}
 
 
-def test_of_one_draw_the_energy_score_is_the_mean_error() -> None:
-    data, model = encoded(walk_episodes()), ensemble()
-    curve = open_loop(model, data, horizon=50)
-    assert model.draws == 1 and len(curve.energy) == 50
-    # The mean is no larger than the root of the mean square, and not much smaller.
-    assert (curve.energy <= curve.error * (1.0 + 1e-6)).all()
-    assert (curve.energy > 0.5 * curve.error).all()
-    assert "energy" not in curve.to_json()
+@pytest.mark.parametrize(
+    "lengths", [[170, 201, 200, 199, 150], [50] * 3 + [199] + [31] * 4, [1, 2, 3]]
+)
+@pytest.mark.parametrize("horizon", [20, 400])
+def test_energy_scores_reach_as_far_as_the_errors(lengths: list[int], horizon: int) -> None:
+    curve = open_loop(Coin(1.0), tossed(lengths), horizon=horizon)
+    assert curve.energy is not None and curve.hold_energy is not None
+    assert len(curve.energy) == len(curve.hold_energy) == len(curve.error)
+    assert np.isfinite(curve.energy).all() and np.isfinite(curve.hold_energy).all()
+    assert math.isfinite(curve.score)
 
 
 def test_one_step_gives_every_transition_its_label() -> None:

@@ -92,7 +92,9 @@ def test_a_killed_fit_goes_on_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
-def test_a_twin_of_the_cpu_is_warm_there(tmp_path: Path) -> None:
-    here = fit_episodes(episodes(), SPEC, config_of("ensemble", "cpu"))
+def test_twins_of_either_device_are_warm_there(tmp_path: Path) -> None:
+    fit_episodes(episodes(), SPEC, config_of("ensemble", "cpu")).save(tmp_path / "twin")
     config = dataclasses.replace(config_of("ensemble", "cuda"), updates=20)
-    assert fit_episodes(episodes(20), SPEC, config, warm_start=here).provenance["warm_start"]
+    for device in ("cpu", "cuda"):
+        older = Twin.load(tmp_path / "twin", device=device)
+        assert fit_episodes(episodes(20), SPEC, config, warm_start=older).provenance["warm_start"]

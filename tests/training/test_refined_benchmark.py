@@ -63,7 +63,6 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(script, "JUDGE_SEEDS", range(50))
     monkeypatch.setattr(script, "ROUND_SEEDS", range(10))
     monkeypatch.setattr(script, "LONG", 512)
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "refined.json")
     monkeypatch.setattr(script, "EXPLORING", 200)
     scales = {"mean": [0.0] * 10, "scale": [2.0] * 10}
     monkeypatch.setattr(script, "exploring_scales", lambda task: scales)
@@ -110,11 +109,11 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
 
 
 def test_a_control_of_as_many_steps_takes_them_from_the_row_that_is_there(
-    small: ModuleType,
+    small: ModuleType, tmp_path: Path
 ) -> None:
-    cell = small.Cell(TASK, 0, {})
+    cell = small.Cell(TASK, 0, {}, tmp_path / "rows.json")
     rows = [cell.of("ppo_twin") | {"seed": seed, "learned_steps": 100 + seed} for seed in (1, 0)]
-    small.RESULTS.write_text(json.dumps({"rows": rows}))
+    cell.results.write_text(json.dumps({"rows": rows}))
     assert cell.twin_steps() == 100
     assert not (cell.folder / "ppo_twin").exists()
 

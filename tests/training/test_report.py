@@ -11,6 +11,7 @@ import pytest
 
 from training.report import DASH, curves_from, read_comparison, show, summary, write_report
 from world_env.errors import StageError
+from world_env.spec import JSON
 
 COMPARISON = {
     "env_id": "Some/World-v3",
@@ -122,25 +123,32 @@ def test_a_twin_says_its_own_curve() -> None:
         "twin": [0.1, 0.2],
         "hold_last": [0.3, None],
         "energy": [],
+        "hold_energy": [],
         "unit": "metres",
+        "drawn": None,
     }
     assert curves_from({"open_loop": curve}) == told
-    drawn = [0.05, 0.1]
-    assert curves_from({"open_loop": curve | {"energy": drawn}}) == told | {"energy": drawn}
+    scores: JSON = {"energy": [0.05, 0.1], "hold_energy": [0.2, None]}
+    last = {"steps": 1, "energy": 0.05, "hold_energy": 0.2}
+    found = curves_from({"open_loop": curve | scores})
+    assert found == told | scores | {"drawn": last}
     assert curves_from({}) is None
 
 
 def test_draws_are_compared_by_their_energy_score(tmp_path: Path) -> None:
     curves = {"horizon": [1, 2], "twin": [0.5, 1.2], "hold_last": [0.5, 1.0], "unit": "metres"}
+    more = {"energy": [0.2, 0.6], "hold_energy": [0.3, 0.9]}
+    more |= {"drawn": {"steps": 2, "energy": 0.6, "hold_energy": 0.9}}
     pages = [
-        write_report(tmp_path / name, title="t", comparison=COMPARISON, curves=curves | more)
+        write_report(tmp_path / name, title="t", comparison=COMPARISON, curves=curves | added)
         .with_suffix(".md")
         .read_text("utf-8")
-        for name, more in (("one", {}), ("two", {"energy": [0.2, 0.6]}))
+        for name, added in (("one", {}), ("two", more))
     ]
     assert "off by 1.2 metres, no better than holding the last observation (1)" in pages[0]
-    told = "off by 1.2 metres; what it draws has an energy score of 0.6, better than holding"
-    assert told in pages[1] and "energy score of its draws" in pages[1]
+    told = "off by 1.2 metres. After 2 steps its draws have an energy score of 0.6, better than"
+    assert f"{told} holding the last observation (0.9)." in pages[1]
+    assert "energy score of its draws" in pages[1] and "last observation held" in pages[1]
 
 
 def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:

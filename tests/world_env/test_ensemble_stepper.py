@@ -8,7 +8,7 @@ import torch
 from small_ensemble import ACTIONS, MEMBERS, SIZE, awake, statistics, tied
 
 from world_env.batch import Statistics
-from world_env.models import ensemble, networks
+from world_env.models import ensemble, loops
 from world_env.models.base import Uncertainty
 from world_env.models.ensemble import EnsembleWorldModel
 from world_env.random import RowRandom
@@ -50,7 +50,7 @@ def test_without_numba_a_stepper_takes_the_way_of_torch(
 ) -> None:
     awake(model)
     compiled = model.stepper()
-    monkeypatch.setattr(networks, "compiled_loops", lambda: None)
+    monkeypatch.setattr(loops, "compiled_loops", lambda: None)
     monkeypatch.setattr(ensemble, "compiled_loops", lambda: None)
     plain = model.stepper()
     assert compiled._few is not None and plain._few is None

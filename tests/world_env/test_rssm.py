@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.promise import own_starts
 from world_env.batch import Batch, Context, select
 from world_env.checks import check_world_model
 from world_env.codec import Codec, packed
+from world_env.models import loops
 from world_env.models.rssm import RssmConfig, RssmWorldModel, two_hot_loss
-from world_env.models.senses import symexp, symlog
+from world_env.models.senses import PreparedDense, dense, symexp, symlog
 from world_env.random import RowRandom
 from world_env.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
@@ -72,6 +73,27 @@ def context_of(batch: Batch, length: Tensor, most: int) -> Context:
         length,
         length - 1,
     )
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_prepared_layers_say_what_the_layers_say_and_go_on_with_them(
+    dtype: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(loops, "compiled_loops", lambda: None)
+    torch.manual_seed(0)
+    for layers in (dense(5, 7, 2), nn.Sequential(*dense(5, 7, 2), nn.Linear(7, 3))):
+        layers.to(dtype)
+        prepared = PreparedDense(layers)
+        with torch.no_grad():
+            for parameter in layers.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            for rows in (0, 1, 9):
+                seen = torch.randn(5, rows, dtype=dtype).T
+                kept = seen.clone()
+                torch.testing.assert_close(prepared(seen), layers(seen), rtol=1e-5, atol=1e-6)
+                assert torch.equal(seen, kept)
 
 
 @pytest.mark.parametrize("world", WORLDS)

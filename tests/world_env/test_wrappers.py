@@ -66,7 +66,9 @@ def test_set_attributes_change_the_environment_underneath_before_its_first_episo
     assert inner.state.tolist() == [0.5, 0.0]
 
 
-@pytest.mark.parametrize("attributes", [{"screen_size": 32}, {"screen_dim": "32"}, {"screen": 3}])
+@pytest.mark.parametrize(
+    "attributes", [{"screen_size": 32}, {"screen_dim": "32"}, {"screen": 3}, {"screen_dim": True}]
+)
 def test_attributes_that_are_not_there_or_of_another_kind_are_refused(
     attributes: dict[str, object],
 ) -> None:

@@ -48,9 +48,9 @@ class WorldModel(nn.Module, ABC):
     spec: WorldSpec
     context: int = 1
     """Real observations that a state is best inferred from, where there are so many; one is always enough."""
-    draws: int = 1
-    """Rollouts of one past that tell what the model means: 1 where the most likely one stands for all, 2 where each is
-    one of many that may be, so that errors have to be measured as those of draws (energy scores)."""
+    scored_by_draws: bool = False
+    """Whether a rollout is one of many ways that things may be and keeps to it: its held-out errors have to be those of
+    draws (energy scores), not of the most likely one."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()

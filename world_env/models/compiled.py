@@ -1,4 +1,4 @@
-"""Loops of an ensemble, compiled by numba at first use and cached on disk: optional, `pip install "world-env[fast]"`.
+"""Loops compiled by numba at first use and cached on disk: optional, `pip install "world-env[fast]"`.
 
 Between the products of many rows, LayerNorm and SiLU in one pass; and the whole step of a few rows as one call, because
 calls cost more than numbers there. The equations are those of `networks` and `ensemble` (tests hold them together), on

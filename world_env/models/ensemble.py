@@ -33,13 +33,13 @@ from world_env.codec import action_size
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.ensemble_config import EnsembleConfig
+from world_env.models.loops import compiled_loops
 from world_env.models.networks import (
     MemberMLP,
     Normalizer,
     PreparedMLP,
     RowGroups,
     VectorLayout,
-    compiled_loops,
 )
 from world_env.models.units import Units
 from world_env.models.weights import terminal_weight, weighted_mean

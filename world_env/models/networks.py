@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch.nn import functional
 from world_env.batch import Observation, Statistics
 from world_env.codec import encoded_shape, is_image, observation_spaces
 from world_env.errors import UnsupportedSpaceError
+from world_env.models.loops import activation
 from world_env.spec import WorldSpec
 
 _SHORT = 1e-6
@@ -331,8 +330,7 @@ class PreparedMLP(nn.Module):
         self.outputs = network.weights[-1].shape[-1]
         place = network.weights[-1].device.type
         self.chunk = _CHUNK if place == "cpu" else _MANY
-        loops = compiled_loops() if (dtype, place) == (torch.float32, "cpu") else None
-        self._activate: Callable[..., None] | None = loops and loops.activate_rows
+        self._activate = activation(dtype, place)
         parts = (network.weights, network.biases, network.gains, network.shifts)
         weights, biases, gains, shifts = (
             [value.detach().to(dtype).unbind(0) for value in part] for part in parts
@@ -373,23 +371,6 @@ class PreparedMLP(nn.Module):
 
     def _member(self, hidden: Tensor, index: int, out: Tensor) -> None:
         layers, (weight, bias) = self.members[index]
-        width = (layers[0][0].shape[-1],)
         for product, offset, gain, shift in layers:
-            hidden = torch.addmm(offset, hidden, product)
-            if self._activate is not None:
-                self._activate(hidden.numpy(), gain.numpy(), shift.numpy())
-                continue
-            # What torch.nn.functional does, without its checks.
-            hidden = torch.layer_norm(hidden, width, gain, shift)
-            hidden = torch.ops.aten.silu_(hidden)
+            hidden = self._activate(torch.addmm(offset, hidden, product), gain, shift)
         torch.addmm(bias, hidden, weight, out=out)
-
-
-@functools.cache
-def compiled_loops() -> Any:
-    """`world_env.models.compiled`; None where numba is not installed, or has nowhere to keep what it compiled."""
-    try:
-        from world_env.models import compiled
-    except (ImportError, RuntimeError):
-        return None
-    return compiled

@@ -45,7 +45,7 @@ class RssmWorldModel(TrainableWorldModel):
     State: deter (B, H), the memory; stoch (B, S), one-hots of all groups, S = groups * classes.
     """
 
-    draws = 2
+    scored_by_draws = True
     bins: Tensor
     reward: Tensor
     reward_range: Tensor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from world_env.batch import Observation, Statistics
 from world_env.codec import encoded_shape, is_image, observation_spaces
-from world_env.models.networks import compiled_loops
+from world_env.models.loops import activation
 from world_env.spec import WorldSpec
 
 _SMALLEST = 4
@@ -43,17 +43,12 @@ def dense(inputs: int, width: int, layers: int = 1) -> nn.Sequential:
 
 
 class PreparedDense(nn.Module):
-    """Layers of `dense`, and a linear one after them or not, as they are now: fewer calls, and no gradients.
-
-    Weights are copied, the way around in which products read them.
-    """
+    """Layers of `dense`, and maybe a linear one after them, for stepping: fewer calls, no gradients, shared weights."""
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
         parts: list[Any] = list(layers)
-        place, kind = parts[0].weight.device.type, parts[0].weight.dtype
-        loops = compiled_loops() if (kind, place) == (torch.float32, "cpu") else None
-        self._activate: Callable[..., None] | None = loops and loops.activate_rows
+        self._activate = activation(parts[0].weight.dtype, parts[0].weight.device.type)
         self.hidden = [
             (_product(linear), norm.weight.detach(), norm.bias.detach())
             for linear, norm in zip(parts[::3], parts[1::3], strict=False)
@@ -63,17 +58,12 @@ class PreparedDense(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """(N, inputs) to (N, outputs)."""
         for (weight, bias), gain, shift in self.hidden:
-            rows = torch.addmm(bias, rows, weight)
-            if self._activate is not None:
-                self._activate(rows.numpy(), gain.numpy(), shift.numpy())
-                continue
-            rows = torch.layer_norm(rows, gain.shape, gain, shift)
-            rows = torch.ops.aten.silu_(rows)
+            rows = self._activate(torch.addmm(bias, rows, weight), gain, shift)
         return rows if self.last is None else torch.addmm(self.last[1], rows, self.last[0])
 
 
 def _product(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    return linear.weight.detach().T.contiguous(), linear.bias.detach()
+    return linear.weight.detach().T, linear.bias.detach()
 
 
 class Scales(nn.Module):
