@@ -75,6 +75,23 @@ def context_of(batch: Batch, length: Tensor, most: int) -> Context:
     )
 
 
+@pytest.mark.parametrize("world", ["vector", "grey", "both"])
+def test_before_it_learns_its_draws_tell_what_is_seen(world: str) -> None:
+    """Else a decoder learns to ignore them first, and sits on the mean of all observations for long."""
+    model, rows = model_of(world, RssmConfig()), 64
+    generator = torch.Generator().manual_seed(0)
+    seen = {
+        key: torch.rand(rows, *(1 for _ in shape), generator=generator).expand(rows, *shape)
+        for key, shape in Codec(spec_of(world)).shapes.items()
+    }
+    with torch.no_grad():
+        deter = model.initial.tanh().expand(rows, -1)
+        shares = model._posterior(deter, model.senses.encode(seen))
+    told = (shares * (shares / shares.mean(0)).log()).sum((-1, -2)).mean()
+    # Nats that the draws share with what is seen; 64 things are ln 64 = 4.2 apart at most for each group.
+    assert told > 1.0
+
+
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_prepared_layers_say_what_the_layers_say_and_go_on_with_them(

@@ -38,6 +38,9 @@ __all__ = ["LargeRssmConfig", "RssmConfig", "RssmWorldModel"]
 _BINS, _FURTHEST = 63, 8.0
 """Bins of a reward, symexp-spaced in units of the data's scale, and the logarithm of the outermost ones."""
 
+_SURE = 8.0
+"""How many times as far as usual the posterior's logits are apart at first: about 3 instead of a third."""
+
 
 class RssmWorldModel(TrainableWorldModel):
     """Memory and categoricals, filtered where reality shows itself, imagined where not.
@@ -76,6 +79,8 @@ class RssmWorldModel(TrainableWorldModel):
         self.posterior = nn.Sequential(
             *dense(deter + self.senses.size, hidden), nn.Linear(hidden, stoch)
         )
+        # Draws that are all but uniform say nothing of what is seen, and a decoder soon learns to ignore them.
+        cast("nn.Linear", self.posterior[-1]).weight.data.mul_(_SURE)
         self.outcome = nn.Sequential(*dense(features, hidden, 2), nn.Linear(hidden, 2 * _BINS + 1))
         # Nothing ends in a model that knows nothing.
         cast("nn.Linear", self.outcome[-1]).bias.data[-1] = -5.0
