@@ -75,8 +75,8 @@ class FitConfig:
     """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
     batch_size: int | None = None
     """Windows an update, shared among an ensemble's members; None: as many as the family wants."""
-    learning_rate: float = 1e-3
-    """Peak step size of AdamW; it warms up, then falls to nothing along a cosine."""
+    learning_rate: float | None = None
+    """Peak step size of AdamW; it warms up, then falls to nothing along a cosine. None: as the family wants."""
     weight_decay: float = 1e-5
     """Decoupled decay of AdamW."""
     max_gradient_norm: float = 10.0
@@ -247,10 +247,8 @@ def _optimize(
 
     begins: what else than configuration and data a checkpoint must agree on.
     """
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    parameters, rate = list(model.parameters()), config.learning_rate or model.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
     identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | begins
     best, score, begin = _copy(model), float("inf"), 0
     logs: JSON = {}
@@ -259,7 +257,7 @@ def _optimize(
     for update in range(begin, updates):
         share = update / updates
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(share)
+            group["lr"] = rate * _schedule(share)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
         batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
         random = RowRandom.from_seed(update * len(batch), len(batch), device=train.device)

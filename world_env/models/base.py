@@ -128,6 +128,8 @@ class TrainableWorldModel(WorldModel):
 
     windows: int = 640
     """Windows an update, where nobody says another number."""
+    learning_rate: float = 1e-3
+    """Peak step size of a fit, where nobody says another one."""
 
     @abstractmethod
     def prepare(self, statistics: Statistics) -> None:

@@ -58,6 +58,7 @@ class RssmWorldModel(TrainableWorldModel):
         super().__init__(spec, config)
         self.config: RssmConfig = config
         self.context, self.windows = config.context, config.windows
+        self.learning_rate = config.learning_rate
         hidden, deter, stoch = config.hidden, config.deter, config.groups * config.classes
         features = deter + stoch
         self.senses = Senses(

@@ -33,6 +33,8 @@ class RssmConfig:
     """Real observations that a state is inferred from, at most, where there are so many; a true start has one."""
     windows: int = 32
     """Windows an update."""
+    learning_rate: float = 1e-3
+    """Peak step size of a fit, where nobody says another one."""
     decoded: float = 0.25
     """Share of a window's images that are decoded an update: neighbours look alike, and decoding costs most."""
     free_nats: float = 0.3
@@ -59,8 +61,11 @@ class RssmConfig:
                 f"window is {self.window} and context {self.context}: expected a window longer than the context, "
                 "because what follows on it is learned too"
             )
-        if self.vector_deviation <= 0.0:
-            raise ValueError(f"vector_deviation is {self.vector_deviation}, expected more than 0")
+        if min(self.vector_deviation, self.learning_rate) <= 0.0:
+            raise ValueError(
+                f"vector_deviation is {self.vector_deviation} and learning_rate {self.learning_rate}: expected more "
+                "than 0"
+            )
         if not 0.0 < self.decoded <= 1.0:
             raise ValueError(f"decoded is {self.decoded}, expected a share in (0, 1]")
         if not 0.0 <= self.unimix < 1.0:
@@ -75,7 +80,7 @@ class LargeRssmConfig(RssmConfig):
     groups: int = 32
     classes: int = 32
     hidden: int = 512
-    patch: int = 1
-    decoded: float = 1.0
     window: int = 64
     windows: int = 16
+    learning_rate: float = 3e-4
+    """With 1e-3, layers so wide move too far at a time: draws are ignored before they are of use."""
