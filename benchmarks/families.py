@@ -8,7 +8,7 @@ Each family is fitted, as a fit is by default (the pixel world as its row says),
 along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
 takes (`WorldModel.context`: an ensemble 1, a recurrent model several, where there are so many); then it sees nothing
 more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last), and
-energy scores (`training.fidelity.energy_scores`): who keeps to one of many ways that things may be is off by more than
+energy scores (`training.fidelity.energy_score`): who keeps to one of many ways that things may be is off by more than
 who shows the mean of them, and nothing that ever is looks like that mean.
 """
 

@@ -138,10 +138,10 @@ def _energies(
     """(T,) each, means over some windows: energy scores, those of "nothing moves", and those of saturated distances."""
     # The longest windows first, so that some of those that are kept reach the end.
     ordered = begins[data.left[begins].argsort(descending=True, stable=True)]
-    chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)]
-    batch = data.gather(chosen.repeat(2), length)
+    chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
+    batch = data.gather(chosen, length)
     first, energy, held, saturated = batch.start(), [], [], []
-    for step, rows, state, _ in _imagined(model, data, chosen.repeat(2), batch, seed, 1.0):
+    for step, rows, state, _ in _imagined(model, data, chosen, batch, seed, 1.0):
         shown = model.decode(state)
         real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
         one, other = row_errors(shown, real, scale).chunk(2)
