@@ -116,6 +116,7 @@ TASKS: dict[str, Task] = {
                 "gymnasium.wrappers:GrayscaleObservation",
             ),
         ),
+        learn_steps=1_000_000,
         family="rssm",
         model={"windows": 16, "window": 20, "depth": 24, "members": 4},
         updates=10_000,
