@@ -6,6 +6,7 @@ from world_env.spec import JSON
 
 _LARGE: JSON = {"n_steps": 256, "batch_size": 1024}
 _SMALL: JSON = {"n_steps": 64, "batch_size": 256}
+_RESTARTS: JSON = {"restart_every": 5, "patience": 20}
 ARMS: dict[str, JSON] = {
     "as the row stands": {},
     "no sharp ends": {"fit": {"sharp_ends": False}},
@@ -41,6 +42,11 @@ ARMS: dict[str, JSON] = {
         "later_updates": 2_500,
         "patience": 11,
     },
+    "every fifth round a policy begins anew with 1,000,000 learned steps": _RESTARTS,
+    "past the threshold an episode goes on; every fifth round a policy begins anew": {
+        "learn": {"on_uncertain": "ignore"}
+    }
+    | _RESTARTS,
     "2 members": {"model": {"members": 2}},
     "10 members": {"model": {"members": 10}},
     "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ _LOOKS, _LOOKS_WITHOUT = 8, 4
 """How often a judge looks at a training, and after how many looks without a better estimate it ends."""
 _PROMISED = 100
 """Learned episodes of a promise."""
+_RESTART = "policy-restart"
 _STAGES = {"early": 0.1, "middle": 0.3}
 """Shares of a round's learning after which its policy is kept too."""
 
@@ -125,8 +127,7 @@ class Rounds:
                 number, folder / "judge", exploration, None if last is None else last.judge
             )
         clock.append(time.perf_counter())
-        kinds = self.config.candidates if last and self.config.warm_start else ("fresh",)
-        for place, kind in enumerate(kinds):
+        for place, kind in enumerate(self.config.kinds_of(number)):
             name = f"policy-{kind}" if place else "policy"
             begin = None
             if last is not None:
@@ -274,6 +275,8 @@ class Rounds:
         learning = self.config.learn_of(number)
         if out.name != "policy":
             learning = dataclasses.replace(learning, seed=_seed(self.config, number, 500))
+        if out.name == _RESTART:
+            learning = dataclasses.replace(learning, steps=self.config.restart_steps)
         marks = {max(1, int(_STAGES[n] * learning.steps)): path for n, path in _stages(out).items()}
         callbacks: list[BaseCallback] = [milestones(marks, trained_in="learned")]
         if judge is not None:
@@ -332,7 +335,8 @@ class Rounds:
 
     def _compared(self, checks: Sequence[JSON]) -> list[str]:
         """Policies to choose among: the newest, the last choice, who was looked at last, who was best in reality."""
-        wanted = set(list(self.policies)[-self.config.compared :])
+        own = len(self.config.kinds_of(len(self.rounds)))
+        wanted = set(list(self.policies)[-max(own, self.config.compared) :])
         if self.rounds:
             wanted |= {self.rounds[-1].log["chosen"], self.rounds[-1].log["contender"]}
         seen = {name: statistics.fmean(found) for name, found in returns_of(checks).items()}
@@ -356,8 +360,10 @@ def _reality(episodes: list[Episode], horizon: int | None, last: Round) -> JSON 
 
 
 def _newest(last: Round) -> Path:
-    """Folder of a round's first candidate."""
-    return last.twin_folder.with_name("policy")
+    """Folder of a round's policy that goes on: its first candidate, or its restart where the twin thinks more of it."""
+    names = [f"round-{last.number}/{name}" for name in ("policy", _RESTART)]
+    thought = [last.log["estimates"].get(name, -math.inf) for name in names]
+    return last.twin_folder.with_name(_RESTART if thought[1] > thought[0] else "policy")
 
 
 def _seed(config: RefineConfig, number: int, kind: int) -> int:

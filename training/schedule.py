@@ -45,10 +45,10 @@ class RefineConfig:
     exploration: str = "random"
     """Who acts in the first round."""
     later_exploration: str = "policy:{policy}"
-    """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's first candidate, chosen
-    or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps, and every
-    explorer's name is that of its folder. Stages fail where the last policy does not go any more; with stuck sensors
-    ("stuck:0.5:{policy}") it goes where it never wanted to."""
+    """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's policy that goes on,
+    chosen or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps, and
+    every explorer's name is that of its folder. Stages fail where the last policy does not go any more; with stuck
+    sensors ("stuck:0.5:{policy}") it goes where it never wanted to."""
     explorers: JSON = field(default_factory=dict)
     """More policies that only collect, trained from other first weights in each round's twin: name -> fields of
     LearnConfig that differ. {"fresh": {}} does the task in another way. {"hasty": {"options": {"gamma": 0.99}}}
@@ -65,8 +65,14 @@ class RefineConfig:
     """Whether models of a round go on from the last round's, and so does its policy, instead of beginning anew."""
     candidates: tuple[str, ...] = ("warm",)
     """Policies that each round trains to choose from: "warm" goes on from the chosen one, "newest" from the last
-    round's first candidate, chosen or not, "fresh" begins anew. The first round, and rounds without `warm_start`, have
-    only a fresh one."""
+    round's first candidate or its restart, chosen or not, "fresh" begins anew. The first round, and rounds without
+    `warm_start`, have only a fresh one."""
+    restart_every: int | None = None
+    """So many rounds apart one more candidate begins anew, with `restart_steps`; where the twin thinks more of it than
+    of the first candidate, it is the one that goes on. From some resting places no way leads up, and what has learned
+    on little data keeps to what it learned [resets: Nikishin et al. 2022, arXiv:2205.07802]. None: never."""
+    restart_steps: int = 1_000_000
+    """Learned steps of such a candidate."""
     judge: bool = False
     """Whether each round fits a second twin with another seed, in which no policy trains: it ends trainings that no
     longer help there, and what it thinks of a policy counts where policies are chosen."""
@@ -100,6 +106,16 @@ class RefineConfig:
             raise InvalidOptionError(
                 f"{self.first_steps} of {self.steps} steps in the first of {self.rounds} rounds: expected at least 1 "
                 "in each of them"
+            )
+        if self.restart_every is not None and min(self.restart_every, self.restart_steps) < 1:
+            raise InvalidOptionError(
+                f"a restart every {self.restart_every} rounds with {self.restart_steps} steps: expected at least 1 of "
+                "each"
+            )
+        if self.restart_every is not None and "fresh" in self.candidates:
+            raise InvalidOptionError(
+                f"candidates are {self.candidates} and restart_every {self.restart_every}: a policy begins anew each "
+                "round already, leave one of them out"
             )
         if not self.candidates or not set(self.candidates) <= set(CANDIDATES):
             raise InvalidOptionError(
@@ -148,8 +164,9 @@ class RefineConfig:
 
     def settings(self) -> JSON:
         """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
-        names = "exploration later_exploration explorers spot_checks candidates compared judge seed".split()
-        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
+        names = "exploration later_exploration explorers spot_checks candidates compared judge seed"
+        names += " restart_every restart_steps"
+        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names.split()}))
         return tree
 
     def steps_after(self, number: int) -> int:
@@ -187,6 +204,13 @@ class RefineConfig:
             self.learn, seed=seed, steps=self.explorer_steps or self.learn.steps
         )
         return _with_fields(own, self.explorers[name], f"the explorer {name!r}")
+
+    def kinds_of(self, number: int) -> tuple[str, ...]:
+        """The candidates of round `number`, the one that goes on first."""
+        if number == 0 or not self.warm_start:
+            return ("fresh",)
+        again = self.restart_every is not None and number % self.restart_every == 0
+        return (*self.candidates, "restart") if again else self.candidates
 
     def learn_of(self, number: int) -> LearnConfig:
         """The learning of round `number`, with this run's seed."""

@@ -180,6 +180,44 @@ def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
     assert data["exploration"] == f"policy:{second}"
 
 
+@pytest.mark.parametrize(("thought", "goes_on"), [(6.0, "policy-restart"), (4.0, "policy")])
+def test_a_restart_goes_on_where_the_twin_thinks_more_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thought: float, goes_on: str
+) -> None:
+    Thought(monkeypatch, [9.0, 5.0, thought, 9.0, 5.0, 5.0])
+    begun: list[tuple[Path | None, int]] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        begun.append((options["warm_start"], arguments[1].steps))
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr("training.rounds.learn", noted)
+    asked = config(
+        tmp_path,
+        steps=900,
+        candidates=("newest",),
+        later_exploration="policy:{newest}",
+        restart_every=1,
+        restart_steps=512,
+        compared=1,
+        spot_checks=0.0,
+    )
+    rounds = refine(asked, ledger=StepLedger())
+    first = tmp_path / "round-0" / "policy"
+    second = tmp_path / "round-1" / goes_on
+    assert begun == [(None, 256), (first, 256), (None, 512), (second, 256), (None, 512)]
+    assert [part.policy_folder for part in rounds] == [first] * 3
+    data = EpisodeStore(tmp_path / "round-2" / "data").provenance
+    assert data["exploration"] == f"policy:{second}"
+
+
+def test_restarts_come_so_many_rounds_apart(tmp_path: Path) -> None:
+    asked = config(tmp_path, rounds=6, candidates=("newest",), restart_every=2)
+    kinds = [asked.kinds_of(number) for number in range(6)]
+    again = ("newest", "restart")
+    assert kinds == [("fresh",), ("newest",), again, ("newest",), again, ("newest",)]
+
+
 def test_it_is_enough_when_no_better_policy_was_found_for_some_rounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +299,8 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
         ({"spot_checks": 0.6}, "spot_checks is 0.6"),
         ({"patience": 0}, "patience 0"),
         ({"compared": 0}, "compared 0"),
+        ({"restart_every": 0}, "restart every 0 rounds"),
+        ({"restart_every": 2, "candidates": ("fresh",)}, "leave one of them out"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
