@@ -32,7 +32,7 @@ from training.tasks import real_of, task_of
 from training.watch import side_by_side
 from training.windows import encode_episodes
 from world_env.errors import InvalidOptionError, MissingExtraError
-from world_env.measured import drawn
+from world_env.measured import error_curves
 from world_env.spec import JSON, WorldSpec, check_same_spaces
 from world_env.twin import KnownFunction, Twin
 
@@ -283,19 +283,10 @@ def curves_of(twin: Twin, held_out: list[Episode], linear: Twin) -> JSON:
     """Open-loop error of the twin, of "nothing moves" and of the linear family, on held-out episodes."""
     data = encode_episodes(held_out, twin.codec)
     horizon = int(data.left.max())
-    curve = open_loop(twin.model, data, horizon=horizon)
-    line = open_loop(linear.model, data, horizon=horizon)
-    told = curve.to_json()
-    return {
-        "horizon": list(range(1, len(curve.error) + 1)),
-        "twin": curve.error.tolist(),
-        "hold_last": curve.hold_last.tolist(),
-        "linear": line.error.tolist(),
-        "energy": told.get("energy", []),
-        "hold_energy": told.get("hold_energy", []),
-        "drawn": drawn(told),
-        "unit": "standard deviations of the data",
-    }
+    found = error_curves({"open_loop": open_loop(twin.model, data, horizon=horizon).to_json()})
+    assert found is not None
+    line = open_loop(linear.model, data, horizon=horizon).to_json()
+    return found | {"linear": line["error"]}
 
 
 def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> Twin:
