@@ -24,15 +24,25 @@ _LOG = "estimates.json"
 
 
 def estimate(
-    actor: Actor, twins: Sequence[Twin], *, on_uncertain: str = "ignore", seed: int = 0
+    actor: Actor,
+    twins: Sequence[Twin],
+    *,
+    on_uncertain: str = "ignore",
+    seed: int = 0,
+    discount: float = 1.0,
 ) -> float:
     """The least of what the twins say that a policy earns, task units: each over the same number of episodes.
 
-    on_uncertain: of SimulatorConfig, as the policy was trained.
+    on_uncertain: of SimulatorConfig, as the policy was trained. discount: of `run_learned`.
     """
     return min(
         run_learned(
-            actor, twin, starts_of(twin, EPISODES, seed), seed=seed, on_uncertain=on_uncertain
+            actor,
+            twin,
+            starts_of(twin, EPISODES, seed),
+            seed=seed,
+            on_uncertain=on_uncertain,
+            discount=discount,
         ).mean
         for twin in twins
     )

@@ -201,15 +201,7 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    gamma: Any = (MANY_ROWS | config.options)["gamma"]
-    if not isinstance(gamma, int | float) or not 0.0 <= gamma <= 1.0:
-        raise InvalidOptionError(f"gamma is {gamma!r}, expected a discount in 0..1")
-    return VecNormalize(
-        env,
-        norm_obs=False,
-        norm_reward=True,
-        gamma=gamma,
-    )
+    return VecNormalize(env, norm_obs=False, norm_reward=True, gamma=config.discount)
 
 
 def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:

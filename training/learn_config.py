@@ -81,6 +81,14 @@ class LearnConfig:
             raise InvalidOptionError(f"reward is {self.reward!r}, expected 'task' or 'uncertainty'")
 
     @property
+    def discount(self) -> float:
+        """The algorithm's, as its options name it or by default. Raises InvalidOptionError for none in 0..1."""
+        gamma = self.options.get("gamma", MANY_ROWS["gamma"])
+        if not isinstance(gamma, int | float) or not 0.0 <= gamma <= 1.0:
+            raise InvalidOptionError(f"gamma is {gamma!r}, expected a discount in 0..1")
+        return float(gamma)
+
+    @property
     def worlds(self) -> int:
         """How many are stepped together."""
         usual = 1 if self.algo in OFF_POLICY else _ROWS

@@ -147,10 +147,12 @@ def run_learned(
     seed: int = 0,
     watch: Watch | None = None,
     on_uncertain: str = "ignore",
+    discount: float = 1.0,
 ) -> Returns:
     """One learned episode from each given first observation.
 
     on_uncertain: of SimulatorConfig; whoever judges leaves it at "ignore". A twin without a threshold has no other.
+    discount: what a step's reward weighs beside that of the step before; whoever judges leaves it at 1.
     """
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     check_horizon(twin)
@@ -167,7 +169,7 @@ def run_learned(
         actions = np.zeros((rows, *chosen.shape[1:]), chosen.dtype)
         actions[index] = chosen
         result = simulator.step(actions, rows=running)
-        values += np.where(running, result.reward, 0.0)
+        values += np.where(running, result.reward * discount**lengths, 0.0)
         lengths += running
         if result.uncertainty is None or twin.uncertainty_threshold is None:
             known = False

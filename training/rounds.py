@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -65,10 +64,11 @@ class Round:
     judge: the twin that no policy trains in; None without one. policy_folder: of the chosen policy, of this round or an
     earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
     log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
-    twins think of it), "chosen", "promise" (the chosen one's {"mean", "low", "high"}: what the twin says and what its
-    spot checks showed; None without a time limit), "contender" (who plays the next round's spot checks), "expected"
-    (what the twin says of it), "reality" (what the last round's contender earned in this round's spot checks, {"round",
-    "policy", "returns", "promise"}), "settings", "seconds"}.
+    twins think of it), "chosen", "goes_on" (name of the round's policy that the next round calls the newest), "promise"
+    (the chosen one's {"mean", "low", "high"}: what the twin says and what its spot checks showed; None without a time
+    limit), "contender" (who plays the next round's spot checks), "expected" (what the twin says of it), "reality" (what
+    the last round's contender earned in this round's spot checks, {"round", "policy", "returns", "promise"}),
+    "settings", "seconds"}.
     """
 
     number: int
@@ -302,12 +302,13 @@ class Rounds:
         self.policies[f"{out.parent.name}/{out.name}"] = out
 
     def _choose(self, twin: Twin, judge: Twin | None, reality: JSON | None) -> JSON:
-        """{"estimates", "chosen", "contender", "promise", "expected"}, as in a round's log."""
+        """{"estimates", "chosen", "goes_on", "contender", "promise", "expected"}, as in a round's log."""
         checks = [
             each for each in (*(done.log["reality"] for done in self.rounds), reality) if each
         ]
         twins = [twin] if judge is None else [twin, judge]
-        rule = self.config.learn_of(len(self.rounds)).on_uncertain
+        learning = self.config.learn_of(len(self.rounds))
+        rule = learning.on_uncertain
         # An episode that was cut says nothing of what it would have earned.
         rule = "ignore" if rule == "truncate" else rule
         names = self._compared(checks)
@@ -317,6 +318,7 @@ class Rounds:
             estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
         newest = f"round-{len(self.rounds)}/policy"
         chosen, contender = best_of(estimates, checks, newest) if estimates else (newest, newest)
+        goes_on = self._goes_on(twins, rule, learning.discount)
         promise, expected = None, None
         if self.spec.horizon is not None:  # else there is one round: nothing hangs on it
             actor = policy_actor(load_policy(self.policies[chosen]))
@@ -328,10 +330,32 @@ class Rounds:
         return {
             "estimates": estimates,
             "chosen": chosen,
+            "goes_on": goes_on,
             "contender": contender,
             "promise": promise,
             "expected": expected,
         }
+
+    def _goes_on(self, twins: Sequence[Twin], rule: str, discount: float) -> str:
+        """Which of the round's candidates "newest" means: the first, or the restart where that is the better start.
+
+        Compared by the discounted return, which is what they learn to raise: where a policy rests that earns more
+        without the discount, another one may be further on by this measure, and still fall.
+        """
+        if "restart" not in self.config.kinds_of(len(self.rounds)):
+            return "policy"
+        folder = Path(self.config.out) / f"round-{len(self.rounds)}"
+        first, again = (
+            estimate(
+                policy_actor(load_policy(folder / name)),
+                twins,
+                on_uncertain=rule,
+                seed=self.config.seed,
+                discount=discount,
+            )
+            for name in ("policy", _RESTART)
+        )
+        return _RESTART if again > first else "policy"
 
     def _compared(self, checks: Sequence[JSON]) -> list[str]:
         """Policies to choose among: the newest, the last choice, who was looked at last, who was best in reality."""
@@ -360,10 +384,8 @@ def _reality(episodes: list[Episode], horizon: int | None, last: Round) -> JSON 
 
 
 def _newest(last: Round) -> Path:
-    """Folder of a round's policy that goes on: its first candidate, or its restart where the twin thinks more of it."""
-    names = [f"round-{last.number}/{name}" for name in ("policy", _RESTART)]
-    thought = [last.log["estimates"].get(name, -math.inf) for name in names]
-    return last.twin_folder.with_name(_RESTART if thought[1] > thought[0] else "policy")
+    """Folder of a round's policy that goes on."""
+    return last.twin_folder.with_name(last.log.get("goes_on", "policy"))
 
 
 def _seed(config: RefineConfig, number: int, kind: int) -> int:

@@ -68,9 +68,9 @@ class RefineConfig:
     round's first candidate or its restart, chosen or not, "fresh" begins anew. The first round, and rounds without
     `warm_start`, have only a fresh one."""
     restart_every: int | None = None
-    """So many rounds apart one more candidate begins anew, with `restart_steps`; where the twin thinks more of it than
-    of the first candidate, it is the one that goes on. From some resting places no way leads up, and what has learned
-    on little data keeps to what it learned [resets: Nikishin et al. 2022, arXiv:2205.07802]. None: never."""
+    """So many rounds apart one more candidate begins anew, with `restart_steps`; where its discounted return in the
+    twin is more than the first candidate's, it is the one that goes on. From some resting places no way leads up, and
+    what has learned on little data keeps to that [resets: Nikishin et al. 2022, arXiv:2205.07802]. None: never."""
     restart_steps: int = 1_000_000
     """Learned steps of such a candidate."""
     judge: bool = False

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from training.real import RealConfig, StepLedger, make_real_vec
 from training.returns import (
     Actor,
     bootstrap_mean,
+    first_observations,
     policy_actor,
     random_actor,
     run_learned,
@@ -105,6 +107,16 @@ def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
     )
     learned = run_learned(actor, twin, reality.first)
     assert learned.past_threshold is not None and 0.0 < learned.past_threshold < 1.0
+
+
+def test_a_discounted_return_is_the_sum_of_what_each_step_weighs() -> None:
+    twin = oracle_twin("CartPole-v1")
+    first = first_observations(RealConfig("CartPole-v1"), SEEDS)
+    make = partial(random_actor, twin.spec.action_space, SEEDS)
+    plain, told = run_learned(make(), twin, first), run_learned(make(), twin, first, discount=0.9)
+    assert (plain.lengths == told.lengths).all() and (plain.values == plain.lengths).all()
+    # Every step pays 1.
+    np.testing.assert_allclose(told.values, (1.0 - 0.9**told.lengths) / (1.0 - 0.9))
 
 
 def test_few_episodes_are_refused() -> None:

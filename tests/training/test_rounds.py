@@ -50,10 +50,12 @@ class Thought:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
         self.values, self.asked = iter(values), 0
+        self.discounts: list[float] = []
         monkeypatch.setattr("training.rounds.estimate", self)
 
     def __call__(self, actor: Any, twins: Any, **options: Any) -> float:
         self.asked += 1
+        self.discounts.append(options.get("discount", 1.0))
         self.twins = len(twins)
         return next(self.values)
 
@@ -181,10 +183,12 @@ def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
 
 
 @pytest.mark.parametrize(("thought", "goes_on"), [(6.0, "policy-restart"), (4.0, "policy")])
-def test_a_restart_goes_on_where_the_twin_thinks_more_of_it(
+def test_a_restart_goes_on_where_its_discounted_return_is_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thought: float, goes_on: str
 ) -> None:
-    Thought(monkeypatch, [9.0, 5.0, thought, 9.0, 5.0, 5.0])
+    # Without the discount the one that goes on earns more, whatever comes of the restart.
+    worth = [5.0, thought, 5.0, 5.0]
+    seen = Thought(monkeypatch, [9.0, 5.0, 1.0, *worth[:2], 9.0, 5.0, 1.0, *worth[2:]])
     begun: list[tuple[Path | None, int]] = []
 
     def noted(*arguments: Any, **options: Any) -> Any:
@@ -203,6 +207,7 @@ def test_a_restart_goes_on_where_the_twin_thinks_more_of_it(
         spot_checks=0.0,
     )
     rounds = refine(asked, ledger=StepLedger())
+    assert seen.discounts == [1.0, 1.0, 1.0, 0.99, 0.99] * 2
     first = tmp_path / "round-0" / "policy"
     second = tmp_path / "round-1" / goes_on
     assert begun == [(None, 256), (first, 256), (None, 512), (second, 256), (None, 512)]
