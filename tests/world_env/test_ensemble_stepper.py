@@ -1,7 +1,11 @@
 """The ensemble's fast stepper: the model's own steps, compiled or not, and in bfloat16 nearly so."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +47,34 @@ def test_the_stepper_steps_as_the_model_does(
         assert all(torch.equal(given[name], state[name]) for name in given)
         random.normal(SIZE)
         state = arrived
+
+
+STEPPED = """
+import hashlib
+import torch
+from world_env import Simulator, Twin
+torch.set_num_threads(1)
+told = hashlib.sha256()
+for rows in (8, 70):
+    simulator = Simulator(Twin.load("pendulum"), rows, seed=0)
+    simulator.reset()
+    for _ in range(20):
+        told.update(simulator.step(torch.zeros(rows, 1).numpy()).observation.tobytes())
+print(told.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_first_process_steps_as_those_that_find_compiled_code(tmp_path: Path) -> None:
+    kept = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", STEPPED], env=kept, check=True, capture_output=True, text=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert list(tmp_path.rglob("*.nbi")), "nothing was compiled: the test shows nothing"
+    assert told[0] == told[1]
 
 
 def test_without_numba_a_stepper_takes_the_way_of_torch(

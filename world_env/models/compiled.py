@@ -3,6 +3,10 @@
 Between the products of many rows, LayerNorm and SiLU in one pass; and the whole step of a few rows as one call, because
 calls cost more than numbers there. The equations are those of `networks` and `ensemble` (tests hold them together), on
 numpy arrays. Letters as in `world_env.batch`.
+
+What loops call is always inlined. As a function of its own it would be linked in one way by the process that
+compiles it and in another by those that find it on disk: with the liberties below they round otherwise, and the same
+seeds would not give the same policy.
 """
 
 from __future__ import annotations
@@ -76,7 +80,7 @@ class Scales(NamedTuple):
         return cls(**{name: getattr(normalizer, name).numpy() for name in buffers}, **others)
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
     """Put inputs @ weight + bias into `out`; with four rows of the weight at a time, it is read a quarter as often."""
     count, width = weight.shape
@@ -97,7 +101,7 @@ def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
             out[j] += inputs[i] * weight[i, j]
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _activate(hidden: Any, gain: Any, shift: Any) -> None:
     """LayerNorm and SiLU of one row (W,), in place."""
     width = len(hidden)
@@ -138,7 +142,7 @@ def activate_rows(hidden: Any, gain: Any, shift: Any) -> None:
         _activate(hidden[row], gain, shift)
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _run(network: Any, member: int, inputs: Any) -> Any:
     """One row through one member: (inputs,) to (outputs,)."""
     hidden = inputs
@@ -153,7 +157,7 @@ def _run(network: Any, member: int, inputs: Any) -> Any:
     return out
 
 
-@njit(cache=True)
+@njit(forceinline=True)
 def _clip(value: float, low: float, high: float) -> float:
     """NaN stays NaN."""
     if value < low:
@@ -161,7 +165,7 @@ def _clip(value: float, low: float, high: float) -> float:
     return high if value > high else value
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _all_disagree(dynamics: Any, inputs: Any, size: int) -> float:
     """Variance over all members of the mean change, averaged over the dimensions."""
     members = dynamics.weights[0].shape[0]
@@ -176,7 +180,7 @@ def _all_disagree(dynamics: Any, inputs: Any, size: int) -> float:
     return total / (members - 1) / size
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _look(
     dynamics: Any,
     inputs: Any,
@@ -201,7 +205,7 @@ def _look(
     return known + (0.5 * seen / size - known) / (members - 1)
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _hold_together(vector: Any, together: Any) -> None:
     """Unit vectors of one row (D,) to length 1 again, in place; together: (D, D)."""
     size = len(vector)
