@@ -6,9 +6,18 @@ from world_env.spec import JSON
 
 _LARGE: JSON = {"n_steps": 256, "batch_size": 1024}
 _SMALL: JSON = {"n_steps": 64, "batch_size": 256}
-_RESTARTS: JSON = {"restart_every": 5, "patience": 20}
-ARMS: dict[str, JSON] = {
-    "as the row stands": {},
+ROW = "as the row stands"
+RESTARTS: dict[str, JSON] = {
+    ROW: {},
+    "past the threshold an episode is cut": {"learn": {"on_uncertain": "truncate"}},
+}
+"""Name -> what differs, as `--change` of refined.py."""
+BEFORE = "without restarts"
+"""The row as it was when most arms ran: "past the threshold an episode is cut", and an end after five rounds without
+another choice."""
+_BEFORE: JSON = {"restart_every": None, "patience": 5}
+_PARTS: dict[str, JSON] = {
+    BEFORE: {},
     "no sharp ends": {"fit": {"sharp_ends": False}},
     "no explorers: the newest policy alone collects": {
         "explorers": {},
@@ -34,19 +43,6 @@ ARMS: dict[str, JSON] = {
         "last_learn": {"options": _LARGE, "steps": 600_000},
         "last_share": 0.4,
     },
-    "11 rounds, each with a fresh policy beside the chosen one, 1,000,000 learned steps each": {
-        "rounds": 11,
-        "candidates": ["warm", "fresh"],
-        "learn": {"steps": 1_000_000},
-        "first_steps": 5_000,
-        "later_updates": 2_500,
-        "patience": 11,
-    },
-    "every fifth round a policy begins anew with 1,000,000 learned steps": _RESTARTS,
-    "past the threshold an episode goes on; every fifth round a policy begins anew": {
-        "learn": {"on_uncertain": "ignore"}
-    }
-    | _RESTARTS,
     "2 members": {"model": {"members": 2}},
     "10 members": {"model": {"members": 10}},
     "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},
@@ -63,4 +59,13 @@ ARMS: dict[str, JSON] = {
     "past the threshold an episode goes on": {"learn": {"on_uncertain": "ignore"}},
     "a judge ends trainings and has a say": {"judge": True},
 }
-"""Name -> what differs, as `--change` of refined.py."""
+
+
+def before(change: JSON) -> JSON:
+    """What a change of the older row is as one of today's."""
+    return _BEFORE | change | {"learn": {"on_uncertain": "truncate"} | change.get("learn", {})}
+
+
+PARTS = {name: before(change) for name, change in _PARTS.items()}
+"""Changes of the older row, as `--change`."""
+ARMS = RESTARTS | PARTS

@@ -7,11 +7,12 @@ import math
 import statistics
 from pathlib import Path
 
-from refined_arms import ARMS
+from refined_arms import ARMS, BEFORE, PARTS, RESTARTS, ROW
 from scipy.stats import t as student_t
 
 from training.schedule import refine_task
 from training.tasks import real_of, task_of
+from world_env.spec import JSON
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
 SEEDS = (0, 1, 2)
@@ -218,31 +219,39 @@ def _rounds(tree: dict) -> str:
 
 
 def _ablation(rows: list[dict]) -> str:
-    """What each part of PPO's configuration is worth: changes by name, each beside the row on the same seed."""
+    """What each part of PPO's configuration is worth: changes by name, each beside its base on the same seed."""
+    tables = [
+        _arms(rows, RESTARTS, ROW, "**Beside the row**"),
+        _arms(rows, PARTS, BEFORE, "**What each part is worth, in rounds without restarts**"),
+    ]
+    return "\n\n".join(table for table in tables if table)
+
+
+def _arms(rows: list[dict], arms: dict[str, JSON], base: str, title: str) -> str:
+    """One table of arms; in brackets what their base earns."""
     lines = [
-        "**What each part is worth**",
+        title,
         "",
-        "| task | changed | seed: real return (of the row) | for going forward | real steps | promise | commits |",
+        f"| task | changed | seed: real return ({base}) | for going forward | real steps | promise | commits |",
         "|---|---|---|---|---|---|---|",
     ]
-    named = {json.dumps(change, sort_keys=True): name for name, change in ARMS.items()}
-    plain = {
-        (row["task"], row["seed"]): row
-        for row in rows
-        if row["policy"] == "ppo_twin" and not row["change"]
-    }
+    named = {json.dumps(change, sort_keys=True): name for name, change in arms.items()}
+    plain: dict[tuple[str, int], dict] = {}
     found: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         arm = named.get(json.dumps(row["change"], sort_keys=True))
-        if row["policy"] == "ppo_twin" and row["change"] and arm:
+        if row["policy"] == "ppo_twin" and arm == base:
+            plain[(row["task"], row["seed"])] = row
+        if row["policy"] == "ppo_twin" and arm and row["change"]:
             found.setdefault((row["task"], arm), []).append(row)
     for (task, arm), of in sorted(
         found.items(), key=lambda item: (item[0][0], item[1][0]["real_mean"])
     ):
         each = ", ".join(
             f"{row['seed']}: {row['real_mean']:,.0f}"
-            + (f" ({base['real_mean']:,.0f})" if (base := plain.get((task, row["seed"]))) else "")
+            + ("" if other is None or other is row else f" ({other['real_mean']:,.0f})")
             for row in of
+            for other in [plain.get((task, row["seed"]))]
         )
         forward, promise, commits = _cells(of)
         steps = ", ".join(f"{row['real_steps']:,}" for row in of)

@@ -306,17 +306,19 @@ def _first_exploration(task: Task) -> str:
 
 
 def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
-    """One policy that goes on through many rounds, and two that explore for it.
+    """One policy that goes on through many rounds, two that explore for it, and now and then one that begins anew.
 
     A policy's objective has resting places, and data of it alone shows the twin nothing else: who discounts much leaps
     and falls, who discounts little stands still. The two explorers are of either kind, and a twin of both knows what
-    lies between them.
+    lies between them. A policy that rests does not leave even so; one that begins anew in a twin that knows more does
+    not come to rest there. Until then no round finds a better one, so the budget is spent in any case.
     """
+    rounds = task.real_steps // _SMALL_ROUND
     return RefineConfig(
         real,
         out,
         steps=task.real_steps,
-        rounds=task.real_steps // _SMALL_ROUND,
+        rounds=rounds,
         later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
         explorers={
             "hasty": {"options": {"gamma": 0.99}},
@@ -326,13 +328,15 @@ def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
         spot_checks=0.1,
         warm_start=True,
         candidates=("newest",),
+        restart_every=5,
         compared=3,
+        patience=rounds,
         later_updates=1_500,
         fit=FitConfig(updates=4_000, states=20_000),
         learn=LearnConfig(
             steps=300_000,
             dataset_starts=0.3,
-            on_uncertain="truncate",
+            on_uncertain="ignore",
             options={"gamma": 0.995},
         ),
     )

@@ -148,12 +148,15 @@ def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: Mo
     assert len({repr(arm) for arm in (row, *arms.values())}) == 1 + len(arms)
     made = {"task": "Hopper-v5", "seed": 103, "policy": "ppo_twin", "real_mean": 1_000.0}
     made |= {"forward_mean": 9.0, "real_steps": 5, "promise": None, "commit": "0" * 40}
-    change = script.ARMS["no sharp ends"]
-    rows = [made | {"change": {}}, made | {"change": change, "real_mean": 400.0}]
     table = importlib.import_module("refined_table")
-    told = table._ablation(rows)
-    assert "| Hopper-v5 | no sharp ends | 103: 400 (1,000) | 9 |" in told
-    assert "sharp_ends" not in table._tried(rows)
+    for arm, base in (
+        ("no sharp ends", script.ARMS["without restarts"]),
+        ("past the threshold an episode is cut", {}),
+    ):
+        rows = [made | {"change": base}, made | {"change": script.ARMS[arm], "real_mean": 400.0}]
+        told = table._ablation(rows)
+        assert f"| Hopper-v5 | {arm} | 103: 400 (1,000) | 9 |" in told
+        assert table._tried(rows[1:]) == ""
     assert table._ablation(rows[:1]) == ""
 
 
