@@ -122,9 +122,10 @@ class RefineConfig:
                 f"candidates are {self.candidates}, expected one or more of {', '.join(CANDIDATES)}"
             )
         for name in self.explorers:
-            if not name.isidentifier() or name in PLACEHOLDERS:
+            taken = (*PLACEHOLDERS, "restart")
+            if not name.isidentifier() or name in taken:
                 raise InvalidOptionError(
-                    f"an explorer is called {name!r}: expected a word other than {', '.join(PLACEHOLDERS)}"
+                    f"an explorer is called {name!r}: expected a word other than {', '.join(taken)}"
                 )
             self.explorer(name, 0)  # refused here rather than after a round
         self._check_names()

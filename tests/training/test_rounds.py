@@ -304,6 +304,7 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
         ({"spot_checks": 0.6}, "spot_checks is 0.6"),
         ({"patience": 0}, "patience 0"),
         ({"compared": 0}, "compared 0"),
+        ({"explorers": {"restart": {}}}, "an explorer is called 'restart'"),
         ({"restart_every": 0}, "restart every 0 rounds"),
         ({"restart_every": 2, "candidates": ("fresh",)}, "leave one of them out"),
     ],
