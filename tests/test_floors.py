@@ -55,7 +55,10 @@ FLOORS = {
             "ties",
         ],
         0.4: ["latent", "tasks"],
-        0.5: ["bounds", "windows", "exchange", "ppo", "sac", "returns", "findings", "transitions"],
+        0.5: [
+            *["bounds", "windows", "exchange", "ppo", "sac", "returns", "findings", "transitions"],
+            "latent_rows",
+        ],
         0.75: ["lived", "columns", "seams", "rewards"],
         1: ["policy", "fidelity", "lint", "alarm"],
         1.5: ["exploration", "promise", "milestones", "survival", "curiosity", "branches"],

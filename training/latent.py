@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import gymnasium as gym
 import numpy as np
 
 from world_env.filter import Filter
 from world_env.twin import Twin
-from world_env.wrappers import LatentObservation
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -28,10 +26,6 @@ class Senses:
 
     twin: Twin
     mode: str
-
-    def wrap(self, env: gym.Env) -> gym.Env:
-        """A real environment as it looks through them. Raises SpaceMismatchError for one that the twin is not of."""
-        return LatentObservation(env, self.twin, self.mode)
 
 
 # Beside the algorithms and not in them: what lies in an algorithm is pickled with it.

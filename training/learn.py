@@ -152,8 +152,11 @@ def _world(
             raise StageError(
                 "learning in reality spends real steps: pass the ledger that counts them"
             )
-        looking = None if senses is None else senses.wrap
-        env = make_real_vec(world, rows, purpose=purpose, ledger=ledger, wrap=looking)
+        env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
+        if senses is not None:
+            from training.latent_rows import LatentRows
+
+            env = LatentRows(env, senses)
         env.seed(config.seed)
         return _scaled(env, config)
     learned: VecEnv = WorldModelVecEnv(

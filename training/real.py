@@ -229,9 +229,8 @@ def make_real_vec(
     *,
     purpose: str,
     ledger: StepLedger,
-    wrap: Callable[[gym.Env], gym.Env] | None = None,
 ) -> VecEnv:
-    """`rows` real environments as one Stable-Baselines3 VecEnv with episode statistics; wrap: each of them."""
+    """`rows` real environments as one Stable-Baselines3 VecEnv with episode statistics."""
     try:
         from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
     except ImportError as error:
@@ -240,8 +239,7 @@ def make_real_vec(
         ) from error
 
     def maker() -> gym.Env:
-        env = make_real(real, purpose=purpose, ledger=ledger)
-        return env if wrap is None else wrap(env)
+        return make_real(real, purpose=purpose, ledger=ledger)
 
     return VecMonitor(DummyVecEnv([maker] * rows))
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from training.latent import LatentActor, senses_of
 from training.real import RealConfig, StepLedger, make_real
+from world_env.codec import copied, row_of
 from world_env.errors import InvalidOptionError
 from world_env.simulator import Simulator, SimulatorConfig, StepResult
 from world_env.twin import Twin
@@ -105,7 +106,7 @@ def first_observations(real: RealConfig, seeds: Sequence[int]) -> Any:
     """What the real environment shows after a reset with each seed, batched; takes no step."""
     env = make_real(real, purpose="judge", ledger=StepLedger())
     try:
-        return stacked([_copied(env.reset(seed=int(seed))[0]) for seed in seeds])
+        return stacked([copied(env.reset(seed=int(seed))[0]) for seed in seeds])
     finally:
         env.close()
 
@@ -165,7 +166,7 @@ def run_learned(
     while not simulator.finished.all():
         running = ~simulator.finished
         index = np.flatnonzero(running)
-        chosen = np.asarray(actor(_pick(observation, index), index))
+        chosen = np.asarray(actor(row_of(observation, index), index))
         actions = np.zeros((rows, *chosen.shape[1:]), chosen.dtype)
         actions[index] = chosen
         result = simulator.step(actions, rows=running)
@@ -201,15 +202,3 @@ def stacked(observations: Sequence[Any]) -> Any:
     if isinstance(observations[0], dict):
         return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
     return np.stack(observations)
-
-
-def _copied(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: np.array(value) for key, value in observation.items()}
-    return np.array(observation)
-
-
-def _pick(observation: Any, index: np.ndarray) -> Any:
-    if isinstance(observation, dict):
-        return {key: value[index] for key, value in observation.items()}
-    return observation[index]

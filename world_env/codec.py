@@ -141,11 +141,18 @@ def one_row(observation: Any) -> Any:
     return np.asarray(observation)[None]
 
 
-def row_of(observation: Any, row: int) -> Any:
-    """One row of batched environment arrays, or of a dict of them."""
+def row_of(observation: Any, row: int | np.ndarray) -> Any:
+    """One row, or those of an array of numbers, of batched environment arrays, or of a dict of them."""
     if isinstance(observation, dict):
         return {key: row_of(value, row) for key, value in observation.items()}
     return observation[row]
+
+
+def copied(observation: Any) -> Any:
+    """Environment arrays, or a dict of them, that nobody else writes to."""
+    if isinstance(observation, dict):
+        return {key: copied(value) for key, value in observation.items()}
+    return np.array(observation)
 
 
 def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:

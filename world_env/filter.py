@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from world_env.batch import Context, Observation, State, select
 from world_env.random import RowRandom
@@ -30,16 +31,21 @@ class Filter:
         self._state: State | None = None
 
     @torch.no_grad()
-    def begin(self, observation: Any, seeds: Sequence[int]) -> Any:
+    def begin(self, observation: Any, seeds: Sequence[int], rows: np.ndarray | None = None) -> Any:
         """What rows see where their episodes begin.
 
-        observation: batched environment arrays (B, ...). seeds: of each row's draws.
+        observation: batched environment arrays (B, ...). seeds: of each row's draws. rows: (B,) those of all rows that
+        begin, by number; None: there are these and no others.
         """
         encoded = self._codec.encode_observation(observation)
         context = Context.from_observation(encoded, self._codec.action_size)
-        self._random = RowRandom(torch.tensor(list(seeds), dtype=torch.int64, device=self._device))
-        self._state = self._model.encode(context.to(self._device, self._dtype), random=self._random)
-        return self._shown(self._state, observation)
+        random = RowRandom(torch.tensor(list(seeds), dtype=torch.int64, device=self._device))
+        state = self._model.encode(context.to(self._device, self._dtype), random=random)
+        if rows is None:
+            self._state, self._random = state, random
+        else:
+            self._put(torch.as_tensor(rows, device=self._device), state, random)
+        return self._shown(state, observation)
 
     @torch.no_grad()
     def go_on(self, action: Any, observation: Any, rows: np.ndarray) -> Any:
@@ -58,13 +64,7 @@ class Filter:
         state = self._model.observe(
             select(self._state, index), taken.to(self._dtype), seen, random=random
         )
-        self._state = {
-            name: value.index_copy(0, index, state[name]) for name, value in self._state.items()
-        }
-        self._random = RowRandom(
-            self._random.seeds.index_copy(0, index, random.seeds),
-            self._random.draws.index_copy(0, index, random.draws),
-        )
+        self._put(index, state, random)
         return self._shown(state, observation)
 
     def fork(self, number: int) -> Filter:
@@ -74,6 +74,17 @@ class Filter:
         rows = torch.zeros(number, dtype=torch.int64, device=self._device)
         other._state, other._random = select(self._state, rows), self._random.select(rows)
         return other
+
+    def _put(self, index: Tensor, state: State, random: RowRandom) -> None:
+        """Let some rows stand elsewhere."""
+        assert self._state is not None, "begin() of all rows comes first"
+        self._state = {
+            name: value.index_copy(0, index, state[name]) for name, value in self._state.items()
+        }
+        self._random = RowRandom(
+            self._random.seeds.index_copy(0, index, random.seeds),
+            self._random.draws.index_copy(0, index, random.draws),
+        )
 
     def _shown(self, state: State, observation: Any) -> Any:
         return self.view.shown(observation, self.view.latent(self._model, state))

@@ -4,25 +4,29 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from oracle import oracle_twin, register_oracles
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from training.collect import CollectConfig, collect
 from training.exploration import parse_exploration
 from training.futures import futures
 from training.latent import LatentActor, Senses, look_through, senses_of
+from training.latent_rows import LatentRows
 from training.learn import LearnConfig, learn
 from training.policy import load_policy, policy_card
-from training.real import RealConfig, StepLedger, spec_of
+from training.real import RealConfig, StepLedger, make_real_vec, spec_of
 from training.returns import policy_actor, run_learned, run_real
-from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismatchError, StageError
 from world_env.filter import Filter
 from world_env.models.rssm import RssmConfig
 from world_env.sb3 import WorldModelVecEnv
 from world_env.twin import Twin
+from world_env.wrappers import LatentObservation
 
 CARTPOLE = RealConfig("CartPole-v1")
 SMALL = RssmConfig(
@@ -104,6 +108,53 @@ def test_a_twin_with_known_functions_is_looked_through_without_them(tmp_path: Pa
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     on_latents(dataclasses.replace(twin, termination_fn=never), tmp_path / "policy")
     assert senses_of(load_policy(tmp_path / "policy", expect=twin.spec)) is not None
+
+
+@pytest.mark.parametrize("mode", ["latent", "both"])
+def test_rows_of_reality_look_as_each_world_by_itself_does(mode: str) -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    together = LatentRows(
+        make_real_vec(CARTPOLE, 3, purpose="collect", ledger=StepLedger()), Senses(twin, mode)
+    )
+    alone = VecMonitor(
+        DummyVecEnv([lambda: LatentObservation(gym.make("CartPole-v1"), twin, mode)] * 3)
+    )
+    worlds = (together, alone)
+    assert together.observation_space == alone.observation_space
+    for world in worlds:
+        world.seed(5)
+    rng, ends = np.random.default_rng(0), 0
+    same(*(world.reset() for world in worlds))
+    for _ in range(80):
+        actions = rng.integers(0, 2, 3)
+        (seen, rewards, dones, infos), (theirs, pay, over, told) = (
+            world.step(actions) for world in worlds
+        )
+        same(seen, theirs)
+        assert (rewards == pay).all() and (dones == over).all()
+        for row in np.flatnonzero(dones):
+            same(infos[row]["terminal_observation"], told[row]["terminal_observation"])
+            ends += 1
+    assert ends > 3
+    with pytest.raises(InvalidActionError):
+        together.step(np.array([0, 1, 2]))
+
+
+def test_rows_of_another_world_are_refused() -> None:
+    twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
+    other = make_real_vec(RealConfig("Pendulum-v1"), 2, purpose="collect", ledger=StepLedger())
+    with pytest.raises(SpaceMismatchError, match="observation_space"):
+        LatentRows(other, Senses(twin, "latent"))
+
+
+def same(seen: Any, theirs: Any) -> None:
+    """Observations of both are close."""
+    if isinstance(seen, dict):
+        assert seen.keys() == theirs.keys()
+        for key in seen:
+            same(seen[key], theirs[key])
+    else:
+        np.testing.assert_allclose(seen, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_are_filtered_each_by_itself() -> None:
