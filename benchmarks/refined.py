@@ -66,6 +66,8 @@ EXPLORING = 5_000
 TWINS = ("ppo_twin", "ppo_twin_known", "sac_twin", "sac_twin_known")
 ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
 """Rows of PPO where they are not those in a twin."""
+IN_REALITY = ("algo", "rows", "options", "normalize_rewards")
+"""Fields of LearnConfig that mean something in reality, where controls have steps of their own."""
 COLUMNS = (
     "ppo_twin",
     "random",
@@ -171,7 +173,9 @@ class Cell:
         """What tells a row from all others."""
         change = self.change
         if "twin" not in column:
-            change = {"learn": change["learn"]} if "learn" in change and column != "random" else {}
+            learning = change.get("learn", {}) if column != "random" else {}
+            learning = {name: value for name, value in learning.items() if name in IN_REALITY}
+            change = {"learn": learning} if learning else {}
         return {"task": self.task_id, "seed": self.seed, "policy": column, "change": change}
 
     def run(self, column: str) -> JSON:
@@ -227,7 +231,8 @@ class Cell:
                 if column.startswith("sac")
                 else LearnConfig(options=self.task.options)
             )
-            config = dataclasses.replace(plain, seed=self.seed, **self.change.get("learn", {}))
+            learning = self.of(column)["change"].get("learn", {})
+            config = dataclasses.replace(plain, seed=self.seed, **learning)
         config = dataclasses.replace(config, steps=steps)
         if column.startswith("ppo"):
             config = dataclasses.replace(config, normalization=exploring_scales(self.task_id))

@@ -7,17 +7,16 @@ from world_env.spec import JSON
 _LARGE: JSON = {"n_steps": 256, "batch_size": 1024}
 _SMALL: JSON = {"n_steps": 64, "batch_size": 256}
 ROW = "as the row stands"
-RESTARTS: dict[str, JSON] = {
+OF_ROW: dict[str, JSON] = {
     ROW: {},
+    "no restarts": {"restart_every": None},
     "past the threshold an episode is cut": {"learn": {"on_uncertain": "truncate"}},
 }
-"""Name -> what differs, as `--change` of refined.py."""
-BEFORE = "without restarts"
-"""The row as it was when most arms ran: "past the threshold an episode is cut", and an end after five rounds without
-another choice."""
-_BEFORE: JSON = {"restart_every": None, "patience": 5}
-_PARTS: dict[str, JSON] = {
-    BEFORE: {},
+"""Name -> what differs from the row, as `--change` of refined.py."""
+OLDER = "the older row"
+_OLDER: JSON = {"restart_every": None, "patience": 5}
+_OF_OLDER: dict[str, JSON] = {
+    OLDER: {},
     "no sharp ends": {"fit": {"sharp_ends": False}},
     "no explorers: the newest policy alone collects": {
         "explorers": {},
@@ -61,11 +60,14 @@ _PARTS: dict[str, JSON] = {
 }
 
 
-def before(change: JSON) -> JSON:
-    """What a change of the older row is as one of today's."""
-    return _BEFORE | change | {"learn": {"on_uncertain": "truncate"} | change.get("learn", {})}
+def of_older(change: JSON) -> JSON:
+    """A change of the row as it was when most arms ran, as one of today's row.
+
+    It had no restarts, cut episodes past the threshold, and ended after five rounds without another choice.
+    """
+    return _OLDER | change | {"learn": {"on_uncertain": "truncate"} | change.get("learn", {})}
 
 
-PARTS = {name: before(change) for name, change in _PARTS.items()}
-"""Changes of the older row, as `--change`."""
-ARMS = RESTARTS | PARTS
+OF_OLDER = {name: of_older(change) for name, change in _OF_OLDER.items()}
+"""The same for changes of the older row."""
+ARMS = OF_ROW | OF_OLDER

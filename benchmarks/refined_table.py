@@ -7,7 +7,7 @@ import math
 import statistics
 from pathlib import Path
 
-from refined_arms import ARMS, BEFORE, PARTS, RESTARTS, ROW
+from refined_arms import ARMS, OF_OLDER, OF_ROW, OLDER, ROW
 from scipy.stats import t as student_t
 
 from training.schedule import refine_task
@@ -43,6 +43,7 @@ WORDS = {
 LEARNERS = ("sac_twin", "ppo_twin")
 BARS = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_discount", "ppo_real_long_same")
 FLOORS = {"Hopper-v5": 1_500.0, "InvertedDoublePendulum-v5": 9_000.0}
+_OLDER_WAS = "no restarts, cut past the threshold, an end after five rounds without another choice"
 CLOSE = 0.15
 """Share of the real return within which a promise is to be."""
 _PLAIN = "{}"
@@ -221,8 +222,8 @@ def _rounds(tree: dict) -> str:
 def _ablation(rows: list[dict]) -> str:
     """What each part of PPO's configuration is worth: changes by name, each beside its base on the same seed."""
     tables = [
-        _arms(rows, RESTARTS, ROW, "**Beside the row**"),
-        _arms(rows, PARTS, BEFORE, "**What each part is worth, in rounds without restarts**"),
+        _arms(rows, OF_ROW, ROW, "**Beside the row**"),
+        _arms(rows, OF_OLDER, OLDER, f"**What each part is worth, in {OLDER}** ({_OLDER_WAS})"),
     ]
     return "\n\n".join(table for table in tables if table)
 

@@ -13,6 +13,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from training.episodes import Episode
 from world_env.spec import JSON
 
 _CLEARLY = 0.1
@@ -37,6 +40,25 @@ class Standing:
     def high(self) -> float:
         """The upper end."""
         return self.mean + (self.doubt or 0.0)
+
+
+def spot_check(
+    episodes: Sequence[Episode], horizon: int | None, number: int, log: JSON
+) -> JSON | None:
+    """What whole episodes of a round's contender returned, for the next round's log; None where none was whole.
+
+    number, log: of the round that named the contender.
+    """
+    whole = [e for e in episodes if e.terminated or (horizon is not None and len(e) >= horizon)]
+    if not whole:
+        return None
+    returns = [float(e.rewards.sum(dtype=np.float64)) for e in whole]
+    return {
+        "round": number,
+        "policy": log["contender"],
+        "returns": returns,
+        "promise": log["expected"],
+    }
 
 
 def standing(estimate: float, returns: Sequence[float], miss: float | None) -> Standing:

@@ -33,7 +33,7 @@ def estimate(
 ) -> float:
     """The least of what the twins say that a policy earns, task units: each over the same number of episodes.
 
-    on_uncertain: of SimulatorConfig, as the policy was trained. discount: of `run_learned`.
+    on_uncertain: of SimulatorConfig, as the policy was trained. discount: of the returns, step by step.
     """
     return min(
         run_learned(

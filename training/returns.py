@@ -33,7 +33,7 @@ _PART = "reward_"
 
 @dataclass(frozen=True)
 class Returns:
-    """Undiscounted returns of one policy in one world.
+    """Returns of one policy in one world, undiscounted unless they were asked for otherwise.
 
     values: (N,) one return an episode. lengths: (N,) steps. first: the N first observations, batched.
     past_threshold: share of learned steps past the twin's uncertainty threshold; None in reality.
@@ -153,7 +153,7 @@ def run_learned(
     """One learned episode from each given first observation.
 
     on_uncertain: of SimulatorConfig; whoever judges leaves it at "ignore". A twin without a threshold has no other.
-    discount: what a step's reward weighs beside that of the step before; whoever judges leaves it at 1.
+    discount: step t's reward counts discount**t; whoever judges leaves it at 1.
     """
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     check_horizon(twin)

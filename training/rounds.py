@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-import numpy as np
-
-from training.choice import best_of, last_miss, returns_of, standing
+from training.choice import best_of, last_miss, returns_of, spot_check, standing
 from training.collect import CollectConfig, collect
 from training.episodes import EpisodeStore
 from training.fit import fit_episodes
@@ -25,7 +23,7 @@ from training.policy import load_policy, policy_card
 from training.promise import promised
 from training.provenance import write_results
 from training.returns import policy_actor
-from training.schedule import RefineConfig
+from training.schedule import RESTART, RefineConfig
 from world_env.spec import JSON, WorldSpec
 from world_env.twin import Twin
 
@@ -45,7 +43,6 @@ _LOOKS, _LOOKS_WITHOUT = 8, 4
 """How often a judge looks at a training, and after how many looks without a better estimate it ends."""
 _PROMISED = 100
 """Learned episodes of a promise."""
-_RESTART = "policy-restart"
 _STAGES = {"early": 0.1, "middle": 0.3}
 """Shares of a round's learning after which its policy is kept too."""
 
@@ -64,11 +61,11 @@ class Round:
     judge: the twin that no policy trains in; None without one. policy_folder: of the chosen policy, of this round or an
     earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
     log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
-    twins think of it), "chosen", "goes_on" (name of the round's policy that the next round calls the newest), "promise"
-    (the chosen one's {"mean", "low", "high"}: what the twin says and what its spot checks showed; None without a time
-    limit), "contender" (who plays the next round's spot checks), "expected" (what the twin says of it), "reality" (what
-    the last round's contender earned in this round's spot checks, {"round", "policy", "returns", "promise"}),
-    "settings", "seconds"}.
+    twins think of it), "chosen", "goes_on" (the round's newest policy, by name), "discounted" (name -> discounted
+    return, of its first candidate and its restart, where there is one), "promise" (the chosen one's {"mean", "low",
+    "high"}: what the twin says and what its spot checks showed; None without a time limit), "contender" (who plays the
+    next round's spot checks), "expected" (what the twin says of it), "reality" (what the last round's contender earned
+    in this round's spot checks, {"round", "policy", "returns", "promise"}), "settings", "seconds"}.
     """
 
     number: int
@@ -132,7 +129,7 @@ class Rounds:
             begin = None
             if last is not None:
                 begin = {"warm": last.policy_folder, "newest": _newest(last)}.get(kind)
-            self._learn(number, folder / name, twin, judge, begin)
+            self._learn(number, kind, folder / name, twin, judge, begin)
         clock.append(time.perf_counter())
         log = self._log(number, folder / "round.json", twin, judge, reality, clock)
         self.rounds.append(
@@ -181,8 +178,11 @@ class Rounds:
 
     def _stale(self) -> bool:
         """Whether the last choices of a policy were all the same."""
-        chosen = [each.policy_folder for each in self.rounds[-self.config.patience - 1 :]]
-        return len(chosen) > self.config.patience and len(set(chosen)) == 1
+        patience = self.config.patience
+        if patience is None:
+            return False
+        chosen = [each.policy_folder for each in self.rounds[-patience - 1 :]]
+        return len(chosen) > patience and len(set(chosen)) == 1
 
     def _collect(self, number: int, folder: Path, last: Round | None) -> tuple[JSON | None, str]:
         """(what the spot checks showed, who explored); the data of both is taken up."""
@@ -197,7 +197,7 @@ class Rounds:
                 seen = self._play(
                     folder / "checks", checks, greedy, number + _CHECK_SEED, "spot_check"
                 )
-                reality = _reality(seen, self.spec.horizon, last)
+                reality = spot_check(seen, self.spec.horizon, last.number, last.log)
             exploration = config.later_exploration.format(
                 policy=last.policy_folder,
                 newest=_newest(last),
@@ -269,13 +269,19 @@ class Rounds:
         return Twin.load(out, **self.known)
 
     def _learn(
-        self, number: int, out: Path, twin: Twin, judge: Twin | None, begin: Path | None
+        self,
+        number: int,
+        kind: str,
+        out: Path,
+        twin: Twin,
+        judge: Twin | None,
+        begin: Path | None,
     ) -> None:
         """Train one candidate."""
         learning = self.config.learn_of(number)
         if out.name != "policy":
             learning = dataclasses.replace(learning, seed=_seed(self.config, number, 500))
-        if out.name == _RESTART:
+        if kind == RESTART:
             learning = dataclasses.replace(learning, steps=self.config.restart_steps)
         marks = {max(1, int(_STAGES[n] * learning.steps)): path for n, path in _stages(out).items()}
         callbacks: list[BaseCallback] = [milestones(marks, trained_in="learned")]
@@ -302,7 +308,7 @@ class Rounds:
         self.policies[f"{out.parent.name}/{out.name}"] = out
 
     def _choose(self, twin: Twin, judge: Twin | None, reality: JSON | None) -> JSON:
-        """{"estimates", "chosen", "goes_on", "contender", "promise", "expected"}, as in a round's log."""
+        """What a round's log says of policies."""
         checks = [
             each for each in (*(done.log["reality"] for done in self.rounds), reality) if each
         ]
@@ -316,9 +322,9 @@ class Rounds:
         for name in names if len(names) > 1 else []:
             actor = policy_actor(load_policy(self.policies[name]))
             estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
-        newest = f"round-{len(self.rounds)}/policy"
+        goes_on, discounted = self._goes_on(twins, rule, learning.discount)
+        newest = f"round-{len(self.rounds)}/{goes_on}"
         chosen, contender = best_of(estimates, checks, newest) if estimates else (newest, newest)
-        goes_on = self._goes_on(twins, rule, learning.discount)
         promise, expected = None, None
         if self.spec.horizon is not None:  # else there is one round: nothing hangs on it
             actor = policy_actor(load_policy(self.policies[chosen]))
@@ -331,31 +337,34 @@ class Rounds:
             "estimates": estimates,
             "chosen": chosen,
             "goes_on": goes_on,
+            "discounted": discounted,
             "contender": contender,
             "promise": promise,
             "expected": expected,
         }
 
-    def _goes_on(self, twins: Sequence[Twin], rule: str, discount: float) -> str:
-        """Which of the round's candidates "newest" means: the first, or the restart where that is the better start.
+    def _goes_on(
+        self, twins: Sequence[Twin], rule: str, discount: float
+    ) -> tuple[str, dict[str, float]]:
+        """(which of the round's policies is the newest, discounted returns of those that may be).
 
-        Compared by the discounted return, which is what they learn to raise: where a policy rests that earns more
-        without the discount, another one may be further on by this measure, and still fall.
+        These are what they learn to raise: where a policy rests that earns more without the discount, another one may
+        be further on by this measure, and still fall.
         """
-        if "restart" not in self.config.kinds_of(len(self.rounds)):
-            return "policy"
+        if RESTART not in self.config.kinds_of(len(self.rounds)):
+            return "policy", {}
         folder = Path(self.config.out) / f"round-{len(self.rounds)}"
-        first, again = (
-            estimate(
+        found = {
+            name: estimate(
                 policy_actor(load_policy(folder / name)),
                 twins,
                 on_uncertain=rule,
                 seed=self.config.seed,
                 discount=discount,
             )
-            for name in ("policy", _RESTART)
-        )
-        return _RESTART if again > first else "policy"
+            for name in ("policy", f"policy-{RESTART}")
+        }
+        return max(found, key=found.__getitem__), found
 
     def _compared(self, checks: Sequence[JSON]) -> list[str]:
         """Policies to choose among: the newest, the last choice, who was looked at last, who was best in reality."""
@@ -369,22 +378,8 @@ class Rounds:
         return [name for name in self.policies if name in wanted]
 
 
-def _reality(episodes: list[Episode], horizon: int | None, last: Round) -> JSON | None:
-    """What whole episodes of the last round's contender returned; None where none was whole."""
-    whole = [e for e in episodes if e.terminated or (horizon is not None and len(e) >= horizon)]
-    if not whole:
-        return None
-    returns = [float(e.rewards.sum(dtype=np.float64)) for e in whole]
-    return {
-        "round": last.number,
-        "policy": last.log["contender"],
-        "returns": returns,
-        "promise": last.log["expected"],
-    }
-
-
 def _newest(last: Round) -> Path:
-    """Folder of a round's policy that goes on."""
+    """Folder of a round's newest policy: its first candidate, or its restart."""
     return last.twin_folder.with_name(last.log.get("goes_on", "policy"))
 
 

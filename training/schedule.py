@@ -20,6 +20,8 @@ from world_env.spec import JSON, WorldSpec
 ALGOS = ("PPO", "SAC")
 """Those that `refine_task` has a configuration for."""
 CANDIDATES = ("warm", "newest", "fresh")
+RESTART = "restart"
+"""What a candidate is called that begins anew beside those of every round."""
 PLACEHOLDERS = ("policy", "newest", "early", "middle")
 _JUDGE_SEED = 50_000
 _EXPLORERS_SEED = 1_000
@@ -69,17 +71,18 @@ class RefineConfig:
     `warm_start`, have only a fresh one."""
     restart_every: int | None = None
     """So many rounds apart one more candidate begins anew, with `restart_steps`; where its discounted return in the
-    twin is more than the first candidate's, it is the one that goes on. From some resting places no way leads up, and
-    what has learned on little data keeps to that [resets: Nikishin et al. 2022, arXiv:2205.07802]. None: never."""
+    twin is more than the first candidate's, it is the newest from then on. From some resting places no way
+    leads up, and what has learned on little data keeps to that [resets: Nikishin et al. 2022, arXiv:2205.07802].
+    None: never."""
     restart_steps: int = 1_000_000
     """Learned steps of such a candidate."""
     judge: bool = False
     """Whether each round fits a second twin with another seed, in which no policy trains: it ends trainings that no
     longer help there, and what it thinks of a policy counts where policies are chosen."""
     compared: int = 8
-    """Newest policies that each round chooses among, with the last choice."""
-    patience: int = 5
-    """Rounds without another choice of policy after which the rest of the budget is kept."""
+    """Newest policies that each round chooses among, all of its own at least, with the last choice."""
+    patience: int | None = 5
+    """Rounds without another choice of policy after which the rest of the budget is kept; None: it is spent."""
     later_updates: int | None = None
     """Updates of the later rounds' fits; None: as `fit` says. A fit that goes on needs fewer."""
     explorer_steps: int | None = None
@@ -94,7 +97,8 @@ class RefineConfig:
     learn: LearnConfig = field(default_factory=LearnConfig)
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.patience, self.compared) < 1 or self.steps < self.rounds:
+        patience = self.rounds if self.patience is None else self.patience
+        if min(self.rounds, patience, self.compared) < 1 or self.steps < self.rounds:
             raise InvalidOptionError(
                 f"{self.steps} steps in {self.rounds} rounds, patience {self.patience}, compared {self.compared}: "
                 "expected at least 1 of each"
@@ -112,17 +116,19 @@ class RefineConfig:
                 f"a restart every {self.restart_every} rounds with {self.restart_steps} steps: expected at least 1 of "
                 "each"
             )
-        if self.restart_every is not None and "fresh" in self.candidates:
+        if self.restart_every is not None and not (self.warm_start and "newest" in self.candidates):
             raise InvalidOptionError(
-                f"candidates are {self.candidates} and restart_every {self.restart_every}: a policy begins anew each "
-                "round already, leave one of them out"
+                f"restart_every is {self.restart_every} with the candidates {self.candidates}, warm_start "
+                f'{self.warm_start}: a restart becomes the newest policy, so add "newest" to the candidates and set '
+                "warm_start"
             )
         if not self.candidates or not set(self.candidates) <= set(CANDIDATES):
             raise InvalidOptionError(
                 f"candidates are {self.candidates}, expected one or more of {', '.join(CANDIDATES)}"
             )
         for name in self.explorers:
-            taken = (*PLACEHOLDERS, "restart")
+            # Their folders are those of other policies.
+            taken = (*PLACEHOLDERS, *self.candidates[1:], RESTART, "kept")
             if not name.isidentifier() or name in taken:
                 raise InvalidOptionError(
                     f"an explorer is called {name!r}: expected a word other than {', '.join(taken)}"
@@ -207,11 +213,11 @@ class RefineConfig:
         return _with_fields(own, self.explorers[name], f"the explorer {name!r}")
 
     def kinds_of(self, number: int) -> tuple[str, ...]:
-        """The candidates of round `number`, the one that goes on first."""
+        """The candidates of round `number`; the restart, where there is one, comes last."""
         if number == 0 or not self.warm_start:
             return ("fresh",)
         again = self.restart_every is not None and number % self.restart_every == 0
-        return (*self.candidates, "restart") if again else self.candidates
+        return (*self.candidates, RESTART) if again else self.candidates
 
     def learn_of(self, number: int) -> LearnConfig:
         """The learning of round `number`, with this run's seed."""
@@ -314,12 +320,11 @@ def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
     lies between them. A policy that rests does not leave even so; one that begins anew in a twin that knows more does
     not come to rest there. Until then no round finds a better one, so the budget is spent in any case.
     """
-    rounds = task.real_steps // _SMALL_ROUND
     return RefineConfig(
         real,
         out,
         steps=task.real_steps,
-        rounds=rounds,
+        rounds=task.real_steps // _SMALL_ROUND,
         later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
         explorers={
             "hasty": {"options": {"gamma": 0.99}},
@@ -331,7 +336,7 @@ def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
         candidates=("newest",),
         restart_every=5,
         compared=3,
-        patience=rounds,
+        patience=None,
         later_updates=1_500,
         fit=FitConfig(updates=4_000, states=20_000),
         learn=LearnConfig(

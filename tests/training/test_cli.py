@@ -291,6 +291,8 @@ def test_a_build_of_many_steps_is_refined_in_small_rounds(
     assert config.steps == (steps or TASKS[task].real_steps)
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
+    assert (config.restart_every is not None, config.patience is None) == (many, many)
+    assert config.learn.on_uncertain == ("ignore" if many else "pessimistic")
 
 
 def test_a_task_of_another_name_says_how_its_world_is_made(tmp_path: Path) -> None:

@@ -299,6 +299,23 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert_same(finished[1], rounds)
 
 
+def test_a_run_killed_in_a_restart_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    again: dict[str, Any] = {"warm_start": True, "candidates": ("newest",)}
+    again |= {"restart_every": 1, "restart_steps": 512}
+
+    def killed(name: str, done: int, wanted: int, logs: Any) -> None:
+        if name == "learn" and wanted == 512 and done >= 256:
+            raise Killed
+
+    whole = refine(tiny(tmp_path / "whole", **again), ledger=StepLedger())
+    with pytest.raises(Killed):
+        refine(tiny(tmp_path / "killed", **again), ledger=StepLedger(), report=killed)
+    rounds = refine(tiny(tmp_path / "killed", **again), ledger=StepLedger())
+    assert_same(whole[:1], rounds[:1])
+    assert rounds[1].log["discounted"].keys() == {"policy", "policy-restart"}
+    assert rounds[1].log["learned_steps"] == whole[1].log["learned_steps"] == 256 + 256 + 512
+
+
 def test_a_run_with_other_settings_is_not_mixed_in(
     finished: tuple[Path, list[Round], dict[str, int]],
 ) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.choice import spot_check
 from training.episodes import Episode, EpisodeStore
 from training.fit import FitConfig
 from training.learn import LearnConfig, learn
 from training.policy import policy_card
 from training.real import RealConfig, StepLedger
 from training.refine import RefineConfig, refine
-from training.rounds import _reality, chosen_until, episodes_until
+from training.rounds import chosen_until, episodes_until
 from world_env.errors import InvalidOptionError, StageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::training.fit_checks.FitWarning")
@@ -214,6 +215,36 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
     assert [part.policy_folder for part in rounds] == [first] * 3
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
     assert data["exploration"] == f"policy:{second}"
+    assert rounds[1].log["discounted"] == {"policy": 5.0, "policy-restart": thought}
+    assert (rounds[1].log["goes_on"], rounds[0].log["discounted"]) == (goes_on, {})
+
+
+def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
+    asked = config(tmp_path, candidates=("newest",), later_exploration="policy:{newest}")
+    wanted = refine(asked, ledger=StepLedger())[-1]
+    for number in (1, 2):
+        path = tmp_path / f"round-{number}" / "round.json"
+        if number == 2:
+            path.unlink()
+            continue
+        log = json.loads(path.read_text())
+        del log["goes_on"], log["discounted"], log["settings"]["restart_every"]
+        path.write_text(json.dumps(log))
+    rounds = refine(asked, ledger=StepLedger())
+    assert rounds[-1].log["estimates"] == wanted.log["estimates"]
+    assert rounds[-1].learned_steps == wanted.learned_steps
+
+
+def test_without_patience_the_budget_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [9.0] + [1.0] * 30)
+    monkeypatch.setattr("training.rounds.best_of", lambda *_: ("round-0/policy",) * 2)
+    ledger = StepLedger()
+    rounds = refine(
+        config(tmp_path, rounds=4, patience=None, spot_checks=0.0, steps=400), ledger=ledger
+    )
+    assert len(rounds) == 4 and ledger.total() == 400
 
 
 def test_restarts_come_so_many_rounds_apart(tmp_path: Path) -> None:
@@ -277,23 +308,20 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
             truncated=not terminated,
         )
 
-    class Last:
-        number = 3
-        log: dict[str, Any] = {"contender": "round-1/policy", "expected": 7.0}
-
+    log = {"contender": "round-1/policy", "expected": 7.0}
     played = [
         episode(4, terminated=True),
         episode(10, terminated=False),
         episode(3, terminated=False),
     ]
-    found = _reality(played, 10, Last())  # type: ignore[arg-type]
+    found = spot_check(played, 10, 3, log)
     assert found == {
         "round": 3,
         "policy": "round-1/policy",
         "returns": [4.0, 10.0],
         "promise": 7.0,
     }
-    assert _reality(played[2:], 10, Last()) is None  # type: ignore[arg-type]
+    assert spot_check(played[2:], 10, 3, log) is None
 
 
 @pytest.mark.parametrize(
@@ -305,8 +333,10 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
         ({"patience": 0}, "patience 0"),
         ({"compared": 0}, "compared 0"),
         ({"explorers": {"restart": {}}}, "an explorer is called 'restart'"),
-        ({"restart_every": 0}, "restart every 0 rounds"),
-        ({"restart_every": 2, "candidates": ("fresh",)}, "leave one of them out"),
+        ({"restart_every": 0, "candidates": ("newest",)}, "restart every 0 rounds"),
+        ({"restart_every": 2}, "candidates \\('warm',\\).*add .newest."),
+        ({"restart_every": 2, "candidates": ("newest",), "warm_start": False}, "warm_start False"),
+        ({"candidates": ("warm", "fresh"), "explorers": {"fresh": {}}}, "called 'fresh'"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:

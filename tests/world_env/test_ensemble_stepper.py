@@ -52,14 +52,18 @@ def test_the_stepper_steps_as_the_model_does(
 STEPPED = """
 import hashlib
 import torch
-from world_env import Simulator, Twin
+from world_env import Simulator, SimulatorConfig, Twin
 torch.set_num_threads(1)
 told = hashlib.sha256()
-for rows in (8, 70):
-    simulator = Simulator(Twin.load("pendulum"), rows, seed=0)
+for rows, kind in ((8, True), (8, "full"), (70, True)):
+    simulator = Simulator(
+        Twin.load("pendulum"), rows, seed=0, config=SimulatorConfig(uncertainty=kind)
+    )
     simulator.reset()
     for _ in range(20):
-        told.update(simulator.step(torch.zeros(rows, 1).numpy()).observation.tobytes())
+        result = simulator.step(torch.zeros(rows, 1).numpy())
+        for value in (result.observation, result.reward, result.terminated, result.uncertainty):
+            told.update(value.tobytes())
 print(told.hexdigest())
 """
 
