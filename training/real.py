@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,9 +239,7 @@ def make_real_vec(
             'Stable-Baselines3 is not installed: pip install "world-env[train]"'
         ) from error
 
-    def maker() -> gym.Env:
-        return make_real(real, purpose=purpose, ledger=ledger)
-
+    maker = partial(make_real, real, purpose=purpose, ledger=ledger)
     return VecMonitor(DummyVecEnv([maker] * rows))
 
 

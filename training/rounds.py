@@ -320,8 +320,7 @@ class Rounds:
         names = self._compared(checks)
         estimates = {}
         for name in names if len(names) > 1 else []:
-            actor = policy_actor(load_policy(self.policies[name]))
-            estimates[name] = estimate(actor, twins, on_uncertain=rule, seed=self.config.seed)
+            estimates[name] = self._estimate(self.policies[name], twins, rule)
         goes_on, discounted = self._goes_on(twins, rule, learning.discount)
         newest = f"round-{len(self.rounds)}/{goes_on}"
         chosen, contender = best_of(estimates, checks, newest) if estimates else (newest, newest)
@@ -355,16 +354,17 @@ class Rounds:
             return "policy", {}
         folder = Path(self.config.out) / f"round-{len(self.rounds)}"
         found = {
-            name: estimate(
-                policy_actor(load_policy(folder / name)),
-                twins,
-                on_uncertain=rule,
-                seed=self.config.seed,
-                discount=discount,
-            )
+            name: self._estimate(folder / name, twins, rule, discount)
             for name in ("policy", f"policy-{RESTART}")
         }
         return max(found, key=found.__getitem__), found
+
+    def _estimate(
+        self, policy: Path, twins: Sequence[Twin], rule: str, discount: float = 1.0
+    ) -> float:
+        """What the twins think of the policy in a folder."""
+        actor, seed = policy_actor(load_policy(policy)), self.config.seed
+        return estimate(actor, twins, on_uncertain=rule, seed=seed, discount=discount)
 
     def _compared(self, checks: Sequence[JSON]) -> list[str]:
         """Policies to choose among: the newest, the last choice, who was looked at last, who was best in reality."""

@@ -171,9 +171,11 @@ class RefineConfig:
 
     def settings(self) -> JSON:
         """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
-        names = "exploration later_exploration explorers spot_checks candidates compared judge seed"
-        names += " restart_every restart_steps"
-        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names.split()}))
+        names = (
+            *("exploration", "later_exploration", "explorers", "spot_checks", "candidates"),
+            *("restart_every", "restart_steps", "compared", "judge", "seed"),
+        )
+        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
         return tree
 
     def steps_after(self, number: int) -> int:

@@ -299,7 +299,7 @@ def test_a_killed_run_goes_on_to_the_same_result(
     assert_same(finished[1], rounds)
 
 
-def test_a_run_killed_in_a_restart_goes_on_to_the_same_result(tmp_path: Path) -> None:
+def test_a_run_killed_in_a_restart_takes_it_up_again(tmp_path: Path) -> None:
     again: dict[str, Any] = {"warm_start": True, "candidates": ("newest",)}
     again |= {"restart_every": 1, "restart_steps": 512}
 
