@@ -142,6 +142,40 @@ class SetAttributes(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Recor
             setattr(env.unwrapped, name, value)
 
 
+class KeepImages(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
+    """Image files that the environment draws with are read once, and not for every picture.
+
+    For those that decode one for each frame, which can take most of the frame's time. What is drawn stays the same to
+    the bit. Needs pygame, which every environment has that draws with it.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        self._images: dict[tuple[str, ...], Any] = {}
+
+    def render(self) -> Any:
+        """As the environment draws it."""
+        from pygame import image
+
+        read = image.load
+
+        def load(file: Any, *hint: str) -> Any:
+            if not isinstance(file, str):
+                return read(file, *hint)
+            key = (file, *hint)
+            if key not in self._images:
+                self._images[key] = read(*key)
+            # A copy: whoever draws on what it read must not find it again next time.
+            return self._images[key].copy()
+
+        image.load = load  # type: ignore[assignment]
+        try:
+            return self.env.render()
+        finally:
+            image.load = read
+
+
 class LatentObservation(
     gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs
 ):

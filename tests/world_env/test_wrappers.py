@@ -1,5 +1,7 @@
 """Wrappers of real environments that change what is seen."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from training.real import RealConfig, StepLedger, make_real, spec_of
 from world_env.errors import InvalidOptionError, UnsupportedSpaceError
-from world_env.wrappers import SelectColumns, SetAttributes
+from world_env.wrappers import KeepImages, SelectColumns, SetAttributes
 
 
 def test_selected_columns_are_those_of_the_environment_in_the_order_asked_for() -> None:
@@ -74,3 +76,42 @@ def test_attributes_that_are_not_there_or_of_another_kind_are_refused(
 ) -> None:
     with pytest.raises(InvalidOptionError, match=r"PendulumEnv\.screen.* cannot become"):
         SetAttributes(gym.make("Pendulum-v1"), **attributes)
+
+
+def test_images_are_read_once_and_every_picture_stays_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pygame = pytest.importorskip("pygame")
+    read, files = pygame.image.load, []
+    monkeypatch.setattr(pygame.image, "load", lambda file: files.append(file) or read(file))
+    plain = gym.make("Pendulum-v1", render_mode="rgb_array")
+    kept = KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array"))
+    before = pygame.image.load
+    for env in (plain, kept):
+        env.reset(seed=0)
+    for step in range(5):
+        action = np.array([step - 2.0], np.float32)
+        plain.step(action)
+        kept.step(action)
+        assert np.array_equal(plain.render(), kept.render())
+    assert len(files) == 5 + 1
+    assert pygame.image.load is before
+
+
+def test_who_draws_on_an_image_that_was_read_finds_it_clean_the_next_time() -> None:
+    pygame = pytest.importorskip("pygame")
+
+    class Scribbler(gym.Env):
+        observation_space = action_space = gym.spaces.Discrete(2)
+        file = str(Path(gym.__file__).parent / "envs/classic_control/assets/clockwise.png")
+
+        def render(self) -> np.ndarray:
+            image = pygame.image.load(self.file)
+            seen = pygame.surfarray.array3d(image)
+            image.fill((1, 2, 3))
+            return seen
+
+    env = KeepImages(Scribbler())
+    first = env.render()
+    assert not (first == (1, 2, 3)).all(-1).any()
+    assert np.array_equal(env.render(), first)
