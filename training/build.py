@@ -253,9 +253,13 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
     episodes = episodes_until(Path(config.out), last.number)
     share = last.twin.provenance["fit"]["held_out"]
     _, held_out = split(episodes, share, config.seed)
-    linear = _linear(episodes, last.twin.spec, share, config.seed)
+    linear = None
+    if not last.twin.codec.images:  # images are no matter for least squares
+        linear = _linear(episodes, last.twin.spec, share, config.seed)
     return curves_of(last.twin, held_out, linear), {
-        "horizons": measure_horizons(last.twin, held_out, linear=linear.model),
+        "horizons": measure_horizons(
+            last.twin, held_out, linear=None if linear is None else linear.model
+        ),
         "counterfactual": counterfactual(last.twin, config.real, ledger=ledger, seed=config.seed),
     }
 
@@ -279,12 +283,14 @@ def _agreement(name: str, last: Round, judges: Pool, ledger: StepLedger) -> JSON
     return agreement(judge(last.twin, judges, [trained]), judges)
 
 
-def curves_of(twin: Twin, held_out: list[Episode], linear: Twin) -> JSON:
-    """Open-loop error of the twin, of "nothing moves" and of the linear family, on held-out episodes."""
+def curves_of(twin: Twin, held_out: list[Episode], linear: Twin | None) -> JSON:
+    """Open-loop errors of the twin, of "nothing moves" and, where given, of the linear family, on held-out episodes."""
     data = encode_episodes(held_out, twin.codec)
     horizon = int(data.left.max())
     found = error_curves({"open_loop": open_loop(twin.model, data, horizon=horizon).to_json()})
     assert found is not None
+    if linear is None:
+        return found
     line = open_loop(linear.model, data, horizon=horizon).to_json()
     return found | {"linear": line["error"]}
 

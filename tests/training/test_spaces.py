@@ -44,25 +44,32 @@ RSSM = FitConfig(
 
 
 class Field(gym.Env[Any, Any]):
-    """A point moved by .1 times the action in each direction; near the middle pays, outside ends."""
+    """A point moved by .1 times the action in each direction; near the middle pays, outside ends.
 
-    def __init__(self, actions: str = "MultiDiscrete", grouped: bool = False) -> None:
+    grouped: it sees the turn too. drawn: and a picture of where the point is.
+    """
+
+    def __init__(
+        self, actions: str = "MultiDiscrete", grouped: bool = False, drawn: bool = False
+    ) -> None:
         self.action_space = ACTIONS[actions]
-        self.grouped = grouped
-        self.observation_space = (
-            spaces.Dict({"here": POSITION, "turn": spaces.Box(0.0, 1.0, (1,), np.float32)})
-            if grouped
-            else POSITION
-        )
+        self.grouped, self.drawn = grouped or drawn, drawn
+        parts = {"here": POSITION, "turn": spaces.Box(0.0, 1.0, (1,), np.float32)}
+        if drawn:
+            parts["picture"] = spaces.Box(0, 255, (16, 16), np.uint8)
+        self.observation_space = spaces.Dict(parts) if self.grouped else POSITION
         self._at, self._turn = np.zeros(2), 0
 
     def _observation(self) -> Any:
         here = self._at.astype(np.float32)
-        return (
-            {"here": here, "turn": np.array([self._turn / 30], np.float32)}
-            if self.grouped
-            else here
-        )
+        if not self.grouped:
+            return here
+        seen = {"here": here, "turn": np.array([self._turn / 30], np.float32)}
+        if self.drawn:
+            seen["picture"] = np.zeros((16, 16), np.uint8)
+            row, column = np.clip(8 + 6 * self._at, 1, 14).astype(int)
+            seen["picture"][row - 1 : row + 2, column - 1 : column + 2] = 255
+        return seen
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -140,6 +147,31 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
     assert real.action_space.contains(action)
     judged = {row["policy"]: row["real_mean"] for row in built.comparison["rows"]}
     assert set(judged) == {"random", "ppo_twin", "ppo_real_same_steps"}
+
+
+def test_a_build_measures_and_shows_what_is_drawn(tmp_path: Path) -> None:
+    built = build(
+        BuildConfig(
+            "Field-v0",
+            tmp_path / "run",
+            steps=300,
+            learn_steps=64,
+            episodes=50,
+            baseline=False,
+            kwargs={"actions": "Box", "drawn": True},
+            fit=FitConfig(family="rssm", updates=4, validate_every=2, model={"window": 6}),
+            observation_mode="latent",
+        )
+    )
+    twin = Twin.load(built.twin_folder)
+    seen = twin.fidelity["horizons"]["observation"]
+    assert sorted(seen["names"]) == ["here[0]", "here[1]", "picture", "turn[0]"]
+    # Least squares would need a number for each pair of pixels: there "nothing moves" stands alone.
+    assert seen["linear"] is None
+    assert len(seen["hold_last"]) == len(seen["error"]) == 4
+    card = (built.twin_folder / "card.md").read_text(encoding="utf-8")
+    assert "last observation held" in card and "linear model" not in card
+    assert "Frames" in built.page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("actions", ["MultiDiscrete", "Discrete"])
