@@ -132,8 +132,8 @@ def bootstrap(twins: Sequence[Sequence[Judged]], *, seed: int = 0) -> JSON:
     """95 % percentile intervals: a twin is drawn, then runs, then policies of these runs, then episodes.
 
     twins: the policies as each of several twins saw them. Policies of a run are alike and episodes of a policy more so;
-    drawing policies alone would promise too narrow intervals. Episodes are drawn in pairs, because both worlds began
-    them alike.
+    drawing policies alone would promise too narrow intervals. Episodes are drawn for all policies and both worlds at
+    once, because all began them alike: a start that is easy for everybody says nothing of who is better.
     """
     share = -(-_RESAMPLES // len(twins))
     sides = [
@@ -167,7 +167,7 @@ def _draws(
         of_runs = [i for g in rng.integers(len(groups), size=len(groups)) for i in groups[g]]
         row[:] = np.array(of_runs)[rng.integers(len(of_runs), size=len(policies))]
     length = len(policies[0].real)
-    episodes = rng.integers(length, size=(count, len(policies), length))
+    episodes = rng.integers(length, size=(count, 1, length))
     sides = [np.stack([getattr(p, name) for p in policies]) for name in ("real", "learned")]
     real, learned = (
         np.stack([side[part[:, None], own].mean(1) for part, own in zip(taken, episodes, strict=True)])

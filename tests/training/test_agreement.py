@@ -118,6 +118,16 @@ def test_one_run_with_many_policies_is_little_evidence() -> None:
     assert bootstrap([policies(MEANS, learned)]) == bootstrap([policies(MEANS, learned)])
 
 
+def test_starts_that_are_easy_for_everybody_are_no_agreement() -> None:
+    starts = 10.0 * np.random.default_rng(0).normal(size=12)
+    unlike = [
+        Judged(f"p{i}", f"r{i}", "evaluation", mine + starts, (-1) ** i + starts)
+        for i, mine in enumerate(np.linspace(-1.0, 1.0, 24))
+    ]
+    low, high = bootstrap([unlike])["pearson_ci95"]
+    assert low < 0 < high
+
+
 def test_the_interval_spans_several_twins() -> None:
     good, bad = policies(MEANS, MEANS), policies(MEANS, MEANS[::-1])
     low, high = bootstrap([good, bad])["pearson_ci95"]
