@@ -7,8 +7,10 @@ import json
 NOTHING = "Not measured yet: the results file does not exist."
 TASKS = (
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"),
-    *("InvertedDoublePendulum-v5", "HalfCheetah-v5"),
+    *("InvertedDoublePendulum-v5", "HalfCheetah-v5", "Pendulum-v1-pixels"),
 )
+LEAST = {"Pendulum-v1-pixels": 0.95}
+"""Pearson that is wanted of a task, where it is not .99."""
 SEEDS = {0, 1, 2}
 KINDS = ("evaluation", "optimisation", "oracle")
 
@@ -79,10 +81,12 @@ def verdicts(row: dict) -> dict[str, bool | None]:
     def told(value: float | None, good) -> bool | None:
         return None if value is None else bool(good(value))
 
-    limit = min(0.99, row["ceiling"] if row["ceiling"] is not None else 0.99)
+    limit = LEAST.get(row["task"], 0.99)
+    if row["ceiling"] is not None:
+        limit = min(limit, row["ceiling"])
     low = None if row["pearson_ci95"] is None else row["pearson_ci95"][0]
     return {
-        "Pearson >= .99 or the ceiling": told(row["pearson"], lambda v: v >= limit),
+        "Pearson >= .99 (pixels: .95) or the ceiling": told(row["pearson"], lambda v: v >= limit),
         "its lower end >= .95": told(low, lambda v: v >= 0.95),
         "MMRV <= 2 %": told(row["mmrv_fraction"], lambda v: v <= 0.02),
         "bias within 5 %": told(row["bias_fraction"], lambda v: abs(v) <= 0.05),

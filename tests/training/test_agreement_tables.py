@@ -37,7 +37,12 @@ def row(**change: Any) -> dict[str, Any]:
     [
         ({}, set()),
         ({"pearson": 0.985, "ceiling": 0.98}, set()),  # the ceiling is enough
-        ({"pearson": 0.985}, {"Pearson >= .99 or the ceiling"}),
+        ({"pearson": 0.985}, {"Pearson >= .99 (pixels: .95) or the ceiling"}),
+        ({"pearson": 0.955, "task": "Pendulum-v1-pixels"}, set()),
+        (
+            {"pearson": 0.945, "task": "Pendulum-v1-pixels"},
+            {"Pearson >= .99 (pixels: .95) or the ceiling"},
+        ),
         ({"pearson_ci95": [0.94, 1.0]}, {"its lower end >= .95"}),
         ({"mmrv_fraction": 0.021}, {"MMRV <= 2 %"}),
         ({"bias_fraction": -0.051}, {"bias within 5 %"}),
