@@ -4,12 +4,14 @@
 
 PPO learns in reality from the exact numbers that a frame shows (cosine and sine of the angle, and the last torque,
 whose arrow is drawn), and no picture is taken: no network that sees a single frame knows more. Beside it the same
-training with the speed in the torque's place, and a random policy.
+training with the speed in the torque's place, on the latents of the bundled twin (of real pixels, filtered), and a
+random policy.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from functools import partial
 from pathlib import Path
@@ -24,14 +26,17 @@ from returns import JUDGE_SEEDS, add_missing
 from training.learn import LearnConfig, learn
 from training.real import RealConfig, StepLedger, spec_of
 from training.returns import policy_actor, random_actor, run_real
-from training.tasks import TASKS
+from training.tasks import TASKS, real_of
 from world_env.spec import JSON
+from world_env.twin import Twin
 
 BENCHMARK = "one_frame"
 TASK = "Pendulum-v1-pixels"
+LATENTS = "pixels, as latents of the bundled twin"
 SEEN = {
     "what one frame shows": RealConfig("Pendulum-v1", {}, ("one_frame:OneFrame",)),
     "the whole state": RealConfig("Pendulum-v1"),
+    LATENTS: real_of(TASK),
 }
 RANDOM = "nothing (random)"
 
@@ -78,7 +83,11 @@ def measured(seen: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON:
     else:
         real = SEEN[seen]
         config = LearnConfig(steps=steps, seed=seed, options=TASKS[TASK].options)
-        policy = learn(real, config, out=runs / f"{seen.replace(' ', '-')}-{seed}", ledger=ledger)
+        out, through = runs / f"{seen.replace(' ', '-')}-{seed}", None
+        if seen == LATENTS:
+            through = Twin.load(TASKS[TASK].twin)
+            config = dataclasses.replace(config, observation_mode="latent")
+        policy = learn(real, config, out=out, ledger=ledger, through=through)
         # Stable-Baselines3 finishes its last rollout.
         actor, steps = policy_actor(policy), policy.num_timesteps
     reality = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
