@@ -1,4 +1,4 @@
-"""The table of families.py, for tables.py."""
+"""The tables of families.py and one_frame.py, for tables.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ WORLDS = {
 }
 """World -> the families that can see it."""
 SEEDS = (0, 1, 2)
+RANDOM, STATE, ONE_FRAME = "nothing (random)", "the whole state", "what one frame shows"
+LATENTS = "real pixels, as latents of the bundled twin"
+SIGHTS = (RANDOM, STATE, LATENTS, ONE_FRAME)
+"""What the policies of one_frame.py see."""
 
 
 def families_section(tree: dict | None) -> str:
@@ -85,10 +89,17 @@ def one_frame_section(tree: dict | None) -> str:
         "| it sees | real steps | real return, mean over seeds | seed by seed |",
         "|---|---|---|---|",
     ]
-    for seen in dict.fromkeys(row["policy"] for row in tree["rows"]):
+    missing = []
+    for seen in dict.fromkeys([*SIGHTS, *(row["policy"] for row in tree["rows"])]):
         rows = [row for row in tree["rows"] if row["policy"] == seen]
+        left = sorted(set(SEEDS) - {row["seed"] for row in rows})
+        if left:
+            missing.append(f"{seen} ({', '.join(map(str, left))})")
+        if not rows:
+            continue
         mean = statistics.fmean(row["real_mean"] for row in rows)
         each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in rows)
         lines.append(f"| {seen} | {rows[0]['real_steps']:,} | {mean:.1f} | {each} |")
     commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in tree["rows"]}))
-    return "\n".join([*lines, "", f"Made at {commits} on {tree['machine']}."])
+    told = [f"Not measured yet: {'; '.join(missing)}.", ""] if missing else []
+    return "\n".join([*lines, "", *told, f"Made at {commits} on {tree['machine']}."])

@@ -3,9 +3,9 @@
     python benchmarks/one_frame.py --seeds 0 1 2 --resume
 
 PPO learns in reality from the exact numbers that a frame shows (cosine and sine of the angle, and the last torque,
-whose arrow is drawn), and no picture is taken: no network that sees a single frame knows more. Beside it the same
-training with the speed in the torque's place, on the latents of the bundled twin (of real pixels, filtered), and a
-random policy.
+whose arrow is drawn): no network that sees a single frame knows more. Beside it the same training with the speed in the
+torque's place, and on real pictures as the bundled twin's model takes them in (its latents; the twin's own real steps
+come on top); and a random policy.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from families_table import LATENTS, ONE_FRAME, RANDOM, STATE
 from gymnasium import spaces
 from returns import JUDGE_SEEDS, add_missing
 
@@ -32,13 +33,11 @@ from world_env.twin import Twin
 
 BENCHMARK = "one_frame"
 TASK = "Pendulum-v1-pixels"
-LATENTS = "pixels, as latents of the bundled twin"
 SEEN = {
-    "what one frame shows": RealConfig("Pendulum-v1", {}, ("one_frame:OneFrame",)),
-    "the whole state": RealConfig("Pendulum-v1"),
+    ONE_FRAME: RealConfig("Pendulum-v1", {}, ("one_frame:OneFrame",)),
+    STATE: RealConfig("Pendulum-v1"),
     LATENTS: real_of(TASK),
 }
-RANDOM = "nothing (random)"
 
 
 class OneFrame(gym.ObservationWrapper[Any, Any, Any]):
@@ -78,7 +77,7 @@ def measured(seen: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON:
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     ledger = StepLedger()
     if seen == RANDOM:
-        real, steps = SEEN["the whole state"], 0
+        real, steps = SEEN[STATE], 0
         actor = random_actor(spec_of(real).action_space, JUDGE_SEEDS)
     else:
         real = SEEN[seen]

@@ -41,7 +41,7 @@ from training.tasks import TASKS, Task, real_of
 
 EPISODES = 100
 JUDGED = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
-"""Tasks that tables.py has goals for."""
+"""Tasks that are judged where none is named; those of pixels are asked for by name."""
 JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
 
 

@@ -41,6 +41,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (0, 1, 2, 3, 4)
 FEWER_SEEDS = {"Pendulum-v1-pixels": (0, 1, 2)}
 """Tasks whose cells take hours."""
+ON_TOP = {
+    "Pendulum-v1-pixels": "Policies act on latents of the cell's twin, in reality too: its real steps come on top there."
+}
+"""What a task's table has to say of its real steps."""
 POLICIES = {
     "ppo_twin": "PPO, only in the twin",
     "random": "random",
@@ -153,6 +157,8 @@ def _task_table(task: str, rows: list[dict]) -> str:
         steps = " / ".join(f"{count:,}" for count in sorted({row["real_steps"] for row in found}))
         each = ", ".join(f"{row['seed']}: {row['real_mean']:.1f}" for row in found)
         lines.append(f"| {words} | {steps} | {_mean(values)} | {each} | {promise:+.1f} |")
+    if task in ON_TOP:
+        lines += ["", ON_TOP[task]]
     return "\n".join(lines)
 
 

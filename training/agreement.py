@@ -178,9 +178,12 @@ def _draws(
 
 def _row_pearson(real: np.ndarray, learned: np.ndarray) -> np.ndarray:
     """(N,) correlation of each row of two (N, P) arrays; NaN where one side never varies."""
+    # Looked at before the means are taken off: what rounding leaves of a constant would count as variation.
+    varies = (np.ptp(real, axis=1) > 0) & (np.ptp(learned, axis=1) > 0)
     real, learned = (side - side.mean(1, keepdims=True) for side in (real, learned))
-    with np.errstate(invalid="ignore"):
-        return (real * learned).sum(1) / np.sqrt((real**2).sum(1) * (learned**2).sum(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = (real * learned).sum(1) / np.sqrt((real**2).sum(1) * (learned**2).sum(1))
+    return np.where(varies, found, np.nan)
 
 
 def _interval(values: np.ndarray) -> list[float] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import secrets
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -16,6 +18,7 @@ from world_env.codec import one_row, row_of
 from world_env.errors import (
     InvalidActionError,
     InvalidOptionError,
+    MissingExtraError,
     ResetNeededError,
     UnsupportedSpaceError,
 )
@@ -146,34 +149,42 @@ class KeepImages(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordCo
     """Image files that the environment draws with are read once, and not for every picture.
 
     For those that decode one for each frame, which can take most of the frame's time. What is drawn stays the same to
-    the bit. Needs pygame, which every environment has that draws with it.
+    the bit. It has to be inside of whatever asks for pictures, such as AddRenderObservation.
+    Raises MissingExtraError without pygame, by whose `image.load` such environments read.
     """
+
+    _drawing = threading.RLock()
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
-        self._images: dict[tuple[str, ...], Any] = {}
+        if importlib.util.find_spec("pygame") is None:
+            raise MissingExtraError(
+                "KeepImages keeps what pygame reads, which is not installed: pip install 'world-env[pixels]'"
+            )
+        self._images: dict[tuple[str, str], Any] = {}
 
     def render(self) -> Any:
-        """As the environment draws it."""
+        """As the environment draws it; one at a time, because `image.load` is replaced meanwhile."""
         from pygame import image
 
-        read = image.load
+        with self._drawing:
+            read = image.load
 
-        def load(file: Any, *hint: str) -> Any:
-            if not isinstance(file, str):
-                return read(file, *hint)
-            key = (file, *hint)
-            if key not in self._images:
-                self._images[key] = read(*key)
-            # A copy: whoever draws on what it read must not find it again next time.
-            return self._images[key].copy()
+            def load(file: Any, namehint: str = "") -> Any:
+                if not isinstance(file, str | Path):
+                    return read(file, namehint)
+                key = (str(file), namehint)
+                if key not in self._images:
+                    self._images[key] = read(*key)
+                # A copy: whoever draws on what it read must not find it again next time.
+                return self._images[key].copy()
 
-        image.load = load  # type: ignore[assignment]
-        try:
-            return self.env.render()
-        finally:
-            image.load = read
+            image.load = load  # type: ignore[assignment]
+            try:
+                return self.env.render()
+            finally:
+                image.load = read
 
 
 class LatentObservation(

@@ -128,6 +128,12 @@ def test_starts_that_are_easy_for_everybody_are_no_agreement() -> None:
     assert low < 0 < high
 
 
+def test_policies_that_are_all_alike_have_no_correlation() -> None:
+    part = np.random.default_rng(0).normal(size=7)
+    alike = [Judged(f"p{i}", f"r{i}", "evaluation", part, part) for i in range(7)]
+    assert bootstrap([alike])["pearson_ci95"] is None
+
+
 def test_the_interval_spans_several_twins() -> None:
     good, bad = policies(MEANS, MEANS), policies(MEANS, MEANS[::-1])
     low, high = bootstrap([good, bad])["pearson_ci95"]

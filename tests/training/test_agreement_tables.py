@@ -69,3 +69,24 @@ def test_bad_rows_and_missing_cells_are_shown(tables: ModuleType) -> None:
     assert json.dumps(change) in written and "| 0.500 [0.960, 0.999] | 40.0 % |" in written
     assert "CartPole-v1 (seeds 1)" in written and "HalfCheetah-v5 (seeds 0, 1, 2)" in written
     assert tables.agreement_section(None) == tables.NOTHING
+
+
+def test_what_policies_see_that_was_not_measured_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    tables = importlib.import_module("families_table")
+    schema = json.loads((BENCHMARKS / "results" / "one_frame.schema.json").read_text("utf-8"))
+    assert set(tables.SIGHTS) == set(schema["$defs"]["row"]["properties"]["policy"]["enum"])
+    rows = [
+        {"policy": policy, "seed": seed, "real_steps": 1000, "real_mean": -100.0 - seed, "commit": "a" * 40}
+        for policy, seeds in ((tables.STATE, (0, 1, 2)), (tables.LATENTS, (1,)), ("something else", (0,)))
+        for seed in seeds
+    ]  # fmt: skip
+    written = tables.one_frame_section({"rows": rows, "machine": "m"})
+    assert f"| {tables.STATE} | 1,000 | -101.0 |" in written
+    assert f"| {tables.LATENTS} | 1,000 | -101.0 | 1: -101.0 |" in written
+    assert "| something else |" in written
+    missing = written.split("Not measured yet: ")[1].splitlines()[0]
+    assert f"{tables.LATENTS} (0, 2)" in missing and f"{tables.RANDOM} (0, 1, 2)" in missing
+    assert tables.STATE not in missing

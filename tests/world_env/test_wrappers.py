@@ -5,6 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from training.real import RealConfig, StepLedger, make_real, spec_of
@@ -83,7 +84,7 @@ def test_images_are_read_once_and_every_picture_stays_the_same(
 ) -> None:
     pygame = pytest.importorskip("pygame")
     read, files = pygame.image.load, []
-    monkeypatch.setattr(pygame.image, "load", lambda file: files.append(file) or read(file))
+    monkeypatch.setattr(pygame.image, "load", lambda *file: files.append(file) or read(*file))
     plain = gym.make("Pendulum-v1", render_mode="rgb_array")
     kept = KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array"))
     before = pygame.image.load
@@ -115,3 +116,11 @@ def test_who_draws_on_an_image_that_was_read_finds_it_clean_the_next_time() -> N
     first = env.render()
     assert not (first == (1, 2, 3)).all(-1).any()
     assert np.array_equal(env.render(), first)
+
+
+def test_a_picture_that_fails_leaves_the_reader_as_it_was() -> None:
+    pygame = pytest.importorskip("pygame")
+    before = pygame.image.load
+    with pytest.raises(ResetNeeded):
+        KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array")).render()
+    assert pygame.image.load is before
