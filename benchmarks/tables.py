@@ -42,7 +42,7 @@ SEEDS = (0, 1, 2, 3, 4)
 FEWER_SEEDS = {"Pendulum-v1-pixels": (0, 1, 2)}
 """Tasks whose cells take hours."""
 ON_TOP = {
-    "Pendulum-v1-pixels": "Policies act on latents of the cell's twin, in reality too: its real steps come on top there."
+    "Pendulum-v1-pixels": "Policies act on latents of the cell's twin; in reality its real steps come on top."
 }
 """What a task's table has to say of its real steps."""
 POLICIES = {
