@@ -126,7 +126,6 @@ TASKS: dict[str, Task] = {
         many_steps=1_000_000,
         pool_steps=(80_000, 10_000),
         pool_episodes=50,
-        bundled=False,
     ),
     "Acrobot-v1": Task(
         "acrobot",
