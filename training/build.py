@@ -33,6 +33,7 @@ from training.watch import side_by_side
 from training.windows import encode_episodes
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.measured import error_curves
+from world_env.models.base import WorldModel
 from world_env.spec import JSON, WorldSpec, check_same_spaces
 from world_env.twin import KnownFunction, Twin
 
@@ -253,13 +254,10 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
     episodes = episodes_until(Path(config.out), last.number)
     share = last.twin.provenance["fit"]["held_out"]
     _, held_out = split(episodes, share, config.seed)
-    linear = None
-    if not last.twin.codec.images:  # images are no matter for least squares
-        linear = _linear(episodes, last.twin.spec, share, config.seed)
+    images = last.twin.codec.images  # they are no matter for least squares
+    linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
     return curves_of(last.twin, held_out, linear), {
-        "horizons": measure_horizons(
-            last.twin, held_out, linear=None if linear is None else linear.model
-        ),
+        "horizons": measure_horizons(last.twin, held_out, linear=linear),
         "counterfactual": counterfactual(last.twin, config.real, ledger=ledger, seed=config.seed),
     }
 
@@ -283,7 +281,7 @@ def _agreement(name: str, last: Round, judges: Pool, ledger: StepLedger) -> JSON
     return agreement(judge(last.twin, judges, [trained]), judges)
 
 
-def curves_of(twin: Twin, held_out: list[Episode], linear: Twin | None) -> JSON:
+def curves_of(twin: Twin, held_out: list[Episode], linear: WorldModel | None) -> JSON:
     """Open-loop errors of the twin, of "nothing moves" and, where given, of the linear family, on held-out episodes."""
     data = encode_episodes(held_out, twin.codec)
     horizon = int(data.left.max())
@@ -291,17 +289,17 @@ def curves_of(twin: Twin, held_out: list[Episode], linear: Twin | None) -> JSON:
     assert found is not None
     if linear is None:
         return found
-    line = open_loop(linear.model, data, horizon=horizon).to_json()
+    line = open_loop(linear, data, horizon=horizon).to_json()
     return found | {"linear": line["error"]}
 
 
-def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> Twin:
+def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> WorldModel:
     """Least squares on the episodes that the twin was trained on, and on no other."""
     config = FitConfig(family="linear", updates=500, held_out=held_out, seed=seed)
     with warnings.catch_warnings():
         # What the data lacks has been said when the twin itself was fitted.
         warnings.simplefilter("ignore")
-        return fit_episodes(episodes, spec, config)
+        return fit_episodes(episodes, spec, config).model
 
 
 def _page(
