@@ -8,8 +8,8 @@ Each family is fitted, as a fit is by default (the pixel world as its row says),
 along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
 takes (`WorldModel.context`: an ensemble 1, a recurrent model several, where there are so many); then it sees nothing
 more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last), and
-energy scores (`training.fidelity.energy_score`): who keeps to one of many ways that things may be is off by more than
-who shows the mean of them, and nothing that ever is looks like that mean.
+energy scores of what a simulator draws (`training.fidelity.energy_score`): who keeps to one of many ways that things
+may be is off by more than who shows the mean of them, and nothing that ever is looks like that mean.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ from world_env.spec import JSON
 BENCHMARK = "families"
 EXPLORATION = "mix:0.5*random+0.5*held:5"
 NO_VELOCITY = 'world_env.wrappers:SelectColumns{"columns": [0, 1]}'
-TEST_STEPS = 4_000
+TEST_STEPS, TEST_LIMIT = 6_000, 300
+"""Real steps, and the length of their episodes: longer than the task's, so that 200 imagined steps begin anywhere."""
 TEST_SEEDS = 40_000
 """Added to a row's seed: what the twin is measured on."""
 STEPS = (1, 5, 10, 20, 50, 100, 200)
 
 
-def real_world(world: str) -> RealConfig:
-    """The real environment of a row."""
+def real_world(world: str, **kwargs: int) -> RealConfig:
+    """The real environment of a row, with more arguments."""
     hidden = world.endswith(" without velocity")
-    real = real_of(world.removesuffix(" without velocity"))
+    real = real_of(world.removesuffix(" without velocity"), kwargs)
     return dataclasses.replace(real, wrappers=(NO_VELOCITY,)) if hidden else real
 
 
@@ -90,8 +91,9 @@ def usual_updates(world: str) -> int:
 def measured(world: str, family: str, seed: int, updates: int, device: str = "cpu") -> JSON:
     """The rest of one row."""
     task = TASKS[world.removesuffix(" without velocity")]
-    store = episodes_of(world, task.real_steps, seed, "collect")
-    test = episodes_of(world, TEST_STEPS, TEST_SEEDS + seed, "judge")
+    store = episodes_of(world, real_world(world), task.real_steps, seed, "collect")
+    longer = real_world(world, max_episode_steps=TEST_LIMIT)
+    test = episodes_of(world, longer, TEST_STEPS, TEST_SEEDS + seed, "judge")
     train = store.load()
     model = task.model if family == task.family else {}
     began = time.perf_counter()
@@ -100,10 +102,8 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     seconds = round(time.perf_counter() - began)
     scale = scales_of(encode_episodes(train, twin.codec))
     data = encode_episodes(test.load(), twin.codec)
-    curve = open_loop(twin.model, data, horizon=STEPS[-1], scale=scale)
-    curves = {"error": curve.error, "hold_last": curve.hold_last}
-    if curve.energy is not None and curve.hold_energy is not None:
-        curves |= {"energy": curve.energy, "hold_energy": curve.hold_energy}
+    curve = open_loop(twin.model, data, horizon=STEPS[-1], scale=scale, energies=True)
+    names = ("error", "hold_last", "energy", "hold_energy")
     return {
         "real_steps": store.steps,
         "exploration": EXPLORATION,
@@ -112,20 +112,20 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
         "score": curve.score,
         "reward_error": curve.reward_error,
         "errors": [
-            {name: values[s - 1] for name, values in curves.items()} | {"step": s}
-            for s in STEPS
-            if s <= len(curve.error)
+            {"step": step} | {name: getattr(curve, name)[step - 1] for name in names}
+            for step in STEPS
         ],
+        "windows": curve.rows,
         "seconds": seconds,
         "device": device_name(device),
     }
 
 
-def episodes_of(world: str, steps: int, seed: int, purpose: str) -> EpisodeStore:
+def episodes_of(world: str, real: RealConfig, steps: int, seed: int, purpose: str) -> EpisodeStore:
     """Real episodes of a world; kept, so that all families get the same."""
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     folder = runs / f"{world.replace(' ', '-')}-{seed}"
-    config = CollectConfig(real_world(world), folder, steps, EXPLORATION, seed, purpose=purpose)
+    config = CollectConfig(real, folder, steps, EXPLORATION, seed, purpose=purpose)
     return collect(config, ledger=StepLedger())
 
 

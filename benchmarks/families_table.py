@@ -38,14 +38,12 @@ def families_section(tree: dict | None) -> str:
         for family, name in FAMILIES.items():
             mine = [row for row in here if row["family"] == family]
             if mine:
-                lines.append(_line(world, name, mine, steps))
-            if any("energy" in each for row in mine for each in row["errors"]):
-                for part, said in (("energy", name), ("hold_energy", "nothing moves")):
-                    scores = " | ".join(_over(mine, step, part) for step in steps)
-                    lines.append(f"| {world} | {said}, energy score | {scores} | - | - | - |")
+                lines += _lines(world, name, mine, steps)
         if here:
-            still = [_over(here, step, "hold_last") for step in steps]
-            lines.append(f"| {world} | nothing moves | {' | '.join(still)} | - | - | - |")
+            lines += [
+                _line(world, "nothing moves", here, steps, "hold_last"),
+                _line(world, "nothing moves, energy score", here, steps, "hold_energy"),
+            ]
     missing = _missing(rows)
     commits = ", ".join(sorted({f"`{row['commit'][:8]}`" for row in rows}))
     end = [f"Made at {commits} on {tree['machine']}."]
@@ -54,19 +52,28 @@ def families_section(tree: dict | None) -> str:
     )
 
 
-def _line(world: str, name: str, rows: list[dict], steps: list[int]) -> str:
-    errors = " | ".join(_over(rows, step, "error") for step in steps)
+def _lines(world: str, name: str, rows: list[dict], steps: list[int]) -> list[str]:
     reward, seconds = (
         statistics.fmean(row[part] for row in rows) for part in ("reward_error", "seconds")
     )
     seeds = ", ".join(str(row["seed"]) for row in sorted(rows, key=lambda row: row["seed"]))
-    return f"| {world} | {name} | {errors} | {reward:.3f} | {seconds:.0f} | {seeds} |"
+    ends = f"{reward:.3f} | {seconds:.0f} | {seeds}"
+    return [
+        _line(world, name, rows, steps, "error", ends),
+        _line(world, f"{name}, energy score", rows, steps, "energy"),
+    ]
+
+
+def _line(
+    world: str, said: str, rows: list[dict], steps: list[int], part: str, ends: str = "- | - | -"
+) -> str:
+    values = " | ".join(_over(rows, step, part) for step in steps)
+    return f"| {world} | {said} | {values} | {ends} |"
 
 
 def _over(rows: list[dict], step: int, part: str) -> str:
-    """Mean over rows of what is known at a step."""
-    known = [e[part] for row in rows for e in row["errors"] if e["step"] == step and part in e]
-    return f"{statistics.fmean(known):.3f}" if known else "-"
+    """Mean over rows at a step."""
+    return f"{statistics.fmean(e[part] for row in rows for e in row['errors'] if e['step'] == step):.3f}"
 
 
 def _missing(rows: list[dict]) -> str:

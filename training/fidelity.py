@@ -40,7 +40,7 @@ class OpenLoop:
     error: (T,) root mean square error after 1..T steps, in the units of `scales_of`.
     hold_last: (T,) the same for "nothing moves".
     energy, hold_energy: (T,) mean energy scores of either, on some of the windows; None for a model whose one rollout
-        stands for all (`WorldModel.scored_by_draws`).
+        stands for all (`WorldModel.scored_by_draws`), unless they were asked for.
     score: one number to select models by: e / (1 + e) averaged over windows and steps, e the error of one window
         after one step count; saturating, so that windows lost to chaos do not drown the rest. Of draws, the same of the
         energy score's distances. inf if any rollout left the numbers.
@@ -78,6 +78,7 @@ def open_loop(
     seed: int = 0,
     temperature: float = 0.0,
     precision: Precision = "float32",
+    energies: bool = False,
 ) -> OpenLoop:
     """Roll the model out along real episodes, from windows spread evenly over the data.
 
@@ -86,6 +87,7 @@ def open_loop(
         fit gives the one of all its episodes.
     temperature: of `error`; energy scores are of what a simulator would draw, at 1.
     precision: as a simulator would step it.
+    energies: of a model whose one rollout stands for all too; its score stays that of the errors.
     """
     by_draws, model = model.scored_by_draws, model.stepper(precision)
     begins, length = evaluation_steps(data, horizon)
@@ -103,8 +105,9 @@ def open_loop(
         difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
     energy = hold_energy = None
-    if by_draws:
-        energy, hold_energy, saturated = _energies(model, data, begins, length, scale, seed)
+    if by_draws or energies:
+        energy, hold_energy, drawn = _energies(model, data, begins, length, scale, seed)
+        saturated = drawn if by_draws else saturated
     score = float(np.mean(saturated)) if np.isfinite(error).all() else math.nan
     return OpenLoop(
         np.array(error),

@@ -184,6 +184,11 @@ def test_energy_scores_prefer_what_may_be_to_the_mean_of_it_and_to_what_is_too_w
     assert fair.energy[0] == pytest.approx(0.5, abs=0.05)
     assert wide.energy[0] == pytest.approx(1.5 - 0.75, abs=0.05)
     assert mean.energy is None and mean.error[0] == fair.hold_energy[0] == 1.0
+    asked = open_loop(Coin(0.0), data, horizon=1, scale=unit, energies=True)
+    assert (
+        asked.energy is not None and asked.energy[0] == 1.0
+    )  # the mean of both ways is never there
+    assert asked.score == mean.score
     tossing = open_loop(Coin(1.0), data, horizon=1, scale=unit, temperature=1.0)
     assert tossing.error[0] == pytest.approx(math.sqrt(2.0), abs=0.05)
     # Distances of 2 saturate at 2/3: half of them, less a quarter of them.
