@@ -22,7 +22,7 @@ MAX_FUNCTION_LINES = 70
 FLOORS = {
     "world_env": {
         -1: ["errors", "packing"],
-        0: ["random", "spec", "batch"],
+        0: ["random", "spec", "batch", "device"],
         1: ["bounds", "codec", "models.base", "models.compiled", "folder", "measured"],
         1.3: ["models.loops"],
         1.5: ["models.networks", "models.weights"],

@@ -165,7 +165,8 @@ class SavedPolicy(Exploration):
                 deterministic=self._deterministic,
             )
         )
-        self._first, self._last = False, action
+        # A copy: environments may keep, or change, the array that they are given.
+        self._first, self._last = False, np.array(action)
         return action
 
     def _seen(self, observation: Any) -> Any:
@@ -175,7 +176,7 @@ class SavedPolicy(Exploration):
         shown = one_row(observation)
         if self._first:
             return row_of(self._filter.begin(shown, [self._seed]), 0)
-        action = np.asarray(self._last)[None]
+        action = self._last[None]
         return row_of(self._filter.go_on(action, shown, np.zeros(1, np.int64)), 0)
 
     def _with_own_noise(self, act: Any) -> Any:

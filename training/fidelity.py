@@ -92,17 +92,16 @@ def open_loop(
     by_draws, model = model.scored_by_draws, model.stepper(precision)
     begins, length = evaluation_steps(data, horizon)
     scale = scales_of(data) if scale is None else scale
-    batch = data.gather(begins, length)
-    first = batch.start()
+    first = _seen_from(data, begins, 0)
     error, still, reward_error, saturated = [], [], [], []
-    for step, rows, state, prediction in _imagined(model, data, begins, batch, seed, temperature):
-        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
+    for step, rows, state, prediction in _imagined(model, data, begins, length, seed, temperature):
+        real, place = _seen_from(data, begins[rows], step + 1), begins[rows] + step
         errors = row_errors(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
         still.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
         saturated.append(float(_saturating(errors).mean()))
-        going_on = batch.terminated[rows, step] == 0
-        difference = (prediction.reward - batch.rewards[rows, step]).abs()[going_on]
+        going_on = data.terminated[place] == 0
+        difference = (prediction.reward - data.rewards[place]).abs()[going_on]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
     energy = hold_energy = None
     if by_draws or energies:
@@ -114,7 +113,7 @@ def open_loop(
         np.array(still),
         score if math.isfinite(score) else math.inf,
         float(np.mean(reward_error)),
-        len(batch),
+        len(begins),
         energy,
         hold_energy,
     )
@@ -142,11 +141,9 @@ def _energies(
     # The longest windows first, so that some of those that are kept reach the end.
     ordered = begins[data.left[begins].argsort(descending=True, stable=True)]
     chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
-    batch = data.gather(chosen, length)
-    first, energy, held, saturated = batch.start(), [], [], []
-    for step, rows, state, _ in _imagined(model, data, chosen, batch, seed, 1.0):
-        shown = model.decode(state)
-        real = {key: value[rows, step + 1] for key, value in batch.observations.items()}
+    first, energy, held, saturated = _seen_from(data, chosen, 0), [], [], []
+    for step, rows, state, _ in _imagined(model, data, chosen, length, seed, 1.0):
+        shown, real = model.decode(state), _seen_from(data, chosen[rows], step + 1)
         one, other = row_errors(shown, real, scale).chunk(2)
         left, right = ({key: value.chunk(2)[i] for key, value in shown.items()} for i in (0, 1))
         apart = (one, other, row_errors(left, right, scale))
@@ -164,24 +161,28 @@ def _imagined(
     model: WorldModel,
     data: EncodedEpisodes,
     begins: Tensor,
-    batch: Batch,
+    length: int,
     seed: int,
     temperature: float,
 ) -> Iterator[tuple[int, Tensor, State, Prediction]]:
     """(step, rows of the windows that last so long, their states, what was predicted of the step), step by step."""
-    rows = torch.arange(len(batch), device=data.device)
-    random = RowRandom.from_seed(seed, len(batch), device=data.device)
+    rows, left = torch.arange(len(begins), device=data.device), data.left[begins]
+    random = RowRandom.from_seed(seed, len(begins), device=data.device)
     state = state_at(model, data, begins, random)
-    for step in range(batch.actions.shape[1]):
-        valid = batch.valid[rows, step]
-        if not valid.all():
+    for step in range(min(length, int(left.max()))):
+        lasting = left[rows] > step
+        if not lasting.all():
             # Windows that ended are not rolled on: over a whole episode they are half of the work.
-            left = valid.nonzero().squeeze(1)
-            rows, state, random = rows[left], select(state, left), random.select(left)
-        state, prediction = model.step(
-            state, batch.actions[rows, step], random=random, temperature=temperature
-        )
+            kept = lasting.nonzero().squeeze(1)
+            rows, state, random = rows[kept], select(state, kept), random.select(kept)
+        action = data.actions[begins[rows] + step]
+        state, prediction = model.step(state, action, random=random, temperature=temperature)
         yield step, rows, state, prediction
+
+
+def _seen_from(data: EncodedEpisodes, begins: Tensor, steps: int) -> Observation:
+    """What was seen so many steps after each of these (B,): pixels of whole windows, as numbers, would fill memory."""
+    return data.seen(begins + data.episode[begins] + steps)
 
 
 @torch.no_grad()
@@ -317,12 +318,18 @@ def _stride(value: Tensor) -> int:
 
 def deviations(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
     """(B, D) differences of all keys' dimensions, one key after another, in `scale` units."""
-    return torch.cat([(predicted[key] - real[key]).flatten(1) / scale[key] for key in real], -1)
+    return torch.cat([(predicted[key] - real[key]).flatten(1) / scale[key] for key in scale], -1)
 
 
 def row_errors(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
-    """(B,) root mean square over the dimensions of each row, in `scale` units."""
-    return deviations(predicted, real, scale).square().mean(-1).sqrt()
+    """(B,) root mean square over the dimensions of each row, in `scale` units, all keys alike."""
+    return over_keys(deviations(predicted, real, scale).square(), scale).sqrt()
+
+
+def over_keys(squared: Tensor, scale: Observation) -> Tensor:
+    """(..., D) of all keys' dimensions to (...): the mean of each key's mean, or pixels would drown numbers."""
+    parts = squared.split([unit.numel() for unit in scale.values()], -1)
+    return torch.stack([part.mean(-1) for part in parts], -1).mean(-1)
 
 
 def auroc(score: np.ndarray, label: np.ndarray) -> float:

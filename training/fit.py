@@ -46,12 +46,13 @@ from training.windows import (
 from world_env.batch import Observation
 from world_env.bounds import EndBounds
 from world_env.codec import Codec
+from world_env.device import as_device
 from world_env.errors import DataError, InvalidOptionError
 from world_env.models import load_family
 from world_env.models.base import TrainableWorldModel
 from world_env.random import RowRandom
 from world_env.spec import JSON, DataRange, WorldSpec
-from world_env.twin import KnownFunction, Twin, as_device
+from world_env.twin import KnownFunction, Twin
 
 _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""

@@ -7,8 +7,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from gymnasium import spaces
+
 from training.episodes import Episode
 from training.windows import EncodedEpisodes, column_notes
+from world_env.codec import is_image
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.models.base import TrainableWorldModel
 from world_env.spec import JSON, WorldSpec
@@ -18,6 +21,8 @@ MIN_STEPS = 100
 """Real steps below which no fit is worth its name."""
 FEW_TERMINALS = 5
 """Terminal labels below which the termination head is a guess."""
+_FAINT = 32
+"""Levels of 255 that pixels should differ by."""
 
 
 class FitWarning(UserWarning):
@@ -80,7 +85,7 @@ def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> N
 
 def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
     """What limits a twin of these episodes, warned of (FitWarning) and for its card."""
-    notes = column_notes(train)
+    notes = column_notes(train) + _picture_notes(train)
     labels = int(train.terminated.sum() + validation.terminated.sum())
     if spec.horizon is None:
         notes.append(
@@ -94,4 +99,25 @@ def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSp
         )
     for note in notes:
         warnings.warn(note, FitWarning, stacklevel=3)
+    return notes
+
+
+def _picture_notes(data: EncodedEpisodes) -> list[str]:
+    """What looks like pictures and is not taken for any, and pictures of which a loss would see next to nothing."""
+    notes = []
+    for key, space in data.codec.keys.items():
+        values = data.observations[key]
+        if is_image(space):
+            reach = int(values.max()) - int(values.min())
+            if reach < _FAINT:
+                notes.append(
+                    f"{key}: its pixels differ by {reach} of 255 at most, which a picture's loss hardly sees. Spread "
+                    "them over 0 to 255 (gymnasium.wrappers.TransformObservation), or declare the bounds that they "
+                    "have: then they are learned as numbers."
+                )
+        elif isinstance(space, spaces.Box) and len(space.shape) > 2:
+            notes.append(
+                f"{key}: {space.shape} of {space.dtype} is learned as {values[0].numel():,} single numbers. Pictures "
+                "are uint8 from 0 to 255, (height, width), (height, width, channels) or (channels, height, width)."
+            )
     return notes

@@ -20,6 +20,7 @@ from training.fidelity import (
     deviations,
     measured_steps,
     one_step,
+    over_keys,
     scales_of,
     significant,
     state_at,
@@ -91,7 +92,9 @@ def measure_horizons(
         "termination": _termination(twin, windows.data, seed),
         "survival": survival(twin, held_out_episodes, seed=seed),
         "uncertainty": _ranking(windows, learned),
-        "trusted_horizon": _trusted(windows.steps, squared, still),
+        "trusted_horizon": _trusted(
+            windows.steps, *(over_keys(each, windows.scale).sqrt() for each in (squared, still))
+        ),
     }
 
 
@@ -221,7 +224,7 @@ def _rolled(twin: Twin, windows: _Windows, actions: np.ndarray, seed: int) -> _R
             continue
         away = windows.squared(ahead.observation, rows, ahead.steps)
         rolled.squared.append(away.mean(0))
-        rolled.error.append(away.mean(-1).sqrt().numpy())
+        rolled.error.append(over_keys(away, windows.scale).sqrt().numpy())
         rolled.reward.append(off)
         rolled.returns.append(total[rows])
         rolled.doubt.append(doubt[rows].numpy())
@@ -295,7 +298,6 @@ def _ranking(windows: _Windows, learned: _Rolled) -> JSON | None:
     }
 
 
-def _trusted(steps: list[int], squared: Tensor, still: Tensor) -> int:
-    error, hold_last = (each.mean(-1).sqrt() for each in (squared, still))
+def _trusted(steps: list[int], error: Tensor, hold_last: Tensor) -> int:
     good = (error <= TRUSTED * hold_last) & (error <= TRUSTED)
     return ([0, *steps])[int(good.long().cumprod(0).sum())]

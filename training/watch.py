@@ -54,7 +54,7 @@ class _Side:
 class _Real:
     def __init__(self, env: gym.Env, seed: int) -> None:
         self._env = env
-        self.side = _Side("real", env.reset(seed=seed)[0])
+        self.side = _Side("real", copy.deepcopy(env.reset(seed=seed)[0]))
 
     def step(self, action: Any) -> None:
         side = self.side

@@ -1,7 +1,7 @@
 """The only place where environment arrays become model tensors and back.
 
 Encoded observations are always a dict of float32 tensors. Box floats keep their values (models normalise them);
-images uint8 (H, W, C) become (C, H, W) in [0, 1]; Discrete and MultiDiscrete become one-hots.
+images uint8 (H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]; Discrete and MultiDiscrete become one-hots.
 Encoded actions are always float32 (B, A): Box scaled to [-1, 1], Discrete one-hot, MultiDiscrete concatenated
 one-hots.
 """
@@ -111,8 +111,15 @@ class Codec:
 
 
 def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    """Key -> space of every part of an observation. Raises UnsupportedSpaceError by name."""
-    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+    """Key -> space of every part of an observation. Raises UnsupportedSpaceError by name.
+
+    By name: models lay out their weights in this order, and equal spaces may list their keys in any.
+    """
+    parts = (
+        dict(sorted(space.spaces.items()))
+        if isinstance(space, spaces.Dict)
+        else {OBSERVATION: space}
+    )
     for key, part in parts.items():
         flat = (
             isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and len(part.shape or ()) <= 1
@@ -159,6 +166,8 @@ def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
     """The shape O of one encoded observation of this space."""
     if isinstance(space, spaces.Box):
         if is_image(space):
+            if channels_first(space):
+                return tuple(space.shape)
             height, width, *channels = space.shape
             return (channels[0] if channels else 1, height, width)
         return tuple(space.shape) or (1,)
@@ -166,8 +175,18 @@ def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether a space holds pixels: uint8 with height and width."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+    """Whether a space holds pixels: uint8 from 0 to 255 with height and width; other boxes are vectors of numbers."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
+        return False
+    sides = space.shape[1:] if channels_first(space) else space.shape[:2]
+    flat = len(space.shape) not in (2, 3) or min(sides) < 2
+    return not flat and bool((space.low == 0).all() and (space.high == 255).all())
+
+
+def channels_first(space: spaces.Space[Any]) -> bool:
+    """Whether an image is (C, H, W), as stacked frames are: the first axis is the shortest, the last no colours."""
+    shape = space.shape or ()
+    return len(shape) == 3 and shape[0] < min(shape[1:]) and shape[2] > 4
 
 
 def action_size(space: spaces.Space[Any]) -> int:
@@ -245,7 +264,8 @@ def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray
         )
     if is_image(space):
         image = array if array.ndim == 4 else array[..., None]
-        return np.ascontiguousarray(np.moveaxis(image, -1, 1)).astype(np.float32) / 255.0
+        image = image if channels_first(space) else np.moveaxis(image, -1, 1)
+        return np.ascontiguousarray(image).astype(np.float32) / 255.0
     if isinstance(space, spaces.Box):
         values = array.astype(np.float32)
         if not np.isfinite(values).all():
@@ -260,8 +280,9 @@ def _decode(
     space: spaces.Space[Any], array: np.ndarray, clip: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
     rows = len(array)
-    if space.dtype == np.uint8 and is_image(space):
-        image = np.moveaxis((array * 255.0).round().clip(0, 255).astype(np.uint8), 1, -1)
+    if is_image(space):
+        image = (array * 255.0).round().clip(0, 255).astype(np.uint8)
+        image = image if channels_first(space) else np.moveaxis(image, 1, -1)
         return np.ascontiguousarray(image.reshape(rows, *(space.shape or ())))
     if isinstance(space, spaces.Box):
         if space.dtype.kind != "f":

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 
-from world_env.codec import is_image, observation_spaces
+from world_env.codec import channels_first, is_image, observation_spaces
 from world_env.errors import MissingExtraError
 from world_env.spec import WorldSpec
 
@@ -126,7 +126,8 @@ class Renderer:
         parts = {"observation": observation} if self._plain else observation
         for key, space in self._spaces.items():
             if is_image(space):
-                return _picture(np.asarray(parts[key]))
+                pixels = np.asarray(parts[key])
+                return _picture(np.moveaxis(pixels, 0, -1) if channels_first(space) else pixels)
         if self._real_id is not None:
             picture = self._posed(self._real_id, np.asarray(observation))
             if picture is not None:

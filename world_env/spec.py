@@ -157,8 +157,9 @@ def space_from_json(tree: Any) -> spaces.Space[Any]:
     try:
         kind = tree["type"]
         if kind == "Dict":
+            # Of a plain dict the space would sort the keys, and what flattens it would flatten it otherwise.
             return spaces.Dict(
-                {key: space_from_json(value) for key, value in tree["spaces"].items()}
+                [(key, space_from_json(value)) for key, value in tree["spaces"].items()]
             )
         dtype = np.dtype(tree["dtype"])
         if kind == "Box":

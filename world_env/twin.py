@@ -25,8 +25,8 @@ from torch import Tensor
 from world_env.batch import Context
 from world_env.card import card_of
 from world_env.codec import Codec
+from world_env.device import as_device, as_dtype
 from world_env.errors import (
-    InvalidOptionError,
     KnownFunctionError,
     StartsError,
     TwinFormatError,
@@ -164,9 +164,9 @@ class Twin:
 
         Raises TwinNotFoundError, TwinFormatError (damaged), TwinVersionError (newer format), TwinMismatchError
         (weights and config disagree), UnknownFamilyError, KnownFunctionError (it was fitted with known functions),
-        InvalidOptionError (no such device).
+        InvalidOptionError (no such device, or not float32 or float64).
         """
-        folder, device = find_twin(name), as_device(device)
+        folder, device, dtype = find_twin(name), as_device(device), as_dtype(dtype)
         tree = read_json(folder)
         functions = {"reward": reward_fn, "termination": termination_fn}
         missing = [known for known in tree["known"] if functions.get(known) is None]
@@ -275,19 +275,6 @@ def home_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
     device = tensors[0].device if tensors else torch.device("cpu")
     floats = [value.dtype for value in tensors if value.is_floating_point()]
     return device, floats[0] if floats else torch.float32
-
-
-def as_device(device: Any) -> torch.device:
-    """A device that this machine has. Raises InvalidOptionError."""
-    try:
-        # Asking for memory is the one question that every backend answers.
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InvalidOptionError(
-            f"device is {device!r}, which cannot be used here ({reason:.200}): pass 'cpu', or a device that "
-            "torch lists as available"
-        ) from error
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:

@@ -142,7 +142,13 @@ class SetAttributes(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Recor
                     f"{type(env.unwrapped).__name__}.{name} is {known!r} and cannot become {value!r}: expected an "
                     "attribute that it has, and a value of the same type"
                 )
-            setattr(env.unwrapped, name, value)
+            try:
+                setattr(env.unwrapped, name, value)
+            except AttributeError as error:
+                raise InvalidOptionError(
+                    f"{type(env.unwrapped).__name__}.{name} cannot be set ({error}): expected an attribute that is "
+                    "no property"
+                ) from error
 
 
 class KeepImages(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
@@ -224,7 +230,7 @@ class LatentObservation(
         """Begin an episode; the seed is that of the model's draws too, as a simulator's row would have it."""
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
-            self._seed, self._episode = seed, 0
+            self._seed, self._episode = seed % (1 << 63), 0
         seeds = derive_seeds(torch.tensor([self._seed], dtype=torch.int64), self._episode)
         self._episode += 1
         return row_of(self._filter.begin(one_row(observation), seeds.tolist()), 0), info
@@ -233,7 +239,8 @@ class LatentObservation(
         """One real step. Raises ResetNeededError before the first reset, InvalidActionError for a bad action."""
         if self._episode == 0:
             raise ResetNeededError("no episode has begun: call reset() before step()")
-        taken = np.asarray(action)[None]
+        # A copy: environments may keep, or change, the array that they are given.
+        taken = np.array(action)[None]
         # Before the real step: one that the model could not follow should not be spent.
         self.twin.codec.encode_action(taken)
         observation, reward, terminated, truncated, info = self.env.step(action)

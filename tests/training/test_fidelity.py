@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from oracle import still_twin
 from torch import Tensor
 
-from training import fidelity
+from training import fidelity, windows
 from training.episodes import Episode
 from training.fidelity import (
     auroc,
@@ -22,7 +23,7 @@ from training.fidelity import (
     termination_threshold,
 )
 from training.windows import EncodedEpisodes, encode_episodes
-from world_env.batch import OBSERVATION, Context, Observation, State
+from world_env.batch import OBSERVATION, Context, Observation, State, unpacked
 from world_env.codec import Codec
 from world_env.models.base import Precision, Prediction, WorldModel
 from world_env.models.ensemble import EnsembleConfig, EnsembleWorldModel
@@ -207,6 +208,28 @@ def test_energy_scores_reach_as_far_as_the_errors(lengths: list[int], horizon: i
     assert len(curve.energy) == len(curve.hold_energy) == len(curve.error)
     assert np.isfinite(curve.energy).all() and np.isfinite(curve.hold_energy).all()
     assert math.isfinite(curve.score)
+
+
+def test_no_more_pixels_are_unpacked_at_once_than_there_are_windows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = WorldSpec(spaces.Box(0, 255, (8, 8), np.uint8), spaces.Box(-1.0, 1.0, (1,)), horizon=60)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (61, 8, 8)).astype(np.uint8)
+    nothing = np.zeros((60, 1), np.float32)
+    episode = Episode(frames, nothing, nothing[:, 0], terminated=False, truncated=True)
+    twin, most = still_twin(spec), []
+    data = encode_episodes([episode], twin.codec)
+
+    def spied(value: Tensor) -> Tensor:
+        most.append(math.prod(value.shape[:-3]))
+        return unpacked(value)
+
+    monkeypatch.setattr(windows, "unpacked", spied)
+    curve = open_loop(twin.model, data, horizon=20, energies=True)
+    # 41 whole windows, and two rollouts of each for energy scores.
+    assert curve.rows == 41 and max(most) == 2 * 41
+    assert curve.error.tolist() == curve.hold_last.tolist()
 
 
 def test_one_step_gives_every_transition_its_label() -> None:

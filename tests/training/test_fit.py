@@ -1,6 +1,7 @@
 """A fit learns, resumes bit for bit, and says clearly what it cannot use."""
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ from training.collect import CollectConfig, collect
 from training.episodes import Episode, split
 from training.fidelity import open_loop
 from training.fit import FitConfig, fit, fit_episodes, updates_for
-from training.fit_checks import MIN_STEPS, FitWarning
+from training.fit_checks import MIN_STEPS, FitWarning, fit_notes
 from training.real import RealConfig, spec_of
 from training.windows import EncodedEpisodes, encode_episodes
+from world_env.codec import Codec
 from world_env.errors import (
     DataError,
     InvalidOptionError,
@@ -360,6 +362,35 @@ def test_data_in_which_nothing_ended_is_fitted_with_a_warning() -> None:
     )
     assert twin.termination_threshold == 0.5
     assert any("no episode ever" in note for note in twin.fidelity["notes"])
+
+
+@pytest.mark.parametrize(
+    ("space", "most", "said"),
+    [
+        (spaces.Box(0, 255, (6, 5), np.uint8), 255, None),
+        (spaces.Box(0, 255, (6, 5), np.uint8), 10, "differ by 10 of 255"),
+        (spaces.Box(0, 1, (6, 5), np.uint8), 1, None),  # numbers, each in its own units
+        (
+            spaces.Box(0.0, 1.0, (6, 5, 3)),
+            1,
+            r"\(6, 5, 3\) of float32 is learned as 90 single numbers",
+        ),
+        (spaces.Box(0, 255, (2, 6, 5, 3), np.uint8), 255, "learned as 180 single numbers"),
+    ],
+)
+def test_pictures_that_would_not_be_seen_as_such_are_told(
+    space: spaces.Box, most: int, said: str | None
+) -> None:
+    shown = np.zeros((11, *space.shape), space.dtype)
+    shown[::2] = most
+    episode = Episode(shown, np.zeros((10, 1), np.float32), np.zeros(10), False, True)
+    spec = WorldSpec(space, spaces.Box(-1.0, 1.0, (1,)), horizon=10)
+    data = encode_episodes([episode], Codec(spec))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        notes = [note for note in fit_notes(data, data, spec) if "observation: " in note]
+    assert len(notes) == (said is not None)
+    assert said is None or re.search(said, notes[0])
 
 
 def test_few_terminal_labels_and_constant_columns_are_warned_of() -> None:

@@ -12,7 +12,7 @@ from oracle import CartPoleOracle, OracleConfig, oracle_twin, real_episodes, sti
 from torch import Tensor
 
 from training.episodes import Episode
-from training.fidelity import measured_steps
+from training.fidelity import measured_steps, row_errors
 from training.horizons import _trusted, measure_horizons
 from training.real import RealConfig, spec_of
 from world_env.batch import Context, Observation, State
@@ -189,11 +189,15 @@ def test_trust_ends_where_the_error_is_first_too_large(episodes: list[Episode]) 
 def test_both_bounds_must_hold_at_every_step_before(
     error: list[float], still: list[float], trusted: int
 ) -> None:
-    # Two dimensions, one of them without a fault: what counts is the mean over both.
-    squared, moved = (
-        torch.tensor([[2 * value**2, 0.0] for value in values]) for values in (error, still)
-    )
-    assert _trusted([1, 2, 5], squared, moved) == trusted
+    assert _trusted([1, 2, 5], torch.tensor(error), torch.tensor(still)) == trusted
+
+
+def test_pixels_do_not_drown_numbers() -> None:
+    real = {"picture": torch.zeros(1, 1, 64, 64), "state": torch.zeros(1, 3)}
+    scale = {"picture": torch.ones(64 * 64), "state": torch.ones(3)}
+    lost = row_errors(real | {"state": torch.full((1, 3), 5.0)}, real, scale)
+    blurred = row_errors(real | {"picture": torch.full((1, 1, 64, 64), 5.0)}, real, scale)
+    assert float(lost) == pytest.approx(float(blurred)) == pytest.approx(5.0 / math.sqrt(2.0))
 
 
 def test_a_model_in_which_nothing_moves_is_not_trusted(episodes: list[Episode]) -> None:

@@ -194,6 +194,20 @@ def test_it_collects_like_any_policy(tmp_path: Path) -> None:
     assert actor.act(np.zeros(4, np.float32)) in (0, 1)
 
 
+def test_an_action_that_the_environment_changes_is_remembered_as_it_was(tmp_path: Path) -> None:
+    twin = Twin.untrained(spec_of(RealConfig("Pendulum-v1")), "rssm", SMALL)
+    on_latents(twin, tmp_path / "policy")
+    actor = parse_exploration(f"policy:{tmp_path / 'policy'}", twin.spec)
+    told = []
+    for spoiled in (False, True):
+        actor.reset(0)
+        for _ in range(3):
+            action = actor.act(np.ones(3, np.float32))
+            told.append(action.copy())
+            action *= 0.0 if spoiled else 1.0
+    np.testing.assert_array_equal(told[:3], told[3:])
+
+
 def test_its_futures_branch_off_from_its_past(tmp_path: Path) -> None:
     twin = oracle_twin("CartPole-v1")
     model = on_latents(twin, steps=40_000)

@@ -54,10 +54,11 @@ class Field(gym.Env[Any, Any]):
     ) -> None:
         self.action_space = ACTIONS[actions]
         self.grouped, self.drawn = grouped or drawn, drawn
-        parts = {"here": POSITION, "turn": spaces.Box(0.0, 1.0, (1,), np.float32)}
+        parts = {"turn": spaces.Box(0.0, 1.0, (1,), np.float32), "here": POSITION}
         if drawn:
             parts["picture"] = spaces.Box(0, 255, (16, 16), np.uint8)
-        self.observation_space = spaces.Dict(parts) if self.grouped else POSITION
+        # Of pairs, so that the keys stay in another order than the alphabet's.
+        self.observation_space = spaces.Dict(list(parts.items())) if self.grouped else POSITION
         self._at, self._turn = np.zeros(2), 0
 
     def _observation(self) -> Any:

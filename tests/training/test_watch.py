@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 from stable_baselines3 import PPO
 
+from training import watch as watch_module
 from training.exploration import RandomPolicy
 from training.real import RealConfig, StepLedger, make_real, spec_of
 from training.watch import side_by_side, watch
@@ -118,6 +120,33 @@ def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.Monkey
     env = make_real(real, purpose="judge", ledger=ledger)
     seen = [env.reset(seed=0)[0], *[env.step(action)[0] for action in past["actions"][0]]]
     np.testing.assert_array_equal(past["observations"][0], seen)
+
+
+def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reusing(gym.ObservationWrapper):
+        def __init__(self, env: gym.Env) -> None:
+            super().__init__(env)
+            self.shown = np.zeros(2, np.float32)
+
+        def observation(self, observation: np.ndarray) -> np.ndarray:
+            self.shown[:] = observation[:2]
+            return self.shown
+
+    real = RealConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
+    twin = Twin.untrained(spec_of(real), "rssm", config)
+    world = Reusing(gym.make("Pendulum-v1"))
+    reality = watch_module._Real(world, 0)
+    learned = watch_module._Learned(twin, 0, reality.side.observation, temperature=0.0)
+    expected = [reality.side.observation.copy()]
+    for _ in range(3):
+        reality.step(np.ones(1, np.float32))
+        learned.follow(np.ones(1, np.float32), reality.side)
+        expected.append(reality.side.observation.copy())
+    np.testing.assert_array_equal(learned._seen, expected)
+    assert not np.array_equal(expected[0], expected[1])
 
 
 def test_a_finished_world_waits_for_the_other(twin: Twin) -> None:

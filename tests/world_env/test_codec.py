@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from world_env.codec import Codec, action_size, encoded_shape, observation_spaces
+from world_env.codec import Codec, action_size, encoded_shape, is_image, observation_spaces
 from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
 from world_env.spec import DataRange, WorldSpec
 
@@ -17,6 +17,10 @@ OBSERVATIONS = [
     spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
     spaces.Box(0, 255, (8, 6, 3), np.uint8),
     spaces.Box(0, 255, (8, 6), np.uint8),
+    spaces.Box(0, 255, (4, 8, 7), np.uint8),
+    spaces.Box(0, 255, (1, 8), np.uint8),
+    spaces.Box(0, 1, (8, 6), np.uint8),
+    spaces.Box(3, 12, (2, 8, 6), np.uint8),
     spaces.Box(0.0, 1.0, (), np.float32),
     spaces.Box(-5, 5, (2,), np.int32),
     spaces.Discrete(4, start=2),
@@ -104,6 +108,48 @@ def test_predictions_stay_in_the_space_and_near_the_data() -> None:
     odd = spaces.Box(-0.1, 0.1, (1,), np.float32)
     edge = codec_for(odd).decode_observation({"observation": torch.tensor([[1.0], [-1.0]])})
     assert all(odd.contains(row) for row in edge)
+
+
+@pytest.mark.parametrize(
+    ("shape", "encoded"),
+    [
+        ((84, 84), (1, 84, 84)),
+        ((1, 84, 84), (1, 84, 84)),
+        ((4, 84, 84), (4, 84, 84)),  # stacked frames
+        ((3, 210, 160), (3, 210, 160)),
+        ((210, 160, 3), (3, 210, 160)),
+        ((2, 64, 3), (3, 2, 64)),
+        ((64, 64, 12), (12, 64, 64)),
+        ((4, 64, 64, 3), (4, 64, 64, 3)),  # no image: a vector
+    ],
+)
+def test_channels_come_first_where_they_are_told_from_sides(
+    shape: tuple[int, ...], encoded: tuple[int, ...]
+) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8)
+    assert encoded_shape(space) == encoded
+    assert is_image(space) == (len(shape) < 4)
+    batch = samples(space, 2)
+    shown = codec_for(space).encode_observation(batch)["observation"].numpy()
+    moved = (
+        batch
+        if shape == encoded
+        else np.moveaxis(batch.reshape(2, *shape, *[1] * (3 - len(shape))), -1, 1)
+    )
+    np.testing.assert_array_equal(np.rint(shown * (255 if is_image(space) else 1)), moved)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(0, 1, (8, 8), np.uint8), spaces.Box(3, 12, (8, 8, 1), np.uint8)]
+)
+def test_bytes_of_another_range_are_numbers_that_stay_in_it(space: spaces.Box) -> None:
+    assert not is_image(space)
+    codec = codec_for(space)
+    for value in (-7.0, 300.0):
+        shown = codec.decode_observation(
+            {"observation": torch.full((1, *codec.shapes["observation"]), value)}
+        )
+        assert space.contains(shown[0])
 
 
 def test_arrays_are_fresh() -> None:

@@ -258,6 +258,8 @@ def test_a_warm_start_is_the_same_function() -> None:
     older, newer = model_of("vector"), model_of("vector")
     for parameter in newer.parameters():
         parameter.data += 1.0
+    newer.senses.scales[0].high.fill_(20.0)
+    newer.senses.scales[0].low.fill_(-20.0)
     newer.warm_start(older)
     batch = batch_of("vector", 3, 1)
     context = Context.from_observation(batch.start(), 2)
@@ -266,6 +268,68 @@ def test_a_warm_start_is_the_same_function() -> None:
         for model in (older, newer)
     ]
     assert torch.equal(*shown)
+
+
+def test_beyond_the_older_scales_it_begins_anew() -> None:
+    older, newer = model_of("vector"), model_of("vector")
+    newer.senses.scales[0].high.fill_(20.0)
+    newer.senses.scales[0].low.fill_(-20.0)
+    older.senses.scales[0].scale[2] = 0.5
+    for parameter in older.parameters():
+        parameter.data += 1.0
+    before = {name: value.clone() for name, value in newer.state_dict().items()}
+    newer.warm_start(older)
+    # 19 would be 38 of the older scales, and look like 20 of them.
+    assert all(torch.equal(value, before[name]) for name, value in newer.state_dict().items())
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.002])
+def test_low_temperatures_draw_the_likeliest(temperature: float) -> None:
+    model = model_of("vector")
+    shares = torch.tensor([[[0.1, 0.2, 0.3, 0.4]] * 2 + [[0.01, 0.02, 0.45, 0.52]]])
+    drawn = model._draw(shares, RowRandom.from_seed(0, 1), temperature)
+    assert drawn.unflatten(-1, (3, 4)).argmax(-1).tolist() == [[3, 3, 3]]
+    assert drawn.sum() == 3.0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"unimix": 0.0}, {"free_nats": -1.0}, {"terminal_weight": 0.5}, {"hidden": 1}]
+)
+def test_choices_that_would_fail_later_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        dataclasses.replace(SMALL, **wrong)
+
+
+def test_keys_in_another_order_are_the_same_world(tmp_path: Path) -> None:
+    parts = {
+        "velocity": spaces.Box(-1.0, 1.0, (2,)),
+        "left": spaces.Box(0, 255, (8, 8), np.uint8),
+        "angle": spaces.Box(-1.0, 1.0, (3,)),
+        "above": spaces.Box(0, 255, (8, 8), np.uint8),
+    }
+    # Of a plain dict, Gymnasium sorts the keys; of pairs it does not.
+    spec = WorldSpec(spaces.Dict(list(parts.items())), ACTION, horizon=20)
+    assert list(spec.observation_space.spaces) == list(parts)
+    torch.manual_seed(0)
+    twin = Twin.untrained(spec, "rssm", SMALL)
+    for parameter in twin.model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    back = Twin.load(twin.save(tmp_path / "twin"))
+    assert list(back.spec.observation_space.spaces) == list(parts)
+    sorted_twin = Twin.untrained(
+        dataclasses.replace(spec, observation_space=spaces.Dict(parts)), "rssm", SMALL
+    )
+    sorted_twin.model.load_state_dict(twin.model.state_dict())
+    spec.observation_space.seed(0)
+    seen = {key: value[None] for key, value in spec.observation_space.sample().items()}
+    shown = []
+    for each in (twin, back, sorted_twin):
+        simulator = Simulator(each, 1, seed=0)
+        simulator.reset(seed=0, options={"observation": seen})
+        shown.append(simulator.step(np.zeros((1, 2), np.float32)).observation)
+    for other in shown[1:]:
+        for key in parts:
+            np.testing.assert_array_equal(shown[0][key], other[key])
 
 
 def drift(rows: int, steps: int, *, seed: int) -> Batch:

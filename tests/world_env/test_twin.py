@@ -143,6 +143,8 @@ def test_the_cache_reads_a_folder_once(folder: Path) -> None:
 
 
 def test_double_precision_twins_live(folder: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="expected torch"):
+        Twin.load(folder, dtype=torch.float16)
     simulator = Simulator(load_cached(folder, dtype=torch.float64), 2)
     assert simulator.reset(seed=0).dtype == np.float32
     assert np.isfinite(simulator.step(np.zeros(2, int)).observation).all()

@@ -186,6 +186,30 @@ def test_the_real_past_is_filtered(pixels: Twin) -> None:
     assert env.reset()[0]["latent"].shape == (FEATURES,)
 
 
+def test_an_environment_that_changes_the_action_it_is_given_changes_no_latent(pixels: Twin) -> None:
+    class Still(gym.Env):
+        observation_space = pixels.spec.observation_space
+        action_space = pixels.spec.action_space
+
+        def __init__(self, greedy: bool) -> None:
+            self.greedy = greedy
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros((16, 16), np.uint8), {}
+
+        def step(self, action):
+            if self.greedy:
+                action *= 0.0
+            return self.reset()[0], 0.0, False, False, {}
+
+    seen = []
+    for greedy in (False, True):
+        real = LatentObservation(Still(greedy), pixels)
+        real.reset(seed=2**63 + 3)
+        seen.append([real.step(np.ones(2, np.float32))[0] for _ in range(3)])
+    np.testing.assert_array_equal(*seen)
+
+
 def test_an_environment_that_the_twin_is_not_of_is_refused(pixels: Twin) -> None:
     with pytest.raises(SpaceMismatchError, match="that the twin was made from"):
         LatentObservation(gym.make("CartPole-v1"), pixels)

@@ -79,6 +79,18 @@ def test_attributes_that_are_not_there_or_of_another_kind_are_refused(
         SetAttributes(gym.make("Pendulum-v1"), **attributes)
 
 
+def test_attributes_that_cannot_be_set_are_refused() -> None:
+    class Fixed(gym.Wrapper):
+        @property
+        def unwrapped(self):
+            return self
+
+        size = property(lambda self: 3)
+
+    with pytest.raises(InvalidOptionError, match=r"Fixed\.size cannot be set"):
+        SetAttributes(Fixed(gym.make("Pendulum-v1")), size=4)
+
+
 def test_images_are_read_once_and_every_picture_stays_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

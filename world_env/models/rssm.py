@@ -109,8 +109,13 @@ class RssmWorldModel(TrainableWorldModel):
         last.bias.data[-1] = bias
 
     def warm_start(self, older: TrainableWorldModel) -> None:
-        """The older weights, and the scales that they know; only the ranges are the new data's."""
+        """The older weights, and the scales that they know; only the ranges are the new data's.
+
+        Anew where the new data reaches further than these scales can tell.
+        """
         assert isinstance(older, RssmWorldModel)
+        if not self.senses.within(older.senses):
+            return
         kept = {name: value for name, value in self.state_dict().items() if _is_range(name)}
         self.load_state_dict(older.state_dict() | kept)
 
@@ -213,7 +218,10 @@ class RssmWorldModel(TrainableWorldModel):
             likeliest = shares.argmax(-1)
             drawn = functional.one_hot(likeliest, self.config.classes).to(shares.dtype)
         else:
-            sharp = shares if temperature == 1.0 else shares ** (1.0 / temperature)
+            sharp = shares
+            if temperature != 1.0:
+                # In terms of the likeliest: small shares to a high power would all be 0.
+                sharp = (shares / shares.amax(-1, keepdim=True)) ** (1.0 / temperature)
             cumulative = sharp.detach().cumsum(-1)
             # The first class that reaches the threshold; the last one always does.
             reached = (cumulative >= threshold * cumulative[..., -1:]).to(shares.dtype)

@@ -51,10 +51,10 @@ class RssmConfig:
 
     def __post_init__(self) -> None:
         images = (self.patch, self.depth)
-        sizes = (self.deter, self.groups, self.hidden, self.context, self.windows)
-        if min(*images, *sizes) < 1 or min(self.classes, self.members) < 2:
+        sizes = (self.deter, self.groups, self.context, self.windows)
+        if min(*images, *sizes) < 1 or min(self.classes, self.members, self.hidden) < 2:
             raise ValueError(
-                f"{self}: expected sizes of at least 1, and at least 2 classes and members"
+                f"{self}: expected sizes of at least 1, and at least 2 classes, members and hidden units"
             )
         if self.window <= self.context:
             raise ValueError(
@@ -68,8 +68,15 @@ class RssmConfig:
             )
         if not 0.0 < self.decoded <= 1.0:
             raise ValueError(f"decoded is {self.decoded}, expected a share in (0, 1]")
-        if not 0.0 <= self.unimix < 1.0:
-            raise ValueError(f"unimix is {self.unimix}, expected a share in [0, 1)")
+        if not 0.0 < self.unimix < 1.0:
+            raise ValueError(
+                f"unimix is {self.unimix}, expected a share in (0, 1): without any, what is held to be "
+                "impossible would cost infinitely much"
+            )
+        if self.free_nats < 0.0 or self.terminal_weight < 1.0:
+            raise ValueError(
+                f"free_nats is {self.free_nats} and terminal_weight {self.terminal_weight}: expected at least 0 and 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from world_env.codec import encoded_shape, is_image, observation_spaces
 from world_env.models.loops import activation
 from world_env.spec import WorldSpec
 
+_REACH = 20.0
+"""Scales within which values are told apart."""
 _SMALLEST = 4
 """Rows or columns of an image after the last convolution, about."""
 
@@ -81,12 +83,17 @@ class Scales(nn.Module):
 
     def squash(self, values: Tensor) -> Tensor:
         """(..., D) as the networks see and predict them."""
-        return symlog(((values - self.center) / self.scale).clamp(-20.0, 20.0))
+        return symlog(((values - self.center) / self.scale).clamp(-_REACH, _REACH))
 
     def unsquash(self, squashed: Tensor) -> Tensor:
         """The inverse, kept near the data."""
         values = torch.addcmul(self.center, symexp(squashed.clamp(-4.0, 4.0)), self.scale)
         return values.clamp(self.low, self.high)
+
+    def within(self, others: Scales) -> bool:
+        """Whether other scales tell the values of this range apart, but for its margin."""
+        reached = torch.stack([self.low, self.high]).sub(others.center).abs()
+        return bool((reached <= 1.25 * _REACH * others.scale).all())
 
 
 class Senses(nn.Module):
@@ -137,6 +144,11 @@ class Senses(nn.Module):
         for key, scales in zip(self.vectors, self.scales, strict=True):
             for name in ("center", "scale", "low", "high"):
                 getattr(scales, name).copy_(getattr(statistics, name)[key].flatten())
+
+    def within(self, others: Senses) -> bool:
+        """Whether the scales of others tell all that this data holds apart."""
+        pairs = zip(self.scales, others.scales, strict=True)
+        return all(cast("Scales", mine).within(cast("Scales", theirs)) for mine, theirs in pairs)
 
     def encode(self, observation: Observation) -> Tensor:
         """Key -> (N, *O) to (N, E)."""
