@@ -191,8 +191,10 @@ def one_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(probability, label, uncertainty) of every real transition, (N,) each, on the CPU; uncertainty NaN where unknown.
 
+    Of a model that is scored by its draws, those of one draw each, as a simulator would have them.
     ranges: what arrives beyond their `ends` has surely ended, as in a simulator.
     """
+    temperature = 1.0 if model.scored_by_draws else 0.0
     model, bounds = model.stepper(), EndBounds(ranges)
     probability, uncertainty = [], []
     for steps in torch.arange(len(data), device=data.device).split(_CHUNK):
@@ -202,7 +204,7 @@ def one_step(
             state_at(model, data, steps, random),
             batch.actions[:, 0],
             random=random,
-            temperature=0.0,
+            temperature=temperature,
             uncertainty="full",
         )
         terminated = prediction.terminated.cpu()

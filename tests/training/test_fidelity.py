@@ -242,6 +242,22 @@ def test_one_step_gives_every_transition_its_label() -> None:
     assert bool(uncertainty.isnan().all())
 
 
+def test_ends_are_judged_as_a_simulator_draws_them() -> None:
+    class Cliff(Coin):
+        """One way there is the end, and `temperature` 0 always goes the other way."""
+
+        def step(
+            self, state: State, action: Tensor, *, random: RowRandom, **options: object
+        ) -> tuple[State, Prediction]:
+            arrived, said = super().step(state, action, random=random, **options)
+            return arrived, Prediction(said.reward, (arrived["x"][:, 0] > state["x"][:, 0]).float())
+
+    probability, _, _ = one_step(Cliff(1.0), tossed([1] * 400))
+    assert set(probability.tolist()) == {0.0, 1.0}
+    assert 0.4 < float(probability.mean()) < 0.6
+    assert not one_step(Cliff(0.0), tossed([1] * 400))[0].any()
+
+
 def ensemble() -> EnsembleWorldModel:
     """Untrained, with random weights everywhere."""
     model = EnsembleWorldModel(walk_spec(), EnsembleConfig(width=8, head_width=8))
