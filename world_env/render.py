@@ -127,7 +127,10 @@ class Renderer:
         for key, space in self._spaces.items():
             if is_image(space):
                 pixels = np.asarray(parts[key])
-                return _picture(np.moveaxis(pixels, 0, -1) if channels_first(space) else pixels)
+                if channels_first(space):
+                    # Three are colours; anything else are frames, of which the newest is the last.
+                    pixels = np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels[-1]
+                return _picture(pixels)
         if self._real_id is not None:
             picture = self._posed(self._real_id, np.asarray(observation))
             if picture is not None:

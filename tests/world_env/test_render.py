@@ -169,6 +169,17 @@ def test_an_image_observation_is_its_own_picture(channels: int | None) -> None:
                                       image[..., -1 if channels == 1 else 0])  # fmt: skip
 
 
+@pytest.mark.parametrize("frames", [1, 3, 4])
+def test_of_stacked_frames_the_newest_is_shown(frames: int) -> None:
+    space = spaces.Box(0, 255, (frames, 8, 10), np.uint8)
+    space.seed(0)
+    seen = space.sample()
+    shown = Renderer(WorldSpec(space, spaces.Discrete(2))).frame(seen)
+    # Three are the colours of one.
+    expected = np.moveaxis(seen, 0, -1) if frames == 3 else np.repeat(seen[-1][..., None], 3, -1)
+    np.testing.assert_array_equal(shown, expected)
+
+
 @pytest.mark.parametrize(
     "space",
     [
