@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import cast
 
 import torch
@@ -111,10 +112,15 @@ class RssmWorldModel(TrainableWorldModel):
     def warm_start(self, older: TrainableWorldModel) -> None:
         """The older weights, and the scales that they know; only the ranges are the new data's.
 
-        Anew where the new data reaches further than these scales can tell.
+        Anew, with a warning, where the new data reaches further than these scales can tell.
         """
         assert isinstance(older, RssmWorldModel)
         if not self.senses.within(older.senses):
+            warnings.warn(
+                "the new data reaches so far beyond the older model's that its scales cannot tell it apart: this fit "
+                "begins anew, and needs the updates of a whole one",
+                stacklevel=2,
+            )
             return
         kept = {name: value for name, value in self.state_dict().items() if _is_range(name)}
         self.load_state_dict(older.state_dict() | kept)
