@@ -35,7 +35,9 @@ _CHUNK = 2048
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Errors of rollouts that see only the first real observation and the real actions.
+    """Errors of rollouts that see the real actions, and reality only as far as a state is inferred from.
+
+    A model with a memory is shown what came before, where something did (`WorldModel.context`).
 
     error: (T,) root mean square error after 1..T steps, in the units of `scales_of`.
     hold_last: (T,) the same for "nothing moves".

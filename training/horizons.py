@@ -1,7 +1,7 @@
 """How far ahead a twin can be trusted: its errors on held-out episodes, by horizon and by dimension.
 
-Rollouts see one real observation and then only the real actions. They begin all over the data, and at the beginning of
-the longest episodes, so that the last steps rest on as many of them as there are.
+Rollouts see as many real observations as a state is inferred from, and then only the real actions. They begin all over
+the data, and at the beginning of the longest episodes, so that the last steps rest on as many of them as there are.
 """
 
 from __future__ import annotations
