@@ -35,7 +35,7 @@ FLOORS = {
         3: ["models", "card"],
         4: ["twin", "starts", "ends", "outcome", "rows"],
         4.5: ["view"],
-        5: ["simulator", "rollout", "render"],
+        5: ["simulator", "rollouts", "render"],
         5.5: ["shells", "filter"],
         6: ["env", "vector_env", "sb3", "wrappers"],
         7: ["checks"],

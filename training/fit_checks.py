@@ -85,7 +85,13 @@ def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> N
 
 def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
     """What limits a twin of these episodes, warned of (FitWarning) and for its card."""
-    notes = column_notes(train) + _picture_notes(train)
+    pictures = _picture_notes(train)
+    told = [
+        note
+        for note in column_notes(train)
+        if not note.startswith(tuple(f"{k}[" for k in pictures))
+    ]
+    notes = [*pictures.values(), *told]
     labels = int(train.terminated.sum() + validation.terminated.sum())
     if spec.horizon is None:
         notes.append(
@@ -102,21 +108,24 @@ def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSp
     return notes
 
 
-def _picture_notes(data: EncodedEpisodes) -> list[str]:
-    """What looks like pictures and is not taken for any, and pictures of which a loss would see next to nothing."""
-    notes = []
+def _picture_notes(data: EncodedEpisodes) -> dict[str, str]:
+    """By key: what looks like pictures and is not taken for any, and pictures of which a loss would see little.
+
+    Said instead of what could be said of each of their numbers.
+    """
+    notes = {}
     for key, space in data.codec.keys.items():
         values = data.observations[key]
         if is_image(space):
             reach = int(values.max()) - int(values.min())
             if reach < _FAINT:
-                notes.append(
+                notes[key] = (
                     f"{key}: its pixels differ by {reach} of 255 at most, which a picture's loss hardly sees. Spread "
                     "them over 0 to 255 (gymnasium.wrappers.TransformObservation), or declare the bounds that they "
                     "have: then they are learned as numbers."
                 )
         elif isinstance(space, spaces.Box) and len(space.shape) > 2:
-            notes.append(
+            notes[key] = (
                 f"{key}: {space.shape} of {space.dtype} is learned as {values[0].numel():,} single numbers. Pictures "
                 "are uint8 from 0 to 255, (height, width), (height, width, channels) or (channels, height, width)."
             )

@@ -237,6 +237,13 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     if is_image(env.observation_space):
         policy = "CnnPolicy"
+        shape = env.observation_space.shape or ()
+        if len(shape) == 2:
+            raise InvalidOptionError(
+                f"pictures {shape} have no axis of channels, and Stable-Baselines3's policies want one: learn "
+                "on latents (observation_mode='latent', --observation-mode latent), or wrap the environment "
+                "in GrayscaleObservation with keep_dim"
+            )
     try:
         return algorithm_class(config.algo)(
             policy,
@@ -246,8 +253,9 @@ def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> Ba
             policy_kwargs=policy_kwargs or None,
             **options,
         )
-    except (TypeError, ValueError, AssertionError) as error:
-        # What its constructor refuses: an unknown or impossible option, or a space it has no policy for.
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        # What its constructor refuses: an unknown or impossible option, a space it has no policy for, or a picture that
+        # is too small for its convolutions.
         raise InvalidOptionError(
             f"{config.algo} does not take the options {sorted(options)} with actions in {env.action_space}: {error}"
         ) from error

@@ -23,7 +23,7 @@ _LAZY = {
     "WorldModelVectorEnv": "world_env.vector_env",
     "WorldModelVecEnv": "world_env.sb3",
     "register_family": "world_env.models",
-    "rollout": "world_env.rollout",
+    "rollout": "world_env.rollouts",
     "check_world_model": "world_env.checks",
     "check_vector_env": "world_env.checks",
 }

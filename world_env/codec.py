@@ -263,6 +263,10 @@ def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray
             f"observation {key!r} should hold real numbers, got {array.dtype}: {_excerpt(array)}"
         )
     if is_image(space):
+        if array.dtype != np.uint8:
+            raise InvalidObservationError(
+                f"observation {key!r} is a picture of bytes (uint8, 0 to 255), got {array.dtype}: {_excerpt(array)}"
+            )
         image = array if array.ndim == 4 else array[..., None]
         image = image if channels_first(space) else np.moveaxis(image, -1, 1)
         return np.ascontiguousarray(image).astype(np.float32) / 255.0

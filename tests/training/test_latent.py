@@ -25,6 +25,7 @@ from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismat
 from world_env.filter import Filter
 from world_env.models.rssm import RssmConfig
 from world_env.sb3 import WorldModelVecEnv
+from world_env.spec import WorldSpec
 from world_env.twin import Twin
 from world_env.wrappers import LatentObservation
 
@@ -270,6 +271,23 @@ def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
             ledger=ledger,
             through=Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL),
         )
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((40, 40), "no axis of channels.*latent"), ((7, 7, 3), "Kernel size")]
+)
+def test_pictures_that_no_policy_takes_are_refused(shape: tuple[int, ...], said: str) -> None:
+    space = gym.spaces.Box(0, 255, shape, np.uint8)
+    twin = Twin.untrained(
+        WorldSpec(space, gym.spaces.Box(-1.0, 1.0, (1,)), horizon=20), "rssm", SMALL
+    )
+    with pytest.raises(InvalidOptionError, match=said):
+        learn(twin, LearnConfig(steps=64))
+
+
+def test_a_mistyped_observation_mode_is_refused_at_once() -> None:
+    with pytest.raises(InvalidOptionError, match=r"'latents', expected one of 'pixels', 'latent'"):
+        LearnConfig(observation_mode="latents")
 
 
 def test_reality_has_no_latents_of_its_own() -> None:

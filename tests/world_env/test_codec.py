@@ -186,6 +186,13 @@ def test_bad_observations(batch: Any) -> None:
         codec_for().encode_observation(batch)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
+def test_pictures_that_are_no_bytes_are_refused(dtype: type) -> None:
+    codec = codec_for(spaces.Box(0, 255, (4, 4, 3), np.uint8))
+    with pytest.raises(InvalidObservationError, match=r"picture of bytes \(uint8, 0 to 255\), got"):
+        codec.encode_observation(np.ones((1, 4, 4, 3), dtype))
+
+
 def test_bad_dict_observations_name_the_keys() -> None:
     codec, batch = codec_for(OBSERVATIONS[-1]), samples(OBSERVATIONS[-1])
     for wrong in ({**batch, "more": batch["speed"]}, {"speed": batch["speed"]}, batch["speed"]):

@@ -1,14 +1,17 @@
 """Gradients through the world: exact, and from any snapshot."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from oracle import oracle_twin, real_spec
 from torch import Tensor
 
+from world_env import rollout
 from world_env.models.ensemble import EnsembleConfig
 from world_env.random import RowRandom
-from world_env.rollout import rollout
 from world_env.simulator import Simulator
 from world_env.twin import Twin, load_cached
 
@@ -94,3 +97,9 @@ def test_temperature_zero_is_the_mean_future() -> None:
     ]
     first, second, noisy = (run.states[-1]["physics"] for run in runs)
     assert torch.equal(first, second) and not torch.equal(first, noisy)
+
+
+def test_the_public_name_stays_a_function() -> None:
+    said = "import world_env, world_env.rollouts; world_env.rollout; print(callable(world_env.rollout))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

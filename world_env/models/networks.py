@@ -29,7 +29,7 @@ class VectorLayout:
         if images:
             raise UnsupportedSpaceError(
                 f"family {family!r} predicts vectors, but observation {images[0]!r} is an image {parts[images[0]]}: "
-                "use a family with an image encoder"
+                "use a family with an image encoder, such as 'rssm'"
             )
         self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
