@@ -86,12 +86,7 @@ def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> N
 def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
     """What limits a twin of these episodes, warned of (FitWarning) and for its card."""
     pictures = _picture_notes(train)
-    told = [
-        note
-        for note in column_notes(train)
-        if not note.startswith(tuple(f"{k}[" for k in pictures))
-    ]
-    notes = [*pictures.values(), *told]
+    notes = [*pictures.values(), *column_notes(train, without=pictures)]
     labels = int(train.terminated.sum() + validation.terminated.sum())
     if spec.horizon is None:
         notes.append(

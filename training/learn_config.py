@@ -7,7 +7,7 @@ from typing import Any
 
 from world_env.errors import InvalidOptionError
 from world_env.spec import JSON
-from world_env.view import OBSERVATION_MODES
+from world_env.view import check_mode
 
 OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
 MANY_ROWS: JSON = {
@@ -72,11 +72,7 @@ class LearnConfig:
             raise InvalidOptionError(
                 f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
             )
-        if self.observation_mode not in OBSERVATION_MODES:
-            raise InvalidOptionError(
-                f"observation_mode is {self.observation_mode!r}, expected one of "
-                f"{', '.join(map(repr, OBSERVATION_MODES))}"
-            )
+        check_mode(self.observation_mode)
         if self.first_branch_length is not None and (
             self.branch_length is None or self.first_branch_length > self.branch_length
         ):

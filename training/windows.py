@@ -6,7 +6,7 @@ The codec is applied here, once; letters and time alignment as in `world_env.bat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -291,10 +291,13 @@ def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center, deviation.clip(*(bound * spread for bound in _SPREAD_BOUNDS))
 
 
-def column_notes(encoded: EncodedEpisodes) -> list[str]:
-    """One sentence for each column that a fit should be warned of: constant, or rarely spiking."""
+def column_notes(encoded: EncodedEpisodes, *, without: Collection[str] = ()) -> list[str]:
+    """One sentence for each column that a fit should be warned of: constant, or rarely spiking.
+
+    without: keys of which something else is said.
+    """
     columns = {key: value.flatten(1).numpy() for key, value in encoded.observations.items()
-               if _is_vector(encoded.codec.keys[key])}  # fmt: skip
+               if key not in without and _is_vector(encoded.codec.keys[key])}  # fmt: skip
     usual, _ = encoded.rewards_by_end()
     columns["reward"] = usual[:, None].numpy()
     return [f"{name} {text}" for _, name, text in column_traits(columns)]

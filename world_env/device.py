@@ -22,11 +22,10 @@ def as_device(device: Any) -> torch.device:
         ) from error
 
 
-def as_dtype(dtype: Any) -> torch.dtype:
+def as_dtype(dtype: torch.dtype) -> torch.dtype:
     """A precision that a twin can live in. Raises InvalidOptionError."""
     if dtype in (torch.float32, torch.float64):
-        found: torch.dtype = dtype
-        return found
+        return dtype
     raise InvalidOptionError(
         f"dtype is {dtype}, expected torch.float32 or torch.float64: draws and pixels need as much. "
         "A simulator's precision='bfloat16' is of hidden layers only."

@@ -47,12 +47,17 @@ class View:
         return {**parts, LATENT: latent}
 
 
-def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
-    whole = twin.spec.observation_space
+def check_mode(mode: str) -> None:
+    """Raises InvalidOptionError for what is no observation mode."""
     if mode not in OBSERVATION_MODES:
         raise InvalidOptionError(
             f"observation_mode is {mode!r}, expected one of {', '.join(map(repr, OBSERVATION_MODES))}"
         )
+
+
+def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
+    whole = twin.spec.observation_space
+    check_mode(mode)
     if mode == "pixels":
         return whole
     latent = spaces.Box(-np.inf, np.inf, (_feature_size(twin),), np.float32)

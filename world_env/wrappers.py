@@ -11,7 +11,6 @@ from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
 
 from world_env.codec import one_row, row_of
@@ -24,6 +23,7 @@ from world_env.errors import (
 )
 from world_env.filter import Filter
 from world_env.random import derive_seeds
+from world_env.rows import row_seeds
 from world_env.spec import check_same_spaces
 from world_env.twin import Twin, load_cached
 
@@ -230,8 +230,8 @@ class LatentObservation(
         """Begin an episode; the seed is that of the model's draws too, as a simulator's row would have it."""
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
-            self._seed, self._episode = seed % (1 << 63), 0
-        seeds = derive_seeds(torch.tensor([self._seed], dtype=torch.int64), self._episode)
+            self._seed, self._episode = seed, 0
+        seeds = derive_seeds(row_seeds(self._seed, 1), self._episode)
         self._episode += 1
         return row_of(self._filter.begin(one_row(observation), seeds.tolist()), 0), info
 
