@@ -16,7 +16,7 @@ help:
 	@echo "make demo       real environment -> twin -> policy -> comparison, one page"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the slow tests"
-	@echo "make check      format, lint, types, floors"
+	@echo "make check      format, lint, types, layers"
 	@echo "make format     format and fix what can be fixed"
 	@echo "make clean      remove build outputs and caches (not .venv, not $(WORLD_ENV_RUNS))"
 
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m training.cli demo
+	$(BIN)/python -m world_env.cli.main demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -40,7 +40,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy world_env training
-	$(BIN)/python -m pytest --quiet --durations=0 tests/test_floors.py
+	$(BIN)/python -m pytest --quiet --durations=0 tests/test_layout.py
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -1,6 +1,6 @@
 """One results file out of several of the same benchmark, which other processes or machines filled.
 
-    python benchmarks/join.py benchmarks/results/learn_table.json other.json another.json
+    python -m benchmarks.join benchmarks/results/learn_table.json other.json another.json
 
 The first file is written; it may not exist yet. Rows, pairs, cells and rounds keep their own commits and dates; the
 head names all commands, and the newest file's commit. Rows that are there already are not added twice.
@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from training.provenance import write_results
+from world_env.provenance import write_results
 from world_env.spec import JSON
 
 LISTS = ("rows", "pairs", "cells", "rounds")

@@ -1,7 +1,7 @@
 """The tables of both READMEs, generated from benchmarks/results/*.json: no number in them is typed by hand.
 
-    python benchmarks/tables.py            write them
-    python benchmarks/tables.py --check    exit 1 when one is stale
+    python -m benchmarks.tables            write them
+    python -m benchmarks.tables --check    exit 1 when one is stale
 
 A cell that was not measured is named as missing, never left out silently.
 """
@@ -17,15 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agreement_tables import agreement_section
-from alarm_table import alarm_section
-from families_table import families_section, one_frame_section
-from lint_table import lint_section
-from misses_table import misses_section
-from refined_table import refined_section, refined_summary
-from scales_table import scales_section
 from scipy.stats import t as student_t
-from speed_tables import (
+
+from benchmarks.agreement.agreement_tables import agreement_section
+from benchmarks.agreement.misses_table import misses_section
+from benchmarks.diagnostics.alarm_table import alarm_section
+from benchmarks.diagnostics.lint_table import lint_section
+from benchmarks.diagnostics.scales_table import scales_section
+from benchmarks.families.families_table import families_section, one_frame_section
+from benchmarks.refinement.refined_table import refined_section, refined_summary
+from benchmarks.speed.speed_tables import (
     fit_section,
     gpu_section,
     held_section,
@@ -347,7 +348,7 @@ def main() -> int:
         if not arguments.check:
             page.write_text(new, encoding="utf-8")
         elif new != old:
-            print(f"{name} is stale: run `python benchmarks/tables.py`", file=sys.stderr)
+            print(f"{name} is stale: run `python -m benchmarks.tables`", file=sys.stderr)
             stale = True
     return int(stale)
 

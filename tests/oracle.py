@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.episodes import Episode
-from world_env.batch import Context, Observation, State
 from world_env.codec import Codec
-from world_env.models import FAMILIES, register_family
+from world_env.data.episode import Episode
 from world_env.models.base import Prediction, WorldModel
-from world_env.random import RowRandom
+from world_env.models.registry import register_family
+from world_env.rng import RowRandom
 from world_env.spec import WorldSpec
-from world_env.twin import Twin
+from world_env.twin.twin import Twin
+from world_env.types import Context, Observation, State
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,6 @@ ORACLES = {"CartPole-v1": "oracle-cartpole", "Pendulum-v1": "oracle-pendulum"}
 def register_oracles() -> None:
     register_family("oracle-cartpole", "oracle:CartPoleOracle", "oracle:OracleConfig")
     register_family("oracle-pendulum", "oracle:PendulumOracle", "oracle:OracleConfig")
-
-
-def forget_oracles() -> None:
-    for family in ORACLES.values():
-        FAMILIES.pop(family, None)
 
 
 def real_spec(real_id: str, horizon: int | None = None) -> WorldSpec:

@@ -2,8 +2,8 @@
 
 from oracle import real_spec
 
-from world_env.models.ensemble import EnsembleConfig
-from world_env.twin import Twin
+from world_env.models.ensemble.model import EnsembleConfig
+from world_env.twin.twin import Twin
 
 SMALL = EnsembleConfig(members=2, width=8, layers=1, head_width=8)
 

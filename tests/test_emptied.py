@@ -28,10 +28,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture
 def emptied(tmp_path: Path) -> Path:
     """A copy of the checkout's code without any bundled twin."""
-    ignore = shutil.ignore_patterns("twins", "__pycache__")
+    ignore = shutil.ignore_patterns("bundled_twins", "__pycache__")
     for name in ("world_env", "training", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
-    (tmp_path / "world_env" / "twins").mkdir()
+    (tmp_path / "world_env" / "bundled_twins").mkdir()
     return tmp_path
 
 
@@ -53,7 +53,9 @@ def run(folder: Path, *words: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_runs_without_bundled_twins(emptied: Path) -> None:
-    out = run(emptied, "-m", "training.cli", "demo", "--learn-steps", "4096", "--updates", "60")
+    out = run(
+        emptied, "-m", "world_env.cli.main", "demo", "--learn-steps", "4096", "--updates", "60"
+    )
     assert "ppo_twin" in out
     assert (emptied / "runs/demo/report/report.html").stat().st_size > 10_000
     assert (emptied / "runs/demo/twin/card.md").is_file()
@@ -63,7 +65,7 @@ def test_the_demo_runs_without_bundled_twins(emptied: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_returns_benchmark_runs_without_bundled_twins(emptied: Path) -> None:
     out = emptied / "returns.json"
-    words = ("benchmarks/returns.py", "--seeds", "1001", "--out", str(out))
+    words = ("benchmarks/returns/returns.py", "--seeds", "1001", "--out", str(out))
     run(emptied, "-c", SMALL, *words, "--tasks", "CartPole-v1", "--only-twin")
     run(emptied, "-c", SMALL, *words, "--tasks", "Pendulum-v1", "--resume")
     tree = json.loads(out.read_text(encoding="utf-8"))

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from training.cli import json_fields
-from training.real import spec_of
-from training.stages import STAGES
 from training.tasks import TASKS, real_of
 from world_env import Twin, list_twins
+from world_env.cli.commands import STAGES
+from world_env.cli.main import json_fields
+from world_env.real.real_env import spec_of
 from world_env.spec import DEFAULT_TWIN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,24 +120,8 @@ def test_make_targets_are_named_and_exist() -> None:
     assert "make demo" in SHELL and "make test" in SHELL
 
 
-def test_the_file_map_names_every_file_and_no_other() -> None:
-    files, folder = set(), ""
-    for line in README.partition("## File map")[2].splitlines():
-        if match := re.match(r"( *)([\w/]+(?:\.py|/))  +\S", line):
-            if not match[1]:
-                folder = match[2]
-            elif match[2].endswith(".py"):
-                files.add(folder + match[2])
-    expected = {
-        path.relative_to(ROOT).as_posix()
-        for package in ("world_env", "training", "benchmarks")
-        for path in (ROOT / package).rglob("*.py")
-    }
-    assert files == expected
-
-
 def tables(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "benchmarks" / "tables.py", *arguments]
+    command = [sys.executable, "-m", "benchmarks.tables", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -164,15 +148,7 @@ def test_a_stale_table_is_noticed(page: str, name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        # What it imports lies beside it, as for a script.
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.tables")
 
 
 def results(returns: list[float], *, real_steps: int = 2_000) -> dict[str, Any]:

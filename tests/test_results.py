@@ -101,7 +101,7 @@ def made_up() -> JSON:
         "commit": "0" * 40,
         "date": "2026-01-31",
         "machine": "x86_64",
-        "command": "python benchmarks/returns.py --resume",
+        "command": "python -m benchmarks.returns.returns --resume",
         "rows": [row],
         "pairs": [pair],
         "cells": [{"task": "CartPole-v1", "seed": 0, "commit": "0" * 40, "date": "2026-01-31"}],
@@ -165,7 +165,7 @@ TUNING = {
     "commit": "0" * 40,
     "date": "2026-01-31",
     "machine": "x86_64",
-    "command": "python benchmarks/tuning.py --task CartPole-v1",
+    "command": "python -m benchmarks.returns.tuning --task CartPole-v1",
     "rows": [
         {
             "task": "CartPole-v1",

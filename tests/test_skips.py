@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).with_name("conftest.py")
+CONFTEST = Path(__file__).with_name("skips.py")
 SKIPPED = {
     "test": """
 import pytest
@@ -28,7 +28,7 @@ pytest.skip("too lazy", allow_module_level=True)
 
 
 def run(folder: Path, *, allowed: str = "") -> subprocess.CompletedProcess[str]:
-    shutil.copy(CONFTEST, folder)
+    shutil.copy(CONFTEST, folder / "conftest.py")
     if allowed:
         text = (folder / "conftest.py").read_text("utf-8")
         changed = text.replace(

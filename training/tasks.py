@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from training.real import RealConfig
+from world_env.real.real_env import RealConfig
 from world_env.spec import JSON
 
 
 @dataclass(frozen=True)
 class Task:
-    """What differs from the defaults for one environment. None: the default of `training.schedule.refine_task`.
+    """What differs from the defaults for one environment. None: the default of `world_env.refinement.config.refine_task`.
 
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. updates: of a fit. exploration: who acts in the first round, later_exploration:
@@ -93,13 +93,13 @@ TASKS: dict[str, Task] = {
         2_000,
         offpolicy_options=_DQN,
         pool_steps=(60_000, 40_000),
-        scripted="training.scripted:balance",
+        scripted="training.scripted_policies:balance",
     ),
     "Pendulum-v1": replace(
         _PENDULUM,
         reference_steps=20_000,
         pool_steps=(120_000, 10_000),
-        scripted="training.scripted:swing_up",
+        scripted="training.scripted_policies:swing_up",
     ),
     "Pendulum-v1-pixels": replace(
         _PENDULUM,
@@ -139,7 +139,7 @@ TASKS: dict[str, Task] = {
         many_steps=200_000,
         pool_steps=(120_000, 60_000),
         pool_episodes=400,
-        scripted="training.scripted:pump",
+        scripted="training.scripted_policies:pump",
     ),
     "MountainCarContinuous-v0": Task(
         "mountain-car-continuous",
@@ -149,7 +149,7 @@ TASKS: dict[str, Task] = {
         on_uncertain="ignore",
         offpolicy="SAC",
         pool_steps=(80_000, 6_000),
-        scripted="training.scripted:rock",
+        scripted="training.scripted_policies:rock",
     ),
     "InvertedDoublePendulum-v5": Task(
         "inverted-double-pendulum",
@@ -165,7 +165,9 @@ TASKS: dict[str, Task] = {
         bundled=False,
     ),
     "HalfCheetah-v5": replace(_IN_ROUNDS, twin="half-cheetah", bundled=True),
-    "Hopper-v5": replace(_IN_ROUNDS, twin="hopper", termination="training.known:hopper_falls"),
+    "Hopper-v5": replace(
+        _IN_ROUNDS, twin="hopper", termination="training.termination_functions:hopper_falls"
+    ),
     "Walker2d-v5": replace(_IN_ROUNDS, twin="walker2d"),
     "Ant-v5": replace(_IN_ROUNDS, twin="ant"),
     "Swimmer-v5": replace(_IN_ROUNDS, twin="swimmer"),

@@ -14,18 +14,18 @@ from world_env.spec import DEFAULT_TWIN
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Twin": "world_env.twin",
-    "list_twins": "world_env.folder",
+    "Twin": "world_env.twin.twin",
+    "list_twins": "world_env.twin.serialization",
     "WorldSpec": "world_env.spec",
-    "Simulator": "world_env.simulator",
-    "SimulatorConfig": "world_env.simulator",
-    "WorldModelEnv": "world_env.env",
-    "WorldModelVectorEnv": "world_env.vector_env",
-    "WorldModelVecEnv": "world_env.sb3",
-    "register_family": "world_env.models",
-    "rollout": "world_env.rollouts",
-    "check_world_model": "world_env.checks",
-    "check_vector_env": "world_env.checks",
+    "Simulator": "world_env.simulation.simulator",
+    "SimulatorConfig": "world_env.simulation.simulator",
+    "WorldModelEnv": "world_env.envs.env",
+    "WorldModelVectorEnv": "world_env.envs.vector_env",
+    "WorldModelVecEnv": "world_env.envs.sb3_vec_env",
+    "register_family": "world_env.models.registry",
+    "rollout": "world_env.simulation.differentiable_rollout",
+    "check_world_model": "world_env.testing.model_checks",
+    "check_vector_env": "world_env.testing.model_checks",
 }
 """Public name -> module, imported on first use: registering ids must not load torch."""
 
@@ -46,8 +46,8 @@ def _register(env_id: str, twin: str) -> None:
     if env_id not in registry:
         register(
             id=env_id,
-            entry_point="world_env.env:WorldModelEnv",
-            vector_entry_point="world_env.vector_env:WorldModelVectorEnv",
+            entry_point="world_env.envs.env:WorldModelEnv",
+            vector_entry_point="world_env.envs.vector_env:WorldModelVectorEnv",
             kwargs={"twin": twin},
         )
 
@@ -55,7 +55,7 @@ def _register(env_id: str, twin: str) -> None:
 def _register_bundled() -> None:
     """One id for each bundled twin, for clients that can pass nothing but an id."""
     _register("WorldModel-v0", DEFAULT_TWIN)
-    for path in sorted((Path(__file__).parent / "twins").glob("*/twin.json")):
+    for path in sorted((Path(__file__).parent / "bundled_twins").glob("*/twin.json")):
         real = json.loads(path.read_text(encoding="utf-8"))["spec"]["real"]
         if real is not None:
             _register(_id_of(json.loads(real)["id"], path.parent.name), path.parent.name)

@@ -16,9 +16,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from world_env.batch import OBSERVATION, Observation
 from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
 from world_env.spec import DataRange, WorldSpec
+from world_env.types import OBSERVATION, Observation
 
 _MARGIN = 0.1
 """Predicted observations may leave the data's range by this share of its width (field evidence: guards)."""

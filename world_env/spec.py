@@ -204,7 +204,7 @@ class DataRange:
     reward: (low, high) of one step's reward, in task units.
     action: (low, high) lists of flat size A: the scale of unbounded Box actions; None otherwise.
     ends: (low, high) lists of flat size D of a Box observation: beyond these no episode ever went on, see
-        world_env.bounds; None for those of which the data shows nothing like it.
+        world_env.simulation.termination; None for those of which the data shows nothing like it.
     """
 
     observation: dict[str, tuple[list[float], list[float]]]

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from world_env.models import load_family
-from world_env.simulator import Simulator
+from world_env.models.registry import load_family
+from world_env.simulation.simulator import Simulator
 from world_env.spec import DataRange, WorldSpec
-from world_env.twin import Twin
+from world_env.twin.twin import Twin
 
 HERE = Path(__file__).parent
 CONFIGS = {"linear": {}, "ensemble": {"members": 2, "width": 8, "layers": 2, "head_width": 8}}

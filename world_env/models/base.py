@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.errors import InvalidOptionError
-from world_env.random import RowRandom
+from world_env.rng import RowRandom
 from world_env.spec import WorldSpec
+from world_env.types import Batch, Context, Observation, State, Statistics
 
 Uncertainty = bool | Literal["full"]
 """Whether `Prediction.uncertainty` is wanted: True, as the family gives it cheaply; "full", at whatever it costs."""

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.codec import action_size
 from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
-from world_env.models.networks import Normalizer, VectorLayout
-from world_env.random import RowRandom
+from world_env.models.layers.networks import Normalizer, VectorLayout
+from world_env.rng import RowRandom
 from world_env.spec import WorldSpec
+from world_env.types import Batch, Context, Observation, State, Statistics
 
 _RIDGE = 1e-9
 """Pull towards zero, in units of a normalised column's own weight: only ties notice it."""

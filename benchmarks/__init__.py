@@ -1,0 +1,1 @@
+"""Scripts that measure, one folder a question."""

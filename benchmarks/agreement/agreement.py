@@ -1,0 +1,339 @@
+"""Do learned returns stand for real ones? A pool of policies that never saw a twin, in twins of several seeds.
+
+    python -m benchmarks.agreement.agreement --tasks CartPole-v1 Pendulum-v1 --seeds 0 1 2 --resume
+
+A cell (task, seed) is a twin made as `world-env refine` makes it, the task's pool judged in it, and policies trained
+in it (three runs of three stages), judged in reality once. Rows put the cells of a task together: for "evaluation" the
+mean over twins of each measure, for "optimisation" all policies in one plot, each in its own twin.
+Tuning used the seeds 100-109 only. Pools are made first where they are missing (`world-env pool`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.agreement.agreement_tables import TASKS as WANTED
+from benchmarks.returns.returns import read
+from training.tasks import TASKS, Task, real_of
+from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.preconditions import FitWarning
+from world_env.policies.saved_policy import load_policy
+from world_env.policy_evaluation.correlation import (
+    EVALUATION,
+    OPTIMISATION,
+    Judged,
+    bootstrap,
+    statistics,
+)
+from world_env.policy_evaluation.evaluate_twin import Trained, judge, promises_by_kind
+from world_env.policy_evaluation.policy_pool import Pool, PoolConfig, pool
+from world_env.policy_evaluation.pool_selection import fifths
+from world_env.policy_evaluation.return_prediction import coverage
+from world_env.provenance import facts, write_results
+from world_env.real.real_env import StepLedger
+from world_env.refinement.refine import RefineConfig, Round, refine, refine_task
+from world_env.refinement.rounds import episodes_until
+from world_env.rl.callbacks import milestones
+from world_env.rl.learn import learn
+from world_env.rollouts.returns import policy_actor, run_real
+from world_env.spec import JSON
+from world_env.twin.twin import Twin
+
+ORACLE = "oracle"
+ORACLES = ("CartPole-v1", "Pendulum-v1")
+"""Tasks whose equations are known exactly, see tests/oracle.py."""
+JUDGED_FILE = "judged.json"
+EYES_SEED = 90
+"""Of the twin that a pool sees through: no twin that is judged has it."""
+LEARN_RUNS = 3
+STAGES = (0.1, 0.3)
+"""Shares of a run after which its policy is judged too, beside the last one."""
+
+
+def main() -> None:
+    """Run the missing cells and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(WANTED), choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/agreement.json"))
+    parser.add_argument(
+        "--resume", action="store_true", help="read back the cells that were judged before"
+    )
+    parser.add_argument(
+        "--change",
+        type=fields_of(Task),
+        default={},
+        help="JSON of fields of the task's row to change, such as '{\"rounds\": 3}'; rows say it",
+    )
+    parser.add_argument(
+        "--refit",
+        type=fields_of(FitConfig),
+        default={},
+        help='JSON of fields of FitConfig, such as \'{"model": {"width": 200}}\': the last twin is fitted again so, to '
+        "the very same\ndata, and that one is judged; rows say it",
+    )
+    parser.add_argument(
+        "--oracle", action="store_true", help="also judge twins whose equations are exact"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
+    for task_id in arguments.tasks:
+        found = pool_of(task_id, runs)
+        if arguments.oracle and task_id in ORACLES:
+            exact = judge(oracle_twin(task_id), found)
+            put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)
+        cells = []
+        shown = arguments.change | ({"refit": arguments.refit} if arguments.refit else {})
+        for seed in arguments.seeds:
+            began = time.perf_counter()
+            base = place_of(runs, task_id, seed, arguments.change)
+            place = place_of(runs, task_id, seed, shown)
+            if not (arguments.resume and (place / JUDGED_FILE).is_file()):
+                task = dataclasses.replace(TASKS[task_id], **arguments.change)
+                run_cell(task, arguments.refit, base, place, found, seed)
+            cells.append(read_cell(place / JUDGED_FILE))
+            rows = put(arguments.out, task_id, shown, found, cells)
+            print(f"{task_id} seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
+            for row in rows:
+                print("  ", {name: row[name] for name in SHOWN}, flush=True)
+
+
+def pool_of(task_id: str, runs: Path) -> Pool:
+    """The task's pool; made now where it is missing.
+
+    Where policies learn on latents, the pool's see through a twin of other data, which nobody judges.
+    """
+    task, real, through = TASKS[task_id], real_of(task_id), None
+    if task.observation_mode is not None:
+        folder = runs / "eyes" / task_id
+        ledger = StepLedger(folder / "twin-real-steps.json")
+        # Its policy is of no use; its real steps are stated beside the pool's.
+        blind = dataclasses.replace(task, learn_steps=1)
+        eyes = refine(refine_task(blind, real, folder, EYES_SEED), ledger=ledger)[-1]
+        print(f"{task_id}: the pool sees through a twin of {ledger.total():,} more real steps")
+        through = str(eyes.twin_folder)
+    return pool(PoolConfig(real, runs / "pools" / task_id, through=through))
+
+
+def fields_of(kind: type) -> Callable[[str], JSON]:
+    """Reads JSON of some fields of a config, and says which it has not before anything is run."""
+
+    def read_fields(text: str) -> JSON:
+        try:
+            given = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+        names = [field.name for field in dataclasses.fields(kind)]
+        wrong = sorted(set(given) - set(names)) if isinstance(given, dict) else [text]
+        if wrong:
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(wrong)} is no field of {kind.__name__}: expected an object of some of {', '.join(names)}"
+            )
+        return given
+
+    return read_fields
+
+
+SHOWN = ("kind", "policies", "pearson", "pearson_ci95", "ceiling", "mmrv_fraction", "bias_fraction",
+         "coverage90", "width_fraction", "supported_share")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The policies as the twin of one seed saw them. real_steps: what the twin cost. made: commit and date."""
+
+    seed: int
+    judged: list[Judged]
+    real_steps: int
+    made: JSON
+
+
+def place_of(runs: Path, task_id: str, seed: int, change: JSON) -> Path:
+    """The folder of one cell."""
+    name = "-".join([task_id, str(seed), *(f"{key}={value}" for key, value in change.items())])
+    return runs / "agreement" / "".join(c if c.isalnum() or c in "-_.=" else "_" for c in name)
+
+
+def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed: int) -> None:
+    """A twin, made in `base` or read back from there, the pool in it, and what was trained in it; kept in `place`."""
+    ledger = StepLedger(base / "twin-real-steps.json")
+    config = refine_task(task, found.real, base, seed)
+    last = refine(config, ledger=ledger)[-1]
+    if refit:
+        last = dataclasses.replace(last, twin=fitted_again(config, last, refit, place / "twin"))
+    judged = judge(last.twin, found, trained_in(last, config.learn, found, place, seed), seed=seed)
+    write_results(
+        place / JUDGED_FILE,
+        {
+            "seed": seed,
+            "real_steps": ledger.total(),
+            "made": {key: facts()[key] for key in ("commit", "date")},
+            "judged": [
+                vars(policy) | {"real": policy.real.tolist(), "learned": policy.learned.tolist()}
+                for policy in judged
+            ],
+        },
+    )
+
+
+def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> Twin:
+    """The last round's twin of another fit to the same data: what the fit is worth, with nothing else changed."""
+    if not (out / "twin.json").is_file():
+        wanted = dataclasses.replace(config.fit_of(last.number), **refit)
+        episodes = episodes_until(config.out, last.number)
+        checkpoint = out.with_name(".twin.fit.pt")
+        twin = fit_episodes(
+            episodes,
+            last.twin.spec,
+            wanted,
+            provenance=last.twin.provenance | {"refit": refit},
+            checkpoint=checkpoint,
+        )
+        twin.save(out)
+        checkpoint.unlink(missing_ok=True)
+    return Twin.load(out)
+
+
+def read_cell(path: Path) -> Cell:
+    """What `run_cell` kept."""
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    arrays = [
+        Judged(**(part | {side: np.array(part[side]) for side in ("real", "learned")}))
+        for part in tree["judged"]
+    ]
+    return Cell(tree["seed"], arrays, tree["real_steps"], tree["made"])
+
+
+def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list[Trained]:
+    """Policies that were trained in the twin, in a few runs, each at a few stages; judged in reality once."""
+    trained = []
+    for number in range(LEARN_RUNS):
+        run = f"twin {seed}, run {number}"
+        own = dataclasses.replace(config, seed=seed * 100 + 1000 + number)
+        out = place / f"learned-{number}"
+        stages = {share: out.with_name(f"{out.name}-{share}") for share in STAGES}
+        marks = {round(share * own.steps): path for share, path in stages.items()}
+        learn(last.twin, own, out=out, callbacks=[milestones(marks, trained_in="learned")])
+        for share, policy in [*stages.items(), (1.0, out)]:
+            actor = policy_actor(load_policy(policy))
+            reality = run_real(actor, found.real, found.seeds, purpose="judge", ledger=StepLedger())
+            trained.append(Trained(f"{run}, {share:.0%}", run, lambda actor=actor: actor, reality))
+    return trained
+
+
+def oracle_twin(task_id: str):
+    """A twin with the exact equations: what this very measuring says where nothing is wrong."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+    import oracle
+
+    oracle.register_oracles()
+    return oracle.oracle_twin(task_id)
+
+
+def put(
+    path: Path, task_id: str, change: JSON, found: Pool, cells: list[Cell], only: str | None = None
+) -> list[JSON]:
+    """Put a task's rows into the file, in place of those that it had; returns them."""
+    named = {"task": task_id, "change": change}
+    rows, points = [], []
+    span = float(np.ptp([part.mean for part in found.returns]))
+    for kind in [only] if only else (EVALUATION, OPTIMISATION):
+        row, own = row_of(kind, cells, span)
+        described = {
+            "pool_steps": sum(found.real_steps.values()),
+            "fifths": fifths([part.mean for part in found.returns]),
+            "range": [min(part.mean for part in found.returns), max(p.mean for p in found.returns)],
+        }
+        rows.append(named | {"kind": kind} | row | described)
+        points += [named | {"kind": kind} | point for point in own]
+    stored = read(path) or {"rows": [], "points": []}
+    kinds = {row["kind"] for row in rows}
+    kept = {
+        part: [old for old in stored[part] if not (named.items() <= old.items() and old["kind"] in kinds)]
+        for part in ("rows", "points")
+    }  # fmt: skip
+    tree = {"benchmark": "agreement"} | facts()
+    tree |= {"rows": kept["rows"] + rows, "points": kept["points"] + points}
+    for part in ("rows", "points"):
+        tree[part].sort(key=lambda row: (row["task"], str(row["change"]), row["kind"]))
+    write_results(path, tree)
+    return rows
+
+
+def row_of(kind: str, cells: list[Cell], span: float) -> tuple[JSON, list[JSON]]:
+    """One line of the file, and one point a policy and seed."""
+    source = OPTIMISATION if kind == OPTIMISATION else EVALUATION
+    twins, promises = [], []
+    for cell in cells:
+        of_kind = {name: (p, q) for name, p, q in promises_by_kind(cell.judged)}
+        twins.append(of_kind[source][0])
+        promises.append(of_kind[source][1])
+    together = [policy for policies in twins for policy in policies]
+    given = [promise for part in promises for promise in part]
+    # A pool's policy is one policy, however many twins saw it; one trained in a twin belongs to that twin.
+    groups = [together] if kind == OPTIMISATION else twins
+    parts = [statistics(group, span=span, intervals=False) for group in groups]
+    row = averaged(parts) | bootstrap(groups) | coverage(together, given, span=span)
+    supported = [
+        [p for p, q in zip(*pair, strict=True) if not q.reason]
+        for pair in zip(twins, promises, strict=True)
+    ]
+    if kind == OPTIMISATION:
+        supported = [[policy for part in supported for policy in part]]
+    known = [statistics(part, span=span, intervals=False) for part in supported if part]
+    row |= {
+        "supported": averaged(known) if known else None,
+        "past_threshold": float(np.mean([p.past_threshold or 0.0 for p in together])),
+        "seeds": [cell.seed for cell in cells],
+        "pearson_by_seed": [
+            statistics(policies, span=span, intervals=False)["pearson"] for policies in twins
+        ],
+        "real_steps": [cell.real_steps for cell in cells],
+        "commits": sorted({cell.made["commit"] for cell in cells}),
+    }
+    seeds = [cell.seed for cell, policies in zip(cells, twins, strict=True) for _ in policies]
+    points = [
+        {
+            "seed": seed,
+            "policy": policy.policy,
+            "run": policy.run,
+            "real": round(float(policy.real.mean()), 4),
+            "learned": round(float(policy.learned.mean()), 4),
+            "past_threshold": policy.past_threshold,
+            "interval": None if promise.reason else [round(promise.low, 4), round(promise.high, 4)],
+        }
+        for seed, policy, promise in zip(seeds, together, given, strict=True)
+    ]
+    return row, points
+
+
+def averaged(parts: list[JSON]) -> JSON:
+    """The mean of each number over several twins; None where no twin has it."""
+    found: JSON = {}
+    for name, value in parts[0].items():
+        if isinstance(value, dict):
+            found[name] = averaged([part[name] for part in parts])
+            continue
+        known = [part[name] for part in parts if part[name] is not None]
+        mean = float(np.mean(known)) if known else None
+        found[name] = round(mean) if name in ("policies", "runs") and mean is not None else mean
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Where a twin misses: how policies move in reality, and one step of the twin along their real steps.
+
+    python -m benchmarks.agreement.misses --task HalfCheetah-v5 --seeds 0 1 2 --column 8
+
+For each seed, the twin of agreement.py's cell; the policies of the task's pool that never saw it, and those that
+agreement.py trained in it. All act for a few real episodes, counted in the file. In the column's own units (column 8 of
+HalfCheetah is its forward speed in m/s):
+turned: share of steps from which an action changes its sign to the next, over the dimensions of actions.
+change: root mean square of the column's change in one step.
+miss, miss_rms: mean of predicted minus real after one step of the twin, its members' mean; and its root mean square.
+reward, reward_miss: mean real reward of a step; mean of predicted minus real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.agreement.agreement import LEARN_RUNS, place_of
+from benchmarks.returns.returns import read
+from world_env.collection.collect import play
+from world_env.data.dataset import encode_episodes
+from world_env.data.episode import Episode
+from world_env.models.base import WorldModel
+from world_env.policies.saved_policy import load_policy
+from world_env.policy_evaluation.policy_pool import Pool
+from world_env.provenance import facts, write_results
+from world_env.real.real_env import RealConfig, StepLedger, make_real
+from world_env.rng import RowRandom
+from world_env.rollouts.returns import Actor, policy_actor
+from world_env.spec import JSON
+from world_env.twin.twin import Twin
+from world_env.types import OBSERVATION, Batch, Context
+
+BENCHMARK = "misses"
+SEEDS = range(60_000, 60_004)
+"""Reset seeds of the real episodes: nothing else uses them."""
+LONGEST = 500
+"""Steps after which an episode is left."""
+
+
+def main() -> None:
+    """Measure the twins of the named cells and write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--task", default="HalfCheetah-v5")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--column", type=int, default=8, help="of the observation vector")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
+    found = Pool.load(runs / "pools" / arguments.task)
+    ledger, rows = StepLedger(), list[JSON]()
+    for seed in arguments.seeds:
+        place = place_of(runs, arguments.task, seed, {})
+        twin = Twin.load(sorted(place.glob("round-*"))[-1] / "twin")
+        actors = {
+            (member.name, "reality"): found.actor(member, twin.spec) for member in found.members
+        }
+        for number in range(LEARN_RUNS):
+            policy = load_policy(place / f"learned-{number}")
+            actors[f"run {number}", "twin"] = policy_actor(policy)
+        for (name, trained_in), actor in actors.items():
+            episodes = lived(actor, found.real, ledger)
+            row = {"task": arguments.task, "seed": seed, "policy": name, "trained_in": trained_in}
+            row |= {"column": arguments.column} | moved_and_missed(episodes, twin, arguments.column)
+            rows.append(row)
+            print(row, flush=True)
+    stored = read(arguments.out) or {"rows": []}
+    kept = [row for row in stored["rows"] if row["task"] != arguments.task]
+    tree = {"benchmark": BENCHMARK} | facts() | {"real_steps": ledger.by_purpose}
+    write_results(arguments.out, tree | {"rows": kept + rows})
+
+
+def lived(actor: Actor, real: RealConfig, ledger: StepLedger) -> list[Episode]:
+    """A policy's real episodes, up to `LONGEST` steps of each."""
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        return actor(observation[None], np.arange(1))[0]
+
+    with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
+        return [play(env, act, seed, LONGEST) for seed in SEEDS]
+
+
+def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:
+    """The rest of one row, from real episodes of Box actions and observations."""
+    data = encode_episodes(episodes, twin.codec)
+    batch = data.gather(torch.arange(len(data.left)), 1)
+    before, after = batch.observations[OBSERVATION][:, :, column].unbind(1)
+    predicted, rewards = mean_step(twin.model, batch)
+    miss = predicted[:, column] - after
+    turns = [np.sign(part.actions[1:]) != np.sign(part.actions[:-1]) for part in episodes]
+    return {
+        "steps": len(batch),
+        "reward": float(batch.rewards.mean()),
+        "turned": float(np.concatenate(turns).mean()),
+        "change": _root_mean_square(after - before),
+        "miss": float(miss.mean()),
+        "miss_rms": _root_mean_square(miss),
+        "reward_miss": float((rewards - batch.rewards[:, 0]).mean()),
+    }
+
+
+@torch.no_grad()
+def mean_step(model: WorldModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, D) next observations and (B,) rewards of all members that begin there, their mean, without noise."""
+    context = Context.from_observation(batch.start(), batch.actions.shape[-1])
+    seen, paid = [], []
+    # An ensemble draws a member for each row: enough draws see them all.
+    for draw in range(10):
+        random = RowRandom.from_seed(draw, len(batch))
+        state = model.encode(context, random=random)
+        state, said = model.step(state, batch.actions[:, 0], random=random, temperature=0.0)
+        seen.append(model.decode(state)[OBSERVATION])
+        paid.append(said.reward)
+    return torch.stack(seen).mean(0), torch.stack(paid).mean(0)
+
+
+def _root_mean_square(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+if __name__ == "__main__":
+    main()

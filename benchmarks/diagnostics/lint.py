@@ -1,0 +1,338 @@
+"""Whether `lint` finds every fault that is planted, and nothing in data without one.
+
+    python -m benchmarks.diagnostics.lint --out benchmarks/results/lint.json
+
+Each task's data is collected anew for each seed, by a mixture of explorations and, where a bundled twin can teach one,
+a policy of PPO. Each fault is planted into the same data by one function here. A row says whether the check that is
+meant for it spoke, and which other checks raised an error or a warning; of the row "clean", whether any did.
+A fault that the data cannot hold (a limit marked as a death where no episode reached the limit; shifted rewards where
+all are equal; values outside a space without bounds) has no row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from benchmarks.returns.returns import merge, read
+from training.tasks import TASKS as REAL_TASKS
+from training.tasks import real_of
+from world_env.collection.collect import CollectConfig, collect
+from world_env.data.episode import Episode
+from world_env.data.sources import Recording
+from world_env.data.validation.issue import Finding
+from world_env.data.validation.lint import lint, lint_split
+from world_env.provenance import facts
+from world_env.rl.learn import LearnConfig, learn
+from world_env.spec import JSON, WorldSpec
+from world_env.twin.twin import Twin
+
+BENCHMARK = "lint"
+POLICY_STEPS = 60_000
+TASKS = {
+    "CartPole-v1": (5_000, "mix:0.35*random+0.35*held:5+0.3*{policy}"),
+    "Pendulum-v1": (4_000, "mix:0.35*random+0.35*held:5+0.3*{policy}"),
+    "Acrobot-v1": (5_000, "mix:0.35*random+0.25*held:5+0.4*{policy}"),
+    "MountainCarContinuous-v0": (5_000, "mix:0.2*random+0.5*held:30+0.3*{policy}"),
+    "HalfCheetah-v5": (5_000, "mix:0.5*random+0.5*held:5"),
+    "InvertedDoublePendulum-v5": (3_000, "mix:0.5*random+0.5*held:3"),
+}
+"""Task -> real steps, and who collects them."""
+
+Episodes = list[Episode]
+Plant = Callable[[Episodes, WorldSpec, np.random.Generator], Episodes | None]
+"""(episodes, their spec, chance) -> the episodes with the fault; None: this data cannot hold it."""
+
+
+def reward_late(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """The whole log's rewards one row late."""
+    return _rolled(episodes, 1)
+
+
+def reward_early(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """The whole log's rewards one row early."""
+    return _rolled(episodes, -1)
+
+
+def reward_late_filled(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """Each episode's rewards one step late, its first one 0: as where a reset gives a reward."""
+    return [change(e, rewards=np.append(np.float32(0), e.rewards[:-1])) for e in episodes]
+
+
+def reward_clock(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """Rewards discounted when they were logged."""
+    return [change(e, rewards=e.rewards * 0.99 ** np.arange(len(e))) for e in episodes]
+
+
+def glued(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """Every second episode follows the one before without a cut, as if the flags had been lost."""
+    pairs = list(zip(episodes[::2], episodes[1::2], strict=False))
+    return [
+        change(
+            second,
+            observations=np.concatenate([first.observations[:-1], second.observations]),
+            actions=np.concatenate([first.actions, second.actions]),
+            rewards=np.concatenate([first.rewards, second.rewards]),
+            seed=first.seed,
+        )
+        for first, second in pairs
+    ] + episodes[2 * len(pairs) :]
+
+
+def autoreset_rows(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """Each episode begins with the row in which a vector environment reset itself."""
+    later = [
+        change(
+            second,
+            observations=np.concatenate([first.observations[-1:], second.observations]),
+            actions=np.concatenate([rng.permutation(first.actions)[:1], second.actions]),
+            rewards=np.append(np.float32(0), second.rewards),
+        )
+        for first, second in itertools.pairwise(episodes)
+    ]
+    return [episodes[0], *later]
+
+
+def limit_as_death(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """Episodes that the time limit cut are marked as terminated."""
+    cut = [len(e) == spec.horizon and not e.terminated for e in episodes]
+    marked = [
+        change(e, terminated=True, truncated=False) if at_limit else e
+        for e, at_limit in zip(episodes, cut, strict=True)
+    ]
+    return marked if sum(cut) > 1 else None
+
+
+def non_finite(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """One number of one observation is NaN."""
+    return _with_values(episodes, rng, 1, lambda values: values * np.nan)
+
+
+def constant(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """One dimension of the observation is stuck."""
+    stuck = episodes[0].observations[0, 0]
+    return [change(e, observations=_column(e, lambda column: 0 * column + stuck)) for e in episodes]
+
+
+def spikes(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """One value in a thousand of one dimension is a thousand times as large."""
+    return _with_values(episodes, rng, 0.001, lambda values: 1000 * values)
+
+
+def duplicate_episode(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """One episode is in the data twice."""
+    return [*episodes, episodes[1]]
+
+
+def duplicate_stretch(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """A stretch of one episode is in the data again, as a piece of its own."""
+    longest = max(episodes, key=len)
+    return [*episodes, longest.cut(len(longest) // 4, len(longest) // 2 + 1)]
+
+
+def outside_observation(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """One observation in a hundred lies beyond the space."""
+    high = float(spec.observation_space.high.reshape(-1)[0])
+    if not np.isfinite(high):
+        return None
+    return _with_values(episodes, rng, 0.01, lambda values: 0 * values + 1.5 * high)
+
+
+def outside_action(
+    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
+) -> Episodes | None:
+    """Actions that the space does not hold."""
+    if isinstance(spec.action_space, spaces.Discrete):
+        return [
+            change(episodes[0], actions=episodes[0].actions * 0 + spec.action_space.n),
+            *episodes[1:],
+        ]
+    return [change(e, actions=e.actions * 1.5) for e in episodes]
+
+
+def action_unused(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """The last of the discrete actions was never taken; or only a twentieth of the box."""
+    if isinstance(spec.action_space, spaces.Discrete):
+        last = spec.action_space.n - 1
+        return [change(e, actions=np.minimum(e.actions, last - 1)) for e in episodes]
+    return [change(e, actions=e.actions * np.float32(0.05)) for e in episodes]
+
+
+def action_held(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """Each episode holds its first action."""
+    return [change(e, actions=np.repeat(e.actions[:1], len(e), axis=0)) for e in episodes]
+
+
+def pieces(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """Every episode is two pieces, the second on the other side of the split."""
+    half = [e for e in episodes if len(e) > 1]
+    return [e.cut(0, len(e) // 2) for e in half] + [e.cut(len(e) // 2, len(e)) for e in half]
+
+
+def same_seeds(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+    """Both sides of the split were reset with the same seeds."""
+    count = len(episodes) // 2
+    return [dataclasses.replace(e, seed=i % count) for i, e in enumerate(episodes[: 2 * count])]
+
+
+FAULTS: dict[str, tuple[Plant, str]] = {
+    "reward_late": (reward_late, "reward_shift"),
+    "reward_early": (reward_early, "reward_shift"),
+    "reward_late_filled": (reward_late_filled, "reward_shift"),
+    "reward_clock": (reward_clock, "reward_clock"),
+    "glued": (glued, "glued"),
+    "autoreset_rows": (autoreset_rows, "autoreset"),
+    "limit_as_death": (limit_as_death, "time_limit"),
+    "non_finite": (non_finite, "finite"),
+    "constant": (constant, "constant"),
+    "spikes": (spikes, "spikes"),
+    "duplicate_episode": (duplicate_episode, "duplicates"),
+    "duplicate_stretch": (duplicate_stretch, "duplicates"),
+    "outside_observation": (outside_observation, "space"),
+    "outside_action": (outside_action, "space"),
+    "action_unused": (action_unused, "actions"),
+    "action_held": (action_held, "actions"),
+    "pieces": (pieces, "split"),
+    "same_seeds": (same_seeds, "split"),
+}
+"""Fault -> what plants it, and the check that is meant for it."""
+COLUMNS = ("non_finite", "constant", "spikes", "outside_observation")
+"""Faults of the observation's first dimension: found only where the check names it."""
+SPLITS = ("pieces", "same_seeds")
+"""Faults between the two halves of the episodes."""
+
+
+def judge(fault: str, episodes: Episodes, spec: WorldSpec, seed: int) -> JSON | None:
+    """{"fault", "found", "other_findings"}; None where the data cannot hold the fault."""
+    planted: Episodes | None = episodes
+    if fault != "clean":
+        planted = FAULTS[fault][0](episodes, spec, np.random.default_rng(seed))
+    if planted is None:
+        return None
+    half = len(planted) // 2
+    if fault in SPLITS:
+        findings = lint(planted[:half], spec) + lint_split(planted[:half], planted[half:], spec)
+    else:
+        findings = lint(planted, spec)
+    loud = sorted({f.check for f in findings if f.severity != "note"})
+    if fault == "clean":
+        return {"fault": fault, "found": bool(loud), "other_findings": loud}
+    check = FAULTS[fault][1]
+    return {
+        "fault": fault,
+        "found": any(_names(finding, fault, check) for finding in findings),
+        "other_findings": [name for name in loud if name != check],
+    }
+
+
+def change(episode: Episode, **columns: object) -> Recording:
+    """The episode with other columns, unchecked."""
+    fields = {field.name: getattr(episode, field.name) for field in dataclasses.fields(Episode)}
+    return Recording(**(fields | columns))
+
+
+def _names(finding: Finding, fault: str, check: str) -> bool:
+    first = finding.where in ("observation", "observation[0]")
+    return finding.check == check and (fault not in COLUMNS or first)
+
+
+def _rolled(episodes: Episodes, rows: int) -> Episodes | None:
+    whole = np.concatenate([episode.rewards for episode in episodes])
+    if np.ptp(whole) == 0:
+        return None
+    ends = np.cumsum([len(episode) for episode in episodes])[:-1]
+    parts = np.split(np.roll(whole, rows), ends)
+    return [change(e, rewards=part) for e, part in zip(episodes, parts, strict=True)]
+
+
+def _column(episode: Episode, does: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    seen = episode.observations.copy()
+    seen[:, 0] = does(seen[:, 0])
+    return seen
+
+
+def _with_values(
+    episodes: Episodes,
+    rng: np.random.Generator,
+    amount: float,
+    does: Callable[[np.ndarray], np.ndarray],
+) -> Episodes:
+    """Some values of the first dimension changed: `amount` of them in all, or as a share of all where below 1."""
+    lengths = [len(episode) + 1 for episode in episodes]
+    total = sum(lengths)
+    chosen = np.zeros(total, bool)
+    chosen[rng.choice(total, int(amount) or max(3, round(amount * total)), replace=False)] = True
+    parts = np.split(chosen, np.cumsum(lengths)[:-1])
+    return [
+        change(e, observations=_column(e, lambda column, p=part: np.where(p, does(column), column)))
+        for e, part in zip(episodes, parts, strict=True)
+    ]
+
+
+def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
+    """The task's data for a seed; what is on disk is taken."""
+    steps, exploration = TASKS[task]
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
+    if "{policy}" in exploration:
+        row = REAL_TASKS[task]
+        config = LearnConfig(steps=POLICY_STEPS, options=row.options, on_uncertain=row.on_uncertain)
+        learn(Twin.load(row.twin), config, out=runs / "policies" / task)
+        exploration = exploration.format(policy=f"policy:{runs / 'policies' / task}")
+    store = collect(CollectConfig(real_of(task), runs / f"{task}-{seed}", steps, exploration, seed))
+    return store.spec, store.load()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """One row a task, seed and fault."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--faults", nargs="+", default=["clean", *FAULTS], choices=["clean", *FAULTS]
+    )
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    made = {name: facts()[name] for name in ("commit", "date")}
+    for task in given.tasks:
+        for seed in given.seeds:
+            stored = read(given.out) or {"rows": []}
+            if any((row["task"], row["seed"]) == (task, seed) for row in stored["rows"]):
+                continue
+            spec, episodes = collected(task, seed)
+            steps = sum(map(len, episodes))
+            head = {"task": task, "seed": seed, "steps": steps, "episodes": len(episodes)}
+            judged = [judge(fault, episodes, spec, seed) for fault in given.faults]
+            rows = [head | row | made for row in judged if row is not None]
+            merge(given.out, BENCHMARK, {"rows": rows}, keep=True)
+            for row in rows:
+                print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

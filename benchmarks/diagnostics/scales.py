@@ -1,0 +1,193 @@
+"""What rarely spiking observation dimensions cost a fit, with the old scaling and the new.
+
+    python -m benchmarks.diagnostics.scales --tasks Ant-v5 --seeds 0 1 2 3 4 --resume
+
+A twin is fitted to each task's real steps and rolled out along as many others, with other seeds. Errors are in units of
+`scales_of`; `relative` is the error divided by that of "nothing moves". A column spikes rarely where nearly all of its
+rows hold one and the same value; constant columns count nowhere. Scalings:
+before: errors in standard deviations of the few held-out episodes, however small, and a plain Gaussian likelihood.
+units: only the unit of errors, and with it the choice of weights, is today's.
+after: as a fit is today.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import world_env.fitting.fit
+from benchmarks.returns.returns import add_missing
+from benchmarks.speed.fit_speed import transitions
+from world_env.data.dataset import EncodedEpisodes, encode_episodes
+from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.preconditions import FitWarning
+from world_env.model_evaluation.open_loop import evaluation_windows, open_loop, scales_of
+from world_env.models.base import WorldModel
+from world_env.rng import RowRandom
+from world_env.spec import JSON
+from world_env.types import OBSERVATION, Batch, Context
+
+BENCHMARK = "scales"
+MIXED = "mix:0.5*random+0.5*held:20"
+TASKS = {
+    "InvertedDoublePendulum-v5": (10_000, MIXED),
+    "Ant-v5": (10_000, MIXED),
+    "CartPole-v1": (2_000, "random"),
+    "Pendulum-v1": (3_000, "random"),
+}
+"""Task -> real steps, and who collects them. The last two have no such dimension: nothing should change."""
+SCALINGS = ("before", "units", "after")
+HORIZONS = (1, 10, 50)
+FEWEST = 32
+"""Windows below which a horizon is left out: the episodes are shorter."""
+TEST_SEEDS = 40_000
+"""Added to a row's seed: what the twin is measured on."""
+_STILL = 0.9
+"""Share of rows at one value from which a column counts as rarely spiking."""
+_GAUSSIAN = {"outlier": 1e9}
+
+
+def main() -> None:
+    """Run the missing rows and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--scalings", nargs="+", default=["before", "after"], choices=SCALINGS)
+    parser.add_argument("--updates", type=int, default=world_env.fitting.fit.LEAST_UPDATES)
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    if not arguments.resume:
+        arguments.out.unlink(missing_ok=True)
+    for task in arguments.tasks:
+        for seed in arguments.seeds:
+            for scaling in arguments.scalings:
+                key = {"task": task, "seed": seed, "scaling": scaling}
+                key |= {"updates": arguments.updates}
+                add_missing(arguments.out, BENCHMARK, key, partial(measured, **key))
+
+
+def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
+    """The rest of one row."""
+    steps, exploration = TASKS[task]
+    store = transitions(task, steps, exploration, seed)
+    others = transitions(task, steps, exploration, TEST_SEEDS + seed).load()
+    model = {} if scaling == "after" else _GAUSSIAN
+    began = time.perf_counter()
+    with old_units() if scaling == "before" else nullcontext():
+        config = FitConfig(seed=seed, updates=updates, model=model)
+        twin = fit_episodes(store.load(), store.spec, config)
+    seconds = round(time.perf_counter() - began)
+    data, test = (encode_episodes(part, twin.codec) for part in (store.load(), others))
+    scale, spiking = scales_of(data), spiking_columns(data)
+    kinds = {"ordinary": ~spiking & moving_columns(data), "spiking": spiking}
+    return {
+        "real_steps": steps,
+        "exploration": exploration,
+        "columns": {name: int(kind.sum()) for name, kind in kinds.items()},
+        "selected_by": twin.fidelity["loss"]["best_open_loop"],
+        "open_loop": open_loop(twin.model, test, horizon=HORIZONS[-1], scale=scale).score,
+        "errors": errors_by_kind(twin.model, test, scale[OBSERVATION], kinds),
+        "disagreement_by_spiking": disagreement_share(twin.model, test, spiking),
+        "seconds": seconds,
+    }
+
+
+@contextmanager
+def old_units() -> Iterator[None]:
+    """Fits measure in standard deviations of the held-out episodes alone, as they did once."""
+    now = world_env.fitting.fit.open_loop
+
+    def then(model: WorldModel, data: EncodedEpisodes, *, scale: Any = None, **rest: Any) -> Any:
+        old = {
+            key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()
+        }
+        return now(model, data, scale=old, **rest)
+
+    world_env.fitting.fit.open_loop = then
+    try:
+        yield
+    finally:
+        world_env.fitting.fit.open_loop = now
+
+
+def moving_columns(data: EncodedEpisodes) -> Tensor:
+    """(D,) bool: what is not constant."""
+    values = data.observations[OBSERVATION]
+    return values.amax(0) > values.amin(0)
+
+
+def spiking_columns(data: EncodedEpisodes) -> Tensor:
+    """(D,) bool: nearly always one and the same value, but not quite."""
+    values = data.observations[OBSERVATION]
+    still = (values == values.median(0).values).float().mean(0)
+    return (still >= _STILL) & moving_columns(data)
+
+
+@torch.no_grad()
+def errors_by_kind(
+    model: WorldModel, data: EncodedEpisodes, scale: Tensor, kinds: dict[str, Tensor]
+) -> list[JSON]:
+    """For each horizon that enough windows reach, root mean square errors of each kind of column."""
+    found = []
+    for horizon in HORIZONS:
+        # Rare spikes need many windows: all that are long enough, not an even choice of few.
+        starts = (data.left >= horizon).nonzero().squeeze(1)
+        if len(starts) < FEWEST:
+            continue
+        batch = data.gather(starts[:: max(1, len(starts) // 4000)], horizon)
+        missed, moved = _misses(model, batch, scale)
+        row: JSON = {"horizon": horizon, "windows": len(batch)}
+        for name, kind in kinds.items():
+            row[name] = _relative(missed[:, kind], moved[:, kind]) if bool(kind.any()) else None
+        found.append(row)
+    return found
+
+
+def _misses(model: WorldModel, batch: Batch, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, D) errors after the whole window, of the model and of "nothing moves"."""
+    random = RowRandom.from_seed(0, len(batch))
+    first = batch.start()
+    state = model.encode(Context.from_observation(first, batch.actions.shape[-1]), random=random)
+    for step in range(batch.actions.shape[1]):
+        state, _ = model.step(state, batch.actions[:, step], random=random, temperature=0.0)
+    real = batch.observations[OBSERVATION][:, -1]
+    return (model.decode(state)[OBSERVATION] - real) / scale, (first[OBSERVATION] - real) / scale
+
+
+def _relative(missed: Tensor, moved: Tensor) -> JSON:
+    error, hold_last = (float(values.square().mean().sqrt()) for values in (missed, moved))
+    return {
+        "error": error,
+        "hold_last": hold_last,
+        "relative": error / hold_last if hold_last > 0 else None,
+    }
+
+
+@torch.no_grad()
+def disagreement_share(model: Any, data: EncodedEpisodes, kind: Tensor) -> float:
+    """Share of the members' mean disagreement, summed over columns, that lies in this kind of column."""
+    batch = evaluation_windows(data, 1)
+    inputs = torch.cat(
+        [model.normalizer.normalize(batch.start()[OBSERVATION]), batch.actions[:, 0]], -1
+    )
+    mean, _ = model.dynamics(inputs[None]).chunk(2, -1)
+    each = mean.var(0).mean(0)
+    return float(each[kind].sum() / each.sum())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Which PPO settings learn: rows x rollout x batch x epochs, judged by final return first and wall clock second.
+
+    python -m benchmarks.learning.learn_table --tasks CartPole-v1 Pendulum-v1 --seeds 100 101
+    python -m benchmarks.learning.learn_table --tasks Hopper-v5 --seeds 100 --settings 64x64/128/10 256x64/2048/10
+
+CartPole and Pendulum learn in their bundled twins; Hopper in reality, the control: what PPO cannot learn there it
+cannot learn in any twin. All returns are real, of the deterministic policy, on reset seeds that judge nothing; tuning
+seeds only. A setting is ROWSxSTEPS/BATCH/EPOCHS, at the default step size (--change: other options of PPO). A row that
+is in the file is skipped. `seconds` are of learning alone, `environment_seconds` of stepping within them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from benchmarks.returns.returns import merge, read
+from benchmarks.returns.tuning import TUNING_SEEDS
+from benchmarks.speed.timing import Watch
+from training.tasks import TASKS, real_of
+from world_env.collection.collect import CollectConfig, collect
+from world_env.data.dataset import robust_scale
+from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.provenance import facts
+from world_env.real.real_env import RealConfig, StepLedger
+from world_env.refinement.config import refine_task
+from world_env.rl.learn import LearnConfig, learn
+from world_env.rollouts.returns import policy_actor, run_real
+from world_env.spec import JSON
+from world_env.twin.twin import Twin
+
+BENCHMARK = "learn_table"
+SETTINGS = (
+    "64x64/256/10",
+    "64x64/128/10",
+    "16x128/64/10",
+    "64x64/512/10",
+    "64x64/256/5",
+    "256x16/256/10",
+    "512x8/512/10",
+    "256x64/2048/10",
+    "512x32/4096/10",
+)
+CONTROL = {"Hopper-v5": 700_000}
+"""Tasks learned in reality -> steps."""
+RESET_SEEDS = range(50_000, 50_050)
+CHECKS = 7
+
+
+def main() -> None:
+    """Run the missing rows and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    tasks = [*CONTROL, "CartPole-v1", "Pendulum-v1"]
+    parser.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100], choices=list(TUNING_SEEDS))
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--change", type=json.loads, default={}, help="options of PPO, JSON")
+    parser.add_argument("--steps", type=int, help="of learning; default: the task's own")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    made = {name: facts()[name] for name in ("commit", "date")}
+    for task in arguments.tasks:
+        for setting in arguments.settings:
+            for seed in arguments.seeds:
+                steps = arguments.steps or CONTROL.get(task) or learning_of(task).steps
+                row = {"task": task, "seed": seed, "setting": setting}
+                row |= {"change": arguments.change, "steps": steps}
+                stored = read(arguments.out) or {"rows": []}
+                if any(row.items() <= old.items() for old in stored["rows"]):
+                    continue
+                row |= one(task, setting, seed, steps, arguments.change) | made
+                merge(arguments.out, BENCHMARK, {"rows": [row]}, keep=True)
+                print(json.dumps(row), flush=True)
+
+
+def learning_of(task: str) -> LearnConfig:
+    """How the task's policy is trained in its twin."""
+    return refine_task(TASKS[task], real_of(task), Path(), 0).learn
+
+
+def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
+    """Learn once; what the policy earns on the way and in the end, and what the learning cost."""
+    shape, batch, epochs = setting.split("/")
+    rows, rollout = (int(word) for word in shape.split("x"))
+    options = {"n_steps": rollout, "batch_size": int(batch), "n_epochs": int(epochs)} | change
+    world: Twin | RealConfig
+    if task in CONTROL:
+        world = real_of(task)
+        config = LearnConfig(
+            steps=steps,
+            rows=rows,
+            seed=seed,
+            options=options,
+            normalization=exploring_scales(task),
+        )
+    else:
+        world = Twin.load(TASKS[task].twin)
+        config = LearnConfig(
+            steps=steps,
+            rows=rows,
+            seed=seed,
+            options=learning_of(task).options | options,
+            on_uncertain=learning_of(task).on_uncertain,
+        )
+    watch, checks = Watch(), Checks(task, steps)
+    shell = WorldModelVecEnv if isinstance(world, Twin) else DummyVecEnv
+    with ExitStack() as stack:
+        stack.enter_context(watch.of(shell, "step_wait", "environment"))
+        began = time.perf_counter()
+        model = learn(world, config, ledger=StepLedger(), callbacks=[checks])
+        seconds = time.perf_counter() - began - checks.seconds
+    returns = checks.earn(model, RESET_SEEDS)
+    return {
+        "world": "learned" if isinstance(world, Twin) else "real",
+        "real_mean": round(float(returns.mean()), 2),
+        "real_deviation": round(float(returns.std()), 2),
+        "curve": checks.curve,
+        "seconds": round(seconds, 3),
+        "environment_seconds": round(watch.seconds()["environment"], 3),
+    }
+
+
+def exploring_scales(task: str) -> JSON:
+    """{"mean", "scale"} of 5,000 exploring real steps: about what a policy in a twin would get."""
+    folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / task
+    store = collect(CollectConfig(real_of(task), folder, 5_000, "held:5", TUNING_SEEDS[0]))
+    columns = torch.cat([torch.as_tensor(e.observations) for e in store.load()]).numpy()
+    mean, scale = robust_scale(columns)
+    return {"mean": mean.tolist(), "scale": scale.tolist()}
+
+
+class Checks(BaseCallback):
+    """Plays the policy in reality from time to time; its steps are not learned from, its time is not counted."""
+
+    def __init__(self, task: str, steps: int) -> None:
+        super().__init__()
+        self.task, self.every = task, steps // CHECKS
+        self.curve: list[list[float]] = []
+        self.seconds = 0.0
+
+    def earn(self, model: Any, seeds: range) -> Any:
+        """Real returns of the deterministic policy, one a reset seed."""
+        actor = policy_actor(model)
+        ledger = StepLedger()
+        return run_real(actor, RealConfig(self.task), seeds, purpose="select", ledger=ledger).values
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= (len(self.curve) + 1) * self.every:
+            began = time.perf_counter()
+            returns = self.earn(self.model, RESET_SEEDS[:5])
+            self.curve.append([self.num_timesteps, round(float(returns.mean()), 1)])
+            self.seconds += time.perf_counter() - began
+
+    def _on_step(self) -> bool:
+        return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""PPO trained only in the twin, judged once in reality, beside what else one could do with the same real steps.
+
+    python -m benchmarks.returns.returns --tasks CartPole-v1 --seeds 0 1 2 3 4 --out benchmarks/results/returns.json --resume
+
+With --only-twin --out benchmarks/results/returns_speed.json: the twin's policies alone, judged again after a change
+that should have changed nothing.
+
+Every cell (task, seed) re-seeds data, model and policy. All policies meet the same 100 reset seeds, once.
+Tuning used the seeds 100-109 only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from training.tasks import TASKS, Task, real_of
+from world_env.fitting.preconditions import FitWarning
+from world_env.policies.saved_policy import load_policy
+from world_env.provenance import facts, write_results
+from world_env.real.real_env import RealConfig, StepLedger
+from world_env.refinement.refine import refine, refine_task
+from world_env.refinement.rounds import chosen_until
+from world_env.rl.learn import LearnConfig, learn
+from world_env.rollouts.returns import (
+    Returns,
+    bootstrap_mean,
+    policy_actor,
+    random_actor,
+    run_learned,
+    run_real,
+)
+
+EPISODES = 100
+JUDGED = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
+"""Tasks that are judged where none is named; those of pixels are asked for by name."""
+JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
+
+
+def main() -> None:
+    """Run the missing cells and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(JUDGED), choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/returns.json"))
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the cells that the file already holds"
+    )
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="only pair the saved policies of the cells that the file holds with the task's reference",
+    )
+    parser.add_argument(
+        "--only-twin", action="store_true", help="leave out the policies trained in reality"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "returns"
+    if arguments.pairs:
+        return renew_pairs(arguments.out, arguments.tasks, arguments.seeds, runs)
+    for task_id in arguments.tasks:
+        for seed in arguments.seeds:
+            stored = read(arguments.out) if arguments.resume else None
+            if stored is not None and has_cell(stored, task_id, seed):
+                continue
+            began = time.perf_counter()
+            cell = run_cell(
+                task_id, seed, runs / f"{task_id}-{seed}", only_twin=arguments.only_twin
+            )
+            merge(
+                arguments.out,
+                arguments.out.stem,
+                cell,
+                keep=arguments.resume
+                or (task_id, seed) != (arguments.tasks[0], arguments.seeds[0]),
+            )
+            shown = {
+                row["policy"]: (round(row["real_mean"], 1), round(row["learned_mean"], 1))
+                for row in cell["rows"]
+            }
+            print(
+                f"{task_id} seed {seed}: {shown} {cell['pairs']} ({time.perf_counter() - began:.0f} s)",
+                flush=True,
+            )
+
+
+def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) -> dict:
+    """All policies of one (task, seed): {"rows", "pairs", "cells"}. A killed cell goes on where it was."""
+    task, real = TASKS[task_id], real_of(task_id)
+    ledger = StepLedger(folder / "twin-real-steps.json")
+    rounds = refine(refine_task(task, real, folder, seed), ledger=ledger)
+    last = rounds[-1]
+    actors = {"random": (random_actor(last.twin.spec.action_space, JUDGE_SEEDS), StepLedger())}
+    actors["ppo_twin"] = (policy_actor(last.policy), ledger)
+    for name, config in {} if only_twin else real_configs(task, seed).items():
+        own = StepLedger(folder / f"{name}-real-steps.json")
+        policy = learn(
+            real,
+            config,
+            out=folder / name,
+            ledger=own,
+            purpose="collect",
+            through=None if config.observation_mode == "pixels" else last.twin,
+        )
+        actors[name] = (policy_actor(policy), own)
+    rows, returns = [], {}
+    for name, (actor, own) in actors.items():
+        reality = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=own)
+        learned = run_learned(actor, last.twin, reality.first, seed=seed)
+        returns[name] = reality
+        number = last.number if name == "ppo_twin" else 0
+        rows.append(row_of(task_id, seed, number, name, reality, learned, own))
+    pairs = []
+    if task.reference_steps and not only_twin:
+        pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
+    made = {"task": task_id, "seed": seed} | {name: facts()[name] for name in ("commit", "date")}
+    return {"rows": rows, "pairs": pairs, "cells": [made]}
+
+
+def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
+    """What one could do in reality instead; on latents where the twin's policy learns on them."""
+    configs = {
+        "ppo_real_same_steps": LearnConfig(
+            steps=task.real_steps, rows=1, seed=seed, options=task.options
+        ),
+        "offpolicy_real_same_steps": LearnConfig(
+            algo=task.offpolicy, steps=task.real_steps, seed=seed, options=task.offpolicy_options
+        ),
+        "ppo_real_many_steps": LearnConfig(
+            steps=task.many_steps, rows=8, seed=seed, options=task.options
+        ),
+    }
+    mode = task.observation_mode or "pixels"
+    return {n: dataclasses.replace(each, observation_mode=mode) for n, each in configs.items()}
+
+
+def reference_pair(
+    task_id: str, task: Task, real: RealConfig, seed: int, folder: Path, twin: Returns
+) -> dict:
+    """Episode by episode: PPO in the twin minus the off-policy algorithm trained long in reality."""
+    assert task.reference_steps is not None
+    config = dataclasses.replace(
+        real_configs(task, seed)["offpolicy_real_same_steps"], steps=task.reference_steps
+    )
+    own = StepLedger(folder / f"reference-{task.reference_steps}-real-steps.json")
+    policy = learn(
+        real,
+        config,
+        out=folder / f"reference-{task.reference_steps}",
+        ledger=own,
+        purpose="collect",
+    )
+    reality = run_real(policy_actor(policy), real, JUDGE_SEEDS, purpose="judge", ledger=own)
+    difference = twin.values - reality.values
+    return {
+        "task": task_id,
+        "seed": seed,
+        "against": f"{task.offpolicy} in reality, {task.reference_steps} steps",
+        "real_mean": reality.mean,
+        "difference": float(difference.mean()),
+        "difference_ci95": list(bootstrap_mean(difference)),
+    } | {name: facts()[name] for name in ("commit", "date")}
+
+
+def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> None:
+    """Pair the policies of the file's cells with the reference as it is now; other references stay beside it."""
+    for task_id in tasks:
+        task, real = TASKS[task_id], real_of(task_id)
+        for seed in seeds if task.reference_steps else []:
+            stored = read(path) or {"rows": []}
+            wanted = {"task": task_id, "seed": seed}
+            rows = [row for row in stored["rows"] if wanted.items() <= row.items()]
+            policy = next((row for row in rows if row["policy"] == "ppo_twin"), None)
+            if policy is None:
+                continue
+            folder = runs / f"{task_id}-{seed}"
+            actor = policy_actor(load_policy(chosen_until(folder, policy["round"])))
+            twin = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=StepLedger())
+            if twin.mean != policy["real_mean"]:
+                raise SystemExit(
+                    f"{folder} holds another policy than the file: it earns {twin.mean}, not {policy['real_mean']}. "
+                    "Delete the cell from the file and judge it anew."
+                )
+            pair = reference_pair(task_id, task, real, seed, folder, twin)
+            same = wanted | {"against": pair["against"]}
+            kept = [old for old in stored["pairs"] if not same.items() <= old.items()]
+            pairs = sorted([*kept, pair], key=lambda pair: (pair["task"], pair["seed"]))
+            write_results(path, stored | {"pairs": pairs})
+            print(pair, flush=True)
+
+
+def row_of(
+    task_id: str,
+    seed: int,
+    number: int,
+    policy: str,
+    reality: Returns,
+    learned: Returns,
+    ledger: StepLedger,
+) -> dict:
+    """One line of the results file."""
+    return {
+        "task": task_id,
+        "real_steps": ledger.total(),
+        "real_steps_by_purpose": ledger.by_purpose,
+        "seed": seed,
+        "round": number,
+        "final": True,
+        "policy": policy,
+        "real_mean": reality.mean,
+        "real_ci95": list(reality.ci95()),
+        "learned_mean": learned.mean,
+        "learned_ci95": list(learned.ci95()),
+        "episodes": len(reality.values),
+    }
+
+
+def read(path: Path) -> dict | None:
+    """The results file, or None."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def has_cell(stored: dict, task_id: str, seed: int) -> bool:
+    """Whether the file holds this cell."""
+    return any(row["task"] == task_id and row["seed"] == seed for row in stored["rows"])
+
+
+def add_missing(path: Path, benchmark: str, key: dict, measure: Callable[[], dict]) -> None:
+    """Measure the row of a key and add it to the file, with its commit and date, unless it is there."""
+    stored = read(path) or {"rows": []}
+    if any(key.items() <= row.items() for row in stored["rows"]):
+        return
+    row = key | measure() | {name: facts()[name] for name in ("commit", "date")}
+    merge(path, benchmark, {"rows": [row]}, keep=True)
+    print(json.dumps(row), flush=True)
+
+
+def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
+    """Add a cell's lists of rows to the file, beside and renamed; two processes may fill different cells in turn."""
+    stored = (read(path) if keep else None) or {}
+    tree = {"benchmark": benchmark} | facts()
+    for name, rows in cell.items():
+        tree[name] = [*stored.get(name, []), *rows]
+        tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
+    write_results(path, tree)
+
+
+if __name__ == "__main__":
+    main()

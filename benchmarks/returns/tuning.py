@@ -1,0 +1,102 @@
+"""What was tried before judging: one change of a task's configuration at a time, on the tuning seeds 100 to 109 only.
+
+    python -m benchmarks.returns.tuning --task Pendulum-v1 --seeds 101 102 --changes '{}' '{"options": {"gamma": 0.9}}'
+
+A change names fields of `training.tasks.Task` or of `LearnConfig`; {} is the configuration as it stands. Changes of
+learning share the twin of their seed. Returns are of the last round's policy, over reset seeds that judge nothing.
+Rows are added to the file; a row that is there already is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.returns.returns import add_missing
+from training.tasks import TASKS, Task, real_of
+from world_env.fitting.preconditions import FitWarning
+from world_env.real.real_env import StepLedger
+from world_env.refinement.refine import refine, refine_task
+from world_env.rl.learn import LearnConfig, learn
+from world_env.rollouts.returns import policy_actor, run_learned, run_real
+from world_env.twin.twin import Twin
+
+TUNING_SEEDS = range(100, 110)
+EPISODES = 100
+RESET_SEEDS = range(30_000, 30_000 + EPISODES)
+_OF_LEARNING = {"learn_steps", "options", "on_uncertain"}
+_TASK = {field.name for field in dataclasses.fields(Task)}
+
+
+def main() -> None:
+    """Run the missing rows and write the file after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--task", required=True, choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, required=True, choices=list(TUNING_SEEDS))
+    parser.add_argument("--changes", nargs="+", type=json.loads, default=[{}])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tuning.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    for change in arguments.changes:
+        for seed in arguments.seeds:
+            made = {"task": arguments.task, "seed": seed, "change": change}
+            measure = partial(try_change, arguments.task, seed, change)
+            add_missing(arguments.out, "tuning", made, measure)
+
+
+def try_change(task_id: str, seed: int, change: dict) -> dict:
+    """The rest of one row: what the changed configuration earns in reality and in its own twin."""
+    task = dataclasses.replace(TASKS[task_id], **{k: v for k, v in change.items() if k in _TASK})
+    rest = {name: value for name, value in change.items() if name not in _TASK}
+    began = time.perf_counter()
+    twin = shared_twin(
+        task_id, seed, {k: v for k, v in change.items() if k in _TASK - _OF_LEARNING}
+    )
+    config: LearnConfig = refine_task(task, real_of(task_id), Path(), seed).learn
+    policy = learn(twin, dataclasses.replace(config, **rest))
+    reality = run_real(
+        policy_actor(policy),
+        real_of(task_id),
+        RESET_SEEDS,
+        purpose="select",
+        ledger=StepLedger(),
+    )
+    learned = run_learned(policy_actor(policy), twin, reality.first, seed=seed)
+    return {
+        "real_steps": task.real_steps,
+        "real_mean": reality.mean,
+        "learned_mean": learned.mean,
+        "seconds": round(time.perf_counter() - began),
+    }
+
+
+def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
+    """The last round's twin of the task as it stands, but for changes of its data."""
+    task = dataclasses.replace(TASKS[task_id], **change)
+    key = hashlib.sha256(json.dumps(dataclasses.asdict(task), sort_keys=True).encode())
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "tuning"
+    folder = runs / f"{task_id}-{seed}-{key.hexdigest()[:8]}"
+    rounds = refine_task(task, real_of(task_id), folder, seed).rounds
+    last = folder / f"round-{rounds - 1}" / "twin"
+    if (last / "twin.json").is_file():
+        return Twin.load(last)
+    # Where one round is all, its policy would be thrown away: a short one does.
+    short = task if rounds > 1 else dataclasses.replace(task, learn_steps=1)
+    ledger = StepLedger(folder / "real-steps.json")
+    return refine(refine_task(short, real_of(task_id), folder, seed), ledger=ledger)[-1].twin
+
+
+if __name__ == "__main__":
+    main()

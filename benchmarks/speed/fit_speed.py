@@ -1,0 +1,150 @@
+"""How fast a twin is fitted: updates a second, where their time goes, and when the held-out error was first how low.
+
+    python -m benchmarks.speed.fit_speed --transitions 100000
+    python -m benchmarks.speed.fit_speed --change '{"batch_size": 2560}' --levels 0.4 0.35
+
+The real steps are collected once, into WORLD_ENV_RUNS. A change names fields of `world_env.fitting.fit.FitConfig`; {} is the
+default fit. Each run adds one row to the file. --threads: 1 by default; more help only while nothing else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+import world_env.fitting.fit
+from benchmarks.speed.timing import JSON, Watch, append, peak_mb, resident_mb
+from training.tasks import real_of
+from world_env.collection.collect import CollectConfig, collect
+from world_env.data.dataset import EncodedEpisodes
+from world_env.data.episode import EpisodeStore
+from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.preconditions import FitWarning
+from world_env.models.registry import load_family
+from world_env.provenance import facts
+
+BENCHMARK = "fit_speed"
+UPDATE_PARTS = ("windows", "loss", "backward", "clip", "optimizer")
+
+
+def main() -> None:
+    """Collect what is missing, fit once, and add the row."""
+    arguments = parse()
+    torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore", FitWarning)
+    made = facts()
+    store = transitions(
+        arguments.task, arguments.transitions, arguments.exploration, arguments.data_seed
+    )
+    config = dataclasses.replace(FitConfig(seed=arguments.seed), **arguments.change)
+    row = {
+        "task": arguments.task,
+        "transitions": arguments.transitions,
+        "exploration": arguments.exploration,
+        "data_seed": arguments.data_seed,
+        "seed": config.seed,
+        "change": arguments.change,
+        "threads": torch.get_num_threads(),
+    }
+    row |= timed_fit(store, config, arguments.levels)
+    append(arguments.out, BENCHMARK, row, made)
+    print(json.dumps(row), flush=True)
+
+
+def transitions(task: str, steps: int, exploration: str, seed: int) -> EpisodeStore:
+    """Real episodes of `steps` steps in all; those on disk are taken."""
+    name = f"{task}-{steps}-{exploration}-{seed}".replace(":", "-").replace("/", "-")
+    folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
+    return collect(CollectConfig(real_of(task), folder, steps, exploration, seed))
+
+
+def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JSON:
+    """The measured part of a row. What reads and encodes the data counts, what collects it does not."""
+    before = resident_mb()
+    watch = Watch()
+    curve: list[JSON] = []
+    parts: JSON = {}
+    began = time.perf_counter()
+
+    def progress(done: int, wanted: int, logs: JSON) -> None:
+        seconds = round(time.perf_counter() - began, 3)
+        score = logs["open_loop"] if math.isfinite(logs["open_loop"]) else None
+        curve.append({"updates": done, "seconds": seconds, "open_loop": score})
+        # The last call ends the updates: what the twin's own measures cost after it is counted apart.
+        parts.update(watch.seconds())
+
+    model_class, _ = load_family(config.family)
+    with ExitStack() as stack:
+        for owner, attribute, name in (
+            (EncodedEpisodes, "windows", "windows"),
+            (model_class, "loss", "loss"),
+            (torch.Tensor, "backward", "backward"),
+            (world_env.fitting.fit, "_clip", "clip"),
+            (torch.optim.AdamW, "step", "optimizer"),
+            (world_env.fitting.fit, "open_loop", "validation"),
+        ):
+            stack.enter_context(watch.of(owner, attribute, name))
+        twin = fit_episodes(store.load(), store.spec, config, progress=progress)
+    total = time.perf_counter() - began
+    first = min(spent.first for spent in watch.spent.values() if spent.first is not None)
+    prepared, updated = first - began, curve[-1]["seconds"] - (first - began)
+    updating, updates = updated - parts["validation"], curve[-1]["updates"]
+    each = {name: 1e3 * parts[name] / updates for name in UPDATE_PARTS}
+    each["rest"] = 1e3 * updating / updates - sum(each.values())
+    return {
+        "updates": updates,
+        "batch_size": config.batch_size,
+        "parameters": sum(value.numel() for value in twin.model.parameters()),
+        "updates_per_second": round(updates / updating, 2),
+        "milliseconds_per_update": {name: round(value, 4) for name, value in each.items()},
+        "seconds": {
+            "prepare": round(prepared, 3),
+            "updates": round(updating, 3),
+            "validation": round(parts["validation"], 3),
+            "finish": round(total - prepared - updated, 3),
+            "total": round(total, 3),
+        },
+        "reached": [{"level": level, "seconds": reached(curve, level)} for level in levels],
+        "open_loop": twin.fidelity["loss"]["best_open_loop"],
+        "curve": curve,
+        "before_mb": before,
+        "peak_mb": peak_mb(),
+    }
+
+
+def reached(curve: list[JSON], level: float) -> float | None:
+    """Seconds until the held-out open-loop score was first below `level`; None: never."""
+    scores = ((point["seconds"], point["open_loop"]) for point in curve)
+    return next((at for at, score in scores if score is not None and score < level), None)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--task", default="HalfCheetah-v5", help="a real environment's id")
+    parser.add_argument("--transitions", type=int, default=100_000)
+    parser.add_argument("--exploration", default="held:5", help="who collects")
+    parser.add_argument("--data-seed", type=int, default=0, help="of the transitions")
+    parser.add_argument("--seed", type=int, default=0, help="of the fit")
+    parser.add_argument("--change", type=json.loads, default={}, help="fields of FitConfig, JSON")
+    parser.add_argument(
+        "--levels", nargs="+", type=float, default=[0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3]
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What a GPU is worth: steps a second of untrained twins, and updates a second of fits, on the CPU and on the GPU.
+
+    python -m benchmarks.speed.gpu
+    python -m benchmarks.speed.gpu --devices cpu --rows 64 --updates 2      # where there is none
+
+Steps are those of the simulator's core with what an agent would see as arrays, so each of them waits for the device.
+Fits learn from made-up episodes, because speed does not ask what there is to learn; updates are counted without the
+looks at held-out data. The CPU has all its cores here, where everything else is timed on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from benchmarks.speed.fit_speed import timed_fit
+from benchmarks.speed.stepping import core
+from benchmarks.speed.timing import JSON, device_name, median, rate
+from world_env.data.episode import Episode, EpisodeStore
+from world_env.fitting.fit import FitConfig
+from world_env.fitting.preconditions import FitWarning
+from world_env.models.ensemble.model import EnsembleConfig
+from world_env.provenance import facts, write_results
+from world_env.spec import WorldSpec
+from world_env.twin.twin import Twin
+
+BENCHMARK = "gpu"
+ROWS = (64, 1024, 16384, 65536)
+MOST_IMAGES = 1024
+"""Rows of a world of images, at most: what they show would not fit into the memory."""
+SPECS = {
+    "17 numbers": WorldSpec(
+        spaces.Box(-np.inf, np.inf, (17,), np.float64),
+        spaces.Box(-1.0, 1.0, (6,), np.float32),
+        None,
+    ),
+    "64x64": WorldSpec(
+        spaces.Box(0, 255, (64, 64), np.uint8), spaces.Box(-1.0, 1.0, (1,), np.float32), None
+    ),
+}
+WORLDS = {
+    "ensemble": ("17 numbers", ("pixels",)),
+    "rssm": ("64x64", ("latent", "pixels")),
+    "rssm-large": ("64x64", ("latent", "pixels")),
+}
+"""Family -> (size, what agents see)."""
+NETWORK = EnsembleConfig(members=5, width=200, layers=4)
+"""Of the ensemble, as in steps_per_second.py."""
+EPISODES, LENGTH = 12, 70
+"""Few: each is looked at when a fit ends."""
+
+
+def main() -> None:
+    """Time everything on every device, and write the file after each."""
+    arguments = parse()
+    warnings.simplefilter("ignore", FitWarning)
+    head: JSON = {"benchmark": BENCHMARK} | facts()
+    rows: list[JSON] = []
+    for device in arguments.devices:
+        # What is left for the CPU beside a GPU is quickest on one thread.
+        torch.set_num_threads(os.cpu_count() or 1 if device == "cpu" else 1)
+        place = {"device": device_name(device), "threads": torch.get_num_threads()}
+        for family, (size, modes) in WORLDS.items():
+            for number in arguments.rows:
+                if size == "17 numbers" or number <= MOST_IMAGES:
+                    for mode in modes:
+                        row = {"what": "steps", "family": family, "size": size, "mode": mode}
+                        speed = stepped(family, size, mode, number, device, arguments.seconds)
+                        rows.append(row | {"rows": number} | place | {"per_second": speed})
+                        print(rows[-1], flush=True)
+            row = {"what": "updates", "family": family, "size": size}
+            # A CPU takes seconds for an update of the largest.
+            updates = arguments.updates if device != "cpu" else max(2, arguments.updates // 10)
+            speed = fitted(family, size, device, updates)
+            rows.append(row | place | {"per_second": speed})
+            print(rows[-1], flush=True)
+            write_results(arguments.out, head | {"rows": rows})
+
+
+def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: float) -> float:
+    """Steps a second of all rows together."""
+    config = NETWORK if family == "ensemble" else None
+    twin = Twin.untrained(SPECS[size], family, config)
+    twin.model.to(device)
+    step = core(twin, rows, {"uncertainty": False, "observation_mode": mode})
+    step()
+    return median([rate(step, rows, seconds) for _ in range(3)])
+
+
+def fitted(family: str, size: str, device: str, updates: int) -> float:
+    """Updates a second at the family's own batch."""
+    network = {"members": NETWORK.members, "width": NETWORK.width, "layers": NETWORK.layers}
+    model = network if family == "ensemble" else {}
+    config = FitConfig(
+        family, model, updates=updates, validate_every=updates, states=8, device=device
+    )
+    with TemporaryDirectory() as folder:
+        store = EpisodeStore.create(Path(folder) / "data", SPECS[size])
+        store.append(made_up(SPECS[size]))
+        # The first updates on a device make what all others use.
+        timed_fit(store, replace(config, updates=2, validate_every=2), [])
+        return float(timed_fit(store, config, [])["updates_per_second"])
+
+
+def made_up(spec: WorldSpec) -> list[Episode]:
+    """Episodes of noise."""
+    rng, seen, taken = np.random.default_rng(0), spec.observation_space, spec.action_space
+    made = []
+    for seed in range(EPISODES):
+        noise = rng.uniform(0.0, 255.0, (LENGTH + 1, *(seen.shape or ())))
+        actions = rng.uniform(-1.0, 1.0, (LENGTH, *(taken.shape or ())))
+        rewards = rng.normal(size=LENGTH)
+        arrays = (noise.astype(seen.dtype), actions.astype(taken.dtype), rewards.astype(np.float32))
+        made.append(Episode(*arrays, terminated=False, truncated=True, seed=seed))
+    return made
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"])
+    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each of three measures")
+    parser.add_argument("--updates", type=int, default=50, help="of each fit")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Where the time of a step goes, and what was tried to make it less.
+
+    python -m benchmarks.speed.parts
+
+Untrained worlds, one thread: microseconds a step of all rows, the least of many rounds in alternation. `real` is one
+real environment. `around` is the environment around a model that computes nothing: what core and shell cost alone.
+torch.compile is given the bare networks of one member, the best case for it: no other member, no noise, no state.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.speed.stepping import env, forward, real, vector_env
+from benchmarks.speed.steps_per_second import NETWORK, spec_by, twin_of
+from benchmarks.speed.timing import JSON, alternate, rate
+from world_env.models.base import Prediction, WorldModel
+from world_env.models.ensemble import model as ensemble
+from world_env.models.ensemble.model import EnsembleConfig
+from world_env.models.layers import networks
+from world_env.provenance import facts, write_results
+from world_env.rng import RowRandom
+from world_env.twin.twin import Twin
+from world_env.types import Context, Observation, State
+
+BENCHMARK = "parts"
+NETWORKS = {"4 x 200": NETWORK, "default": EnsembleConfig()}
+CASES = (
+    *(("HalfCheetah-v5", network, rows) for network in NETWORKS for rows in (1, 1000)),
+    *((size, "default", 16_384) for size in ("HalfCheetah-v5", "Ant-v5")),
+)
+"""(size, network, rows)."""
+
+
+class Nothing(WorldModel):
+    """A world that stands still and pays nothing."""
+
+    def encode(self, context: Context, *, random: RowRandom) -> State:
+        """The start."""
+        return dict(context.last())
+
+    def observe(
+        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+    ) -> State:
+        """What was seen."""
+        return dict(observation)
+
+    def step(
+        self, state: State, action: Tensor, *, random: RowRandom, **options: Any
+    ) -> tuple[State, Prediction]:
+        """Nothing happens."""
+        nothing = torch.zeros(len(action))
+        return state, Prediction(nothing, nothing)
+
+    def decode(self, state: State) -> Observation:
+        """The state itself."""
+        return state
+
+    def features(self, state: State) -> Tensor:
+        """The observation."""
+        return state["observation"]
+
+
+@contextmanager
+def without_numba() -> Iterator[None]:
+    """Within the block, what is made to step is made as if numba were not installed."""
+    kept = networks.compiled_loops
+    networks.compiled_loops = ensemble.compiled_loops = lambda: None
+    try:
+        yield
+    finally:
+        networks.compiled_loops = ensemble.compiled_loops = kept
+
+
+def by_torch_compile(twin: Twin) -> Callable[[], Any]:
+    """The bare networks of the first member, each compiled whole."""
+    model: Any = twin.model
+
+    def run(
+        hidden: Tensor, layers: list[tuple[Tensor, ...]], last: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        for weight, bias, gain, shift in layers:
+            hidden = torch.addmm(bias, hidden, weight)
+            hidden = functional.silu(functional.layer_norm(hidden, hidden.shape[-1:], gain, shift))
+        return torch.addmm(last[1], hidden, last[0])
+
+    compiled = torch.compile(run, dynamic=False)
+    work = []
+    for network in (model.dynamics, model.heads):
+        layers = [
+            (w[0].detach(), b[0].detach(), g[0, 0].detach(), s[0, 0].detach())
+            for w, b, g, s in zip(
+                network.weights, network.biases, network.gains, network.shifts, strict=False
+            )
+        ]
+        last = (network.weights[-1][0].detach(), network.biases[-1][0].detach())
+        work.append((torch.randn(1, network.weights[0].shape[1]), layers, last))
+
+    @torch.no_grad()
+    def step() -> None:
+        for words in work:
+            compiled(*words)
+
+    return step
+
+
+def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]:
+    """What is timed for one case, by name; each makes one step of all rows, but for `real`."""
+    twin = twin_of(spec_by(size), NETWORKS[network])
+    off, on = {"uncertainty": False}, {"uncertainty": True}
+    shell = env if rows == 1 else vector_env
+    random = RowRandom.from_seed(0, rows)
+    numbers = twin.spec.observation_space.shape[0]
+    still = Twin(twin.spec, "nothing", Nothing(twin.spec, None), twin.starts)
+    steps: dict[str, Callable[[], Any]] = {
+        "environment": shell(twin, rows, off),
+        "environment, default uncertainty": shell(twin, rows, on),
+        "bare networks": forward(twin, rows, {}),
+        "noise": lambda: random.normal(numbers),
+        "around": shell(still, rows, off),
+        "real": real(size),
+    }
+    with without_numba():
+        steps["environment, without numba"] = shell(twin, rows, off)
+        steps["bare networks, without numba"] = forward(twin, rows, {})
+    if (network, rows) == ("4 x 200", 1000):
+        rounded = off | {"precision": "bfloat16"}
+        steps["environment, bfloat16"] = shell(twin, rows, rounded)
+        steps["bare networks, bfloat16"] = forward(twin, rows, rounded)
+    if rows == 1:
+        steps["bare networks, torch.compile"] = by_torch_compile(twin)
+    return steps
+
+
+def main() -> None:
+    """Time everything and write the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=20, help="rounds; the quickest is kept")
+    parser.add_argument("--seconds", type=float, default=0.1, help="of each in each round")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[JSON] = []
+    for size, network, count in CASES:
+        steps = steps_of(size, network, count)
+        for step in steps.values():
+            step()
+        timed = alternate(
+            [partial(rate, step, 1.0) for step in steps.values()],
+            repeats=arguments.repeats,
+            seconds=arguments.seconds,
+        )
+        rows += [
+            {
+                "size": size,
+                "network": network,
+                "rows": count,
+                "what": name,
+                "microseconds": round(1e6 / max(rates), 1),
+            }
+            for name, rates in zip(steps, timed, strict=True)
+        ]
+    write_results(arguments.out, {"benchmark": BENCHMARK} | facts() | {"rows": rows})
+    for row in rows:
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

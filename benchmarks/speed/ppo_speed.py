@@ -1,0 +1,227 @@
+"""Wall clock of Stable-Baselines3's PPO in a twin against the real environment: same steps, rows, batches and epochs.
+
+    python -m benchmarks.speed.ppo_speed                                      # an untrained HalfCheetah twin
+    python -m benchmarks.speed.ppo_speed --twin runs/cheetah/twin --steps 1000000
+    python -m benchmarks.speed.ppo_speed --twin runs/cheetah/twin --to-return 1500 --steps 3000000
+
+Both sides run `world_env.rl.learn.learn`; real environments are stepped one after another in this process, as there. The
+time is split by watching Stable-Baselines3's own functions. With --to-return, both learn until the policy earns so much
+in reality (mean of --episodes, checked every --check-every steps while the clock stands still), --steps at most.
+Each run adds one row to the file. One thread always: with more, two processes on the same cores slow each other down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
+from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.models.ensemble.model import EnsembleConfig
+from world_env.provenance import facts
+from world_env.real.real_env import RealConfig, StepLedger, spec_of
+from world_env.rl.learn import MANY_ROWS, LearnConfig, learn
+from world_env.rollouts.returns import policy_actor, run_real
+from world_env.twin.twin import Twin
+
+BENCHMARK = "ppo_speed"
+CHECK_SEEDS = 40_000
+"""First reset seed of the episodes that say whether a return is reached; they judge nothing."""
+World = Twin | RealConfig
+
+
+def main() -> None:
+    """Both worlds in turn, `--repeats` times; adds one row with the ratio of their medians."""
+    arguments = parse()
+    torch.set_num_threads(1)
+    made = facts()
+    real = RealConfig(arguments.task)
+    twin = twin_of(arguments)
+    config = config_of(arguments)
+    trainings: list[JSON] = []
+    for seed in range(arguments.seed, arguments.seed + arguments.repeats):
+        config = dataclasses.replace(config, seed=seed)
+        worlds: dict[str, World] = {"twin": twin, "real": real}
+        for name, world in worlds.items():
+            training = {"world": name, "seed": seed} | (
+                same_steps(world, config)
+                if arguments.to_return is None
+                else to_return(world, config, real, arguments)
+            )
+            trainings.append(training)
+            print(json.dumps(training), flush=True)
+    row = {
+        "task": arguments.task,
+        "twin": "untrained" if arguments.twin is None else arguments.twin.name,
+        "model": dataclasses.asdict(twin.model.config),
+        "threads": torch.get_num_threads(),
+        "rows_together": arguments.rows,
+        "batch_size": arguments.batch_size,
+        "n_steps": config.options["n_steps"],
+        "n_epochs": config.options["n_epochs"],
+        "on_uncertain": "ignore" if twin.uncertainty_threshold is None else config.on_uncertain,
+        "to_return": arguments.to_return,
+        "ratio": ratio(trainings),
+        "peak_mb": peak_mb(),
+        "trainings": trainings,
+    }
+    append(arguments.out, BENCHMARK, row, made)
+    print(f"the real world takes {row['ratio']} times as long", flush=True)
+
+
+def twin_of(arguments: argparse.Namespace) -> Twin:
+    """The given twin, or an untrained one: speed does not ask what it knows."""
+    if arguments.twin is not None:
+        return Twin.load(arguments.twin.resolve())
+    spec = spec_of(RealConfig(arguments.task))
+    return Twin.untrained(spec, "ensemble", EnsembleConfig(**arguments.model))
+
+
+def config_of(arguments: argparse.Namespace) -> LearnConfig:
+    """The same PPO for both worlds."""
+    options = {
+        "n_steps": -(-arguments.rollout // arguments.rows),
+        "batch_size": arguments.batch_size,
+        "n_epochs": arguments.epochs,
+    }
+    return LearnConfig(
+        steps=arguments.steps, rows=arguments.rows, seed=arguments.seed, options=options
+    )
+
+
+def ratio(trainings: list[JSON]) -> float | None:
+    """Real seconds over the twin's, medians; None where one of them did not arrive."""
+    seconds = {
+        name: [training["seconds"] for training in trainings if training["world"] == name]
+        for name in ("twin", "real")
+    }
+    if not all(training.get("reached", True) for training in trainings):
+        return None
+    return median([statistics.median(seconds["real"]) / statistics.median(seconds["twin"])])
+
+
+def same_steps(world: World, config: LearnConfig) -> JSON:
+    """One training and where its time went, in seconds.
+
+    environment: stepping all rows. policy: the rest of the rollouts: the policy's forward, buffers, wrappers.
+    update: PPO's own gradient steps, and whatever else lies between two rollouts.
+    """
+    watch = Watch()
+    shell = WorldModelVecEnv if isinstance(world, Twin) else DummyVecEnv
+    with ExitStack() as stack:
+        stack.enter_context(watch.of(OnPolicyAlgorithm, "learn", "learn"))
+        stack.enter_context(watch.of(OnPolicyAlgorithm, "collect_rollouts", "rollout"))
+        stack.enter_context(watch.of(shell, "step_wait", "environment"))
+        model = learn(world, config, ledger=StepLedger())
+    spent = watch.seconds()
+    return {
+        "steps": model.num_timesteps,
+        "seconds": round(spent["learn"], 3),
+        "steps_per_second": median([model.num_timesteps / spent["learn"]]),
+        "environment_seconds": round(spent["environment"], 3),
+        "policy_seconds": round(spent["rollout"] - spent["environment"], 3),
+        "update_seconds": round(spent["learn"] - spent["rollout"], 3),
+    }
+
+
+class _Reached(Exception):
+    """The wanted return was reached: ends the training."""
+
+
+def to_return(
+    world: World, config: LearnConfig, real: RealConfig, arguments: argparse.Namespace
+) -> JSON:
+    """One training until the policy earns enough in reality. Real steps of checking are not learned from."""
+    seeds = range(CHECK_SEEDS, CHECK_SEEDS + arguments.episodes)
+    checks: list[JSON] = []
+    # The clock starts with the first rollout, and stands still while the policy is checked.
+    began, checking = 0.0, 0.0
+
+    def look(model: BaseAlgorithm) -> None:
+        nonlocal began, checking
+        began = began or time.perf_counter()
+        due = (len(checks) + 1) * arguments.check_every
+        if model.num_timesteps < min(due, config.steps):
+            return
+        stopped = time.perf_counter()
+        actor = policy_actor(model)
+        values = run_real(actor, real, seeds, purpose="select", ledger=StepLedger()).values
+        checks.append(
+            {
+                "steps": model.num_timesteps,
+                "seconds": round(stopped - began - checking, 3),
+                "real_mean": round(float(np.mean(values)), 3),
+            }
+        )
+        checking += time.perf_counter() - stopped
+        if checks[-1]["real_mean"] >= arguments.to_return:
+            raise _Reached
+
+    with suppress(_Reached):
+        learn(world, config, ledger=StepLedger(), callbacks=[_AfterEachUpdate(look)])
+    last = checks[-1]
+    arrived = last["real_mean"] >= arguments.to_return
+    return {
+        "reached": arrived,
+        "steps": last["steps"],
+        "seconds": last["seconds"],
+        "checks": checks,
+    }
+
+
+class _AfterEachUpdate(BaseCallback):
+    """Shows the algorithm to `look` before each rollout, and at the end."""
+
+    def __init__(self, look: Callable[[BaseAlgorithm], None]) -> None:
+        super().__init__()
+        self._look = look
+
+    def _on_rollout_start(self) -> None:
+        self._look(self.model)
+
+    def _on_training_end(self) -> None:
+        self._look(self.model)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--task", default="HalfCheetah-v5", help="a real environment's id")
+    parser.add_argument("--twin", type=Path, help="a twin's folder; without, an untrained one")
+    parser.add_argument(
+        "--model", type=json.loads, default={}, help="EnsembleConfig of the untrained one, JSON"
+    )
+    parser.add_argument("--steps", type=int, default=327_680)
+    parser.add_argument("--rows", type=int, default=512, help="worlds stepped together")
+    parser.add_argument("--rollout", type=int, default=16_384, help="steps of all rows in one")
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--epochs", type=int, default=MANY_ROWS["n_epochs"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3, help="seeds, both worlds in turn")
+    parser.add_argument("--to-return", type=float, help="a real return instead of so many steps")
+    parser.add_argument("--check-every", type=int, default=65_536, help="with --to-return")
+    parser.add_argument("--episodes", type=int, default=10, help="with --to-return")
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""What `steps_per_second.py` times: each function makes one step of all rows, ready to be called again and again.
+
+Actions are drawn beforehand. Nothing restarts while it is timed, but in `vector_env_restarts`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector.utils import batch_space
+
+from world_env.envs.env import WorldModelEnv
+from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.vector_env import WorldModelVectorEnv
+from world_env.models.layers.networks import RowGroups
+from world_env.rng import RowRandom
+from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.spec import WorldSpec
+from world_env.twin.twin import Twin
+
+JSON = dict[str, Any]
+Step = Callable[[], Any]
+"""One step of all rows."""
+
+_NEVER = 10**9
+_BATCHES = 16
+
+
+def forward(twin: Twin, rows: int, options: JSON, *, heads: bool = True) -> Step:
+    """All that the networks compute for rows sorted by member, as a simulator steps them, and nothing around it."""
+    model: Any = twin.model
+    fast: Any = model.stepper(options.get("precision", "float32"))
+    groups = RowGroups(torch.arange(rows) * model.config.members // rows, model.config.members)
+    generator = torch.Generator().manual_seed(0)
+    work = []
+    for name in ("dynamics", "heads") if heads else ("dynamics",):
+        inputs = torch.randn(rows, getattr(model, name).weights[0].shape[1], generator=generator)
+        work.append((getattr(fast, name), inputs))
+
+    def step() -> None:
+        with torch.no_grad():
+            for network, inputs in work:
+                network.own(inputs, groups)
+
+    return step
+
+
+def core(twin: Twin, rows: int, options: JSON) -> Step:
+    """The simulator without a shell."""
+    simulator = Simulator(twin, rows, seed=0, config=SimulatorConfig(horizon=_NEVER, **options))
+    simulator.reset()
+    actions = actions_of(twin.spec, rows)
+    return lambda: simulator.step(next(actions))
+
+
+def env(twin: Twin, rows: int, options: JSON) -> Step:
+    """`gymnasium.Env`: one row."""
+    world = WorldModelEnv(twin, horizon=_NEVER, **options)
+    world.reset(seed=0)
+    actions = (batch[0] for batch in actions_of(twin.spec, 1))
+    return lambda: world.step(next(actions))
+
+
+def vector_env(twin: Twin, rows: int, options: JSON) -> Step:
+    """`gymnasium.vector.VectorEnv`."""
+    worlds = WorldModelVectorEnv(twin, rows, horizon=_NEVER, **options)
+    worlds.reset(seed=0)
+    actions = actions_of(twin.spec, rows)
+    return lambda: worlds.step(next(actions))
+
+
+def vector_env_restarts(twin: Twin, rows: int, options: JSON) -> Step:
+    """The same with the task's own horizon, the rows' ends spread evenly over it: some row restarts all the time."""
+    worlds = WorldModelVectorEnv(twin, rows, **options)
+    observations, _ = worlds.reset(seed=0)
+    actions = actions_of(twin.spec, rows)
+    none = next(actions)[:, None][:, :0]
+    elapsed = np.arange(rows) * (twin.spec.horizon or _NEVER) // rows
+    context = {"observations": observations[:, None], "actions": none, "elapsed": elapsed}
+    worlds.reset(seed=0, options={"context": context})
+    return lambda: worlds.step(next(actions))
+
+
+def vec_env(twin: Twin, rows: int, options: JSON) -> Step:
+    """Stable-Baselines3's `VecEnv`."""
+    worlds = WorldModelVecEnv(twin, rows, seed=0, horizon=_NEVER, **options)
+    worlds.reset()
+    actions = actions_of(twin.spec, rows)
+    return lambda: worlds.step(next(actions))
+
+
+def real(env_id: str) -> Step:
+    """One real environment with random actions."""
+    # Not from `make_real`: its counting would slow it, and nobody learns from these steps.
+    world = gym.make(env_id, disable_env_checker=True)
+    world.action_space.seed(0)
+    world.reset(seed=0)
+    actions = itertools.cycle([world.action_space.sample() for _ in range(256)])
+
+    def step() -> None:
+        _, _, terminated, truncated, _ = world.step(next(actions))
+        if terminated or truncated:
+            world.reset()
+
+    return step
+
+
+def model_alone(part: str, twin: Twin, rows: int) -> Step:
+    """The world model without a simulator: its "step", "decode", or "observe" of a real observation."""
+    model: Any = twin.model.stepper()
+    starts = twin.starts.select(torch.zeros(rows, dtype=torch.int64)).to("cpu", torch.float32)
+    random, action = RowRandom.from_seed(0, rows), torch.zeros(rows, twin.codec.action_size)
+    with torch.no_grad():
+        state = model.encode(starts, random=RowRandom.from_seed(0, rows))
+    seen = {key: value[:, 0] for key, value in starts.observations.items()}
+    calls: dict[str, Step] = {
+        "step": partial(model.step, state, action, random=random),
+        "decode": partial(model.decode, state),
+        "observe": partial(model.observe, state, action, seen, random=random),
+    }
+    return torch.no_grad()(calls[part])
+
+
+NETWORKS: dict[str, Callable[[Twin, int, JSON], Step]] = {
+    "forward": forward,
+    "dynamics": partial(forward, heads=False),
+}
+WORLDS: dict[str, Callable[[Twin, int, JSON], Step]] = {
+    "core": core,
+    "env": env,
+    "vector_env": vector_env,
+    "vector_env_restarts": vector_env_restarts,
+    "vec_env": vec_env,
+}
+
+_OFF: JSON = {"uncertainty": False}
+PARTS: dict[str, Callable[[Twin, int], Step]] = {
+    "core, latents": lambda twin, rows: core(twin, rows, _OFF | {"observation_mode": "latent"}),
+    "core, images": lambda twin, rows: core(twin, rows, _OFF),
+    "vec_env, latents": lambda twin, rows: vec_env(
+        twin, rows, _OFF | {"observation_mode": "latent"}
+    ),
+    "vec_env, images": lambda twin, rows: vec_env(twin, rows, _OFF),
+    "model.step": partial(model_alone, "step"),
+    "model.decode": partial(model_alone, "decode"),
+    "model.observe": partial(model_alone, "observe"),
+}
+"""What is timed of a world of images."""
+
+
+def actions_of(spec: WorldSpec, rows: int) -> Iterator[Any]:
+    """Batches of random actions, made before the clock runs, over and over."""
+    space = batch_space(spec.action_space, rows)
+    space.seed(0)
+    return itertools.cycle([space.sample() for _ in range(_BATCHES)])

@@ -1,0 +1,191 @@
+"""The benchmark of refined policies: its changes, its rows against their schema, and its tables."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import jsonschema
+import pytest
+
+from training.tasks import TASKS, Task
+from world_env.fitting.fit import FitConfig
+from world_env.real.real_env import RealConfig
+from world_env.refinement.config import refine_task
+from world_env.refinement.refine import RefineConfig
+from world_env.rl.learn import LearnConfig
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TASK = "Reacher-v5"
+TINY_PPO = {"n_steps": 16, "batch_size": 64, "n_epochs": 1}
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    return importlib.import_module("benchmarks.refinement.refined")
+
+
+def tiny_task() -> Task:
+    return Task("tiny", 400, rounds=2, updates=20, learn_steps=256, many_steps=1_000_000)
+
+
+@pytest.fixture
+def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The script with a task, policies and judging that take seconds."""
+
+    def refined(*arguments: Any, algo: str) -> RefineConfig:
+        plain = refine_task(*arguments, algo=algo)
+        options = TINY_PPO if algo == "PPO" else {"batch_size": 40, "learning_starts": 50}
+        learning = {"learn": {"rows": 8, "options": options, "steps": 256}}
+        return script.changed(
+            plain,
+            learning
+            | {"later_updates": 20, "fit": {"updates": 20, "batch_size": 40, "validate_every": 10}},
+        )
+
+    monkeypatch.setitem(TASKS, TASK, tiny_task())
+    monkeypatch.setattr(script, "refine_task", refined)
+    monkeypatch.setattr(script, "JUDGE_SEEDS", range(50))
+    monkeypatch.setattr(script, "ROUND_SEEDS", range(10))
+    monkeypatch.setattr(script, "LONG", 512)
+    monkeypatch.setattr(script, "EXPLORING", 200)
+    scales = {"mean": [0.0] * 10, "scale": [2.0] * 10}
+    monkeypatch.setattr(script, "exploring_scales", lambda task: scales)
+    monkeypatch.setattr("world_env.refinement.keeper.EPISODES", 2)
+    monkeypatch.setattr("world_env.refinement.rounds._PROMISED", 2)
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
+    return script
+
+
+@pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: ModuleType) -> None:
+    made = {}
+    rounds: list[dict[str, Any]] = []
+    for column in ("ppo_twin", "random", "ppo_real_twin_steps", "ppo_real_long", "sac_twin"):
+        cell = small.Cell(TASK, 0, {}).run(column)
+        (made[column],) = cell["rows"]
+        rounds += cell["rounds"]
+    schema = json.loads((BENCHMARKS / "results" / "refined.schema.json").read_text())
+    head = {"benchmark": "refined", "commit": "0" * 40, "date": "2026-01-01", "machine": "any"}
+    head["command"] = "python -m benchmarks.refinement.refined"
+    tree = head | {"rows": list(made.values()), "rounds": rounds}
+    for each in [*tree["rows"], *rounds]:
+        each["commit"] = "0" * 40  # a checkout in the making is not clean
+    jsonschema.validate(tree, schema)
+    real_steps = [(row["policy"], row["real_steps"]) for row in rounds]
+    assert real_steps == [
+        (p, n)
+        for p, ns in (("ppo_twin", [200, 400]), ("sac_twin", [100, 200, 300, 400]))
+        for n in ns
+    ]
+    assert made["ppo_twin"]["real_steps"] == made["sac_twin"]["real_steps"] == 400
+    assert made["random"]["real_steps"] == made["random"]["learned_steps"] == 0
+    assert made["ppo_twin"]["learned_steps"] == 512
+    assert made["ppo_real_twin_steps"]["real_steps"] == 512 + 200
+    assert made["ppo_real_long"]["real_steps"] == 64 * 64 + 200  # one rollout of the defaults
+    tables = importlib.import_module("benchmarks.refinement.refined_table")
+    table, page = tables.refined_section(tree), tables.refined_summary(tree)
+    assert "PPO, only in the twin | 400 | 512" in table
+    assert "| Walker2d-v5 | all (0, 1, 2) |" in table
+    for task in ("Hopper-v5 (seeds 0, 1, 2)", f"{TASK} (seed 1)", f"{TASK} (seed 2)"):
+        assert task in page.rpartition("Not judged yet: ")[2]
+    verdicts = [line for line in page.splitlines() if line.endswith("so far (1 of 3 seeds) |")]
+    assert len(verdicts) == 4
+
+
+def test_a_control_of_as_many_steps_takes_them_from_the_row_that_is_there(
+    small: ModuleType, tmp_path: Path
+) -> None:
+    cell = small.Cell(TASK, 0, {}, tmp_path / "rows.json")
+    rows = [cell.of("ppo_twin") | {"seed": seed, "learned_steps": 100 + seed} for seed in (1, 0)]
+    cell.results.write_text(json.dumps({"rows": rows}))
+    assert cell.twin_steps() == 100
+    assert not (cell.folder / "ppo_twin").exists()
+
+
+def test_a_change_of_learning_is_one_in_reality_too(small: ModuleType) -> None:
+    change = {"rounds": 1, "learn": {"options": {"gamma": 0.9, **TINY_PPO}}}
+    cell = small.Cell(TASK, 0, change)
+    (row,) = cell.run("ppo_real_long")["rows"]
+    assert row["change"] == {"learn": change["learn"]}
+    assert row["real_steps"] == 64 * 16 + 200  # one rollout
+    policy = json.loads((cell.folder / "ppo_real_long" / "policy.json").read_text())
+    assert policy["provenance"]["learn"]["options"] == change["learn"]["options"]
+    assert cell.of("random")["change"] == {}
+    assert cell.of("ppo_twin")["change"] == change
+    # What means something in twins alone makes no other bar.
+    told = small.Cell(TASK, 0, {"learn": {"on_uncertain": "truncate", "steps": 9}})
+    assert told.of("ppo_real_long")["change"] == told.of("sac_real_same_steps")["change"] == {}
+
+
+def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
+    plain = RefineConfig(RealConfig(TASK), Path("x"), fit=FitConfig(updates=9))
+    change = {"rounds": 3, "candidates": ["warm", "fresh"], "model": {"members": 2},
+              "fit": {"batch_size": 3}, "learn": {"temperature": 0.5}}  # fmt: skip
+    config = script.changed(plain, change)
+    assert (config.rounds, config.candidates) == (3, ("warm", "fresh"))
+    assert (config.fit.model, config.fit.batch_size, config.fit.updates) == ({"members": 2}, 3, 9)
+    assert config.learn == LearnConfig(temperature=0.5)
+    assert change["learn"] == {"temperature": 0.5}
+
+
+def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: ModuleType) -> None:
+    row = refine_task(TASKS["Hopper-v5"], RealConfig("Hopper-v5"), Path("x"), 0)
+    arms = {name: script.changed(row, change) for name, change in script.ARMS.items()}
+    assert arms.pop("as the row stands") == row
+    assert len({repr(arm) for arm in (row, *arms.values())}) == 1 + len(arms)
+    made = {"task": "Hopper-v5", "seed": 103, "policy": "ppo_twin", "real_mean": 1_000.0}
+    made |= {"forward_mean": 9.0, "real_steps": 5, "promise": None, "commit": "0" * 40}
+    table = importlib.import_module("benchmarks.refinement.refined_table")
+    for arm, base in (
+        ("no sharp ends", script.ARMS["the older row"]),
+        ("past the threshold an episode is cut", {}),
+    ):
+        rows = [made | {"change": base}, made | {"change": script.ARMS[arm], "real_mean": 400.0}]
+        told = table._ablation(rows)
+        assert f"| Hopper-v5 | {arm} | 103: 400 (1,000) | 9 |" in told
+        assert table._tried(rows[1:]) == ""
+    assert table._ablation(rows[:1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("promise", "real", "kept"),
+    [
+        ({"mean": 100.0, "low": None, "high": None}, 110.0, True),
+        ({"mean": 100.0, "low": None, "high": None}, 130.0, False),
+        ({"mean": 100.0, "low": 60.0, "high": 140.0}, 130.0, True),
+        ({"mean": -100.0, "low": None, "high": None}, -90.0, True),
+    ],
+)
+def test_a_promise_is_kept_where_it_is_close_or_its_interval_covers(
+    script: ModuleType, promise: dict[str, float | None], real: float, kept: bool
+) -> None:
+    table = importlib.import_module("benchmarks.refinement.refined_table")
+    assert table.kept({"promise": promise, "real_mean": real}) is kept
+
+
+def known_ends() -> list[tuple[str, str]]:
+    return [(name, task.termination) for name, task in TASKS.items() if task.termination]
+
+
+@pytest.mark.parametrize(("env_id", "name"), known_ends())
+def test_known_terminations_are_those_of_reality(env_id: str, name: str) -> None:
+    module, _, function = name.partition(":")
+    ends = getattr(importlib.import_module(module), function)
+    env = gym.make(env_id)
+    env.action_space.seed(0)
+    fallen = 0
+    for seed in range(5):
+        before, _ = env.reset(seed=seed)
+        for _ in range(200):
+            action = env.action_space.sample()
+            after, _, terminated, _, _ = env.step(action)
+            said = ends(before[None], action[None], after[None])
+            assert bool(said[0]) is terminated
+            before = after
+            if terminated:
+                fallen += 1
+                break
+    assert fallen

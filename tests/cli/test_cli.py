@@ -1,0 +1,438 @@
+"""The commands: whole stages from the command line, and clean words where something is wrong."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from training.tasks import TASKS, real_of, task_of
+from world_env.cli import commands as stages
+from world_env.cli.main import main
+from world_env.data.episode import EpisodeStore
+from world_env.errors import InvalidOptionError
+from world_env.fitting.fit import FitConfig
+from world_env.pipeline.build import BuildConfig, Built, build, refine_config
+from world_env.policies.saved_policy import load_policy, policy_card
+from world_env.real.real_env import RealConfig, StepLedger, spec_of
+from world_env.refinement.config import MANY_STEPS
+from world_env.reporting.report import DASH
+from world_env.twin.serialization import list_twins
+from world_env.twin.twin import Twin
+
+pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+
+TINY_FIT = FitConfig(
+    updates=20,
+    batch_size=32,
+    validate_every=10,
+    model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
+)
+
+
+def test_help_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    for stage in stages.STAGES:
+        assert stage in shown
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_every_stage_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([stage, "--help"])
+    assert left.value.code == 0
+    assert str(stages.STAGES[stage].__doc__).split()[0] in capsys.readouterr().out
+
+
+def test_the_bundled_twins_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["twins"]) == 0
+    shown = capsys.readouterr().out
+    for name in list_twins():
+        assert name in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["build", "CartPol-v1", "--out", "{}/run"], "StageError", "CartPole-v1"),
+        (["compare", "--twin", "no-such", "--real", "CartPole-v1", "--policies", "{}"],
+         "TwinNotFoundError", "no-such"),
+        (["fit", "--data", "{}", "--out", "{}/twin"], "StageError", "no episode store"),
+        (["learn", "--out", "{}/policy"], "InvalidOptionError", "exactly one world"),
+        (["learn", "--twin", "cartpole", "--out", "{}/policy", "--action-chunk", "2"],
+         "InvalidOptionError", "belong to --real"),
+        (["build", "CartPole-v1", "--out", "{}/run", "--steps", "0"], "InvalidOptionError", "steps is 0"),
+        (["build", "CartPole-v1", "--out", "{}/run", "--episodes", "49"], "InvalidOptionError",
+         "episodes is 49"),
+        (["compare", "--twin", "cartpole", "--real", "Acrobot-v1", "--policies", "--out", "{}"],
+         "SpaceMismatchError", "real environment's"),
+        (["report", "--comparison", "{}/nothing.json", "--out", "{}/page"], "StageError",
+         "is no comparison"),
+        (["collect", "--real.env-id", "CartPole-v1", "--out", "{}/data", "--steps", "10",
+          "--exploration", "wild"], "InvalidOptionError", "held:20"),
+    ],
+)  # fmt: skip
+def test_a_bad_argument_is_one_line_and_status_2(
+    arguments: list[str],
+    error: str,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([word.format(tmp_path) for word in arguments]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"world-env: {error}: ") and words in said[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong", "meant"),
+    [
+        ("watch --twin cartpole --out x --mod open_loop", "--mod", "--mode STR"),
+        ("learn --out x --observation-mod latent", "--observation-mod", "--observation-mode STR"),
+        ("build CartPole-v1 --step 5", "--step", "--steps"),
+    ],
+)
+def test_an_unknown_option_is_named_with_one_like_it(
+    words: str, wrong: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert f"Unrecognized options: {wrong}" in said and meant in said
+
+
+def test_a_dict_or_none_is_an_option_and_no_subcommand(tmp_path: Path) -> None:
+    scales = {"mean": [0.0] * 4, "scale": [1.0, 2.0, 3.0, 4.0]}
+    words = [
+        "learn",
+        "--real",
+        "CartPole-v1",
+        "--out",
+        str(tmp_path / "policy"),
+        "--steps",
+        "64",
+    ]
+    assert main([*words, "--normalization", json.dumps(scales)]) == 0
+    features = load_policy(tmp_path / "policy").policy.features_extractor
+    assert features.scale.tolist() == scales["scale"]
+
+
+def test_an_impossible_number_is_refused_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["collect", "--real.env-id", "CartPole-v1", "--out", str(tmp_path), "--steps", "0"]
+    try:
+        status = main(arguments)
+    except SystemExit as left:
+        status = int(left.code or 0)
+    assert status == 2
+    assert "steps is 0" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_dict_fields_are_given_as_json(tmp_path: Path) -> None:
+    learning = [
+        "learn",
+        "--twin",
+        "cartpole",
+        "--out",
+        str(tmp_path / "policy"),
+        "--steps",
+        "64",
+        "--rows",
+        "4",
+    ]
+    assert main([*learning, "--options", '{"gamma": 0.5, "n_steps": 16}']) == 0
+    provenance = policy_card(tmp_path / "policy")["provenance"]["learn"]
+    assert provenance["options"] == {"gamma": 0.5, "n_steps": 16}
+    collecting = [
+        "collect",
+        "--real.env-id",
+        "CartPole-v1",
+        "--steps",
+        "60",
+        "--out",
+        str(tmp_path / "data"),
+    ]
+    assert main([*collecting, "--real.kwargs", '{"max_episode_steps": 20}']) == 0
+    assert max(len(episode) for episode in EpisodeStore(tmp_path / "data").load()) <= 20
+
+
+@pytest.mark.parametrize("text", ["[3]", "{gamma: 3}", "gamma=3"])
+def test_a_bad_json_field_is_refused(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["learn", "--twin", "cartpole", "--out", str(tmp_path / "policy"), "--options", text])
+    assert left.value.code == 2
+    assert "--options" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_stage_is_status_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "fit", interrupted)
+    assert main(["fit", "--data", str(tmp_path), "--out", str(tmp_path / "twin")]) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_the_stages_pass_their_folders_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path / "runs"))
+    data, twin, policy = (str(tmp_path / name) for name in ("data", "twin", "policy"))
+    collecting = ["collect", "--real.env-id", "CartPole-v1", "--steps", "250", "--out", data]
+    assert main(collecting) == 0
+    assert EpisodeStore(data).steps == 250
+    assert (
+        main(["fit", "--data", data, "--out", twin, "--updates", "10", "--family", "linear"]) == 0
+    )
+    assert Twin.load(tmp_path / "twin").provenance["steps"] == 250
+    learning = ["--twin", twin, "--out", policy, "--steps", "64", "--rows", "1", "--algo", "DQN"]
+    assert main(["learn", *learning]) == 0
+    assert policy_card(policy)["trained_in"] == "learned"
+    comparing = ["--twin", twin, "--real", "CartPole-v1", "--policies", policy, "--episodes", "50"]
+    assert main(["compare", *comparing]) == 0
+    shown = capsys.readouterr().out
+    assert "250 real steps" in shown and "promise" in shown
+    # A policy's real steps are not known here.
+    assert "None" not in shown and DASH in shown
+    found = tmp_path / "runs" / "compare" / "twin"
+    assert set(StepLedger(found / "real-steps.json").by_purpose) == {"spot_check"}
+    reporting = ["--comparison", str(found / "comparison.json"), "--twin", twin]
+    assert main(["report", *reporting, "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
+    assert "# CartPole-v1: learned and real" in page and "last observation held" in page
+
+
+def test_a_twin_of_a_wrapped_environment_is_compared_and_watched_as_it_was_made(
+    tmp_path: Path,
+) -> None:
+    wrapped = RealConfig("CartPole-v1", {"max_episode_steps": 30}, (), 2)
+    twin = str(
+        dataclasses.replace(
+            Twin.untrained(spec_of(wrapped), "linear"), provenance={"real": wrapped.to_json()}
+        ).save(tmp_path / "twin")
+    )
+    for spent, real in ((1, []), (2, ["--real", "CartPole-v1"])):
+        out = ["--out", str(tmp_path / "compared"), "--episodes", "50", "--policies"]
+        assert main(["compare", "--twin", twin, *real, *out]) == 0
+        # What was spent before is not forgotten.
+        counted = StepLedger(tmp_path / "compared" / "real-steps.json").by_purpose["spot_check"]
+        assert spent * 50 * 8 < counted <= spent * 50 * 30
+    film = ["--out", str(tmp_path / "film.gif"), "--real", "same", "--steps", "3"]
+    assert main(["watch", "--twin", twin, *film]) == 0
+    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"spot_check": 6}
+
+
+def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
+    out = str(tmp_path / "policy")
+    wrapping = ["--real", "counting:Counting-v0", "--wrappers", "counting:Doubled"]
+    options = ["--kwargs", '{"lengths": [5, 6]}', "--action-chunk", "2"]
+    sizes = ["--steps", "16", "--rows", "1", "--options", '{"n_steps": 16, "batch_size": 16}']
+    assert main(["learn", *wrapping, *options, *sizes, "--out", out]) == 0
+    world = RealConfig.from_json(policy_card(out)["provenance"]["world"])
+    assert world == RealConfig(
+        "counting:Counting-v0", {"lengths": [5, 6]}, ("counting:Doubled",), 2
+    )
+    # Every episode is 5 steps long, played as 2 + 2 + 1.
+    assert StepLedger(tmp_path / "policy-real-steps.json").total() == 5 * (2 + 2 + 1) + 2
+
+
+def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = spec_of(RealConfig("CartPole-v1"))
+    twin = str(Twin.untrained(spec, "linear").save(tmp_path / "twin"))
+    assert main(["compare", "--twin", twin, "--policies", "--out", str(tmp_path / "out")]) == 2
+    assert "give --real ENV_ID" in capsys.readouterr().err
+
+
+# -- build -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"rounds": 0}, {"learn_steps": -1}, {"episodes": 49}]
+)
+def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(InvalidOptionError, match=f"{name} is {value}"):
+        BuildConfig("CartPole-v1", tmp_path, **change)
+
+
+def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Path) -> None:
+    task = "InvertedDoublePendulum-v5"
+    for fit, wanted in ((FitConfig(), TASKS[task].updates), (FitConfig(updates=7), 7)):
+        config = refine_config(BuildConfig(task, tmp_path, fit=fit))
+        assert {config.fit_of(number).updates for number in range(config.rounds)} == {wanted}
+    assert TASKS[task].updates is not None
+
+
+@pytest.mark.parametrize(
+    ("task", "steps"), [("Hopper-v5", None), ("Acme-v0", MANY_STEPS), ("Hopper-v5", MANY_STEPS - 1)]
+)
+def test_a_build_of_many_steps_is_refined_in_small_rounds(
+    task: str, steps: int | None, tmp_path: Path
+) -> None:
+    config = refine_config(BuildConfig(task, tmp_path, steps=steps))
+    assert config.steps == (steps or TASKS[task].real_steps)
+    many = config.steps >= MANY_STEPS
+    assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
+    assert (config.restart_every is not None, config.patience is None) == (many, many)
+    assert config.learn.on_uncertain == ("ignore" if many else "pessimistic")
+
+
+def test_a_task_of_another_name_says_how_its_world_is_made(tmp_path: Path) -> None:
+    name = "Pendulum-v1-pixels"
+    assert task_of(real_of(name)) is TASKS[name]
+    assert task_of(RealConfig("Pendulum-v1")) is TASKS["Pendulum-v1"]
+    # A world of the user's own is the id's, whatever it is wrapped in.
+    wrapped = RealConfig("Pendulum-v1", {}, ("gymnasium.wrappers:FlattenObservation",))
+    assert task_of(wrapped) is TASKS["Pendulum-v1"]
+    assert task_of(RealConfig("Acme/Crane-v3")).twin == "crane"
+    assert real_of("Acme/Crane-v3") == RealConfig("Acme/Crane-v3")
+
+    config = refine_config(BuildConfig(name, tmp_path))
+    assert config.real == real_of(name) == BuildConfig(name, tmp_path).real
+    assert (config.fit.family, config.learn.observation_mode) == ("rssm", "latent")
+    assert config.fit.model == TASKS[name].model
+    seen = refine_config(BuildConfig(name, tmp_path, observation_mode="pixels")).learn
+    assert seen.observation_mode == "pixels"
+    wrapped = BuildConfig(name, tmp_path, kwargs={"g": 9.0}, wrappers=("a:B",))
+    assert refine_config(wrapped).fit.model == TASKS[name].model
+    for family in ("ensemble", "rssm-large"):
+        # Another family than the row's does not get the row's sizes.
+        other = refine_config(BuildConfig(name, tmp_path, family=family)).fit
+        assert (other.family, other.model) == (family, {})
+    sac = refine_config(BuildConfig(name, tmp_path, algo="SAC")).fit
+    assert (sac.family, sac.states) == ("rssm", TASKS[name].states)
+    outside = wrapped.real
+    assert outside.wrappers == (*real_of(name).wrappers, "a:B")
+    assert outside.kwargs == {"render_mode": "rgb_array", "g": 9.0}
+
+
+def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
+    config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"))
+    assert config.learn.algo == "SAC" and config.learn.branch_length == 10
+    with pytest.raises(InvalidOptionError, match=r"SAC needs continuous actions.*Discrete\(2\)"):
+        build(BuildConfig("CartPole-v1", tmp_path / "run", algo="SAC"))
+    assert not (tmp_path / "run" / "round-0").exists()
+    with pytest.raises(InvalidOptionError, match="algo is 'A2C', expected one of PPO, SAC"):
+        BuildConfig("Hopper-v5", tmp_path, algo="A2C")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]:
+    out = tmp_path_factory.mktemp("build") / "run"
+    config = BuildConfig(
+        "CartPole-v1",
+        out,
+        steps=300,
+        learn_steps=100,
+        episodes=50,
+        kwargs={"max_episode_steps": 40},
+        fit=TINY_FIT,
+    )
+    seen: list[str] = []
+    result = build(config, report=lambda stage, done, wanted, logs: seen.append(stage))
+    assert list(dict.fromkeys(seen)) == ["collect", "fit", "learn", "learn in reality", "compare"]
+    return config, result
+
+
+@pytest.mark.filterwarnings("default::world_env.fitting.preconditions.FitWarning")
+def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
+    built: tuple[BuildConfig, Built],
+) -> None:
+    config, result = built
+    out = config.out
+    twin = Twin.load(out / "twin")
+    assert twin.fidelity["judged"] == 50
+    assert "| ppo_twin |" in (out / "twin" / "card.md").read_text(encoding="utf-8")
+    page = result.page.read_text(encoding="utf-8")
+    assert "CartPole-v1" in page and "No policy pool has been judged" in page
+    horizons = twin.fidelity["horizons"]
+    assert np.shape(horizons["observation"]["linear"]) == (4, len(horizons["observation"]["steps"]))
+    assert twin.fidelity["counterfactual"]["pairs"][0] > 0
+    stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert [row["policy"] for row in stored["rows"]] == [
+        "random",
+        "ppo_twin",
+        "ppo_real_same_steps",
+    ]
+    assert stored["rows"] == twin.fidelity["comparison"] == result.comparison["rows"]
+
+
+def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> None:
+    result = built[1]
+    rows = {row["policy"]: row for row in result.comparison["rows"]}
+    counted = result.comparison["real_steps_by_purpose"]
+    assert rows["random"]["real_steps"] == 0
+    assert rows["ppo_twin"]["real_steps"] == 300
+    in_reality = rows["ppo_real_same_steps"]["real_steps"]
+    assert counted["collect"] == 300 + in_reality
+    assert set(counted) == {"collect", "judge", "spot_check"}
+    out = built[0].out
+    stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert stored["real_steps_by_purpose"] == counted
+    assert StepLedger(out / "real-steps.json").by_purpose == counted
+
+
+def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
+    def one(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
+        return np.ones(len(action))
+
+    config = BuildConfig(
+        "CartPole-v1", tmp_path, steps=200, learn_steps=64, episodes=50, baseline=False,
+        kwargs={"max_episode_steps": 20}, fit=TINY_FIT,
+    )  # fmt: skip
+    build(config, reward_fn=one)
+    assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]
+
+
+def small_pool(folder: Path, config: BuildConfig) -> Path:
+    """The manifest of a pool: the scripted policy with more and more noise."""
+    members = [
+        {"name": f"p{i}", "run": f"run {i // 2}", "source": "scripted", "noise": i / 20,
+         "returns": [40.0 - i] * 8, "lengths": [40 - i] * 8}
+        for i in range(20)
+    ]  # fmt: skip
+    tree = {"format": 1, "real": RealConfig(config.env_id, config.kwargs).to_json(), "seeds": [70, 77],
+            "real_steps": {"judge": 1}, "provenance": {}, "members": members}  # fmt: skip
+    (folder / "pool.json").write_text(json.dumps(tree), encoding="utf-8")
+    return folder
+
+
+def test_a_build_run_again_spends_no_more_but_judging(
+    built: tuple[BuildConfig, Built], tmp_path: Path
+) -> None:
+    config, first = built
+    again = build(dataclasses.replace(config, pool=small_pool(tmp_path, config)))
+    found = Twin.load(config.out / "twin").fidelity
+    assert found["agreement"]["evaluation"]["policies"] == 20
+    assert found["agreement"]["optimisation"]["policies"] == 1
+    assert "## Agreement" in (config.out / "twin" / "card.md").read_text(encoding="utf-8")
+    before, after = (part.comparison["real_steps_by_purpose"] for part in (first, again))
+    assert before["collect"] == after["collect"]
+    assert [row["real_mean"] for row in again.comparison["rows"]] == [
+        row["real_mean"] for row in first.comparison["rows"]
+    ]
+
+
+def test_nothing_that_a_build_writes_names_this_machine(built: tuple[BuildConfig, Built]) -> None:
+    out = built[0].out
+    for path in (out / "twin" / "twin.json", out / "twin" / "card.md", out / "comparison.json"):
+        assert str(out) not in path.read_text(encoding="utf-8")
+    assert str(out) not in built[1].page.read_text(encoding="utf-8")

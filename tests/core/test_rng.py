@@ -1,0 +1,145 @@
+"""RowRandom: good noise, one stream a row, replayable."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from world_env.rng import RowRandom, derive_seeds
+
+N = 200_000
+
+
+def stream(rows: int = 1) -> RowRandom:
+    return RowRandom.from_seed(0, rows)
+
+
+def test_uniform() -> None:
+    for dtype in (torch.float32, torch.float64):
+        values = stream().uniform(N, dtype=dtype).squeeze(0)
+        assert values.dtype == dtype and values.min() > 0 and values.max() < 1
+        assert stats.kstest(values.double().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_normal() -> None:
+    for dtype in (torch.float32, torch.float64):
+        values = stream().normal(N, dtype=dtype).squeeze(0).double()
+        assert torch.isfinite(values).all()
+        assert stats.kstest(values.numpy(), "norm").pvalue > 1e-3
+        assert abs(values.mean()) < 4 / math.sqrt(N)
+        assert abs(values.var() - 1) < 4 * math.sqrt(2 / N)
+        assert abs((values**4).mean() - 3) < 4 * math.sqrt(96 / N)
+
+
+def test_categorical() -> None:
+    shares = torch.tensor([0.1, 0.0, 0.6, 0.3])
+    drawn = stream(N).categorical(shares.expand(N, 4))
+    counts = torch.bincount(drawn, minlength=4)
+    assert counts[1] == 0
+    kept = shares > 0
+    expected = N * shares[kept].double().numpy() / shares[kept].double().sum().item()
+    assert stats.chisquare(counts[kept].numpy(), expected).pvalue > 1e-3
+    # Weights need no normalising.
+    assert torch.equal(stream(50).categorical(shares.expand(50, 4) * 7), drawn[:50])
+
+
+def test_integers() -> None:
+    drawn = stream(N).integers(7)
+    assert stats.chisquare(torch.bincount(drawn, minlength=7).numpy()).pvalue > 1e-3
+    assert stream(50).integers(1).max() == 0
+
+
+@pytest.mark.parametrize("axis", ["elements", "draws", "rows", "episodes"])
+def test_nothing_is_correlated(axis: str) -> None:
+    """Neighbouring elements, draws, row seeds and episodes are independent."""
+    if axis == "elements":
+        values = stream().normal(N).squeeze(0)
+    elif axis == "draws":
+        random = stream()
+        values = torch.stack([random.normal(1).squeeze() for _ in range(4000)])
+    elif axis == "rows":
+        values = stream(N).normal(1).squeeze(1)
+    else:
+        seeds = derive_seeds(torch.zeros(N, dtype=torch.int64), torch.arange(N))
+        values = RowRandom(seeds).normal(1).squeeze(1)
+    for lag in (1, 2, 16):
+        correlation = torch.corrcoef(torch.stack([values[:-lag], values[lag:]]))[0, 1]
+        assert abs(correlation) < 4.5 / math.sqrt(len(values))
+        squares = torch.corrcoef(torch.stack([values[:-lag] ** 2, values[lag:] ** 2]))[0, 1]
+        assert abs(squares) < 6 / math.sqrt(len(values))
+    assert stats.kstest(values.double().numpy(), "norm").pvalue > 1e-3
+
+
+def test_every_bit_is_fair() -> None:
+    bits = stream()._bits(50_000, 1)[0, 0]
+    shares = torch.stack([((bits >> place) & 1).double().mean() for place in range(64)])
+    assert (shares - 0.5).abs().max() < 5 * 0.5 / math.sqrt(50_000)
+
+
+def test_a_row_depends_on_its_own_seed_and_draws_only() -> None:
+    many, alone = RowRandom.from_seed(5, 8), RowRandom.from_seed(8, 1)
+    for _ in range(3):
+        assert torch.equal(many.normal(4)[3], alone.normal(4)[0])
+    chosen = many.select(torch.tensor([3, 3, 0]))
+    first = chosen.uniform(2)
+    assert torch.equal(first[0], first[1]) and torch.equal(first[0], alone.uniform(2)[0])
+
+
+def test_merge_leaves_other_rows_alone() -> None:
+    random, other = RowRandom.from_seed(0, 4), RowRandom.from_seed(100, 4)
+    random.uniform(1)
+    kept = random.clone()
+    mask = torch.tensor([True, False, False, True])
+    random = random.merge(mask, other)
+    drawn = random.normal(3)
+    assert torch.equal(drawn[mask], other.normal(3)[mask])
+    assert torch.equal(drawn[~mask], kept.normal(3)[~mask])
+
+
+def test_two_integers_are_the_whole_stream() -> None:
+    random = RowRandom.from_seed(3, 5)
+    random.normal(2)
+    again = RowRandom(random.seeds.clone(), random.draws.clone())
+    assert torch.equal(random.normal(7), again.normal(7))
+
+
+def test_episode_seeds_differ() -> None:
+    seeds = torch.arange(300).repeat_interleave(300)
+    derived = derive_seeds(seeds, torch.arange(300).repeat(300))
+    assert len(derived.unique()) == 300 * 300
+    assert torch.equal(derive_seeds(seeds, 7), derive_seeds(seeds, torch.full_like(seeds, 7)))
+
+
+def test_streams_need_matching_shapes() -> None:
+    with pytest.raises(ValueError, match="one shape"):
+        RowRandom(torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    assert len(RowRandom.from_seed(-3, 2)) == 2
+
+
+def test_the_global_generator_is_never_touched() -> None:
+    before = torch.get_rng_state()
+    random = stream(4)
+    random.normal(3), random.uniform(3), random.integers(5), random.categorical(torch.ones(4, 2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_numbers_made_ahead_are_those_made_one_by_one(rows: int) -> None:
+    ahead = RowRandom.from_seed(11, rows)
+    for count in range(150):
+        shape = (5,) if count % 7 else (2, 3)
+        fresh = RowRandom(ahead.seeds.clone(), ahead.draws.clone())
+        copy = ahead.clone()
+        drawn = ahead.normal(*shape)
+        assert torch.equal(drawn, fresh.normal(*shape)) and torch.equal(drawn, copy.normal(*shape))
+        drawn.zero_()
+    assert int(ahead.draws[0]) == 150
+
+
+def test_the_two_numbers_of_one_hash_are_independent() -> None:
+    drawn = RowRandom.from_seed(0, 200_000).normal(2).double()
+    for powers in ((1, 1), (2, 2), (1, 3)):
+        left, right = (drawn[:, i] ** power for i, power in enumerate(powers))
+        correlation = torch.corrcoef(torch.stack([left, right]))[0, 1]
+        assert abs(float(correlation)) < 0.01

@@ -1,0 +1,278 @@
+"""Every planted fault is found, clean data is clean, and no data makes `lint` fail."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from world_env.cli.main import main
+from world_env.collection.collect import CollectConfig, collect
+from world_env.data.episode import Episode, EpisodeStore
+from world_env.data.sources import Recording
+from world_env.data.validation.episode_boundaries import related
+from world_env.data.validation.lint import lint, lint_split
+from world_env.data.validation.regression import held_out_error
+from world_env.real.real_env import RealConfig
+from world_env.spec import WorldSpec
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SHORT_PENDULUM = RealConfig("Pendulum-v1", {"max_episode_steps": 60})
+SHORT_CARTPOLE = RealConfig("CartPole-v1", {"max_episode_steps": 25})
+FAULTS = [
+    *["reward_late", "reward_early", "reward_late_filled", "reward_clock", "glued"],
+    *["autoreset_rows", "limit_as_death", "non_finite", "constant", "spikes", "duplicate_episode"],
+    *["duplicate_stretch", "outside_observation", "outside_action", "action_unused"],
+    *["action_held", "pieces", "same_seeds"],
+]
+
+
+@pytest.fixture(scope="module")
+def bench() -> dict[str, ModuleType]:
+    """The benchmark, which plants the faults, and its table."""
+    return {
+        name: importlib.import_module(f"benchmarks.diagnostics.{name}")
+        for name in ("lint", "lint_table")
+    }
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    out = tmp_path_factory.mktemp("lint") / "pendulum"
+    return collect(CollectConfig(SHORT_PENDULUM, out, 1200, "mix:0.5*random+0.5*held:5"))
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
+    return collect(
+        CollectConfig(SHORT_CARTPOLE, tmp_path_factory.mktemp("lint") / "cartpole", 1200)
+    )
+
+
+def loud(found: Any) -> list[str]:
+    return sorted({finding.check for finding in found if finding.severity != "note"})
+
+
+def test_the_benchmark_has_no_fault_that_is_not_tested(bench: dict[str, ModuleType]) -> None:
+    assert list(bench["lint"].FAULTS) == FAULTS
+    schema = json.loads((BENCHMARKS / "results" / "lint.schema.json").read_text("utf-8"))
+    row = schema["$defs"]["row"]["properties"]
+    assert row["fault"]["enum"] == ["clean", *FAULTS]
+
+
+@pytest.mark.parametrize("fault", ["clean", *FAULTS])
+def test_a_planted_fault_is_found_and_nothing_else(
+    fault: str, bench: dict[str, ModuleType], pendulum: EpisodeStore
+) -> None:
+    row = bench["lint"].judge(fault, pendulum.load(), pendulum.spec, 0)
+    assert row["found"] is (fault != "clean")
+    # Spikes leave the space as well.
+    assert row["other_findings"] == (["space"] if fault == "spikes" else [])
+
+
+@pytest.mark.parametrize(
+    "fault", ["clean", "reward_late_filled", "reward_clock", "glued", "autoreset_rows", "limit_as_death"]
+)  # fmt: skip
+def test_a_constant_reward_and_real_deaths_hide_no_fault(
+    fault: str, bench: dict[str, ModuleType], cartpole: EpisodeStore
+) -> None:
+    row = bench["lint"].judge(fault, cartpole.load(), cartpole.spec, 0)
+    assert (row["found"], row["other_findings"]) == (fault != "clean", [])
+
+
+def flown(count: int, length: int, *, died: bool = False, clock: bool = False) -> list[Episode]:
+    """A point that is pushed about: place and speed, starts near 0, costs its distance."""
+    rng = np.random.default_rng(7)
+    episodes = []
+    for seed in range(count):
+        pushes = rng.uniform(-1, 1, (length, 1)).astype(np.float32)
+        speed = np.append(0.1 * rng.normal(), 0.3 * pushes).cumsum()
+        place = np.append(0.1 * rng.normal(), 0.3 * speed[1:]).cumsum()
+        parts = [place, speed, np.arange(length + 1.0)] if clock else [place, speed]
+        seen = np.stack(parts, 1).astype(np.float32)
+        episodes.append(Episode(seen, pushes, -(place[1:] ** 2), died, not died, seed=seed))
+    return episodes
+
+
+def flat_spec(size: int, horizon: int | None = None) -> WorldSpec:
+    box = spaces.Box(-np.inf, np.inf, (size,), np.float32)
+    return WorldSpec(box, spaces.Box(-1, 1, (1,), np.float32), horizon)
+
+
+def test_a_length_that_the_observation_explains_is_no_time_limit() -> None:
+    seen = lint(flown(12, 30, died=True, clock=True), flat_spec(3, 30))
+    blind = lint(flown(12, 30, died=True), flat_spec(2, 30))
+    unnamed = lint(flown(12, 30, died=True), flat_spec(2))
+    assert [loud(found) for found in (seen, blind, unnamed)] == [[], ["time_limit"], ["time_limit"]]
+
+
+def test_a_world_that_throws_one_anywhere_is_not_glued() -> None:
+    thrown = []
+    for number, episode in enumerate(flown(20, 50)):
+        seen = episode.observations.copy()
+        seen[25:] += np.random.default_rng(number).choice([-9, 9], 2)
+        rewards = -(seen[1:, 0] ** 2)
+        thrown.append(Episode(seen, episode.actions, rewards, False, True, seed=number))
+    assert loud(lint(thrown, flat_spec(2))) == []
+
+
+def test_one_pair_of_glued_episodes_is_placed() -> None:
+    episodes = flown(20, 50)
+    first, second = episodes[3], episodes[4]
+    glued = Episode(
+        np.concatenate([first.observations[:-1], second.observations]),
+        np.concatenate([first.actions, second.actions]),
+        np.concatenate([first.rewards, second.rewards]),
+        False,
+        True,
+    )
+    (found,) = lint([*episodes[:3], glued, *episodes[5:]], flat_spec(2))
+    assert (found.check, found.where) == ("glued", "episode 3, step 49")
+
+
+def test_relatives_are_told_from_strangers() -> None:
+    whole = dict(enumerate(flown(6, 40)))
+    assert related(whole) == ([], [], [])
+    whole[6], whole[7] = whole[2].cut(10, 30), whole[3]
+    whole[8], whole[9] = (flown(7, 40)[6].cut(*ends) for ends in ((0, 15), (15, 40)))
+    twice, overlaps, joined = related(whole)
+    assert (twice, overlaps, joined) == ([(3, 7)], [(6, 2, 20)], [(8, 9)])
+
+
+def test_a_world_of_few_states_may_repeat_itself() -> None:
+    rng = np.random.default_rng(0)
+    spec = WorldSpec(spaces.Discrete(4), spaces.Discrete(2))
+    walks = [rng.integers(0, 2, 3) for _ in range(300)]
+    episodes = [
+        Episode(np.append(0, walk.cumsum()), walk, walk.astype(float), False, True)
+        for walk in walks
+    ]
+    assert loud(lint(episodes, spec)) == []
+
+
+def test_a_split_is_of_episodes_and_of_seeds() -> None:
+    episodes = flown(10, 30)
+    spec = flat_spec(2)
+    assert lint_split(episodes[:8], episodes[8:], spec) == []
+    (cut,) = lint_split([*episodes[:8], episodes[9].cut(0, 10)], [episodes[9].cut(10, 30)], spec)[
+        :1
+    ]
+    assert (cut.check, cut.severity, cut.where) == ("split", "error", "episode 0")
+    again = [
+        Recording(e.observations + 1, e.actions, e.rewards, False, True, seed=e.seed)
+        for e in episodes
+    ]
+    (seeds,) = lint_split(episodes, again, spec)
+    assert seeds.severity == "warning" and "10 reset seeds" in seeds.message
+
+
+def test_a_quadratic_law_is_found_exactly_and_a_smooth_one_closely() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2_000, 3))
+    targets = np.stack([inputs[:, 0] ** 2 - inputs[:, 1] * inputs[:, 2], np.sin(inputs[:, 0])], 1)
+    noise = rng.normal(size=(2_000, 1))
+    errors = held_out_error(inputs, np.hstack([targets, noise]), np.arange(2_000) % 5).mean(0)
+    assert errors[0] < 1e-4 and errors[1] < 0.02 and errors[2] > 0.7
+
+
+ODD: dict[str, tuple[WorldSpec, list[Recording]]] = {}
+
+
+def odd(name: str, observation: spaces.Space, action: spaces.Space, *episodes: Any) -> None:
+    made = [Recording(*parts, terminated=False, truncated=True) for parts in episodes]
+    ODD[name] = (WorldSpec(observation, action), made)
+
+
+_box, _two = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
+_pixels = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+_zeros = np.zeros
+odd("no episode", _box, _two)
+odd("one step", _box, _two, (_zeros((2, 2)), _zeros(1, int), _zeros(1)))
+odd("bandits", _box, _two, *[(_zeros((2, 2)), _zeros(1, int), _zeros(1))] * 9)
+odd("no step", _box, _two, (_zeros((1, 2)), _zeros(0, int), _zeros(0)))
+odd("all NaN", _box, _two, (np.full((9, 2), np.nan), _zeros(8, int), np.full(8, np.inf)))
+odd("other shape", _box, _two, (_zeros((9, 3)), _zeros(8, int), _zeros(8)))
+odd("too few observations", _box, _two, (_zeros((8, 2)), _zeros(8, int), _zeros(8)))
+odd("too few rewards", _box, _two, (_zeros((9, 2)), _zeros(8, int), _zeros(7)))
+odd("words", _box, _two, (_zeros((9, 2)), _zeros(8, int), np.array(["x"] * 8)))
+odd("a part too many", _box, _two, ({"a": _zeros((9, 2))}, _zeros(8, int), _zeros(8)))
+odd("halves of actions", _box, _two, (_zeros((9, 2)), _zeros(8) + 0.5, _zeros(8)))
+odd("scalars", spaces.Box(-1, 1, (), np.float32), spaces.Box(-1, 1, (), np.float32),
+    *[(_zeros(9), _zeros(8), _zeros(8))] * 3)  # fmt: skip
+odd("pixels", _pixels, _two, *[(_zeros((9, 8, 8, 3), np.uint8), _zeros(8, int), _zeros(8))] * 3)
+odd("parts", spaces.Dict({"eye": _pixels, "arm": _box, "mode": _two}), spaces.MultiDiscrete([2, 3]),
+    *[({"eye": _zeros((40, 8, 8, 3), np.uint8), "arm": _zeros((40, 2)), "mode": _zeros(40, int)},
+       _zeros((39, 2), int), _zeros(39))] * 4)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_nothing_in_the_data_makes_it_fail(name: str) -> None:
+    spec, episodes = ODD[name]
+    found = lint(episodes, spec)
+    json.dumps([finding.to_json() for finding in found], allow_nan=False)
+    wrong = {"all NaN": "finite", "halves of actions": "space"}
+    if name in ("no step", "other shape", "words", "a part too many") or "too few" in name:
+        wrong[name] = "shape"
+    if name in wrong:
+        assert (found[0].check, found[0].severity) == (wrong[name], "error")
+    if name == "pixels":
+        assert any("pixels" in finding.message for finding in found)
+
+
+def test_one_unusable_episode_hides_nothing_of_the_others() -> None:
+    episodes: list[Episode] = list(flown(20, 30, died=True))
+    first = episodes[0]
+    episodes[0] = Recording(first.observations * np.nan, first.actions, first.rewards, True, False)
+    assert loud(lint(episodes, flat_spec(2, 30))) == ["finite", "time_limit"]
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_exits_with_1_where_an_error_is(
+    pendulum: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lint", str(pendulum.folder)]) == 0
+    assert "nothing found" in capsys.readouterr().out
+    again = EpisodeStore.create(tmp_path / "again", pendulum.spec)
+    again.append([*pendulum.load(), pendulum.load()[2]])
+    assert main(["lint", str(again.folder), "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["check"], found["where"]) == ("duplicates", "episode 20")
+    assert main(["lint", str(pendulum.folder), "--held-out", str(again.folder)]) == 1
+    assert "split" in capsys.readouterr().out
+    assert main(["lint", str(pendulum.folder), "--held-out", "x", "--twin", "y"]) == 2
+    assert "one split at most" in capsys.readouterr().err
+    assert main(["lint", str(pendulum.folder), "--twin", "pendulum"]) == 2
+    assert "fit it again" in capsys.readouterr().err
+
+
+def test_the_benchmark_writes_what_its_schema_and_its_table_say(
+    bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
+    monkeypatch.setitem(bench["lint"].TASKS, "Pendulum-v1", (600, "random"))
+    out = tmp_path / "lint.json"
+    monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / "lint.py"), "--out", "lint.json"])
+    faults = ["clean", "reward_late", "glued"]
+    bench["lint"].main(
+        ["--tasks", "Pendulum-v1", "--seeds", "5", "--faults", *faults, "--out", str(out)]
+    )
+    tree = json.loads(out.read_text("utf-8"))
+    schema = json.loads((BENCHMARKS / "results" / "lint.schema.json").read_text("utf-8"))
+    for made in (tree, *tree["rows"]):
+        made["commit"] = made["commit"][:40]
+    jsonschema.validate(tree, schema)
+    table = bench["lint_table"].lint_section(tree)
+    assert [row["fault"] for row in tree["rows"]] == faults
+    assert "| `reward_late` | 1 of 1 |" in table and "1 of 1 clean datasets" in table
+    tree["rows"][1] |= {"found": False, "other_findings": ["glued"]}
+    table = bench["lint_table"].lint_section(tree)
+    assert "**0 of 1**" in table and "| `reward_late` | Pendulum-v1 | glued | 1 |" in table
+    assert bench["lint_table"].lint_section(None) == "Not measured yet."

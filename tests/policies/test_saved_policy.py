@@ -1,0 +1,290 @@
+"""Explorations act the same after the same reset; policies survive the disk, or say why not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from world_env.collection.exploration import parse_exploration
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.saved_policy import (
+    NormalizedFeatures,
+    load_policy,
+    policy_card,
+    policy_kwargs_for,
+    save_policy,
+)
+from world_env.real.real_env import RealConfig, spec_of
+from world_env.spec import WorldSpec
+from world_env.types import Statistics
+
+OBSERVATIONS = spaces.Box(-1, 1, (3,), np.float32)
+ACTIONS = {
+    "box": spaces.Box(-2, 2, (4,), np.float32),
+    "unbounded": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    "discrete": spaces.Discrete(5, start=2),
+    "multi": spaces.MultiDiscrete([2, 3]),
+}
+
+
+def actions_of(exploration: Any, seed: int, steps: int = 40) -> np.ndarray:
+    exploration.reset(seed)
+    return np.array([exploration.act(np.zeros(3, np.float32)) for _ in range(steps)])
+
+
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize("text", ["random", "held:8", "mix:0.5*random+0.5*held:8"])
+def test_the_same_seed_acts_the_same_and_within_the_space(text: str, space: spaces.Space) -> None:
+    exploration, again = (parse_exploration(text, WorldSpec(OBSERVATIONS, space)) for _ in range(2))
+    first, other = actions_of(exploration, 3), actions_of(exploration, 4)
+    np.testing.assert_array_equal(first, actions_of(again, 3))
+    np.testing.assert_array_equal(other, actions_of(again, 4))
+    assert (first != other).any()
+    for _ in range(20):
+        assert space.contains(exploration.act(np.zeros(3, np.float32)))
+
+
+def test_exploring_never_touches_the_environments_own_sampler() -> None:
+    space = spaces.Discrete(1000, seed=1)
+    twin = spaces.Discrete(1000, seed=1)
+    actions_of(parse_exploration("random", WorldSpec(OBSERVATIONS, space)), 0)
+    assert space.sample() == twin.sample()
+
+
+def test_held_actions_last_as_long_as_asked_and_reach_the_bounds() -> None:
+    spec = WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    actions = actions_of(parse_exploration("held:10", spec), 0, steps=4000)
+    changed = (np.diff(actions, axis=0) != 0).mean()
+    # A fresh bound may equal the held one.
+    assert 0.07 < changed < 0.105
+    assert 0.35 < (np.abs(actions) == 2).mean() < 0.65
+
+
+def held_throughout(actions: np.ndarray) -> bool:
+    return bool((np.ptp(actions, axis=0) == 0).all())
+
+
+def test_a_mixture_keeps_one_part_for_a_whole_episode_and_to_their_shares() -> None:
+    exploration = parse_exploration(
+        "mix:1*random+3*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    )
+    held = [held_throughout(actions_of(exploration, seed)) for seed in range(400)]
+    assert np.mean(held) == pytest.approx(0.75, abs=0.01)
+
+
+def test_the_shares_of_a_mixture_are_of_steps_and_not_of_episodes() -> None:
+    exploration = parse_exploration(
+        "mix:1*random+1*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    )
+    steps = {True: 0, False: 0}
+    for seed in range(300):
+        exploration.reset(seed)
+        first = np.array([exploration.act(np.zeros(3, np.float32)) for _ in range(10)])
+        held = held_throughout(first)
+        # Whoever holds its action stands for a long time, whoever does not falls at once.
+        for _ in range(190 if held else 0):
+            exploration.act(np.zeros(3, np.float32))
+        steps[held] += 200 if held else 10
+    assert steps[True] / sum(steps.values()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_mixture_that_goes_on_after_a_kill_chooses_as_it_would_have() -> None:
+    text, spec = "mix:1*random+2*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    whole, resumed = (parse_exploration(text, spec) for _ in range(2))
+    lengths = [40, 3, 25, 8, 60, 2, 90, 4]
+    before = [actions_of(whole, seed, length) for seed, length in enumerate(lengths)]
+    for seed, length in enumerate(lengths[:5]):
+        resumed.skip(seed, length)
+    for seed, length in list(enumerate(lengths))[5:]:
+        np.testing.assert_array_equal(before[seed], actions_of(resumed, seed, length))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "fun", "held", "held:x", "held:0", "random:3", "mix:", "mix:random", "mix:0*random",
+     "mix:-1*random+2*random", "policy:"],
+)  # fmt: skip
+def test_an_unknown_exploration_says_what_is_known(text: str) -> None:
+    with pytest.raises(InvalidOptionError, match=r"held|weight"):
+        parse_exploration(text, WorldSpec(OBSERVATIONS, ACTIONS["discrete"]))
+
+
+def trained(algorithm: type[BaseAlgorithm], env_id: str, **arguments: Any) -> BaseAlgorithm:
+    return algorithm("MlpPolicy", gym.make(env_id), device="cpu", seed=3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"), [(PPO, "CartPole-v1"), (SAC, "Pendulum-v1"), (DQN, "CartPole-v1")]
+)
+def test_a_policy_survives_the_disk(
+    tmp_path: Path, algorithm: type[BaseAlgorithm], env_id: str
+) -> None:
+    model = trained(algorithm, env_id)
+    spec = spec_of(RealConfig(env_id))
+    folder = save_policy(model, tmp_path / "p", trained_in="real", provenance={"steps": 0})
+    card = policy_card(folder)
+    assert (card["algorithm"], card["trained_in"], card["seed"]) == (algorithm.__name__, "real", 3)
+    again = load_policy(folder, expect=spec)
+    seen = np.stack([spec.observation_space.sample() for _ in range(8)]).clip(-5, 5)
+    np.testing.assert_array_equal(
+        again.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0]
+    )
+    assert algorithm.load(folder / "policy.zip", env=gym.make(env_id)) is not None
+    # Once more into the same folder, and nothing is left beside.
+    save_policy(model, folder, trained_in="learned")
+    assert policy_card(folder)["trained_in"] == "learned"
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_a_saved_policy_explores_with_noise_of_its_own(tmp_path: Path) -> None:
+    spec = spec_of(RealConfig("Pendulum-v1"))
+    folder = save_policy(trained(PPO, "Pendulum-v1"), tmp_path / "p", trained_in="real")
+    exploration = parse_exploration(f"policy:{folder}", spec)
+    before = torch.get_rng_state()
+    first = actions_of(exploration, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    np.testing.assert_array_equal(first, actions_of(exploration, 1))
+    assert (first != actions_of(exploration, 2)).any()
+    greedy = actions_of(parse_exploration(f"greedy:{folder}", spec), 1)
+    assert (greedy == greedy[0]).all()
+
+
+def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_path: Path) -> None:
+    spec = spec_of(RealConfig("CartPole-v1"))
+    center, scale = np.array([10.0, 20.0, 30.0, 40.0]), np.array([0.1, 0.2, 0.3, 0.4])
+    model = PPO("MlpPolicy", gym.make("CartPole-v1"), seed=0, policy_kwargs={
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {"mean": center.tolist(), "scale": scale.tolist()},
+    })  # fmt: skip
+    folder = save_policy(model, tmp_path / "p", trained_in="real")
+    exploration = parse_exploration(f"stuck:0.5:{folder}", spec)
+    seen: list[np.ndarray] = []
+    policy = exploration._policy  # type: ignore[attr-defined]
+    predict = policy.predict
+    policy.predict = lambda observation, **options: (
+        seen.append(observation) or predict(observation, **options)
+    )
+    stuck, shown = [], []
+    for seed in range(400):
+        exploration.reset(seed)
+        seen.clear()
+        for step in range(3):
+            exploration.act(np.full(4, -step, np.float32))
+        episode = np.stack(seen)
+        assert episode.dtype == np.float32
+        broken = episode[0] != 0
+        np.testing.assert_array_equal(episode[:, broken], episode[[0, 0, 0]][:, broken])
+        told = np.repeat([[0.0], [-1.0], [-2.0]], int((~broken).sum()), axis=1)
+        np.testing.assert_array_equal(episode[:, ~broken], told)
+        stuck.append(broken)
+        shown.append(np.where(broken, (episode[0] - center) / scale, np.nan))
+    assert {int(broken.sum()) for broken in stuck} == {2}
+    # 400 episodes, 800 values: within four standard errors of every sensor's turn, and of two scales around the mean.
+    assert abs(np.mean(stuck, axis=0) - 0.5).max() < 0.1
+    assert abs(np.nanmean(shown)) < 0.3 and 1.8 < np.nanstd(shown) < 2.2
+    exploration.reset(7)
+    again = [exploration.act(np.zeros(4, np.float32)) for _ in range(20)]
+    exploration.reset(7)
+    assert [exploration.act(np.zeros(4, np.float32)) for _ in range(20)] == again
+
+
+def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
+    spec = spec_of(RealConfig("CartPole-v1"))
+    folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
+    with pytest.raises(InvalidOptionError, match="normalize=True"):
+        parse_exploration(f"stuck:0.5:{folder}", spec)
+    model = PPO("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {"mean": [0.0] * 4, "scale": [1.0] * 4},
+    })  # fmt: skip
+    save_policy(model, folder, trained_in="real")
+    for share in ("0", "1.5", "nan"):
+        with pytest.raises(InvalidOptionError, match="share"):
+            parse_exploration(f"stuck:{share}:{folder}", spec)
+    with pytest.raises(
+        InvalidOptionError, match=r'is no number: expected for example "stuck:0.5:FOLDER"'
+    ):
+        parse_exploration(f"stuck:{folder}", spec)
+
+
+def test_a_policy_of_other_spaces_is_refused(tmp_path: Path) -> None:
+    folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
+    with pytest.raises(SpaceMismatchError, match="observation_space"):
+        load_policy(folder, expect=spec_of(RealConfig("Pendulum-v1")))
+
+
+def rewrite(folder: Path, **change: Any) -> None:
+    card = json.loads((folder / "policy.json").read_text())
+    (folder / "policy.json").write_text(json.dumps({**card, **change}))
+
+
+def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no policy"):
+        load_policy(tmp_path)
+    folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
+    content = (folder / "policy.zip").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"no zip at all"):
+        (folder / "policy.zip").write_bytes(damaged)
+        with pytest.raises(StageError, match=r"policy\.zip cannot be loaded"):
+            load_policy(folder)
+    (folder / "policy.zip").unlink()
+    with pytest.raises(StageError, match=r"policy\.zip cannot be loaded"):
+        load_policy(folder)
+    rewrite(folder, algorithm="GPT")
+    with pytest.raises(InvalidOptionError, match="PPO"):
+        load_policy(folder)
+    rewrite(folder, format=99)
+    with pytest.raises(StageError, match="upgrade"):
+        load_policy(folder)
+    (folder / "policy.json").write_text("[]")
+    with pytest.raises(StageError, match="damaged"):
+        load_policy(folder)
+
+
+def test_a_card_beside_another_policys_zip_is_noticed(tmp_path: Path) -> None:
+    cart = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "a", trained_in="real")
+    other = save_policy(trained(PPO, "Pendulum-v1"), tmp_path / "b", trained_in="real")
+    (cart / "policy.zip").write_bytes((other / "policy.zip").read_bytes())
+    with pytest.raises(StageError, match="disagree"):
+        load_policy(cart)
+
+
+def test_saving_never_replaces_what_is_no_policy(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(StageError, match="no policy"):
+        save_policy(trained(PPO, "CartPole-v1"), tmp_path, trained_in="real")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def statistics(center: list[float], scale: list[float]) -> Statistics:
+    key = {"observation": torch.tensor(center)}, {"observation": torch.tensor(scale)}
+    none = {"observation": torch.full((len(center),), -1)}
+    return Statistics(*key, key[1], *key, key[1], none, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
+
+
+def test_normalisation_lives_inside_the_policy(tmp_path: Path) -> None:
+    space = spec_of(RealConfig("Pendulum-v1")).observation_space
+    options = policy_kwargs_for(space, statistics([0.0, 0.0, 4.0], [1.0, 1.0, 2.0]))
+    model = trained(PPO, "Pendulum-v1", policy_kwargs=options)
+    extractor = load_policy(save_policy(model, tmp_path / "p", trained_in="real")).policy
+    features = extractor.extract_features(torch.tensor([[1.0, -1.0, 8.0], [0.0, 0.0, 1e6]]))
+    assert features.tolist() == [[1.0, -1.0, 2.0], [0.0, 0.0, 10.0]]
+    sac = trained(SAC, "Pendulum-v1", policy_kwargs=options)
+    assert isinstance(sac.actor.features_extractor, NormalizedFeatures)
+
+
+def test_what_is_no_vector_keeps_the_default_extractor() -> None:
+    some = statistics([0.0], [1.0])
+    pixels = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    assert policy_kwargs_for(pixels, some) == {}
+    assert policy_kwargs_for(spaces.Dict({"a": OBSERVATIONS}), some) == {}
+    with pytest.raises(SpaceMismatchError, match="3 observation"):
+        NormalizedFeatures(OBSERVATIONS, [0.0], [1.0])

@@ -1,0 +1,203 @@
+"""The same policies in both worlds: with an exact twin, what is promised is what reality pays."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from oracle import oracle_twin
+from stable_baselines3 import PPO
+
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policy_evaluation.compare import compare
+from world_env.provenance import write_results
+from world_env.real.real_env import RealConfig, StepLedger, make_real_vec
+from world_env.rl.learn import LearnConfig, learn
+from world_env.rollouts.returns import (
+    Actor,
+    bootstrap_mean,
+    first_observations,
+    policy_actor,
+    random_actor,
+    run_learned,
+    run_real,
+)
+from world_env.twin.twin import Twin
+
+SEEDS = range(500, 560)
+
+
+@pytest.fixture(scope="module", params=["CartPole-v1", "Pendulum-v1"])
+def real_id(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def exact(real_id: str) -> Twin:
+    return oracle_twin(real_id)
+
+
+def untrained(real_id: str) -> PPO:
+    env = make_real_vec(RealConfig(real_id), 1, purpose="collect", ledger=StepLedger())
+    return PPO("MlpPolicy", env, seed=0, device="cpu")
+
+
+def actors(real_id: str, twin: Twin) -> dict[str, Callable[[], Actor]]:
+    model = untrained(real_id)
+    return {
+        # Made anew for each world: its noise begins where it began.
+        "random": lambda: random_actor(twin.spec.action_space, SEEDS),
+        "ppo": lambda: policy_actor(model),
+    }
+
+
+@pytest.mark.parametrize("policy", ["random", "ppo"])
+def test_an_exact_twin_returns_what_reality_returns(policy: str, real_id: str, exact: Twin) -> None:
+    make = actors(real_id, exact)[policy]
+    ledger = StepLedger()
+    reality = run_real(make(), RealConfig(real_id), SEEDS, purpose="judge", ledger=ledger)
+    learned = run_learned(make(), exact, reality.first)
+    assert ledger.by_purpose == {"judge": int(reality.lengths.sum())}
+    np.testing.assert_array_equal(learned.lengths, reality.lengths)
+    if real_id == "CartPole-v1":
+        np.testing.assert_array_equal(learned.values, reality.values)
+    else:
+        np.testing.assert_allclose(learned.values, reality.values, rtol=2e-3)
+    assert np.corrcoef(learned.values, reality.values)[0, 1] > 0.9999
+    assert abs(learned.mean - reality.mean) < 2e-3 * abs(reality.mean)
+
+
+def test_a_comparison_holds_both_sides_of_every_policy() -> None:
+    twin = oracle_twin("CartPole-v1")
+    ledger = StepLedger()
+    policies = {name: make() for name, make in actors("CartPole-v1", twin).items()}
+    table = compare(
+        policies,
+        twin,
+        RealConfig("CartPole-v1"),
+        ledger=ledger,
+        episodes=50,
+        seed=500,
+        real_steps={"ppo": 7},
+    )
+    assert table["env_id"] == "CartPole-v1"
+    assert table["episodes"] == 50 and table["seeds"] == [500, 549]
+    assert [row["policy"] for row in table["rows"]] == ["random", "ppo"]
+    assert [row["real_steps"] for row in table["rows"]] == [None, 7]
+    assert set(ledger.by_purpose) == {"judge"} and ledger.total() == 0
+    for row in table["rows"]:
+        assert row["real_ci95"][0] <= row["real_mean"] <= row["real_ci95"][1]
+        assert row["promise"] == row["learned_mean"] - row["real_mean"]
+        assert row["past_threshold_share"] is None
+    assert table["rows"][1]["promise"] == 0.0
+
+
+def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
+    # The exact cart-pole is as uncertain as it is far from the middle.
+    twin = dataclasses.replace(oracle_twin("CartPole-v1"), uncertainty_threshold=0.05)
+    actor = random_actor(twin.spec.action_space, SEEDS)
+    reality = run_real(
+        actor, RealConfig("CartPole-v1"), SEEDS, purpose="judge", ledger=StepLedger()
+    )
+    learned = run_learned(actor, twin, reality.first)
+    assert learned.past_threshold is not None and 0.0 < learned.past_threshold < 1.0
+
+
+def test_a_discounted_return_is_the_sum_of_what_each_step_weighs() -> None:
+    twin = oracle_twin("CartPole-v1")
+    first = first_observations(RealConfig("CartPole-v1"), SEEDS)
+    make = partial(random_actor, twin.spec.action_space, SEEDS)
+    plain, told = run_learned(make(), twin, first), run_learned(make(), twin, first, discount=0.9)
+    assert (plain.lengths == told.lengths).all() and (plain.values == plain.lengths).all()
+    # Every step pays 1.
+    np.testing.assert_allclose(told.values, (1.0 - 0.9**told.lengths) / (1.0 - 0.9))
+
+
+def test_few_episodes_are_refused() -> None:
+    twin = oracle_twin("CartPole-v1")
+    with pytest.raises(InvalidOptionError, match=r"episodes is 49.*50"):
+        compare({}, twin, RealConfig("CartPole-v1"), ledger=StepLedger(), episodes=49)
+
+
+def test_a_twin_without_horizon_is_refused() -> None:
+    twin = oracle_twin("CartPole-v1")
+    endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
+    first = np.zeros((2, 4), np.float32)
+    with pytest.raises(InvalidOptionError, match="no horizon"):
+        run_learned(random_actor(twin.spec.action_space, SEEDS), endless, first)
+
+
+@pytest.mark.parametrize(
+    "real", [RealConfig("Pendulum-v1"), RealConfig("CartPole-v1", action_chunk=2)]
+)
+def test_a_twin_of_other_spaces_costs_no_episode(real: RealConfig) -> None:
+    twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
+    actor = random_actor(twin.spec.action_space, range(50))
+    with pytest.raises(SpaceMismatchError, match="real environment's"):
+        compare({"random": actor}, twin, real, ledger=ledger, episodes=50)
+    endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
+    with pytest.raises(InvalidOptionError, match="no horizon"):
+        compare({"random": actor}, endless, RealConfig("CartPole-v1"), ledger=ledger, episodes=50)
+    assert ledger.by_purpose == {}
+
+
+class RoundedCartPole(CartPoleEnv):
+    """Begins where its first observation says, to the last bit: float32, as a twin is told."""
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = super().reset(**options)
+        self.state = tuple(observation.astype(np.float64))
+        return observation, info
+
+
+gym.register("RoundedCartPole-v1", entry_point=RoundedCartPole, max_episode_steps=500)
+
+
+def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
+    twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
+    model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0))
+    actors = {"random": random_actor(twin.spec.action_space, SEEDS), "ppo": policy_actor(model)}
+    world = RealConfig("RoundedCartPole-v1")
+    real = {
+        name: run_real(actor, world, SEEDS, purpose="judge", ledger=ledger)
+        for name, actor in actors.items()
+    }
+    assert real["ppo"].mean > 3 * real["random"].mean
+    learned = run_learned(actors["ppo"], twin, real["ppo"].first)
+    np.testing.assert_array_equal(learned.values, real["ppo"].values)
+
+
+def test_a_comparison_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
+    write_results(tmp_path / "new" / "comparison.json", {"rows": []})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["comparison.json"]
+    with pytest.raises(StageError, match="cannot write"):
+        write_results(tmp_path / "new" / "comparison.json" / "below", {"rows": []})
+
+
+def test_random_rows_do_not_depend_on_which_others_act() -> None:
+    space = spaces.Discrete(5)
+    together, alone = random_actor(space, range(3)), random_actor(space, range(3))
+    everyone = np.arange(3)
+    drawn = np.stack([together(None, everyone) for _ in range(20)])
+    only: Any = np.array([1])
+    np.testing.assert_array_equal(drawn[:, 1], [alone(None, only)[0] for _ in range(20)])
+
+
+def test_bootstrap_intervals_cover_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(100):
+        low, high = bootstrap_mean(rng.exponential(10.0, size=60), seed=trial)
+        covered += low <= 10.0 <= high
+    assert 85 <= covered <= 100
+
+
+def test_the_interval_of_equal_values_is_a_point() -> None:
+    assert bootstrap_mean(np.full(5, 3.0)) == (3.0, 3.0)
+    assert bootstrap_mean(np.array([2.0])) == (2.0, 2.0)

@@ -1,0 +1,176 @@
+"""Real environments are made, described and counted in one place."""
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from world_env.errors import (
+    MissingExtraError,
+    SpaceMismatchError,
+    StageError,
+    UnsupportedSpaceError,
+)
+from world_env.real.real_env import RealConfig, StepLedger, make_real, make_real_vec, spec_of
+from world_env.spec import WorldSpec
+
+COUNTING = RealConfig("counting:Counting-v0")
+
+
+def play(env: gym.Env, steps: int) -> None:
+    env.reset(seed=0)
+    for _ in range(steps):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+
+
+def test_every_step_is_counted_under_its_purpose() -> None:
+    ledger = StepLedger()
+    play(make_real(COUNTING, purpose="collect", ledger=ledger), 17)
+    play(make_real(COUNTING, purpose="judge", ledger=ledger), 5)
+    assert ledger.by_purpose == {"collect": 17, "judge": 5}
+    assert ledger.total() == 17
+    assert ledger.total(exclude=()) == 22
+
+
+def test_vector_steps_are_counted_row_by_row() -> None:
+    ledger = StepLedger()
+    env = make_real_vec(COUNTING, 3, purpose="validate", ledger=ledger)
+    env.reset()
+    for _ in range(20):
+        _, _, _, infos = env.step(np.zeros(3, int))
+    assert ledger.by_purpose == {"validate": 60}
+    env.seed(0)
+    env.close()
+    assert all(isinstance(info, dict) for info in infos)
+
+
+def test_an_unknown_purpose_is_refused_before_any_step() -> None:
+    with pytest.raises(ValueError, match="spot_check"):
+        make_real(COUNTING, purpose="fun", ledger=StepLedger())
+
+
+def test_a_ledger_on_disk_never_forgets_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "steps.json"
+    ledger = StepLedger(path)
+    for n in range(1, 350):
+        ledger.count("collect")
+        # What a process killed here would leave behind.
+        assert n <= json.loads(path.read_text())["collect"] <= n + 100
+    killed = StepLedger(path).by_purpose["collect"]
+    assert 349 <= killed <= 449
+    ledger.save()
+    assert StepLedger(path).by_purpose == {"collect": 349}
+    assert StepLedger.from_json(ledger.to_json()).by_purpose == ledger.by_purpose
+
+
+def test_a_ledger_passes_its_steps_on_to_a_wider_one() -> None:
+    whole = StepLedger()
+    StepLedger(parent=whole).count("collect", 3)
+    StepLedger(parent=whole).count("select", 2)
+    assert whole.by_purpose == {"collect": 3, "select": 2}
+
+
+@pytest.mark.parametrize("text", ["[]", '{"fun": 3}', '{"collect": -1}', '{"collect": true}', "{"])
+def test_a_damaged_ledger_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "steps.json").write_text(text)
+    with pytest.raises(StageError, match="no step ledger"):
+        StepLedger(tmp_path / "steps.json")
+
+
+@pytest.mark.parametrize(
+    ("env_id", "horizon", "seconds"),
+    [
+        ("CartPole-v1", 500, 0.02),
+        ("Pendulum-v1", 200, 0.05),
+        ("MountainCarContinuous-v0", 999, 1 / 30),
+        ("counting:Counting-v0", 10, 0.25),
+    ],
+)
+def test_the_spec_is_read_from_the_environment(env_id: str, horizon: int, seconds: float) -> None:
+    spec = spec_of(RealConfig(env_id))
+    assert spec.horizon == horizon
+    assert spec.seconds_per_step == pytest.approx(seconds)
+    assert spec.real_id == env_id.rpartition(":")[2]
+    again = WorldSpec.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False)))
+    assert again == spec
+    made = gym.make(gym.envs.registration.EnvSpec.from_json(spec.real))
+    assert made.observation_space == spec.observation_space
+
+
+def test_arguments_and_wrappers_of_the_user_are_applied() -> None:
+    real = RealConfig(
+        "counting:Counting-v0",
+        {"lengths": [3, 4], "max_episode_steps": 50},
+        ("gymnasium.wrappers:FlattenObservation", "counting:Doubled"),
+    )
+    assert RealConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
+    assert spec_of(real).horizon == 50
+    env = make_real(real, purpose="collect", ledger=StepLedger())
+    env.reset(seed=0)
+    rewards = [env.step(1)[1] for _ in range(3)]
+    assert rewards == [2.0, 202.0, 402.0]
+
+
+def test_wrappers_take_arguments() -> None:
+    limit = 'gymnasium.wrappers:TimeLimit{"max_episode_steps": 3}'
+    scaled = 'gymnasium.wrappers:RescaleAction{"min_action": -1, "max_action": 1}'
+    real = RealConfig("Pendulum-v1", wrappers=(limit, scaled))
+    assert RealConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
+    env = make_real(real, purpose="collect", ledger=StepLedger())
+    assert env.action_space.high == 1.0
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[3] for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "named"),
+    [
+        ('gymnasium.wrappers:TimeLimit{"max_steps": 3}', "max_steps"),
+        ("gymnasium.wrappers:TimeLimit", "max_episode_steps"),
+        ('gymnasium.wrappers:TimeLimit{"max_episode_steps": 3', "JSON of arguments"),
+        ('gymnasium.wrappers:Nothing{"a": 3}', "Nothing"),
+    ],
+)
+def test_arguments_that_a_wrapper_does_not_take_are_named(wrapper: str, named: str) -> None:
+    with pytest.raises(StageError, match=named):
+        spec_of(RealConfig("Pendulum-v1", wrappers=(wrapper,)))
+
+
+def test_what_a_wrapper_of_ours_refuses_keeps_its_own_name() -> None:
+    through = 'world_env.wrappers:LatentObservation{"twin": "cartpole"}'
+    with pytest.raises(SpaceMismatchError, match="real environment's observation_space"):
+        spec_of(RealConfig("Pendulum-v1", wrappers=(through,)))
+
+
+def test_an_unknown_id_lists_near_matches() -> None:
+    with pytest.raises(StageError, match="CartPole-v1"):
+        spec_of(RealConfig("CartPol-v1"))
+    with pytest.raises(StageError, match="module:Id"):
+        spec_of(RealConfig("no_such_module:Thing-v0"))
+
+
+def test_impossible_arguments_are_named() -> None:
+    with pytest.raises(StageError, match="wings"):
+        spec_of(RealConfig("CartPole-v1", {"wings": 2}))
+    with pytest.raises(ValueError, match="strict JSON"):
+        RealConfig("CartPole-v1", {"mass": float("nan")})
+
+
+@pytest.mark.parametrize("name", ["json:NoSuch", "no_such_module:W", "Flatten", "json:__name__"])
+def test_an_impossible_wrapper_is_named(name: str) -> None:
+    with pytest.raises(StageError, match=name.partition(":")[2] or name):
+        spec_of(RealConfig("CartPole-v1", {}, (name,)))
+
+
+def test_a_missing_simulator_comes_with_advice() -> None:
+    with pytest.raises(MissingExtraError, match="Install"):
+        spec_of(RealConfig("counting:CountingMissing-v0"))
+
+
+def test_an_unsupported_space_is_named() -> None:
+    with pytest.raises(UnsupportedSpaceError, match="Tuple"):
+        spec_of(RealConfig("counting:CountingNested-v0"))

@@ -1,0 +1,377 @@
+"""Rounds of collect, fit and learn: every real step counted, nothing done twice."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from world_env.data.episode import EpisodeStore
+from world_env.errors import InvalidOptionError, StageError
+from world_env.fitting.fit import FitConfig
+from world_env.policies.saved_policy import load_policy, policy_card
+from world_env.real.real_env import RealConfig, StepLedger
+from world_env.refinement.refine import RefineConfig, Round, refine
+from world_env.rl.learn import LearnConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+
+ROUNDS = 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_episodes() -> Iterator[None]:
+    """What twins think of a policy is told by fewer episodes than usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("world_env.refinement.keeper.EPISODES", 3)
+        patch.setattr("world_env.refinement.rounds._PROMISED", 3)
+        yield
+
+
+STEPS = 401
+
+
+def tiny(out: Path, **change: Any) -> RefineConfig:
+    options: dict[str, Any] = {
+        "steps": STEPS,
+        "rounds": ROUNDS,
+        "spot_checks": 0.5,
+        "seed": 2,
+        "fit": FitConfig(
+            updates=20,
+            batch_size=32,
+            validate_every=10,
+            model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
+        ),
+        "learn": LearnConfig(
+            steps=256, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1}
+        ),
+        **change,
+    }
+    return RefineConfig(RealConfig("CartPole-v1"), out, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Round], dict[str, int]]:
+    out = tmp_path_factory.mktemp("refine") / "run"
+    ledger = StepLedger(out / "real-steps.json")
+    return out, refine(tiny(out), ledger=ledger), ledger.by_purpose
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_in(stage: str, number: int = 0) -> Callable[[str, int, int, Any], None]:
+    """Dies at the first word of a stage, of the given round."""
+    rounds = {"number": -1, "last": ""}
+
+    def report(name: str, done: int, wanted: int, logs: Any) -> None:
+        if name == "collect" and rounds["last"] != "collect":
+            rounds["number"] += 1
+        rounds["last"] = name
+        if name == stage and rounds["number"] == number:
+            raise Killed
+
+    return report
+
+
+def assert_same(left: list[Round], right: list[Round]) -> None:
+    assert [part.real_steps for part in left] == [part.real_steps for part in right]
+    for one, other in zip(left, right, strict=True):
+        theirs = other.twin.model.state_dict()
+        for name, value in one.twin.model.state_dict().items():
+            assert torch.equal(value, theirs[name]), name
+        for ours, its in zip(
+            one.policy.policy.parameters(), other.policy.policy.parameters(), strict=True
+        ):
+            np.testing.assert_array_equal(ours.detach(), its.detach())
+
+
+def test_the_rounds_share_the_wanted_real_steps(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, counted = finished
+    assert [part.number for part in rounds] == [0, 1]
+    checks = (STEPS - STEPS // 2) // 2
+    assert counted == {"collect": STEPS - checks, "spot_check": checks}
+    assert [part.real_steps for part in rounds] == [STEPS // 2, STEPS]
+    folders = ("round-0/data", "round-1/checks", "round-1/data")
+    stored = [EpisodeStore(out / folder).steps for folder in folders]
+    assert stored == [STEPS // 2, checks, STEPS - STEPS // 2 - checks]
+
+
+def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, _ = finished
+    second = EpisodeStore(out / "round-1" / "data")
+    assert second.provenance["exploration"] == f"policy:{rounds[0].policy_folder}"
+    provenance = rounds[1].twin.provenance
+    assert provenance["steps"] == provenance["real_steps"] == STEPS
+    assert provenance["exploration"] == "random, then the previous round's policy"
+    assert str(out) not in str(provenance)
+
+
+def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path) -> None:
+    ledger = StepLedger()
+    config = tiny(
+        tmp_path / "run",
+        later_exploration="mix:0.5*policy:{policy}+0.5*policy:{curious}",
+        explorers={"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}, "unused": {}},
+    )
+    rounds = refine(config, ledger=ledger)
+    curious = rounds[0].policy_folder.with_name("policy-curious")
+    cards = [
+        policy_card(folder)["provenance"]["learn"] for folder in (rounds[0].policy_folder, curious)
+    ]
+    assert [card["reward"] for card in cards] == ["task", "uncertainty"]
+    assert cards[0]["seed"] != cards[1]["seed"]
+    weights = [
+        load_policy(folder).policy.state_dict() for folder in (rounds[0].policy_folder, curious)
+    ]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
+    assert f"policy:{curious}" in store.provenance["exploration"]
+    assert rounds[-1].twin.provenance["exploration"] == f"random, then {config.later_exploration}"
+    # The last round's data is never collected with, and who does not collect is not trained.
+    assert not rounds[-1].twin_folder.with_name("policy-curious").exists()
+    assert not curious.with_name("policy-unused").exists()
+    assert ledger.total() == config.steps
+
+
+def test_who_acts_later_is_known_before_a_step_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match=r"names \{hasty\}, expected one of policy"):
+        tiny(tmp_path, later_exploration="policy:{hasty}")
+
+
+def test_a_brace_without_its_partner_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="brace has no partner"):
+        tiny(tmp_path, later_exploration="policy:{policy")
+
+
+def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path) -> None:
+    both = "mix:0.5*policy:{hasty}+0.5*policy:{steady}"
+    explorers = {"hasty": {"options": {"gamma": 0.9}}, "steady": {"on_uncertain": "ignore"}}
+    config = tiny(tmp_path, later_exploration=both, explorers=explorers, explorer_steps=512)
+    rounds = refine(config, ledger=StepLedger())
+    cards = {
+        name: policy_card(rounds[0].twin_folder.with_name(f"policy-{name}"))["provenance"]["learn"]
+        for name in explorers
+    }
+    assert cards["hasty"]["options"] == config.learn.options | {"gamma": 0.9}
+    assert cards["hasty"]["on_uncertain"] == config.learn.on_uncertain
+    assert cards["steady"]["options"] == config.learn.options
+    assert cards["steady"]["on_uncertain"] == "ignore"
+    assert {card["steps"] for card in cards.values()} == {512}
+    assert cards["hasty"]["seed"] != cards["steady"]["seed"]
+    assert {done.policy_folder.name for done in rounds} == {"policy"}
+    with pytest.raises(StageError, match="explorers"):
+        refine(
+            dataclasses.replace(config, explorers=explorers | {"other": {}}), ledger=StepLedger()
+        )
+
+
+@pytest.mark.parametrize(
+    ("explorers", "said"),
+    [
+        ({"newest": {}}, "called 'newest'"),
+        ({"no word": {}}, "called 'no word'"),
+        ({"hasty": {"gamma": 0.9}}, r"'hasty' has the fields \['gamma'\]"),
+        ({"hasty": {"steps": 0}}, "0 steps"),
+    ],
+)
+def test_an_explorer_that_cannot_be_is_refused(
+    tmp_path: Path, explorers: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        tiny(tmp_path, explorers=explorers)
+
+
+def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path / "run",
+        rounds=3,
+        first_steps=201,
+        warm_start=True,
+        later_updates=10,
+        last_learn={"steps": 512},
+        last_share=0.7,
+    )
+    ledger = StepLedger()
+    rounds = refine(config, ledger=ledger)
+    assert [part.real_steps for part in rounds] == [201, 301, 401]
+    assert ledger.by_purpose == {"collect": 301, "spot_check": 100}
+    fits = [part.twin.provenance for part in rounds]
+    assert [fit["fit"]["updates"] for fit in fits] == [20, 10, 10]
+    assert [fit.get("warm_start") for fit in fits] == [
+        None,
+        *(part.twin.fingerprint() for part in rounds[:2]),
+    ]
+    newest = [part.twin_folder.with_name("policy") for part in rounds]
+    cards = [policy_card(folder)["provenance"]["learn"] for folder in newest]
+    assert [card["steps"] for card in cards] == [256, 512, 512]
+    counts = {
+        folder: card["reward_statistics"]["count"]
+        for folder, card in zip(newest, cards, strict=True)
+    }
+    for last, folder in zip(rounds[:2], newest[1:], strict=True):
+        assert counts[folder] - counts[last.policy_folder] == pytest.approx(512)
+    again = StepLedger()
+    assert_same(rounds, refine(config, ledger=again))
+    assert again.by_purpose == {}
+    with pytest.raises(StageError, match="another configuration"):
+        refine(dataclasses.replace(config, warm_start=False), ledger=again)
+
+
+def test_the_last_rounds_can_learn_otherwise(tmp_path: Path) -> None:
+    config = tiny(
+        tmp_path,
+        rounds=5,
+        steps=1_000,
+        warm_start=True,
+        learn=LearnConfig(steps=300, options={"n_steps": 64, "gamma": 0.9}),
+        last_learn={"steps": 400, "options": {"n_steps": 256}},
+        explorers={"bold": {"options": {"gamma": 0.5}}},
+    )
+    found = [config.learn_of(number) for number in range(5)]
+    assert [each.steps for each in found] == [300, 300, 300, 400, 400]
+    assert found[2].options == {"n_steps": 64, "gamma": 0.9}
+    assert found[3].options == {"n_steps": 256, "gamma": 0.9}
+    assert config.explorer("bold", 4).options == {"n_steps": 64, "gamma": 0.5}
+    assert config.explorer("bold", 4).steps == 300
+    for wrong, said in (
+        ({"last_learn": {"step": 3}}, r"last_learn has the fields \['step'\].*LearnConfig"),
+        ({"last_learn": {"options": None}}, "last_learn has the fields"),
+        ({"last_share": 1.1}, "last_share is 1.1"),
+        ({"last_share": 0.05}, "of 5 rounds a share of 0.05 is none"),
+    ):
+        with pytest.raises(InvalidOptionError, match=said):
+            dataclasses.replace(config, **wrong)
+
+
+def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
+    refine(tiny(tmp_path / "run"), ledger=StepLedger())
+    path = tmp_path / "run" / "round-0" / "round.json"
+    log = json.loads(path.read_text())
+    del log["contender"]
+    path.write_text(json.dumps(log))
+    ledger = StepLedger()
+    with pytest.raises(StageError, match=r"round-0 is a round of an older version.*another folder"):
+        refine(tiny(tmp_path / "run"), ledger=ledger)
+    assert ledger.total() == 0
+
+
+@pytest.mark.parametrize("first", [0, STEPS])
+def test_every_round_needs_a_step(tmp_path: Path, first: int) -> None:
+    with pytest.raises(InvalidOptionError, match="at least 1"):
+        tiny(tmp_path, first_steps=first)
+
+
+def test_another_run_makes_no_real_step_and_gives_the_same(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, _ = finished
+    ledger = StepLedger()
+    again = refine(tiny(out), ledger=ledger)
+    assert ledger.by_purpose == {}
+    assert_same(rounds, again)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"), [("fit", 0), ("learn", 0), ("collect", 1), ("learn", 1)]
+)
+def test_a_killed_run_goes_on_to_the_same_result(
+    stage: str,
+    number: int,
+    tmp_path: Path,
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    ledger = StepLedger()
+    with pytest.raises(Killed):
+        refine(tiny(tmp_path), ledger=ledger, report=killed_in(stage, number))
+    rounds = refine(tiny(tmp_path), ledger=ledger)
+    assert ledger.by_purpose == finished[2]
+    assert_same(finished[1], rounds)
+
+
+def test_a_run_killed_in_a_restart_takes_it_up_again(tmp_path: Path) -> None:
+    again: dict[str, Any] = {"warm_start": True, "candidates": ("newest",)}
+    again |= {"restart_every": 1, "restart_steps": 512}
+
+    def killed(name: str, done: int, wanted: int, logs: Any) -> None:
+        if name == "learn" and wanted == 512 and done >= 256:
+            raise Killed
+
+    whole = refine(tiny(tmp_path / "whole", **again), ledger=StepLedger())
+    with pytest.raises(Killed):
+        refine(tiny(tmp_path / "killed", **again), ledger=StepLedger(), report=killed)
+    rounds = refine(tiny(tmp_path / "killed", **again), ledger=StepLedger())
+    assert_same(whole[:1], rounds[:1])
+    assert rounds[1].log["discounted"].keys() == {"policy", "policy-restart"}
+    assert rounds[1].log["learned_steps"] == whole[1].log["learned_steps"] == 256 + 256 + 512
+
+
+def test_a_run_with_other_settings_is_not_mixed_in(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out = finished[0]
+    with pytest.raises(StageError):
+        refine(tiny(out, seed=3), ledger=StepLedger())
+    with pytest.raises(StageError, match="another configuration"):
+        refine(tiny(out, learn=LearnConfig(steps=128)), ledger=StepLedger())
+    with pytest.raises(StageError, match="another configuration"):
+        refine(tiny(out, fit=FitConfig(updates=10)), ledger=StepLedger())
+
+
+@pytest.mark.parametrize("change", [{"steps": 2 * STEPS}, {"steps": STEPS - 1}, {"rounds": 1}])
+def test_another_number_of_steps_is_refused_before_any_is_taken(
+    change: dict[str, int], finished: tuple[Path, list[Round], dict[str, int]]
+) -> None:
+    out = finished[0]
+    ledger = StepLedger()
+    before = sorted(path for path in out.rglob("*"))
+    with pytest.raises(StageError, match=r"another number of steps.*another folder"):
+        refine(tiny(out, **change), ledger=ledger)
+    assert ledger.by_purpose == {}
+    assert sorted(path for path in out.rglob("*")) == before
+
+
+def test_more_steps_are_refused_while_a_fit_is_unfinished(tmp_path: Path) -> None:
+    ledger = StepLedger()
+
+    def killed_after_a_checkpoint(name: str, done: int, wanted: int, logs: Any) -> None:
+        if name == "fit":
+            raise Killed
+
+    with pytest.raises(Killed):
+        refine(tiny(tmp_path), ledger=ledger, report=killed_after_a_checkpoint)
+    spent = ledger.by_purpose
+    with pytest.raises(StageError, match="another number of steps"):
+        refine(tiny(tmp_path, steps=2 * STEPS), ledger=ledger)
+    assert ledger.by_purpose == spent
+
+
+def test_known_functions_reach_every_round(tmp_path: Path) -> None:
+    def ended(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
+        return np.abs(next_observation[:, 2]) > 0.2
+
+    config = tiny(tmp_path, steps=200, rounds=1)
+    for _ in range(2):  # made, then read back
+        (done,) = refine(config, ledger=StepLedger(), termination_fn=ended)
+        assert done.twin.known == ["termination"]
+    ledger = StepLedger()
+    with pytest.raises(StageError, match=r"known functions \['termination'\].*has \[\]"):
+        refine(config, ledger=ledger)
+    assert ledger.by_purpose == {}
+
+
+def test_less_than_one_step_a_round_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="1 steps in 2 rounds"):
+        tiny(tmp_path, steps=1)
+    with pytest.raises(InvalidOptionError, match="0 rounds"):
+        tiny(tmp_path, rounds=0)

@@ -1,0 +1,344 @@
+"""Rounds: what is chosen without asking reality, what spot checks say of promises, and when it is enough."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from world_env.data.episode import Episode, EpisodeStore
+from world_env.errors import InvalidOptionError, StageError
+from world_env.fitting.fit import FitConfig
+from world_env.policies.saved_policy import policy_card
+from world_env.real.real_env import RealConfig, StepLedger
+from world_env.refinement.policy_selection import spot_check
+from world_env.refinement.refine import RefineConfig, refine
+from world_env.refinement.rounds import chosen_until, episodes_until
+from world_env.rl.learn import LearnConfig, learn
+
+pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+
+MODEL = {"members": 2, "width": 8, "head_width": 8, "rollout": 2}
+FIT = FitConfig(updates=10, batch_size=32, validate_every=10, model=MODEL)
+LEARN = LearnConfig(steps=256, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1})
+
+
+def config(out: Path, **change: Any) -> RefineConfig:
+    options: dict[str, Any] = {
+        "steps": 600,
+        "rounds": 3,
+        "spot_checks": 0.5,
+        "warm_start": True,
+        "fit": FIT,
+        "learn": LEARN,
+    }
+    return RefineConfig(RealConfig("CartPole-v1"), out, **options | change)
+
+
+@pytest.fixture(autouse=True)
+def few_episodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("world_env.refinement.keeper.EPISODES", 2)
+    monkeypatch.setattr("world_env.refinement.rounds._PROMISED", 2)
+    yield
+
+
+class Thought:
+    """What the twins think of the policies, planned: the value of a look is that of its turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
+        self.values, self.asked = iter(values), 0
+        self.discounts: list[float] = []
+        monkeypatch.setattr("world_env.refinement.rounds.estimate", self)
+
+    def __call__(self, actor: Any, twins: Any, **options: Any) -> float:
+        self.asked += 1
+        self.discounts.append(options.get("discount", 1.0))
+        self.twins = len(twins)
+        return next(self.values)
+
+
+def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [9.0, 5.0, 9.0, 5.0, 8.5])
+    unchecked = config(tmp_path, spot_checks=0.0)
+    rounds = refine(unchecked, ledger=StepLedger())
+    first, last = tmp_path / "round-0" / "policy", tmp_path / "round-2" / "policy"
+    # The third is thought worse than the first, but by less than such thoughts scatter.
+    assert [part.policy_folder for part in rounds] == [first, first, last]
+    assert [part.log["estimates"] for part in rounds] == [
+        {},
+        {"round-0/policy": 9.0, "round-1/policy": 5.0},
+        {"round-0/policy": 9.0, "round-1/policy": 5.0, "round-2/policy": 8.5},
+    ]
+    data = EpisodeStore(tmp_path / "round-2" / "data").provenance
+    assert data["exploration"] == f"policy:{first}"
+    assert chosen_until(tmp_path, 1) == first
+    # Read back: nobody is asked again.
+    monkeypatch.setattr("world_env.refinement.rounds.estimate", None)
+    again = refine(unchecked, ledger=StepLedger())
+    assert [part.log for part in again] == [part.log for part in rounds]
+
+
+def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More is thought of the second policy than anybody can earn.
+    Thought(monkeypatch, [50.0, 900.0, 50.0, 50.0, 100.0])
+    rounds = refine(config(tmp_path, steps=3_000), ledger=StepLedger())
+    names = [f"round-{number}/policy" for number in range(3)]
+    assert [part.log["contender"] for part in rounds] == names
+    for part, played in zip(rounds[1:], names, strict=False):
+        checks = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").provenance
+        assert checks["exploration"] == f"greedy:{tmp_path / played}"
+        assert checks["purpose"] == "spot_check"
+        assert part.log["reality"]["policy"] == played
+    assert rounds[1].log["expected"] == 900.0
+    # 900 was promised of the second and a few dozen came: now that is how far the third is believed.
+    assert rounds[2].log["reality"]["promise"] == 900.0
+    assert rounds[2].log["chosen"] in names[:2]
+    promise, chosen = rounds[2].log["promise"], rounds[2].log["chosen"]
+    returns = [
+        value
+        for part in rounds[1:]
+        if (seen := part.log["reality"])["policy"] == chosen
+        for value in seen["returns"]
+    ]
+    miss = 900.0 - np.mean(rounds[2].log["reality"]["returns"])
+    assert promise["high"] - promise["mean"] == pytest.approx(miss / np.sqrt(1 + len(returns)))
+
+
+def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
+    endless = RealConfig("CartPole-v1", {"max_episode_steps": -1})
+    ledger = StepLedger()
+    several = dataclasses.replace(config(tmp_path), real=endless)
+    with pytest.raises(InvalidOptionError, match=r"no time limit.*one round"):
+        refine(several, ledger=ledger)
+    assert ledger.total() == 0
+    one = dataclasses.replace(several, rounds=1, steps=200, warm_start=False)
+    (done,) = refine(one, ledger=ledger)
+    assert done.log["promise"] is None
+    assert done.policy_folder == tmp_path / "round-0" / "policy"
+
+
+def test_a_judge_is_another_fit_to_the_same_data_and_counts_in_every_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thought = Thought(monkeypatch, [1.0, 2.0])
+    judged = config(tmp_path, rounds=2, judge=True, learn=dataclasses.replace(LEARN, steps=1_024))
+    rounds = refine(judged, ledger=StepLedger())
+    assert thought.twins == 2
+    last = rounds[-1]
+    assert last.judge is not None
+    ours, theirs = last.twin.provenance, last.judge.provenance
+    assert ours["steps"] == theirs["steps"] == 600
+    assert ours["fit"]["seed"] != theirs["fit"]["seed"]
+    assert ours["validated_on"] != theirs["validated_on"]
+    assert theirs["warm_start"] == rounds[0].judge.fingerprint()  # type: ignore[union-attr]
+    looks = json.loads((tmp_path / "round-1" / "policy-kept" / "estimates.json").read_text())
+    assert len(looks) > 1
+    with pytest.raises(StageError, match="judge"):
+        refine(dataclasses.replace(judged, judge=False), ledger=StepLedger())
+
+
+def test_each_round_trains_all_candidates_and_may_choose_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [1.0, 2.0, 5.0])
+    asked = config(tmp_path, rounds=2, candidates=("warm", "fresh"), spot_checks=0.0)
+    rounds = refine(asked, ledger=StepLedger())
+    fresh = tmp_path / "round-1" / "policy-fresh"
+    assert rounds[-1].policy_folder == fresh
+    assert rounds[-1].learned_steps == 3 * 256
+    seeds = [
+        policy_card(fresh.with_name(name))["provenance"]["learn"]["seed"]
+        for name in ("policy", "policy-fresh")
+    ]
+    assert seeds[0] != seeds[1]
+
+
+def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [9.0, 5.0, 9.0, 5.0, 1.0])
+    begun: list[Path | None] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        begun.append(options["warm_start"])
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr("world_env.refinement.rounds.learn", noted)
+    asked = config(
+        tmp_path, candidates=("newest",), later_exploration="policy:{newest}", spot_checks=0.0
+    )
+    rounds = refine(asked, ledger=StepLedger())
+    first, second = tmp_path / "round-0" / "policy", tmp_path / "round-1" / "policy"
+    assert [part.policy_folder for part in rounds] == [first] * 3
+    assert begun == [None, first, second]
+    data = EpisodeStore(tmp_path / "round-2" / "data").provenance
+    assert data["exploration"] == f"policy:{second}"
+
+
+@pytest.mark.parametrize(("thought", "goes_on"), [(6.0, "policy-restart"), (4.0, "policy")])
+def test_a_restart_goes_on_where_its_discounted_return_is_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thought: float, goes_on: str
+) -> None:
+    # Without the discount the one that goes on earns more, whatever comes of the restart.
+    worth = [5.0, thought, 5.0, 5.0]
+    seen = Thought(monkeypatch, [9.0, 5.0, 1.0, *worth[:2], 9.0, 5.0, 1.0, *worth[2:]])
+    begun: list[tuple[Path | None, int]] = []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        begun.append((options["warm_start"], arguments[1].steps))
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr("world_env.refinement.rounds.learn", noted)
+    asked = config(
+        tmp_path,
+        steps=900,
+        candidates=("newest",),
+        later_exploration="policy:{newest}",
+        restart_every=1,
+        restart_steps=512,
+        compared=1,
+        spot_checks=0.0,
+    )
+    rounds = refine(asked, ledger=StepLedger())
+    assert seen.discounts == [1.0, 1.0, 1.0, 0.99, 0.99] * 2
+    first = tmp_path / "round-0" / "policy"
+    second = tmp_path / "round-1" / goes_on
+    assert begun == [(None, 256), (first, 256), (None, 512), (second, 256), (None, 512)]
+    assert [part.policy_folder for part in rounds] == [first] * 3
+    data = EpisodeStore(tmp_path / "round-2" / "data").provenance
+    assert data["exploration"] == f"policy:{second}"
+    assert rounds[1].log["discounted"] == {"policy": 5.0, "policy-restart": thought}
+    assert (rounds[1].log["goes_on"], rounds[0].log["discounted"]) == (goes_on, {})
+
+
+def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
+    asked = config(tmp_path, candidates=("newest",), later_exploration="policy:{newest}")
+    wanted = refine(asked, ledger=StepLedger())[-1]
+    for number in (1, 2):
+        path = tmp_path / f"round-{number}" / "round.json"
+        if number == 2:
+            path.unlink()
+            continue
+        log = json.loads(path.read_text())
+        del log["goes_on"], log["discounted"], log["settings"]["restart_every"]
+        path.write_text(json.dumps(log))
+    rounds = refine(asked, ledger=StepLedger())
+    assert rounds[-1].log["estimates"] == wanted.log["estimates"]
+    assert rounds[-1].learned_steps == wanted.learned_steps
+
+
+def test_without_patience_the_budget_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(monkeypatch, [9.0] + [1.0] * 30)
+    monkeypatch.setattr("world_env.refinement.rounds.best_of", lambda *_: ("round-0/policy",) * 2)
+    ledger = StepLedger()
+    rounds = refine(
+        config(tmp_path, rounds=4, patience=None, spot_checks=0.0, steps=400), ledger=ledger
+    )
+    assert len(rounds) == 4 and ledger.total() == 400
+
+
+def test_restarts_come_so_many_rounds_apart(tmp_path: Path) -> None:
+    asked = config(tmp_path, rounds=6, candidates=("newest",), restart_every=2)
+    kinds = [asked.kinds_of(number) for number in range(6)]
+    again = ("newest", "restart")
+    assert kinds == [("fresh",), ("newest",), again, ("newest",), again, ("newest",)]
+
+
+def test_it_is_enough_when_no_better_policy_was_found_for_some_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Thought(
+        monkeypatch,
+        [9.0, *[9.0, 1.0] * 1, *[9.0, 1.0, 1.0] * 1, *[9.0] + [1.0] * 3, *[9.0] * 9][1:],
+    )
+    ledger = StepLedger()
+    rounds = refine(config(tmp_path, rounds=6, patience=2, spot_checks=0.0), ledger=ledger)
+    assert len(rounds) == 3
+    assert {part.policy_folder for part in rounds} == {tmp_path / "round-0" / "policy"}
+    assert ledger.total() == 300 < 600
+
+
+def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_path: Path) -> None:
+    ledger = StepLedger()
+    rounds = refine(config(tmp_path, steps=3_000), ledger=ledger)
+    assert ledger.by_purpose == {"collect": 2_000, "spot_check": 1_000}
+    assert [part.twin.provenance["steps"] for part in rounds] == [1_000, 2_000, 3_000]
+    assert sum(map(len, episodes_until(tmp_path, 1))) == 2_000
+    assert rounds[0].log["reality"] is None
+    for before, part in itertools.pairwise(rounds):
+        reality = part.log["reality"]
+        assert reality["round"] == before.number
+        assert (reality["policy"], reality["promise"]) == (
+            before.log["contender"],
+            before.log["expected"],
+        )
+        whole = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").load()
+        returns = [float(e.rewards.sum()) for e in whole if e.terminated or len(e) == 500]
+        assert reality["returns"] == returns
+    assert (rounds[0].log["promise"]["low"], rounds[0].log["promise"]["high"]) == (None, None)
+    assert all(part.log["promise"]["low"] <= part.log["promise"]["mean"] for part in rounds[1:])
+
+
+def test_spot_checks_of_small_rounds_wait_until_they_are_whole_episodes(tmp_path: Path) -> None:
+    small = config(tmp_path, steps=10_000, rounds=9, first_steps=2_000, spot_checks=0.25)
+    assert [small.checks_of(n, 800) for n in range(9)] == [0, 0, 0, 0, 1000, 0, 0, 0, 1000]
+    assert [small.checks_of(n, None) for n in range(9)] == [0, *[250] * 8]
+    assert [small.checks_of(n, 5_000) for n in range(9)] == [0, 0, 500, 0, 500, 0, 500, 0, 500]
+    never = dataclasses.replace(small, spot_checks=0.0)
+    assert not any(never.checks_of(n, 800) for n in range(9))
+
+
+def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None:
+    def episode(steps: int, *, terminated: bool) -> Episode:
+        return Episode(
+            np.zeros((steps + 1, 1), np.float32),
+            np.zeros((steps, 1), np.float32),
+            np.ones(steps, np.float32),
+            terminated=terminated,
+            truncated=not terminated,
+        )
+
+    log = {"contender": "round-1/policy", "expected": 7.0}
+    played = [
+        episode(4, terminated=True),
+        episode(10, terminated=False),
+        episode(3, terminated=False),
+    ]
+    found = spot_check(played, 10, 3, log)
+    assert found == {
+        "round": 3,
+        "policy": "round-1/policy",
+        "returns": [4.0, 10.0],
+        "promise": 7.0,
+    }
+    assert spot_check(played[2:], 10, 3, log) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"candidates": ("new",)}, "candidates are"),
+        ({"candidates": ()}, "candidates are"),
+        ({"spot_checks": 0.6}, "spot_checks is 0.6"),
+        ({"patience": 0}, "patience 0"),
+        ({"compared": 0}, "compared 0"),
+        ({"explorers": {"restart": {}}}, "an explorer is called 'restart'"),
+        ({"restart_every": 0, "candidates": ("newest",)}, "restart every 0 rounds"),
+        ({"restart_every": 2}, "candidates \\('warm',\\).*add .newest."),
+        ({"restart_every": 2, "candidates": ("newest",), "warm_start": False}, "warm_start False"),
+        ({"candidates": ("warm", "fresh"), "explorers": {"fresh": {}}}, "called 'fresh'"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidOptionError, match=said):
+        config(tmp_path, **change)

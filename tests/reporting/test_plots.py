@@ -1,0 +1,158 @@
+"""The plots: what is drawn comes from the numbers, what is not there is not drawn."""
+
+import base64
+import random
+from collections.abc import Callable
+from typing import Any
+
+import made_up
+import numpy as np
+import pytest
+
+from world_env.reporting import plots
+from world_env.spec import JSON
+from world_env.twin.fidelity import error_curves
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures whose pictures were asked for."""
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "_svg", lambda figure: figures.append(figure) or "a picture")
+    return figures
+
+
+def labels(figure: Any) -> list[str]:
+    return figure.axes[0].get_legend_handles_labels()[1]
+
+
+def series(figure: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
+    (line,) = [line for line in figure.axes[0].get_lines() if line.get_label() == label]
+    return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+
+
+def test_kinds_and_support_are_told_apart(drawn: list[Any]) -> None:
+    fidelity = made_up.fidelity()
+    assert plots.agreement_scatter(fidelity)
+    axes = drawn[0].axes[0]
+    assert set(labels(drawn[0])) == {
+        "learned = real", "promised (90 %)", "of the pool", "of the pool, past threshold",
+        "trained in the twin", "trained in the twin, past threshold",
+    }  # fmt: skip
+    markers = [c.lines[0] for c in axes.containers]
+    points = fidelity["agreement"]["points"]
+    for face, wanted in (("white", False), (None, True)):
+        shown = [m for m in markers if (m.get_markerfacecolor() == "white") == (face == "white")]
+        assert {(x, y) for m in shown for x, y in zip(*m.get_data(), strict=True)} == {
+            (point["real"], point["learned"]) for point in points if point["supported"] == wanted
+        }
+    assert axes.get_xlim() == axes.get_ylim()
+
+
+def test_the_band_holds_the_policies_that_keep_their_promise(drawn: list[Any]) -> None:
+    fidelity = made_up.fidelity()
+    plots.agreement_scatter(fidelity)
+    (band,) = drawn[0].axes[0].collections[-1:]
+    path = band.get_paths()[0]
+    for point in fidelity["agreement"]["points"]:
+        if point["supported"]:
+            inside = point["low"] <= point["real"] <= point["high"]
+            assert path.contains_point((point["real"], point["learned"])) == inside
+    fidelity["promise"] = None
+    plots.agreement_scatter(fidelity)
+    assert "promised (90 %)" not in labels(drawn[1])
+
+
+def test_broken_promises_are_marked(drawn: list[Any]) -> None:
+    fidelity = made_up.fidelity()
+    plots.promises(fidelity)
+    given = [p for p in fidelity["agreement"]["points"] if p["supported"]]
+    outside = [p for p in given if not p["low"] <= p["real"] <= p["high"]]
+    x, _ = series(drawn[0], "of the pool, outside")
+    assert sorted(x) == sorted(p["real"] for p in outside) and len(outside) == 2
+    (bars,) = drawn[0].axes[0].collections
+    assert sorted((bar[0][0], bar[1][0]) for bar in bars.get_segments()) == sorted(
+        (point["low"], point["high"]) for point in given
+    )
+
+
+def test_errors_are_drawn_on_logarithms_where_they_span_much(drawn: list[Any]) -> None:
+    curves = error_curves(made_up.fidelity())
+    assert curves is not None
+    plots.curve(curves)
+    axes = drawn[0].axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    _, y = series(drawn[0], "twin")
+    np.testing.assert_allclose(y, curves["twin"])
+    assert "worst dimension (angular velocity)" in labels(drawn[0])
+    # The linear model explodes: it leaves the picture instead of flattening it.
+    assert axes.get_ylim()[1] < max(curves["linear"])
+    plots.curve({"horizon": [1, 2], "twin": [0.0, 0.5]})
+    assert drawn[1].axes[0].get_yscale() == "linear"
+    plots.curve({"horizon": [1, 2, 3], "twin": [0.1, 0.2, None], "hold_last": [0.2, 0.3, 0.4]})
+    assert np.isnan(series(drawn[2], "twin")[1][2])
+
+
+def test_survival_is_drawn_in_both_worlds(drawn: list[Any]) -> None:
+    fidelity = made_up.fidelity()
+    plots.survival(fidelity)
+    for side in ("real", "learned"):
+        x, y = series(drawn[0], side)
+        assert list(x) == made_up.STEPS
+        np.testing.assert_allclose(y / 100, fidelity["horizons"]["survival"][side])
+
+
+DRAWERS: list[Callable[[JSON], Any]] = [plots.agreement_scatter, plots.promises, plots.survival]
+
+
+@pytest.mark.parametrize("draw", DRAWERS)
+@pytest.mark.parametrize("fidelity", [None, {}, {"agreement": None, "horizons": {"survival": None}},
+                                      {"agreement": {"points": [{"real": 3}, 4, None]}}])  # fmt: skip
+def test_what_was_not_measured_is_not_drawn(draw: Callable[[Any], Any], fidelity: Any) -> None:
+    assert draw(fidelity) is None
+    assert plots.curve(None) is None and plots.curve({"twin": []}) is None
+
+
+def test_names_are_shown_as_they_stand() -> None:
+    rows = [
+        {"policy": name, "real_mean": i, "learned_mean": i}
+        for i, name in enumerate(["$x", "_hidden", "a" * 90, "$x$ \\alpha^", "{", "%"])
+    ]
+    picture = plots.scatter(rows)
+    assert picture is not None
+    drawing = base64.b64decode(picture.partition(",")[2]).decode()
+    assert drawing.count("<!-- ") > 0 and "<!--  _hidden -->" in drawing
+
+
+def test_odd_points_leave_the_others_standing(drawn: list[Any]) -> None:
+    rng = random.Random(1)
+    fidelity = made_up.fidelity()
+    odd = [None, "text", float("nan"), [], 10**400]
+    for point in fidelity["agreement"]["points"][:12]:
+        point[rng.choice(["real", "real_ci95", "learned_ci95", "low", "kind", "supported"])] = (
+            rng.choice(odd)
+        )
+    assert plots.agreement_scatter(fidelity) and plots.promises(fidelity)
+
+
+def test_rounds_show_what_was_promised_and_what_came(drawn: list[Any]) -> None:
+    logs: list[JSON] = [
+        {"round": 0, "real_steps": 100, "promise": {"mean": 50.0, "low": None, "high": None}, "reality": None},
+        {"round": 1, "real_steps": 150, "promise": {"mean": 40.0, "low": 10.0, "high": 70.0},
+         "reality": {"round": 0, "returns": [20.0, 30.0], "promise": 50.0}},
+    ]  # fmt: skip
+    assert plots.rounds(logs)
+    assert [axis.tolist() for axis in series(drawn[0], "promised")] == [[100, 150], [50, 40]]
+    # What the second round saw is of the first one's choice.
+    checks = series(drawn[0], "spot checks in reality")
+    assert [axis.tolist() for axis in checks] == [[100], [25]]
+    assert plots.rounds(logs[:1]) is None
+
+
+def test_the_picture_of_rounds_is_a_file() -> None:
+    promise = {"mean": 1.0, "low": 0.0, "high": 2.0}
+    log: JSON = {"round": 0, "real_steps": 1, "promise": promise, "reality": None}
+    picture = plots.rounds_picture([log, log | {"round": 1, "real_steps": 2}])
+    assert picture is not None
+    assert picture.lstrip().startswith(b"<?xml")
+    assert plots.rounds_picture([log]) is None

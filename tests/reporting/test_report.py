@@ -1,0 +1,289 @@
+"""The report: everything on one page that needs nothing else, and says what was not measured."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import made_up
+import numpy as np
+import pytest
+
+from world_env.errors import StageError
+from world_env.reporting.report import (
+    DASH,
+    curves_from,
+    read_comparison,
+    show,
+    summary,
+    write_report,
+)
+from world_env.spec import JSON
+
+COMPARISON = {
+    "env_id": "Some/World-v3",
+    "episodes": 100,
+    "rows": [
+        {"policy": "random", "real_mean": 22.1, "real_ci95": [20.3, 24.0],
+         "learned_mean": 23.4, "learned_ci95": [21.0, 25.9], "real_steps": 0, "episodes": 100,
+         "past_threshold_share": 0.002},
+        {"policy": "ppo_twin", "real_mean": 500.0, "real_ci95": [500.0, 500.0],
+         "learned_mean": 493.25, "learned_ci95": [485.0, 499.5], "real_steps": 2000,
+         "episodes": 100, "past_threshold_share": 0.013},
+        {"policy": "ppo_real_same_steps", "real_mean": 61.8, "real_ci95": [55.0, 69.0],
+         "learned_mean": 70.2, "learned_ci95": [60.1, 81.0], "real_steps": 2000, "episodes": 100,
+         "past_threshold_share": 0.0},
+        {"policy": "ppo_real_many_steps", "real_mean": 499.1, "real_ci95": [497.0, 500.0],
+         "learned_mean": None, "learned_ci95": None, "real_steps": 200000, "episodes": 100,
+         "past_threshold_share": None},
+    ],
+    "real_steps_by_purpose": {"collect": 1800, "validate": 200, "judge": 51234},
+    "provenance": {"seeds": [0, 1], "commit": "0123abc", "machine": "a computer",
+                   "command": "make <demo>", "exploration": "random"},
+}  # fmt: skip
+HORIZON = list(range(1, 51))
+CURVES = {
+    "horizon": HORIZON,
+    "twin": [0.002 * h for h in HORIZON],
+    "hold_last": [1.2 * (1 - 0.95**h) for h in HORIZON],
+    "linear": [0.01 * 1.12**h for h in HORIZON],
+    "unit": "standard deviations of the data",
+}
+STAGES = [
+    {"stage": "collect", "seconds": 1.31},
+    {"stage": "fit", "seconds": 48.2},
+    {"stage": "learn", "seconds": 71.04},
+    {"name": "compare", "seconds": None},
+]
+
+
+def frames(n: int = 4) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (40, 90, 3), np.uint8) for _ in range(n)]
+
+
+class Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.sources += [v for k, v in attrs if k in ("src", "href", "srcset")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "new" / "folder", title="A world", comparison=COMPARISON,
+                        curves=CURVES, stages=STAGES, frames=frames())  # fmt: skip
+    text = path.read_text(encoding="utf-8")
+    parser = Links()
+    parser.feed(text)
+    assert not parser.open
+    assert len(parser.sources) == 2 + 4
+    assert all(source.startswith("data:image/") for source in parser.sources)
+    # What lies inside the data URIs is drawn from nothing else either.
+    assert not re.search(r"@import|url\(|<script", text)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["report.html", "report.md"]
+
+
+def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
+    path = write_report(tmp_path, title="A <b>world</b>", comparison=COMPARISON, curves=CURVES)
+    page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
+    assert "<b>" not in page and "make &lt;demo&gt;" in page
+    for cell in (
+        "493.2 [485, 499.5]",
+        "500 [500, 500]",
+        "-6.75",
+        "+8.4",
+        "1.3 %",
+        "200,000",
+        "0123abc",
+    ):
+        assert cell in page and cell in markdown, cell
+    line = next(line for line in markdown.splitlines() if line.startswith("| ppo_real_many"))
+    assert (
+        line == f"| ppo_real_many_steps | 499.1 [497, 500] | {DASH} | {DASH} | 200,000 | {DASH} |"
+    )
+
+
+def test_the_markdown_page_holds_the_errors_and_says_where_the_pictures_are(
+    tmp_path: Path,
+) -> None:
+    path = write_report(tmp_path, title="A world", comparison=COMPARISON, curves=CURVES)
+    lines = path.with_suffix(".md").read_text("utf-8").splitlines()
+    assert "| steps | twin | last observation held | linear model |" in lines
+    assert "| 10 | 0.02 | 0.482 | 0.0311 |" in lines
+    assert any(line.startswith("| 50 | 0.1 |") for line in lines)
+    assert "In standard deviations of the data." in lines
+    assert any("pictures" in line and "`report.html`" in line for line in lines)
+
+
+def test_a_twin_says_its_own_curve() -> None:
+    curve = {"error": [0.1, 0.2], "hold_last": [0.3, None], "unit": "metres", "horizon": 2}
+    told = {
+        "horizon": [1, 2],
+        "twin": [0.1, 0.2],
+        "hold_last": [0.3, None],
+        "energy": [],
+        "hold_energy": [],
+        "unit": "metres",
+        "drawn": None,
+    }
+    assert curves_from({"open_loop": curve}) == told
+    scores: JSON = {"energy": [0.05, 0.1], "hold_energy": [0.2, None]}
+    last = {"steps": 1, "energy": 0.05, "hold_energy": 0.2}
+    found = curves_from({"open_loop": curve | scores})
+    assert found == told | scores | {"drawn": last}
+    assert curves_from({}) is None
+
+
+def test_draws_are_compared_by_their_energy_score(tmp_path: Path) -> None:
+    curves = {"horizon": [1, 2], "twin": [0.5, 1.2], "hold_last": [0.5, 1.0], "unit": "metres"}
+    more = {"energy": [0.2, 0.6], "hold_energy": [0.3, 0.9]}
+    more |= {"drawn": {"steps": 2, "energy": 0.6, "hold_energy": 0.9}}
+    pages = [
+        write_report(tmp_path / name, title="t", comparison=COMPARISON, curves=curves | added)
+        .with_suffix(".md")
+        .read_text("utf-8")
+        for name, added in (("one", {}), ("two", more))
+    ]
+    assert "off by 1.2 metres, no better than holding the last observation (1)" in pages[0]
+    told = "off by 1.2 metres. After 2 steps its draws have an energy score of 0.6, better than"
+    assert f"{told} holding the last observation (0.9)." in pages[1]
+    assert "energy score of its draws" in pages[1] and "last observation held" in pages[1]
+
+
+def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "comparison.json"
+    path.write_text(json.dumps(COMPARISON))
+    assert read_comparison(path) == COMPARISON
+    for text in ("{", "[]", "{}", '{"rows": [3]}', '{"rows": [{"real_mean": 3}]}'):
+        path.write_text(text)
+        with pytest.raises(StageError, match="is no comparison"):
+            read_comparison(path)
+    with pytest.raises(StageError, match="world-env compare"):
+        read_comparison(tmp_path / "nowhere.json")
+
+
+def test_what_was_not_measured_is_left_out_or_a_dash(tmp_path: Path) -> None:
+    row = {"policy": "a|b", "real_mean": None, "learned_mean": float("nan")}
+    path = write_report(tmp_path, title="Bare", comparison={"rows": [row]})
+    assert "<img" not in path.read_text("utf-8")
+    assert f"| a\\|b | {DASH} | {DASH} |" in path.with_suffix(".md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with everything that can stand on it."""
+    return write_whole(tmp_path_factory.mktemp("page"))
+
+
+def write_whole(folder: Path) -> Path:
+    return write_report(
+        folder, title="T", comparison=COMPARISON, curves=CURVES, stages=STAGES, frames=frames(),
+        fidelity=made_up.fidelity(),
+    )  # fmt: skip
+
+
+def test_a_twins_agreement_stands_on_both_pages(whole: Path) -> None:
+    path = whole
+    page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
+    parser = Links()
+    parser.feed(page)
+    assert not parser.open and len(parser.sources) == 4 + 4
+    for text in (
+        "earn less in reality than it says",
+        "trusted for 100 steps, an episode has up to 200",
+        "A pool of 24 policies of 8 runs",
+        "its ceiling",
+        "0.998",
+        "within 95 of the learned return less 18",
+        "91.3 %",
+        "effect of another action",
+        "sac-2-1",
+    ):
+        assert text in page and text in markdown, text
+    # What was measured by dimension takes the place of the one curve.
+    assert "worst dimension (angular velocity)" in markdown and "off by 0.457" in markdown
+    assert page.index("Warnings") < page.index("<table") < page.index("Agreement")
+    assert markdown.index("## Warnings") < markdown.index("| policy |")
+
+
+def test_a_page_without_a_twin_warns_of_nothing(tmp_path: Path) -> None:
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, curves=CURVES)
+    text = path.read_text("utf-8") + path.with_suffix(".md").read_text("utf-8")
+    assert "Warnings" not in text and "Agreement" not in text
+
+
+def test_a_twin_that_was_only_fitted_says_that_no_pool_judged_it(tmp_path: Path) -> None:
+    curve = {"error": [0.1, 0.2], "hold_last": [0.3, 0.4], "unit": "metres"}
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity={"open_loop": curve})
+    markdown = path.with_suffix(".md").read_text("utf-8")
+    assert "- No policy pool has been judged" in markdown
+    assert "| 2 | 0.2 | 0.4 |" in markdown and "In metres." in markdown
+    assert "Agreement" not in markdown
+
+
+def test_a_twin_without_faults_says_that_none_was_found(tmp_path: Path) -> None:
+    fidelity = made_up.fidelity()
+    fidelity["horizons"] = None
+    fidelity["agreement"] |= {"optimisation": {"policies": 6}, "points": []}
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity=fidelity)
+    for page in (path, path.with_suffix(".md")):
+        assert "None of the rules for warnings applies." in page.read_text("utf-8")
+
+
+def test_wide_tables_are_stacked_on_a_phone(whole: Path) -> None:
+    page = whole.read_text("utf-8")
+    wide = [
+        table for table in re.findall(r"<table.*?</table>", page, re.S) if table.count("<th>") > 3
+    ]
+    assert len(wide) == 4
+    for table in wide:
+        assert table.startswith('<table class="stacked">')
+        heads = re.findall(r"<th>(.*?)</th>", table)
+        first = re.findall(r'<td data-head="(.*?)">', table)[: len(heads)]
+        assert first == heads
+    assert ".stacked thead { display: none; }" in page.partition("@media (max-width")[2]
+
+
+def test_two_sentences_say_what_the_numbers_mean() -> None:
+    text = summary(COMPARISON, CURVES)
+    assert text.startswith(
+        "For ppo_twin, the best policy that was run in both worlds, the twin promised 493.2"
+    )
+    assert "gave 500: 6.75 too little, which is the twin's error and not chance" in text
+    assert "off by 0.1 standard deviations of the data, better than holding" in text
+    assert len(re.findall(r"\.(?: |$)", text)) == 2
+    real_only = {"rows": [{"policy": "p", "real_mean": 3}]}
+    assert "none was also run in the twin" in summary(real_only, None)
+    exact = {"rows": [{"policy": "p", "real_mean": 500.0, "learned_mean": 500.0}]}
+    assert "promised 500 and reality gave 500: the same." in summary(exact, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, DASH), (float("nan"), DASH), (2000, "2,000"), (-146.26, "-146.3"), (0.01234, "0.0123"),
+     (0, "0"), (93.456, "93.5"), (12345.6, "12,346"), (485.0, "485")],
+)  # fmt: skip
+def test_numbers_are_shown_with_the_decimals_that_help(value: float | None, text: str) -> None:
+    assert show(value) == text
+
+
+def test_the_same_input_writes_the_same_page(whole: Path, tmp_path: Path) -> None:
+    again = write_whole(tmp_path)
+    for suffix in (".html", ".md"):
+        assert whole.with_suffix(suffix).read_bytes() == again.with_suffix(suffix).read_bytes()
+
+
+def test_bad_input_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="run compare first"):
+        write_report(tmp_path, title="T", comparison={"rows": []})
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StageError, match="cannot write the report"):
+        write_report(tmp_path / "file", title="T", comparison=COMPARISON)

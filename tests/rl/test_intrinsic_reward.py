@@ -1,0 +1,88 @@
+"""Policies that seek uncertainty: what they are paid, and where they go."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from oracle import Still, oracle_twin, still_twin
+from torch import Tensor
+
+from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.errors import InvalidOptionError
+from world_env.models.base import Prediction
+from world_env.real.real_env import RealConfig, StepLedger
+from world_env.rl.intrinsic_reward import UncertaintyReward
+from world_env.rl.learn import LearnConfig, learn
+from world_env.rng import RowRandom
+from world_env.rollouts.returns import policy_actor
+from world_env.spec import WorldSpec
+from world_env.twin.twin import Twin
+from world_env.types import State
+
+SEEK = LearnConfig(
+    steps=20_000, rows=32, reward="uncertainty", on_uncertain="ignore", dataset_starts=0.0, seed=1
+)
+
+
+@pytest.fixture(scope="module")
+def far_is_uncertain() -> Twin:
+    """The exact CartPole, which doubts what it says by its distance from the middle of the track."""
+    return dataclasses.replace(oracle_twin("CartPole-v1"), uncertainty_threshold=0.5)
+
+
+def test_a_step_pays_its_share_of_the_threshold(far_is_uncertain: Twin) -> None:
+    worlds = WorldModelVecEnv(far_is_uncertain, 3, uncertainty=True)
+    env = UncertaintyReward(worlds, far_is_uncertain)
+    env.reset()
+    places = np.array([[0.1, 0, 0, 0], [-0.25, 0, 0, 0], [2.0, 0, 0, 0]], np.float32)
+    worlds.simulator.reset(options={"observation": places})
+    _, reward, _, infos = env.step(np.zeros(3, np.int64))
+    assert reward.dtype == np.float32
+    np.testing.assert_allclose(reward, [0.2, 0.5, 1.0], rtol=1e-5)
+    assert [round(info["uncertainty"], 3) for info in infos] == [0.1, 0.25, 2.0]
+
+
+class Line(Still):
+    """A place on a line, pushed left or right: the task pays for the middle, the doubt grows away from it."""
+
+    def step(
+        self,
+        state: State,
+        action: Tensor,
+        *,
+        random: RowRandom,
+        temperature: float = 1.0,
+        uncertainty: bool = False,
+    ) -> tuple[State, Prediction]:
+        place = state["observation"] + 0.1 * (action[:, 1:] - action[:, :1])
+        far = place[:, 0].abs()
+        return {"observation": place}, Prediction(-far, torch.zeros_like(far), uncertainty=far)
+
+
+def test_the_policy_goes_where_the_twin_knows_least() -> None:
+    spec = WorldSpec(spaces.Box(-9, 9, (1,)), spaces.Discrete(2), horizon=50)
+    twin = dataclasses.replace(still_twin(spec), model=Line(spec, None), uncertainty_threshold=2.0)
+
+    def place(reward: str) -> float:
+        policy = policy_actor(learn(twin, dataclasses.replace(SEEK, reward=reward)))
+        env = WorldModelVecEnv(twin, 8, seed=5)
+        observation = env.reset()
+        for _ in range(49):
+            observation, _, _, _ = env.step(policy(observation, np.arange(8)))
+        return float(np.abs(observation).mean())
+
+    assert place("uncertainty") > 2
+    assert place("task") < 0.5
+
+
+def test_nobody_else_pays_for_uncertainty(far_is_uncertain: Twin, tmp_path: Path) -> None:
+    certain = dataclasses.replace(far_is_uncertain, uncertainty_threshold=None)
+    with pytest.raises(InvalidOptionError, match="no threshold"):
+        learn(certain, SEEK)
+    with pytest.raises(InvalidOptionError, match="only learned worlds pay"):
+        learn(RealConfig("CartPole-v1"), SEEK, ledger=StepLedger(tmp_path / "steps.json"))
+    with pytest.raises(InvalidOptionError, match="expected 'task' or 'uncertainty'"):
+        LearnConfig(reward="curiosity")

@@ -1,0 +1,230 @@
+"""A fit and a training that go on from older ones begin as the same functions, in new scales."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from oracle import oracle_twin, real_episodes, real_spec
+
+from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.errors import InvalidOptionError
+from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
+from world_env.policies.saved_policy import algorithm_class, policy_card
+from world_env.rl.learn import LearnConfig, learn, normalization_of
+from world_env.rl.warm_start import begin_from
+from world_env.rng import RowRandom
+from world_env.spec import WorldSpec
+from world_env.twin.twin import Twin
+from world_env.types import Context
+
+pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+
+SPEC = WorldSpec(spaces.Box(-9, 9, (3,)), spaces.Discrete(2), horizon=10)
+SMALL = EnsembleConfig(members=2, width=16, head_width=16)
+FIT = FitConfig(
+    updates=20, batch_size=32, validate_every=10, model={"members": 2, "width": 8, "head_width": 8}
+)
+TINY = LearnConfig(steps=512, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1})
+
+
+def wild(seed: int) -> EnsembleWorldModel:
+    """A model of random weights and scales."""
+    torch.manual_seed(seed)
+    model = EnsembleWorldModel(SPEC, SMALL)
+    for parameter in model.parameters():
+        parameter.data.normal_(0.0, 0.3)
+    scales = model.normalizer
+    scales.center.normal_()
+    scales.scale.uniform_(0.5, 2.0)
+    scales.change_scale.uniform_(0.1, 0.5)
+    scales.reward.copy_(torch.rand(2, 2) + 0.5)
+    model.log_terminal_weight.fill_(1.0 + seed)
+    return model.eval().requires_grad_(False)
+
+
+def test_an_ensemble_in_other_scales_is_the_same_function() -> None:
+    older, newer = wild(0), wild(1)
+    older.normalizer.carried.copy_(torch.tensor([1.0, 0.0, 1.0]))
+    older.normalizer.look_again()
+    for model in (older, newer):  # no change so large that the heads see it cut off
+        model.normalizer.change_scale[1] += 2.0
+    newer.warm_start(older)
+    assert not torch.equal(older.normalizer.scale, newer.normalizer.scale)
+    vectors, action = torch.randn(64, 3), torch.eye(2)[torch.randint(2, (64,))]
+    context = Context.from_observation({"observation": vectors}, 2)
+    said = []
+    for model in (older, newer):
+        state = model.encode(context, random=RowRandom.from_seed(0, 64))
+        arrived, prediction = model.step(
+            state, action, random=RowRandom.from_seed(1, 64), temperature=0.0
+        )
+        said.append([arrived["observation"], prediction.reward, prediction.terminated,
+                     prediction.terminal_reward])  # fmt: skip
+    for left, right in zip(*said, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+    # Its noise is the older one's too, in the middle of what a logarithm of it may be.
+    quiet = torch.full((4, 3), -2.0)
+    change = older.normalizer.change_scale / newer.normalizer.change_scale
+    torch.testing.assert_close(
+        older._deviation(quiet) * older.normalizer.change_scale,
+        newer._deviation(quiet + change.log()) * newer.normalizer.change_scale,
+        rtol=0.2, atol=0.0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first() -> Twin:
+    return fit_episodes(real_episodes("CartPole-v1", 20), real_spec("CartPole-v1"), FIT)
+
+
+def test_a_fit_goes_on_from_a_twin_of_less_data(first: Twin) -> None:
+    episodes = real_episodes("CartPole-v1", 40)
+    few = dataclasses.replace(FIT, updates=1, validate_every=1, learning_rate=1e-9)
+    later = fit_episodes(episodes, first.spec, few, warm_start=first)
+    anew = fit_episodes(episodes, first.spec, few)
+    assert later.provenance["warm_start"] == first.fingerprint()
+    assert "warm_start" not in anew.provenance
+    # An update too small to change anything: what is left of the older twin, seen with the new data's scales.
+    assert later.fidelity["loss"]["best_open_loop"] == pytest.approx(
+        fit_error(first, later), rel=1e-3
+    )
+    assert later.fidelity["loss"]["best_open_loop"] != anew.fidelity["loss"]["best_open_loop"]
+
+
+def fit_error(older: Twin, later: Twin) -> float:
+    """The error that the older twin's own weights and scales have on the later twin's held-out data."""
+    from world_env.data.dataset import encode_episodes
+    from world_env.data.episode import split
+    from world_env.model_evaluation.open_loop import open_loop, scales_of
+
+    episodes = real_episodes("CartPole-v1", 40)
+    _, held_out = split(episodes, FIT.held_out, FIT.seed)
+    scale = scales_of(encode_episodes(episodes, later.codec))
+    return open_loop(
+        older.model, encode_episodes(held_out, later.codec), horizon=200, scale=scale
+    ).score
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"family": "linear", "model": {}}, "family"), ({"model": {"members": 3}}, "model options")],
+)
+def test_a_fit_goes_on_only_from_its_own_kind(
+    first: Twin, change: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidOptionError, match=words):
+        fit_episodes(
+            real_episodes("CartPole-v1", 20), first.spec, dataclasses.replace(FIT, **change), warm_start=first
+        )  # fmt: skip
+    with pytest.raises(InvalidOptionError, match="observation space"):
+        fit_episodes(
+            real_episodes("Pendulum-v1", 5), real_spec("Pendulum-v1"), FIT, warm_start=first
+        )
+
+
+def test_a_killed_fit_that_went_on_from_a_twin_is_not_resumed_without_it(
+    first: Twin, tmp_path: Path
+) -> None:
+    from world_env.errors import StageError
+
+    class Killed(Exception):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    episodes, checkpoint = real_episodes("CartPole-v1", 20), tmp_path / "fit.pt"
+    with pytest.raises(Killed):
+        fit_episodes(
+            episodes, first.spec, FIT, warm_start=first, progress=die, checkpoint=checkpoint
+        )
+    with pytest.raises(StageError):
+        fit_episodes(episodes, first.spec, FIT, checkpoint=checkpoint)
+    assert fit_episodes(episodes, first.spec, FIT, warm_start=first, checkpoint=checkpoint)
+
+
+def test_a_policy_goes_on_as_the_same_one_in_other_scales(tmp_path: Path) -> None:
+    twin = oracle_twin("CartPole-v1")
+    narrow = dataclasses.replace(twin, states=spread(twin, 0.5))
+    wide = dataclasses.replace(twin, states=spread(twin, 2.0))
+    older = learn(narrow, TINY, out=tmp_path / "older")
+    env = WorldModelVecEnv(wide, 4)
+    newer = algorithm_class("PPO")("MlpPolicy", env, policy_kwargs=normalization_of(wide), seed=7)
+    begin_from(newer, tmp_path / "older", env)
+    extractor: Any = newer.policy.features_extractor
+    np.testing.assert_allclose(extractor.scale, wide_scale(wide), rtol=1e-5)
+    seen = torch.randn(64, 4) * 0.3
+    for left, right in zip(
+        older.policy.get_distribution(seen).distribution.logits,
+        newer.policy.get_distribution(seen).distribution.logits,
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        older.policy.predict_values(seen), newer.policy.predict_values(seen), rtol=1e-3, atol=1e-4
+    )
+
+
+def spread(twin: Twin, width: float) -> Context:
+    """States all over a box of this width."""
+    values = (torch.rand(256, 4, generator=torch.Generator().manual_seed(0)) - 0.4) * width
+    return Context.from_observation({"observation": values}, 2)
+
+
+def wide_scale(twin: Twin) -> list[float]:
+    scale: list[float] = normalization_of(twin)["features_extractor_kwargs"]["scale"]
+    return scale
+
+
+def test_the_scale_of_the_rewards_goes_on(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    learn(twin, TINY, out=tmp_path / "older")
+    known = policy_card(tmp_path / "older")["provenance"]["learn"]["reward_statistics"]
+    assert known["var"] > 1.0
+    one = dataclasses.replace(TINY, steps=256)
+    learn(twin, one, out=tmp_path / "later", warm_start=tmp_path / "older")
+    later = policy_card(tmp_path / "later")["provenance"]["learn"]["reward_statistics"]
+    assert later["count"] == pytest.approx(known["count"] + 256)
+
+
+def test_a_policy_goes_on_only_from_its_own_kind(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    learn(twin, TINY, out=tmp_path / "older")
+    with pytest.raises(InvalidOptionError, match="same algorithm"):
+        learn(twin, LearnConfig(algo="SAC", steps=10), warm_start=tmp_path / "older")
+    wider = TINY.options | {"policy_kwargs": {"net_arch": [8, 8]}}
+    with pytest.raises(InvalidOptionError, match="policy_kwargs"):
+        learn(twin, dataclasses.replace(TINY, options=wider), warm_start=tmp_path / "older")
+
+
+def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    older = learn(twin, TINY, out=tmp_path / "older")
+    older.policy.log_std.data.fill_(-3.0)
+    older.save(tmp_path / "older" / "policy.zip")
+    env = WorldModelVecEnv(twin, 4)
+    options = {"policy_kwargs": normalization_of(twin)}
+    # The pendulum's torque reaches from -2 to 2.
+    for least, wanted in ((0.0, np.exp(-3.0)), (0.01, np.exp(-3.0)), (0.2, 0.4)):
+        newer = algorithm_class("PPO")("MlpPolicy", env, **options)
+        begin_from(newer, tmp_path / "older", env, least_noise=least)
+        assert newer.policy.log_std.exp().tolist() == pytest.approx([wanted])
+
+
+def test_sac_goes_on_with_the_temperature_that_it_had_learned(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    config = LearnConfig(algo="SAC", steps=150, rows=4, options={"learning_starts": 40})
+    older: Any = learn(twin, config, out=tmp_path / "older")
+    older.log_ent_coef.data.fill_(-1.5)
+    older.save(tmp_path / "older" / "policy.zip")
+    still = dataclasses.replace(config, options={"learning_starts": 1_000})
+    newer: Any = learn(twin, still, warm_start=tmp_path / "older")
+    assert newer.log_ent_coef.tolist() == pytest.approx([-1.5])
+    # Rows add up to the steps that were asked for, and every one of them is learned from.
+    assert older.n_envs == 4
+    assert 150 <= older.num_timesteps < 154

@@ -1,0 +1,211 @@
+"""The card: written with every twin, from its twin.json and nothing else, and never in the way."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import made_up
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import world_env.twin.twin as twin_module
+from world_env.errors import TwinSaveError
+from world_env.models.ensemble.model import EnsembleConfig
+from world_env.spec import JSON, WorldSpec
+from world_env.twin.fidelity import error_curves, show
+from world_env.twin.fidelity_tables import (
+    agreement_table,
+    coverage_table,
+    error_table,
+    markdown_table,
+    promise_text,
+)
+from world_env.twin.model_card import card_of, card_text, write_card
+from world_env.twin.serialization import find_twin
+from world_env.twin.twin import Twin, load_cached
+
+SPEC = WorldSpec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), horizon=200)
+PROVENANCE: JSON = {"real_steps": 3000, "exploration": "mix:a|b", "seeds": [3, 4], "commit": "0a1b"}
+
+
+def twin(fidelity: JSON | None = None, provenance: JSON | None = None) -> Twin:
+    small = EnsembleConfig(members=2, width=8, layers=1, head_width=8)
+    return dataclasses.replace(
+        Twin.untrained(SPEC, config=small),
+        fidelity=made_up.fidelity() if fidelity is None else fidelity,
+        provenance=PROVENANCE if provenance is None else provenance,
+    )
+
+
+def text_of(fidelity: Any, known: tuple[str, ...] = ()) -> str:
+    return card_text(
+        family="ensemble", spec=SPEC, provenance=PROVENANCE, fidelity=fidelity, known=known
+    )
+
+
+def section(card: str, title: str) -> str:
+    return card.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_every_saved_twin_has_a_card_of_its_own_json(tmp_path: Path) -> None:
+    folder = twin().save(tmp_path / "twin")
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    assert card == card_of(json.loads((folder / "twin.json").read_text()))
+    assert card == write_card(Twin.load(folder), tmp_path).read_text(encoding="utf-8")
+    twin({}).save(folder)
+    assert "No policy pool has been judged" in (folder / "card.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "folder", "link"])
+def test_a_card_is_never_in_the_way(tmp_path: Path, damage: str) -> None:
+    folder = twin().save(tmp_path / "twin")
+    path = folder / "card.md"
+    path.unlink()
+    if damage == "garbage":
+        path.write_bytes(b"\xff\x00")
+    elif damage == "folder":
+        (path / "below").mkdir(parents=True)
+    elif damage == "link":
+        path.symlink_to(tmp_path / "nowhere")
+    first = load_cached(folder)
+    assert first.fingerprint() == Twin.load(folder).fingerprint() == twin().fingerprint()
+    twin().save(folder)
+    assert path.read_text(encoding="utf-8").startswith("# Twin of")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_card_that_cannot_be_written_leaves_the_old_twin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = twin().save(tmp_path / "twin")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    write = twin_module.write_bytes
+
+    def full(path: Path, blob: bytes) -> None:
+        if path.name == "card.md":
+            raise OSError(28, "No space left on device")
+        write(path, blob)
+
+    monkeypatch.setattr(twin_module, "write_bytes", full)
+    with pytest.raises(TwinSaveError, match="No space left"):
+        twin({}).save(folder)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_bundled_card_says_what_its_twin_says(bundled: list[str]) -> None:
+    for name in bundled:
+        folder = find_twin(name)
+        wanted = card_of(json.loads((folder / "twin.json").read_text(encoding="utf-8")))
+        stale = f"{name}: write_card(Twin.load({name!r}), find_twin({name!r})) writes it again"
+        assert (folder / "card.md").read_text(encoding="utf-8") == wanted, stale
+
+
+def test_a_card_has_its_sections_in_order() -> None:
+    card = text_of(made_up.fidelity(), known=("reward",))
+    titles = [line[3:] for line in card.splitlines() if line.startswith("## ")]
+    assert titles == [
+        *("Data", "Agreement", "Promise", "Trusted horizon", "Warnings"),
+        "Must not be used for",
+    ]
+    data = section(card, "Data")
+    for cell in ("3000", "mix:a\\|b", "3, 4", "0a1b", "200 steps", "reward"):
+        assert f"| {cell} |" in data, cell
+    assert "load is constant" in data
+    assert "100 steps; an episode has up to 200." in section(card, "Trusted horizon")
+    assert "earn less in reality than it says" in section(card, "Warnings")
+
+
+def test_agreement_stands_beside_its_ceiling() -> None:
+    fidelity = made_up.fidelity()
+    fidelity["agreement"]["evaluation"] |= {
+        "pearson": 0.98, "pearson_ci95": [0.95, 0.99], "ceiling": 0.998, "bias": -3.0,
+        "bias_fraction": -0.012, "regret1": None,
+    }  # fmt: skip
+    head, *rows = agreement_table(fidelity)
+    assert head == [
+        "", "evaluation", "evaluation, supported", "optimisation", "optimisation, supported",
+    ]  # fmt: skip
+    cells = {row[0]: row[1] for row in rows}
+    assert cells["policies"] == "24 of 8 runs"
+    assert cells["Pearson [95 %]"] == "0.980 [0.950, 0.990]"
+    assert cells["its ceiling"] == "0.998"
+    assert cells["bias (of the range)"] == "-3 (-1.2 %)"
+    assert cells["regret@1"] == "–"  # noqa: RUF001
+    order = [row[0] for row in rows]
+    assert order.index("its ceiling") == order.index("Pearson [95 %]") + 1
+
+
+def test_a_part_that_is_the_whole_is_not_shown_twice() -> None:
+    fidelity = made_up.fidelity()
+    fidelity["agreement"]["evaluation"]["supported"]["policies"] = 24
+    fidelity["agreement"]["optimisation"] = None
+    assert agreement_table(fidelity)[0] == ["", "evaluation"]
+
+
+def test_a_promise_says_its_width_and_its_measured_coverage() -> None:
+    fidelity = made_up.fidelity()
+    said = promise_text(fidelity)
+    assert "within 95 of the learned return less 18" in said
+    assert "17 % of the pool's range" in said and "at most 3 % of the steps" in said
+    assert coverage_table(fidelity)[1] == ["evaluation", "23 of 8 runs", "90 %", "91.3 %"]
+    fidelity["promise"] |= {"bias": -4.0, "coverage": None, "level": None, "width_fraction": None}
+    assert promise_text(fidelity).startswith(
+        "Of a policy the real return is promised to lie within 95 of the learned return plus 4. It"
+    )
+    assert coverage_table(fidelity) == []
+
+
+def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
+    horizons = {
+        "steps": [1, 10],
+        "names": ["x", "y", "z"],
+        "error": [[3.0, 1.0], [4.0, 7.0], [0.0, 0.0]],
+        "hold_last": [[1.0, None]] * 3,
+    }
+    curves = error_curves({"horizons": {"observation": horizons}, "open_loop": {"error": [9.0]}})
+    assert curves is not None
+    np.testing.assert_allclose(curves["twin"], [np.sqrt(25 / 3), np.sqrt(50 / 3)])
+    assert curves["worst"] == [4.0, 7.0] and curves["worst_name"] == "y"
+    assert curves["median"] == [3.0, 1.0]
+    assert curves["hold_last"] == [1.0, None] and curves["linear"] == []
+    table = error_table(curves)
+    assert table[0][3] == "worst dimension (y)" and table[2][0] == "10"
+    # What does not fit together is not guessed at.
+    for bad in ({"steps": [1]}, {"error": [[1.0], [1.0, 2.0]]}, {"steps": [1, None]}):
+        found = error_curves(
+            {"horizons": {"observation": horizons | bad}, "open_loop": {"error": [9.0]}}
+        )
+        assert found is not None and found["twin"] == [9.0]
+
+
+def test_numbers_of_any_kind_are_shown() -> None:
+    assert [show(v) for v in (True, "3", [1], 10**400, float("inf"))] == ["–"] * 5  # noqa: RUF001
+    assert show(np.float32(0.5)) == "0.5"
+    assert markdown_table([["a", "b"], ["c|d", "e\nf"]])[2] == "| c\\|d | e f |"
+
+
+def broken(value: Any, rng: random.Random) -> Any:
+    """The same tree with entries missing, null or of another type."""
+    if rng.random() < 0.12:
+        return rng.choice([None, [], {}, "text", 3, -1e300, True, [None], [[1]], {"x": 1}, 10**400])
+    if isinstance(value, dict):
+        return {k: broken(v, rng) for k, v in value.items() if rng.random() > 0.05}
+    if isinstance(value, list):
+        return [broken(entry, rng) for entry in value[:12]]
+    return value
+
+
+def test_no_fidelity_keeps_a_twin_from_its_card() -> None:
+    rng, whole = random.Random(0), made_up.fidelity()
+    for _ in range(200):
+        fidelity = broken(whole, rng)
+        card = text_of(fidelity if isinstance(fidelity, dict) else {})
+        assert card.count("\n## ") == 6
+
+
+def test_what_a_card_cannot_encode_is_replaced(tmp_path: Path) -> None:
+    folder = twin({"notes": ["\ud800"]}).save(tmp_path / "twin")
+    assert "- ?" in (folder / "card.md").read_text(encoding="utf-8")

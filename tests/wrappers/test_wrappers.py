@@ -1,0 +1,138 @@
+"""Wrappers of real environments that change what is seen."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+
+from world_env.errors import InvalidOptionError, UnsupportedSpaceError
+from world_env.real.real_env import RealConfig, StepLedger, make_real, spec_of
+from world_env.wrappers import KeepImages, SelectColumns, SetAttributes
+
+
+def test_selected_columns_are_those_of_the_environment_in_the_order_asked_for() -> None:
+    whole, some = gym.make("Pendulum-v1"), SelectColumns(gym.make("Pendulum-v1"), (2, 0))
+    assert some.observation_space.low.tolist() == [-8.0, -1.0]
+    assert some.observation_space.dtype == np.float32
+    before, _ = whole.reset(seed=3)
+    seen, _ = some.reset(seed=3)
+    assert seen.tolist() == before[[2, 0]].tolist()
+    for _ in range(3):
+        action = whole.action_space.sample()
+        after = [env.step(action)[:2] for env in (whole, some)]
+        assert after[1][0].tolist() == after[0][0][[2, 0]].tolist()
+        assert after[1][1] == after[0][1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_passes_gymnasiums_checker() -> None:
+    check_env(SelectColumns(gym.make("Pendulum-v1").unwrapped, [0]), skip_render_check=True)
+
+
+def test_it_is_named_in_a_real_config() -> None:
+    real = RealConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    assert spec_of(real).observation_space.shape == (2,)
+    env = make_real(real, purpose="judge", ledger=StepLedger())
+    assert env.reset(seed=0)[0].shape == (2,)
+
+
+@pytest.mark.parametrize("columns", [(), (0, 0), (3,), (-1,)])
+def test_columns_that_are_not_there_are_refused(columns: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidOptionError, match=r"expected at least one of 0..2, each once"):
+        SelectColumns(gym.make("Pendulum-v1"), columns)
+
+
+def test_only_vectors_have_columns() -> None:
+    with pytest.raises(UnsupportedSpaceError, match="no columns"):
+        SelectColumns(gym.make("FrozenLake-v1"), (0,))
+
+
+def test_set_attributes_change_the_environment_underneath_before_its_first_episode() -> None:
+    real = RealConfig(
+        "Pendulum-v1",
+        {"render_mode": "rgb_array"},
+        (
+            'world_env.wrappers:SetAttributes{"screen_dim": 32, "g": 0}',
+            'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
+        ),
+    )
+    assert spec_of(real).observation_space.shape == (32, 32, 3)
+    env = make_real(real, purpose="judge", ledger=StepLedger())
+    env.reset(seed=0)
+    inner = env.unwrapped
+    inner.state = np.array([0.5, 0.0])
+    env.step(np.zeros(1, np.float32))
+    # Nothing pulls where there is no gravity.
+    assert inner.state.tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"screen_size": 32}, {"screen_dim": "32"}, {"screen": 3}, {"screen_dim": True}]
+)
+def test_attributes_that_are_not_there_or_of_another_kind_are_refused(
+    attributes: dict[str, object],
+) -> None:
+    with pytest.raises(InvalidOptionError, match=r"PendulumEnv\.screen.* cannot become"):
+        SetAttributes(gym.make("Pendulum-v1"), **attributes)
+
+
+def test_attributes_that_cannot_be_set_are_refused() -> None:
+    class Fixed(gym.Wrapper):
+        @property
+        def unwrapped(self):
+            return self
+
+        size = property(lambda self: 3)
+
+    with pytest.raises(InvalidOptionError, match=r"Fixed\.size cannot be set"):
+        SetAttributes(Fixed(gym.make("Pendulum-v1")), size=4)
+
+
+def test_images_are_read_once_and_every_picture_stays_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pygame = pytest.importorskip("pygame")
+    read, files = pygame.image.load, []
+    monkeypatch.setattr(pygame.image, "load", lambda *file: files.append(file) or read(*file))
+    plain = gym.make("Pendulum-v1", render_mode="rgb_array")
+    kept = KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array"))
+    before = pygame.image.load
+    for env in (plain, kept):
+        env.reset(seed=0)
+    for step in range(5):
+        action = np.array([step - 2.0], np.float32)
+        plain.step(action)
+        kept.step(action)
+        assert np.array_equal(plain.render(), kept.render())
+    assert len(files) == 5 + 1
+    assert pygame.image.load is before
+
+
+def test_who_draws_on_an_image_that_was_read_finds_it_clean_the_next_time() -> None:
+    pygame = pytest.importorskip("pygame")
+
+    class Scribbler(gym.Env):
+        observation_space = action_space = gym.spaces.Discrete(2)
+        file = str(Path(gym.__file__).parent / "envs/classic_control/assets/clockwise.png")
+
+        def render(self) -> np.ndarray:
+            image = pygame.image.load(self.file)
+            seen = pygame.surfarray.array3d(image)
+            image.fill((1, 2, 3))
+            return seen
+
+    env = KeepImages(Scribbler())
+    first = env.render()
+    assert not (first == (1, 2, 3)).all(-1).any()
+    assert np.array_equal(env.render(), first)
+
+
+def test_a_picture_that_fails_leaves_the_reader_as_it_was() -> None:
+    pygame = pytest.importorskip("pygame")
+    before = pygame.image.load
+    with pytest.raises(ResetNeeded):
+        KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array")).render()
+    assert pygame.image.load is before

@@ -1,0 +1,48 @@
+"""Make the bundled twins: `python -m training.bundle_twins TASK_ID ...`; seed 42, which judges nothing.
+
+The full build runs (collect, fit, learn, judge), so that each card holds measured returns, and agreement where
+`runs/pools` holds the task's pool.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from training.tasks import BUNDLED, TASKS
+from world_env.fitting.preconditions import FitWarning
+from world_env.pipeline.build import BuildConfig, build
+
+SEED = 42
+MOST_BYTES = 4_000_000
+TWINS = Path(__file__).resolve().parents[1] / "world_env" / "bundled_twins"
+
+
+def main() -> None:
+    """Build each task that was named (all without names) and put its twin into the package."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FitWarning)
+    for task_id in sys.argv[1:] or list(BUNDLED):
+        out = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "bundle" / task_id
+        pool = out.parents[1] / "pools" / task_id
+        judges = pool if (pool / "pool.json").is_file() else None
+        built = build(BuildConfig(task_id, out, seed=SEED, baseline=False, pool=judges))
+        size = sum(path.stat().st_size for path in built.twin_folder.iterdir())
+        if size > MOST_BYTES:
+            raise SystemExit(
+                f"{task_id}: {size} bytes are too many to bundle (at most {MOST_BYTES})"
+            )
+        target = TWINS / TASKS[task_id].twin
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(built.twin_folder, target)
+        rows = {row["policy"]: row["real_mean"] for row in built.comparison["rows"]}
+        print(f"{task_id}: {size} bytes, real returns {rows}: {target.name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The commands of `world-env` that ask data instead of a real environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.markup import escape
+from rich.table import Table
+
+from world_env.cli.console import console
+from world_env.data.episode import Episode
+from world_env.data.sources import open_data, open_recordings
+from world_env.data.validation.issue import Finding, worst_first
+from world_env.data.validation.lint import lint, lint_split
+from world_env.errors import InvalidOptionError
+from world_env.model_evaluation.log_replay import against_logs
+from world_env.provenance import facts, write_results
+from world_env.spec import JSON, check_same_spaces
+from world_env.twin.fidelity import DASH
+from world_env.twin.twin import Twin
+
+
+def lint_stage(
+    dataset: str,
+    /,
+    held_out: str | None = None,
+    twin: str | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Look for what is wrong with real episodes before a twin learns them; exit status 1 where an error is.
+
+    Args:
+        dataset: Folder of an episode store, or minari:ID.
+        held_out: Another dataset, which should share nothing with this one.
+        twin: Bundled twin or folder: what it was fitted to should share nothing with the rest of the dataset.
+        as_json: Print JSON instead of a table.
+    """
+    if held_out is not None and twin is not None:
+        raise InvalidOptionError("give one split at most: --held-out DATASET or --twin TWIN")
+    spec, episodes, _ = open_recordings(dataset)
+    found = lint(episodes, spec)
+    if held_out is not None:
+        found += lint_split(episodes, open_recordings(held_out)[1], spec)
+    if twin is not None:
+        found += lint_split(*_sides(Twin.load(twin), episodes), spec)
+    found = worst_first(found)
+    if as_json:
+        print(json.dumps([finding.to_json() for finding in found], indent=1))
+    else:
+        steps = sum(map(len, episodes))
+        show_findings(found, f"{dataset}: {len(episodes):,} episodes, {steps:,} steps")
+    return int(any(finding.severity == "error" for finding in found))
+
+
+def show_findings(found: Sequence[Finding], title: str) -> None:
+    """The findings as a table, or the word that there is none."""
+    if not found:
+        console.print(f"{title}: nothing found", soft_wrap=True)
+        return
+    table = Table("severity", "check", "where", "what", title=title, show_lines=True)
+    for finding in found:
+        color = {"error": "red", "warning": "yellow", "note": "dim"}[finding.severity]
+        severity = f"[{color}]{finding.severity}[/{color}]"
+        table.add_row(severity, finding.check, *map(escape, (finding.where, finding.message)))
+    console.print(table)
+
+
+def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) -> None:
+    """Replay a dataset in a twin, write the result to `path` and show it."""
+    spec, episodes, _ = open_data(dataset)
+    advice = "give logs of the environment that the twin was made from"
+    check_same_spaces(spec, twin.spec, called="the {} of the logs", advice=advice)
+    result = against_logs(twin, episodes, seed=seed)
+    write_results(
+        path,
+        result
+        | {
+            "dataset": dataset if dataset.startswith("minari:") else Path(dataset).name,
+            "provenance": facts(),
+        },
+    )
+    show_logs(result)
+    console.print(f"comparison with logs: {path}", soft_wrap=True)
+
+
+def show_logs(result: JSON) -> None:
+    """What `against_logs` found, and what it does not certify; a dash where a number is unknown."""
+    error, ends, coverage = (result[name] for name in ("return_error", "termination", "coverage"))
+    low, high = coverage["inside_ci95"]
+    table = Table("", "learned against logged", title=f"{result['episodes']} held-out episodes")
+    rows = {
+        "return error, mean": _with_share(error["mean"], error["mean_relative"], "+"),
+        "return error, mean absolute": _with_share(
+            error["mean_absolute"], error["mean_absolute_relative"]
+        ),
+        "ends: logged": str(ends["logged_ends"]),
+        "ends: on time / early / missed": " / ".join(
+            _percent(ends[name]) for name in ("on_time", "early", "missed")
+        ),
+        "ends: median steps too early": _or_dash(ends["median_absolute_difference"], "g"),
+        "false ends where the log went on": _percent(ends["false_ends"]),
+        f"logged return inside the {coverage['level']:.0%} interval": (
+            f"{coverage['inside']:.0%} [{low:.0%}, {high:.0%}]"
+        ),
+        "interval's median width": _with_share(
+            coverage["median_width"], coverage["median_width_relative"]
+        ),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+    for warning in result["warnings"]:
+        console.print(f"[yellow]warning[/yellow]: {warning}")
+    console.print(f"This certifies {result['certifies']}.")
+    console.print(f"Note: {result['open_loop']}.")
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return DASH if value is None else f"{value:{form}}"
+
+
+def _percent(share: float | None) -> str:
+    return _or_dash(share, ".1%")
+
+
+def _with_share(value: float, share: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.4g} ({_percent(share)} of the logged range)"
+
+
+def _sides(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
+    """(what the twin was fitted to, the rest)."""
+    known = twin.provenance.get("trained_on")
+    if known is None:
+        raise InvalidOptionError(
+            "this twin does not say which episodes it was fitted to: fit it again, or give --held-out DATASET"
+        )
+    sides: tuple[list[Episode], list[Episode]] = ([], [])
+    for episode in episodes:
+        sides[episode.digest() not in known].append(episode)
+    return sides
+
+
+DATA_STAGES: dict[str, Callable[..., int | None]] = {"lint": lint_stage}

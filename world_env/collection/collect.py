@@ -1,0 +1,209 @@
+"""Stage: play a real environment and keep its episodes.
+
+Each episode's seeds derive from (seed, episode number), so an interrupted collection that goes on
+gives the data of one that was never interrupted; steps lost on the way stay counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from world_env.collection.exploration import Exploration, parse_exploration
+from world_env.data.episode import Episode, EpisodeStore
+from world_env.errors import DataError, InvalidOptionError, StageError
+from world_env.real.real_env import PURPOSES, RealConfig, StepLedger, make_real, spec_from
+from world_env.spec import JSON, WorldSpec
+
+Progress = Callable[[int, int], None]
+"""Called after each episode with (steps collected, steps wanted)."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect, how, and where to."""
+
+    real: RealConfig
+    """The real environment."""
+    out: Path
+    """Folder of the episode store; an interrupted collection there goes on."""
+    steps: int
+    """Real steps to store; the last episode is cut there."""
+    exploration: str = "random"
+    """Who acts: "random", "held:20", "policy:PATH", "greedy:PATH", "stuck:0.5:PATH" (half of its sensors broken),
+    "mix:0.5*random+0.5*held:20"."""
+    seed: int = 0
+    """Seeds both the environment and the exploration, at least 0."""
+    purpose: str = "collect"
+    """What the real steps are counted under."""
+    shard_steps: int = 1000
+    """Steps after which complete episodes are written; a killed process loses no more than these
+    and one episode."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.shard_steps < 1 or self.seed < 0:
+            raise InvalidOptionError(
+                f"steps is {self.steps}, shard_steps {self.shard_steps}, seed {self.seed}: "
+                "expected at least 1, 1 and 0"
+            )
+        if self.purpose not in PURPOSES:
+            raise InvalidOptionError(
+                f"purpose is {self.purpose!r}, expected one of {', '.join(PURPOSES)}"
+            )
+
+
+@dataclass
+class _Pending:
+    """Complete episodes that are not on disk yet."""
+
+    store: EpisodeStore
+    ledger: StepLedger
+    episodes: dict[int, Episode] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return sum(map(len, self.episodes.values()))
+
+    def flush(self) -> None:
+        # An interrupted flush is repeated: what the store has by then is not added again.
+        self.episodes = {n: e for n, e in self.episodes.items() if n >= len(self.store)}
+        self.ledger.save()
+        self.store.append(list(self.episodes.values()), real_steps=self.ledger.by_purpose)
+        self.episodes = {}
+
+
+def collect(
+    config: CollectConfig, *, ledger: StepLedger | None = None, progress: Progress | None = None
+) -> EpisodeStore:
+    """Fill the store at `config.out` up to `config.steps` real steps.
+
+    ledger: counts the same steps for a whole pipeline; the store keeps its own ledger beside.
+    Whatever stops it (Ctrl-C, a crash of the environment), complete episodes are kept.
+    Raises StageError if the store belongs to another collection, DataError on non-finite numbers.
+    """
+    own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
+    env = make_real(config.real, purpose=config.purpose, ledger=own)
+    try:
+        spec = spec_from(env, config.real)
+        exploration = parse_exploration(config.exploration, spec)
+        store = _open(config, spec)
+        for number, length in enumerate(store.lengths):
+            exploration.skip(_derive(config.seed, number, 1), length)
+        pending = _Pending(store, own)
+        try:
+            while (done := store.steps + pending.steps) < config.steps:
+                number = len(store) + len(pending.episodes)
+                limit = config.steps - done
+                episode = _play(env, exploration, config.seed, number, limit)
+                pending.episodes[number] = episode
+                if progress is not None:
+                    progress(done + len(episode), config.steps)
+                if pending.steps >= config.shard_steps:
+                    pending.flush()
+        finally:
+            pending.flush()
+        return store
+    finally:
+        env.close()
+
+
+def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:
+    provenance: JSON = {
+        "real": config.real.to_json(),
+        "exploration": config.exploration,
+        "seed": config.seed,
+        "purpose": config.purpose,
+    }
+    if not EpisodeStore.exists(config.out):
+        return EpisodeStore.create(config.out, spec, provenance=provenance)
+    store = EpisodeStore(config.out)
+    found = {**store.provenance, "spec": store.spec.to_json()}
+    for name, wanted in {**provenance, "spec": spec.to_json()}.items():
+        if found.get(name) != wanted:
+            raise StageError(
+                f"{config.out} holds another collection: its {name} is {_short(found.get(name))}, "
+                f"this one's is {_short(wanted)}. Choose another folder, or repeat its settings to "
+                "go on."
+            )
+    if store.steps > config.steps:
+        raise StageError(
+            f"{config.out} already holds {store.steps} steps, more than the {config.steps} wanted: "
+            "choose another folder, or ask for at least as many"
+        )
+    return store
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 300 else text[:300] + " ..."
+
+
+def _derive(seed: int, number: int, stream: int) -> int:
+    return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
+
+
+def _play(env: gym.Env, exploration: Exploration, seed: int, number: int, limit: int) -> Episode:
+    """Episode `number` of a collection."""
+    exploration.reset(_derive(seed, number, 1))
+    return play(env, exploration.act, _derive(seed, number, 0), limit, number=number)
+
+
+def play(
+    env: gym.Env, act: Callable[[Any], Any], reset_seed: int, limit: int, *, number: int = 0
+) -> Episode:
+    """One real episode of at most `limit` steps, truncated there.
+
+    act: from an observation to an action, both unbatched. number: of the episode, for the words of errors.
+    Raises DataError where the environment gives what is no number.
+    """
+    observation, _ = env.reset(seed=reset_seed)
+    seen = [_copy(observation, env.observation_space)]
+    actions: list[np.ndarray] = []
+    rewards: list[float] = []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        _check_finite(seen[-1], rewards, number, reset_seed)
+        action = act(observation)
+        # Environments may keep, or change, the array that they are given.
+        actions.append(np.array(action, dtype=env.action_space.dtype))
+        observation, reward, terminated, truncated, _ = env.step(action)
+        seen.append(_copy(observation, env.observation_space))
+        rewards.append(float(reward))
+        truncated = truncated or (len(actions) >= limit and not terminated)
+    _check_finite(seen[-1], rewards, number, reset_seed)
+    observations: Any = np.stack(seen) if not isinstance(seen[0], dict) else {
+        key: np.stack([entry[key] for entry in seen]) for key in seen[0]
+    }  # fmt: skip
+    return Episode(
+        observations,
+        np.stack(actions),
+        np.array(rewards, np.float32),
+        terminated=bool(terminated),
+        truncated=bool(truncated),
+        seed=reset_seed,
+    )
+
+
+def _copy(observation: Any, space: spaces.Space[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _copy(observation[key], part) for key, part in space.spaces.items()}
+    return np.array(observation, dtype=space.dtype)
+
+
+def _check_finite(observation: Any, rewards: list[float], number: int, seed: int) -> None:
+    parts = observation if isinstance(observation, dict) else {"observation": observation}
+    step = len(rewards)
+    for key, value in {**parts, "reward": np.asarray(rewards[-1:])}.items():
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            column = int(np.flatnonzero(~np.isfinite(value.reshape(-1)))[0])
+            raise DataError(
+                f"the real environment gave {value.reshape(-1)[column]} in {key}[{column}] of "
+                f"episode {number} (reset seed {seed}) after {step} steps, expected finite "
+                "numbers. Complete episodes are kept; repair the environment, or wrap it."
+            )

@@ -1,0 +1,1 @@
+"""Episodes: in memory, on disk, and as training tensors."""

@@ -1,0 +1,395 @@
+"""Episodes as flat training tensors: windows, robust statistics, start states.
+
+The codec is applied here, once; letters and time alignment as in `world_env.types`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from world_env.codec import Codec, is_image, observation_spaces, packed
+from world_env.data.column_structure import comes_back, unit_vectors
+from world_env.data.episode import Episode
+from world_env.errors import DataError, InvalidActionError, InvalidObservationError, StartsError
+from world_env.spec import DataRange, WorldSpec
+from world_env.types import Batch, Context, Observation, Statistics, select, unpacked
+
+_RANGE_FLOOR = 0.05
+"""No scale is below this share of the column's range: rare spikes stay within 1 / this."""
+_NORMAL_WIDTHS = {0.25: 1.349, 0.05: 3.290, 0.01: 4.653}
+"""Standard deviations between a normal law's quantile at this share and its mirror image."""
+_SPREAD_BOUNDS = (0.5, 2.0)
+"""How far the standard deviation is believed, in units of what the quantiles say."""
+_STILL = 1e-3
+"""Change scale of a column that never changes, in units of its own scale: it should stay put."""
+_MARGIN = 0.1
+"""Predictions may leave the data's range by this share of its width."""
+_QUANTILE_ROWS = 100_000
+_SPIKE_RATIO = 3.0
+"""Scale in units of the bulk's spread beyond which a column counts as rarely spiking."""
+_CONSTANT = 1e-6
+"""A range below this share of the values' size is rounding, not information."""
+
+
+_COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
+"""What `EncodedEpisodes` holds of every step."""
+
+
+@dataclass(frozen=True)
+class EncodedEpisodes:
+    """All episodes end to end; M observations, N steps, M = N + episodes.
+
+    codec: what encoded them.
+    observations: key -> (M, *O) float32; pixels as bytes.
+    actions: (N, A) float32.
+    rewards: (N,) float32, task units.
+    terminated: (N,) float32, 1 where the task terminated.
+    episode: (N,) int64, the number of each step's episode; its observation is step + episode.
+    left: (N,) int64 >= 1, steps from this one to its episode's last, both included.
+    elapsed: (N,) int64, steps since the real start.
+    """
+
+    codec: Codec
+    observations: Observation
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    episode: Tensor
+    left: Tensor
+    elapsed: Tensor
+
+    def __len__(self) -> int:
+        """N, the number of steps."""
+        return self.actions.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie, with the windows and contexts cut from them; statistics are taken on the CPU."""
+        return self.actions.device
+
+    def to(self, device: torch.device) -> EncodedEpisodes:
+        """The same on another device."""
+        moved = {key: value.to(device) for key, value in self.observations.items()}
+        parts = {name: getattr(self, name).to(device) for name in _COLUMNS}
+        return replace(self, observations=moved, **parts)
+
+    def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
+        """`size` windows of `length` steps, their first steps uniform over all steps."""
+        steps = torch.randint(len(self), (size,), generator=generator)
+        return self.gather(steps.to(self.device), length)
+
+    def gather(self, steps: Tensor, length: int) -> Batch:
+        """Windows that begin at the given steps (B,) int64.
+
+        Past the episode's end the last observation repeats, the rest is 0 and `valid` is False.
+        """
+        if length < 1:
+            raise ValueError(f"length is {length}, expected at least 1 step")
+        offset = torch.arange(length + 1, device=self.device)
+        left = self.left[steps][:, None]
+        seen = (steps + self.episode[steps])[:, None] + torch.minimum(offset, left)
+        valid = offset[:-1] < left
+        taken = steps[:, None] + torch.minimum(offset[:-1], left - 1)
+        return Batch(
+            {key: unpacked(_rows(value, seen)) for key, value in self.observations.items()},
+            _rows(self.actions, taken) * valid[..., None],
+            _rows(self.rewards, taken) * valid,
+            _rows(self.terminated, taken) * valid,
+            valid,
+        )
+
+    def seen(self, places: Tensor) -> Observation:
+        """Some of the M observations, by index, as numbers."""
+        return {key: unpacked(value[places]) for key, value in self.observations.items()}
+
+    def contexts(self, steps: Tensor, length: int) -> Context:
+        """The past of each given step (B,) int64: the observation that it leaves and up to `length` - 1 before it."""
+        first = torch.searchsorted(self.episode, self.episode[steps])
+        known = (steps - first + 1).clamp(max=length)
+        offset = torch.arange(length, device=self.device)
+        place = (steps - known + 1)[:, None] + torch.minimum(offset, known[:, None] - 1)
+        acted = (offset[:-1] < known[:, None] - 1)[..., None]
+        return Context(
+            {
+                key: _rows(value, place + self.episode[steps][:, None])
+                for key, value in self.observations.items()
+            },
+            _rows(self.actions, place[:, :-1]) * acted,
+            known,
+            self.elapsed[steps],
+        )
+
+    def changes(self, key: str) -> Tensor:
+        """One step's change of every dimension, (N, D)."""
+        steps = torch.arange(len(self)) + self.episode
+        flat = self.observations[key].flatten(1)
+        return flat[steps + 1] - flat[steps]
+
+    def rewards_by_end(self) -> tuple[Tensor, Tensor]:
+        """Rewards of steps after which the episode went on, and of steps that terminated.
+
+        Where one kind never happened, the other stands for both.
+        """
+        ended = self.terminated > 0
+        usual = self.rewards if ended.all() else self.rewards[~ended]
+        return usual, self.rewards[ended] if ended.any() else usual
+
+    def statistics(self) -> Statistics:
+        """Scales for the models' normalisers, robust to rare spikes and constant columns.
+
+        Only float and integer Box keys are scaled; pixels and one-hots keep [0, 1].
+        """
+        columns = {key: self._key_statistics(key) for key in self.observations}
+        (center_usual, scale_usual), (center_final, scale_final) = (
+            robust_scale(part[:, None].numpy()) for part in self.rewards_by_end()
+        )
+        center, scale, change, low, high, carried = (
+            {key: values[i] for key, values in columns.items()} for i in range(6)
+        )
+        return Statistics(
+            center=center,
+            scale=scale,
+            change_scale=change,
+            low=low,
+            high=high,
+            carried=carried,
+            unit_vectors=self._unit_vectors(),
+            reward_center=float(center_usual[0]),
+            reward_scale=float(scale_usual[0]),
+            terminal_reward_center=float(center_final[0]),
+            terminal_reward_scale=float(scale_final[0]),
+            reward_low=float(self.rewards.min()),
+            reward_high=float(self.rewards.max()),
+            terminal_fraction=float(self.terminated.mean()),
+        )
+
+    def fingerprint(self) -> str:
+        """Tells one data set from another, so that a checkpoint never goes on with other episodes."""
+        digest = hashlib.sha256()
+        for part in (
+            *self.observations.values(),
+            self.actions,
+            self.rewards,
+            self.terminated,
+            self.episode,
+        ):
+            digest.update(part.contiguous().numpy(force=True).tobytes())
+        return digest.hexdigest()
+
+    def _unit_vectors(self) -> Observation:
+        found, number = {}, 0
+        for key, values in self.observations.items():
+            flat = values.flatten(1)
+            of_key = found[key] = torch.full((flat.shape[1],), -1)
+            space = self.codec.keys[key]
+            if not _is_vector(space) or not np.issubdtype(space.dtype, np.floating):
+                continue
+            for group in unit_vectors(flat.numpy()):
+                of_key[list(group)] = number
+                number += 1
+        return found
+
+    def _key_statistics(self, key: str) -> tuple[Tensor, ...]:
+        flat = self.observations[key].flatten(1)
+        if not _is_vector(self.codec.keys[key]):
+            one, zero = torch.ones(flat.shape[1]), torch.zeros(flat.shape[1])
+            return zero, one, one, zero, one, one
+        center, scale = robust_scale(flat.numpy())
+        changes = self.changes(key).numpy()
+        typical, change = robust_scale(changes)
+        moving = np.ptp(changes, axis=0) > _CONSTANT * scale
+        change = np.where(moving, change, _STILL * scale)
+        # Changes are not centred: a clock's would be millions of its own rounding.
+        change = np.maximum(change, np.abs(typical))
+        low, high = flat.amin(0), flat.amax(0)
+        margin = _MARGIN * (high - low)
+        carried = ~comes_back(flat.numpy(), changes, center, _CONSTANT * scale)
+        change = np.where(carried, change, scale)
+        scales = (
+            torch.as_tensor(array, dtype=torch.float32)
+            for array in (center, scale, change, carried)
+        )
+        *usual, kept = scales
+        return (*usual, low - margin, high + margin, kept)
+
+
+def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisodes:
+    """All episodes through the codec. Raises DataError naming the episode that does not fit."""
+    if not episodes:
+        raise DataError("there is no episode to encode: collect some first")
+    observations, actions = [], []
+    for i, episode in enumerate(episodes):
+        try:
+            encoded = codec.encode_observation(episode.observations)
+            observations.append(packed(encoded, codec.images))
+            actions.append(codec.encode_action(episode.actions))
+        except (InvalidObservationError, InvalidActionError) as error:
+            raise DataError(f"episode {i} does not fit the spaces: {error}") from error
+    lengths = torch.tensor([len(episode) for episode in episodes])
+    ends = lengths.cumsum(0)
+    number = torch.repeat_interleave(torch.arange(len(episodes)), lengths)
+    step = torch.arange(int(ends[-1]))
+    terminated = torch.zeros(len(step))
+    terminated[ends - 1] = torch.tensor([float(episode.terminated) for episode in episodes])
+    origin = torch.tensor([episode.elapsed for episode in episodes]) - (ends - lengths)
+    return EncodedEpisodes(
+        codec=codec,
+        observations={key: torch.cat([o[key] for o in observations]) for key in observations[0]},
+        actions=torch.cat(actions),
+        rewards=torch.as_tensor(np.concatenate([episode.rewards for episode in episodes])),
+        terminated=terminated,
+        episode=number,
+        left=ends[number] - step,
+        elapsed=origin[number] + step,
+    )
+
+
+def robust_scale(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(center, scale) of (N, D) columns, (D,) float64 each, scale > 0.
+
+    The scale is the standard deviation where the quantiles agree with it, never below a share of
+    the range, so that a spike stays a moderate number; 1 for constant columns.
+    """
+    low, high = columns.min(0).astype(np.float64), columns.max(0).astype(np.float64)
+    center, spread = _bulk(columns)
+    scale = np.maximum(spread, _RANGE_FLOOR * (high - low))
+    return center, np.where(_is_constant(low, high), 1.0, scale)
+
+
+def floored_deviation(columns: Tensor) -> Tensor:
+    """(D,) standard deviations of (N, D) columns, with `robust_scale`'s floor; 1 for constant columns."""
+    low, high = columns.amin(0), columns.amax(0)
+    # One row has no deviation, and is constant.
+    scale = columns.std(0, correction=min(1, len(columns) - 1)).maximum(_RANGE_FLOOR * (high - low))
+    constant = torch.from_numpy(_is_constant(low.numpy(force=True), high.numpy(force=True)))
+    constant = constant.to(scale.device)
+    return scale.where(~constant, torch.ones_like(scale))
+
+
+def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(median, spread) of (N, D) columns, (D,) each, blind to what happens in under 1 % of rows."""
+    rows = columns[:: max(1, len(columns) // _QUANTILE_ROWS)].astype(np.float64)
+    shares = [share for low in _NORMAL_WIDTHS for share in (low, 1.0 - low)]
+    center, *bounds = np.quantile(rows, [0.5, *shares], axis=0)
+    spread = np.max(
+        [
+            (high - low) / width
+            for low, high, width in zip(
+                bounds[::2], bounds[1::2], _NORMAL_WIDTHS.values(), strict=True
+            )
+        ],
+        axis=0,
+    )
+    deviation = columns.std(0, dtype=np.float64)
+    return center, deviation.clip(*(bound * spread for bound in _SPREAD_BOUNDS))
+
+
+def column_notes(encoded: EncodedEpisodes, *, without: Collection[str] = ()) -> list[str]:
+    """One sentence for each column that a fit should be warned of: constant, or rarely spiking.
+
+    without: keys of which something else is said.
+    """
+    columns = {key: value.flatten(1).numpy() for key, value in encoded.observations.items()
+               if key not in without and _is_vector(encoded.codec.keys[key])}  # fmt: skip
+    usual, _ = encoded.rewards_by_end()
+    columns["reward"] = usual[:, None].numpy()
+    return [f"{name} {text}" for _, name, text in column_traits(columns)]
+
+
+def column_traits(columns: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
+    """("constant" or "spikes", column, what to say of it) of (N, D) columns where either is true."""
+    traits = []
+    for key, values in columns.items():
+        low, high = values.min(0).astype(np.float64), values.max(0).astype(np.float64)
+        constant = _is_constant(low, high)
+        _, scale = robust_scale(values)
+        _, bulk = _bulk(values)
+        for i in range(values.shape[1]):
+            name = key if values.shape[1] == 1 else f"{key}[{i}]"
+            if constant[i]:
+                text = f"is constant at {low[i]:.4g}: there is nothing in it to learn"
+                traits.append(("constant", name, text))
+            elif scale[i] > _SPIKE_RATIO * bulk[i]:
+                text = (
+                    f"spikes rarely: it reaches {low[i]:.4g} to {high[i]:.4g} while nearly all of it varies by "
+                    f"{bulk[i]:.4g}"
+                )
+                traits.append(("spikes", name, text))
+    return traits
+
+
+def data_range(
+    episodes: Sequence[Episode],
+    spec: WorldSpec,
+    *,
+    ends: tuple[list[float | None], list[float | None]] | None = None,
+) -> DataRange:
+    """What the episodes showed, in the environment's own units, with `ends` as given. Raises DataError if none."""
+    if not episodes:
+        raise DataError("there is no episode to take a range from: collect some first")
+    shown = {}
+    for key, space in observation_spaces(spec.observation_space).items():
+        if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            shown[key] = _bounds([episode.observation_columns()[key] for episode in episodes])
+    rewards = np.concatenate([episode.rewards for episode in episodes])
+    actions = spec.action_space
+    open_ended = isinstance(actions, spaces.Box) and not actions.is_bounded()
+    return DataRange(
+        observation=shown,
+        reward=(float(rewards.min()), float(rewards.max())),
+        action=_bounds([episode.actions for episode in episodes]) if open_ended else None,
+        ends=ends,
+    )
+
+
+def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
+    """The real starts among the episodes' first observations, as contexts of length 1.
+
+    Raises StartsError if no piece begins at a real start.
+    """
+    first = [episode.cut(0, 1) for episode in episodes if episode.elapsed == 0]
+    if not first:
+        raise StartsError(
+            f"none of the {len(episodes)} episodes begins at a real start (elapsed 0): keep whole "
+            "episodes beside the pieces"
+        )
+    encoded = encode_episodes(first, codec)
+    observation = select(encoded.observations, torch.arange(len(first)) * 2)
+    return Context.from_observation(observation, codec.action_size)
+
+
+def dataset_states(
+    encoded: EncodedEpisodes, limit: int, seed: int = 0, *, context: int = 1
+) -> Context:
+    """Up to `limit` observations from anywhere but an episode's end, with up to `context` - 1 before them."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
+    return encoded.contexts(steps, context)
+
+
+def _bounds(columns: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
+    """Flat (low, high) over the rows of all columns (rows, ...)."""
+    flat = [column.reshape(len(column), -1) for column in columns]
+    low = np.min([values.min(0) for values in flat], axis=0)
+    high = np.max([values.max(0) for values in flat], axis=0)
+    return low.astype(float).tolist(), high.astype(float).tolist()
+
+
+def _rows(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]`: one list of rows is found in half the time of a table of places."""
+    return values.index_select(0, places.flatten()).unflatten(0, places.shape)
+
+
+def _is_vector(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and not is_image(space)
+
+
+def _is_constant(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return high - low <= _CONSTANT * np.maximum(np.abs(low), np.abs(high))

@@ -1,0 +1,56 @@
+"""What the three shells around a simulator have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from world_env.errors import InvalidOptionError
+from world_env.simulation.config import SimulatorConfig, whole_number
+from world_env.simulation.simulator import Simulator
+from world_env.twin.twin import KnownFunction, Twin, load_cached
+
+
+def open_simulator(
+    twin: str | Path | Twin,
+    num_rows: int,
+    options: Mapping[str, Any],
+    *,
+    render_mode: str | None = None,
+    device: torch.device | str = "cpu",
+    max_episode_steps: int | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
+) -> Simulator:
+    """A simulator from the keyword arguments that all three shells share, each checked once, here.
+
+    options: fields of SimulatorConfig by name. max_episode_steps: another word for `horizon`, which wins.
+    Raises InvalidOptionError for an unknown name, and what `Twin.load` raises.
+    """
+    if render_mode not in (None, "rgb_array"):
+        raise InvalidOptionError(f"render_mode is {render_mode!r}, expected None or 'rgb_array'")
+    names = [field.name for field in dataclasses.fields(SimulatorConfig)]
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise InvalidOptionError(
+            f"unknown arguments {', '.join(unknown)}: a world takes twin, device, render_mode, max_episode_steps, "
+            f"reward_fn, termination_fn, {', '.join(names)}"
+        )
+    config = SimulatorConfig(**options)
+    # Gymnasium's -1 means "no wrapper"; anything else must be a horizon.
+    if config.horizon is None and max_episode_steps is not None and max_episode_steps != -1:
+        limit = whole_number(max_episode_steps, "max_episode_steps")
+        config = dataclasses.replace(config, horizon=limit)
+    if isinstance(twin, Twin):
+        twin = dataclasses.replace(
+            twin,
+            reward_fn=reward_fn or twin.reward_fn,
+            termination_fn=termination_fn or twin.termination_fn,
+        )
+    else:
+        twin = load_cached(twin, device=device, reward_fn=reward_fn, termination_fn=termination_fn)
+    return Simulator(twin, num_rows, config=config)

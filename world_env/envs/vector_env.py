@@ -1,0 +1,278 @@
+"""A twin as one natively batched `gymnasium.vector.VectorEnv`: N worlds, one model call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from world_env.codec import row_of
+from world_env.envs.factory import open_simulator
+from world_env.errors import InvalidActionError, InvalidOptionError
+from world_env.simulation.initial_states import reset_options
+from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
+from world_env.spec import DEFAULT_TWIN, SpecOfStrings
+from world_env.twin.twin import KnownFunction, Twin
+
+_END_NAMES = np.array(ENDS, dtype=object)
+
+
+class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
+    """`num_envs` worlds of a twin, stepped together.
+
+    twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv.
+    autoreset_mode: NEXT_STEP (the step after an end ignores the action, resets and pays 0), SAME_STEP (the reset
+        observation at once, the last one in `infos["final_obs"]`), or DISABLED (the caller resets finished rows with
+        `reset(options={"reset_mask": ...})`); the enum or its name.
+
+    Infos are dicts of arrays, each with a `_key` mask of the rows it speaks of.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    # On the class, because Gymnasium closes in `__del__` even what was never fully made.
+    _renderer: Any = None
+
+    def __init__(
+        self,
+        twin: str | Path | Twin = DEFAULT_TWIN,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        device: torch.device | str = "cpu",
+        max_episode_steps: int | None = None,
+        reward_fn: KnownFunction | None = None,
+        termination_fn: KnownFunction | None = None,
+        **options: Any,
+    ) -> None:
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.simulator: Simulator = open_simulator(
+            twin,
+            num_envs,
+            {"uncertainty": True, **options},
+            render_mode=render_mode,
+            device=device,
+            max_episode_steps=max_episode_steps,
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
+        )
+        num_envs = self.simulator.num_rows
+        self.num_envs, self.render_mode = num_envs, render_mode
+        world = self.simulator.twin.spec
+        self.single_observation_space = self.simulator.view.space
+        self.single_action_space = world.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(world.action_space, num_envs)
+        seconds = world.seconds_per_step
+        fps = 30 if not seconds else max(1, round(1.0 / seconds))
+        self.metadata = {
+            **type(self).metadata,
+            "render_fps": fps,
+            "autoreset_mode": self.autoreset_mode,
+        }
+
+    @property
+    def twin(self) -> Twin:
+        """The twin that these worlds live in."""
+        return self.simulator.twin
+
+    # -- gymnasium -----------------------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new episodes: (observations, infos).
+
+        seed: row i gets `seed` + i, or the i-th of a list.
+        options: "reset_mask" ((num_envs,) bool: only these rows), and at most one of "observation", "context",
+            "snapshot", batched over the rows that are reset.
+        """
+        if seed is None or isinstance(seed, int | np.integer):
+            super().reset(seed=None if seed is None else int(seed))
+        options = reset_options(options)
+        mask = self._reset_mask(options.pop("reset_mask", None))
+        return self.simulator.reset(mask, seed=seed, options=options), {}
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One step of all rows: (observations, rewards (N,) float64, terminated, truncated, infos).
+
+        Raises ResetNeededError before a reset, and in DISABLED for a row whose episode is over.
+        """
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            return self._step_next(actions)
+        result = self.simulator.step(self._as_rows(actions))
+        infos = _infos(result, np.ones(self.num_envs, bool))
+        observation = result.observation
+        ended = result.end != 0
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
+            final = _object_rows(observation, ended)
+            observation = self.simulator.reset(ended)
+            infos = _going_on(infos, ended) | {
+                "final_obs": final,
+                "_final_obs": ended.copy(),
+                "final_info": _infos(result, ended),
+                "_final_info": ended.copy(),
+            }
+        return observation, _rewards(result), result.terminated, result.truncated, infos
+
+    def _step_next(
+        self, actions: Any
+    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        resetting = self.simulator.finished
+        if not resetting.any():
+            result = self.simulator.step(self._as_rows(actions))
+            observation = result.observation
+        else:
+            result = self.simulator.step(self._as_rows(actions), ~resetting)
+            observation = self.simulator.reset(resetting)
+        infos = _infos(result, ~resetting)
+        return observation, _rewards(result), result.terminated, result.truncated, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One RGB frame for each row, (H, W, 3) uint8; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            from world_env.rendering.renderer import Renderer
+
+            self._renderer = Renderer(self.twin.spec)
+        observation = self.simulator.picture()
+        return tuple(self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the renderer, if there is one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    # -- what clients of SyncVectorEnv use -----------------------------------------------------------------------
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method: (result,) * num_envs, because all rows share one simulator; attributes likewise."""
+        value = self.get_attr(name)[0]
+        if callable(value):
+            value = value(*args, **kwargs)
+        if name == "render" and isinstance(value, tuple):
+            return value
+        return (value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute, once for each row."""
+        if name == "spec":
+            return (self.spec,) * self.num_envs
+        if name in ("observation_space", "action_space"):
+            name = f"single_{name}"
+        return (getattr(self, name),) * self.num_envs
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute: one value, or a list or tuple of num_envs equal ones; rows share it."""
+        if isinstance(values, list | tuple):
+            if len(values) != self.num_envs or any(value != values[0] for value in values):
+                raise InvalidOptionError(
+                    f"rows share their attributes: {name!r} takes one value or {self.num_envs} equal ones, "
+                    f"got {len(values)} values"
+                )
+            values = values[0]
+        setattr(self, name, values)
+
+    # -- snapshots -----------------------------------------------------------------------------------------------
+
+    def snapshot(self, rows: Any = None) -> Snapshot:
+        """All there is to `rows` ((N,) bool or indices; None: all); `restore` replays the same future."""
+        return self.simulator.snapshot(rows)
+
+    def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> Any:
+        """Put a snapshot's rows into `rows` (None: all); returns all rows' observations.
+
+        fresh_noise: another future from the same past. Finished rows of the snapshot reset as the mode says.
+        """
+        self.simulator.restore(snapshot, rows, fresh_noise=fresh_noise)
+        return self.simulator.observe()
+
+    def fork(self, rows: Any = None, n: int = 1, *, seed: int | None = None) -> Simulator:
+        """A Simulator with `n` futures of each of `rows`, each with noise of its own."""
+        return self.simulator.fork(rows, n, seed=seed)
+
+    # -- details -------------------------------------------------------------------------------------------------
+
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, bool)
+        if (
+            not isinstance(mask, np.ndarray)
+            or mask.dtype != np.bool_
+            or mask.shape != (self.num_envs,)
+            or not mask.any()
+        ):
+            raise InvalidOptionError(
+                f"options['reset_mask'] is a bool array of shape ({self.num_envs},) with a True in it, got {mask!r}"
+            )
+        return mask
+
+    def _as_rows(self, actions: Any) -> np.ndarray:
+        try:
+            return np.asarray(actions)
+        except ValueError as error:
+            raise InvalidActionError(
+                f"the actions are no array of the space {self.action_space}: {error}"
+            ) from error
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    for known in AutoresetMode:
+        if mode is known or str(mode).replace("-", "_").lower() in (
+            known.name.lower(),
+            known.value.lower(),
+        ):
+            return known
+    raise InvalidOptionError(
+        f"autoreset_mode is {mode!r}, expected one of {', '.join(repr(m.name) for m in AutoresetMode)}"
+    )
+
+
+def _rewards(result: StepResult) -> np.ndarray:
+    return result.reward.astype(np.float64)
+
+
+def _infos(result: StepResult, rows: np.ndarray) -> dict[str, Any]:
+    """Infos of the rows that stepped, as Gymnasium batches them: arrays, each with its mask."""
+    infos: dict[str, Any] = {
+        "end": np.where(rows, _END_NAMES[result.end], None),
+        "_end": rows.copy(),
+    }
+    if result.uncertainty is not None:
+        infos["uncertainty"] = np.where(rows, result.uncertainty, 0.0).astype(np.float64)
+        infos["_uncertainty"] = rows.copy()
+    return infos
+
+
+def _going_on(infos: dict[str, Any], ended: np.ndarray) -> dict[str, Any]:
+    """Same-step infos speak of the new episode where one began: the old one's are in `final_info`."""
+    return {
+        **infos,
+        "end": np.where(ended, None, infos["end"]),
+        **{name: mask & ~ended for name, mask in infos.items() if name.startswith("_")},
+    }
+
+
+def _object_rows(observation: Any, rows: np.ndarray) -> np.ndarray:
+    """(N,) object array: the observation of each chosen row, None elsewhere."""
+    out = np.full(len(rows), None, dtype=object)
+    for row in np.flatnonzero(rows):
+        out[row] = _copy(row_of(observation, int(row)))
+    return out
+
+
+def _copy(observation: Any) -> Any:
+    if isinstance(observation, dict):
+        return {key: _copy(value) for key, value in observation.items()}
+    return np.copy(observation)

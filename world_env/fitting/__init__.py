@@ -1,0 +1,1 @@
+"""Fitting of world models to episodes."""

@@ -1,0 +1,379 @@
+"""Fit a world model to episodes: the loop never asks which family it has."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from world_env.codec import Codec
+from world_env.data.dataset import (
+    EncodedEpisodes,
+    data_range,
+    dataset_states,
+    encode_episodes,
+    starts,
+)
+from world_env.data.episode import Episode, digests, split
+from world_env.data.sources import open_data
+from world_env.data.terminal_bounds import end_bounds
+from world_env.device import as_device
+from world_env.errors import DataError, InvalidOptionError
+from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
+from world_env.fitting.preconditions import (
+    check_amount,
+    check_same_kind,
+    check_target,
+    check_windows,
+    fit_notes,
+)
+from world_env.model_evaluation.open_loop import (
+    bfloat16_fidelity,
+    one_step,
+    open_loop,
+    scales_of,
+    termination_scores,
+    termination_threshold,
+)
+from world_env.models.base import TrainableWorldModel
+from world_env.models.registry import load_family
+from world_env.provenance import current_commit
+from world_env.rng import RowRandom
+from world_env.simulation.termination import EndBounds
+from world_env.spec import JSON, DataRange, WorldSpec
+from world_env.twin.twin import KnownFunction, Twin
+from world_env.types import Observation
+
+_ENOUGH_ENDS = 20
+"""Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
+_LONGEST_SELECTION = 200
+_SELECT_FROM = 0.5
+
+LEAST_UPDATES, MOST_UPDATES = 3_000, 30_000
+"""How many a fit takes of itself: enough for small data, and for large data to be seen often enough."""
+_STEPS_AN_UPDATE = 10
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a world model is fitted. The defaults serve every bundled task."""
+
+    family: str = "ensemble"
+    """Name in world_env.models.registry.FAMILIES."""
+    model: JSON = field(default_factory=dict)
+    """Fields of the family's own config that differ from its defaults."""
+    updates: int | None = None
+    """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
+    batch_size: int | None = None
+    """Windows an update, shared among an ensemble's members; None: as many as the family wants."""
+    learning_rate: float | None = None
+    """Peak step size of AdamW; it warms up, then falls to nothing along a cosine. None: as the family wants."""
+    weight_decay: float = 1e-5
+    """Decoupled decay of AdamW."""
+    max_gradient_norm: float = 10.0
+    """Gradients are scaled down to this norm."""
+    held_out: float = 0.1
+    """Share of the episodes kept from training, to select and to calibrate by."""
+    validate_every: int = 250
+    """Updates between two looks at the held-out open-loop error, and between two checkpoints."""
+    states: int = 2_000
+    """Observations from inside the data, at most, that the twin keeps for learned episodes to begin from. Short
+    branches need many: what lies further than a branch from all of them is never seen."""
+    sharp_ends: bool = True
+    """Whether the twin ends episodes where single dimensions pass bounds beyond which nothing ever went on in the data,
+    whatever its model thinks."""
+    seed: int = 0
+    """Of the weights, the windows and the split."""
+    device: str = "cpu"
+    """Where the model learns and is measured, its data beside it; the twin comes back to the CPU."""
+
+    def __post_init__(self) -> None:
+        updates = LEAST_UPDATES if self.updates is None else self.updates
+        batch = 1 if self.batch_size is None else self.batch_size
+        least = min(updates, batch, self.validate_every, self.states)
+        if least < 1 or not 0.0 < self.held_out < 1.0:
+            raise InvalidOptionError(
+                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, "
+                f"states {self.states} and held_out {self.held_out}: expected at least 1 of each, and a share between "
+                "0 and 1"
+            )
+
+
+def updates_for(steps: int) -> int:
+    """Gradient updates of a fit to so many real steps, where nobody says another number."""
+    return min(max(LEAST_UPDATES, steps // _STEPS_AN_UPDATE), MOST_UPDATES)
+
+
+Progress = Callable[[int, int, JSON], None]
+"""(updates done, updates wanted, logs): called after every validation."""
+
+
+def fit(
+    data: str | Path,
+    out: Path,
+    config: FitConfig | None = None,
+    *,
+    horizon: int | None = None,
+    progress: Progress | None = None,
+    tensorboard: Path | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
+) -> Twin:
+    """Fit a twin to an episode store or "minari:ID" and save it to `out`; a killed fit goes on where it was.
+
+    horizon: the task's time limit in steps; None: the one that the data names.
+    reward_fn, termination_fn: as in `fit_episodes`.
+    Raises DataError, TooLittleDataError, StageError (`out` cannot be written, or the checkpoint is another fit's).
+    """
+    spec, episodes, provenance = open_data(str(data), horizon=horizon)
+    out = Path(out)
+    check_target(out)
+    with _writer(tensorboard) as write:
+
+        def report(done: int, wanted: int, logs: JSON) -> None:
+            write(done, logs)
+            if progress is not None:
+                progress(done, wanted, logs)
+
+        checkpoint = out.parent / f".{out.name}.fit.pt"
+        twin = fit_episodes(
+            episodes,
+            spec,
+            config,
+            provenance=provenance,
+            progress=report,
+            checkpoint=checkpoint,
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
+        )
+    twin.save(out)
+    checkpoint.unlink(missing_ok=True)
+    return twin
+
+
+def fit_episodes(
+    episodes: Sequence[Episode],
+    spec: WorldSpec,
+    config: FitConfig | None = None,
+    *,
+    provenance: JSON | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
+    warm_start: Twin | None = None,
+) -> Twin:
+    """Fit a twin to episodes in memory.
+
+    checkpoint: file for resuming; written at every validation.
+    warm_start: a twin of the same environment, family and configuration, fitted to less data, to begin from; few
+        updates are enough then.
+    reward_fn, termination_fn: known functions in the place of what is learned; `Twin.load` needs them again.
+    """
+    steps, config = sum(map(len, episodes)), config or FitConfig()
+    updates, home = config.updates or updates_for(steps), as_device(config.device)
+    config = dataclasses.replace(config, updates=updates)
+    began = time.perf_counter()
+    training, held_out = split(check_amount(episodes), config.held_out, config.seed)
+    bounds = end_bounds(training if config.sharp_ends else [], spec)
+    ranges = data_range(list(episodes), spec, ends=bounds)
+    codec = Codec(spec, ranges)
+    train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
+    notes = fit_notes(train, validation, spec)
+    model = _new_model(spec, config)
+    check_windows(model, episodes)
+    everything = encode_episodes(list(episodes), codec)
+    model.prepare(everything.statistics())
+    begins: JSON = {}
+    if warm_start is not None:
+        check_same_kind(warm_start, spec, config.family, config.model)
+        model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
+        begins = {"warm_start": warm_start.fingerprint()}
+    states = dataset_states(everything, config.states, config.seed, context=model.context)
+    model.to(home)
+    train, validation, everything = (each.to(home) for each in (train, validation, everything))
+    scale = scales_of(everything)
+    logs = _optimize(model, train, validation, scale, config, updates, progress, checkpoint, begins)
+    model.eval().requires_grad_(False)
+    threshold, scores, seen = _ends(model, ranges, validation, everything)
+    fidelity = _measure(model, validation, scale)
+    fidelity |= {"termination": scores, "notes": notes, "loss": logs}
+    return Twin(
+        spec=spec,
+        family=config.family,
+        model=model.to("cpu"),
+        starts=starts(list(episodes), codec),
+        states=states,
+        ranges=ranges,
+        termination_threshold=threshold,
+        uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,
+        provenance=(provenance or {})
+        | {
+            "fit": dataclasses.asdict(config),
+            "steps": steps,
+            "episodes": len(episodes),
+            **digests(episodes, held_out),
+            "fit_seconds": round(time.perf_counter() - began, 1),
+            "commit": current_commit(),
+            **begins,
+        },
+        fidelity=fidelity,
+        reward_fn=reward_fn,
+        termination_fn=termination_fn,
+    )
+
+
+def _optimize(
+    model: TrainableWorldModel,
+    train: EncodedEpisodes,
+    validation: EncodedEpisodes,
+    scale: Observation,
+    config: FitConfig,
+    updates: int,
+    progress: Progress | None,
+    checkpoint: Path | None,
+    begins: JSON,
+) -> JSON:
+    """The whole of training on one screen; leaves the best weights in the model and returns the last logs.
+
+    begins: what else than configuration and data a checkpoint must agree on.
+    """
+    parameters, rate = list(model.parameters()), config.learning_rate or model.learning_rate
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
+    identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | begins
+    best, score, begin = _copy(model), float("inf"), 0
+    logs: JSON = {}
+    if checkpoint is not None and checkpoint.is_file():
+        best, score, begin, logs = read_checkpoint(checkpoint, identity, model, optimizer)
+    for update in range(begin, updates):
+        share = update / updates
+        for group in optimizer.param_groups:
+            group["lr"] = rate * _schedule(share)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
+        batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
+        random = RowRandom.from_seed(update * len(batch), len(batch), device=train.device)
+        loss, parts = model.loss(batch, random=random, progress=share)
+        optimizer.zero_grad()
+        loss.backward()
+        _clip(parameters, config.max_gradient_norm)
+        optimizer.step()
+        done = update + 1
+        if done % config.validate_every == 0 or done == updates:
+            measured = open_loop(model, validation, horizon=_LONGEST_SELECTION, scale=scale)
+            # Early models can be smooth and ignorant: their heads have hardly seen an end.
+            grown = done >= _SELECT_FROM * updates
+            logs = _plain(parts) | {
+                "open_loop": measured.score,
+                "open_loop_rms": float(measured.error.mean()),
+                "hold_last_rms": float(measured.hold_last.mean()),
+            }
+            if grown and measured.score <= score:
+                best, score = _copy(model), measured.score
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
+            if progress is not None:
+                progress(done, updates, logs)
+    if score == float("inf"):
+        raise DataError(
+            "no update gave a finite open-loop error: the data or the learning rate is too wild"
+        )
+    model.load_state_dict(best)
+    return logs | {"best_open_loop": score}
+
+
+def _clip(parameters: list[nn.Parameter], most: float) -> None:
+    """Scale the gradients down to the norm `most`; smaller ones are left alone, which saves a pass over them."""
+    norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
+    # Written so that a norm that is no number spoils all weights at once, and the next look finds it.
+    if not norm <= most:
+        clip_grads_with_norm_(parameters, most, norm)
+
+
+def _schedule(share: float) -> float:
+    """Warm up over 2 % of the updates, then a cosine to 2 % of the peak."""
+    warm = min(1.0, (share + 1e-3) / 0.02)
+    return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(share * math.pi)))
+
+
+def _ends(
+    model: TrainableWorldModel,
+    ranges: DataRange,
+    validation: EncodedEpisodes,
+    everything: EncodedEpisodes,
+) -> tuple[float, JSON, Tensor]:
+    """(termination threshold, its scores on held-out data, which made no bound, uncertainty of every real step)."""
+    probability, label, _ = one_step(model, validation, ranges=ranges)
+    every_probability, every_label, seen = one_step(model, everything, ranges=ranges)
+    threshold = (
+        termination_threshold(probability, label)
+        if int(label.sum()) >= _ENOUGH_ENDS
+        else termination_threshold(every_probability, every_label)
+    )
+    scores = termination_scores(probability, label, threshold)
+    return threshold, scores | {"bounds": EndBounds(ranges).told()}, seen
+
+
+def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:
+    longest = int(validation.left.max())
+    curve = open_loop(model, validation, horizon=longest, scale=scale)
+    return {
+        "held_out_steps": len(validation),
+        "open_loop": curve.to_json(),
+        "reward_error": curve.reward_error,
+        "bfloat16": bfloat16_fidelity(model, validation, scale=scale),
+    }
+
+
+def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
+    model_class, config_class = load_family(config.family)
+    try:
+        model_config = config_class(**config.model)
+    except (TypeError, ValueError) as error:
+        names = [item.name for item in dataclasses.fields(config_class)]
+        raise InvalidOptionError(
+            f"model options {config.model} do not fit the family {config.family!r} ({error}): it has {names}"
+        ) from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = model_class(spec, model_config)
+    if not isinstance(model, TrainableWorldModel):
+        raise InvalidOptionError(
+            f"family {config.family!r} cannot be trained: it is no TrainableWorldModel"
+        )
+    return model
+
+
+def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _plain(parts: dict[str, Tensor]) -> JSON:
+    return {name: part.item() if part.ndim == 0 else part.tolist() for name, part in parts.items()}
+
+
+@contextmanager
+def _writer(folder: Path | None) -> Iterator[Callable[[int, JSON], None]]:
+    """TensorBoard where a folder is given, else nothing."""
+    if folder is None:
+        yield lambda done, logs: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(done: int, logs: JSON) -> None:
+            for name, value in logs.items():
+                if isinstance(value, float | int):
+                    writer.add_scalar(f"fit/{name}", value, done)
+
+        yield write

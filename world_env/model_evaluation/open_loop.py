@@ -1,0 +1,355 @@
+"""How close a world model stays to real episodes that it never learned from.
+
+The same `encode`, `step` and `decode` as the simulator's, on the same encoded tensors: what is measured here is
+what an agent lives in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_env.data.dataset import EncodedEpisodes, floored_deviation
+from world_env.errors import InvalidOptionError
+from world_env.models.base import Precision, Prediction, WorldModel
+from world_env.rng import RowRandom
+from world_env.simulation.termination import EndBounds
+from world_env.spec import JSON, DataRange
+from world_env.types import OBSERVATION, Batch, Observation, State, select, unpacked
+
+_MOST_WINDOWS = 256
+_ENERGY_WINDOWS = 64
+"""Whose energy scores are taken: two rollouts each, beside the one of all windows."""
+_BFLOAT16_HORIZON = 50
+"""Steps after which rounding shows, if it does; processors without such products take seconds for them."""
+_MOST_IMAGES = 2_000
+_CHUNK = 2048
+"""Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Errors of rollouts that see the real actions, and reality only as far as a state is inferred from.
+
+    A model with a memory is shown what came before, where something did (`WorldModel.context`).
+
+    error: (T,) root mean square error after 1..T steps, in the units of `scales_of`.
+    hold_last: (T,) the same for "nothing moves".
+    energy, hold_energy: (T,) mean energy scores of either, on some of the windows; None for a model whose one rollout
+        stands for all (`WorldModel.scored_by_draws`), unless they were asked for.
+    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the error of one window
+        after one step count; saturating, so that windows lost to chaos do not drown the rest. Of draws, the same of the
+        energy score's distances. inf if any rollout left the numbers.
+    reward_error: mean absolute error of one step's reward over the rollout, task units.
+    rows: how many windows were rolled out.
+    """
+
+    error: np.ndarray
+    hold_last: np.ndarray
+    score: float
+    reward_error: float
+    rows: int
+    energy: np.ndarray | None = None
+    hold_energy: np.ndarray | None = None
+
+    def to_json(self) -> JSON:
+        """The curves as a twin stores them, rounded; None where a rollout left the numbers."""
+        names = ("error", "hold_last", "energy", "hold_energy")
+        curves = {
+            name: [round(float(value), 5) if math.isfinite(value) else None for value in values]
+            for name in names
+            if (values := getattr(self, name)) is not None
+        }
+        unit = "standard deviations of the data"
+        return {"horizon": len(self.error), "unit": unit, **curves, "rows": self.rows}
+
+
+@torch.no_grad()
+def open_loop(
+    model: WorldModel,
+    data: EncodedEpisodes,
+    *,
+    horizon: int,
+    scale: Observation | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    precision: Precision = "float32",
+    energies: bool = False,
+) -> OpenLoop:
+    """Roll the model out along real episodes, from windows spread evenly over the data.
+
+    horizon: steps T; windows that end earlier count as far as they go.
+    scale: the unit of errors; None for that of `data`. Few held-out episodes may show less than the model knows of: a
+        fit gives the one of all its episodes.
+    temperature: of `error`; energy scores are of what a simulator would draw, at 1.
+    precision: as a simulator would step it.
+    energies: of a model whose one rollout stands for all too; its score stays that of the errors.
+    """
+    by_draws, model = model.scored_by_draws, model.stepper(precision)
+    begins, length = evaluation_steps(data, horizon)
+    scale = scales_of(data) if scale is None else scale
+    first = _seen_from(data, begins, 0)
+    error, still, reward_error, saturated = [], [], [], []
+    for step, rows, state, prediction in _imagined(model, data, begins, length, seed, temperature):
+        real, place = _seen_from(data, begins[rows], step + 1), begins[rows] + step
+        errors = row_errors(model.decode(state), real, scale)
+        error.append(_root_mean_square(errors))
+        still.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
+        saturated.append(float(_saturating(errors).mean()))
+        going_on = data.terminated[place] == 0
+        difference = (prediction.reward - data.rewards[place]).abs()[going_on]
+        reward_error.append(float(difference.mean()) if len(difference) else 0.0)
+    energy = hold_energy = None
+    if by_draws or energies:
+        energy, hold_energy, drawn = _energies(model, data, begins, length, scale, seed)
+        saturated = drawn if by_draws else saturated
+    score = float(np.mean(saturated)) if np.isfinite(error).all() else math.nan
+    return OpenLoop(
+        np.array(error),
+        np.array(still),
+        score if math.isfinite(score) else math.inf,
+        float(np.mean(reward_error)),
+        len(begins),
+        energy,
+        hold_energy,
+    )
+
+
+def energy_score(one: Tensor, other: Tensor, between: Tensor) -> Tensor:
+    """An unbiased estimate of E|X - y| - E|X - X'| / 2 from two draws: how far each is from y, and from one another.
+
+    Proper: in the mean, who says what may be scores best. Squared errors prefer the mean of all that may be, even where
+    nothing ever is like it. Distances may be passed through a function such as d / (1 + d) before; their scores may not
+    [Gneiting and Raftery 2007, section 5]. Never below 0.
+    """
+    return (one + other - between) / 2.0
+
+
+def _energies(
+    model: WorldModel,
+    data: EncodedEpisodes,
+    begins: Tensor,
+    length: int,
+    scale: Observation,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """(T,) each, means over some windows: energy scores, those of "nothing moves", and those of saturated distances."""
+    # The longest windows first, so that some of those that are kept reach the end.
+    ordered = begins[data.left[begins].argsort(descending=True, stable=True)]
+    chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
+    first, energy, held, saturated = _seen_from(data, chosen, 0), [], [], []
+    for step, rows, state, _ in _imagined(model, data, chosen, length, seed, 1.0):
+        shown, real = model.decode(state), _seen_from(data, chosen[rows], step + 1)
+        one, other = row_errors(shown, real, scale).chunk(2)
+        left, right = ({key: value.chunk(2)[i] for key, value in shown.items()} for i in (0, 1))
+        apart = (one, other, row_errors(left, right, scale))
+        energy.append(float(energy_score(*apart).mean()))
+        saturated.append(float(energy_score(*map(_saturating, apart)).mean()))
+        held.append(float(row_errors(select(first, rows), real, scale).mean()))
+    return np.array(energy), np.array(held), saturated
+
+
+def _saturating(distance: Tensor) -> Tensor:
+    return distance / (1.0 + distance)
+
+
+def _imagined(
+    model: WorldModel,
+    data: EncodedEpisodes,
+    begins: Tensor,
+    length: int,
+    seed: int,
+    temperature: float,
+) -> Iterator[tuple[int, Tensor, State, Prediction]]:
+    """(step, rows of the windows that last so long, their states, what was predicted of the step), step by step."""
+    rows, left = torch.arange(len(begins), device=data.device), data.left[begins]
+    random = RowRandom.from_seed(seed, len(begins), device=data.device)
+    state = state_at(model, data, begins, random)
+    for step in range(min(length, int(left.max()))):
+        lasting = left[rows] > step
+        if not lasting.all():
+            # Windows that ended are not rolled on: over a whole episode they are half of the work.
+            kept = lasting.nonzero().squeeze(1)
+            rows, state, random = rows[kept], select(state, kept), random.select(kept)
+        action = data.actions[begins[rows] + step]
+        state, prediction = model.step(state, action, random=random, temperature=temperature)
+        yield step, rows, state, prediction
+
+
+def _seen_from(data: EncodedEpisodes, begins: Tensor, steps: int) -> Observation:
+    """What was seen so many steps after each of these (B,): pixels of whole windows, as numbers, would fill memory."""
+    return data.seen(begins + data.episode[begins] + steps)
+
+
+@torch.no_grad()
+def one_step(
+    model: WorldModel, data: EncodedEpisodes, *, seed: int = 0, ranges: DataRange | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(probability, label, uncertainty) of every real transition, (N,) each, on the CPU; uncertainty NaN where unknown.
+
+    Of a model that is scored by its draws, those of one draw each, as a simulator would have them.
+    ranges: what arrives beyond their `ends` has surely ended, as in a simulator.
+    """
+    temperature = 1.0 if model.scored_by_draws else 0.0
+    model, bounds = model.stepper(), EndBounds(ranges)
+    probability, uncertainty = [], []
+    for steps in torch.arange(len(data), device=data.device).split(_CHUNK):
+        batch = data.gather(steps, 1)
+        random = RowRandom.from_seed(seed + int(steps[0]), len(batch), device=data.device)
+        state, prediction = model.step(
+            state_at(model, data, steps, random),
+            batch.actions[:, 0],
+            random=random,
+            temperature=temperature,
+            uncertainty="full",
+        )
+        terminated = prediction.terminated.cpu()
+        if bounds:
+            arrived = model.decode(state)[OBSERVATION].numpy(force=True)
+            beyond = torch.from_numpy(bounds.beyond(arrived))
+            terminated = terminated.masked_fill(beyond, 1.0)
+        probability.append(terminated)
+        known = prediction.uncertainty
+        uncertainty.append(
+            torch.full_like(terminated, float("nan")) if known is None else known.cpu()
+        )
+    return torch.cat(probability), data.terminated.cpu(), torch.cat(uncertainty)
+
+
+def bfloat16_fidelity(
+    model: WorldModel, data: EncodedEpisodes, *, scale: Observation | None = None
+) -> dict[str, float | bool] | None:
+    """Whether the model rolls out as well with hidden layers in bfloat16; None where its family has no such thing.
+
+    open_loop, float32: `OpenLoop.score` in either. as_good: whether the first is at most 2 % above the second.
+    """
+    measured = partial(open_loop, model, data, horizon=_BFLOAT16_HORIZON, scale=scale)
+    try:
+        rounded = measured(precision="bfloat16").score
+    except InvalidOptionError:
+        return None
+    exact = measured().score
+    if not math.isfinite(rounded + exact):
+        return None
+    return {"open_loop": rounded, "float32": exact, "as_good": rounded <= 1.02 * exact}
+
+
+def termination_threshold(probability: Tensor, label: Tensor) -> float:
+    """The probability above which a step counts as terminal, chosen on labelled transitions.
+
+    False and missed ends per episode weigh the same: a false end cuts an episode short, a missed one lets it run on
+    (field evidence: a false death of .002 a step kills 86 % of 1,000-step episodes). Of the thresholds that are equally
+    good, the one in the middle of the widest gap in log-odds. 0.5 where the data shows no end.
+    """
+    if not bool((label > 0).any()):
+        return 0.5
+    grid = torch.sigmoid(torch.linspace(-4.0, 4.0, 81))
+    called = probability[:, None] > grid
+    wrong = (called & (label[:, None] == 0)).sum(0) + (~called & (label[:, None] > 0)).sum(0)
+    best = torch.nonzero(wrong == wrong.min()).squeeze(1)
+    # The best stretch nearest to even odds, and its middle.
+    gaps = torch.nonzero(torch.diff(best) > 1).squeeze(1) + 1
+    runs = torch.tensor_split(best, gaps)
+    middle = min((float(run.double().mean()) for run in runs), key=lambda place: abs(place - 40.0))
+    return float(torch.sigmoid(torch.tensor(middle * 0.1 - 4.0)))
+
+
+def termination_scores(
+    probability: Tensor, label: Tensor, threshold: float
+) -> dict[str, float | int | None]:
+    """Precision, recall and Brier score of termination on real transitions; None where undefined."""
+    called, ends = probability > threshold, label > 0
+    hits = int((called & ends).sum())
+    return {
+        "terminal_labels": int(ends.sum()),
+        "precision": hits / int(called.sum()) if bool(called.any()) else None,
+        "recall": hits / int(ends.sum()) if bool(ends.any()) else None,
+        "brier": float((probability - label).square().mean()),
+    }
+
+
+def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, random: RowRandom) -> State:
+    """What a model makes of the real past of each of these steps (B,)."""
+    context = data.contexts(steps, model.context).to(data.device, torch.float32)
+    return model.encode(context, random=random)
+
+
+def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
+    """At most 256 windows of `horizon` steps, spread evenly over all steps of the data."""
+    return data.gather(*evaluation_steps(data, horizon))
+
+
+def evaluation_steps(data: EncodedEpisodes, horizon: int) -> tuple[Tensor, int]:
+    """(first steps, length) of `evaluation_windows`."""
+    stride = max(1, -(-len(data) // _MOST_WINDOWS))
+    steps = torch.arange(0, len(data), stride, device=data.device)
+    # Of the chosen steps, not of all: else no window might reach the last step.
+    length = min(horizon, int(data.left[steps].max()))
+    whole = steps[data.left[steps] >= length]
+    # Whole windows first: the far end of the curve should rest on many rows.
+    chosen = whole if len(whole) >= 32 else steps
+    return chosen, length
+
+
+def measured_steps(last: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50, ... below `last` >= 1, and `last`: where curves over the steps are told."""
+    grid = [m * 10**power for power in range(len(str(last))) for m in (1, 2, 5)]
+    return [steps for steps in grid if steps < last] + [last]
+
+
+def scales_of(data: EncodedEpisodes) -> Observation:
+    """Key -> (D,) standard deviations of the data: the unit of `row_errors`.
+
+    Never below a share of the range, and 1 for a constant column: a unit that measures nothing but rounding would make
+    its column the only one that counts.
+    """
+    return {
+        key: floored_deviation(unpacked(value[:: _stride(value)]).flatten(1))
+        for key, value in data.observations.items()
+    }
+
+
+def _stride(value: Tensor) -> int:
+    """Every how many rows are looked at: of pixels, a few thousand say it."""
+    return 1 if value.dtype != torch.uint8 else max(1, len(value) // _MOST_IMAGES)
+
+
+def deviations(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
+    """(B, D) differences of all keys' dimensions, one key after another, in `scale` units."""
+    return torch.cat([(predicted[key] - real[key]).flatten(1) / scale[key] for key in scale], -1)
+
+
+def row_errors(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
+    """(B,) root mean square over the dimensions of each row, in `scale` units, all keys alike."""
+    return over_keys(deviations(predicted, real, scale).square(), scale).sqrt()
+
+
+def over_keys(squared: Tensor, scale: Observation) -> Tensor:
+    """(..., D) of all keys' dimensions to (...): the mean of each key's mean, or pixels would drown numbers."""
+    parts = squared.split([unit.numel() for unit in scale.values()], -1)
+    return torch.stack([part.mean(-1) for part in parts], -1).mean(-1)
+
+
+def auroc(score: np.ndarray, label: np.ndarray) -> float:
+    """The chance that a labelled score is above another one. score: (N,). label: (N,) bool, both kinds present."""
+    from scipy.stats import rankdata
+
+    ranks, labelled = rankdata(score), int(label.sum())
+    least = labelled * (labelled + 1) / 2
+    return float((ranks[label].sum() - least) / (labelled * (len(label) - labelled)))
+
+
+def significant(values: Iterable[float]) -> list[float | None]:
+    """Numbers at five significant digits, as strict JSON holds them; None for what is no finite number."""
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
+
+
+def _root_mean_square(errors: Tensor) -> float:
+    """Over the rows; NaN if there is none."""
+    return float(errors.square().mean().sqrt())

@@ -1,0 +1,1 @@
+"""Probabilistic ensemble for vector observations."""

@@ -1,0 +1,1 @@
+"""Network layers and losses that several families share."""

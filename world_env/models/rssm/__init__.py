@@ -1,0 +1,1 @@
+"""Recurrent state-space model for images, vectors and hidden state."""

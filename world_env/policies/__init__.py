@@ -1,0 +1,1 @@
+"""Policies: saved, loaded, normalised, and trained with faster updates."""

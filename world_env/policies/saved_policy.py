@@ -1,0 +1,253 @@
+"""Trained policies on disk.
+
+A policy on disk is a folder: `policy.zip` (Stable-Baselines3) and `policy.json` (what it is,
+readable without loading it). A zip can execute code when loaded: load only what you trust.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from world_env.codec import is_image
+from world_env.errors import (
+    InvalidOptionError,
+    MissingExtraError,
+    SpaceMismatchError,
+    StageError,
+    TwinFormatError,
+)
+from world_env.policies.latent_policy import Senses, look_through, senses_of
+from world_env.simulation.observation_mode import OBSERVATION_MODES
+from world_env.spec import JSON, WorldSpec, space_from_json, space_to_json
+from world_env.twin.twin import load_cached
+from world_env.types import OBSERVATION, Statistics
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+FORMAT = 1
+"""Version of the policy folder; older readers refuse newer folders."""
+
+CLOSED = "closed"
+"""Provenance of policies that judge twins: none may collect the data of one."""
+_ZIP, _JSON = "policy.zip", "policy.json"
+_SENSES = "senses"
+"""Folder of the twin that a policy sees through, inside its own."""
+_LIBRARIES = ("stable_baselines3", "sb3_contrib")
+_NORMALIZED_LIMIT = 10.0
+
+
+class NormalizedFeatures(nn.Module):
+    """Flat observations as (x - mean) / scale, clipped: a Stable-Baselines3 features extractor.
+
+    The normalisation travels inside the policy, so no pickle of a wrapper is needed to use it.
+    mean, scale: D numbers each, in the observation's own units.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Box, mean: Sequence[float], scale: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.features_dim = int(np.prod(observation_space.shape, dtype=int))
+        if not len(mean) == len(scale) == self.features_dim:
+            raise SpaceMismatchError(
+                f"{len(mean)} means and {len(scale)} scales for {self.features_dim} observation "
+                "dimensions: take the statistics from data of this environment"
+            )
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor(list(scale), dtype=torch.float32))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """(B, *O) to (B, D)."""
+        normalized = (observation.flatten(1) - self.mean) / self.scale
+        return normalized.clamp(-_NORMALIZED_LIMIT, _NORMALIZED_LIMIT)
+
+
+def policy_kwargs_for(space: spaces.Space[Any], statistics: Statistics) -> dict[str, Any]:
+    """`policy_kwargs` that normalise a vector observation; nothing for others, where SB3's fit."""
+    if not isinstance(space, spaces.Box) or is_image(space):
+        return {}
+    return {
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {
+            "mean": statistics.center[OBSERVATION].tolist(),
+            "scale": statistics.scale[OBSERVATION].tolist(),
+        },
+    }
+
+
+def algorithm_class(name: str) -> type[BaseAlgorithm]:
+    """A Stable-Baselines3 (or sb3-contrib) algorithm by its name, such as "PPO".
+
+    Raises MissingExtraError without Stable-Baselines3, InvalidOptionError for an unknown name.
+    """
+    known: dict[str, type[BaseAlgorithm]] = {}
+    for library in _LIBRARIES:
+        try:
+            module = importlib.import_module(library)
+        except ImportError as error:
+            if library == _LIBRARIES[0]:
+                raise MissingExtraError(
+                    'Stable-Baselines3 is not installed: pip install "world-env[train]"'
+                ) from error
+            continue
+
+        known |= {n: c for n, c in vars(module).items() if (hasattr(c, "learn") and n.isupper())
+                  or n in ("RecurrentPPO", "MaskablePPO", "CrossQ")}  # fmt: skip
+    # The same algorithms and files, with cheaper updates.
+    from world_env.policies.fast_sb3.ppo import PPO
+    from world_env.policies.fast_sb3.sac import SAC
+
+    known |= {"PPO": PPO, "SAC": SAC}
+    if name not in known:
+        raise InvalidOptionError(
+            f"unknown algorithm {name!r}: expected one of {', '.join(sorted(known))}. More come "
+            "with: pip install sb3-contrib"
+        )
+    return known[name]
+
+
+def save_policy(
+    model: BaseAlgorithm,
+    folder: str | os.PathLike[str],
+    *,
+    trained_in: str,
+    provenance: JSON | None = None,
+) -> Path:
+    """Write the policy's folder in one move; an older policy there is replaced.
+
+    trained_in: "learned" or "real".
+    provenance: anything worth knowing of its training, a strict JSON tree.
+    Raises StageError if the folder cannot be written, or holds something else.
+    """
+    target = Path(folder)
+    if target.exists() and not (target / _JSON).is_file() and (
+        not target.is_dir() or any(target.iterdir())
+    ):  # fmt: skip
+        raise StageError(f"{target} exists and is no policy: choose another folder")
+    senses = senses_of(model)
+    tree = {
+        "format": FORMAT,
+        "algorithm": type(model).__name__,
+        "observation_space": space_to_json(model.observation_space),
+        "action_space": space_to_json(model.action_space),
+        "sees": None if senses is None else {"through": _SENSES, "mode": senses.mode},
+        "trained_in": trained_in,
+        "seed": model.seed,
+        "provenance": provenance or {},
+    }
+    text = json.dumps(tree, allow_nan=False, indent=2)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.new")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        model.save(beside / _ZIP)
+        if senses is not None:
+            # Its model is all that is looked through: without known functions it loads without them.
+            model_alone = dataclasses.replace(senses.twin, reward_fn=None, termination_fn=None)
+            model_alone.save(beside / _SENSES)
+        (beside / _JSON).write_text(text + "\n", encoding="utf-8")
+        if target.exists():
+            os.replace(target, old)
+        os.replace(beside, target)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        raise StageError(
+            f"cannot write the policy {target}: {error}. What was there before is untouched; free "
+            "some space, or choose another folder."
+        ) from error
+    finally:
+        for left_over in (beside, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+    return target
+
+
+def policy_card(folder: str | os.PathLike[str]) -> JSON:
+    """What `policy.json` says, without loading the policy. Raises StageError on a bad folder."""
+    path = Path(folder) / _JSON
+    if not path.is_file():
+        raise StageError(
+            f"{folder} is no policy: {_JSON} is missing. Train one with `world-env learn`, or "
+            "check the path."
+        )
+    try:
+        tree: JSON = json.loads(path.read_text(encoding="utf-8"))
+        version = tree["format"]
+        if type(version) is int and version > FORMAT:
+            raise StageError(
+                f"{path} has the format {version}, this version reads up to {FORMAT}: upgrade "
+                "world-env"
+            )
+        for name in ("observation_space", "action_space"):
+            space_from_json(tree[name])
+        if tree.get("sees") and tree["sees"]["mode"] not in OBSERVATION_MODES:
+            raise ValueError(f"it sees {tree['sees']}, expected a mode of {OBSERVATION_MODES}")
+        if not isinstance(tree["algorithm"], str):
+            raise TypeError(f"algorithm is {tree['algorithm']!r}, expected a name")
+    except (ValueError, KeyError, TypeError, TwinFormatError) as error:
+        raise StageError(
+            f"{path} is damaged ({type(error).__name__}: {error}): train again"
+        ) from error
+    return tree
+
+
+def load_policy(
+    folder: str | os.PathLike[str],
+    *,
+    env: Any = None,
+    expect: WorldSpec | None = None,
+    device: str = "cpu",
+) -> BaseAlgorithm:
+    """The trained algorithm in a folder. It can execute code: load only what you trust.
+
+    env: an environment to go on training in.
+    expect: whose spaces the policy must have, else SpaceMismatchError.
+    Raises StageError for a missing or damaged policy.
+    """
+    card = policy_card(folder)
+    named = {name: space_from_json(card[name]) for name in ("observation_space", "action_space")}
+    sees = card.get("sees")
+    senses = sees and Senses(load_cached(Path(folder) / _SENSES), sees["mode"])
+    if expect is not None:
+        shown = senses.twin.spec.observation_space if senses else named["observation_space"]
+        for name, space in (named | {"observation_space": shown}).items():
+            if space != getattr(expect, name):
+                raise SpaceMismatchError(
+                    f"the policy {folder} has the {name} {space}, expected "
+                    f"{getattr(expect, name)}: choose a policy trained for this environment"
+                )
+    path = Path(folder) / _ZIP
+    algorithm = algorithm_class(card["algorithm"])
+    try:
+        model = algorithm.load(path, env=env, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, AttributeError, EOFError,
+            TypeError, ImportError, zipfile.BadZipFile) as error:  # fmt: skip
+        raise StageError(
+            f"{path} cannot be loaded ({type(error).__name__}: {error}): it is missing, damaged, "
+            f"or not a policy of {card['algorithm']}. Train again, or restore it."
+        ) from error
+    if (
+        model.observation_space != named["observation_space"]
+        or model.action_space != named["action_space"]
+    ):
+        raise StageError(
+            f"{path} and {_JSON} beside it disagree on the spaces: they are of two policies"
+        )
+    look_through(model, senses)
+    return model

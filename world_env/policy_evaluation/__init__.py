@@ -1,0 +1,1 @@
+"""Comparison of learned and real returns."""

@@ -1,0 +1,1 @@
+"""Real environments and the count of their steps."""

@@ -1,0 +1,1 @@
+"""Repeated collection, fitting and policy training."""

@@ -1,0 +1,368 @@
+"""What each round of a refinement does: how many real steps, which fit, which learning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Formatter
+
+from gymnasium import spaces
+
+from training.tasks import Task
+from world_env.errors import InvalidOptionError
+from world_env.fitting.fit import FitConfig, updates_for
+from world_env.real.real_env import RealConfig
+from world_env.rl.learn import LearnConfig
+from world_env.spec import JSON, WorldSpec
+
+ALGOS = ("PPO", "SAC")
+"""Those that `refine_task` has a configuration for."""
+CANDIDATES = ("warm", "newest", "fresh")
+RESTART = "restart"
+"""What a candidate is called that begins anew beside those of every round."""
+PLACEHOLDERS = ("policy", "newest", "early", "middle")
+_JUDGE_SEED = 50_000
+_EXPLORERS_SEED = 1_000
+MANY_STEPS = 50_000
+"""Real steps from which PPO's twins are refined in small rounds, where a task's row does not say otherwise."""
+_SMALL_ROUND = 5_000
+_RANDOM_AND_HELD = "mix:0.5*random+0.5*held:5"
+_SHORT_ROUND = 10_000
+"""Real steps of a round for `SHORT_BRANCHES`; fewer where that would be less than four rounds."""
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """Rounds of collecting, fitting and learning. One round is the plain pipeline."""
+
+    real: RealConfig
+    out: Path
+    """Folder of all rounds; running again goes on where the last run stopped."""
+    steps: int = 2_000
+    """Real steps in all, shared evenly among the rounds."""
+    rounds: int = 1
+    """How often data is collected."""
+    exploration: str = "random"
+    """Who acts in the first round."""
+    later_exploration: str = "policy:{policy}"
+    """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's policy that goes on,
+    chosen or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps, and
+    every explorer's name is that of its folder. Stages fail where the last policy does not go any more; with stuck
+    sensors ("stuck:0.5:{policy}") it goes where it never wanted to."""
+    explorers: JSON = field(default_factory=dict)
+    """More policies that only collect, trained from other first weights in each round's twin: name -> fields of
+    LearnConfig that differ. {"fresh": {}} does the task in another way. {"hasty": {"options": {"gamma": 0.99}}}
+    discounts more and leaps; who discounts less survives, and the twin learns of both. {"bold": {"on_uncertain":
+    "truncate"}} does not fear what the twin does not know, so that the data shows what is wrong with the best that it
+    promises. {"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}} seeks where the twin is least certain."""
+    spot_checks: float = 0.2
+    """Share of the later rounds' real steps that the policy plays without noise that may be the best one, put off until
+    it is enough for a whole episode: what it earns stands beside what was promised, counts in the next choice, and is
+    data like all other."""
+    first_steps: int | None = None
+    """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""
+    warm_start: bool = False
+    """Whether models of a round go on from the last round's, and so does its policy, instead of beginning anew."""
+    candidates: tuple[str, ...] = ("warm",)
+    """Policies that each round trains to choose from: "warm" goes on from the chosen one, "newest" from the last
+    round's first candidate or its restart, chosen or not, "fresh" begins anew. The first round, and rounds without
+    `warm_start`, have only a fresh one."""
+    restart_every: int | None = None
+    """So many rounds apart one more candidate begins anew, with `restart_steps`; where its discounted return in the
+    twin is more than the first candidate's, it is the newest from then on. From some resting places no way
+    leads up, and what has learned on little data keeps to that [resets: Nikishin et al. 2022, arXiv:2205.07802].
+    None: never."""
+    restart_steps: int = 1_000_000
+    """Learned steps of such a candidate."""
+    judge: bool = False
+    """Whether each round fits a second twin with another seed, in which no policy trains: it ends trainings that no
+    longer help there, and what it thinks of a policy counts where policies are chosen."""
+    compared: int = 8
+    """Newest policies that each round chooses among, all of its own at least, with the last choice."""
+    patience: int | None = 5
+    """Rounds without another choice of policy after which the rest of the budget is kept; None: it is spent."""
+    later_updates: int | None = None
+    """Updates of the later rounds' fits; None: as `fit` says. A fit that goes on needs fewer."""
+    explorer_steps: int | None = None
+    """Learned steps of policies that only collect; None: as many as of the others."""
+    last_learn: JSON = field(default_factory=dict)
+    """Fields of LearnConfig that differ in the last rounds, where a policy should settle; explorers stay as they are.
+    {"options": {"n_steps": 256}}: what happens once in many steps is learned from longer rollouts."""
+    last_share: float = 0.4
+    """Share of the rounds that are the last ones."""
+    seed: int = 0
+    fit: FitConfig = field(default_factory=FitConfig)
+    learn: LearnConfig = field(default_factory=LearnConfig)
+
+    def __post_init__(self) -> None:
+        patience = self.rounds if self.patience is None else self.patience
+        if min(self.rounds, patience, self.compared) < 1 or self.steps < self.rounds:
+            raise InvalidOptionError(
+                f"{self.steps} steps in {self.rounds} rounds, patience {self.patience}, compared {self.compared}: "
+                "expected at least 1 of each"
+            )
+        if (
+            self.first_steps is not None
+            and not 1 <= self.first_steps <= self.steps - self.rounds + 1
+        ):
+            raise InvalidOptionError(
+                f"{self.first_steps} of {self.steps} steps in the first of {self.rounds} rounds: expected at least 1 "
+                "in each of them"
+            )
+        if self.restart_every is not None and min(self.restart_every, self.restart_steps) < 1:
+            raise InvalidOptionError(
+                f"a restart every {self.restart_every} rounds with {self.restart_steps} steps: expected at least 1 of "
+                "each"
+            )
+        if self.restart_every is not None and not (self.warm_start and "newest" in self.candidates):
+            raise InvalidOptionError(
+                f"restart_every is {self.restart_every} with the candidates {self.candidates}, warm_start "
+                f'{self.warm_start}: a restart becomes the newest policy, so add "newest" to the candidates and set '
+                "warm_start"
+            )
+        if not self.candidates or not set(self.candidates) <= set(CANDIDATES):
+            raise InvalidOptionError(
+                f"candidates are {self.candidates}, expected one or more of {', '.join(CANDIDATES)}"
+            )
+        for name in self.explorers:
+            # Their folders are those of other policies.
+            taken = (*PLACEHOLDERS, *self.candidates[1:], RESTART, "kept")
+            if not name.isidentifier() or name in taken:
+                raise InvalidOptionError(
+                    f"an explorer is called {name!r}: expected a word other than {', '.join(taken)}"
+                )
+            self.explorer(name, 0)  # refused here rather than after a round
+        self._check_names()
+        _with_fields(self.learn, self.last_learn, "last_learn")
+        if not 0.0 <= self.last_share <= 1.0:
+            raise InvalidOptionError(f"last_share is {self.last_share}, expected a share in 0..1")
+        if self.last_learn and self._last_rounds == 0:
+            raise InvalidOptionError(
+                f"last_learn is given, but of {self.rounds} rounds a share of {self.last_share} is none: give a larger "
+                "last_share"
+            )
+        if not 0.0 <= self.spot_checks <= 0.5:
+            raise InvalidOptionError(
+                f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
+            )
+
+    @property
+    def _last_rounds(self) -> int:
+        return round(self.last_share * self.rounds)
+
+    def _check_names(self) -> None:
+        """Raises InvalidOptionError for placeholders in `later_exploration` that stand for nothing."""
+        known = (*PLACEHOLDERS, *self.explorers)
+        try:
+            names = [name for _, name, _, _ in Formatter().parse(self.later_exploration)]
+        except ValueError as error:
+            raise InvalidOptionError(
+                f"later_exploration is {self.later_exploration!r}, where a brace has no partner ({error}): write "
+                "names as {policy}"
+            ) from error
+        for asked in names:
+            if asked is not None and asked not in known:
+                raise InvalidOptionError(
+                    f"later_exploration names {{{asked}}}, expected one of {', '.join(known)}; other names "
+                    "are those of `explorers`"
+                )
+
+    def settings(self) -> JSON:
+        """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
+        names = (
+            *("exploration", "later_exploration", "explorers", "spot_checks", "candidates"),
+            *("restart_every", "restart_steps", "compared", "judge", "seed"),
+        )
+        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
+        return tree
+
+    def steps_after(self, number: int) -> int:
+        """Real steps that have been collected when round `number` (from 0) is; 0 before the first."""
+        if number < 0 or self.first_steps is None or self.rounds == 1:
+            return self.steps * (number + 1) // self.rounds
+        return self.first_steps + (self.steps - self.first_steps) * number // (self.rounds - 1)
+
+    def checks_of(self, number: int, horizon: int | None) -> int:
+        """Real steps of round `number` that are spot checks."""
+        spent, now = 0, 0
+        for each in range(1, number + 1):
+            share = self.steps_after(each) - self.steps_after(each - 1)
+            saved = int(self.spot_checks * (self.steps_after(each) - self.steps_after(0))) - spent
+            # An episode that no round has room for is cut.
+            whole = horizon or 1
+            now = saved if saved >= (whole if whole <= share else share // 2) else 0
+            spent += now
+        return now
+
+    def fit_of(self, number: int, name: str = "twin") -> FitConfig:
+        """The fit of round `number`'s twin or judge, with this run's seed."""
+        later = self.later_updates if number else None
+        updates = later or self.fit.updates or updates_for(self.steps_after(number))
+        seed = self.seed + (_JUDGE_SEED if name == "judge" else 0)
+        return dataclasses.replace(self.fit, seed=seed, updates=updates)
+
+    def explorer(self, name: str, number: int) -> LearnConfig:
+        """How the explorer of this name is trained in round `number`'s twin.
+
+        Raises InvalidOptionError for fields that LearnConfig does not have.
+        """
+        seed = 1000 * self.seed + _EXPLORERS_SEED + 50 * sorted(self.explorers).index(name) + number
+        own = dataclasses.replace(
+            self.learn, seed=seed, steps=self.explorer_steps or self.learn.steps
+        )
+        return _with_fields(own, self.explorers[name], f"the explorer {name!r}")
+
+    def kinds_of(self, number: int) -> tuple[str, ...]:
+        """The candidates of round `number`; the restart, where there is one, comes last."""
+        if number == 0 or not self.warm_start:
+            return ("fresh",)
+        again = self.restart_every is not None and number % self.restart_every == 0
+        return (*self.candidates, RESTART) if again else self.candidates
+
+    def learn_of(self, number: int) -> LearnConfig:
+        """The learning of round `number`, with this run's seed."""
+        own = dataclasses.replace(self.learn, seed=self.seed)
+        last = number >= self.rounds - self._last_rounds
+        return _with_fields(own, self.last_learn, "last_learn") if last else own
+
+
+def _with_fields(config: LearnConfig, fields: JSON, what: str) -> LearnConfig:
+    """A configuration with other fields; of `options` only those that are named differ. Raises InvalidOptionError."""
+    try:
+        options = config.options | fields.get("options", {})
+        return dataclasses.replace(config, **fields | {"options": options})
+    except TypeError as error:
+        raise InvalidOptionError(
+            f"{what} has the fields {sorted(fields)}, expected those of LearnConfig: {error}"
+        ) from error
+
+
+SHORT_BRANCHES = LearnConfig(
+    algo="SAC",
+    rows=256,
+    steps=960_000,
+    dataset_starts=0.95,
+    branch_length=10,
+    on_uncertain="truncate",
+    options={
+        "train_freq": 4,
+        "gradient_steps": 32,
+        "batch_size": 256,
+        "learning_starts": 1_000,
+        "learning_rate": 1e-3,
+        "policy_kwargs": {"net_arch": [128, 128]},
+    },
+)
+"""An off-policy algorithm in a twin, after MBPO (Janner et al. 2019, arXiv:1906.08253): many updates on branches of a
+few steps from all states of the data, where the twin is right; what lies further on is learned when data comes there.
+"""
+
+
+def refine_task(
+    task: Task, real: RealConfig, out: Path, seed: int, *, algo: str = "PPO"
+) -> RefineConfig:
+    """The rounds of a task's row: the one default configuration of its algorithm, and what the row says.
+
+    algo: "PPO" or "SAC", who learns in the twins.
+    """
+    if algo == "SAC":
+        return _short_branches(task, real, out, seed)
+    many = task.real_steps >= MANY_STEPS
+    plain = _small_rounds(task, real, out) if many else RefineConfig(real, out)
+    asked = {"rounds": task.rounds, "later_exploration": task.later_exploration}
+    fit = {"updates": task.updates} | _fit_of(task)
+    learn: JSON = {"steps": task.learn_steps, "on_uncertain": task.on_uncertain} | _view_of(task)
+    learn |= {"options": plain.learn.options | task.options, "seed": seed}
+    return dataclasses.replace(
+        plain,
+        steps=task.real_steps,
+        exploration=_first_exploration(task),
+        seed=seed,
+        fit=dataclasses.replace(plain.fit, **given(fit)),
+        learn=dataclasses.replace(plain.learn, **given(learn)),
+        **given(asked),
+    )
+
+
+def check_actions(algo: str, spec: WorldSpec) -> None:
+    """Raises InvalidOptionError where an algorithm of `ALGOS` has no use for these actions."""
+    if algo == "SAC" and not isinstance(spec.action_space, spaces.Box):
+        raise InvalidOptionError(
+            f"SAC needs continuous actions, but the action space is {spec.action_space}: take PPO"
+        )
+
+
+def given(fields: JSON) -> JSON:
+    """Those that a row says something of."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _fit_of(task: Task) -> JSON:
+    """What a row says of fits, whichever algorithm learns."""
+    return {"family": task.family, "model": task.model or None, "states": task.states}
+
+
+def _view_of(task: Task) -> JSON:
+    """What policies of a row see."""
+    return {"observation_mode": task.observation_mode}
+
+
+def _first_exploration(task: Task) -> str:
+    """Who acts in the first round, whichever algorithm learns."""
+    return task.exploration or ("random" if task.real_steps < MANY_STEPS else _RANDOM_AND_HELD)
+
+
+def _small_rounds(task: Task, real: RealConfig, out: Path) -> RefineConfig:
+    """One policy that goes on through many rounds, two that explore for it, and now and then one that begins anew.
+
+    A policy's objective has resting places, and data of it alone shows the twin nothing else: who discounts much leaps
+    and falls, who discounts little stands still. The two explorers are of either kind, and a twin of both knows what
+    lies between them. A policy that rests does not leave even so; one that begins anew in a twin that knows more does
+    not come to rest there. Until then no round finds a better one, so the budget is spent in any case.
+    """
+    return RefineConfig(
+        real,
+        out,
+        steps=task.real_steps,
+        rounds=task.real_steps // _SMALL_ROUND,
+        later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
+        explorers={
+            "hasty": {"options": {"gamma": 0.99}},
+            "steady": {"options": {"gamma": 0.998}},
+        },
+        explorer_steps=130_000,
+        spot_checks=0.1,
+        warm_start=True,
+        candidates=("newest",),
+        restart_every=5,
+        compared=3,
+        patience=None,
+        later_updates=1_500,
+        fit=FitConfig(updates=4_000, states=20_000),
+        learn=LearnConfig(
+            steps=300_000,
+            dataset_starts=0.3,
+            on_uncertain="ignore",
+            options={"gamma": 0.995},
+        ),
+    )
+
+
+def _short_branches(task: Task, real: RealConfig, out: Path, seed: int) -> RefineConfig:
+    """Rounds as `SHORT_BRANCHES` wants them: the policy goes on, and data comes from where it is now."""
+    return RefineConfig(
+        real,
+        out,
+        steps=task.real_steps,
+        rounds=max(4, task.real_steps // _SHORT_ROUND),
+        exploration=_first_exploration(task),
+        later_exploration="policy:{newest}",
+        warm_start=True,
+        candidates=("newest",),
+        later_updates=3_000,
+        seed=seed,
+        fit=dataclasses.replace(FitConfig(updates=6_000, states=50_000), **given(_fit_of(task))),
+        learn=dataclasses.replace(SHORT_BRANCHES, seed=seed, **given(_view_of(task))),
+    )

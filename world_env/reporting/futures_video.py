@@ -1,0 +1,165 @@
+"""Several futures of one real moment: rows of a twin begin where reality is, and reality goes on beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from world_env.codec import one_row, row_of
+from world_env.errors import InvalidOptionError, MissingExtraError
+from world_env.policies.latent_policy import LatentActor
+from world_env.real.real_env import RealConfig, StepLedger, make_real
+from world_env.rendering.renderer import Renderer
+from world_env.reporting.side_by_side_video import beside, encode_frames, frame_duration
+from world_env.rollouts.returns import policy_actor
+from world_env.simulation.config import ENDS, SimulatorConfig
+from world_env.simulation.simulator import Simulator
+from world_env.spec import check_same_spaces
+from world_env.twin.twin import Twin
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+_WIDTH, _BAND, _GAP, _COLUMNS = 160, 20, 4, 3
+_INK, _REAL, _CUT, _PAPER = (29, 33, 41), (31, 111, 235), (198, 47, 59), (255, 255, 255)
+_VEIL = 0.6
+"""How much of a panel is paper once its future is no longer trusted."""
+
+
+@dataclass
+class _Panel:
+    """One future while it is watched."""
+
+    name: str
+    observation: Any
+    end: str = ""
+    steps: int = 0
+
+
+def futures(
+    twin: Twin,
+    policy: BaseAlgorithm,
+    out: str | os.PathLike[str],
+    *,
+    real: RealConfig,
+    after: int = 50,
+    steps: int = 100,
+    number: int = 5,
+    every: int = 1,
+    seed: int = 0,
+    ledger: StepLedger,
+) -> Path:
+    """Write a moving picture (.gif, or .mp4 as in `watch`) of what may follow on one real moment, and what did.
+
+    The policy plays `after` real steps; where it then is, `number` rows of the twin begin, each with noise (in an
+    ensemble, a member too) of its own; in each of them, as in reality, the policy plays on for `steps` steps.
+    A future is veiled and stands still where the twin's uncertainty passes its threshold: there trust ends.
+    every: only each so-manieth frame is kept. The real steps are counted as "spot_check".
+    Raises InvalidOptionError where reality ends before that moment, SpaceMismatchError, MissingExtraError, StageError.
+    """
+    if min(after, steps, number, every) < 1:
+        raise InvalidOptionError(
+            f"after {after}, steps {steps}, number {number}, every {every}: expected at least 1 of each"
+        )
+    with beside(Path(out)) as fresh, ExitStack() as stack:
+        env = stack.enter_context(closing(make_real(real, purpose="spot_check", ledger=ledger)))
+        check_same_spaces(env, twin.spec)
+        act = policy_actor(policy)
+        observation = env.reset(seed=seed)[0]
+        for step in range(after):
+            observation, _, terminated, truncated, _ = env.step(act(one_row(observation), _ONE)[0])
+            if terminated or truncated:
+                raise InvalidOptionError(
+                    f"the real episode ended after {step + 1} steps, before the moment {after}: choose an earlier one, "
+                    "another seed, or a better policy"
+                )
+        learned = _branched(twin, observation, number, seed)
+        panels = [_Panel("reality", observation)]
+        panels += [_Panel(f"future {i + 1}", observation) for i in range(number)]
+        renderer = stack.enter_context(closing(Renderer(twin.spec)))
+        ahead = act.fork(number) if isinstance(act, LatentActor) else act
+        frames = [_compose(panels, renderer, 0)]
+        for step in range(1, steps + 1):
+            _real_step(env, act, panels[0])
+            _learned_step(learned, ahead, panels[1:])
+            if step % every == 0:
+                frames.append(_compose(panels, renderer, step))
+            if all(panel.end for panel in panels):
+                break
+        encode_frames(fresh, frames, every * frame_duration(twin.spec))
+    return Path(out)
+
+
+_ONE = np.zeros(1, np.int64)
+
+
+def _branched(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
+    """`number` rows that begin where reality is, cut where uncertainty passes the threshold."""
+    rule = "ignore" if twin.uncertainty_threshold is None else "truncate"
+    config = SimulatorConfig(on_uncertain=rule, uncertainty="full" if rule == "truncate" else False)
+    branched = Simulator(twin, number, seed=seed, config=config)
+    rows = one_row(observation)
+    repeated = (
+        {key: np.repeat(value, number, 0) for key, value in rows.items()}
+        if isinstance(rows, dict)
+        else np.repeat(rows, number, 0)
+    )
+    branched.reset(options={"observation": repeated})
+    return branched
+
+
+def _real_step(env: Any, act: Any, panel: _Panel) -> None:
+    if panel.end:
+        return
+    action = act(one_row(panel.observation), _ONE)[0]
+    panel.observation, _, terminated, truncated, _ = env.step(action)
+    panel.steps += 1
+    panel.end = "terminated" if terminated else "horizon" if truncated else ""
+
+
+def _learned_step(simulator: Simulator, act: Any, panels: Sequence[_Panel]) -> None:
+    running = ~simulator.finished
+    if not running.any():
+        return
+    actions = act(simulator.observe(), np.arange(len(panels)))
+    result = simulator.step(actions, rows=running)
+    for row in np.flatnonzero(running).tolist():
+        panels[row].observation = row_of(result.observation, row)
+        panels[row].steps += 1
+        panels[row].end = ENDS[int(result.end[row])]
+
+
+def _compose(panels: Sequence[_Panel], renderer: Renderer, step: int) -> np.ndarray:
+    """All panels in a grid, reality first."""
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError as error:
+        raise MissingExtraError('pictures need Pillow: pip install "world-env[train]"') from error
+    pictures = []
+    for panel in panels:
+        picture = Image.fromarray(renderer.frame(panel.observation))
+        size = (_WIDTH, round(picture.height * _WIDTH / picture.width))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+        if panel.end == "uncertainty":
+            picture = Image.blend(picture, Image.new("RGB", size, _PAPER), _VEIL)
+        pictures.append(picture)
+    height = pictures[0].height + _BAND + _GAP
+    rows = -(-len(panels) // _COLUMNS)
+    total = _COLUMNS * (_WIDTH + _GAP) - _GAP
+    canvas = Image.new("RGB", (total + total % 2, 2 * (rows * height // 2)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for place, (panel, picture) in enumerate(zip(panels, pictures, strict=True)):
+        left, top = place % _COLUMNS * (_WIDTH + _GAP), place // _COLUMNS * height
+        canvas.paste(picture, (left, top + _BAND))
+        name, colour = (f"reality, step {step}", _REAL) if place == 0 else (panel.name, _INK)
+        if panel.end:
+            how = "trust ends" if panel.end == "uncertainty" else panel.end
+            name, colour = f"{panel.name}: {how} at {panel.steps}", _CUT
+        draw.text((left + 4, top + _BAND / 2), name, colour, anchor="lm", font_size=12)
+    return np.array(canvas)

@@ -1,0 +1,349 @@
+"""The plots of the page, as data URIs: drawn without pyplot, the same bytes from the same numbers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from world_env.errors import MissingExtraError
+from world_env.spec import JSON
+from world_env.twin.fidelity import at, interval, number, numbers, percent, rows_of
+from world_env.twin.fidelity_tables import curve_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_REAL, _LEARNED, _GREY, _THIRD, _BAD = "#1f6feb", "#d9622b", "#8a8f98", "#2e9e6b", "#c62f3b"
+_WIDTH, _HEIGHT = 4.6, 3.7
+"""Inches: at a phone's width letters are as large as the text around."""
+_STYLES = {
+    "linear": (_THIRD, "-."),
+    "hold_last": (_GREY, "--"),
+    "median": (_REAL, ":"),
+    "worst": (_BAD, ":"),
+    "energy": (_REAL, "-"),
+    "hold_energy": (_REAL, "--"),
+    "twin": (_LEARNED, "-"),
+}
+_KINDS = (
+    ("evaluation", "o", _REAL, "of the pool"),
+    ("optimisation", "^", _LEARNED, "trained in the twin"),
+)
+_LOG_FROM = 10
+"""Ratio of the twin's largest error to its smallest from which both axes are logarithmic."""
+
+
+def scatter(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Learned against real return of each compared policy, or None without a policy that has both."""
+    both = [row for row in rows if None not in _means(row, "real_mean", "learned_mean")]
+    if not both:
+        return None
+    figure, axes = _figure()
+    ends: list[float] = []
+    for i, row in enumerate(both):
+        style = {"fmt": "os^Dvp*X"[i % 8], "color": f"C{i}", "capsize": 3}
+        _crosses(axes, [row], "_mean", **style, label=_label(row["policy"]))
+        ends += _ends(row, "_mean")
+    _square(axes, ends)
+    return _svg(figure)
+
+
+def agreement_scatter(fidelity: Any) -> str | None:
+    """Learned against real return of the judged policies, and where the promise says that they lie."""
+    points = _points(fidelity)
+    if not points:
+        return None
+    figure, axes = _figure()
+    for kind, marker, colour, label in _KINDS:
+        for supported in (True, False):
+            chosen = [
+                point
+                for point in points
+                if point.get("kind") == kind and (point.get("supported") is not False) == supported
+            ]
+            if chosen:
+                _crosses(
+                    axes,
+                    chosen,
+                    "",
+                    fmt=marker,
+                    color=colour,
+                    markerfacecolor=colour if supported else "white",
+                    alpha=0.85,
+                    elinewidth=0.8,
+                    label=label if supported else f"{label}, past threshold",
+                )
+    line = _square(axes, [end for point in points for end in _ends(point, "")], legend=False)
+    bias, half = _means(at(fidelity, "promise"), "bias", "half_width")
+    if bias is not None and half is not None:
+        level = at(fidelity, "promise", "level")
+        axes.fill_between(
+            line,
+            [end + bias - half for end in line],
+            [end + bias + half for end in line],
+            color=_GREY,
+            alpha=0.18,
+            linewidth=0,
+            zorder=0,
+            label=f"promised ({percent(level)})",
+        )
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def promises(fidelity: Any) -> str | None:
+    """The promised interval of each judged policy, and what reality gave; None where none was promised."""
+    given = [p for p in _points(fidelity) if None not in _means(p, "low", "high", "real")]
+    if not given:
+        return None
+    given.sort(key=lambda point: point["real"])
+    figure, axes = _figure(height=min(9.0, max(_HEIGHT, 1.5 + 0.12 * len(given))))
+    low, high = ([point[end] for point in given] for end in ("low", "high"))
+    axes.hlines(range(len(given)), low, high, color=_GREY, alpha=0.55, linewidth=4)
+    for kind, marker, colour, label in _KINDS:
+        for inside in (True, False):
+            marks = [
+                (point["real"], place)
+                for place, point in enumerate(given)
+                if point.get("kind") == kind
+                and (point["low"] <= point["real"] <= point["high"]) == inside
+            ]
+            if marks:
+                name = label if inside else f"{label}, outside"
+                x, y = zip(*marks, strict=True)
+                axes.plot(x, y, marker, color=colour if inside else _BAD, markersize=5, label=name)
+    axes.set(xlabel="return: promised (bar), real (mark)", ylabel="policies, the worst below")
+    axes.set_yticks([])
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def curve(curves: JSON | None) -> str | None:
+    """Errors over the steps without seeing reality, or None where they were not measured."""
+    if not curves or not curves.get("twin"):
+        return None
+    figure, axes = _figure()
+    for name, (colour, style) in _STYLES.items():
+        values = _finite_or_nan(numbers(curves.get(name)))
+        if values:
+            axes.plot(
+                curves["horizon"],
+                values,
+                style,
+                color=colour,
+                label=_label(curve_label(curves, name)),
+                linewidth=2.2 if name == "twin" else 1.5,
+            )
+    trusted = number(curves.get("trusted"))
+    if trusted:
+        axes.axvline(trusted, color=_GREY, linewidth=1, label="trusted up to here")
+    unit = curves.get("unit") or "the observations' own units"
+    axes.set(xlabel="steps without seeing reality", ylabel=f"error, {unit}")
+    _limits(axes, curves)
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def survival(fidelity: Any) -> str | None:
+    """Share of episodes that go on after so many steps, in both worlds."""
+    found = at(fidelity, "horizons", "survival")
+    steps, real, learned = (numbers(at(found, name)) for name in ("steps", "real", "learned"))
+    if None in steps or not 1 < len(steps) == len(real) == len(learned):
+        return None
+    figure, axes = _figure()
+    for values, label, colour, style in (
+        (real, "real", _REAL, "o-"),
+        (learned, "learned", _LEARNED, "^--"),
+    ):
+        shares = [100 * share for share in _finite_or_nan(values)]
+        axes.plot(_finite_or_nan(steps), shares, style, color=colour, label=label, markersize=4)
+    axes.set(xlabel="steps", ylabel="episodes that go on, %", ylim=(-3, 103))
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
+    """What each round of a refinement promised of its choice, and what that earned in the next one's spot checks.
+
+    logs: `world_env.refinement.rounds.Round.log` of each. None where there is only one.
+    """
+    if len(logs) < 2:
+        return None
+    figure, axes = _figure()
+    steps = {log["round"]: log["real_steps"] for log in logs}
+    told = [log["promise"] for log in logs]
+    low, high = (
+        _finite_or_nan([number(part.get(end)) for part in told]) for end in ("low", "high")
+    )
+    places = list(steps.values())
+    axes.fill_between(
+        places, low, high, color=_LEARNED, alpha=0.15, linewidth=0, label="promised, interval"
+    )
+    axes.plot(
+        places,
+        [part["mean"] for part in told],
+        "^-",
+        color=_LEARNED,
+        markersize=4,
+        label="promised",
+    )
+    seen = [(steps[each["round"]], each["returns"]) for log in logs if (each := log.get("reality"))]
+    for place, returns in seen:
+        axes.plot([place] * len(returns), returns, "o", color=_REAL, alpha=0.35, markersize=3)
+    axes.plot(
+        [place for place, _ in seen],
+        [float(np.mean(returns)) for _, returns in seen],
+        "o-",
+        color=_REAL,
+        markersize=4,
+        label="spot checks in reality",
+    )
+    axes.set(xlabel="real steps", ylabel="return of the chosen policy")
+    _legend(figure, axes)
+    return _svg(figure)
+
+
+def rounds_picture(logs: Sequence[Mapping[str, Any]]) -> bytes | None:
+    """The same as an SVG file."""
+    uri = rounds(logs)
+    return None if uri is None else base64.b64decode(uri.partition(",")[2])
+
+
+def strip(frames: Sequence[np.ndarray]) -> list[str]:
+    """Every frame as a PNG."""
+    if not len(frames):
+        return []
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError('pictures need Pillow: pip install "world-env[train]"') from error
+    uris = []
+    for frame in frames:
+        image = Image.fromarray(np.asarray(frame, np.uint8))
+        image.thumbnail((640, 640))
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", optimize=True)
+        uris.append(_data_uri(buffer.getvalue(), "png"))
+    return uris
+
+
+def _finite_or_nan(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
+
+
+def _points(fidelity: Any) -> list[JSON]:
+    points = rows_of(at(fidelity, "agreement", "points"))
+    return [point for point in points if None not in _means(point, "real", "learned")]
+
+
+def _means(row: Any, *names: str) -> list[float | None]:
+    return [number(at(row, name)) for name in names]
+
+
+def _ends(row: Mapping[str, Any], suffix: str) -> list[float]:
+    """Both means and the ends of their intervals: real mean, low, high, learned mean, low, high."""
+    found = []
+    for side in ("real", "learned"):
+        mean = float(row[f"{side}{suffix}"])
+        found += [mean, *(interval(row.get(f"{side}_ci95")) or (mean, mean))]
+    return found
+
+
+def _crosses(axes: Axes, rows: Sequence[Mapping[str, Any]], suffix: str, **style: Any) -> None:
+    """Every policy's two means with their intervals."""
+    real, real_low, real_high, learned, low, high = np.array([_ends(row, suffix) for row in rows]).T
+    axes.errorbar(
+        real,
+        learned,
+        xerr=np.maximum([real - real_low, real_high - real], 0),
+        yerr=np.maximum([learned - low, high - learned], 0),
+        linestyle="none",
+        markersize=5,
+        **style,
+    )
+
+
+def _square(axes: Axes, ends: Sequence[float], *, legend: bool = True) -> list[float]:
+    """The same range on both axes and the line where both worlds agree; returns the range."""
+    low, high = min(ends), max(ends)
+    margin = 0.06 * (high - low) or 1.0
+    line = [low - margin, high + margin]
+    axes.plot(line, line, color=_GREY, linewidth=1, zorder=0, label="learned = real")
+    axes.set(xlim=line, ylim=line, xlabel="real return", ylabel="learned return")
+    if legend:
+        _legend(axes.get_figure(), axes)
+    return line
+
+
+def _limits(axes: Axes, curves: JSON) -> None:
+    """Logarithmic where errors span much; a baseline that explodes must not flatten the curves that matter."""
+    twin = [value for value in numbers(curves["twin"]) if value is not None]
+    shown = twin + [
+        value
+        for name in ("hold_last", "worst", "median", "energy", "hold_energy")
+        for value in numbers(curves.get(name))
+        if value is not None
+    ]
+    if not shown:
+        return
+    if twin and min(shown) > 0 and max(twin) > _LOG_FROM * min(twin):
+        axes.set(xscale="log", yscale="log", ylim=(min(shown) / 1.3, 1.5 * max(shown)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(0, 1.15 * max(shown) or 1.0)
+
+
+def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
+    """An empty plot, drawn without pyplot: no global state, no display."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError('plots need matplotlib: pip install "world-env[train]"') from error
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.25)
+    axes.yaxis.label.set_fontsize(9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend(figure: Any, axes: Axes) -> None:
+    """Above the plot, where it hides nothing."""
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper left",
+        ncols=2,
+        frameon=False,
+        fontsize=8.5,
+        columnspacing=1.0,
+        handlelength=1.6,
+    )
+
+
+def _label(text: Any) -> str:
+    """As it stands: matplotlib reads $ as mathematics, and leaves out what begins with an underscore."""
+    plain = str(text).replace("$", r"\$")
+    plain = plain if len(plain) <= 34 else f"{plain[:32]}…"
+    return f" {plain}" if plain.startswith("_") else plain
+
+
+def _svg(figure: Figure) -> str:
+    """The plot as a data URI; on white, so that it reads in dark mode too."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    # Names inside the drawing come from a hash; unsalted, two runs would differ.
+    with rc_context({"svg.hashsalt": "report"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return _data_uri(buffer.getvalue(), "svg+xml")
+
+
+def _data_uri(blob: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(blob).decode('ascii')}"

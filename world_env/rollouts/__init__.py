@@ -1,0 +1,1 @@
+"""Episodes of a policy, in the real environment and in a twin."""

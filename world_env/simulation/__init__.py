@@ -1,0 +1,1 @@
+"""The stepping core: many environments of one twin, stepped together."""

@@ -1,0 +1,387 @@
+"""A twin: a world model plus all that is needed to live in it, as one folder on disk.
+
+The folder is readable without this package, and loading it executes nothing:
+    twin.json             strict JSON: format, family, config, spec, data range, thresholds, provenance, fidelity
+    weights.safetensors   the model's parameters and normalisers
+    starts.safetensors    true episode starts, and dataset states to begin from
+    card.md               what twin.json says, for people; written at every save, never read
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_env.codec import Codec
+from world_env.device import as_device, as_dtype
+from world_env.errors import (
+    KnownFunctionError,
+    StartsError,
+    TwinFormatError,
+    TwinMismatchError,
+    TwinSaveError,
+    WorldEnvError,
+)
+from world_env.models.base import WorldModel
+from world_env.models.registry import load_family
+from world_env.spec import JSON, DataRange, WorldSpec
+from world_env.twin.model_card import card_of
+from world_env.twin.serialization import (
+    FILES,
+    FORMAT,
+    beside,
+    dump_tensors,
+    find_twin,
+    locked,
+    read_json,
+    read_tensors,
+    swap,
+    tidy,
+    write_bytes,
+)
+from world_env.types import Context
+
+KnownFunction = Callable[[Any, Any, Any], np.ndarray]
+"""(obs, action, next_obs), batched environment arrays -> (B,) rewards or (B,) bool."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A world model with its spec, starts, thresholds, provenance and measured fidelity.
+
+    starts: true episode starts, for judging. states: dataset states to begin training episodes from, or None.
+    termination_threshold: a step terminates where the model's probability is above it; chosen on held-out episodes,
+        or on all of them where ends are few.
+    uncertainty_threshold: the largest uncertainty that the data itself showed; None: not measured.
+    reward_fn, termination_fn: known functions (obs, action, next_obs), batched numpy; never stored as code.
+    """
+
+    spec: WorldSpec
+    family: str
+    model: WorldModel
+    starts: Context
+    states: Context | None = None
+    ranges: DataRange | None = None
+    termination_threshold: float = 0.5
+    uncertainty_threshold: float | None = None
+    provenance: JSON = field(default_factory=dict)
+    fidelity: JSON = field(default_factory=dict)
+    reward_fn: KnownFunction | None = None
+    termination_fn: KnownFunction | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.starts) == 0:
+            raise StartsError(
+                "a twin needs at least one start state, got none: collect at least one episode from its real start"
+            )
+
+    @property
+    def codec(self) -> Codec:
+        """The codec of this twin's spec and data."""
+        return Codec(self.spec, self.ranges)
+
+    @property
+    def known(self) -> list[str]:
+        """Which outcomes come from known functions instead of the model."""
+        return [
+            name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None
+        ]
+
+    def fingerprint(self) -> str:
+        """A hash of the spec, the thresholds and the weights: the same twin gives the same one, in every folder."""
+        said = [self.spec.to_json(), self.family, self.termination_threshold]
+        said += [self.uncertainty_threshold, self.known]
+        if self.ranges is not None and self.ranges.ends is not None:
+            said.append(self.ranges.ends)
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+        tensors = self.model.state_dict()
+        for name in sorted(tensors.keys() - set(self.model.inert_buffers())):
+            value = tensors[name].detach().cpu().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + value.numpy().tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def untrained(
+        cls, spec: WorldSpec, family: str = "ensemble", config: Any = None, *, seed: int = 0
+    ) -> Twin:
+        """A twin with random weights and one start in the middle of the space: for benchmarks and tests."""
+        model_class, config_class = load_family(family)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = model_class(spec, config_class() if config is None else config)
+        model.eval().requires_grad_(False)
+        codec = Codec(spec)
+        observation = {key: torch.zeros(1, *shape) for key, shape in codec.shapes.items()}
+        # Through the environment's own arrays and back, so that the start lies in the space.
+        observation = codec.encode_observation(codec.decode_observation(observation))
+        return cls(spec, family, model, Context.from_observation(observation, codec.action_size))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the twin, beside and renamed: whatever was there stays whole until the new one is.
+
+        Raises TwinSaveError where it cannot be written or the model's config is no dataclass, TwinBusyError while
+        another process saves the same twin.
+        """
+        target = Path(folder).resolve()
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with locked(target) as alone:
+                if alone:
+                    tidy(target)
+                with beside(target) as fresh:
+                    self._write(fresh)
+                    swap(fresh, target)
+        except OSError as error:
+            if isinstance(error, TwinSaveError):
+                raise
+            raise TwinSaveError(
+                f"cannot write the twin to {target}: {error}. What was there is unchanged; "
+                "check permissions and free space, or save to another folder."
+            ) from error
+        return target
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        reward_fn: KnownFunction | None = None,
+        termination_fn: KnownFunction | None = None,
+    ) -> Twin:
+        """A bundled twin by name, or a folder (anything with a separator, or a Path). The model is frozen.
+
+        Raises TwinNotFoundError, TwinFormatError (damaged), TwinVersionError (newer format), TwinMismatchError
+        (weights and config disagree), UnknownFamilyError, KnownFunctionError (it was fitted with known functions),
+        InvalidOptionError (no such device, or not float32 or float64).
+        """
+        folder, device, dtype = find_twin(name), as_device(device), as_dtype(dtype)
+        tree = read_json(folder)
+        functions = {"reward": reward_fn, "termination": termination_fn}
+        missing = [known for known in tree["known"] if functions.get(known) is None]
+        if missing:
+            raise KnownFunctionError(
+                f"the twin {folder.name!r} was made with known {' and '.join(missing)} functions, which are never "
+                f"stored: pass {', '.join(f'{known}_fn=' for known in missing)} (obs, action, next_obs) to Twin.load"
+            )
+        spec = WorldSpec.from_json(tree["spec"])
+        model = _build_model(tree, spec, read_tensors(folder, "weights.safetensors", tree))
+        starts = read_tensors(folder, "starts.safetensors", tree)
+        return cls(
+            spec=spec,
+            family=tree["family"],
+            model=model.to(device=device, dtype=dtype).eval().requires_grad_(False),
+            starts=_context(starts, "starts", spec),
+            states=_context(starts, "states", spec) if "states.length" in starts else None,
+            ranges=_ranges(tree["ranges"], spec),
+            termination_threshold=float(tree["termination_threshold"]),
+            uncertainty_threshold=tree["uncertainty_threshold"],
+            provenance=tree["provenance"],
+            fidelity=tree["fidelity"],
+            reward_fn=reward_fn,
+            termination_fn=termination_fn,
+        )
+
+    def _write(self, folder: Path) -> None:
+        starts = _flat(self.starts, "starts")
+        if self.states is not None:
+            starts |= _flat(self.states, "states")
+        weights = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.model.state_dict().items()
+        }
+        blobs = {
+            "weights.safetensors": dump_tensors(weights),
+            "starts.safetensors": dump_tensors(starts),
+        }
+        config = self.model.config
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+            raise TwinSaveError(
+                f"the config of the {type(self.model).__name__} is {config!r:.80}, which no twin can store: give the "
+                "model a frozen dataclass config of JSON-able fields, and register_family its class"
+            )
+        tree = {
+            "format": FORMAT,
+            "family": self.family,
+            "config": dataclasses.asdict(config),
+            "spec": self.spec.to_json(),
+            "ranges": None if self.ranges is None else self.ranges.to_json(),
+            "termination_threshold": self.termination_threshold,
+            "uncertainty_threshold": self.uncertainty_threshold,
+            "known": self.known,
+            "provenance": self.provenance,
+            "fidelity": self.fidelity,
+            "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
+        }
+        try:
+            text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
+        except TypeError as error:
+            raise TwinSaveError(
+                f"twin.json cannot hold this twin: {error}. Its config, provenance and fidelity take numbers, "
+                "strings, bools, None, and lists and dicts of these."
+            ) from error
+        blobs["twin.json"] = text.encode()
+        blobs["card.md"] = card_of(json.loads(text)).encode(errors="replace")
+        for name, blob in blobs.items():
+            write_bytes(folder / name, blob)
+
+
+_loaded: dict[tuple[Any, ...], Twin] = {}
+"""Twins by (folder, times of its files, device, dtype); one entry a folder, device and dtype."""
+
+
+def load_cached(
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    reward_fn: KnownFunction | None = None,
+    termination_fn: KnownFunction | None = None,
+) -> Twin:
+    """`Twin.load`, but a folder that did not change is read once: many environments share one frozen model."""
+    if reward_fn is not None or termination_fn is not None:
+        return Twin.load(
+            name, device=device, dtype=dtype, reward_fn=reward_fn, termination_fn=termination_fn
+        )
+    folder, device = find_twin(name).resolve(), as_device(device)
+    place = (folder, str(device), dtype)
+    times = [
+        path.stat().st_mtime_ns if path.exists() else 0
+        for path in (folder / "twin.json", *(folder / file for file in FILES))
+    ]
+    key = (*place, *times)
+    if key not in _loaded:
+        twin = Twin.load(folder, device=device, dtype=dtype)
+        for old in [old for old in _loaded if old[:3] == place]:
+            _loaded.pop(old, None)
+        _loaded[key] = twin
+    return _loaded[key]
+
+
+def home_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
+    """The device and the float precision of a twin's model; an exact one without tensors: CPU, float32."""
+    tensors = list(twin.model.state_dict().values())
+    device = tensors[0].device if tensors else torch.device("cpu")
+    floats = [value.dtype for value in tensors if value.is_floating_point()]
+    return device, floats[0] if floats else torch.float32
+
+
+def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
+    model_class, config_class = load_family(tree["family"])
+    # Initial values are overwritten at once; the caller's global generator should not notice.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model: WorldModel = model_class(spec, config_class(**tree["config"]))
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, WorldEnvError):
+                raise
+            raise TwinFormatError(
+                f"config {tree['config']!s:.200} does not fit the family {tree['family']!r}: {error}"
+            ) from error
+    if tree["format"] == 1:  # from before there were such
+        weights = {name: model.get_buffer(name) for name in model.inert_buffers()} | weights
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    got = {name: tuple(value.shape) for name, value in weights.items()}
+    if wanted != got:
+        wrong = sorted(
+            name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name)
+        )
+        first = wrong[0]
+        raise TwinMismatchError(
+            f"weights and config disagree in {len(wrong)} tensors, first {first!r}: the config makes "
+            f"{wanted.get(first, 'none')}, the file holds {got.get(first, 'none')}"
+        )
+    bad = sorted(name for name, value in weights.items() if not torch.isfinite(value).all())
+    if bad:
+        raise TwinFormatError(f"the weights hold non-finite numbers in {bad[:4]}: the fit diverged")
+    model.load_state_dict(weights)
+    return model
+
+
+def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
+    """The data range, if there is one. Raises TwinFormatError where it is of other sizes than the spec."""
+    if tree is None:
+        return None
+    ranges = DataRange.from_json(tree)
+    codec = Codec(spec)
+    sizes = {key: math.prod(shape) for key, shape in codec.shapes.items()}
+    pairs: list[Any] = [(key, sizes.get(key), pair) for key, pair in ranges.observation.items()]
+    if ranges.action is not None:
+        pairs.append(("action", codec.action_size, ranges.action))
+    if ranges.ends is not None:
+        pairs.append(("ends", sum(sizes.values()), ranges.ends))
+    for key, size, (low, high) in pairs:
+        if (len(low), len(high)) != (size, size):
+            raise TwinFormatError(
+                f"the data range of {key!r} holds {len(low)} and {len(high)} numbers, the spec has {size}"
+            )
+    return ranges
+
+
+def _flat(context: Context, name: str) -> dict[str, Tensor]:
+    tensors = {f"{name}.observations.{key}": value for key, value in context.observations.items()}
+    tensors |= {
+        f"{name}.{part}": getattr(context, part) for part in ("actions", "length", "elapsed")
+    }
+    return {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+
+
+def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
+    prefix = f"{name}.observations."
+    observations = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+    shapes = {key: tuple(value.shape[2:]) for key, value in observations.items()}
+    codec = Codec(spec)
+    actions, length, elapsed = (
+        tensors.get(f"{name}.{part}") for part in ("actions", "length", "elapsed")
+    )
+    if shapes != codec.shapes or actions is None or length is None or elapsed is None:
+        raise TwinMismatchError(
+            f"the {name} hold observations {shapes}, the spec asks for {codec.shapes}"
+        )
+    _check_counts(name, length, elapsed)
+    rows = len(length)
+    known = max((value.shape[1] for value in observations.values()), default=0)
+    if int(length.max()) > known:
+        raise TwinFormatError(
+            f"the {name} say that a row has {int(length.max())} observations, but they hold {known} for each"
+        )
+    parts = [(key, value, (rows, known, *shapes[key])) for key, value in observations.items()]
+    parts.append(("actions", actions, (rows, known - 1, codec.action_size)))
+    for key, value, shape in parts:
+        if tuple(value.shape) != shape:
+            raise TwinFormatError(
+                f"{key!r} of the {name} has the shape {tuple(value.shape)}, expected {shape}"
+            )
+        as_bytes = value.dtype is torch.uint8 and key in codec.images
+        if not as_bytes and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
+            raise TwinFormatError(
+                f"{key!r} of the {name} holds what is no finite float ({value.dtype}): no episode can begin there"
+            )
+    return Context(observations, actions, length, elapsed)
+
+
+def _check_counts(name: str, length: Tensor, elapsed: Tensor) -> None:
+    """Raises TwinFormatError unless both are (B,) int64, B >= 1, length from 1 and elapsed from 0."""
+    for part, value, least in (("length", length, 1), ("elapsed", elapsed, 0)):
+        if value.dtype != torch.int64 or value.ndim != 1 or not 0 < len(value) == len(length):
+            raise TwinFormatError(
+                f"{part!r} of the {name} is {value.dtype} of the shape {tuple(value.shape)}, expected int64 of one "
+                "entry a start, and at least one start"
+            )
+        if int(value.min()) < least:
+            raise TwinFormatError(
+                f"{part!r} of the {name} goes down to {int(value.min())}, expected at least {least}"
+            )
