@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from world_env.provenance import write_results
-from world_env.spec import JSON
+from world_env.types import JSON
 
 LISTS = ("rows", "pairs", "cells", "rounds")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from world_env.spec import JSON
+from world_env.types import JSON
 
 LOW, HIGH = -1250.0, -130.0
 HALF_WIDTH, BIAS = 95.0, 18.0

@@ -22,7 +22,11 @@ TASKS = re.compile(
 # What `gym.make("WorldModel-v0")` makes must be named once.
 DEFAULT_TWIN = re.compile(r'^DEFAULT_TWIN(: [\w\[\]]+)? = "cartpole"$')
 DEFAULT_TWIN_FILES = {"world_env/spec.py"}
-NAME_TASKS = {"world_env/rendering/renderer.py", "world_env/rendering/poses.py"}
+NAME_TASKS = {
+    "world_env/cli/commands.py",
+    "world_env/pipeline/demo.py",
+    "world_env/rendering/poses.py",
+}
 
 
 def sources(package: str) -> list[Path]:

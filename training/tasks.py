@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from world_env.real.real_env import RealConfig
-from world_env.spec import JSON
+from world_env.spec import RealConfig
+from world_env.types import JSON
 
 
 @dataclass(frozen=True)
 class Task:
-    """What differs from the defaults for one environment. None: the default of `world_env.refinement.config.refine_task`.
+    """What differs from the defaults for one environment. None: the default of `world_env.refinement.presets.refine_task`.
 
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. updates: of a fit. exploration: who acts in the first round, later_exploration:
@@ -110,7 +110,7 @@ TASKS: dict[str, Task] = {
             {"render_mode": "rgb_array"},
             (
                 # Drawn at 500 x 500, as it comes, a step takes three times as long.
-                'world_env.wrappers:SetAttributes{"screen_dim": 128}',
+                'world_env.wrappers.set_attributes:SetAttributes{"screen_dim": 128}',
                 'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
                 'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}',
                 "gymnasium.wrappers:GrayscaleObservation",

@@ -16,8 +16,16 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
-from world_env.spec import DataRange, WorldSpec
+from world_env.data_range import DataRange
+from world_env.errors import InvalidActionError, InvalidObservationError
+from world_env.spaces import (
+    action_size,
+    channels_first,
+    encoded_shape,
+    is_image,
+    observation_spaces,
+)
+from world_env.spec import WorldSpec
 from world_env.types import OBSERVATION, Observation
 
 _MARGIN = 0.1
@@ -110,97 +118,12 @@ class Codec:
         return np.minimum(np.maximum(scaled, -1.0), 1.0).astype(np.float32)
 
 
-def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    """Key -> space of every part of an observation. Raises UnsupportedSpaceError by name.
-
-    By name: models lay out their weights in this order, and equal spaces may list their keys in any.
-    """
-    parts = (
-        dict(sorted(space.spaces.items()))
-        if isinstance(space, spaces.Dict)
-        else {OBSERVATION: space}
-    )
-    for key, part in parts.items():
-        flat = (
-            isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and len(part.shape or ()) <= 1
-        )
-        if not (isinstance(part, spaces.Box) or flat):
-            raise UnsupportedSpaceError(
-                f"observation {key!r} is a {type(part).__name__} space ({part}), which no codec covers: expected "
-                "Box, Discrete, flat MultiDiscrete, or one Dict of these. "
-                "gymnasium.wrappers.FlattenObservation turns most others into a Box."
-            )
-    return parts
-
-
 def packed(observation: Observation, keys: Iterable[str]) -> Observation:
     """Encoded observations with the pixels of these keys as bytes: a quarter of the memory, and the same numbers."""
     return {
         key: (value * 255.0).round().to(torch.uint8) if key in keys else value
         for key, value in observation.items()
     }
-
-
-def one_row(observation: Any) -> Any:
-    """A single observation, or a dict of them, as a batch of one row."""
-    if isinstance(observation, dict):
-        return {key: one_row(value) for key, value in observation.items()}
-    return np.asarray(observation)[None]
-
-
-def row_of(observation: Any, row: int | np.ndarray) -> Any:
-    """One row, or those of an array of numbers, of batched environment arrays, or of a dict of them."""
-    if isinstance(observation, dict):
-        return {key: row_of(value, row) for key, value in observation.items()}
-    return observation[row]
-
-
-def copied(observation: Any) -> Any:
-    """Environment arrays, or a dict of them, that nobody else writes to."""
-    if isinstance(observation, dict):
-        return {key: copied(value) for key, value in observation.items()}
-    return np.array(observation)
-
-
-def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """The shape O of one encoded observation of this space."""
-    if isinstance(space, spaces.Box):
-        if is_image(space):
-            if channels_first(space):
-                return tuple(space.shape)
-            height, width, *channels = space.shape
-            return (channels[0] if channels else 1, height, width)
-        return tuple(space.shape) or (1,)
-    return (action_size(space),)
-
-
-def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether a space holds pixels: uint8 from 0 to 255 with height and width; other boxes are vectors of numbers."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
-        return False
-    sides = space.shape[1:] if channels_first(space) else space.shape[:2]
-    flat = len(space.shape) not in (2, 3) or min(sides) < 2
-    return not flat and bool((space.low == 0).all() and (space.high == 255).all())
-
-
-def channels_first(space: spaces.Space[Any]) -> bool:
-    """Whether an image is (C, H, W), as stacked frames are: the first axis is the shortest, the last no colours."""
-    shape = space.shape or ()
-    return len(shape) == 3 and shape[0] < min(shape[1:]) and shape[2] > 4
-
-
-def action_size(space: spaces.Space[Any]) -> int:
-    """A: the length of one encoded action. Raises UnsupportedSpaceError by name."""
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return int(np.prod(space.shape, dtype=int))
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return int(space.nvec.sum())
-    raise UnsupportedSpaceError(
-        f"a {type(space).__name__} action space ({space}) is not supported: expected a float Box, Discrete or a "
-        "flat MultiDiscrete"
-    )
 
 
 def _clip_bounds(

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from world_env.errors import StageError
-from world_env.spec import JSON
+from world_env.types import JSON
 
 
 def current_commit() -> str | None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from world_env.errors import SpaceMismatchError, TwinFormatError, UnsupportedSpaceError
-
-JSON = dict[str, Any]
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError, TwinFormatError
+from world_env.spaces import space_from_json, space_to_json
+from world_env.types import JSON
 
 DEFAULT_TWIN = "cartpole"
 """The bundled twin that `WorldModel-v0` is. Here, because registering ids must not load torch."""
@@ -117,156 +115,6 @@ class SpecOfStrings:
         self._spec = spec
 
 
-def space_to_json(space: spaces.Space[Any]) -> JSON:
-    """A space as a JSON tree. Raises UnsupportedSpaceError for a space that twins do not cover."""
-    if isinstance(space, spaces.Box):
-        return {
-            "type": "Box",
-            "shape": list(space.shape),
-            "dtype": str(np.dtype(space.dtype)),
-            "low": _bound_to_json(space.low),
-            "high": _bound_to_json(space.high),
-        }
-    if isinstance(space, spaces.Discrete):
-        return {
-            "type": "Discrete",
-            "n": int(space.n),
-            "start": int(space.start),
-            "dtype": str(np.dtype(space.dtype)),
-        }
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return {
-            "type": "MultiDiscrete",
-            "nvec": space.nvec.tolist(),
-            "start": space.start.tolist(),
-            "dtype": str(np.dtype(space.dtype)),
-        }
-    if isinstance(space, spaces.Dict):
-        return {
-            "type": "Dict",
-            "spaces": {key: space_to_json(value) for key, value in space.spaces.items()},
-        }
-    raise UnsupportedSpaceError(
-        f"{type(space).__name__} space {space} is not supported: expected Box, Discrete, a flat MultiDiscrete, "
-        "or a Dict of these. Wrap the environment, for example with gymnasium's FlattenObservation."
-    )
-
-
-def space_from_json(tree: Any) -> spaces.Space[Any]:
-    """The inverse of `space_to_json`. Raises TwinFormatError where the tree is no space."""
-    try:
-        kind = tree["type"]
-        if kind == "Dict":
-            # Of a plain dict the space would sort the keys, and what flattens it would flatten it otherwise.
-            return spaces.Dict(
-                [(key, space_from_json(value)) for key, value in tree["spaces"].items()]
-            )
-        dtype = np.dtype(tree["dtype"])
-        if kind == "Box":
-            shape = tuple(int(size) for size in tree["shape"])
-            low, high = (_bound_from_json(tree[name], shape, dtype) for name in ("low", "high"))
-            return spaces.Box(low, high, shape, dtype.type)
-        if kind == "Discrete":
-            return spaces.Discrete(tree["n"], start=tree["start"], dtype=dtype.type)
-        if kind == "MultiDiscrete":
-            return spaces.MultiDiscrete(tree["nvec"], dtype=dtype.type, start=tree["start"])
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise TwinFormatError(f"this describes no space: {str(tree)[:200]} ({error})") from error
-    raise TwinFormatError(
-        f"unknown space type {kind!r}: expected Box, Discrete, MultiDiscrete or Dict"
-    )
-
-
-def _bound_to_json(bound: np.ndarray) -> Any:
-    """One number where all are equal (images), else the nested list; infinities as words."""
-    first = bound.reshape(-1)[:1]
-    if bound.size and (bound == first).all():
-        return _number_to_json(first[0])
-    return [_number_to_json(value) for value in bound.reshape(-1)]
-
-
-def _bound_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    numbers = value if isinstance(value, list) else [value]
-    array = np.array([float(number) for number in numbers], dtype=np.float64).astype(dtype)
-    return np.full(shape, array[0], dtype) if len(numbers) == 1 else array.reshape(shape)
-
-
-def _number_to_json(value: Any) -> float | int | str:
-    number = value.item()
-    return number if math.isfinite(number) else str(number)
-
-
-@dataclass(frozen=True)
-class DataRange:
-    """What the data showed, in the environment's own units; predictions stay near it.
-
-    observation: key -> (low, high), each a float list of the key's flat size; floating Box keys only.
-    reward: (low, high) of one step's reward, in task units.
-    action: (low, high) lists of flat size A: the scale of unbounded Box actions; None otherwise.
-    ends: (low, high) lists of flat size D of a Box observation: beyond these no episode ever went on, see
-        world_env.simulation.termination; None for those of which the data shows nothing like it.
-    """
-
-    observation: dict[str, tuple[list[float], list[float]]]
-    reward: tuple[float, float]
-    action: tuple[list[float], list[float]] | None = None
-    ends: tuple[list[float | None], list[float | None]] | None = None
-
-    def to_json(self) -> JSON:
-        """A strict JSON tree."""
-        tree = {"observation": self.observation, "reward": self.reward, "action": self.action}
-        return tree | ({} if self.ends is None else {"ends": self.ends})
-
-    @classmethod
-    def from_json(cls, tree: Any) -> DataRange:
-        """The inverse of `to_json`. Raises TwinFormatError, also for bounds that are not finite or not in order."""
-        try:
-            pairs = {key: (list(map(float, low)), list(map(float, high)))
-                     for key, (low, high) in tree["observation"].items()}  # fmt: skip
-            low, high = tree["reward"]
-            action = tree["action"]
-            pair = (
-                None
-                if action is None
-                else (list(map(float, action[0])), list(map(float, action[1])))
-            )
-            ranges = cls(pairs, (float(low), float(high)), pair, _ends(tree.get("ends")))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TwinFormatError(
-                f"this describes no data range: {str(tree)[:200]} ({error})"
-            ) from error
-        ranges._check_order()
-        return ranges
-
-    def _check_order(self) -> None:
-        """Raises TwinFormatError unless every bound is a finite number and every low <= its high."""
-        rows = [*self.observation.items(), ("reward", ([self.reward[0]], [self.reward[1]]))]
-        if self.action is not None:
-            rows.append(("action", self.action))
-        for name, (low, high) in rows:
-            # Not zipped strictly: where the two differ in length, the spec names it.
-            wrong = [
-                pair
-                for pair in zip(low, high, strict=False)
-                if not (math.isfinite(pair[0]) and math.isfinite(pair[1]) and pair[0] <= pair[1])
-            ]
-            if wrong:
-                raise TwinFormatError(
-                    f"the data range of {name!r} runs from {wrong[0][0]} to {wrong[0][1]}, expected two finite "
-                    "numbers, the lower one first"
-                )
-
-
-def _ends(tree: Any) -> tuple[list[float | None], list[float | None]] | None:
-    """Raises ValueError or TypeError unless it is None or two lists of finite numbers and Nones."""
-    if tree is None:
-        return None
-    low, high = [[None if v is None else float(v) for v in side] for side in tree]
-    if not all(v is None or math.isfinite(v) for v in (*low, *high)):
-        raise ValueError("a bound of ends is no finite number")
-    return low, high
-
-
 def check_same_spaces(
     other: Any,
     twin: WorldSpec,
@@ -284,3 +132,42 @@ def check_same_spaces(
             raise SpaceMismatchError(
                 f"{called.format(name)} is {theirs}, the twin's is {ours}: {advice}"
             )
+
+
+@dataclass(frozen=True)
+class RealConfig:
+    """Which real environment, and how it is wrapped."""
+
+    env_id: str
+    """A Gymnasium id, or "module:Id" where importing the module registers it."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """JSON-able keyword arguments of the environment."""
+    wrappers: tuple[str, ...] = ()
+    """Wrappers as "module:Class" or "module:Class{JSON of arguments}", innermost first; each is called with the
+    environment and the arguments, lists as tuples: 'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}'."""
+    action_chunk: int = 1
+    """Real actions that one action of the wrapped environment plays."""
+
+    def __post_init__(self) -> None:
+        if self.action_chunk < 1:
+            raise InvalidOptionError(f"action_chunk is {self.action_chunk}, expected at least 1")
+        try:
+            json.dumps(self.kwargs, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidOptionError(
+                f"kwargs {self.kwargs!r} are not strict JSON: {error}"
+            ) from error
+
+    def to_json(self) -> JSON:
+        """A strict JSON tree."""
+        return {**asdict(self), "wrappers": list(self.wrappers)}
+
+    @classmethod
+    def from_json(cls, tree: Any) -> RealConfig:
+        """The inverse of `to_json`. Raises StageError."""
+        try:
+            return cls(**{**tree, "wrappers": tuple(tree["wrappers"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise StageError(
+                f"this describes no real environment: {str(tree)[:200]} ({error})"
+            ) from error

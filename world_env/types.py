@@ -11,6 +11,7 @@ Letters: B rows · T steps of a window · K context observations · A action siz
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,10 @@ from torch.nn import functional
 Observation = dict[str, Tensor]
 """Key -> (B, *O). A plain Box has the one key "observation"."""
 
+
 State = dict[str, Tensor]
 """Name -> (B, ...). Same names, dtypes and trailing shapes after every step."""
+
 
 OBSERVATION = "observation"
 """The key of an observation that is not a Dict."""
@@ -178,3 +181,6 @@ def replace(old: dict[str, Tensor], mask: Tensor, new: dict[str, Tensor]) -> dic
 def concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The rows of all parts, one after another."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+JSON = dict[str, Any]

@@ -41,14 +41,15 @@ from world_env.policy_evaluation.policy_pool import Pool, PoolConfig, pool
 from world_env.policy_evaluation.pool_selection import fifths
 from world_env.policy_evaluation.return_prediction import coverage
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, Round, refine, refine_task
 from world_env.refinement.rounds import episodes_until
 from world_env.rl.callbacks import milestones
 from world_env.rl.learn import learn
-from world_env.rollouts.returns import policy_actor, run_real
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.real import run_real
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 ORACLE = "oracle"
 ORACLES = ("CartPole-v1", "Pendulum-v1")

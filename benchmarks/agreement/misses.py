@@ -30,12 +30,13 @@ from world_env.models.base import WorldModel
 from world_env.policies.saved_policy import load_policy
 from world_env.policy_evaluation.policy_pool import Pool
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import RealConfig, StepLedger, make_real
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
 from world_env.rng import RowRandom
-from world_env.rollouts.returns import Actor, policy_actor
-from world_env.spec import JSON
+from world_env.rollouts.actors import Actor, policy_actor
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
-from world_env.types import OBSERVATION, Batch, Context
+from world_env.types import JSON, OBSERVATION, Batch, Context
 
 BENCHMARK = "misses"
 SEEDS = range(60_000, 60_004)

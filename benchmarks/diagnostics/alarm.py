@@ -36,12 +36,14 @@ from world_env.policy_evaluation.exploitation_alarm import (
     ExploitationWarning,
 )
 from world_env.provenance import facts
-from world_env.real.real_env import StepLedger
-from world_env.refinement.config import refine_task
+from world_env.real.step_ledger import StepLedger
+from world_env.refinement.presets import refine_task
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import policy_actor, run_learned, run_real
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.learned import run_learned
+from world_env.rollouts.real import run_real
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 BENCHMARK = "alarm"
 CELLS = ("CartPole-v1", "Pendulum-v1")

@@ -29,13 +29,14 @@ from training.tasks import TASKS as REAL_TASKS
 from training.tasks import real_of
 from world_env.collection.collect import CollectConfig, collect
 from world_env.data.episode import Episode
-from world_env.data.sources import Recording
+from world_env.data.recording import Recording
 from world_env.data.validation.issue import Finding
 from world_env.data.validation.lint import lint, lint_split
 from world_env.provenance import facts
 from world_env.rl.learn import LearnConfig, learn
-from world_env.spec import JSON, WorldSpec
+from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 BENCHMARK = "lint"
 POLICY_STEPS = 60_000

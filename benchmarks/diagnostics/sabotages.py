@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from world_env.data_range import DataRange
 from world_env.models.base import Precision, Prediction, Uncertainty, WorldModel
 from world_env.rng import RowRandom
-from world_env.spec import DataRange
 from world_env.twin.twin import Twin
 from world_env.types import Context, Observation, State
 

@@ -30,11 +30,11 @@ from benchmarks.speed.fit_speed import transitions
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.fitting.fit import FitConfig, fit_episodes
 from world_env.fitting.preconditions import FitWarning
-from world_env.model_evaluation.open_loop import evaluation_windows, open_loop, scales_of
+from world_env.model_evaluation.errors import scales_of
+from world_env.model_evaluation.open_loop import evaluation_windows, open_loop
 from world_env.models.base import WorldModel
 from world_env.rng import RowRandom
-from world_env.spec import JSON
-from world_env.types import OBSERVATION, Batch, Context
+from world_env.types import JSON, OBSERVATION, Batch, Context
 
 BENCHMARK = "scales"
 MIXED = "mix:0.5*random+0.5*held:20"

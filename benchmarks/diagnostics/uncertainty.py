@@ -28,12 +28,13 @@ from world_env.data.dataset import encode_episodes
 from world_env.data.episode import split
 from world_env.fitting.fit import FitConfig, fit_episodes
 from world_env.fitting.preconditions import FitWarning
-from world_env.model_evaluation.open_loop import auroc, evaluation_windows, row_errors, scales_of
+from world_env.model_evaluation.errors import row_errors, scales_of
+from world_env.model_evaluation.open_loop import evaluation_windows
+from world_env.model_evaluation.termination import auroc
 from world_env.provenance import facts
 from world_env.rng import RowRandom
-from world_env.spec import JSON
 from world_env.twin.twin import Twin
-from world_env.types import Batch, Context, Observation
+from world_env.types import JSON, Batch, Context, Observation
 
 BENCHMARK = "uncertainty"
 TASKS = {

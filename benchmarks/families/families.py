@@ -8,7 +8,7 @@ Each family is fitted, as a fit is by default (the pixel world as its row says),
 along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
 takes (`WorldModel.context`: an ensemble 1, a recurrent model several, where there are so many); then it sees nothing
 more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last), and
-energy scores of what a simulator draws (`world_env.model_evaluation.open_loop.energy_score`): who keeps to one of many ways that things
+energy scores of what a simulator draws (`world_env.model_evaluation.errors.energy_score`): who keeps to one of many ways that things
 may be is off by more than who shows the mean of them, and nothing that ever is looks like that mean.
 """
 
@@ -30,16 +30,18 @@ from benchmarks.speed.timing import device_name
 from training.tasks import TASKS, real_of
 from world_env.collection.collect import CollectConfig, collect
 from world_env.data.dataset import encode_episodes
-from world_env.data.episode import EpisodeStore
+from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import FitConfig, fit_episodes, updates_for
 from world_env.fitting.preconditions import FitWarning
-from world_env.model_evaluation.open_loop import open_loop, scales_of
-from world_env.real.real_env import RealConfig, StepLedger
-from world_env.spec import JSON
+from world_env.model_evaluation.errors import scales_of
+from world_env.model_evaluation.open_loop import open_loop
+from world_env.real.step_ledger import StepLedger
+from world_env.spec import RealConfig
+from world_env.types import JSON
 
 BENCHMARK = "families"
 EXPLORATION = "mix:0.5*random+0.5*held:5"
-NO_VELOCITY = 'world_env.wrappers:SelectColumns{"columns": [0, 1]}'
+NO_VELOCITY = 'world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}'
 TEST_STEPS, TEST_LIMIT = 6_000, 300
 """Real steps, and the length of their episodes: longer than the task's, so that 200 imagined steps begin anywhere."""
 TEST_SEEDS = 40_000

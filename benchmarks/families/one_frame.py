@@ -25,11 +25,14 @@ from gymnasium import spaces
 from benchmarks.families.families_table import LATENTS, ONE_FRAME, RANDOM, STATE
 from benchmarks.returns.returns import JUDGE_SEEDS, add_missing
 from training.tasks import TASKS, real_of
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import policy_actor, random_actor, run_real
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor, random_actor
+from world_env.rollouts.real import run_real
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 BENCHMARK = "one_frame"
 TASK = "Pendulum-v1-pixels"

@@ -28,15 +28,17 @@ from benchmarks.returns.tuning import TUNING_SEEDS
 from benchmarks.speed.timing import Watch
 from training.tasks import TASKS, real_of
 from world_env.collection.collect import CollectConfig, collect
-from world_env.data.dataset import robust_scale
+from world_env.data.statistics import robust_scale
 from world_env.envs.sb3_vec_env import WorldModelVecEnv
 from world_env.provenance import facts
-from world_env.real.real_env import RealConfig, StepLedger
-from world_env.refinement.config import refine_task
+from world_env.real.step_ledger import StepLedger
+from world_env.refinement.presets import refine_task
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import policy_actor, run_real
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.real import run_real
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 BENCHMARK = "learn_table"
 SETTINGS = (

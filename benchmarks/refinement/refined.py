@@ -49,12 +49,15 @@ from benchmarks.returns.returns import JUDGE_SEEDS, merge, read
 from training.tasks import TASKS, Task, real_of
 from world_env.fitting.preconditions import FitWarning
 from world_env.provenance import facts
-from world_env.real.real_env import StepLedger, spec_of
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, Round, refine, refine_task
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import Returns, policy_actor, random_actor, run_real
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor, random_actor
+from world_env.rollouts.real import run_real
+from world_env.rollouts.returns import Returns
 from world_env.twin.twin import KnownFunction
+from world_env.types import JSON
 
 BENCHMARK = "refined"
 LONG = 1_000_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from world_env.spec import JSON
+from world_env.types import JSON
 
 _LARGE: JSON = {"n_steps": 256, "batch_size": 1024}
 _SMALL: JSON = {"n_steps": 64, "batch_size": 256}

@@ -11,8 +11,8 @@ from scipy.stats import t as student_t
 
 from benchmarks.refinement.refined_arms import ARMS, OF_OLDER, OF_ROW, OLDER, ROW
 from training.tasks import real_of, task_of
-from world_env.refinement.config import refine_task
-from world_env.spec import JSON
+from world_env.refinement.presets import refine_task
+from world_env.types import JSON
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
 SEEDS = (0, 1, 2)

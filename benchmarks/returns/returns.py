@@ -26,18 +26,15 @@ from training.tasks import TASKS, Task, real_of
 from world_env.fitting.preconditions import FitWarning
 from world_env.policies.saved_policy import load_policy
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import refine, refine_task
 from world_env.refinement.rounds import chosen_until
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import (
-    Returns,
-    bootstrap_mean,
-    policy_actor,
-    random_actor,
-    run_learned,
-    run_real,
-)
+from world_env.rollouts.actors import policy_actor, random_actor
+from world_env.rollouts.learned import run_learned
+from world_env.rollouts.real import run_real
+from world_env.rollouts.returns import Returns, bootstrap_mean
+from world_env.spec import RealConfig
 
 EPISODES = 100
 JUDGED = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")

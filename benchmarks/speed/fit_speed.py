@@ -26,7 +26,7 @@ from benchmarks.speed.timing import JSON, Watch, append, peak_mb, resident_mb
 from training.tasks import real_of
 from world_env.collection.collect import CollectConfig, collect
 from world_env.data.dataset import EncodedEpisodes
-from world_env.data.episode import EpisodeStore
+from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import FitConfig, fit_episodes
 from world_env.fitting.preconditions import FitWarning
 from world_env.models.registry import load_family

@@ -24,7 +24,8 @@ from gymnasium import spaces
 from benchmarks.speed.fit_speed import timed_fit
 from benchmarks.speed.stepping import core
 from benchmarks.speed.timing import JSON, device_name, median, rate
-from world_env.data.episode import Episode, EpisodeStore
+from world_env.data.episode import Episode
+from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import FitConfig
 from world_env.fitting.preconditions import FitWarning
 from world_env.models.ensemble.model import EnsembleConfig

@@ -26,7 +26,7 @@ from benchmarks.speed.timing import JSON, alternate, rate
 from world_env.models.base import Prediction, WorldModel
 from world_env.models.ensemble import model as ensemble
 from world_env.models.ensemble.model import EnsembleConfig
-from world_env.models.layers import networks
+from world_env.models.layers import fused_activation
 from world_env.provenance import facts, write_results
 from world_env.rng import RowRandom
 from world_env.twin.twin import Twin
@@ -73,12 +73,12 @@ class Nothing(WorldModel):
 @contextmanager
 def without_numba() -> Iterator[None]:
     """Within the block, what is made to step is made as if numba were not installed."""
-    kept = networks.compiled_loops
-    networks.compiled_loops = ensemble.compiled_loops = lambda: None
+    kept = fused_activation.compiled_loops
+    fused_activation.compiled_loops = ensemble.compiled_loops = lambda: None
     try:
         yield
     finally:
-        networks.compiled_loops = ensemble.compiled_loops = kept
+        fused_activation.compiled_loops = ensemble.compiled_loops = kept
 
 
 def by_torch_compile(twin: Twin) -> Callable[[], Any]:

@@ -32,9 +32,12 @@ from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
 from world_env.envs.sb3_vec_env import WorldModelVecEnv
 from world_env.models.ensemble.model import EnsembleConfig
 from world_env.provenance import facts
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import MANY_ROWS, LearnConfig, learn
-from world_env.rollouts.returns import policy_actor, run_real
+from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.real import run_real
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 BENCHMARK = "ppo_speed"

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from world_env.envs.env import WorldModelEnv
 from world_env.envs.sb3_vec_env import WorldModelVecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
-from world_env.models.layers.networks import RowGroups
+from world_env.models.layers.ensemble_mlp import RowGroups
 from world_env.rng import RowRandom
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec

@@ -34,8 +34,8 @@ from benchmarks.speed.stepping import NETWORKS, PARTS, WORLDS, Step, core, real
 from benchmarks.speed.timing import JSON, Measure, alternate, median, rate, resident_mb
 from world_env.models.ensemble.model import EnsembleConfig
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import RealConfig, spec_of
-from world_env.spec import WorldSpec
+from world_env.real.real_env import spec_of
+from world_env.spec import RealConfig, WorldSpec
 from world_env.twin.twin import Twin
 
 SIZES = ("CartPole-v1", "HalfCheetah-v5", "Ant-v5")

@@ -12,10 +12,10 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.fitting.fit import FitConfig
 from world_env.models.ensemble.model import EnsembleConfig
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, refine
 from world_env.rl.learn import LearnConfig
-from world_env.spec import WorldSpec
+from world_env.spec import RealConfig, WorldSpec
 from world_env.twin.twin import Twin
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

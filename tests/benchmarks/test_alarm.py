@@ -18,9 +18,9 @@ import torch
 from oracle import oracle_twin
 
 from training.tasks import TASKS
+from world_env.data_range import DataRange
 from world_env.fitting.fit import FitConfig
 from world_env.simulation.simulator import Simulator, SimulatorConfig, StepResult
-from world_env.spec import DataRange
 from world_env.twin.twin import Twin
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

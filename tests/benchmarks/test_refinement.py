@@ -12,10 +12,10 @@ import pytest
 
 from training.tasks import TASKS, Task
 from world_env.fitting.fit import FitConfig
-from world_env.real.real_env import RealConfig
-from world_env.refinement.config import refine_task
+from world_env.refinement.presets import refine_task
 from world_env.refinement.refine import RefineConfig
 from world_env.rl.learn import LearnConfig
+from world_env.spec import RealConfig
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TASK = "Reacher-v5"

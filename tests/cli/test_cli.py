@@ -11,14 +11,16 @@ import pytest
 from training.tasks import TASKS, real_of, task_of
 from world_env.cli import commands as stages
 from world_env.cli.main import main
-from world_env.data.episode import EpisodeStore
+from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError
 from world_env.fitting.fit import FitConfig
 from world_env.pipeline.build import BuildConfig, Built, build, refine_config
 from world_env.policies.saved_policy import load_policy, policy_card
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
-from world_env.refinement.config import MANY_STEPS
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.refinement.presets import MANY_STEPS
 from world_env.reporting.report import DASH
+from world_env.spec import RealConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
 

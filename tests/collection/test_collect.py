@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from world_env.collection.collect import CollectConfig, collect
-from world_env.data.episode import Episode, EpisodeStore
+from world_env.data.episode import Episode
+from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, StageError
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
+from world_env.spec import RealConfig
 
 COUNTING = RealConfig("counting:Counting-v0")
 MIXED = "mix:0.5*random+0.5*held:4"

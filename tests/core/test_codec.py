@@ -7,9 +7,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from world_env.codec import Codec, action_size, encoded_shape, is_image, observation_spaces
+from world_env.codec import Codec
+from world_env.data_range import DataRange
 from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
-from world_env.spec import DataRange, WorldSpec
+from world_env.spaces import action_size, encoded_shape, is_image, observation_spaces
+from world_env.spec import WorldSpec
 
 FLAT = spaces.Box(-2.0, 2.0, (3,), np.float32)
 OBSERVATIONS = [

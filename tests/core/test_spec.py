@@ -9,8 +9,10 @@ import pytest
 from gymnasium import spaces
 from oracle import real_spec
 
+from world_env.data_range import DataRange
 from world_env.errors import TwinFormatError, UnsupportedSpaceError
-from world_env.spec import DataRange, WorldSpec, space_from_json, space_to_json
+from world_env.spaces import space_from_json, space_to_json
+from world_env.spec import WorldSpec
 
 SPACES = [
     spaces.Box(-1.0, 1.0, (3,), np.float32),

@@ -10,19 +10,15 @@ import pytest
 import torch
 
 from world_env.codec import Codec
-from world_env.data.dataset import (
-    EncodedEpisodes,
-    column_notes,
-    data_range,
-    dataset_states,
-    encode_episodes,
-    starts,
-)
-from world_env.data.episode import Episode, EpisodeStore, split
-from world_env.data.sources import from_minari, to_minari
+from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
+from world_env.data.episode import Episode, split
+from world_env.data.minari import from_minari, to_minari
+from world_env.data.statistics import column_notes, data_range
+from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, StageError, StartsError, TooLittleDataError
-from world_env.real.real_env import RealConfig, StepLedger, make_real, spec_of
-from world_env.spec import WorldSpec
+from world_env.real.real_env import make_real, spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.spec import RealConfig, WorldSpec
 
 PLAIN = RealConfig("counting:Counting-v0")
 PARTS = RealConfig("counting:Counting-v0", {"parts": True})

@@ -14,13 +14,13 @@ from gymnasium import spaces
 
 from world_env.cli.main import main
 from world_env.collection.collect import CollectConfig, collect
-from world_env.data.episode import Episode, EpisodeStore
-from world_env.data.sources import Recording
+from world_env.data.episode import Episode
+from world_env.data.recording import Recording
+from world_env.data.store import EpisodeStore
 from world_env.data.validation.episode_boundaries import related
 from world_env.data.validation.lint import lint, lint_split
 from world_env.data.validation.regression import held_out_error
-from world_env.real.real_env import RealConfig
-from world_env.spec import WorldSpec
+from world_env.spec import RealConfig, WorldSpec
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SHORT_PENDULUM = RealConfig("Pendulum-v1", {"max_episode_steps": 60})

@@ -15,10 +15,12 @@ from minari.data_collector import EpisodeBuffer
 from world_env.cli.main import main
 from world_env.collection.collect import CollectConfig, collect
 from world_env.data.episode import Episode
-from world_env.data.sources import Recording, from_minari, open_data, open_recordings, to_minari
+from world_env.data.minari import from_minari, to_minari
+from world_env.data.recording import Recording
+from world_env.data.sources import open_data, open_recordings
 from world_env.data.validation.lint import lint
 from world_env.errors import DataError, InvalidOptionError, StageError
-from world_env.real.real_env import RealConfig
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")

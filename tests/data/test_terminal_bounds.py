@@ -11,11 +11,12 @@ from oracle import still_twin
 from world_env.collection.collect import CollectConfig, collect
 from world_env.data.episode import Episode
 from world_env.data.terminal_bounds import LEAST, end_bounds
+from world_env.data_range import DataRange
 from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.real.real_env import RealConfig, spec_of
+from world_env.real.real_env import spec_of
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.simulation.termination import EndBounds
-from world_env.spec import DataRange, WorldSpec
+from world_env.spec import RealConfig, WorldSpec
 from world_env.twin.twin import Twin
 from world_env.types import Context
 

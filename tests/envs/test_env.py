@@ -27,7 +27,7 @@ from world_env.errors import (
     TwinNotFoundError,
 )
 from world_env.twin.twin import Twin
-from world_env.wrappers import ActionChunk
+from world_env.wrappers.action_chunk import ActionChunk
 
 HAS_CUDA = "this machine has a GPU: nothing is missing here"
 

@@ -29,10 +29,10 @@ from world_env.fitting.fit import FitConfig, fit, fit_episodes, updates_for
 from world_env.fitting.preconditions import MIN_STEPS, FitWarning, fit_notes
 from world_env.model_evaluation.open_loop import open_loop
 from world_env.models.linear import LinearWorldModel
-from world_env.real.real_env import RealConfig, spec_of
+from world_env.real.real_env import spec_of
 from world_env.rng import RowRandom
 from world_env.simulation.simulator import Simulator
-from world_env.spec import WorldSpec
+from world_env.spec import RealConfig, WorldSpec
 from world_env.twin.twin import Twin
 
 # CartPole's reward is constant, which every fit of it mentions.
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def episodes(data: Path) -> list[Episode]:
-    from world_env.data.episode import EpisodeStore
+    from world_env.data.store import EpisodeStore
 
     return EpisodeStore(data).load()
 

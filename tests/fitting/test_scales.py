@@ -12,10 +12,12 @@ import world_env.data.dataset
 import world_env.fitting.fit
 from world_env.codec import Codec
 from world_env.data.column_structure import unit_vectors
-from world_env.data.dataset import EncodedEpisodes, encode_episodes, floored_deviation
+from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode
+from world_env.data.statistics import floored_deviation
 from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.model_evaluation.open_loop import OpenLoop, open_loop, scales_of
+from world_env.model_evaluation.errors import scales_of
+from world_env.model_evaluation.open_loop import OpenLoop, open_loop
 from world_env.rng import RowRandom
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin

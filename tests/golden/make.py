@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from world_env.data_range import DataRange
 from world_env.models.registry import load_family
 from world_env.simulation.simulator import Simulator
-from world_env.spec import DataRange, WorldSpec
+from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
 
 HERE = Path(__file__).parent

@@ -13,11 +13,12 @@ from torch import Tensor
 from world_env.errors import InvalidOptionError, SpaceMismatchError
 from world_env.model_evaluation.action_effects import _bookmark, counterfactual
 from world_env.models.base import Prediction
-from world_env.real.real_env import RealConfig, StepLedger, make_real, spec_of
+from world_env.real.real_env import make_real, spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.rng import RowRandom
-from world_env.spec import JSON
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
-from world_env.types import Context, Observation, State
+from world_env.types import JSON, Context, Observation, State
 
 PENDULUM = RealConfig("Pendulum-v1")
 SCORES = ("effect_size", "effect_error", "cosine", "rank", "pairs")

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from world_env.data.episode import Episode
 from world_env.model_evaluation.error_by_horizon import _trusted, measure_horizons
-from world_env.model_evaluation.open_loop import measured_steps, row_errors
+from world_env.model_evaluation.errors import row_errors
+from world_env.model_evaluation.open_loop import measured_steps
 from world_env.models.base import Prediction
-from world_env.real.real_env import RealConfig, spec_of
+from world_env.real.real_env import spec_of
 from world_env.rng import RowRandom
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 from world_env.types import Context, Observation, State
 

@@ -11,12 +11,13 @@ from oracle import oracle_twin
 
 from world_env.cli.main import main
 from world_env.collection.collect import CollectConfig, collect
-from world_env.data.episode import Episode, EpisodeStore
+from world_env.data.episode import Episode
+from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, TooLittleDataError
 from world_env.fitting.fit import FitConfig, fit
 from world_env.model_evaluation.log_replay import against_logs, held_out
-from world_env.real.real_env import RealConfig
 from world_env.simulation.simulator import Simulator
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")

@@ -15,16 +15,14 @@ from world_env.data import dataset as windows
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode
 from world_env.model_evaluation import open_loop as fidelity
+from world_env.model_evaluation.errors import significant
 from world_env.model_evaluation.open_loop import (
-    auroc,
     bfloat16_fidelity,
     evaluation_windows,
     one_step,
     open_loop,
-    significant,
-    termination_scores,
-    termination_threshold,
 )
+from world_env.model_evaluation.termination import auroc, termination_scores, termination_threshold
 from world_env.models.base import Precision, Prediction, WorldModel
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.rng import RowRandom

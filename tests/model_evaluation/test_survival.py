@@ -8,8 +8,8 @@ from oracle import CartPoleOracle, OracleConfig, oracle_twin, real_episodes
 
 from world_env.data.episode import Episode
 from world_env.model_evaluation.survival import survival
-from world_env.spec import JSON
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from world_env.models.registry import FAMILIES, load_family
 from world_env.rng import RowRandom
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
-from world_env.testing.model_checks import check_vector_env, check_world_model
+from world_env.testing.model_checks import check_world_model
+from world_env.testing.vector_env_checks import check_vector_env
 from world_env.twin.twin import Twin
 from world_env.types import Observation, State
 

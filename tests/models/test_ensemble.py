@@ -15,7 +15,7 @@ from torch import Tensor
 
 from world_env.models.base import Uncertainty
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
-from world_env.models.layers.networks import MemberMLP, RowGroups
+from world_env.models.layers.ensemble_mlp import MemberMLP, RowGroups
 from world_env.rng import RowRandom
 from world_env.twin.twin import Twin
 from world_env.types import Context

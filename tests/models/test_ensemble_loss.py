@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
-from world_env.models.layers.networks import MemberMLP
+from world_env.models.layers.ensemble_mlp import MemberMLP
 from world_env.rng import RowRandom
 from world_env.spec import WorldSpec
 from world_env.types import Batch, Statistics

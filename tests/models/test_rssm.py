@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from world_env.codec import Codec, packed
 from world_env.models.layers import fused_activation as loops
-from world_env.models.rssm.encoder_decoder import PreparedDense, dense, symexp, symlog
+from world_env.models.layers.dense import PreparedDense, dense
+from world_env.models.layers.symlog import symexp, symlog
 from world_env.models.rssm.model import RssmConfig, RssmWorldModel, two_hot_loss
 from world_env.policy_evaluation.return_prediction import own_starts
 from world_env.rng import RowRandom

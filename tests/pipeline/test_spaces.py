@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from world_env.codec import one_row
 from world_env.envs.vector_env import WorldModelVectorEnv
 from world_env.errors import SpaceMismatchError
 from world_env.fitting.fit import FitConfig
 from world_env.pipeline.build import BuildConfig, build
 from world_env.policies.saved_policy import load_policy
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import policy_actor
+from world_env.rollouts.actors import policy_actor
+from world_env.spaces import one_row
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
-from world_env.wrappers import ZeroBasedActions
+from world_env.wrappers.zero_based_actions import ZeroBasedActions
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -28,7 +29,7 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
     "Box": spaces.Box(-1.0, 1.0, (2,), np.float32),
 }
 POSITION = spaces.Box(-2.0, 2.0, (2,), np.float32)
-FROM_ZERO = "world_env.wrappers:ZeroBasedActions"
+FROM_ZERO = "world_env.wrappers.zero_based_actions:ZeroBasedActions"
 FIT = FitConfig(
     updates=300,
     batch_size=128,

@@ -15,13 +15,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
 from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.policies.algorithms import algorithm_class
 from world_env.policies.fast_sb3.ppo import PPO, covers
-from world_env.policies.saved_policy import (
-    NormalizedFeatures,
-    algorithm_class,
-    load_policy,
-    save_policy,
-)
+from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.saved_policy import load_policy, save_policy
 
 # Meant: the last batch of an epoch is a short one, of a single row once.
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")

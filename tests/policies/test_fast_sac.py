@@ -14,13 +14,10 @@ from stable_baselines3.common.logger import Logger
 
 from world_env.envs.sb3_vec_env import WorldModelVecEnv
 from world_env.errors import StageError
+from world_env.policies.algorithms import algorithm_class
 from world_env.policies.fast_sb3.sac import SAC, covers
-from world_env.policies.saved_policy import (
-    NormalizedFeatures,
-    algorithm_class,
-    load_policy,
-    save_policy,
-)
+from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.saved_policy import load_policy, save_policy
 
 SMALL: dict[str, Any] = {
     "learning_starts": 40,

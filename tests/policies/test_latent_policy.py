@@ -20,14 +20,17 @@ from world_env.models.rssm.model import RssmConfig
 from world_env.policies.latent_policy import LatentActor, Senses, look_through, senses_of
 from world_env.policies.latent_vec_env import LatentRows
 from world_env.policies.saved_policy import load_policy, policy_card
-from world_env.real.real_env import RealConfig, StepLedger, make_real_vec, spec_of
+from world_env.real.real_env import make_real_vec, spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.reporting.futures_video import futures
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import policy_actor, run_learned, run_real
+from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.learned import run_learned
+from world_env.rollouts.real import run_real
 from world_env.simulation.state_filter import Filter
-from world_env.spec import WorldSpec
+from world_env.spec import RealConfig, WorldSpec
 from world_env.twin.twin import Twin
-from world_env.wrappers import LatentObservation
+from world_env.wrappers.latent_observation import LatentObservation
 
 CARTPOLE = RealConfig("CartPole-v1")
 SMALL = RssmConfig(

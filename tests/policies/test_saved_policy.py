@@ -14,15 +14,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from world_env.collection.exploration import parse_exploration
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
-from world_env.policies.saved_policy import (
-    NormalizedFeatures,
-    load_policy,
-    policy_card,
-    policy_kwargs_for,
-    save_policy,
-)
-from world_env.real.real_env import RealConfig, spec_of
-from world_env.spec import WorldSpec
+from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.saved_policy import load_policy, policy_card, policy_kwargs_for, save_policy
+from world_env.real.real_env import spec_of
+from world_env.spec import RealConfig, WorldSpec
 from world_env.types import Statistics
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,), np.float32)

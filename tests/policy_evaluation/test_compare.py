@@ -17,17 +17,14 @@ from stable_baselines3 import PPO
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.policy_evaluation.compare import compare
 from world_env.provenance import write_results
-from world_env.real.real_env import RealConfig, StepLedger, make_real_vec
+from world_env.real.real_env import make_real_vec
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import (
-    Actor,
-    bootstrap_mean,
-    first_observations,
-    policy_actor,
-    random_actor,
-    run_learned,
-    run_real,
-)
+from world_env.rollouts.actors import Actor, policy_actor, random_actor
+from world_env.rollouts.learned import run_learned
+from world_env.rollouts.real import first_observations, run_real
+from world_env.rollouts.returns import bootstrap_mean
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 SEEDS = range(500, 560)

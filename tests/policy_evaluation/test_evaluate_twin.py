@@ -13,8 +13,10 @@ from world_env.policy_evaluation.evaluate_twin import Trained, agreement, judge,
 from world_env.policy_evaluation.policy_pool import Pool
 from world_env.policy_evaluation.pool_selection import Member
 from world_env.policy_evaluation.return_prediction import predict_return
-from world_env.real.real_env import RealConfig, StepLedger
-from world_env.rollouts.returns import random_actor, run_real
+from world_env.real.step_ledger import StepLedger
+from world_env.rollouts.actors import random_actor
+from world_env.rollouts.real import run_real
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 EPISODES, LIMIT = 8, 60

@@ -18,8 +18,11 @@ from world_env.policy_evaluation.evaluate_twin import judge
 from world_env.policy_evaluation.policy_pool import LEAST_RUNS, Pool, PoolConfig, crowding, plan
 from world_env.policy_evaluation.policy_pool import pool as make_pool
 from world_env.policy_evaluation.pool_selection import MOST_OF_A_RUN, Member, choose, fifths
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
-from world_env.rollouts.returns import Returns, run_real
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.rollouts.real import run_real
+from world_env.rollouts.returns import Returns
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 REAL = RealConfig("CartPole-v1", {"max_episode_steps": 40})
@@ -129,8 +132,8 @@ def test_every_real_step_of_a_pool_is_counted(made: Pool) -> None:
 
 
 def test_a_member_acts_the_same_again(made: Pool) -> None:
-    from world_env.real.real_env import StepLedger
-    from world_env.rollouts.returns import run_real
+    from world_env.real.step_ledger import StepLedger
+    from world_env.rollouts.real import run_real
 
     noisy = next(member for member in made.members if member.noise)
     again = run_real(

@@ -13,8 +13,9 @@ from world_env.errors import (
     StageError,
     UnsupportedSpaceError,
 )
-from world_env.real.real_env import RealConfig, StepLedger, make_real, make_real_vec, spec_of
-from world_env.spec import WorldSpec
+from world_env.real.real_env import make_real, make_real_vec, spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.spec import RealConfig, WorldSpec
 
 COUNTING = RealConfig("counting:Counting-v0")
 
@@ -141,7 +142,7 @@ def test_arguments_that_a_wrapper_does_not_take_are_named(wrapper: str, named: s
 
 
 def test_what_a_wrapper_of_ours_refuses_keeps_its_own_name() -> None:
-    through = 'world_env.wrappers:LatentObservation{"twin": "cartpole"}'
+    through = 'world_env.wrappers.latent_observation:LatentObservation{"twin": "cartpole"}'
     with pytest.raises(SpaceMismatchError, match="real environment's observation_space"):
         spec_of(RealConfig("Pendulum-v1", wrappers=(through,)))
 

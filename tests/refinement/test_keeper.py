@@ -11,9 +11,9 @@ from training.scripted_policies import balance
 from world_env.errors import InvalidOptionError
 from world_env.policies.saved_policy import load_policy
 from world_env.refinement.keeper import Keeper, estimate
-from world_env.rl.branches import growing_branches
+from world_env.rl.callbacks import growing_branches
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import run_learned
+from world_env.rollouts.learned import run_learned
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 
 CARTPOLE = "CartPole-v1"

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from world_env.data.episode import EpisodeStore
+from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, StageError
 from world_env.fitting.fit import FitConfig
 from world_env.policies.saved_policy import load_policy, policy_card
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, Round, refine
 from world_env.rl.learn import LearnConfig
+from world_env.spec import RealConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 

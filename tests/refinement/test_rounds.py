@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from world_env.data.episode import Episode, EpisodeStore
+from world_env.data.episode import Episode
+from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, StageError
 from world_env.fitting.fit import FitConfig
 from world_env.policies.saved_policy import policy_card
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.policy_selection import spot_check
 from world_env.refinement.refine import RefineConfig, refine
 from world_env.refinement.rounds import chosen_until, episodes_until
 from world_env.rl.learn import LearnConfig, learn
+from world_env.spec import RealConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 

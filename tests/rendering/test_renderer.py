@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from world_env.rendering.renderer import POSES, Renderer
+from world_env.rendering.poses import POSES
+from world_env.rendering.renderer import Renderer
 from world_env.spec import WorldSpec
 
 CLASSIC = [name for name in POSES if not name.endswith("-v5")]

@@ -13,9 +13,11 @@ from stable_baselines3 import PPO
 from world_env.cli.main import main
 from world_env.errors import InvalidOptionError, StageError
 from world_env.policies.saved_policy import save_policy
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.reporting import futures_video as module
 from world_env.reporting.futures_video import futures
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 CARTPOLE = RealConfig("CartPole-v1")

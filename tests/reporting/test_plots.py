@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from world_env.reporting import plots
-from world_env.spec import JSON
 from world_env.twin.fidelity import error_curves
+from world_env.types import JSON
 
 
 @pytest.fixture

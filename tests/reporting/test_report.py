@@ -18,7 +18,7 @@ from world_env.reporting.report import (
     summary,
     write_report,
 )
-from world_env.spec import JSON
+from world_env.types import JSON
 
 COMPARISON = {
     "env_id": "Some/World-v3",

@@ -17,10 +17,12 @@ from world_env.errors import (
     StageError,
 )
 from world_env.models.rssm.model import RssmConfig
-from world_env.real.real_env import RealConfig, StepLedger, make_real, spec_of
+from world_env.real.real_env import make_real, spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.reporting import side_by_side_video as watch_module
 from world_env.reporting.side_by_side_video import side_by_side, watch
 from world_env.simulation.simulator import Simulator
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 CARTPOLE = RealConfig("CartPole-v1")
@@ -93,7 +95,9 @@ def test_of_pixels_the_difference_is_shown_too() -> None:
 
 
 def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = RealConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = RealConfig(
+        "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
+    )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     begun, reset = [], Simulator.reset
@@ -134,7 +138,9 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
             self.shown[:] = observation[:2]
             return self.shown
 
-    real = RealConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = RealConfig(
+        "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
+    )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     world = Reusing(gym.make("Pendulum-v1"))

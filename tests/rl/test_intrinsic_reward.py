@@ -13,12 +13,12 @@ from torch import Tensor
 from world_env.envs.sb3_vec_env import WorldModelVecEnv
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Prediction
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.intrinsic_reward import UncertaintyReward
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rng import RowRandom
-from world_env.rollouts.returns import policy_actor
-from world_env.spec import WorldSpec
+from world_env.rollouts.actors import policy_actor
+from world_env.spec import RealConfig, WorldSpec
 from world_env.twin.twin import Twin
 from world_env.types import State
 

@@ -14,8 +14,9 @@ from stable_baselines3 import PPO
 
 from world_env.errors import InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
 
 CARTPOLE = RealConfig("CartPole-v1")

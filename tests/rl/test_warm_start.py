@@ -14,7 +14,8 @@ from world_env.envs.sb3_vec_env import WorldModelVecEnv
 from world_env.errors import InvalidOptionError
 from world_env.fitting.fit import FitConfig, fit_episodes
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
-from world_env.policies.saved_policy import algorithm_class, policy_card
+from world_env.policies.algorithms import algorithm_class
+from world_env.policies.saved_policy import policy_card
 from world_env.rl.learn import LearnConfig, learn, normalization_of
 from world_env.rl.warm_start import begin_from
 from world_env.rng import RowRandom
@@ -100,7 +101,8 @@ def fit_error(older: Twin, later: Twin) -> float:
     """The error that the older twin's own weights and scales have on the later twin's held-out data."""
     from world_env.data.dataset import encode_episodes
     from world_env.data.episode import split
-    from world_env.model_evaluation.open_loop import open_loop, scales_of
+    from world_env.model_evaluation.errors import scales_of
+    from world_env.model_evaluation.open_loop import open_loop
 
     episodes = real_episodes("CartPole-v1", 40)
     _, held_out = split(episodes, FIT.held_out, FIT.seed)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from training.tasks import TASKS
-from world_env.real.real_env import StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.returns import Returns
 
 ROOT = Path(__file__).resolve().parents[2]

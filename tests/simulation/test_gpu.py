@@ -16,7 +16,7 @@ from world_env.rng import RowRandom
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.simulation.state_filter import Filter
 from world_env.spec import WorldSpec
-from world_env.testing.model_checks import check_vector_env
+from world_env.testing.vector_env_checks import check_vector_env
 from world_env.twin.twin import Twin
 from world_env.types import OBSERVATION
 

@@ -23,7 +23,7 @@ from world_env.models.rssm.model import RssmConfig, RssmWorldModel
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
-from world_env.wrappers import LatentObservation
+from world_env.wrappers.latent_observation import LatentObservation
 
 SMALL = RssmConfig(
     deter=12, groups=2, classes=3, hidden=12, depth=2, members=2, window=4, context=2

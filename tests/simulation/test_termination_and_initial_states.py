@@ -8,15 +8,15 @@ import pytest
 import torch
 from oracle import oracle_twin
 
+from world_env.data_range import DataRange
 from world_env.errors import (
     InvalidObservationError,
     InvalidOptionError,
     KnownFunctionError,
     StartsError,
 )
-from world_env.simulation.config import ENDS
 from world_env.simulation.simulator import Simulator, SimulatorConfig
-from world_env.spec import DataRange
+from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
 from world_env.types import Context
 

@@ -12,7 +12,8 @@ from gymnasium.envs.registration import registry
 import world_env
 from training.tasks import BUNDLED, real_of
 from world_env.envs.env import WorldModelEnv
-from world_env.real.real_env import StepLedger, make_real
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
 from world_env.twin.serialization import find_twin
 from world_env.twin.twin import Twin
 

@@ -14,7 +14,7 @@ from gymnasium import spaces
 import world_env.twin.twin as twin_module
 from world_env.errors import TwinSaveError
 from world_env.models.ensemble.model import EnsembleConfig
-from world_env.spec import JSON, WorldSpec
+from world_env.spec import WorldSpec
 from world_env.twin.fidelity import error_curves, show
 from world_env.twin.fidelity_tables import (
     agreement_table,
@@ -26,6 +26,7 @@ from world_env.twin.fidelity_tables import (
 from world_env.twin.model_card import card_of, card_text, write_card
 from world_env.twin.serialization import find_twin
 from world_env.twin.twin import Twin, load_cached
+from world_env.types import JSON
 
 SPEC = WorldSpec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), horizon=200)
 PROVENANCE: JSON = {"real_steps": 3000, "exploration": "mix:a|b", "seeds": [3, 4], "commit": "0a1b"}

@@ -11,6 +11,7 @@ from oracle import oracle_twin
 from small_twin import small
 
 import world_env.twin.serialization as folder_module
+from world_env.data_range import DataRange
 from world_env.errors import (
     InvalidOptionError,
     KnownFunctionError,
@@ -18,7 +19,6 @@ from world_env.errors import (
     TwinNotFoundError,
 )
 from world_env.simulation.simulator import Simulator
-from world_env.spec import DataRange
 from world_env.twin.serialization import find_twin, list_twins
 from world_env.twin.twin import Twin, load_cached
 

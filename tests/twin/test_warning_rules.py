@@ -6,8 +6,8 @@ from typing import Any
 import made_up
 import pytest
 
-from world_env.spec import JSON
 from world_env.twin.warning_rules import RULES, Measured, misuses, warnings_of
+from world_env.types import JSON
 
 EPISODE = 200
 

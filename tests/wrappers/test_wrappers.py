@@ -1,16 +1,16 @@
 """Wrappers of real environments that change what is seen."""
 
-from pathlib import Path
-
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from world_env.errors import InvalidOptionError, UnsupportedSpaceError
-from world_env.real.real_env import RealConfig, StepLedger, make_real, spec_of
-from world_env.wrappers import KeepImages, SelectColumns, SetAttributes
+from world_env.real.real_env import make_real, spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.spec import RealConfig
+from world_env.wrappers.select_columns import SelectColumns
+from world_env.wrappers.set_attributes import SetAttributes
 
 
 def test_selected_columns_are_those_of_the_environment_in_the_order_asked_for() -> None:
@@ -33,7 +33,9 @@ def test_it_passes_gymnasiums_checker() -> None:
 
 
 def test_it_is_named_in_a_real_config() -> None:
-    real = RealConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = RealConfig(
+        "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
+    )
     assert spec_of(real).observation_space.shape == (2,)
     env = make_real(real, purpose="judge", ledger=StepLedger())
     assert env.reset(seed=0)[0].shape == (2,)
@@ -55,7 +57,7 @@ def test_set_attributes_change_the_environment_underneath_before_its_first_episo
         "Pendulum-v1",
         {"render_mode": "rgb_array"},
         (
-            'world_env.wrappers:SetAttributes{"screen_dim": 32, "g": 0}',
+            'world_env.wrappers.set_attributes:SetAttributes{"screen_dim": 32, "g": 0}',
             'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
         ),
     )
@@ -89,50 +91,3 @@ def test_attributes_that_cannot_be_set_are_refused() -> None:
 
     with pytest.raises(InvalidOptionError, match=r"Fixed\.size cannot be set"):
         SetAttributes(Fixed(gym.make("Pendulum-v1")), size=4)
-
-
-def test_images_are_read_once_and_every_picture_stays_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pygame = pytest.importorskip("pygame")
-    read, files = pygame.image.load, []
-    monkeypatch.setattr(pygame.image, "load", lambda *file: files.append(file) or read(*file))
-    plain = gym.make("Pendulum-v1", render_mode="rgb_array")
-    kept = KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array"))
-    before = pygame.image.load
-    for env in (plain, kept):
-        env.reset(seed=0)
-    for step in range(5):
-        action = np.array([step - 2.0], np.float32)
-        plain.step(action)
-        kept.step(action)
-        assert np.array_equal(plain.render(), kept.render())
-    assert len(files) == 5 + 1
-    assert pygame.image.load is before
-
-
-def test_who_draws_on_an_image_that_was_read_finds_it_clean_the_next_time() -> None:
-    pygame = pytest.importorskip("pygame")
-
-    class Scribbler(gym.Env):
-        observation_space = action_space = gym.spaces.Discrete(2)
-        file = str(Path(gym.__file__).parent / "envs/classic_control/assets/clockwise.png")
-
-        def render(self) -> np.ndarray:
-            image = pygame.image.load(self.file)
-            seen = pygame.surfarray.array3d(image)
-            image.fill((1, 2, 3))
-            return seen
-
-    env = KeepImages(Scribbler())
-    first = env.render()
-    assert not (first == (1, 2, 3)).all(-1).any()
-    assert np.array_equal(env.render(), first)
-
-
-def test_a_picture_that_fails_leaves_the_reader_as_it_was() -> None:
-    pygame = pytest.importorskip("pygame")
-    before = pygame.image.load
-    with pytest.raises(ResetNeeded):
-        KeepImages(gym.make("Pendulum-v1", render_mode="rgb_array")).render()
-    assert pygame.image.load is before

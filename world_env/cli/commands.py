@@ -20,14 +20,16 @@ from world_env.collection.exploration import RandomPolicy
 from world_env.errors import InvalidOptionError
 from world_env.fitting.fit import FitConfig, fit
 from world_env.pipeline.build import BuildConfig, Built, build
+from world_env.pipeline.demo import demo
 from world_env.policies.saved_policy import load_policy
-from world_env.real.real_env import RealConfig, StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, refine
 from world_env.reporting.futures_video import futures
 from world_env.reporting.plots import rounds_picture
 from world_env.reporting.report import read_comparison, write_report
 from world_env.reporting.side_by_side_video import watch
 from world_env.rl.learn import LearnConfig, learn
+from world_env.spec import RealConfig
 from world_env.twin.serialization import find_twin, list_twins, read_json
 from world_env.twin.twin import Twin
 
@@ -236,11 +238,9 @@ def build_stage(
     )
 
 
-def demo(env_id: str = "CartPole-v1", learn_steps: int = 150_000, updates: int = 2_000) -> None:
-    """The whole way on CartPole: 2,000 real random steps, a twin, PPO inside it, and the truth about both."""
-    folder = runs_folder() / "demo"
-    config = BuildConfig(env_id, folder, learn_steps=learn_steps, fit=FitConfig(updates=updates))
-    _show(build(config, report=Bars()))
+def demo_stage(learn_steps: int = 150_000, updates: int = 2_000) -> None:
+    """Run the whole pipeline on CartPole: 2,000 random real steps, a twin, PPO in it, a comparison, a page."""
+    _show(demo(runs_folder() / "demo", learn_steps=learn_steps, updates=updates, report=Bars()))
 
 
 def watch_stage(
@@ -331,7 +331,7 @@ def _show(built: Built) -> None:
 
 
 STAGES: dict[str, Callable[..., int | None]] = {
-    "demo": demo,
+    "demo": demo_stage,
     "build": build_stage,
     "collect": collect_stage,
     **DATA_STAGES,

@@ -10,9 +10,9 @@ from rich.console import Console
 from tqdm import tqdm
 
 from world_env.errors import InvalidOptionError
-from world_env.real.real_env import RealConfig
-from world_env.spec import JSON
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 console = Console()
 

@@ -19,9 +19,10 @@ from world_env.data.validation.lint import lint, lint_split
 from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.log_replay import against_logs
 from world_env.provenance import facts, write_results
-from world_env.spec import JSON, check_same_spaces
+from world_env.spec import check_same_spaces
 from world_env.twin.fidelity import DASH
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 
 def lint_stage(

@@ -19,12 +19,13 @@ from world_env.policy_evaluation.evaluate_twin import Trained, agreement, judge,
 from world_env.policy_evaluation.policy_pool import Pool, PoolConfig, crowding
 from world_env.policy_evaluation.policy_pool import pool as make_pool
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import StepLedger
+from world_env.real.step_ledger import StepLedger
 from world_env.reporting.report import show
-from world_env.rollouts.returns import policy_actor, random_actor, run_real
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor, random_actor
+from world_env.rollouts.real import run_real
 from world_env.twin.serialization import find_twin, list_twins
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 _NO_KWARGS: dict[str, Any] = {}
 

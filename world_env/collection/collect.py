@@ -16,10 +16,13 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.collection.exploration import Exploration, parse_exploration
-from world_env.data.episode import Episode, EpisodeStore
+from world_env.data.episode import Episode
+from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, InvalidOptionError, StageError
-from world_env.real.real_env import PURPOSES, RealConfig, StepLedger, make_real, spec_from
-from world_env.spec import JSON, WorldSpec
+from world_env.real.real_env import make_real, spec_from
+from world_env.real.step_ledger import PURPOSES, StepLedger
+from world_env.spec import RealConfig, WorldSpec
+from world_env.types import JSON
 
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps wanted)."""

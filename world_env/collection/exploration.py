@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from world_env.codec import one_row, row_of
 from world_env.errors import InvalidOptionError
+from world_env.policies.correlated_noise import CorrelatedNoise
 from world_env.policies.latent_policy import senses_of
-from world_env.policies.saved_policy import CLOSED, NormalizedFeatures, load_policy, policy_card
+from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.saved_policy import CLOSED, load_policy, policy_card
 from world_env.simulation.state_filter import Filter
+from world_env.spaces import one_row, row_of
 from world_env.spec import WorldSpec
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-_EXTREME = 0.5
-"""Share of held Box targets that lie at a bound: full force reaches further than its mean does."""
 
 _STUCK_WIDTH = 2.0
 """Data scales around the data's mean at which broken sensors stick (a deviation)."""
@@ -56,43 +56,6 @@ class RandomPolicy(Exploration):
     def act(self, observation: Any) -> Any:
         """A fresh random action."""
         return self._space.sample()
-
-
-class CorrelatedNoise(Exploration):
-    """Random actions that last: each dimension keeps its target for a geometric time.
-
-    hold: mean steps that a target is held, at least 1. Half of bounded Box targets are extremes.
-    """
-
-    def __init__(self, space: spaces.Space[Any], hold: float) -> None:
-        if not hold >= 1:
-            raise InvalidOptionError(f"actions are held for {hold} steps on average, expected >= 1")
-        self._space = copy.deepcopy(space)
-        self._hold = hold
-        self._rng = np.random.default_rng(0)
-        self._held: np.ndarray | None = None
-
-    def reset(self, seed: int) -> None:
-        """Begin an episode with fresh targets."""
-        self._space.seed(seed)
-        self._rng = np.random.default_rng(seed)
-        self._held = None
-
-    def act(self, observation: Any) -> Any:
-        """The held action, each dimension replaced with probability 1 / hold."""
-        target = self._target()
-        switch = self._rng.random(target.shape) < 1.0 / self._hold
-        self._held = target if self._held is None else np.where(switch, target, self._held)
-        return self._held.astype(self._space.dtype)
-
-    def _target(self) -> np.ndarray:
-        target = np.asarray(self._space.sample())
-        if not isinstance(self._space, spaces.Box):
-            return target
-        low, high = self._space.low, self._space.high
-        extreme = np.where(self._rng.random(target.shape) < 0.5, low, high)
-        chosen = (self._rng.random(target.shape) < _EXTREME) & np.isfinite(extreme)
-        return np.where(chosen, extreme, target)
 
 
 class Mixture(Exploration):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from gymnasium import spaces
 
-from world_env.codec import is_image
 from world_env.data.episode import Episode
+from world_env.spaces import is_image
 from world_env.spec import WorldSpec
 
 LEAST = 10

@@ -10,11 +10,11 @@ import gymnasium
 import numpy as np
 import torch
 
-from world_env.codec import row_of
 from world_env.envs.factory import open_simulator
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot
+from world_env.spaces import row_of
 from world_env.spec import DEFAULT_TWIN, SpecOfStrings
 from world_env.twin.twin import KnownFunction, Twin
 

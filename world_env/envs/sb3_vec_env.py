@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from world_env.codec import row_of
 from world_env.envs.factory import open_simulator
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
+from world_env.spaces import row_of
 from world_env.spec import DEFAULT_TWIN
 from world_env.twin.twin import KnownFunction, Twin
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from world_env.errors import StageError
 from world_env.models.base import TrainableWorldModel
-from world_env.spec import JSON
+from world_env.types import JSON
 
 
 def write_checkpoint(

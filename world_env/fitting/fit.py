@@ -17,16 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from world_env.codec import Codec
-from world_env.data.dataset import (
-    EncodedEpisodes,
-    data_range,
-    dataset_states,
-    encode_episodes,
-    starts,
-)
+from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
 from world_env.data.episode import Episode, digests, split
 from world_env.data.sources import open_data
+from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
+from world_env.data_range import DataRange
 from world_env.device import as_device
 from world_env.errors import DataError, InvalidOptionError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
@@ -37,22 +33,17 @@ from world_env.fitting.preconditions import (
     check_windows,
     fit_notes,
 )
-from world_env.model_evaluation.open_loop import (
-    bfloat16_fidelity,
-    one_step,
-    open_loop,
-    scales_of,
-    termination_scores,
-    termination_threshold,
-)
+from world_env.model_evaluation.errors import scales_of
+from world_env.model_evaluation.open_loop import bfloat16_fidelity, one_step, open_loop
+from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.models.base import TrainableWorldModel
 from world_env.models.registry import load_family
 from world_env.provenance import current_commit
 from world_env.rng import RowRandom
 from world_env.simulation.termination import EndBounds
-from world_env.spec import JSON, DataRange, WorldSpec
+from world_env.spec import WorldSpec
 from world_env.twin.twin import KnownFunction, Twin
-from world_env.types import Observation
+from world_env.types import JSON, Observation
 
 _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""

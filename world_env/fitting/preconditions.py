@@ -9,13 +9,15 @@ from pathlib import Path
 
 from gymnasium import spaces
 
-from world_env.codec import is_image
-from world_env.data.dataset import EncodedEpisodes, column_notes
+from world_env.data.dataset import EncodedEpisodes
 from world_env.data.episode import Episode
+from world_env.data.statistics import column_notes
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.models.base import TrainableWorldModel
-from world_env.spec import JSON, WorldSpec
+from world_env.spaces import is_image
+from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 MIN_STEPS = 100
 """Real steps below which no fit is worth its name."""

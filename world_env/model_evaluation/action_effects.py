@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.collection.exploration import CorrelatedNoise
 from world_env.errors import InvalidOptionError
-from world_env.model_evaluation.open_loop import significant
-from world_env.real.real_env import RealConfig, StepLedger, make_real
+from world_env.model_evaluation.errors import significant
+from world_env.policies.correlated_noise import CorrelatedNoise
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
 from world_env.rng import RowRandom
-from world_env.spec import JSON, check_same_spaces
+from world_env.spec import RealConfig, check_same_spaces
 from world_env.twin.twin import Twin
-from world_env.types import Context, Observation
+from world_env.types import JSON, Context, Observation
 
 _STEPS = (1, 5, 20)
 """After how many steps outcomes are compared."""

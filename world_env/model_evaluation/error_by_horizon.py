@@ -14,26 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.codec import is_image
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode
-from world_env.model_evaluation.open_loop import (
-    auroc,
-    deviations,
-    measured_steps,
-    one_step,
-    over_keys,
-    scales_of,
-    significant,
-    state_at,
-    termination_scores,
-)
+from world_env.model_evaluation.errors import deviations, over_keys, scales_of, significant
+from world_env.model_evaluation.open_loop import measured_steps, one_step, state_at
 from world_env.model_evaluation.survival import survival
+from world_env.model_evaluation.termination import auroc, termination_scores
 from world_env.models.base import Prediction, Uncertainty, WorldModel
 from world_env.rng import RowRandom
-from world_env.spec import JSON
+from world_env.spaces import is_image
 from world_env.twin.twin import Twin
-from world_env.types import Observation, State, select
+from world_env.types import JSON, Observation, State, select
 
 TRUSTED = 0.5
 """A step is trusted where its error is at most this share of hold-last's, and at most so many standard deviations.

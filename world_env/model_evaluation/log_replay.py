@@ -11,11 +11,10 @@ from scipy.stats import binomtest
 
 from world_env.data.episode import Episode
 from world_env.errors import InvalidOptionError, TooLittleDataError
-from world_env.simulation.config import ENDS
 from world_env.simulation.simulator import Simulator, SimulatorConfig
-from world_env.spec import JSON
+from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
-from world_env.types import OBSERVATION
+from world_env.types import JSON, OBSERVATION
 
 LEVEL = 0.9
 """Of the interval that each episode's learned returns span."""

@@ -7,7 +7,7 @@ what an agent lives in.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,20 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.data.dataset import EncodedEpisodes, floored_deviation
+from world_env.data.dataset import EncodedEpisodes
+from world_env.data_range import DataRange
 from world_env.errors import InvalidOptionError
+from world_env.model_evaluation.errors import energy_score, row_errors, scales_of
 from world_env.models.base import Precision, Prediction, WorldModel
 from world_env.rng import RowRandom
 from world_env.simulation.termination import EndBounds
-from world_env.spec import JSON, DataRange
-from world_env.types import OBSERVATION, Batch, Observation, State, select, unpacked
+from world_env.types import JSON, OBSERVATION, Batch, Observation, State, select
 
 _MOST_WINDOWS = 256
+
+
 _ENERGY_WINDOWS = 64
 """Whose energy scores are taken: two rollouts each, beside the one of all windows."""
+
+
 _BFLOAT16_HORIZON = 50
 """Steps after which rounding shows, if it does; processors without such products take seconds for them."""
-_MOST_IMAGES = 2_000
+
+
 _CHUNK = 2048
 """Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
 
@@ -119,16 +125,6 @@ def open_loop(
         energy,
         hold_energy,
     )
-
-
-def energy_score(one: Tensor, other: Tensor, between: Tensor) -> Tensor:
-    """An unbiased estimate of E|X - y| - E|X - X'| / 2 from two draws: how far each is from y, and from one another.
-
-    Proper: in the mean, who says what may be scores best. Squared errors prefer the mean of all that may be, even where
-    nothing ever is like it. Distances may be passed through a function such as d / (1 + d) before; their scores may not
-    [Gneiting and Raftery 2007, section 5]. Never below 0.
-    """
-    return (one + other - between) / 2.0
 
 
 def _energies(
@@ -240,40 +236,6 @@ def bfloat16_fidelity(
     return {"open_loop": rounded, "float32": exact, "as_good": rounded <= 1.02 * exact}
 
 
-def termination_threshold(probability: Tensor, label: Tensor) -> float:
-    """The probability above which a step counts as terminal, chosen on labelled transitions.
-
-    False and missed ends per episode weigh the same: a false end cuts an episode short, a missed one lets it run on
-    (field evidence: a false death of .002 a step kills 86 % of 1,000-step episodes). Of the thresholds that are equally
-    good, the one in the middle of the widest gap in log-odds. 0.5 where the data shows no end.
-    """
-    if not bool((label > 0).any()):
-        return 0.5
-    grid = torch.sigmoid(torch.linspace(-4.0, 4.0, 81))
-    called = probability[:, None] > grid
-    wrong = (called & (label[:, None] == 0)).sum(0) + (~called & (label[:, None] > 0)).sum(0)
-    best = torch.nonzero(wrong == wrong.min()).squeeze(1)
-    # The best stretch nearest to even odds, and its middle.
-    gaps = torch.nonzero(torch.diff(best) > 1).squeeze(1) + 1
-    runs = torch.tensor_split(best, gaps)
-    middle = min((float(run.double().mean()) for run in runs), key=lambda place: abs(place - 40.0))
-    return float(torch.sigmoid(torch.tensor(middle * 0.1 - 4.0)))
-
-
-def termination_scores(
-    probability: Tensor, label: Tensor, threshold: float
-) -> dict[str, float | int | None]:
-    """Precision, recall and Brier score of termination on real transitions; None where undefined."""
-    called, ends = probability > threshold, label > 0
-    hits = int((called & ends).sum())
-    return {
-        "terminal_labels": int(ends.sum()),
-        "precision": hits / int(called.sum()) if bool(called.any()) else None,
-        "recall": hits / int(ends.sum()) if bool(ends.any()) else None,
-        "brier": float((probability - label).square().mean()),
-    }
-
-
 def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, random: RowRandom) -> State:
     """What a model makes of the real past of each of these steps (B,)."""
     context = data.contexts(steps, model.context).to(data.device, torch.float32)
@@ -301,53 +263,6 @@ def measured_steps(last: int) -> list[int]:
     """1, 2, 5, 10, 20, 50, ... below `last` >= 1, and `last`: where curves over the steps are told."""
     grid = [m * 10**power for power in range(len(str(last))) for m in (1, 2, 5)]
     return [steps for steps in grid if steps < last] + [last]
-
-
-def scales_of(data: EncodedEpisodes) -> Observation:
-    """Key -> (D,) standard deviations of the data: the unit of `row_errors`.
-
-    Never below a share of the range, and 1 for a constant column: a unit that measures nothing but rounding would make
-    its column the only one that counts.
-    """
-    return {
-        key: floored_deviation(unpacked(value[:: _stride(value)]).flatten(1))
-        for key, value in data.observations.items()
-    }
-
-
-def _stride(value: Tensor) -> int:
-    """Every how many rows are looked at: of pixels, a few thousand say it."""
-    return 1 if value.dtype != torch.uint8 else max(1, len(value) // _MOST_IMAGES)
-
-
-def deviations(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
-    """(B, D) differences of all keys' dimensions, one key after another, in `scale` units."""
-    return torch.cat([(predicted[key] - real[key]).flatten(1) / scale[key] for key in scale], -1)
-
-
-def row_errors(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
-    """(B,) root mean square over the dimensions of each row, in `scale` units, all keys alike."""
-    return over_keys(deviations(predicted, real, scale).square(), scale).sqrt()
-
-
-def over_keys(squared: Tensor, scale: Observation) -> Tensor:
-    """(..., D) of all keys' dimensions to (...): the mean of each key's mean, or pixels would drown numbers."""
-    parts = squared.split([unit.numel() for unit in scale.values()], -1)
-    return torch.stack([part.mean(-1) for part in parts], -1).mean(-1)
-
-
-def auroc(score: np.ndarray, label: np.ndarray) -> float:
-    """The chance that a labelled score is above another one. score: (N,). label: (N,) bool, both kinds present."""
-    from scipy.stats import rankdata
-
-    ranks, labelled = rankdata(score), int(label.sum())
-    least = labelled * (labelled + 1) / 2
-    return float((ranks[label].sum() - least) / (labelled * (len(label) - labelled)))
-
-
-def significant(values: Iterable[float]) -> list[float | None]:
-    """Numbers at five significant digits, as strict JSON holds them; None for what is no finite number."""
-    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
 
 
 def _root_mean_square(errors: Tensor) -> float:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from world_env.data.episode import Episode
-from world_env.model_evaluation.open_loop import measured_steps, significant
+from world_env.model_evaluation.errors import significant
+from world_env.model_evaluation.open_loop import measured_steps
 from world_env.simulation.simulator import Simulator, SimulatorConfig
-from world_env.spec import JSON
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 _EPISODES, _ROLLOUTS = 128, 4
 """Most episodes that are followed, and learned rollouts of each."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.codec import action_size
 from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
-from world_env.models.layers.networks import Normalizer, VectorLayout
+from world_env.models.layers.normalizer import Normalizer
+from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import RowRandom
+from world_env.spaces import action_size
 from world_env.spec import WorldSpec
 from world_env.types import Batch, Context, Observation, State, Statistics
 

@@ -25,8 +25,9 @@ from world_env.policy_evaluation.compare import MIN_EPISODES, compare
 from world_env.policy_evaluation.evaluate_twin import Trained, agreement, judge
 from world_env.policy_evaluation.policy_pool import Pool
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
-from world_env.refinement.config import given
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.refinement.presets import given
 from world_env.refinement.refine import (
     ALGOS,
     RefineConfig,
@@ -40,10 +41,12 @@ from world_env.refinement.rounds import episodes_until
 from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import policy_actor, random_actor, run_real
-from world_env.spec import JSON, WorldSpec, check_same_spaces
+from world_env.rollouts.actors import policy_actor, random_actor
+from world_env.rollouts.real import run_real
+from world_env.spec import RealConfig, WorldSpec, check_same_spaces
 from world_env.twin.fidelity import error_curves
 from world_env.twin.twin import KnownFunction, Twin
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

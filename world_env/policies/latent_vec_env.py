@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from world_env.codec import copied, row_of
 from world_env.policies.latent_policy import Senses
 from world_env.rng import derive_seeds
 from world_env.simulation.state_filter import Filter
+from world_env.spaces import copied, row_of
 from world_env.spec import check_same_spaces
 
 
 class LatentRows(VecEnvWrapper):
-    """`world_env.wrappers.LatentObservation` around each of N worlds, with the same draws, in a fraction of the time.
+    """`world_env.wrappers.latent_observation.LatentObservation` around each of N worlds, with the same draws, in a fraction of the time.
 
     Raises SpaceMismatchError for worlds that the twin is not of, InvalidActionError for an action that they do not
     have, before a real step is spent.

@@ -7,75 +7,42 @@ readable without loading it). A zip can execute code when loaded: load only what
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor, nn
 
-from world_env.codec import is_image
-from world_env.errors import (
-    InvalidOptionError,
-    MissingExtraError,
-    SpaceMismatchError,
-    StageError,
-    TwinFormatError,
-)
+from world_env.errors import SpaceMismatchError, StageError, TwinFormatError
+from world_env.policies.algorithms import algorithm_class
 from world_env.policies.latent_policy import Senses, look_through, senses_of
+from world_env.policies.normalization import NormalizedFeatures
 from world_env.simulation.observation_mode import OBSERVATION_MODES
-from world_env.spec import JSON, WorldSpec, space_from_json, space_to_json
+from world_env.spaces import is_image, space_from_json, space_to_json
+from world_env.spec import WorldSpec
 from world_env.twin.twin import load_cached
-from world_env.types import OBSERVATION, Statistics
+from world_env.types import JSON, OBSERVATION, Statistics
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
+
 FORMAT = 1
 """Version of the policy folder; older readers refuse newer folders."""
 
+
 CLOSED = "closed"
 """Provenance of policies that judge twins: none may collect the data of one."""
+
+
 _ZIP, _JSON = "policy.zip", "policy.json"
+
+
 _SENSES = "senses"
 """Folder of the twin that a policy sees through, inside its own."""
-_LIBRARIES = ("stable_baselines3", "sb3_contrib")
-_NORMALIZED_LIMIT = 10.0
-
-
-class NormalizedFeatures(nn.Module):
-    """Flat observations as (x - mean) / scale, clipped: a Stable-Baselines3 features extractor.
-
-    The normalisation travels inside the policy, so no pickle of a wrapper is needed to use it.
-    mean, scale: D numbers each, in the observation's own units.
-    """
-
-    def __init__(
-        self, observation_space: spaces.Box, mean: Sequence[float], scale: Sequence[float]
-    ) -> None:
-        super().__init__()
-        self.features_dim = int(np.prod(observation_space.shape, dtype=int))
-        if not len(mean) == len(scale) == self.features_dim:
-            raise SpaceMismatchError(
-                f"{len(mean)} means and {len(scale)} scales for {self.features_dim} observation "
-                "dimensions: take the statistics from data of this environment"
-            )
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
-        self.register_buffer("scale", torch.tensor(list(scale), dtype=torch.float32))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """(B, *O) to (B, D)."""
-        normalized = (observation.flatten(1) - self.mean) / self.scale
-        return normalized.clamp(-_NORMALIZED_LIMIT, _NORMALIZED_LIMIT)
 
 
 def policy_kwargs_for(space: spaces.Space[Any], statistics: Statistics) -> dict[str, Any]:
@@ -89,37 +56,6 @@ def policy_kwargs_for(space: spaces.Space[Any], statistics: Statistics) -> dict[
             "scale": statistics.scale[OBSERVATION].tolist(),
         },
     }
-
-
-def algorithm_class(name: str) -> type[BaseAlgorithm]:
-    """A Stable-Baselines3 (or sb3-contrib) algorithm by its name, such as "PPO".
-
-    Raises MissingExtraError without Stable-Baselines3, InvalidOptionError for an unknown name.
-    """
-    known: dict[str, type[BaseAlgorithm]] = {}
-    for library in _LIBRARIES:
-        try:
-            module = importlib.import_module(library)
-        except ImportError as error:
-            if library == _LIBRARIES[0]:
-                raise MissingExtraError(
-                    'Stable-Baselines3 is not installed: pip install "world-env[train]"'
-                ) from error
-            continue
-
-        known |= {n: c for n, c in vars(module).items() if (hasattr(c, "learn") and n.isupper())
-                  or n in ("RecurrentPPO", "MaskablePPO", "CrossQ")}  # fmt: skip
-    # The same algorithms and files, with cheaper updates.
-    from world_env.policies.fast_sb3.ppo import PPO
-    from world_env.policies.fast_sb3.sac import SAC
-
-    known |= {"PPO": PPO, "SAC": SAC}
-    if name not in known:
-        raise InvalidOptionError(
-            f"unknown algorithm {name!r}: expected one of {', '.join(sorted(known))}. More come "
-            "with: pip install sb3-contrib"
-        )
-    return known[name]
 
 
 def save_policy(

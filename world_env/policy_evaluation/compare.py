@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from world_env.errors import InvalidOptionError
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
-from world_env.rollouts.returns import Actor, Returns, check_horizon, run_learned, run_real
-from world_env.spec import JSON, check_same_spaces
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.rollouts.actors import Actor
+from world_env.rollouts.learned import check_horizon, run_learned
+from world_env.rollouts.real import run_real
+from world_env.rollouts.returns import Returns
+from world_env.spec import RealConfig, check_same_spaces
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 MIN_EPISODES = 50
 

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from world_env.errors import InvalidOptionError
-from world_env.spec import JSON
+from world_env.types import JSON
 
 EVALUATION, OPTIMISATION = "evaluation", "optimisation"
 """Kinds of policies: those that never saw the twin, and those that were trained in it."""

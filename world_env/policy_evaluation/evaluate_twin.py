@@ -22,15 +22,13 @@ from world_env.policy_evaluation.return_prediction import (
     promised,
 )
 from world_env.real.real_env import spec_of
-from world_env.rollouts.returns import (
-    Actor,
-    Returns,
-    bootstrap_mean,
-    first_observations,
-    run_learned,
-)
-from world_env.spec import JSON, check_same_spaces
+from world_env.rollouts.actors import Actor
+from world_env.rollouts.learned import run_learned
+from world_env.rollouts.real import first_observations
+from world_env.rollouts.returns import Returns, bootstrap_mean
+from world_env.spec import check_same_spaces
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 Report = Callable[[int, int], None]
 

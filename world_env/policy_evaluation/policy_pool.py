@@ -28,19 +28,16 @@ from world_env.policy_evaluation.pool_selection import (
     fifths,
 )
 from world_env.provenance import facts, write_results
-from world_env.real.real_env import RealConfig, StepLedger, spec_of
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import milestones
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.returns import (
-    Actor,
-    Returns,
-    policy_actor,
-    random_actor,
-    run_real,
-    scripted_actor,
-)
-from world_env.spec import JSON, WorldSpec, check_same_spaces
+from world_env.rollouts.actors import Actor, policy_actor, random_actor, scripted_actor
+from world_env.rollouts.real import run_real
+from world_env.rollouts.returns import Returns
+from world_env.spec import RealConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 FORMAT = 1
 FIRST_SEED = 30_000

@@ -16,14 +16,15 @@ import numpy as np
 from world_env.errors import InvalidOptionError, StageError
 from world_env.policies.saved_policy import load_policy
 from world_env.policy_evaluation.correlation import Judged
-from world_env.rollouts.returns import policy_actor, run_learned
-from world_env.spec import JSON
+from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    from world_env.rollouts.returns import Actor
+    from world_env.rollouts.actors import Actor
 
 LEVEL = 0.9
 """Of the intervals."""

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from scipy.stats import t as student_t
 
-from world_env.rollouts.returns import Actor, Returns, run_learned
+from world_env.data_range import DataRange
+from world_env.rollouts.actors import Actor
+from world_env.rollouts.learned import run_learned
+from world_env.rollouts.returns import Returns
 from world_env.simulation.simulator import StepResult
-from world_env.spec import JSON, DataRange
 from world_env.twin.twin import Twin
-from world_env.types import OBSERVATION
+from world_env.types import JSON, OBSERVATION
 
 _LEVEL = 0.95
 """One-sided confidence of what is said about mean returns."""

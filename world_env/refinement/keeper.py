@@ -15,7 +15,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from world_env.policies.saved_policy import load_policy, save_policy
 from world_env.policy_evaluation.rollout_statistics import starts_of
-from world_env.rollouts.returns import Actor, policy_actor, run_learned
+from world_env.rollouts.actors import Actor, policy_actor
+from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
 
 EPISODES = 32

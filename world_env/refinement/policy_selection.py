@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_env.data.episode import Episode
-from world_env.spec import JSON
+from world_env.types import JSON
 
 _CLEARLY = 0.1
 """Share of an estimate by which another policy has to be better than the newest one while nothing was checked."""

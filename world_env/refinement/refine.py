@@ -8,8 +8,10 @@ from pathlib import Path
 
 from world_env.errors import InvalidOptionError, StageError
 from world_env.fitting.fit import FitConfig
-from world_env.real.real_env import StepLedger, spec_of
-from world_env.refinement.config import ALGOS, RefineConfig, check_actions, refine_task
+from world_env.real.real_env import spec_of
+from world_env.real.step_ledger import StepLedger
+from world_env.refinement.config import ALGOS, RefineConfig, check_actions
+from world_env.refinement.presets import refine_task
 from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
 from world_env.rl.learn import check_counts_from_zero
 from world_env.twin.serialization import read_json

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from world_env.collection.collect import CollectConfig, collect
-from world_env.data.episode import EpisodeStore
+from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import fit_episodes
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.policy_evaluation.return_prediction import promised
@@ -29,16 +29,17 @@ from world_env.refinement.policy_selection import (
 )
 from world_env.rl.callbacks import milestones
 from world_env.rl.learn import learn
-from world_env.rollouts.returns import policy_actor
-from world_env.spec import JSON, WorldSpec
+from world_env.rollouts.actors import policy_actor
+from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.callbacks import BaseCallback
 
     from world_env.data.episode import Episode
-    from world_env.real.real_env import StepLedger
+    from world_env.real.step_ledger import StepLedger
     from world_env.twin.twin import KnownFunction
 
 Report = Callable[[str, int, int, JSON], None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -17,12 +16,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 
-from world_env.codec import channels_first, is_image, observation_spaces
 from world_env.errors import MissingExtraError
+from world_env.rendering.plots import bar_plot
+from world_env.rendering.poses import POSES
+from world_env.spaces import channels_first, is_image, observation_spaces
 from world_env.spec import WorldSpec
-
-Pose = Callable[[Any, np.ndarray], None]
-"""pose(real_env.unwrapped, observation): puts the real environment into the observation's state."""
 
 _TRANSPARENT = (
     *("ActionChunk", "Autoreset", "ClipAction", "ClipReward", "NormalizeReward", "OrderEnforcing"),
@@ -30,77 +28,6 @@ _TRANSPARENT = (
 )
 """Wrappers that leave observations as they are; behind others the numbers may mean other things."""
 
-_LABELLED = 24
-"""Most numbers that a plot shows one a line, with names; beyond, thin columns without."""
-_SHOWN = 512
-_WIDTH, _HEIGHT = 480, 360
-_INK, _FAINT, _BAR, _NEGATIVE = (40, 40, 48), (225, 226, 232), (46, 110, 190), (214, 106, 60)
-
-
-def _state(env: Any, observation: np.ndarray) -> None:
-    env.state = np.array(observation, np.float64)
-
-
-def _angle(env: Any, observation: np.ndarray) -> None:
-    cosine, sine, velocity = observation.astype(np.float64)
-    env.state = np.array([np.arctan2(sine, cosine), velocity])
-    # The torque arrow: an observation does not say which action led to it.
-    env.last_u = None
-
-
-def _two_angles(env: Any, observation: np.ndarray) -> None:
-    cos1, sin1, cos2, sin2, *velocities = observation.astype(np.float64)
-    env.state = np.array([np.arctan2(sin1, cos1), np.arctan2(sin2, cos2), *velocities])
-
-
-def _body(env: Any, observation: np.ndarray) -> None:
-    """Positions, velocities, then what no picture needs; an unobserved root stands at 0."""
-    parts = env.observation_structure
-    hidden = np.zeros(parts.get("skipped_qpos", 0))
-    positions, rest = observation[: parts["qpos"]], observation[parts["qpos"] :]
-    env.set_state(np.concatenate([hidden, positions]), np.array(rest[: parts["qvel"]]))
-
-
-def _cart_and_two_poles(env: Any, observation: np.ndarray) -> None:
-    angles = np.arctan2(observation[1:3], observation[3:5])
-    env.set_state(np.concatenate([observation[:1], angles]), np.array(observation[5:8]))
-
-
-def _reaching_arm(env: Any, observation: np.ndarray) -> None:
-    angles = np.arctan2(observation[2:4], observation[0:2])
-    velocities = np.concatenate([observation[6:8], np.zeros(2)])
-    env.set_state(np.concatenate([angles, observation[4:6]]), velocities)
-
-
-def _pushing_arm(env: Any, observation: np.ndarray) -> None:
-    # Both things slide along y, then x, from where the model file puts them.
-    slides = [
-        (place - env.model.body(name).pos)[[1, 0]]
-        for name, place in (("object", observation[17:20]), ("goal", observation[20:23]))
-    ]
-    velocities = np.concatenate([observation[7:14], np.zeros(4)])
-    env.set_state(np.concatenate([observation[:7], *slides]), velocities)
-
-
-POSES: dict[str, Pose] = {
-    "CartPole-v1": _state,
-    "Pendulum-v1": _angle,
-    "Acrobot-v1": _two_angles,
-    "MountainCar-v0": _state,
-    "MountainCarContinuous-v0": _state,
-    "HalfCheetah-v5": _body,
-    "Hopper-v5": _body,
-    "Walker2d-v5": _body,
-    "Ant-v5": _body,
-    "Swimmer-v5": _body,
-    "Humanoid-v5": _body,
-    "HumanoidStandup-v5": _body,
-    "InvertedPendulum-v5": _body,
-    "InvertedDoublePendulum-v5": _cart_and_two_poles,
-    "Reacher-v5": _reaching_arm,
-    "Pusher-v5": _pushing_arm,
-}
-"""Real id -> how to put that environment into the state that an observation shows."""
 
 _MUJOCO = tuple(name for name in POSES if name.endswith("-v5"))
 
@@ -175,7 +102,7 @@ class Renderer:
             names += [key if flat.size == 1 else f"{key}[{i}]" for i in range(flat.size)]
             values.append(flat)
             reaches.append(np.where(np.isfinite(limit), limit, self._reach[key]))
-        return _bars(names, np.concatenate(values), np.concatenate(reaches))
+        return bar_plot(names, np.concatenate(values), np.concatenate(reaches))
 
 
 def _posable(spec: WorldSpec) -> tuple[str | None, dict[str, Any]]:
@@ -225,37 +152,3 @@ def _finite_limit(space: spaces.Space[Any], size: int) -> np.ndarray:
     else:
         limit = np.full(size, np.inf)
     return np.where(limit < 1e6, limit, np.inf)
-
-
-def _bars(names: list[str], values: np.ndarray, reaches: np.ndarray) -> np.ndarray:
-    """Named numbers as bars from the middle line; `reaches` (D,) is a full bar's value."""
-    try:
-        from PIL import Image, ImageDraw
-    except ImportError as error:
-        raise MissingExtraError(
-            'plotting an observation needs Pillow: pip install "world-env[train]"'
-        ) from error
-    share = np.nan_to_num(values / np.maximum(reaches, 1e-12)).clip(-1.0, 1.0)
-    image = Image.new("RGB", (_WIDTH, _HEIGHT), (250, 250, 252))
-    draw = ImageDraw.Draw(image)
-    colours = [_BAR if part >= 0 else _NEGATIVE for part in share]
-    if len(names) > _LABELLED:
-        middle, count = _HEIGHT // 2, min(len(names), _SHOWN)
-        step = (_WIDTH - 20) / count
-        for i in range(count):
-            top, bottom = sorted((middle, middle - float(share[i]) * (middle - 30)))
-            draw.rectangle((10 + i * step, top, 10 + (i + 0.85) * step, bottom), colours[i])
-        draw.line((10, middle, _WIDTH - 10, middle), _INK)
-        draw.text((10, 6), f"{count} of {len(names)} numbers", _INK)
-        return np.array(image)
-    height, left, middle, right = _HEIGHT / len(names), 150, 270, 390
-    draw.line((middle, 4, middle, _HEIGHT - 4), _FAINT, 2)
-    for i, name in enumerate(names):
-        centre = (i + 0.5) * height
-        half = min(height * 0.32, 14.0)
-        start, stop = sorted((middle, middle + float(share[i]) * (right - middle)))
-        draw.rectangle((left, centre - half, right, centre + half), outline=_FAINT)
-        draw.rectangle((start, centre - half, stop, centre + half), colours[i])
-        draw.text((left - 8, centre), name[-22:], _INK, anchor="rm")
-        draw.text((right + 8, centre), f"{values[i]:.4g}", _INK, anchor="lm")
-    return np.array(image)

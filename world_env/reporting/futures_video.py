@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from world_env.codec import one_row, row_of
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.policies.latent_policy import LatentActor
-from world_env.real.real_env import RealConfig, StepLedger, make_real
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.reporting.side_by_side_video import beside, encode_frames, frame_duration
-from world_env.rollouts.returns import policy_actor
-from world_env.simulation.config import ENDS, SimulatorConfig
+from world_env.rollouts.actors import policy_actor
+from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
-from world_env.spec import check_same_spaces
+from world_env.simulation.termination import ENDS
+from world_env.spaces import one_row, row_of
+from world_env.spec import RealConfig, check_same_spaces
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:

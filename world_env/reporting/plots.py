@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from world_env.errors import MissingExtraError
-from world_env.spec import JSON
 from world_env.twin.fidelity import at, interval, number, numbers, percent, rows_of
 from world_env.twin.fidelity_tables import curve_label
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

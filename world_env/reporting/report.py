@@ -12,7 +12,6 @@ import numpy as np
 
 from world_env.errors import MissingExtraError, StageError
 from world_env.reporting import plots
-from world_env.spec import JSON
 from world_env.twin.fidelity import DASH, at, error_curves, interval, number, percent
 from world_env.twin.fidelity import show as show
 from world_env.twin.fidelity_tables import (
@@ -28,6 +27,7 @@ from world_env.twin.fidelity_tables import (
     with_ends,
 )
 from world_env.twin.warning_rules import NO_WARNING, warnings_of
+from world_env.types import JSON
 
 _HEAD = (
     *("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps"),

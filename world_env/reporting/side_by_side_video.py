@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from world_env.codec import is_image, observation_spaces, one_row, row_of
 from world_env.collection.exploration import Exploration, SavedPolicy
 from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
-from world_env.real.real_env import RealConfig, StepLedger, make_real
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.rollouts.returns import stacked
-from world_env.simulation.config import ENDS, SimulatorConfig
+from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
-from world_env.spec import WorldSpec, check_same_spaces
+from world_env.simulation.termination import ENDS
+from world_env.spaces import is_image, observation_spaces, one_row, row_of
+from world_env.spec import RealConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from world_env.errors import InvalidOptionError
 from world_env.simulation.observation_mode import check_mode
-from world_env.spec import JSON
+from world_env.types import JSON
 
 OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
 MANY_ROWS: JSON = {

@@ -14,25 +14,21 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from world_env.codec import is_image
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.algorithms import algorithm_class
 from world_env.policies.latent_policy import Senses, look_through
-from world_env.policies.saved_policy import (
-    NormalizedFeatures,
-    algorithm_class,
-    load_policy,
-    policy_card,
-    save_policy,
-)
-from world_env.real.real_env import RealConfig, StepLedger, make_real_vec
-from world_env.rl.branches import growing_branches
-from world_env.rl.callbacks import at_marks
+from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.saved_policy import load_policy, policy_card, save_policy
+from world_env.real.real_env import make_real_vec
+from world_env.real.step_ledger import StepLedger
+from world_env.rl.callbacks import at_marks, growing_branches
 from world_env.rl.config import FEW_ROWS, MANY_ROWS, OFF_POLICY, LearnConfig
 from world_env.rl.resume import forget, keep_replay, take_back
 from world_env.rl.warm_start import begin_from
-from world_env.spec import JSON
+from world_env.spaces import is_image
+from world_env.spec import RealConfig
 from world_env.twin.twin import Twin
-from world_env.types import OBSERVATION
+from world_env.types import JSON, OBSERVATION
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -267,7 +263,7 @@ def check_counts_from_zero(space: spaces.Space[Any]) -> None:
     if np.any(start):
         raise SpaceMismatchError(
             f"the action space {space} does not count from 0, but Stable-Baselines3's policies do: wrap the "
-            'environment in "world_env.wrappers:ZeroBasedActions" (`wrappers` of RealConfig, --wrappers)'
+            'environment in "world_env.wrappers.zero_based_actions:ZeroBasedActions" (`wrappers` of RealConfig, --wrappers)'
         )
 
 

@@ -10,7 +10,8 @@ import torch
 from gymnasium.spaces import Box
 
 from world_env.errors import InvalidOptionError
-from world_env.policies.saved_policy import NormalizedFeatures, load_policy, policy_card
+from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.saved_policy import load_policy, policy_card
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

@@ -20,15 +20,7 @@ from world_env.errors import (
     StartsError,
 )
 from world_env.rng import RowRandom, derive_seeds
-from world_env.simulation.config import (
-    ENDS,
-    ON_UNCERTAIN,
-    Limits,
-    SimulatorConfig,
-    StepResult,
-    check_precision,
-    whole_number,
-)
+from world_env.simulation.config import ON_UNCERTAIN, SimulatorConfig, check_precision, whole_number
 from world_env.simulation.initial_states import draw_starts, given_starts, reset_options
 from world_env.simulation.observation_mode import View
 from world_env.simulation.snapshot import (
@@ -40,8 +32,8 @@ from world_env.simulation.snapshot import (
     reseeded,
     row_seeds,
 )
-from world_env.simulation.step_outputs import array, check_known, finite_rows, numbers
-from world_env.simulation.termination import EndBounds
+from world_env.simulation.step_outputs import StepResult, array, check_known, finite_rows, numbers
+from world_env.simulation.termination import ENDS, EndBounds, Limits
 from world_env.twin.twin import Twin, home_of
 from world_env.types import State, replace, select
 

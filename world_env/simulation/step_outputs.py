@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,3 +44,19 @@ def check_known(values: np.ndarray, rows: int, name: str) -> np.ndarray:
             f"{name} returned the shape {values.shape}, expected ({rows},) finite values"
         )
     return values
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of B rows shows; all arrays are fresh.
+
+    observation: batched environment arrays. reward: (B,) float32. terminated, truncated: (B,) bool.
+    end: (B,) int8 codes into ENDS. uncertainty: (B,) float32, or None where it is not computed.
+    """
+
+    observation: Any
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    end: np.ndarray
+    uncertainty: np.ndarray | None

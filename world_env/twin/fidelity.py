@@ -8,7 +8,7 @@ from numbers import Real
 from statistics import median
 from typing import Any
 
-from world_env.spec import JSON
+from world_env.types import JSON
 
 DASH = "–"  # noqa: RUF001
 

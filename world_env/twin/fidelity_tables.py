@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from world_env.spec import JSON
 from world_env.twin.fidelity import DASH, at, interval, number, numbers, percent, rows_of, show
+from world_env.types import JSON
 
 Table = list[list[str]]
 """Rows of cells, the head first; empty where there is nothing to show."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from world_env.spec import JSON, WorldSpec
+from world_env.spec import WorldSpec
 from world_env.twin.fidelity import at, error_curves, number, rows_of, show
 from world_env.twin.fidelity_tables import (
     KINDS_SAID,
@@ -24,6 +24,7 @@ from world_env.twin.fidelity_tables import (
     with_ends,
 )
 from world_env.twin.warning_rules import NO_WARNING, misuses, warnings_of
+from world_env.types import JSON
 
 
 def card_text(

@@ -29,8 +29,8 @@ from world_env.errors import (
     TwinSaveError,
     TwinVersionError,
 )
-from world_env.spec import JSON
 from world_env.twin.image_compression import packed_images, unpacked_images
+from world_env.types import JSON
 
 FORMAT = 3
 """The newest folder format that this version writes and reads. 3: images are compressed."""

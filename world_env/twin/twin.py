@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from world_env.codec import Codec
+from world_env.data_range import DataRange
 from world_env.device import as_device, as_dtype
 from world_env.errors import (
     KnownFunctionError,
@@ -34,7 +35,7 @@ from world_env.errors import (
 )
 from world_env.models.base import WorldModel
 from world_env.models.registry import load_family
-from world_env.spec import JSON, DataRange, WorldSpec
+from world_env.spec import WorldSpec
 from world_env.twin.model_card import card_of
 from world_env.twin.serialization import (
     FILES,
@@ -49,7 +50,7 @@ from world_env.twin.serialization import (
     tidy,
     write_bytes,
 )
-from world_env.types import Context
+from world_env.types import JSON, Context
 
 KnownFunction = Callable[[Any, Any, Any], np.ndarray]
 """(obs, action, next_obs), batched environment arrays -> (B,) rewards or (B,) bool."""

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from gymnasium import spaces
 
-from world_env.codec import observation_spaces
-from world_env.data.dataset import column_traits
 from world_env.data.episode import Episode
-from world_env.data.sources import Recording
+from world_env.data.recording import Recording
+from world_env.data.statistics import column_traits
 from world_env.data.validation.issue import Finding
 from world_env.data.validation.regression import Transitions, discrete_sizes, vector_spaces
+from world_env.spaces import observation_spaces
 from world_env.spec import WorldSpec
 from world_env.types import OBSERVATION
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from world_env.spec import JSON
+from world_env.types import JSON
 
 Severity = Literal["error", "warning", "note"]
 """error: a twin of this data learns something false, or its measures are. warning: it will be worse than it need be.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
-from world_env.codec import is_image, observation_spaces
 from world_env.data.episode import Episode
+from world_env.spaces import is_image, observation_spaces
 from world_env.spec import WorldSpec
 
 FOLDS = 5

@@ -28,21 +28,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from world_env.codec import action_size
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
 from world_env.models.ensemble.config import EnsembleConfig
+from world_env.models.layers.ensemble_mlp import MemberMLP, PreparedMLP, RowGroups
 from world_env.models.layers.fused_activation import compiled_loops
 from world_env.models.layers.losses import terminal_weight, weighted_mean
-from world_env.models.layers.networks import (
-    MemberMLP,
-    Normalizer,
-    PreparedMLP,
-    RowGroups,
-    VectorLayout,
-)
+from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.rescaling import Units
+from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import RowRandom
+from world_env.spaces import action_size
 from world_env.spec import WorldSpec
 from world_env.types import Batch, Context, Observation, State, Statistics
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_env.models.layers.networks import Normalizer
+from world_env.models.layers.normalizer import Normalizer
 
 
 @dataclass(frozen=True)

@@ -5,67 +5,26 @@ Vectors are normalised by the data's scales and then squashed by symlog; images 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.codec import encoded_shape, is_image, observation_spaces
-from world_env.models.layers.fused_activation import activation
+from world_env.models.layers.dense import dense
+from world_env.models.layers.symlog import symexp, symlog
+from world_env.spaces import encoded_shape, is_image, observation_spaces
 from world_env.spec import WorldSpec
 from world_env.types import Observation, Statistics
 
 _REACH = 20.0
 """Scales within which values are told apart."""
+
+
 _SMALLEST = 4
 """Rows or columns of an image after the last convolution, about."""
-
-
-def symlog(value: Tensor) -> Tensor:
-    """sign(x) ln(1 + |x|) [Hafner et al. 2023, arXiv:2301.04104, eq. 9]."""
-    return value.sign() * value.abs().log1p()
-
-
-def symexp(value: Tensor) -> Tensor:
-    """The inverse of `symlog`."""
-    return value.sign() * value.abs().expm1()
-
-
-def dense(inputs: int, width: int, layers: int = 1) -> nn.Sequential:
-    """Hidden layers with LayerNorm and SiLU."""
-    sizes = [inputs] + [width] * layers
-    parts: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        parts += [nn.Linear(fan_in, fan_out), nn.LayerNorm(fan_out), nn.SiLU()]
-    return nn.Sequential(*parts)
-
-
-class PreparedDense(nn.Module):
-    """Layers of `dense`, and maybe a linear one after them, for stepping: fewer calls, no gradients, shared weights."""
-
-    def __init__(self, layers: nn.Sequential) -> None:
-        super().__init__()
-        parts: list[Any] = list(layers)
-        self._activate = activation(parts[0].weight.dtype, parts[0].weight.device.type)
-        self.hidden = [
-            (_product(linear), norm.weight.detach(), norm.bias.detach())
-            for linear, norm in zip(parts[::3], parts[1::3], strict=False)
-        ]
-        self.last = _product(parts[-1]) if isinstance(parts[-1], nn.Linear) else None
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """(N, inputs) to (N, outputs)."""
-        for (weight, bias), gain, shift in self.hidden:
-            rows = self._activate(torch.addmm(bias, rows, weight), gain, shift)
-        return rows if self.last is None else torch.addmm(self.last[1], rows, self.last[0])
-
-
-def _product(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    return linear.weight.detach().T, linear.bias.detach()
 
 
 class Scales(nn.Module):

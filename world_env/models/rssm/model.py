@@ -24,13 +24,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.codec import action_size
 from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
+from world_env.models.layers.dense import PreparedDense, dense
+from world_env.models.layers.ensemble_mlp import MemberMLP
 from world_env.models.layers.losses import terminal_weight, weighted_mean
-from world_env.models.layers.networks import MemberMLP
+from world_env.models.layers.symlog import symexp
 from world_env.models.rssm.config import LargeRssmConfig, RssmConfig
-from world_env.models.rssm.encoder_decoder import PreparedDense, Senses, dense, symexp
+from world_env.models.rssm.encoder_decoder import Senses
 from world_env.rng import RowRandom
+from world_env.spaces import action_size
 from world_env.spec import WorldSpec
 from world_env.types import Batch, Context, Observation, State, Statistics, replace
 

@@ -1,0 +1,244 @@
+"""Episodes on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world_env.data.episode import Episode
+from world_env.errors import DataError, StageError, TwinFormatError
+from world_env.spec import WorldSpec
+from world_env.twin.image_compression import packed_images, unpacked_images
+from world_env.types import JSON, OBSERVATION
+
+FORMAT = 2
+"""Version of the store on disk; older readers refuse newer stores. 2: images are compressed."""
+
+
+_MANIFEST = "manifest.json"
+
+
+class EpisodeStore:
+    """Episodes in a folder: flat safetensors shards and a manifest, each written in one move.
+
+    A shard counts once the manifest names it; what a killed process left beside is ignored.
+    Opening raises StageError if the folder holds no store, DataError if it is damaged or newer.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        path = self.folder / _MANIFEST
+        if not path.is_file():
+            raise StageError(
+                f"{self.folder} is no episode store: {_MANIFEST} is missing. Make one with "
+                "`world-env collect`, or check the path."
+            )
+        try:
+            self._manifest: JSON = json.loads(path.read_text(encoding="utf-8"))
+            version = self._manifest["format"]
+            if type(version) is int and version > FORMAT:
+                raise DataError(
+                    f"{path} has the format {version}, this version reads up to {FORMAT}: upgrade "
+                    "world-env"
+                )
+            self.spec = WorldSpec.from_json(self._manifest["spec"])
+            lengths = self.lengths
+            totals = (self._manifest["episodes"], self._manifest["steps"])
+            if totals != (len(lengths), sum(lengths)):
+                raise DataError(
+                    f"{path} is damaged: it says (episodes, steps) are {totals}, but its shards "
+                    f"hold {len(lengths), sum(lengths)}. Restore it, or collect again."
+                )
+        except (KeyError, TypeError, AttributeError, TwinFormatError, UnicodeDecodeError,
+                json.JSONDecodeError) as error:  # fmt: skip
+            raise DataError(
+                f"{path} is damaged ({type(error).__name__}: {error}): collect again"
+            ) from error
+
+    @classmethod
+    def create(
+        cls, folder: str | os.PathLike[str], spec: WorldSpec, *, provenance: JSON | None = None
+    ) -> EpisodeStore:
+        """A new, empty store. Raises StageError if one is there or the folder cannot be written.
+
+        provenance: how the data came about, a strict JSON tree.
+        """
+        target = Path(folder)
+        if (target / _MANIFEST).exists():
+            raise StageError(f"{target} already holds an episode store: open it, or choose another")
+        tree = {
+            "format": FORMAT,
+            "spec": spec.to_json(),
+            "provenance": provenance or {},
+            "real_steps": {},
+            "episodes": 0,
+            "steps": 0,
+            "shards": [],
+        }
+        _write_beside(target / _MANIFEST, _manifest_bytes(tree))
+        return cls(target)
+
+    @staticmethod
+    def exists(folder: str | os.PathLike[str]) -> bool:
+        """Whether the folder holds a store, damaged or not."""
+        return (Path(folder) / _MANIFEST).exists()
+
+    def __len__(self) -> int:
+        """Episodes stored."""
+        return int(self._manifest["episodes"])
+
+    @property
+    def steps(self) -> int:
+        """Steps stored; the real steps spent on them may be more."""
+        return int(self._manifest["steps"])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Steps of each episode stored, in order."""
+        return [int(steps) for shard in self._manifest["shards"] for steps in shard["lengths"]]
+
+    @property
+    def provenance(self) -> JSON:
+        """How the data came about, as given to `create`."""
+        return dict(self._manifest["provenance"])
+
+    @property
+    def real_steps(self) -> dict[str, int]:
+        """Real steps spent on this data, by purpose."""
+        return dict(self._manifest["real_steps"])
+
+    def append(
+        self, episodes: Sequence[Episode], *, real_steps: dict[str, int] | None = None
+    ) -> None:
+        """Add one shard, all of it or nothing.
+
+        real_steps: what all the data has cost so far, by purpose.
+        """
+        shards = list(self._manifest["shards"])
+        if episodes:
+            self._check_columns(episodes)
+            columns = [episode.columns() for episode in episodes]
+            flat = {key: np.concatenate([c[key] for c in columns]) for key in columns[0]}
+            content = _safetensors().numpy.save(
+                {k: np.ascontiguousarray(v) for k, v in packed_images(flat).items()}
+            )
+            name = f"episodes-{len(shards):05d}.safetensors"
+            _write_beside(self.folder / name, content)
+            shards.append({
+                "file": name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "lengths": [len(episode) for episode in episodes],
+                "terminated": [bool(episode.terminated) for episode in episodes],
+                "truncated": [bool(episode.truncated) for episode in episodes],
+                "elapsed": [int(episode.elapsed) for episode in episodes],
+                "seeds": [None if e.seed is None else int(e.seed) for e in episodes],
+            })  # fmt: skip
+        tree = {
+            **self._manifest,
+            "format": FORMAT,
+            "episodes": len(self) + len(episodes),
+            "steps": self.steps + sum(map(len, episodes)),
+            "shards": shards,
+        }
+        if real_steps is not None:
+            tree["real_steps"] = dict(real_steps)
+        _write_beside(self.folder / _MANIFEST, _manifest_bytes(tree))
+        # One assignment, so that an interrupt never leaves the store half updated.
+        self._manifest = tree
+
+    def load(self) -> list[Episode]:
+        """All episodes, in the order in which they came. Raises DataError on a damaged shard."""
+        return [
+            episode for shard in self._manifest["shards"] for episode in self._load_shard(shard)
+        ]
+
+    def _check_columns(self, episodes: Sequence[Episode]) -> None:
+        spec = self.spec
+        spaces = getattr(spec.observation_space, "spaces", None)
+        named = {OBSERVATION: spec.observation_space} if spaces is None else {
+            f"{OBSERVATION}.{key}": space for key, space in spaces.items()
+        }  # fmt: skip
+        shapes = {key: space.shape or () for key, space in named.items()}
+        shapes |= {"action": spec.action_space.shape or (), "reward": ()}
+        for i, episode in enumerate(episodes, len(self)):
+            got = {key: value.shape[1:] for key, value in episode.columns().items()}
+            if got != shapes:
+                raise DataError(
+                    f"episode {i} does not fit the store's spaces: its entries have the shapes "
+                    f"{got}, expected {shapes}"
+                )
+
+    def _load_shard(self, shard: JSON) -> Iterable[Episode]:
+        library = _safetensors()
+        try:
+            path = self.folder / Path(shard["file"]).name
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != shard["sha256"]:
+                raise ValueError("its content is not what the manifest recorded")
+            flat = unpacked_images(library.numpy.load(content))
+            return list(_cut_flat(flat, shard))
+        except (OSError, KeyError, TypeError, ValueError, library.SafetensorError) as error:
+            raise DataError(
+                f"{self.folder / str(shard.get('file'))} is damaged ({type(error).__name__}: "
+                f"{error}): restore it, or collect again into another folder"
+            ) from error
+
+
+def _cut_flat(flat: dict[str, np.ndarray], shard: JSON) -> Iterable[Episode]:
+    prefix = f"{OBSERVATION}."
+    step = 0
+    for number, length in enumerate(shard["lengths"]):
+        # Each earlier episode left one more observation than steps.
+        first = step + number
+        seen = {
+            key: value[first : first + length + 1]
+            for key, value in flat.items()
+            if key.startswith(OBSERVATION)
+        }
+        parts = {key.removeprefix(prefix): value for key, value in seen.items()}
+        yield Episode(
+            parts[OBSERVATION] if OBSERVATION in seen else parts,
+            flat["action"][step : step + length],
+            flat["reward"][step : step + length],
+            terminated=shard["terminated"][number],
+            truncated=shard["truncated"][number],
+            elapsed=shard["elapsed"][number],
+            seed=shard["seeds"][number],
+        )
+        step += length
+
+
+def _safetensors() -> Any:
+    import safetensors.numpy
+
+    return safetensors
+
+
+def _manifest_bytes(tree: JSON) -> bytes:
+    return json.dumps(tree, allow_nan=False).encode()
+
+
+def _write_beside(path: Path, content: bytes) -> None:
+    """Replace `path` in one move. Raises StageError; what was there before is then untouched."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise StageError(
+            f"cannot write {path}: {error}. What was stored before is untouched; free some space, "
+            "or choose a folder that can be written."
+        ) from error

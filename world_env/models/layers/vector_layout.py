@@ -1,0 +1,47 @@
+"""Where the keys of an observation lie in one flat vector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from world_env.errors import UnsupportedSpaceError
+from world_env.spaces import encoded_shape, is_image, observation_spaces
+from world_env.spec import WorldSpec
+from world_env.types import Observation
+
+
+class VectorLayout:
+    """How the keys of an observation lie in one flat vector of D numbers."""
+
+    def __init__(self, spec: WorldSpec, *, family: str) -> None:
+        parts = observation_spaces(spec.observation_space)
+        images = [key for key, space in parts.items() if is_image(space)]
+        if images:
+            raise UnsupportedSpaceError(
+                f"family {family!r} predicts vectors, but observation {images[0]!r} is an image {parts[images[0]]}: "
+                "use a family with an image encoder, such as 'rssm'"
+            )
+        self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.size = sum(self.sizes)
+        # One flat key, the usual case, is the vector itself.
+        flat = [key for key, shape in self.shapes.items() if len(shape) == 1]
+        self._plain = flat[0] if len(flat) == len(self.shapes) == 1 else None
+
+    def flatten(self, observation: Observation) -> Tensor:
+        """Key -> (..., *O) as one (..., D)."""
+        parts = [observation[key].flatten(-len(shape)) for key, shape in self.shapes.items()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def unflatten(self, vector: Tensor) -> Observation:
+        """(..., D) as key -> (..., *O)."""
+        if self._plain is not None:
+            return {self._plain: vector}
+        parts = vector.split(self.sizes, -1)
+        return {
+            key: part.unflatten(-1, shape)
+            for part, (key, shape) in zip(parts, self.shapes.items(), strict=True)
+        }

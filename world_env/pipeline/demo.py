@@ -1,0 +1,22 @@
+"""The whole pipeline on CartPole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from world_env.fitting.fit import FitConfig
+from world_env.pipeline.build import BuildConfig, Built, build
+from world_env.refinement.rounds import Report
+
+
+def demo(
+    out: Path,
+    *,
+    env_id: str = "CartPole-v1",
+    learn_steps: int = 150_000,
+    updates: int = 2_000,
+    report: Report | None = None,
+) -> Built:
+    """Collect 2,000 random real steps, fit a twin, train PPO in it and compare learned with real returns."""
+    config = BuildConfig(env_id, out, learn_steps=learn_steps, fit=FitConfig(updates=updates))
+    return build(config, report=report)

@@ -1,0 +1,65 @@
+"""Episodes of a policy in a twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from world_env.errors import InvalidOptionError
+from world_env.rollouts.actors import Actor, begin_episodes
+from world_env.rollouts.returns import Returns, Watch
+from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.spaces import row_of
+from world_env.twin.twin import Twin
+
+
+def run_learned(
+    actor: Actor,
+    twin: Twin,
+    first: Any,
+    *,
+    seed: int = 0,
+    watch: Watch | None = None,
+    on_uncertain: str = "ignore",
+    discount: float = 1.0,
+) -> Returns:
+    """One learned episode from each given first observation.
+
+    on_uncertain: of SimulatorConfig; whoever judges leaves it at "ignore". A twin without a threshold has no other.
+    discount: step t's reward counts discount**t; whoever judges leaves it at 1.
+    """
+    rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
+    check_horizon(twin)
+    rule = "ignore" if twin.uncertainty_threshold is None else on_uncertain
+    config = SimulatorConfig(uncertainty=True, on_uncertain=rule)
+    simulator = Simulator(twin, rows, seed=seed, config=config)
+    observation = simulator.reset(options={"observation": first})
+    values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
+    begin_episodes(actor)
+    while not simulator.finished.all():
+        running = ~simulator.finished
+        index = np.flatnonzero(running)
+        chosen = np.asarray(actor(row_of(observation, index), index))
+        actions = np.zeros((rows, *chosen.shape[1:]), chosen.dtype)
+        actions[index] = chosen
+        result = simulator.step(actions, rows=running)
+        values += np.where(running, result.reward * discount**lengths, 0.0)
+        lengths += running
+        if result.uncertainty is None or twin.uncertainty_threshold is None:
+            known = False
+        else:
+            past += int((result.uncertainty[running] > twin.uncertainty_threshold).sum())
+        if watch is not None:
+            watch(observation, result, running)
+        observation = result.observation
+    return Returns(values, lengths, first, past / int(lengths.sum()) if known else None)
+
+
+def check_horizon(twin: Twin) -> None:
+    """Raises InvalidOptionError for a twin whose episodes may never end."""
+    if twin.spec.horizon is None:
+        raise InvalidOptionError(
+            "this twin has no horizon, so its episodes may never end: fit it again with `--horizon STEPS`, or set one "
+            "in its spec"
+        )

@@ -1,0 +1,57 @@
+"""Episodes of a policy in the real environment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
+from world_env.rollouts.actors import Actor, begin_episodes
+from world_env.rollouts.returns import Returns, stacked
+from world_env.spaces import copied
+from world_env.spec import RealConfig
+
+_PART = "reward_"
+
+
+def first_observations(real: RealConfig, seeds: Sequence[int]) -> Any:
+    """What the real environment shows after a reset with each seed, batched; takes no step."""
+    env = make_real(real, purpose="judge", ledger=StepLedger())
+    try:
+        return stacked([copied(env.reset(seed=int(seed))[0]) for seed in seeds])
+    finally:
+        env.close()
+
+
+def run_real(
+    actor: Actor, real: RealConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
+) -> Returns:
+    """One real episode a reset seed, all stepped side by side; every step is counted under `purpose`."""
+    envs = [make_real(real, purpose=purpose, ledger=ledger) for _ in seeds]
+    current = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
+    first = stacked(current)
+    values, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
+    parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(envs)))
+    running = np.arange(len(envs))
+    begin_episodes(actor)
+    while len(running):
+        actions = actor(stacked([current[row] for row in running]), running)
+        still = []
+        for row, action in zip(running, actions, strict=True):
+            current[row], reward, terminated, truncated, info = envs[row].step(action)
+            values[row] += float(reward)
+            lengths[row] += 1
+            for name, part in info.items():
+                if name.startswith(_PART) and isinstance(part, Real):
+                    parts[name][row] += float(part)
+            if not (terminated or truncated):
+                still.append(row)
+        running = np.array(still, int)
+    for env in envs:
+        env.close()
+    return Returns(values, lengths, first, parts=dict(parts))
