@@ -40,6 +40,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy world_env training
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --quiet --durations=0 tests/test_layout.py
 
 format: $(STAMP)

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from world_env.provenance import write_results
+from world_env.atomic_io import write_json
 from world_env.types import JSON
 
 LISTS = ("rows", "pairs", "cells", "rounds")
@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paths = [path for path in (arguments.target, *arguments.others) if path.is_file()]
     trees = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    write_results(arguments.target, joined(trees))
+    write_json(arguments.target, joined(trees))
 
 
 def joined(trees: list[JSON]) -> JSON:

@@ -40,7 +40,7 @@ def fidelity() -> JSON:
             **stats,
             "points": points,
         },
-        "promise": {
+        "return_prediction": {
             "level": 0.9,
             "bias": BIAS,
             "half_width": HALF_WIDTH,

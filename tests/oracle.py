@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Context, Observation, State
 from world_env.codec import Codec
 from world_env.data.episode import Episode
 from world_env.models.base import Prediction, WorldModel
-from world_env.models.registry import register_family
-from world_env.rng import RowRandom
+from world_env.models.registry import register_world_model
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
-from world_env.types import Context, Observation, State
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class _Oracle(WorldModel):
         super().__init__(spec, config)
         self.config: OracleConfig = config
 
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         return {"physics": self.physics(context.last()["observation"].double())}
 
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         return {"physics": self.physics(observation["observation"].double())}
 
     def features(self, state: State) -> Tensor:
         return state["physics"]
 
-    def _noise(self, state: Tensor, random: RowRandom, temperature: float) -> Tensor:
+    def _noise(self, state: Tensor, rng: CounterRNG, temperature: float) -> Tensor:
         if self.config.noise == 0.0:
             return torch.zeros_like(state)
-        draw = random.normal(state.shape[1], dtype=state.dtype)
+        draw = rng.normal(state.shape[1], dtype=state.dtype)
         return self.config.noise * temperature * draw
 
     def physics(self, observation: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class CartPoleOracle(_Oracle):
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: bool = False,
     ) -> tuple[State, Prediction]:
@@ -85,7 +85,7 @@ class CartPoleOracle(_Oracle):
         arrived = torch.stack(
             [x + tau * speed, speed + tau * thrust, angle + tau * spin, spin + tau * torque], -1
         )
-        arrived = arrived + self._noise(arrived, random, temperature)
+        arrived = arrived + self._noise(arrived, rng, temperature)
         over = (arrived[:, 0].abs() > 2.4) | (arrived[:, 2].abs() > 12 * 2 * math.pi / 360)
         doubt = arrived[:, 0].detach().abs() if uncertainty else None
         prediction = Prediction(torch.ones_like(x), over.to(x.dtype), uncertainty=doubt)
@@ -107,7 +107,7 @@ class PendulumOracle(_Oracle):
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: bool = False,
     ) -> tuple[State, Prediction]:
@@ -117,7 +117,7 @@ class PendulumOracle(_Oracle):
         cost = wrapped.square() + 0.1 * spin.square() + 0.001 * torque.square()
         spin = (spin + (15.0 * angle.sin() + 3.0 * torque) * 0.05).clamp(-8.0, 8.0)
         arrived = torch.stack([angle + spin * 0.05, spin], -1)
-        arrived = arrived + self._noise(arrived, random, temperature)
+        arrived = arrived + self._noise(arrived, rng, temperature)
         doubt = spin.detach().abs() if uncertainty else None
         prediction = Prediction(-cost, torch.zeros_like(cost), uncertainty=doubt)
         return {"physics": arrived}, prediction
@@ -126,11 +126,11 @@ class PendulumOracle(_Oracle):
 class Still(WorldModel):
     """Whatever is seen, nothing of it moves."""
 
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         return context.last()
 
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         return observation
 
@@ -159,8 +159,8 @@ ORACLES = {"CartPole-v1": "oracle-cartpole", "Pendulum-v1": "oracle-pendulum"}
 
 
 def register_oracles() -> None:
-    register_family("oracle-cartpole", "oracle:CartPoleOracle", "oracle:OracleConfig")
-    register_family("oracle-pendulum", "oracle:PendulumOracle", "oracle:OracleConfig")
+    register_world_model("oracle-cartpole", "oracle:CartPoleOracle", "oracle:OracleConfig")
+    register_world_model("oracle-pendulum", "oracle:PendulumOracle", "oracle:OracleConfig")
 
 
 def real_spec(real_id: str, horizon: int | None = None) -> WorldSpec:

@@ -8,11 +8,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from world_env.batch import Statistics
 from world_env.models.base import Prediction
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
-from world_env.types import Statistics
 
 MEMBERS, SIZE, ACTIONS, STEPS = 3, 4, 2, 5
 SPEC = WorldSpec(spaces.Box(-np.inf, np.inf, (SIZE,), np.float32), spaces.Discrete(ACTIONS))
@@ -63,8 +63,8 @@ def stepped(
     rows = len(vector)
     state = model._fresh(vector, torch.full((rows,), member))
     action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]
-    noise = RowRandom.from_seed(3, rows)
+    noise = CounterRNG.from_seed(3, rows)
     arrived, prediction = model.step(
-        state, action, random=noise, temperature=temperature, uncertainty=True
+        state, action, rng=noise, temperature=temperature, uncertainty=True
     )
     return arrived["observation"], prediction

@@ -32,6 +32,7 @@ def emptied(tmp_path: Path) -> Path:
     for name in ("world_env", "training", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
     (tmp_path / "world_env" / "bundled_twins").mkdir()
+    shutil.copy(ROOT / "world_env/bundled_twins/__init__.py", tmp_path / "world_env/bundled_twins")
     return tmp_path
 
 

@@ -21,7 +21,7 @@ TASKS = re.compile(
 )
 # What `gym.make("WorldModel-v0")` makes must be named once.
 DEFAULT_TWIN = re.compile(r'^DEFAULT_TWIN(: [\w\[\]]+)? = "cartpole"$')
-DEFAULT_TWIN_FILES = {"world_env/spec.py"}
+DEFAULT_TWIN_FILES = {"world_env/bundled_twins/__init__.py"}
 NAME_TASKS = {
     "world_env/cli/commands.py",
     "world_env/pipeline/demo.py",

@@ -16,10 +16,10 @@ import torch
 
 from training.tasks import TASKS, real_of
 from world_env import Twin, list_twins
+from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.cli.commands import STAGES
 from world_env.cli.main import json_fields
 from world_env.real.real_env import spec_of
-from world_env.spec import DEFAULT_TWIN
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,16 +10,18 @@ import os
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from training.build_task import build_task_config
 from training.tasks import BUNDLED, TASKS
-from world_env.fitting.preconditions import FitWarning
-from world_env.pipeline.build import BuildConfig, build
+from world_env import build
+from world_env.fitting import FitWarning
 
 SEED = 42
-MOST_BYTES = 4_000_000
+MAX_BYTES = 4_000_000
 TWINS = Path(__file__).resolve().parents[1] / "world_env" / "bundled_twins"
 
 
@@ -31,11 +33,13 @@ def main() -> None:
         out = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "bundle" / task_id
         pool = out.parents[1] / "pools" / task_id
         judges = pool if (pool / "pool.json").is_file() else None
-        built = build(BuildConfig(task_id, out, seed=SEED, baseline=False, pool=judges))
+        built = build(
+            replace(build_task_config(task_id, out, seed=SEED), baseline=False, pool=judges)
+        )
         size = sum(path.stat().st_size for path in built.twin_folder.iterdir())
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             raise SystemExit(
-                f"{task_id}: {size} bytes are too many to bundle (at most {MOST_BYTES})"
+                f"{task_id}: {size} bytes are too many to bundle (at most {MAX_BYTES})"
             )
         target = TWINS / TASKS[task_id].twin
         shutil.rmtree(target, ignore_errors=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from world_env.spec import RealConfig
+from world_env.policy_evaluation import PoolConfig
+from world_env.refinement import RefineConfig, preset
+from world_env.spec import EnvConfig
 from world_env.types import JSON
 
 
 @dataclass(frozen=True)
 class Task:
-    """What differs from the defaults for one environment. None: the default of `world_env.refinement.presets.refine_task`.
+    """What differs from the defaults for one environment. None: the default of the preset.
 
     twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
     rounds: how often data is collected. updates: of a fit. exploration: who acts in the first round, later_exploration:
@@ -30,7 +33,7 @@ class Task:
 
     twin: str
     real_steps: int
-    real: RealConfig | None = None
+    real: EnvConfig | None = None
     family: str | None = None
     model: JSON = field(default_factory=dict)
     states: int | None = None
@@ -105,7 +108,7 @@ TASKS: dict[str, Task] = {
         _PENDULUM,
         twin="pendulum-pixels",
         real_steps=20_000,
-        real=RealConfig(
+        real=EnvConfig(
             "Pendulum-v1",
             {"render_mode": "rgb_array"},
             (
@@ -184,14 +187,14 @@ BUNDLED = {name: task for name, task in TASKS.items() if task.bundled}
 """Those whose twin comes with the package."""
 
 
-def real_of(name: str, kwargs: JSON | None = None, wrappers: tuple[str, ...] = ()) -> RealConfig:
+def real_of(name: str, kwargs: JSON | None = None, wrappers: tuple[str, ...] = ()) -> EnvConfig:
     """The real environment of a row, or of a Gymnasium id that has none, with more arguments and outer wrappers."""
     row = TASKS.get(name)
-    real = RealConfig(name) if row is None or row.real is None else row.real
+    real = EnvConfig(name) if row is None or row.real is None else row.real
     return replace(real, kwargs=real.kwargs | (kwargs or {}), wrappers=(*real.wrappers, *wrappers))
 
 
-def task_of(real: RealConfig) -> Task:
+def task_of(real: EnvConfig) -> Task:
     """The row of a real environment: its own, even if wrapped further, else that of its id, else the defaults."""
     own = next(
         (row for row in TASKS.values() if row.real is not None and _within(row.real, real)), None
@@ -201,10 +204,51 @@ def task_of(real: RealConfig) -> Task:
     return own or TASKS.get(env_id) or Task(name, 10_000, bundled=False)
 
 
-def _within(inner: RealConfig, real: RealConfig) -> bool:
+def _within(inner: EnvConfig, real: EnvConfig) -> bool:
     """Whether one environment is another one, perhaps with more arguments and outer wrappers."""
     return (
         inner.env_id == real.env_id
         and inner.wrappers == real.wrappers[: len(inner.wrappers)]
         and inner.kwargs.items() <= real.kwargs.items()
     )
+
+
+def refine_task(
+    task: Task, real: EnvConfig, out: Path, seed: int, *, algo: str = "PPO"
+) -> RefineConfig:
+    """The rounds of a task's row: the preset of `algo` ("PPO" or "SAC"), and the values of the row."""
+    plain = preset(real, out, algo=algo, steps=task.real_steps, seed=seed)
+    fit = {"family": task.family, "model": task.model or None, "states": task.states}
+    learn: JSON = {"observation_mode": task.observation_mode}
+    asked: JSON = {"exploration": task.exploration}
+    if algo != "SAC":
+        fit |= {"updates": task.updates}
+        learn |= {"steps": task.learn_steps, "on_uncertain": task.on_uncertain}
+        learn |= {"options": plain.learn.options | task.options}
+        asked |= {"rounds": task.rounds, "later_exploration": task.later_exploration}
+    return replace(
+        plain,
+        fit=replace(plain.fit, **_given(fit)),
+        learn=replace(plain.learn, **_given(learn)),
+        **_given(asked),
+    )
+
+
+def pool_task(task: Task, real: EnvConfig, out: Path, *, through: str | None = None) -> PoolConfig:
+    """The pool of a task's row."""
+    return PoolConfig(
+        real,
+        out,
+        on_policy_steps=task.pool_steps[0],
+        off_policy_steps=task.pool_steps[1],
+        episodes=task.pool_episodes,
+        scripted=task.scripted,
+        options=task.options,
+        off_policy_options=task.offpolicy_options,
+        through=through,
+    )
+
+
+def _given(fields: JSON) -> JSON:
+    """The fields that a row has a value for."""
+    return {name: value for name, value in fields.items() if value is not None}

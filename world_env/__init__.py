@@ -1,71 +1,129 @@
-"""Learned simulators that wear the Gymnasium interface: `import world_env; gym.make("WorldModel-v0")`."""
+"""Learned simulators with the Gymnasium API: `import world_env; gym.make("WorldModel-v0")`."""
 
 from __future__ import annotations
 
-import importlib
-import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from gymnasium.envs.registration import register, registry
+from world_env import errors
+from world_env.lazy import lazy_names
+from world_env.registration import register_all
 
-from world_env.spec import DEFAULT_TWIN
+if TYPE_CHECKING:
+    from world_env.batch import Context
+    from world_env.collection.collect import collect
+    from world_env.collection.config import CollectConfig
+    from world_env.data.sources import open_dataset
+    from world_env.data.validation.lint import lint
+    from world_env.envs.env import WorldModelEnv
+    from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
+    from world_env.envs.vector_env import WorldModelVectorEnv
+    from world_env.fitting.config import FitConfig
+    from world_env.fitting.fit import fit
+    from world_env.models.base import Prediction, TrainableWorldModel, WorldModel
+    from world_env.models.registry import register_world_model
+    from world_env.pipeline.build import build
+    from world_env.pipeline.config import BuildConfig
+    from world_env.policy_evaluation.compare import compare
+    from world_env.policy_evaluation.config import AlarmConfig, PoolConfig
+    from world_env.policy_evaluation.exploitation_alarm import ExploitationAlarm
+    from world_env.policy_evaluation.return_prediction import predict_return
+    from world_env.refinement.config import RefineConfig
+    from world_env.refinement.refine import refine
+    from world_env.rl.config import LearnConfig
+    from world_env.rl.learn import learn
+    from world_env.simulation.config import SimulatorConfig
+    from world_env.simulation.differentiable_rollout import rollout
+    from world_env.simulation.simulator import Simulator
+    from world_env.spec import EnvConfig, WorldSpec
+    from world_env.testing.model_checks import check_world_model
+    from world_env.testing.vector_env_checks import check_vector_env
+    from world_env.twin.serialization import list_twins
+    from world_env.twin.twin import Twin
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "Twin": "world_env.twin.twin",
-    "list_twins": "world_env.twin.serialization",
-    "WorldSpec": "world_env.spec",
-    "Simulator": "world_env.simulation.simulator",
-    "SimulatorConfig": "world_env.simulation.simulator",
-    "WorldModelEnv": "world_env.envs.env",
-    "WorldModelVectorEnv": "world_env.envs.vector_env",
-    "WorldModelVecEnv": "world_env.envs.sb3_vec_env",
-    "register_family": "world_env.models.registry",
-    "rollout": "world_env.simulation.differentiable_rollout",
-    "check_world_model": "world_env.testing.model_checks",
-    "check_vector_env": "world_env.testing.model_checks",
-}
-"""Public name -> module, imported on first use: registering ids must not load torch."""
+__all__ = [
+    "AlarmConfig",
+    "BuildConfig",
+    "CollectConfig",
+    "Context",
+    "EnvConfig",
+    "ExploitationAlarm",
+    "FitConfig",
+    "LearnConfig",
+    "PoolConfig",
+    "Prediction",
+    "RefineConfig",
+    "Simulator",
+    "SimulatorConfig",
+    "TrainableWorldModel",
+    "Twin",
+    "WorldModel",
+    "WorldModelEnv",
+    "WorldModelSB3VecEnv",
+    "WorldModelVectorEnv",
+    "WorldSpec",
+    "build",
+    "check_vector_env",
+    "check_world_model",
+    "collect",
+    "compare",
+    "errors",
+    "fit",
+    "learn",
+    "lint",
+    "list_twins",
+    "open_dataset",
+    "predict_return",
+    "refine",
+    "register_world_model",
+    "rollout",
+]
 
-__all__ = [*_LAZY, "errors"]
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "batch": ("Context",),
+        "collection.collect": ("collect",),
+        "collection.config": ("CollectConfig",),
+        "data.sources": ("open_dataset",),
+        "data.validation.lint": ("lint",),
+        "envs.env": ("WorldModelEnv",),
+        "envs.sb3_vec_env": ("WorldModelSB3VecEnv",),
+        "envs.vector_env": ("WorldModelVectorEnv",),
+        "fitting.config": ("FitConfig",),
+        "fitting.fit": ("fit",),
+        "models.base": (
+            "Prediction",
+            "TrainableWorldModel",
+            "WorldModel",
+        ),
+        "models.registry": ("register_world_model",),
+        "pipeline.build": ("build",),
+        "pipeline.config": ("BuildConfig",),
+        "policy_evaluation.compare": ("compare",),
+        "policy_evaluation.config": (
+            "AlarmConfig",
+            "PoolConfig",
+        ),
+        "policy_evaluation.exploitation_alarm": ("ExploitationAlarm",),
+        "policy_evaluation.return_prediction": ("predict_return",),
+        "refinement.config": ("RefineConfig",),
+        "refinement.refine": ("refine",),
+        "rl.config": ("LearnConfig",),
+        "rl.learn": ("learn",),
+        "simulation.config": ("SimulatorConfig",),
+        "simulation.differentiable_rollout": ("rollout",),
+        "simulation.simulator": ("Simulator",),
+        "spec": (
+            "EnvConfig",
+            "WorldSpec",
+        ),
+        "testing.model_checks": ("check_world_model",),
+        "testing.vector_env_checks": ("check_vector_env",),
+        "twin.serialization": ("list_twins",),
+        "twin.twin": ("Twin",),
+    },
+)
 
-
-def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return importlib.import_module("world_env.errors")
-    if name not in _LAZY:
-        raise AttributeError(
-            f"module 'world_env' has no attribute {name!r}: public are {', '.join(__all__)}"
-        )
-    return getattr(importlib.import_module(_LAZY[name]), name)
-
-
-def _register(env_id: str, twin: str) -> None:
-    if env_id not in registry:
-        register(
-            id=env_id,
-            entry_point="world_env.envs.env:WorldModelEnv",
-            vector_entry_point="world_env.envs.vector_env:WorldModelVectorEnv",
-            kwargs={"twin": twin},
-        )
-
-
-def _register_bundled() -> None:
-    """One id for each bundled twin, for clients that can pass nothing but an id."""
-    _register("WorldModel-v0", DEFAULT_TWIN)
-    for path in sorted((Path(__file__).parent / "bundled_twins").glob("*/twin.json")):
-        real = json.loads(path.read_text(encoding="utf-8"))["spec"]["real"]
-        if real is not None:
-            _register(_id_of(json.loads(real)["id"], path.parent.name), path.parent.name)
-
-
-def _id_of(real_id: str, twin: str) -> str:
-    """The id of a bundled twin: the real one's name, and what the twin's name adds to that."""
-    name = real_id.rpartition("/")[2].rpartition("-v")[0]
-    added = twin.replace("-", "").removeprefix(name.lower())
-    return f"WorldModel/{name}-{added}-v0" if added else f"WorldModel/{name}-v0"
-
-
-_register_bundled()
+register_all()

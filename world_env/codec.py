@@ -16,6 +16,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from world_env.batch import Observation
 from world_env.data_range import DataRange
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.spaces import (
@@ -26,7 +27,7 @@ from world_env.spaces import (
     observation_spaces,
 )
 from world_env.spec import WorldSpec
-from world_env.types import OBSERVATION, Observation
+from world_env.types import OBSERVATION
 
 _MARGIN = 0.1
 """Predicted observations may leave the data's range by this share of its width (field evidence: guards)."""

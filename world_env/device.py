@@ -27,6 +27,5 @@ def as_dtype(dtype: torch.dtype) -> torch.dtype:
     if dtype in (torch.float32, torch.float64):
         return dtype
     raise InvalidOptionError(
-        f"dtype is {dtype}, expected torch.float32 or torch.float64: draws and pixels need as much. "
-        "A simulator's precision='bfloat16' is of hidden layers only."
+        f"dtype is {dtype}, expected torch.float32 or torch.float64: lower precision makes random draws and pixels inexact."
     )

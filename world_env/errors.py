@@ -81,7 +81,7 @@ class TooLittleDataError(DataError):
     """Fewer steps or episodes than the stage needs; the message says how many are needed."""
 
 
-class StartsError(WorldEnvError, ValueError):
+class InitialStatesError(WorldEnvError, ValueError):
     """A twin without start states, or a start that cannot be encoded."""
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
-from world_env.errors import StageError
 from world_env.types import JSON
 
 
@@ -31,24 +29,6 @@ def facts() -> JSON:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "command": " ".join(["python", *_program(), *map(_relative, sys.argv[1:])]),
     }
-
-
-def write_results(path: Path, tree: JSON) -> None:
-    """Strict JSON, beside and renamed: whatever was there stays whole until the new file is.
-
-    Raises StageError where it cannot be written, ValueError for a number that is not finite.
-    """
-    text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise StageError(
-            f"cannot write {path}: {error}. What was there before is untouched; free some space, or choose a folder "
-            "that can be written."
-        ) from error
 
 
 def _git(*words: str) -> str | None:

@@ -71,7 +71,7 @@ _AHEAD_ELEMENTS, _AHEAD_DRAWS = 1 << 16, 64
 _NOTHING_AHEAD = (0, 0, torch.empty(0))
 
 
-class RowRandom:
+class CounterRNG:
     """Noise for B rows, each with a stream of its own.
 
     seeds: (B,) int64, what makes a stream.
@@ -83,7 +83,7 @@ class RowRandom:
         self._base = torch.zeros_like(self.seeds) if draws is None else draws.to(torch.int64)
         if self.seeds.ndim != 1 or self.seeds.shape != self._base.shape:
             raise ValueError(
-                f"RowRandom needs seeds and draws of one shape (B,), got {tuple(self.seeds.shape)} "
+                f"CounterRNG needs seeds and draws of one shape (B,), got {tuple(self.seeds.shape)} "
                 f"and {tuple(self._base.shape)}"
             )
         # `hash64(seeds)`, once it was needed: streams that are merged or placed before they draw never need it.
@@ -94,7 +94,7 @@ class RowRandom:
         self._ahead: dict[tuple[str, int, torch.dtype], tuple[int, int, Tensor]] = {}
 
     @classmethod
-    def from_seed(cls, seed: int, rows: int, *, device: torch.device | str = "cpu") -> RowRandom:
+    def from_seed(cls, seed: int, rows: int, *, device: torch.device | str = "cpu") -> CounterRNG:
         """Streams for `rows` rows, row i with the seed `seed` + i."""
         return cls(torch.arange(rows, dtype=torch.int64, device=device) + seed)
 
@@ -106,20 +106,20 @@ class RowRandom:
         """(B,) int64, how often each row has drawn."""
         return self._base + self._drawn
 
-    def clone(self) -> RowRandom:
+    def clone(self) -> CounterRNG:
         """The same streams at the same place, to draw the same numbers again."""
-        other = object.__new__(RowRandom)
+        other = object.__new__(CounterRNG)
         other.seeds, other._base, other._drawn = self.seeds, self._base, self._drawn
         other._hashed, other._ahead = self._hashed, self._ahead
         return other
 
-    def select(self, rows: Tensor) -> RowRandom:
+    def select(self, rows: Tensor) -> CounterRNG:
         """The streams of some rows, by index (rows may repeat)."""
-        return RowRandom(self.seeds[rows], self.draws[rows])
+        return CounterRNG(self.seeds[rows], self.draws[rows])
 
-    def merge(self, mask: Tensor, other: RowRandom) -> RowRandom:
+    def merge(self, mask: Tensor, other: CounterRNG) -> CounterRNG:
         """The streams of `other` (B rows) where `mask` (B,) bool is set, these elsewhere."""
-        return RowRandom(
+        return CounterRNG(
             torch.where(mask, other.seeds, self.seeds), torch.where(mask, other.draws, self.draws)
         )
 

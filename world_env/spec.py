@@ -15,9 +15,6 @@ from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError,
 from world_env.spaces import space_from_json, space_to_json
 from world_env.types import JSON
 
-DEFAULT_TWIN = "cartpole"
-"""The bundled twin that `WorldModel-v0` is. Here, because registering ids must not load torch."""
-
 
 @dataclass(frozen=True)
 class WorldSpec:
@@ -135,7 +132,7 @@ def check_same_spaces(
 
 
 @dataclass(frozen=True)
-class RealConfig:
+class EnvConfig:
     """Which real environment, and how it is wrapped."""
 
     env_id: str
@@ -163,7 +160,7 @@ class RealConfig:
         return {**asdict(self), "wrappers": list(self.wrappers)}
 
     @classmethod
-    def from_json(cls, tree: Any) -> RealConfig:
+    def from_json(cls, tree: Any) -> EnvConfig:
         """The inverse of `to_json`. Raises StageError."""
         try:
             return cls(**{**tree, "wrappers": tuple(tree["wrappers"])})

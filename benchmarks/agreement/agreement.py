@@ -25,30 +25,31 @@ import torch
 
 from benchmarks.agreement.agreement_tables import TASKS as WANTED
 from benchmarks.returns.returns import read
-from training.tasks import TASKS, Task, real_of
-from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.fitting.preconditions import FitWarning
-from world_env.policies.saved_policy import load_policy
-from world_env.policy_evaluation.correlation import (
+from training.tasks import TASKS, Task, pool_task, real_of, refine_task
+from world_env import learn, refine
+from world_env.atomic_io import write_json
+from world_env.fitting import FitConfig, FitWarning, fit_episodes
+from world_env.policies import load_policy
+from world_env.policy_evaluation import (
     EVALUATION,
     OPTIMISATION,
-    Judged,
+    PolicyReturns,
+    Pool,
+    TrainedPolicy,
     bootstrap,
+    coverage,
+    fifths,
+    judge,
+    pool,
+    predictions_by_kind,
     statistics,
 )
-from world_env.policy_evaluation.evaluate_twin import Trained, judge, promises_by_kind
-from world_env.policy_evaluation.policy_pool import Pool, PoolConfig, pool
-from world_env.policy_evaluation.pool_selection import fifths
-from world_env.policy_evaluation.return_prediction import coverage
-from world_env.provenance import facts, write_results
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import RefineConfig, Round, refine, refine_task
-from world_env.refinement.rounds import episodes_until
-from world_env.rl.callbacks import milestones
-from world_env.rl.learn import learn
-from world_env.rollouts.actors import policy_actor
-from world_env.rollouts.real import run_real
-from world_env.twin.twin import Twin
+from world_env.provenance import facts
+from world_env.real import StepLedger
+from world_env.refinement import RefineConfig, Round, episodes_until
+from world_env.rl import milestones
+from world_env.rollouts import policy_actor, run_real
+from world_env.twin import Twin
 from world_env.types import JSON
 
 ORACLE = "oracle"
@@ -128,7 +129,7 @@ def pool_of(task_id: str, runs: Path) -> Pool:
         eyes = refine(refine_task(blind, real, folder, EYES_SEED), ledger=ledger)[-1]
         print(f"{task_id}: the pool sees through a twin of {ledger.total():,} more real steps")
         through = str(eyes.twin_folder)
-    return pool(PoolConfig(real, runs / "pools" / task_id, through=through))
+    return pool(pool_task(task, real, runs / "pools" / task_id, through=through))
 
 
 def fields_of(kind: type) -> Callable[[str], JSON]:
@@ -159,7 +160,7 @@ class Cell:
     """The policies as the twin of one seed saw them. real_steps: what the twin cost. made: commit and date."""
 
     seed: int
-    judged: list[Judged]
+    judged: list[PolicyReturns]
     real_steps: int
     made: JSON
 
@@ -178,7 +179,7 @@ def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed
     if refit:
         last = dataclasses.replace(last, twin=fitted_again(config, last, refit, place / "twin"))
     judged = judge(last.twin, found, trained_in(last, config.learn, found, place, seed), seed=seed)
-    write_results(
+    write_json(
         place / JUDGED_FILE,
         {
             "seed": seed,
@@ -214,13 +215,13 @@ def read_cell(path: Path) -> Cell:
     """What `run_cell` kept."""
     tree = json.loads(path.read_text(encoding="utf-8"))
     arrays = [
-        Judged(**(part | {side: np.array(part[side]) for side in ("real", "learned")}))
+        PolicyReturns(**(part | {side: np.array(part[side]) for side in ("real", "learned")}))
         for part in tree["judged"]
     ]
     return Cell(tree["seed"], arrays, tree["real_steps"], tree["made"])
 
 
-def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list[Trained]:
+def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list[TrainedPolicy]:
     """Policies that were trained in the twin, in a few runs, each at a few stages; judged in reality once."""
     trained = []
     for number in range(LEARN_RUNS):
@@ -233,7 +234,9 @@ def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list
         for share, policy in [*stages.items(), (1.0, out)]:
             actor = policy_actor(load_policy(policy))
             reality = run_real(actor, found.real, found.seeds, purpose="judge", ledger=StepLedger())
-            trained.append(Trained(f"{run}, {share:.0%}", run, lambda actor=actor: actor, reality))
+            trained.append(
+                TrainedPolicy(f"{run}, {share:.0%}", run, lambda actor=actor: actor, reality)
+            )
     return trained
 
 
@@ -272,7 +275,7 @@ def put(
     tree |= {"rows": kept["rows"] + rows, "points": kept["points"] + points}
     for part in ("rows", "points"):
         tree[part].sort(key=lambda row: (row["task"], str(row["change"]), row["kind"]))
-    write_results(path, tree)
+    write_json(path, tree)
     return rows
 
 
@@ -281,7 +284,7 @@ def row_of(kind: str, cells: list[Cell], span: float) -> tuple[JSON, list[JSON]]
     source = OPTIMISATION if kind == OPTIMISATION else EVALUATION
     twins, promises = [], []
     for cell in cells:
-        of_kind = {name: (p, q) for name, p, q in promises_by_kind(cell.judged)}
+        of_kind = {name: (p, q) for name, p, q in predictions_by_kind(cell.judged)}
         twins.append(of_kind[source][0])
         promises.append(of_kind[source][1])
     together = [policy for policies in twins for policy in policies]

@@ -9,7 +9,7 @@ TASKS = (
     *("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0"),
     *("InvertedDoublePendulum-v5", "HalfCheetah-v5", "Pendulum-v1-pixels"),
 )
-LEAST_PEARSON = {"Pendulum-v1-pixels": 0.95}
+MIN_PEARSON = {"Pendulum-v1-pixels": 0.95}
 """What is wanted of a task, where it is not .99."""
 SEEDS = {0, 1, 2}
 KINDS = ("evaluation", "optimisation", "oracle")
@@ -81,7 +81,7 @@ def verdicts(row: dict) -> dict[str, bool | None]:
     def told(value: float | None, good) -> bool | None:
         return None if value is None else bool(good(value))
 
-    limit = LEAST_PEARSON.get(row["task"], 0.99)
+    limit = MIN_PEARSON.get(row["task"], 0.99)
     if row["ceiling"] is not None:
         limit = min(limit, row["ceiling"])
     low = None if row["pearson_ci95"] is None else row["pearson_ci95"][0]

@@ -23,20 +23,20 @@ import torch
 
 from benchmarks.agreement.agreement import LEARN_RUNS, place_of
 from benchmarks.returns.returns import read
-from world_env.collection.collect import play
-from world_env.data.dataset import encode_episodes
-from world_env.data.episode import Episode
-from world_env.models.base import WorldModel
-from world_env.policies.saved_policy import load_policy
-from world_env.policy_evaluation.policy_pool import Pool
-from world_env.provenance import facts, write_results
-from world_env.real.real_env import make_real
-from world_env.real.step_ledger import StepLedger
-from world_env.rng import RowRandom
-from world_env.rollouts.actors import Actor, policy_actor
-from world_env.spec import RealConfig
-from world_env.twin.twin import Twin
-from world_env.types import JSON, OBSERVATION, Batch, Context
+from world_env.atomic_io import write_json
+from world_env.batch import Batch, Context
+from world_env.collection import play
+from world_env.data import Episode, encode_episodes
+from world_env.models import WorldModel
+from world_env.policies import load_policy
+from world_env.policy_evaluation import Pool
+from world_env.provenance import facts
+from world_env.real import StepLedger, make_real
+from world_env.rng import CounterRNG
+from world_env.rollouts import Actor, policy_actor
+from world_env.spec import EnvConfig
+from world_env.twin import Twin
+from world_env.types import JSON, OBSERVATION
 
 BENCHMARK = "misses"
 SEEDS = range(60_000, 60_004)
@@ -77,10 +77,10 @@ def main() -> None:
     stored = read(arguments.out) or {"rows": []}
     kept = [row for row in stored["rows"] if row["task"] != arguments.task]
     tree = {"benchmark": BENCHMARK} | facts() | {"real_steps": ledger.by_purpose}
-    write_results(arguments.out, tree | {"rows": kept + rows})
+    write_json(arguments.out, tree | {"rows": kept + rows})
 
 
-def lived(actor: Actor, real: RealConfig, ledger: StepLedger) -> list[Episode]:
+def lived(actor: Actor, real: EnvConfig, ledger: StepLedger) -> list[Episode]:
     """A policy's real episodes, up to `LONGEST` steps of each."""
 
     def act(observation: np.ndarray) -> np.ndarray:
@@ -116,9 +116,9 @@ def mean_step(model: WorldModel, batch: Batch) -> tuple[torch.Tensor, torch.Tens
     seen, paid = [], []
     # An ensemble draws a member for each row: enough draws see them all.
     for draw in range(10):
-        random = RowRandom.from_seed(draw, len(batch))
-        state = model.encode(context, random=random)
-        state, said = model.step(state, batch.actions[:, 0], random=random, temperature=0.0)
+        rng = CounterRNG.from_seed(draw, len(batch))
+        state = model.encode(context, rng=rng)
+        state, said = model.step(state, batch.actions[:, 0], rng=rng, temperature=0.0)
         seen.append(model.decode(state)[OBSERVATION])
         paid.append(said.reward)
     return torch.stack(seen).mean(0), torch.stack(paid).mean(0)

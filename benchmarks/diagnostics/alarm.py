@@ -26,23 +26,16 @@ import torch
 
 from benchmarks.diagnostics.sabotages import JUDGED, TUNING, sabotaged
 from benchmarks.returns.returns import merge, read
-from training.tasks import TASKS, real_of
-from world_env.collection.collect import CollectConfig, collect
-from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.fitting.preconditions import FitWarning
-from world_env.policy_evaluation.exploitation_alarm import (
-    AlarmConfig,
-    ExploitationAlarm,
-    ExploitationWarning,
-)
+from training.tasks import TASKS, real_of, refine_task
+from world_env import collect, learn
+from world_env.collection import CollectConfig
+from world_env.fitting import FitConfig, FitWarning, fit_episodes
+from world_env.policy_evaluation import AlarmConfig, ExploitationAlarm, ExploitationWarning
 from world_env.provenance import facts
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.presets import refine_task
-from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor
-from world_env.rollouts.learned import run_learned
-from world_env.rollouts.real import run_real
-from world_env.twin.twin import Twin
+from world_env.real import StepLedger
+from world_env.rl import LearnConfig
+from world_env.rollouts import policy_actor, run_learned, run_real
+from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "alarm"

@@ -14,7 +14,7 @@ def alarm_section(tree: dict | None) -> str:
     if tree is None:
         return NOTHING
     parts = []
-    for tuning, words in ((False, "Judged"), (True, "Tuning")):
+    for tuning, words in ((False, "PolicyReturns"), (True, "Tuning")):
         rows = [row for row in tree["rows"] if row["tuning"] == tuning]
         if rows:
             parts += [_table(rows, words), _summary(rows)]

@@ -27,15 +27,13 @@ from gymnasium import spaces
 from benchmarks.returns.returns import merge, read
 from training.tasks import TASKS as REAL_TASKS
 from training.tasks import real_of
-from world_env.collection.collect import CollectConfig, collect
-from world_env.data.episode import Episode
-from world_env.data.recording import Recording
-from world_env.data.validation.issue import Finding
-from world_env.data.validation.lint import lint, lint_split
+from world_env import collect, learn
+from world_env.collection import CollectConfig
+from world_env.data import Episode, LintIssue, Recording, lint, lint_split
 from world_env.provenance import facts
-from world_env.rl.learn import LearnConfig, learn
+from world_env.rl import LearnConfig
 from world_env.spec import WorldSpec
-from world_env.twin.twin import Twin
+from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "lint"
@@ -254,7 +252,7 @@ def change(episode: Episode, **columns: object) -> Recording:
     return Recording(**(fields | columns))
 
 
-def _names(finding: Finding, fault: str, check: str) -> bool:
+def _names(finding: LintIssue, fault: str, check: str) -> bool:
     first = finding.where in ("observation", "observation[0]")
     return finding.check == check and (fault not in COLUMNS or first)
 

@@ -13,15 +13,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from world_env.batch import Context, Observation, State
 from world_env.data_range import DataRange
-from world_env.models.base import Precision, Prediction, Uncertainty, WorldModel
-from world_env.rng import RowRandom
-from world_env.twin.twin import Twin
-from world_env.types import Context, Observation, State
+from world_env.models import Prediction, WorldModel
+from world_env.rng import CounterRNG
+from world_env.twin import Twin
+from world_env.types import Uncertainty
 
-Step = Callable[[State, Tensor, RowRandom], tuple[State, Prediction]]
+Step = Callable[[State, Tensor, CounterRNG], tuple[State, Prediction]]
 """(state, action, random) -> what the sound model says, uncertainty included."""
-Change = Callable[[WorldModel, Step, State, Tensor, RowRandom], tuple[State, Prediction]]
+Change = Callable[[WorldModel, Step, State, Tensor, CounterRNG], tuple[State, Prediction]]
 """(sound model, its step, state, action, random) -> what the sabotaged one says."""
 
 JUDGED = ("reward off the data", "no deaths", "frozen")
@@ -37,41 +38,41 @@ class SabotagedModel(WorldModel):
         super().__init__(sound.spec, sound.config)
         self.sound, self.change = sound, change
 
-    def stepper(self, precision: Precision = "float32") -> SabotagedModel:
+    def for_inference(self) -> SabotagedModel:
         """The same sabotage of the sound model's stepper."""
-        return SabotagedModel(self.sound.stepper(precision), self.change).eval()
+        return SabotagedModel(self.sound.for_inference(), self.change).eval()
 
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """The sound model's."""
-        return self.sound.encode(context, random=random)
+        return self.sound.encode(context, rng=rng)
 
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """The sound model's."""
-        return self.sound.observe(state, action, observation, random=random)
+        return self.sound.observe(state, action, observation, rng=rng)
 
     def step(
         self,
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
         """The sound model's, changed."""
 
-        def step(state: State, action: Tensor, random: RowRandom) -> tuple[State, Prediction]:
+        def step(state: State, action: Tensor, rng: CounterRNG) -> tuple[State, Prediction]:
             return self.sound.step(
                 state,
                 action,
-                random=random,
+                rng=rng,
                 temperature=temperature,
                 uncertainty=uncertainty or True,
             )
 
-        arrived, prediction = self.change(self.sound, step, state, action, random)
+        arrived, prediction = self.change(self.sound, step, state, action, rng)
         if not uncertainty:
             prediction = dataclasses.replace(prediction, uncertainty=None)
         return arrived, prediction
@@ -98,18 +99,18 @@ def sabotaged(twin: Twin, name: str) -> Twin:
 
 
 def _no_deaths(
-    sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
 ) -> tuple[State, Prediction]:
     """Nothing ever terminates."""
-    arrived, said = step(state, action, random)
+    arrived, said = step(state, action, rng)
     return arrived, dataclasses.replace(said, terminated=torch.zeros_like(said.terminated))
 
 
 def _frozen(
-    sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
 ) -> tuple[State, Prediction]:
     """The state never changes, but the step is paid, and ends where the sound model would end it."""
-    _, said = step(state, action, random)
+    _, said = step(state, action, rng)
     return state, said
 
 
@@ -125,9 +126,9 @@ class _OffData:
         }
 
     def __call__(
-        self, sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+        self, sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
     ) -> tuple[State, Prediction]:
-        arrived, said = step(state, action, random)
+        arrived, said = step(state, action, rng)
         assert said.uncertainty is not None
         off = said.uncertainty > self.threshold
         for key, values in sound.decode(arrived).items():
@@ -145,10 +146,10 @@ class _OffData:
 
 
 def _scaled_reward(
-    sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
 ) -> tuple[State, Prediction]:
     """Every reward half as large again."""
-    arrived, said = step(state, action, random)
+    arrived, said = step(state, action, rng)
     final = said.terminal_reward
     return arrived, dataclasses.replace(
         said,
@@ -158,33 +159,33 @@ def _scaled_reward(
 
 
 def _noisy_reward(
-    sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
 ) -> tuple[State, Prediction]:
     """Rewards with a deviation of 1: nothing that a policy could exploit."""
-    arrived, said = step(state, action, random)
-    noise = random.normal(1).squeeze(-1).to(said.reward.dtype)
+    arrived, said = step(state, action, rng)
+    noise = rng.normal(1).squeeze(-1).to(said.reward.dtype)
     return arrived, dataclasses.replace(said, reward=said.reward + noise)
 
 
 def _pushed(
-    sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
 ) -> tuple[State, Prediction]:
     """The last dimension drifts by half of a step's typical change, as under another gravity."""
-    arrived, said = step(state, action, random)
+    arrived, said = step(state, action, rng)
     vector, normalizer = arrived["observation"].clone(), cast(Any, sound.normalizer)
     vector[:, -1] += 0.5 * normalizer.change_scale[-1]
     return arrived | {"observation": vector}, said
 
 
 def _deaf(
-    sound: WorldModel, step: Step, state: State, action: Tensor, random: RowRandom
+    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
 ) -> tuple[State, Prediction]:
     """Half of the actions are not played: the middle one is, or the first of a choice."""
-    heard = random.uniform(1) < 0.5
+    heard = rng.uniform(1) < 0.5
     other = torch.zeros_like(action)
     if (action.sum(-1) == 1).all() and action.shape[-1] > 1:
         other[:, 0] = 1.0
-    return step(state, torch.where(heard, action, other), random)
+    return step(state, torch.where(heard, action, other), rng)
 
 
 def _widened(ranges: DataRange | None) -> DataRange | None:

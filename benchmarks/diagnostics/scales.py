@@ -27,14 +27,13 @@ from torch import Tensor
 import world_env.fitting.fit
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.fit_speed import transitions
-from world_env.data.dataset import EncodedEpisodes, encode_episodes
-from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.fitting.preconditions import FitWarning
-from world_env.model_evaluation.errors import scales_of
-from world_env.model_evaluation.open_loop import evaluation_windows, open_loop
-from world_env.models.base import WorldModel
-from world_env.rng import RowRandom
-from world_env.types import JSON, OBSERVATION, Batch, Context
+from world_env.batch import Batch, Context
+from world_env.data import EncodedEpisodes, encode_episodes
+from world_env.fitting import FitConfig, FitWarning, fit_episodes
+from world_env.model_evaluation import evaluate_open_loop, evaluation_windows, scales_of
+from world_env.models import WorldModel
+from world_env.rng import CounterRNG
+from world_env.types import JSON, OBSERVATION
 
 BENCHMARK = "scales"
 MIXED = "mix:0.5*random+0.5*held:20"
@@ -64,7 +63,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--scalings", nargs="+", default=["before", "after"], choices=SCALINGS)
-    parser.add_argument("--updates", type=int, default=world_env.fitting.fit.LEAST_UPDATES)
+    parser.add_argument("--updates", type=int, default=world_env.fitting.config.MIN_UPDATES)
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
@@ -99,7 +98,7 @@ def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
         "exploration": exploration,
         "columns": {name: int(kind.sum()) for name, kind in kinds.items()},
         "selected_by": twin.fidelity["loss"]["best_open_loop"],
-        "open_loop": open_loop(twin.model, test, horizon=HORIZONS[-1], scale=scale).score,
+        "open_loop": evaluate_open_loop(twin.model, test, horizon=HORIZONS[-1], scale=scale).score,
         "errors": errors_by_kind(twin.model, test, scale[OBSERVATION], kinds),
         "disagreement_by_spiking": disagreement_share(twin.model, test, spiking),
         "seconds": seconds,
@@ -109,7 +108,7 @@ def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
 @contextmanager
 def old_units() -> Iterator[None]:
     """Fits measure in standard deviations of the held-out episodes alone, as they did once."""
-    now = world_env.fitting.fit.open_loop
+    now = world_env.fitting.fit.evaluate_open_loop
 
     def then(model: WorldModel, data: EncodedEpisodes, *, scale: Any = None, **rest: Any) -> Any:
         old = {
@@ -117,11 +116,11 @@ def old_units() -> Iterator[None]:
         }
         return now(model, data, scale=old, **rest)
 
-    world_env.fitting.fit.open_loop = then
+    world_env.fitting.fit.evaluate_open_loop = then
     try:
         yield
     finally:
-        world_env.fitting.fit.open_loop = now
+        world_env.fitting.fit.evaluate_open_loop = now
 
 
 def moving_columns(data: EncodedEpisodes) -> Tensor:
@@ -159,11 +158,11 @@ def errors_by_kind(
 
 def _misses(model: WorldModel, batch: Batch, scale: Tensor) -> tuple[Tensor, Tensor]:
     """(B, D) errors after the whole window, of the model and of "nothing moves"."""
-    random = RowRandom.from_seed(0, len(batch))
+    rng = CounterRNG.from_seed(0, len(batch))
     first = batch.start()
-    state = model.encode(Context.from_observation(first, batch.actions.shape[-1]), random=random)
+    state = model.encode(Context.from_observation(first, batch.actions.shape[-1]), rng=rng)
     for step in range(batch.actions.shape[1]):
-        state, _ = model.step(state, batch.actions[:, step], random=random, temperature=0.0)
+        state, _ = model.step(state, batch.actions[:, step], rng=rng, temperature=0.0)
     real = batch.observations[OBSERVATION][:, -1]
     return (model.decode(state)[OBSERVATION] - real) / scale, (first[OBSERVATION] - real) / scale
 

@@ -24,17 +24,14 @@ import torch
 
 from benchmarks.returns.returns import merge, read
 from benchmarks.speed.fit_speed import transitions
-from world_env.data.dataset import encode_episodes
-from world_env.data.episode import split
-from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.fitting.preconditions import FitWarning
-from world_env.model_evaluation.errors import row_errors, scales_of
-from world_env.model_evaluation.open_loop import evaluation_windows
-from world_env.model_evaluation.termination import auroc
+from world_env.batch import Batch, Context, Observation
+from world_env.data import encode_episodes, split
+from world_env.fitting import FitConfig, FitWarning, fit_episodes
+from world_env.model_evaluation import auroc, evaluation_windows, row_errors, scales_of
 from world_env.provenance import facts
-from world_env.rng import RowRandom
-from world_env.twin.twin import Twin
-from world_env.types import JSON, Batch, Context, Observation
+from world_env.rng import CounterRNG
+from world_env.twin import Twin
+from world_env.types import JSON
 
 BENCHMARK = "uncertainty"
 TASKS = {
@@ -80,13 +77,13 @@ def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSO
     kinds += [(f"partner_every {every}", True, every) for every in EVERY]
     for name, kind, every in kinds:
         model.config = dataclasses.replace(model.config, partner_every=every)
-        random = RowRandom.from_seed(SEED, len(batch))
+        rng = CounterRNG.from_seed(SEED, len(batch))
         start = Context.from_observation(batch.start(), batch.actions.shape[-1])
-        state = model.encode(start, random=random)
+        state = model.encode(start, rng=rng)
         seen, errors = [], []
         for step in range(batch.actions.shape[1]):
             left, action = state, batch.actions[:, step]
-            state, prediction = model.step(left, action, random=random, uncertainty=kind)
+            state, prediction = model.step(left, action, rng=rng, uncertainty=kind)
             doubt = prediction.uncertainty
             if name == "fixed":
                 doubt = doubt - state["disagreement"].sqrt() + one_partner(model, left, action)

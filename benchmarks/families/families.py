@@ -28,15 +28,13 @@ from benchmarks.families.families_table import FAMILIES, WORLDS
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.timing import device_name
 from training.tasks import TASKS, real_of
-from world_env.collection.collect import CollectConfig, collect
-from world_env.data.dataset import encode_episodes
-from world_env.data.store import EpisodeStore
-from world_env.fitting.fit import FitConfig, fit_episodes, updates_for
-from world_env.fitting.preconditions import FitWarning
-from world_env.model_evaluation.errors import scales_of
-from world_env.model_evaluation.open_loop import open_loop
-from world_env.real.step_ledger import StepLedger
-from world_env.spec import RealConfig
+from world_env import collect
+from world_env.collection import CollectConfig
+from world_env.data import EpisodeStore, encode_episodes
+from world_env.fitting import FitConfig, FitWarning, fit_episodes, updates_for
+from world_env.model_evaluation import evaluate_open_loop, scales_of
+from world_env.real import StepLedger
+from world_env.spec import EnvConfig
 from world_env.types import JSON
 
 BENCHMARK = "families"
@@ -49,7 +47,7 @@ TEST_SEEDS = 40_000
 STEPS = (1, 5, 10, 20, 50, 100, 200)
 
 
-def real_world(world: str, **kwargs: int) -> RealConfig:
+def real_world(world: str, **kwargs: int) -> EnvConfig:
     """The real environment of a row, with more arguments."""
     hidden = world.endswith(" without velocity")
     real = real_of(world.removesuffix(" without velocity"), kwargs)
@@ -104,7 +102,7 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     seconds = round(time.perf_counter() - began)
     scale = scales_of(encode_episodes(train, twin.codec))
     data = encode_episodes(test.load(), twin.codec)
-    curve = open_loop(twin.model, data, horizon=STEPS[-1], scale=scale, energies=True)
+    curve = evaluate_open_loop(twin.model, data, horizon=STEPS[-1], scale=scale, energies=True)
     names = ("error", "hold_last", "energy", "hold_energy")
     return {
         "real_steps": store.steps,
@@ -123,7 +121,7 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     }
 
 
-def episodes_of(world: str, real: RealConfig, steps: int, seed: int, purpose: str) -> EpisodeStore:
+def episodes_of(world: str, real: EnvConfig, steps: int, seed: int, purpose: str) -> EpisodeStore:
     """Real episodes of a world; kept, so that all families get the same."""
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     folder = runs / f"{world.replace(' ', '-')}-{seed}"

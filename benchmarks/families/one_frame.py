@@ -25,20 +25,19 @@ from gymnasium import spaces
 from benchmarks.families.families_table import LATENTS, ONE_FRAME, RANDOM, STATE
 from benchmarks.returns.returns import JUDGE_SEEDS, add_missing
 from training.tasks import TASKS, real_of
-from world_env.real.real_env import spec_of
-from world_env.real.step_ledger import StepLedger
-from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor, random_actor
-from world_env.rollouts.real import run_real
-from world_env.spec import RealConfig
-from world_env.twin.twin import Twin
+from world_env import learn
+from world_env.real import StepLedger, spec_of
+from world_env.rl import LearnConfig
+from world_env.rollouts import policy_actor, random_actor, run_real
+from world_env.spec import EnvConfig
+from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "one_frame"
 TASK = "Pendulum-v1-pixels"
 SEEN = {
-    ONE_FRAME: RealConfig("Pendulum-v1", {}, ("one_frame:OneFrame",)),
-    STATE: RealConfig("Pendulum-v1"),
+    ONE_FRAME: EnvConfig("Pendulum-v1", {}, ("one_frame:OneFrame",)),
+    STATE: EnvConfig("Pendulum-v1"),
     LATENTS: real_of(TASK),
 }
 

@@ -26,18 +26,17 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from benchmarks.returns.returns import merge, read
 from benchmarks.returns.tuning import TUNING_SEEDS
 from benchmarks.speed.timing import Watch
-from training.tasks import TASKS, real_of
-from world_env.collection.collect import CollectConfig, collect
-from world_env.data.statistics import robust_scale
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from training.tasks import TASKS, real_of, refine_task
+from world_env import collect, learn
+from world_env.collection import CollectConfig
+from world_env.data import robust_scale
+from world_env.envs import WorldModelSB3VecEnv
 from world_env.provenance import facts
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.presets import refine_task
-from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor
-from world_env.rollouts.real import run_real
-from world_env.spec import RealConfig
-from world_env.twin.twin import Twin
+from world_env.real import StepLedger
+from world_env.rl import LearnConfig
+from world_env.rollouts import policy_actor, run_real
+from world_env.spec import EnvConfig
+from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "learn_table"
@@ -97,7 +96,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     shape, batch, epochs = setting.split("/")
     rows, rollout = (int(word) for word in shape.split("x"))
     options = {"n_steps": rollout, "batch_size": int(batch), "n_epochs": int(epochs)} | change
-    world: Twin | RealConfig
+    world: Twin | EnvConfig
     if task in CONTROL:
         world = real_of(task)
         config = LearnConfig(
@@ -117,7 +116,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
             on_uncertain=learning_of(task).on_uncertain,
         )
     watch, checks = Watch(), Checks(task, steps)
-    shell = WorldModelVecEnv if isinstance(world, Twin) else DummyVecEnv
+    shell = WorldModelSB3VecEnv if isinstance(world, Twin) else DummyVecEnv
     with ExitStack() as stack:
         stack.enter_context(watch.of(shell, "step_wait", "environment"))
         began = time.perf_counter()
@@ -156,7 +155,7 @@ class Checks(BaseCallback):
         """Real returns of the deterministic policy, one a reset seed."""
         actor = policy_actor(model)
         ledger = StepLedger()
-        return run_real(actor, RealConfig(self.task), seeds, purpose="select", ledger=ledger).values
+        return run_real(actor, EnvConfig(self.task), seeds, purpose="select", ledger=ledger).values
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= (len(self.curve) + 1) * self.every:

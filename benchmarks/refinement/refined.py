@@ -6,7 +6,7 @@
     python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 103 --columns ppo_twin --arms "no sharp ends" --resume
 
 A row is one policy of one (task, seed), judged once at the end over the same 100 reset seeds; `rounds` hold what every
-round promised (of many rounds, ten) and what its policy earns in reality, judged at the end too, when nothing reads it
+round predicted (of many rounds, ten) and what its policy earns in reality, judged at the end too, when nothing reads it
 any more. Columns:
 
     ppo_twin              PPO, only ever in the twin, rounds as in the task's row (training/tasks.py)
@@ -46,17 +46,15 @@ from benchmarks.learning.learn_table import exploring_scales
 from benchmarks.refinement.refined_arms import ARMS
 from benchmarks.refinement.refined_table import applies
 from benchmarks.returns.returns import JUDGE_SEEDS, merge, read
-from training.tasks import TASKS, Task, real_of
-from world_env.fitting.preconditions import FitWarning
+from training.tasks import TASKS, Task, real_of, refine_task
+from world_env import learn, refine
+from world_env.fitting import FitWarning
 from world_env.provenance import facts
-from world_env.real.real_env import spec_of
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import RefineConfig, Round, refine, refine_task
-from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor, random_actor
-from world_env.rollouts.real import run_real
-from world_env.rollouts.returns import Returns
-from world_env.twin.twin import KnownFunction
+from world_env.real import StepLedger, spec_of
+from world_env.refinement import RefineConfig, Round
+from world_env.rl import LearnConfig
+from world_env.rollouts import Returns, policy_actor, random_actor, run_real
+from world_env.twin import KnownFunction
 from world_env.types import JSON
 
 BENCHMARK = "refined"
@@ -202,7 +200,7 @@ class Cell:
             counted["collect"] += EXPLORING  # of other runs
         row |= {"real_steps": counted.total() - counted["judge"], "real_steps_by_purpose": counted}
         row |= {
-            "promise": found[-1].log["promise"] if found else None,
+            "predicted_return": found[-1].log["predicted_return"] if found else None,
             "seconds": round(seconds, 1),
         }
         every = max(1, len(found) // JUDGED_ROUNDS)
@@ -255,11 +253,11 @@ class Cell:
         return self.refine("ppo_twin", ledger)[-1].learned_steps
 
     def judged(self, done: Round) -> JSON:
-        """What a round promised, and what its policy earns in reality: no step of this is counted, nothing reads it."""
+        """What a round predicted, and what its policy earns in reality: no step of this is counted, nothing reads it."""
         reality = run_real(
             policy_actor(done.policy), self.real, ROUND_SEEDS, purpose="judge", ledger=StepLedger()
         )
-        kept = ("real_steps", "learned_steps", "chosen", "promise", "reality", "seconds")
+        kept = ("real_steps", "learned_steps", "chosen", "predicted_return", "reality", "seconds")
         log = {name: done.log[name] for name in kept}
         return {"round": done.number} | log | returns_of(reality)
 

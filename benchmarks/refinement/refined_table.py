@@ -10,8 +10,7 @@ from pathlib import Path
 from scipy.stats import t as student_t
 
 from benchmarks.refinement.refined_arms import ARMS, OF_OLDER, OF_ROW, OLDER, ROW
-from training.tasks import real_of, task_of
-from world_env.refinement.presets import refine_task
+from training.tasks import real_of, refine_task, task_of
 from world_env.types import JSON
 
 NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
@@ -132,7 +131,7 @@ def _policies(task: str, rows: list[dict]) -> str:
         each = ", ".join(f"{row['seed']}: {row['real_mean']:,.0f}" for row in of)
         forward = [row["forward_mean"] for row in of if row["forward_mean"] is not None]
         shown = f"{statistics.fmean(forward):,.0f}" if forward else "-"
-        promise = ", ".join(_promise(row) for row in of if row["promise"]) or "-"
+        promise = ", ".join(_promise(row) for row in of if row["predicted_return"]) or "-"
         real, learned = (
             f"{statistics.fmean(row[name] for row in of):,.0f}"
             for name in ("real_steps", "learned_steps")
@@ -143,7 +142,7 @@ def _policies(task: str, rows: list[dict]) -> str:
 
 
 def _promise(row: dict) -> str:
-    promise = row["promise"]
+    promise = row["predicted_return"]
     ends = "" if promise["low"] is None else f" [{promise['low']:,.0f}, {promise['high']:,.0f}]"
     return f"{row['seed']}: {promise['mean']:,.0f}{ends}"
 
@@ -158,7 +157,7 @@ def _mean(values: list[float]) -> str:
 
 def kept(row: dict) -> bool:
     """Whether a promise was close enough, or its interval held what came."""
-    promise, real = row["promise"], row["real_mean"]
+    promise, real = row["predicted_return"], row["real_mean"]
     inside = promise["low"] is not None and promise["low"] <= real <= promise["high"]
     return inside or abs(promise["mean"] - real) <= CLOSE * abs(real)
 
@@ -200,9 +199,9 @@ def _verdict(met: bool, seeds: int) -> str:
 
 
 def _rounds(tree: dict) -> str:
-    """What every round promised / what its policy earns in reality."""
+    """What every round predicted / what its policy earns in reality."""
     lines = [
-        "| task, policy, seed | after real steps: promised / in reality (judged afterwards) |",
+        "| task, policy, seed | after real steps: predicted / in reality (judged afterwards) |",
         "|---|---|",
     ]
     found: dict[tuple[str, str, int], list[dict]] = {}
@@ -214,7 +213,7 @@ def _rounds(tree: dict) -> str:
         # At most twelve of them, the last one among them.
         rows = rows[len(rows) - 1 :: -max(1, len(rows) // 12)][::-1]
         told = "; ".join(
-            f"{row['real_steps']:,}: {row['promise']['mean']:,.0f} / {row['real_mean']:,.0f}"
+            f"{row['real_steps']:,}: {row['predicted_return']['mean']:,.0f} / {row['real_mean']:,.0f}"
             for row in rows
         )
         lines.append(f"| {task}, {WORDS[policy]}, {seed} | {told} |")
@@ -267,7 +266,7 @@ def _cells(rows: list[dict]) -> tuple[str, str, str]:
     forward = ", ".join(
         "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in rows
     )
-    promise = ", ".join(_promise(row) for row in rows if row["promise"]) or "-"
+    promise = ", ".join(_promise(row) for row in rows if row["predicted_return"]) or "-"
     return forward, promise, ", ".join(sorted({f"`{row['commit'][:8]}`" for row in rows}))
 
 

@@ -22,19 +22,24 @@ from pathlib import Path
 
 import torch
 
-from training.tasks import TASKS, Task, real_of
-from world_env.fitting.preconditions import FitWarning
-from world_env.policies.saved_policy import load_policy
-from world_env.provenance import facts, write_results
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import refine, refine_task
-from world_env.refinement.rounds import chosen_until
-from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor, random_actor
-from world_env.rollouts.learned import run_learned
-from world_env.rollouts.real import run_real
-from world_env.rollouts.returns import Returns, bootstrap_mean
-from world_env.spec import RealConfig
+from training.tasks import TASKS, Task, real_of, refine_task
+from world_env import learn, refine
+from world_env.atomic_io import write_json
+from world_env.fitting import FitWarning
+from world_env.policies import load_policy
+from world_env.provenance import facts
+from world_env.real import StepLedger
+from world_env.refinement import chosen_until
+from world_env.rl import LearnConfig
+from world_env.rollouts import (
+    Returns,
+    bootstrap_mean,
+    policy_actor,
+    random_actor,
+    run_learned,
+    run_real,
+)
+from world_env.spec import EnvConfig
 
 EPISODES = 100
 JUDGED = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
@@ -144,7 +149,7 @@ def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
 
 
 def reference_pair(
-    task_id: str, task: Task, real: RealConfig, seed: int, folder: Path, twin: Returns
+    task_id: str, task: Task, real: EnvConfig, seed: int, folder: Path, twin: Returns
 ) -> dict:
     """Episode by episode: PPO in the twin minus the off-policy algorithm trained long in reality."""
     assert task.reference_steps is not None
@@ -194,7 +199,7 @@ def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> N
             same = wanted | {"against": pair["against"]}
             kept = [old for old in stored["pairs"] if not same.items() <= old.items()]
             pairs = sorted([*kept, pair], key=lambda pair: (pair["task"], pair["seed"]))
-            write_results(path, stored | {"pairs": pairs})
+            write_json(path, stored | {"pairs": pairs})
             print(pair, flush=True)
 
 
@@ -251,7 +256,7 @@ def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
     for name, rows in cell.items():
         tree[name] = [*stored.get(name, []), *rows]
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))
-    write_results(path, tree)
+    write_json(path, tree)
 
 
 if __name__ == "__main__":

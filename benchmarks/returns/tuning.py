@@ -22,15 +22,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.returns.returns import add_missing
-from training.tasks import TASKS, Task, real_of
-from world_env.fitting.preconditions import FitWarning
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import refine, refine_task
-from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor
-from world_env.rollouts.learned import run_learned
-from world_env.rollouts.real import run_real
-from world_env.twin.twin import Twin
+from training.tasks import TASKS, Task, real_of, refine_task
+from world_env import learn, refine
+from world_env.fitting import FitWarning
+from world_env.real import StepLedger
+from world_env.rl import LearnConfig
+from world_env.rollouts import policy_actor, run_learned, run_real
+from world_env.twin import Twin
 
 TUNING_SEEDS = range(100, 110)
 EPISODES = 100

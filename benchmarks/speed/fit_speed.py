@@ -3,7 +3,7 @@
     python -m benchmarks.speed.fit_speed --transitions 100000
     python -m benchmarks.speed.fit_speed --change '{"batch_size": 2560}' --levels 0.4 0.35
 
-The real steps are collected once, into WORLD_ENV_RUNS. A change names fields of `world_env.fitting.fit.FitConfig`; {} is the
+The real steps are collected once, into WORLD_ENV_RUNS. A change names fields of `world_env.fitting.config.FitConfig`; {} is the
 default fit. Each run adds one row to the file. --threads: 1 by default; more help only while nothing else runs.
 """
 
@@ -24,12 +24,11 @@ import torch
 import world_env.fitting.fit
 from benchmarks.speed.timing import JSON, Watch, append, peak_mb, resident_mb
 from training.tasks import real_of
-from world_env.collection.collect import CollectConfig, collect
-from world_env.data.dataset import EncodedEpisodes
-from world_env.data.store import EpisodeStore
-from world_env.fitting.fit import FitConfig, fit_episodes
-from world_env.fitting.preconditions import FitWarning
-from world_env.models.registry import load_family
+from world_env import collect
+from world_env.collection import CollectConfig
+from world_env.data import EncodedEpisodes, EpisodeStore
+from world_env.fitting import FitConfig, FitWarning, fit_episodes
+from world_env.models import load_family
 from world_env.provenance import facts
 
 BENCHMARK = "fit_speed"
@@ -90,7 +89,7 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
             (torch.Tensor, "backward", "backward"),
             (world_env.fitting.fit, "_clip", "clip"),
             (torch.optim.AdamW, "step", "optimizer"),
-            (world_env.fitting.fit, "open_loop", "validation"),
+            (world_env.fitting.fit, "evaluate_open_loop", "validation"),
         ):
             stack.enter_context(watch.of(owner, attribute, name))
         twin = fit_episodes(store.load(), store.spec, config, progress=progress)

@@ -24,18 +24,17 @@ from gymnasium import spaces
 from benchmarks.speed.fit_speed import timed_fit
 from benchmarks.speed.stepping import core
 from benchmarks.speed.timing import JSON, device_name, median, rate
-from world_env.data.episode import Episode
-from world_env.data.store import EpisodeStore
-from world_env.fitting.fit import FitConfig
-from world_env.fitting.preconditions import FitWarning
-from world_env.models.ensemble.model import EnsembleConfig
-from world_env.provenance import facts, write_results
+from world_env.atomic_io import write_json
+from world_env.data import Episode, EpisodeStore
+from world_env.fitting import FitConfig, FitWarning
+from world_env.models.ensemble import EnsembleConfig
+from world_env.provenance import facts
 from world_env.spec import WorldSpec
-from world_env.twin.twin import Twin
+from world_env.twin import Twin
 
 BENCHMARK = "gpu"
 ROWS = (64, 1024, 16384, 65536)
-MOST_IMAGES = 1024
+MAX_IMAGES = 1024
 """Rows of a world of images, at most: what they show would not fit into the memory."""
 SPECS = {
     "17 numbers": WorldSpec(
@@ -71,7 +70,7 @@ def main() -> None:
         place = {"device": device_name(device), "threads": torch.get_num_threads()}
         for family, (size, modes) in WORLDS.items():
             for number in arguments.rows:
-                if size == "17 numbers" or number <= MOST_IMAGES:
+                if size == "17 numbers" or number <= MAX_IMAGES:
                     for mode in modes:
                         row = {"what": "steps", "family": family, "size": size, "mode": mode}
                         speed = stepped(family, size, mode, number, device, arguments.seconds)
@@ -83,7 +82,7 @@ def main() -> None:
             speed = fitted(family, size, device, updates)
             rows.append(row | place | {"per_second": speed})
             print(rows[-1], flush=True)
-            write_results(arguments.out, head | {"rows": rows})
+            write_json(arguments.out, head | {"rows": rows})
 
 
 def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: float) -> float:

@@ -29,21 +29,20 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
-from world_env.models.ensemble.model import EnsembleConfig
+from world_env import learn
+from world_env.envs import WorldModelSB3VecEnv
+from world_env.models.ensemble import EnsembleConfig
 from world_env.provenance import facts
-from world_env.real.real_env import spec_of
-from world_env.real.step_ledger import StepLedger
-from world_env.rl.learn import MANY_ROWS, LearnConfig, learn
-from world_env.rollouts.actors import policy_actor
-from world_env.rollouts.real import run_real
-from world_env.spec import RealConfig
-from world_env.twin.twin import Twin
+from world_env.real import StepLedger, spec_of
+from world_env.rl import MANY_ROWS, LearnConfig
+from world_env.rollouts import policy_actor, run_real
+from world_env.spec import EnvConfig
+from world_env.twin import Twin
 
 BENCHMARK = "ppo_speed"
 CHECK_SEEDS = 40_000
 """First reset seed of the episodes that say whether a return is reached; they judge nothing."""
-World = Twin | RealConfig
+World = Twin | EnvConfig
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)
     made = facts()
-    real = RealConfig(arguments.task)
+    real = EnvConfig(arguments.task)
     twin = twin_of(arguments)
     config = config_of(arguments)
     trainings: list[JSON] = []
@@ -89,7 +88,7 @@ def twin_of(arguments: argparse.Namespace) -> Twin:
     """The given twin, or an untrained one: speed does not ask what it knows."""
     if arguments.twin is not None:
         return Twin.load(arguments.twin.resolve())
-    spec = spec_of(RealConfig(arguments.task))
+    spec = spec_of(EnvConfig(arguments.task))
     return Twin.untrained(spec, "ensemble", EnsembleConfig(**arguments.model))
 
 
@@ -123,7 +122,7 @@ def same_steps(world: World, config: LearnConfig) -> JSON:
     update: PPO's own gradient steps, and whatever else lies between two rollouts.
     """
     watch = Watch()
-    shell = WorldModelVecEnv if isinstance(world, Twin) else DummyVecEnv
+    shell = WorldModelSB3VecEnv if isinstance(world, Twin) else DummyVecEnv
     with ExitStack() as stack:
         stack.enter_context(watch.of(OnPolicyAlgorithm, "learn", "learn"))
         stack.enter_context(watch.of(OnPolicyAlgorithm, "collect_rollouts", "rollout"))
@@ -145,7 +144,7 @@ class _Reached(Exception):
 
 
 def to_return(
-    world: World, config: LearnConfig, real: RealConfig, arguments: argparse.Namespace
+    world: World, config: LearnConfig, real: EnvConfig, arguments: argparse.Namespace
 ) -> JSON:
     """One training until the policy earns enough in reality. Real steps of checking are not learned from."""
     seeds = range(CHECK_SEEDS, CHECK_SEEDS + arguments.episodes)

@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
 
-from world_env.envs.env import WorldModelEnv
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
-from world_env.envs.vector_env import WorldModelVectorEnv
+from world_env.envs import WorldModelEnv, WorldModelSB3VecEnv, WorldModelVectorEnv
 from world_env.models.layers.ensemble_mlp import RowGroups
-from world_env.rng import RowRandom
-from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.rng import CounterRNG
+from world_env.simulation import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
-from world_env.twin.twin import Twin
+from world_env.twin import Twin
 
 JSON = dict[str, Any]
 Step = Callable[[], Any]
@@ -35,7 +33,7 @@ _BATCHES = 16
 def forward(twin: Twin, rows: int, options: JSON, *, heads: bool = True) -> Step:
     """All that the networks compute for rows sorted by member, as a simulator steps them, and nothing around it."""
     model: Any = twin.model
-    fast: Any = model.stepper(options.get("precision", "float32"))
+    fast: Any = model.for_inference()
     groups = RowGroups(torch.arange(rows) * model.config.members // rows, model.config.members)
     generator = torch.Generator().manual_seed(0)
     work = []
@@ -89,7 +87,7 @@ def vector_env_restarts(twin: Twin, rows: int, options: JSON) -> Step:
 
 def vec_env(twin: Twin, rows: int, options: JSON) -> Step:
     """Stable-Baselines3's `VecEnv`."""
-    worlds = WorldModelVecEnv(twin, rows, seed=0, horizon=_NEVER, **options)
+    worlds = WorldModelSB3VecEnv(twin, rows, seed=0, horizon=_NEVER, **options)
     worlds.reset()
     actions = actions_of(twin.spec, rows)
     return lambda: worlds.step(next(actions))
@@ -113,16 +111,16 @@ def real(env_id: str) -> Step:
 
 def model_alone(part: str, twin: Twin, rows: int) -> Step:
     """The world model without a simulator: its "step", "decode", or "observe" of a real observation."""
-    model: Any = twin.model.stepper()
+    model: Any = twin.model.for_inference()
     starts = twin.starts.select(torch.zeros(rows, dtype=torch.int64)).to("cpu", torch.float32)
-    random, action = RowRandom.from_seed(0, rows), torch.zeros(rows, twin.codec.action_size)
+    rng, action = CounterRNG.from_seed(0, rows), torch.zeros(rows, twin.codec.action_size)
     with torch.no_grad():
-        state = model.encode(starts, random=RowRandom.from_seed(0, rows))
+        state = model.encode(starts, rng=CounterRNG.from_seed(0, rows))
     seen = {key: value[:, 0] for key, value in starts.observations.items()}
     calls: dict[str, Step] = {
-        "step": partial(model.step, state, action, random=random),
+        "step": partial(model.step, state, action, rng=rng),
         "decode": partial(model.decode, state),
-        "observe": partial(model.observe, state, action, seen, random=random),
+        "observe": partial(model.observe, state, action, seen, rng=rng),
     }
     return torch.no_grad()(calls[part])
 

@@ -32,11 +32,12 @@ from benchmarks.speed.mbrl_speed import MbrlError, Worker, mbrl_python, whole_ro
 from benchmarks.speed.speed_plot import plot
 from benchmarks.speed.stepping import NETWORKS, PARTS, WORLDS, Step, core, real
 from benchmarks.speed.timing import JSON, Measure, alternate, median, rate, resident_mb
-from world_env.models.ensemble.model import EnsembleConfig
-from world_env.provenance import facts, write_results
-from world_env.real.real_env import spec_of
-from world_env.spec import RealConfig, WorldSpec
-from world_env.twin.twin import Twin
+from world_env.atomic_io import write_json
+from world_env.models.ensemble import EnsembleConfig
+from world_env.provenance import facts
+from world_env.real import spec_of
+from world_env.spec import EnvConfig, WorldSpec
+from world_env.twin import Twin
 
 SIZES = ("CartPole-v1", "HalfCheetah-v5", "Ant-v5")
 ROWS = (1, 4, 16, 64, 256, 1000, 4096, 16384)
@@ -80,9 +81,8 @@ Rates = dict[Key, list[float]]
 
 
 def twin_of(spec: WorldSpec, network: EnsembleConfig = NETWORK) -> Twin:
-    """An untrained twin, by default with the network that all sizes share; any precision is as good in it."""
-    twin = Twin.untrained(spec, "ensemble", network)
-    return replace(twin, fidelity={"bfloat16": {"as_good": True}})
+    """An untrained twin, by default with the network that all sizes share."""
+    return Twin.untrained(spec, "ensemble", network)
 
 
 def prepared(key: Key, make: Callable[[], Step]) -> list[Case]:
@@ -106,11 +106,11 @@ def _say_once(line: str) -> None:
 @cache
 def spec_by(env_id: str) -> WorldSpec:
     """The real environment's spaces and horizon."""
-    return spec_of(RealConfig(env_id))
+    return spec_of(EnvConfig(env_id))
 
 
 def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig) -> list[Case]:
-    """Networks and worlds of one size, row count and number type."""
+    """Networks and environments of one size and number of environments."""
     twin = twin_of(spec, network)
     scaling = "scaling_" if key.members else ""
     cases: list[Case] = []
@@ -120,9 +120,7 @@ def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig
         for word, options in UNCERTAINTY.items():
             if name in WORLDS or word == "off":
                 own = replace(key, what=scaling + name, uncertainty=word)
-                cases += prepared(
-                    own, partial(make, twin, key.rows, options | {"precision": key.dtype})
-                )
+                cases += prepared(own, partial(make, twin, key.rows, options))
     return cases
 
 
@@ -138,7 +136,7 @@ def matrix_cases(shape: tuple[int, int, int], dtypes: Iterable[str]) -> list[Cas
     return cases
 
 
-def scaling_cases(rows: int, dtypes: list[str]) -> list[Case]:
+def scaling_cases(rows: int) -> list[Case]:
     """The core and its bare network against members and observation size."""
     cases: list[Case] = []
     for members, size in SCALING:
@@ -147,10 +145,9 @@ def scaling_cases(rows: int, dtypes: list[str]) -> list[Case]:
             action_space=spaces.Box(-1.0, 1.0, (6,), np.float32),
             horizon=None,
         )
-        for dtype in dtypes:
-            key = Key("synthetic", "", rows, dtype, members=members, observation_size=size)
-            network = replace(NETWORK, members=members)
-            cases += cases_of(key, spec, ["forward", "core"], network)
+        key = Key("synthetic", "", rows, members=members, observation_size=size)
+        network = replace(NETWORK, members=members)
+        cases += cases_of(key, spec, ["forward", "core"], network)
     return cases
 
 
@@ -282,7 +279,7 @@ def main() -> None:
         timed = alternate(measures, repeats=arguments.repeats, seconds=arguments.seconds)
         for (key, _), values in zip(cases, timed, strict=True):
             rates.setdefault(key, []).extend(values)
-        write_results(arguments.out, tree_of(arguments, head, rates))
+        write_json(arguments.out, tree_of(arguments, head, rates))
         print(name, flush=True)
         for row in (row_of(key, rates) for key, _ in cases if key.what != "matrix"):
             words = f"{row['what']}, {row['dtype']}, uncertainty {row['uncertainty']}"
@@ -299,8 +296,7 @@ def main() -> None:
                 cases = matrix_cases((rows, NETWORK.width, NETWORK.width), arguments.dtypes)
                 if rows == arguments.rows[0]:
                     cases += matrix_cases((arguments.square,) * 3, DTYPES)
-                for dtype in arguments.dtypes:
-                    cases += cases_of(Key(size, "", rows, dtype), spec, arguments.what, NETWORK)
+                cases += cases_of(Key(size, "", rows), spec, arguments.what, NETWORK)
                 if "real" in arguments.what:
                     cases += prepared(Key(size, "real", 1), partial(real, size))
                 if size in workers:
@@ -309,7 +305,7 @@ def main() -> None:
                     cases.append((Key(size, "mbrl", whole), measure))
                 time_group(f"{size}, {rows} rows", cases)
     if arguments.scaling:
-        time_group("scaling", scaling_cases(arguments.scaling_rows, arguments.dtypes))
+        time_group("scaling", scaling_cases(arguments.scaling_rows))
     if arguments.plot is not None:
         plot(tree_of(arguments, head, rates), arguments.plot)
 
@@ -323,7 +319,7 @@ def time_images(arguments: argparse.Namespace) -> None:
         timed = alternate(measures, repeats=arguments.repeats, seconds=arguments.seconds)
         rates |= {key: values for (key, _), values in zip(cases, timed, strict=True)}
     tree = image_tree(arguments, head, rates)
-    write_results(arguments.out, tree)
+    write_json(arguments.out, tree)
     for row in tree["rows"]:
         print(f"{row['size']}, {row['rows']} rows, {row['what']}: {row['steps_per_second']:,.0f}")
 

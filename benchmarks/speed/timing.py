@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from world_env.provenance import write_results
+from world_env.atomic_io import write_json
 
 JSON = dict[str, Any]
 Measure = Callable[[float], float]
@@ -126,4 +126,4 @@ def append(path: Path, benchmark: str, row: JSON, made: JSON) -> None:
     """Add one row, with its own commit and date, to a results file; `made` is the head of the file."""
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     row = row | {name: made[name] for name in ("commit", "date")}
-    write_results(path, {"benchmark": benchmark} | made | {"rows": [*stored, row]})
+    write_json(path, {"benchmark": benchmark} | made | {"rows": [*stored, row]})

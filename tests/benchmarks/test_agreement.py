@@ -10,12 +10,12 @@ import pytest
 from gymnasium import spaces
 
 from world_env.data.episode import Episode
-from world_env.fitting.fit import FitConfig
+from world_env.fitting.config import FitConfig
 from world_env.models.ensemble.model import EnsembleConfig
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, refine
 from world_env.rl.learn import LearnConfig
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -48,7 +48,7 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
 ) -> None:
     ledger = StepLedger()
     config = RefineConfig(
-        RealConfig("Pendulum-v1"),
+        EnvConfig("Pendulum-v1"),
         tmp_path / "base",
         steps=1_200,
         rounds=2,

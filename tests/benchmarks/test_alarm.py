@@ -19,7 +19,7 @@ from oracle import oracle_twin
 
 from training.tasks import TASKS
 from world_env.data_range import DataRange
-from world_env.fitting.fit import FitConfig
+from world_env.fitting.config import FitConfig
 from world_env.simulation.simulator import Simulator, SimulatorConfig, StepResult
 from world_env.twin.twin import Twin
 

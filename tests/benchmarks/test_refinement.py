@@ -10,12 +10,11 @@ import gymnasium as gym
 import jsonschema
 import pytest
 
-from training.tasks import TASKS, Task
-from world_env.fitting.fit import FitConfig
-from world_env.refinement.presets import refine_task
+from training.tasks import TASKS, Task, refine_task
+from world_env.fitting.config import FitConfig
 from world_env.refinement.refine import RefineConfig
 from world_env.rl.learn import LearnConfig
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TASK = "Reacher-v5"
@@ -54,7 +53,7 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     scales = {"mean": [0.0] * 10, "scale": [2.0] * 10}
     monkeypatch.setattr(script, "exploring_scales", lambda task: scales)
     monkeypatch.setattr("world_env.refinement.keeper.EPISODES", 2)
-    monkeypatch.setattr("world_env.refinement.rounds._PROMISED", 2)
+    monkeypatch.setattr("world_env.refinement.rounds._PREDICTION_EPISODES", 2)
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
     return script
 
@@ -121,7 +120,7 @@ def test_a_change_of_learning_is_one_in_reality_too(small: ModuleType) -> None:
 
 
 def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
-    plain = RefineConfig(RealConfig(TASK), Path("x"), fit=FitConfig(updates=9))
+    plain = RefineConfig(EnvConfig(TASK), Path("x"), fit=FitConfig(updates=9))
     change = {"rounds": 3, "candidates": ["warm", "fresh"], "model": {"members": 2},
               "fit": {"batch_size": 3}, "learn": {"temperature": 0.5}}  # fmt: skip
     config = script.changed(plain, change)
@@ -132,12 +131,12 @@ def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) ->
 
 
 def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: ModuleType) -> None:
-    row = refine_task(TASKS["Hopper-v5"], RealConfig("Hopper-v5"), Path("x"), 0)
+    row = refine_task(TASKS["Hopper-v5"], EnvConfig("Hopper-v5"), Path("x"), 0)
     arms = {name: script.changed(row, change) for name, change in script.ARMS.items()}
     assert arms.pop("as the row stands") == row
     assert len({repr(arm) for arm in (row, *arms.values())}) == 1 + len(arms)
     made = {"task": "Hopper-v5", "seed": 103, "policy": "ppo_twin", "real_mean": 1_000.0}
-    made |= {"forward_mean": 9.0, "real_steps": 5, "promise": None, "commit": "0" * 40}
+    made |= {"forward_mean": 9.0, "real_steps": 5, "predicted_return": None, "commit": "0" * 40}
     table = importlib.import_module("benchmarks.refinement.refined_table")
     for arm, base in (
         ("no sharp ends", script.ARMS["the older row"]),
@@ -163,7 +162,7 @@ def test_a_promise_is_kept_where_it_is_close_or_its_interval_covers(
     script: ModuleType, promise: dict[str, float | None], real: float, kept: bool
 ) -> None:
     table = importlib.import_module("benchmarks.refinement.refined_table")
-    assert table.kept({"promise": promise, "real_mean": real}) is kept
+    assert table.kept({"predicted_return": promise, "real_mean": real}) is kept
 
 
 def known_ends() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import torch
 
-from world_env.fitting.fit import FitConfig
+from world_env.fitting.config import FitConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -106,7 +106,7 @@ def test_one_thing_alone_needs_no_bare_network(
 
 def test_scaling_covers_members_and_observation_size(scripts: dict[str, ModuleType]) -> None:
     script = scripts["steps_per_second"]
-    keys = [key for key, _ in script.scaling_cases(4, ["float32"])]
+    keys = [key for key, _ in script.scaling_cases(4)]
     assert {key.members for key in keys if key.observation_size == 17} == {2, 5, 10}
     assert {key.observation_size for key in keys if key.members == 5} == {4, 17, 105, 376}
     rates = {key: [100.0] for key in keys}
@@ -218,14 +218,14 @@ def test_scalings_are_compared_on_the_same_episodes(
         return FitConfig(**options | FIT | {"updates": 2, "model": FIT["model"] | models[-1]})
 
     monkeypatch.setattr(script, "FitConfig", small)
-    now = script.world_env.fitting.fit.open_loop
+    now = script.world_env.fitting.fit.evaluate_open_loop
     words = ["--tasks", task, "--seeds", "0", "--updates", "2"]
     tree = run(script, tmp_path / "s.json", monkeypatch, *words, "--scalings", "before")
     words += ["--scalings", *script.SCALINGS, "--resume"]
     tree = run(script, tmp_path / "s.json", monkeypatch, *words)
     assert {row["scaling"] for row in tree["rows"]} == set(script.SCALINGS) and len(models) == 3
     assert models == [{"outlier": 1e9}, {"outlier": 1e9}, {}]
-    assert script.world_env.fitting.fit.open_loop is now
+    assert script.world_env.fitting.fit.evaluate_open_loop is now
     still = {row["errors"][0]["ordinary"]["hold_last"] for row in tree["rows"]}
     assert len(still) == 1
     written = scripts["scales_table"].scales_section(tree)

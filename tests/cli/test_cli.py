@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.tasks import TASKS, real_of, task_of
 from world_env.cli import commands as stages
 from world_env.cli.main import main
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError
-from world_env.fitting.fit import FitConfig
-from world_env.pipeline.build import BuildConfig, Built, build, refine_config
+from world_env.fitting.config import FitConfig
+from world_env.pipeline.build import Built, build, refine_config
+from world_env.pipeline.config import BuildConfig
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
+from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import MANY_STEPS
 from world_env.reporting.report import DASH
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
 
@@ -41,6 +42,9 @@ def test_help_names_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for stage in stages.STAGES:
         assert stage in shown
+
+
+BALANCE = "training.scripted_policies:balance"
 
 
 @pytest.mark.parametrize("stage", stages.STAGES)
@@ -209,7 +213,7 @@ def test_the_stages_pass_their_folders_on(
     comparing = ["--twin", twin, "--real", "CartPole-v1", "--policies", policy, "--episodes", "50"]
     assert main(["compare", *comparing]) == 0
     shown = capsys.readouterr().out
-    assert "250 real steps" in shown and "promise" in shown
+    assert "250 real steps" in shown and "return gap" in shown
     # A policy's real steps are not known here.
     assert "None" not in shown and DASH in shown
     found = tmp_path / "runs" / "compare" / "twin"
@@ -223,7 +227,7 @@ def test_the_stages_pass_their_folders_on(
 def test_a_twin_of_a_wrapped_environment_is_compared_and_watched_as_it_was_made(
     tmp_path: Path,
 ) -> None:
-    wrapped = RealConfig("CartPole-v1", {"max_episode_steps": 30}, (), 2)
+    wrapped = EnvConfig("CartPole-v1", {"max_episode_steps": 30}, (), 2)
     twin = str(
         dataclasses.replace(
             Twin.untrained(spec_of(wrapped), "linear"), provenance={"real": wrapped.to_json()}
@@ -246,10 +250,8 @@ def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
     options = ["--kwargs", '{"lengths": [5, 6]}', "--action-chunk", "2"]
     sizes = ["--steps", "16", "--rows", "1", "--options", '{"n_steps": 16, "batch_size": 16}']
     assert main(["learn", *wrapping, *options, *sizes, "--out", out]) == 0
-    world = RealConfig.from_json(policy_card(out)["provenance"]["world"])
-    assert world == RealConfig(
-        "counting:Counting-v0", {"lengths": [5, 6]}, ("counting:Doubled",), 2
-    )
+    world = EnvConfig.from_json(policy_card(out)["provenance"]["world"])
+    assert world == EnvConfig("counting:Counting-v0", {"lengths": [5, 6]}, ("counting:Doubled",), 2)
     # Every episode is 5 steps long, played as 2 + 2 + 1.
     assert StepLedger(tmp_path / "policy-real-steps.json").total() == 5 * (2 + 2 + 1) + 2
 
@@ -257,7 +259,7 @@ def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
 def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = spec_of(RealConfig("CartPole-v1"))
+    spec = spec_of(EnvConfig("CartPole-v1"))
     twin = str(Twin.untrained(spec, "linear").save(tmp_path / "twin"))
     assert main(["compare", "--twin", twin, "--policies", "--out", str(tmp_path / "out")]) == 2
     assert "give --real ENV_ID" in capsys.readouterr().err
@@ -275,55 +277,25 @@ def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) 
         BuildConfig("CartPole-v1", tmp_path, **change)
 
 
-def test_a_build_takes_the_updates_of_its_task_where_none_are_named(tmp_path: Path) -> None:
-    task = "InvertedDoublePendulum-v5"
-    for fit, wanted in ((FitConfig(), TASKS[task].updates), (FitConfig(updates=7), 7)):
-        config = refine_config(BuildConfig(task, tmp_path, fit=fit))
+def test_the_fields_of_a_fit_that_are_named_replace_those_of_the_preset(tmp_path: Path) -> None:
+    for fit, wanted in ((FitConfig(), 3_000), (FitConfig(updates=7), 7)):
+        config = refine_config(BuildConfig("Acme-v0", tmp_path, fit=fit))
         assert {config.fit_of(number).updates for number in range(config.rounds)} == {wanted}
-    assert TASKS[task].updates is not None
+    own = RefineConfig(EnvConfig("Acme-v0"), tmp_path, steps=40, rounds=2, exploration="held:5")
+    config = refine_config(BuildConfig("Acme-v0", tmp_path, refinement=own, rounds=4))
+    assert (config.steps, config.rounds, config.exploration) == (40, 4, "held:5")
 
 
-@pytest.mark.parametrize(
-    ("task", "steps"), [("Hopper-v5", None), ("Acme-v0", MANY_STEPS), ("Hopper-v5", MANY_STEPS - 1)]
-)
+@pytest.mark.parametrize("steps", [None, MANY_STEPS, MANY_STEPS - 1])
 def test_a_build_of_many_steps_is_refined_in_small_rounds(
-    task: str, steps: int | None, tmp_path: Path
+    steps: int | None, tmp_path: Path
 ) -> None:
-    config = refine_config(BuildConfig(task, tmp_path, steps=steps))
-    assert config.steps == (steps or TASKS[task].real_steps)
+    config = refine_config(BuildConfig("Acme-v0", tmp_path, steps=steps))
+    assert config.steps == (steps or 10_000)
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
     assert (config.restart_every is not None, config.patience is None) == (many, many)
     assert config.learn.on_uncertain == ("ignore" if many else "pessimistic")
-
-
-def test_a_task_of_another_name_says_how_its_world_is_made(tmp_path: Path) -> None:
-    name = "Pendulum-v1-pixels"
-    assert task_of(real_of(name)) is TASKS[name]
-    assert task_of(RealConfig("Pendulum-v1")) is TASKS["Pendulum-v1"]
-    # A world of the user's own is the id's, whatever it is wrapped in.
-    wrapped = RealConfig("Pendulum-v1", {}, ("gymnasium.wrappers:FlattenObservation",))
-    assert task_of(wrapped) is TASKS["Pendulum-v1"]
-    assert task_of(RealConfig("Acme/Crane-v3")).twin == "crane"
-    assert real_of("Acme/Crane-v3") == RealConfig("Acme/Crane-v3")
-
-    config = refine_config(BuildConfig(name, tmp_path))
-    assert config.real == real_of(name) == BuildConfig(name, tmp_path).real
-    assert (config.fit.family, config.learn.observation_mode) == ("rssm", "latent")
-    assert config.fit.model == TASKS[name].model
-    seen = refine_config(BuildConfig(name, tmp_path, observation_mode="pixels")).learn
-    assert seen.observation_mode == "pixels"
-    wrapped = BuildConfig(name, tmp_path, kwargs={"g": 9.0}, wrappers=("a:B",))
-    assert refine_config(wrapped).fit.model == TASKS[name].model
-    for family in ("ensemble", "rssm-large"):
-        # Another family than the row's does not get the row's sizes.
-        other = refine_config(BuildConfig(name, tmp_path, family=family)).fit
-        assert (other.family, other.model) == (family, {})
-    sac = refine_config(BuildConfig(name, tmp_path, algo="SAC")).fit
-    assert (sac.family, sac.states) == ("rssm", TASKS[name].states)
-    outside = wrapped.real
-    assert outside.wrappers == (*real_of(name).wrappers, "a:B")
-    assert outside.kwargs == {"render_mode": "rgb_array", "g": 9.0}
 
 
 def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
@@ -411,8 +383,8 @@ def small_pool(folder: Path, config: BuildConfig) -> Path:
          "returns": [40.0 - i] * 8, "lengths": [40 - i] * 8}
         for i in range(20)
     ]  # fmt: skip
-    tree = {"format": 1, "real": RealConfig(config.env_id, config.kwargs).to_json(), "seeds": [70, 77],
-            "real_steps": {"judge": 1}, "provenance": {}, "members": members}  # fmt: skip
+    tree = {"format": 1, "real": EnvConfig(config.env_id, config.kwargs).to_json(), "seeds": [70, 77],
+            "real_steps": {"judge": 1}, "provenance": {}, "members": members, "scripted": BALANCE}  # fmt: skip
     (folder / "pool.json").write_text(json.dumps(tree), encoding="utf-8")
     return folder
 

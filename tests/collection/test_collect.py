@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, StageError
 from world_env.real.step_ledger import StepLedger
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 
-COUNTING = RealConfig("counting:Counting-v0")
+COUNTING = EnvConfig("counting:Counting-v0")
 MIXED = "mix:0.5*random+0.5*held:4"
 
 
@@ -89,8 +90,8 @@ def test_a_stopped_collection_goes_on_as_if_never_stopped(
 def test_a_killed_collection_loses_no_shard_and_forgets_no_step(tmp_path: Path) -> None:
     straight = collect(configured(tmp_path / "a", steps=3000)).load()
     code = (
-        "import time; from pathlib import Path; from world_env.collection.collect import *\n"
-        f"collect(CollectConfig(RealConfig('counting:Counting-v0'), Path({str(tmp_path / 'b')!r}), "
+        "import time; from pathlib import Path; from world_env import CollectConfig, EnvConfig, collect\n"
+        f"collect(CollectConfig(EnvConfig('counting:Counting-v0'), Path({str(tmp_path / 'b')!r}), "
         f"3000, {MIXED!r}, 5, shard_steps=30), progress=lambda d, w: time.sleep(0.005))"
     )
     path = os.pathsep.join(["tests", "."])
@@ -130,7 +131,7 @@ def test_a_store_of_another_collection_is_refused(
     with pytest.raises(StageError, match=f"its {name} is"):
         collect(configured(tmp_path, **change))
     with pytest.raises(StageError, match="its real is"):
-        collect(CollectConfig(RealConfig("CartPole-v1"), tmp_path, 120, MIXED, 5))
+        collect(CollectConfig(EnvConfig("CartPole-v1"), tmp_path, 120, MIXED, 5))
     with pytest.raises(StageError, match="already holds 120"):
         collect(configured(tmp_path, steps=50))
 
@@ -145,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_step(tmp_path: Path
 
 def test_numbers_that_are_not_finite_stop_it_and_keep_what_was_complete(tmp_path: Path) -> None:
     # Only episodes of at least 8 steps reach the fault.
-    real = RealConfig("counting:Counting-v0", {"nan_at": 8})
+    real = EnvConfig("counting:Counting-v0", {"nan_at": 8})
     config = CollectConfig(real, tmp_path, 500, seed=5)
     with pytest.raises(DataError, match=r"observation\[1\] of episode \d+"):
         collect(config)
@@ -162,7 +163,7 @@ def test_impossible_settings_are_refused() -> None:
 
 
 def test_episodes_with_parts_are_collected(tmp_path: Path) -> None:
-    real = RealConfig("counting:Counting-v0", {"parts": True})
+    real = EnvConfig("counting:Counting-v0", {"parts": True})
     episode = collect(CollectConfig(real, tmp_path, 30)).load()[0]
     assert isinstance(episode.observations, dict)
     assert episode.observations["pixels"].dtype == np.uint8

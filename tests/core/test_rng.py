@@ -1,4 +1,4 @@
-"""RowRandom: good noise, one stream a row, replayable."""
+"""CounterRNG: good noise, one stream a row, replayable."""
 
 import math
 
@@ -6,13 +6,13 @@ import pytest
 import torch
 from scipy import stats
 
-from world_env.rng import RowRandom, derive_seeds
+from world_env.rng import CounterRNG, derive_seeds
 
 N = 200_000
 
 
-def stream(rows: int = 1) -> RowRandom:
-    return RowRandom.from_seed(0, rows)
+def stream(rows: int = 1) -> CounterRNG:
+    return CounterRNG.from_seed(0, rows)
 
 
 def test_uniform() -> None:
@@ -56,13 +56,13 @@ def test_nothing_is_correlated(axis: str) -> None:
     if axis == "elements":
         values = stream().normal(N).squeeze(0)
     elif axis == "draws":
-        random = stream()
-        values = torch.stack([random.normal(1).squeeze() for _ in range(4000)])
+        rng = stream()
+        values = torch.stack([rng.normal(1).squeeze() for _ in range(4000)])
     elif axis == "rows":
         values = stream(N).normal(1).squeeze(1)
     else:
         seeds = derive_seeds(torch.zeros(N, dtype=torch.int64), torch.arange(N))
-        values = RowRandom(seeds).normal(1).squeeze(1)
+        values = CounterRNG(seeds).normal(1).squeeze(1)
     for lag in (1, 2, 16):
         correlation = torch.corrcoef(torch.stack([values[:-lag], values[lag:]]))[0, 1]
         assert abs(correlation) < 4.5 / math.sqrt(len(values))
@@ -78,7 +78,7 @@ def test_every_bit_is_fair() -> None:
 
 
 def test_a_row_depends_on_its_own_seed_and_draws_only() -> None:
-    many, alone = RowRandom.from_seed(5, 8), RowRandom.from_seed(8, 1)
+    many, alone = CounterRNG.from_seed(5, 8), CounterRNG.from_seed(8, 1)
     for _ in range(3):
         assert torch.equal(many.normal(4)[3], alone.normal(4)[0])
     chosen = many.select(torch.tensor([3, 3, 0]))
@@ -87,21 +87,21 @@ def test_a_row_depends_on_its_own_seed_and_draws_only() -> None:
 
 
 def test_merge_leaves_other_rows_alone() -> None:
-    random, other = RowRandom.from_seed(0, 4), RowRandom.from_seed(100, 4)
-    random.uniform(1)
-    kept = random.clone()
+    rng, other = CounterRNG.from_seed(0, 4), CounterRNG.from_seed(100, 4)
+    rng.uniform(1)
+    kept = rng.clone()
     mask = torch.tensor([True, False, False, True])
-    random = random.merge(mask, other)
-    drawn = random.normal(3)
+    rng = rng.merge(mask, other)
+    drawn = rng.normal(3)
     assert torch.equal(drawn[mask], other.normal(3)[mask])
     assert torch.equal(drawn[~mask], kept.normal(3)[~mask])
 
 
 def test_two_integers_are_the_whole_stream() -> None:
-    random = RowRandom.from_seed(3, 5)
-    random.normal(2)
-    again = RowRandom(random.seeds.clone(), random.draws.clone())
-    assert torch.equal(random.normal(7), again.normal(7))
+    rng = CounterRNG.from_seed(3, 5)
+    rng.normal(2)
+    again = CounterRNG(rng.seeds.clone(), rng.draws.clone())
+    assert torch.equal(rng.normal(7), again.normal(7))
 
 
 def test_episode_seeds_differ() -> None:
@@ -113,23 +113,23 @@ def test_episode_seeds_differ() -> None:
 
 def test_streams_need_matching_shapes() -> None:
     with pytest.raises(ValueError, match="one shape"):
-        RowRandom(torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
-    assert len(RowRandom.from_seed(-3, 2)) == 2
+        CounterRNG(torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    assert len(CounterRNG.from_seed(-3, 2)) == 2
 
 
 def test_the_global_generator_is_never_touched() -> None:
     before = torch.get_rng_state()
-    random = stream(4)
-    random.normal(3), random.uniform(3), random.integers(5), random.categorical(torch.ones(4, 2))
+    rng = stream(4)
+    rng.normal(3), rng.uniform(3), rng.integers(5), rng.categorical(torch.ones(4, 2))
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("rows", [1, 2, 40])
 def test_numbers_made_ahead_are_those_made_one_by_one(rows: int) -> None:
-    ahead = RowRandom.from_seed(11, rows)
+    ahead = CounterRNG.from_seed(11, rows)
     for count in range(150):
         shape = (5,) if count % 7 else (2, 3)
-        fresh = RowRandom(ahead.seeds.clone(), ahead.draws.clone())
+        fresh = CounterRNG(ahead.seeds.clone(), ahead.draws.clone())
         copy = ahead.clone()
         drawn = ahead.normal(*shape)
         assert torch.equal(drawn, fresh.normal(*shape)) and torch.equal(drawn, copy.normal(*shape))
@@ -138,7 +138,7 @@ def test_numbers_made_ahead_are_those_made_one_by_one(rows: int) -> None:
 
 
 def test_the_two_numbers_of_one_hash_are_independent() -> None:
-    drawn = RowRandom.from_seed(0, 200_000).normal(2).double()
+    drawn = CounterRNG.from_seed(0, 200_000).normal(2).double()
     for powers in ((1, 1), (2, 2), (1, 3)):
         left, right = (drawn[:, i] ** power for i, power in enumerate(powers))
         correlation = torch.corrcoef(torch.stack([left, right]))[0, 1]

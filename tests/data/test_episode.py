@@ -15,16 +15,16 @@ from world_env.data.episode import Episode, split
 from world_env.data.minari import from_minari, to_minari
 from world_env.data.statistics import column_notes, data_range
 from world_env.data.store import EpisodeStore
-from world_env.errors import DataError, StageError, StartsError, TooLittleDataError
+from world_env.errors import DataError, InitialStatesError, StageError, TooLittleDataError
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 
-PLAIN = RealConfig("counting:Counting-v0")
-PARTS = RealConfig("counting:Counting-v0", {"parts": True})
+PLAIN = EnvConfig("counting:Counting-v0")
+PARTS = EnvConfig("counting:Counting-v0", {"parts": True})
 
 
-def counted(number: int, real: RealConfig = PLAIN) -> list[Episode]:
+def counted(number: int, real: EnvConfig = PLAIN) -> list[Episode]:
     """`number` real episodes of the counting environment."""
     env = make_real(real, purpose="collect", ledger=StepLedger())
     episodes = []
@@ -126,7 +126,7 @@ def test_many_episodes_are_split_whole_and_few_by_blocks() -> None:
 
 
 @pytest.mark.parametrize("real", [PLAIN, PARTS], ids=["box", "dict"])
-def test_a_store_gives_back_what_it_was_given(tmp_path: Path, real: RealConfig) -> None:
+def test_a_store_gives_back_what_it_was_given(tmp_path: Path, real: EnvConfig) -> None:
     episodes = counted(7, real)
     store = EpisodeStore.create(tmp_path / "s", spec_of(real), provenance={"who": "test"})
     store.append(episodes[:3], real_steps={"collect": 40})
@@ -221,7 +221,7 @@ def test_a_huge_header_is_refused_even_with_a_matching_checksum(tmp_path: Path) 
 
 @pytest.mark.parametrize("real", [PLAIN, PARTS], ids=["box", "dict"])
 def test_minari_gives_back_what_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: RealConfig
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: EnvConfig
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     episodes = counted(4, real)
@@ -355,5 +355,5 @@ def test_starts_are_real_starts_and_states_are_never_ends() -> None:
     assert len(states) == sum(map(len, episodes))
     assert torch.equal(states.elapsed, states.last()["observation"][:, 0].long())
     assert len(dataset_states(encode_episodes(pieces, codec), limit=3, seed=4)) == 3
-    with pytest.raises(StartsError, match="real start"):
+    with pytest.raises(InitialStatesError, match="real start"):
         starts(pieces[1::2], codec)

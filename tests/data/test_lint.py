@@ -13,18 +13,19 @@ import pytest
 from gymnasium import spaces
 
 from world_env.cli.main import main
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording
 from world_env.data.store import EpisodeStore
 from world_env.data.validation.episode_boundaries import related
 from world_env.data.validation.lint import lint, lint_split
 from world_env.data.validation.regression import held_out_error
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SHORT_PENDULUM = RealConfig("Pendulum-v1", {"max_episode_steps": 60})
-SHORT_CARTPOLE = RealConfig("CartPole-v1", {"max_episode_steps": 25})
+SHORT_PENDULUM = EnvConfig("Pendulum-v1", {"max_episode_steps": 60})
+SHORT_CARTPOLE = EnvConfig("CartPole-v1", {"max_episode_steps": 25})
 FAULTS = [
     *["reward_late", "reward_early", "reward_late_filled", "reward_clock", "glued"],
     *["autoreset_rows", "limit_as_death", "non_finite", "constant", "spikes", "duplicate_episode"],

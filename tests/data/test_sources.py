@@ -13,14 +13,15 @@ from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
 from world_env.cli.main import main
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
 from world_env.data.minari import from_minari, to_minari
 from world_env.data.recording import Recording
-from world_env.data.sources import open_data, open_recordings
+from world_env.data.sources import open_dataset, open_recordings
 from world_env.data.validation.lint import lint
 from world_env.errors import DataError, InvalidOptionError, StageError
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
@@ -86,7 +87,7 @@ def test_a_minari_dataset_without_an_environment_is_fitted_and_asks_for_its_hori
     assert main([*fitting, "--horizon", "19"]) == 2
     assert "the longest episode lasts 20 steps" in capsys.readouterr().err
     with pytest.raises(InvalidOptionError, match="horizon is 0"):
-        open_data(f"minari:{ID}", horizon=0)
+        open_dataset(f"minari:{ID}", horizon=0)
 
 
 def test_the_environment_that_a_dataset_names_is_the_twins_real_one(tmp_path: Path) -> None:
@@ -112,8 +113,8 @@ def test_the_environment_that_a_dataset_names_is_the_twins_real_one(tmp_path: Pa
     assert main([*fitting, "--updates", "2"]) == 0
     twin = Twin.load(tmp_path / "twin")
     assert (twin.spec.horizon, twin.spec.real_id) == (30, "CartPole-v1")
-    real = RealConfig.from_json(twin.provenance["real"])
-    assert real == RealConfig("CartPole-v1", {"max_episode_steps": 30})
+    real = EnvConfig.from_json(twin.provenance["real"])
+    assert real == EnvConfig("CartPole-v1", {"max_episode_steps": 30})
     comparing = ["compare", "--twin", out, "--policies", "--episodes", "50"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 0
 
@@ -143,24 +144,24 @@ def test_what_no_fit_can_use_is_read_reported_and_refused(
     assert found.check == fault and "episode 3" in found.message + found.where
     assert main(["lint", f"minari:{ID}"]) == 1
     with pytest.raises(DataError, match=r"episode 3 is not usable.*world-env lint"):
-        open_data(f"minari:{ID}")
+        open_dataset(f"minari:{ID}")
     fitting = ["fit", "--data", f"minari:{ID}", "--out", str(tmp_path / "twin")]
     assert main(fitting) == 2
     assert "world-env lint" in capsys.readouterr().err
 
 
 def test_a_store_and_its_minari_twin_are_the_same_data(tmp_path: Path) -> None:
-    real = RealConfig("CartPole-v1")
+    real = EnvConfig("CartPole-v1")
     store = collect(CollectConfig(real, tmp_path / "data", 150))
     to_minari(store.load(), store.spec, ID)
     (spec, episodes, kept), (other, again, exchanged) = map(
-        open_data, (str(tmp_path / "data"), f"minari:{ID}")
+        open_dataset, (str(tmp_path / "data"), f"minari:{ID}")
     )
     assert spec == other
     assert [e.digest() for e in episodes] == [e.digest() for e in again]
     assert len({e.digest() for e in episodes}) == len(episodes)
     assert kept["real"] == real.to_json()
-    assert exchanged["real"] == RealConfig("CartPole-v1", {"max_episode_steps": 500}).to_json()
+    assert exchanged["real"] == EnvConfig("CartPole-v1", {"max_episode_steps": 500}).to_json()
     assert kept["real_steps"] == exchanged["real_steps"] == {"collect": 150}
 
 
@@ -177,4 +178,4 @@ def test_a_digest_is_of_the_arrays_alone() -> None:
 def test_an_unknown_dataset_is_named() -> None:
     for text in ("minari:no/such-v0", "no-such-folder"):
         with pytest.raises(StageError, match="no"):
-            open_data(text)
+            open_dataset(text)

@@ -8,17 +8,19 @@ import pytest
 import torch
 from oracle import still_twin
 
-from world_env.collection.collect import CollectConfig, collect
+from world_env.batch import Context
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
-from world_env.data.terminal_bounds import LEAST, end_bounds
+from world_env.data.terminal_bounds import MIN_COUNT, end_bounds
 from world_env.data_range import DataRange
-from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit_episodes
 from world_env.real.real_env import spec_of
 from world_env.simulation.simulator import Simulator, SimulatorConfig
-from world_env.simulation.termination import EndBounds
-from world_env.spec import RealConfig, WorldSpec
+from world_env.simulation.termination import TerminalBounds
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
-from world_env.types import Context
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 SPEC = WorldSpec(
@@ -64,12 +66,12 @@ def test_where_ends_have_no_limit_or_are_few_there_is_none() -> None:
     for episode in plain:
         episode.observations[:, 2] = 0.0
     assert end_bounds(plain, SPEC) is None
-    assert end_bounds(walks(LEAST - 1, limit=0.4), SPEC) is None
+    assert end_bounds(walks(MIN_COUNT - 1, limit=0.4), SPEC) is None
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_bounds_of_real_data_are_those_of_the_task(env_id: str, tmp_path: Path) -> None:
-    real = RealConfig(env_id)
+    real = EnvConfig(env_id)
     episodes = collect(CollectConfig(real, tmp_path / "data", 3_000, seed=1)).load()
     bounds = end_bounds(episodes, spec_of(real))
     if env_id == "Pendulum-v1":  # which never ends
@@ -121,7 +123,7 @@ def test_bounds_are_stored_with_the_twin_and_measured_on_episodes_that_did_not_m
     assert loaded.ranges is not None and fitted.ranges is not None
     assert loaded.ranges.ends == fitted.ranges.ends is not None
     assert loaded.fingerprint() == fitted.fingerprint()
-    bounds = EndBounds(loaded.ranges)
+    bounds = TerminalBounds(loaded.ranges)
     assert bounds.beyond(np.array([[0.0, 0.41, 0.0], [0.0, 0.39, 9.0]])).tolist() == [True, False]
     assert "- dimension 1 above 0.4" in (tmp_path / "twin" / "card.md").read_text()
 

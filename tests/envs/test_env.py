@@ -17,7 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 import world_env  # noqa: F401  registers the ids
 from world_env.envs.env import WorldModelEnv
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
 from world_env.errors import (
     InvalidActionError,
@@ -171,7 +171,7 @@ def test_constructor_arguments(noisy: Twin) -> None:
     assert "uncertainty" not in quiet.step(0)[4]
 
 
-SHELLS = [WorldModelEnv, WorldModelVectorEnv, WorldModelVecEnv]
+SHELLS = [WorldModelEnv, WorldModelVectorEnv, WorldModelSB3VecEnv]
 
 WRONG: list[dict[str, Any]] = [
     {"temperature": "hot"},

@@ -6,7 +6,7 @@ from gymnasium.vector import AutoresetMode
 from oracle import oracle_twin, real_spec
 
 from world_env.envs.env import WorldModelEnv
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.twin.twin import Twin
@@ -58,7 +58,7 @@ def test_restarts_agree_too(noisy: Twin) -> None:
     """The oracle draws the same numbers whatever the row count: whole lives agree, restarts included."""
     same = WorldModelVectorEnv(noisy, ROWS, autoreset_mode="same_step")
     later = WorldModelVectorEnv(noisy, ROWS, autoreset_mode="next_step")
-    sb3 = WorldModelVecEnv(noisy, ROWS, seed=5)
+    sb3 = WorldModelSB3VecEnv(noisy, ROWS, seed=5)
     single = WorldModelEnv(noisy)
     histories = [[same.reset(seed=5)[0][1]], [later.reset(seed=5)[0][1]], [sb3.reset()[1]]]
     histories.append([single.reset(seed=6)[0]])
@@ -87,7 +87,7 @@ def test_restarts_agree_too(noisy: Twin) -> None:
 
 def test_vector_and_sb3(twin: Twin) -> None:
     vector = WorldModelVectorEnv(twin, ROWS, autoreset_mode="same_step", uncertainty=False)
-    sb3 = WorldModelVecEnv(twin, ROWS)
+    sb3 = WorldModelSB3VecEnv(twin, ROWS)
     vector.reset(seed=5)
     sb3.restore(vector.snapshot())
     vector.action_space.seed(0)

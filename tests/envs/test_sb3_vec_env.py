@@ -1,4 +1,4 @@
-"""WorldModelVecEnv under Stable-Baselines3: its contract, and bootstrapping exactly at truncations."""
+"""WorldModelSB3VecEnv under Stable-Baselines3: its contract, and bootstrapping exactly at truncations."""
 
 import dataclasses
 import subprocess
@@ -12,7 +12,7 @@ from oracle import oracle_twin
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError, ResetNeededError
 from world_env.twin.twin import Twin
 
@@ -20,7 +20,7 @@ ROWS = 4
 
 
 def test_rewards_and_dones(noisy: Twin) -> None:
-    env = WorldModelVecEnv(noisy, ROWS, seed=0)
+    env = WorldModelSB3VecEnv(noisy, ROWS, seed=0)
     observation = env.reset()
     kinds = set()
     for _ in range(60):
@@ -44,7 +44,7 @@ def test_rewards_and_dones(noisy: Twin) -> None:
 
 
 def test_seeds_and_options(noisy: Twin) -> None:
-    first, second = WorldModelVecEnv(noisy, ROWS, seed=3), WorldModelVecEnv(noisy, ROWS)
+    first, second = WorldModelSB3VecEnv(noisy, ROWS, seed=3), WorldModelSB3VecEnv(noisy, ROWS)
     second.seed(3)
     start = first.reset()
     np.testing.assert_array_equal(start, second.reset())
@@ -61,7 +61,7 @@ def test_seeds_and_options(noisy: Twin) -> None:
 
 
 def test_misuse_is_named(noisy: Twin) -> None:
-    env = WorldModelVecEnv(noisy, ROWS)
+    env = WorldModelSB3VecEnv(noisy, ROWS)
     with pytest.raises(ResetNeededError):
         env.step(np.zeros(ROWS, int))
     with pytest.raises(ResetNeededError, match="step_async"):
@@ -69,13 +69,13 @@ def test_misuse_is_named(noisy: Twin) -> None:
     with pytest.raises(InvalidOptionError, match="share"):
         env.set_attr("note", 1, indices=[0])
     with pytest.raises(InvalidOptionError, match="render_mode"):
-        WorldModelVecEnv(noisy, render_mode="human")
+        WorldModelSB3VecEnv(noisy, render_mode="human")
     env.close()
     env.close()
 
 
 def test_attributes_and_methods(noisy: Twin) -> None:
-    env = WorldModelVecEnv(noisy, ROWS, render_mode="rgb_array", uncertainty=True)
+    env = WorldModelSB3VecEnv(noisy, ROWS, render_mode="rgb_array", uncertainty=True)
     env.reset()
     assert env.get_attr("twin", indices=[0, 2]) == [noisy] * 2
     env.set_attr("note", 3)
@@ -105,7 +105,7 @@ class Spy:
 class Record(VecMonitor):
     """Remembers the last observation of each episode by how it ended."""
 
-    def __init__(self, env: WorldModelVecEnv) -> None:
+    def __init__(self, env: WorldModelSB3VecEnv) -> None:
         super().__init__(env)
         self.truncated: list[np.ndarray] = []
         self.terminated: list[np.ndarray] = []
@@ -120,7 +120,7 @@ class Record(VecMonitor):
 
 def test_ppo_bootstraps_exactly_at_truncations() -> None:
     twin = oracle_twin("CartPole-v1", horizon=15)
-    env = Record(WorldModelVecEnv(twin, ROWS, seed=0))
+    env = Record(WorldModelSB3VecEnv(twin, ROWS, seed=0))
     model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu")
     spy = Spy(model)
     model.learn(256)
@@ -131,7 +131,7 @@ def test_ppo_bootstraps_exactly_at_truncations() -> None:
 
 def test_ppo_under_the_usual_wrappers() -> None:
     twin = oracle_twin("Pendulum-v1", horizon=20)
-    env = VecNormalize(VecMonitor(WorldModelVecEnv(twin, ROWS, seed=0)), norm_obs=False)
+    env = VecNormalize(VecMonitor(WorldModelSB3VecEnv(twin, ROWS, seed=0)), norm_obs=False)
     model = PPO("MlpPolicy", env, n_steps=32, batch_size=64, n_epochs=1, device="cpu")
     model.learn(256)
     assert len(model.ep_info_buffer) == 256 // 20 // ROWS * ROWS
@@ -139,17 +139,17 @@ def test_ppo_under_the_usual_wrappers() -> None:
 
 
 def test_off_policy_algorithms() -> None:
-    pendulum = VecMonitor(WorldModelVecEnv(oracle_twin("Pendulum-v1", horizon=20), ROWS))
+    pendulum = VecMonitor(WorldModelSB3VecEnv(oracle_twin("Pendulum-v1", horizon=20), ROWS))
     sac = SAC("MlpPolicy", pendulum, learning_starts=40, device="cpu", buffer_size=500)
     sac.learn(80)
     assert sac.replay_buffer.timeouts.any() and sac.replay_buffer.dones.any()
-    cartpole = VecMonitor(WorldModelVecEnv(oracle_twin("CartPole-v1"), ROWS))
+    cartpole = VecMonitor(WorldModelSB3VecEnv(oracle_twin("CartPole-v1"), ROWS))
     DQN("MlpPolicy", cartpole, learning_starts=40, device="cpu", buffer_size=500).learn(80)
 
 
 @pytest.mark.usefixtures("bundled")
 def test_sac_lives_in_64_bundled_worlds() -> None:
-    env = VecMonitor(WorldModelVecEnv("pendulum", 64, seed=0))
+    env = VecMonitor(WorldModelSB3VecEnv("pendulum", 64, seed=0))
     sac = SAC("MlpPolicy", env, learning_starts=128, batch_size=32, device="cpu", buffer_size=1_000)
     before = [value.clone() for value in sac.actor.parameters()]
     sac.learn(64 * 5)
@@ -163,7 +163,7 @@ def test_sac_lives_in_64_bundled_worlds() -> None:
 def test_a_policy_moves_to_the_real_environment(tmp_path: Any) -> None:
     import gymnasium as gym
 
-    env = VecMonitor(WorldModelVecEnv(oracle_twin("CartPole-v1"), ROWS))
+    env = VecMonitor(WorldModelSB3VecEnv(oracle_twin("CartPole-v1"), ROWS))
     PPO("MlpPolicy", env, n_steps=16, batch_size=64, n_epochs=1, device="cpu").save(
         tmp_path / "policy"
     )
@@ -176,7 +176,7 @@ def test_a_policy_moves_to_the_real_environment(tmp_path: Any) -> None:
 def test_cuts_are_what_the_rule_says(noisy: Twin) -> None:
     twin = dataclasses.replace(noisy, uncertainty_threshold=0.0)
     for rule, truncated in (("truncate", True), ("terminate", False)):
-        env = WorldModelVecEnv(twin, ROWS, on_uncertain=rule)
+        env = WorldModelSB3VecEnv(twin, ROWS, on_uncertain=rule)
         env.reset()
         _, _, dones, infos = env.step(np.zeros(ROWS, int))
         assert dones.all()
@@ -189,7 +189,7 @@ def test_without_the_extra_the_pip_line_is_named() -> None:
         "import sys; sys.modules['stable_baselines3'] = None\n"
         "import world_env\n"
         "from world_env.errors import MissingExtraError\n"
-        "try:\n    world_env.WorldModelVecEnv\n"
+        "try:\n    world_env.WorldModelSB3VecEnv\n"
         "except MissingExtraError as error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -197,7 +197,7 @@ def test_without_the_extra_the_pip_line_is_named() -> None:
 
 
 def test_what_is_written_into_one_rows_info_stays_in_that_row() -> None:
-    env = WorldModelVecEnv(oracle_twin("CartPole-v1", horizon=3), 4, seed=0)
+    env = WorldModelSB3VecEnv(oracle_twin("CartPole-v1", horizon=3), 4, seed=0)
     env.reset()
     for step in range(7):
         _, _, dones, infos = env.step(np.zeros(4, int))
@@ -211,7 +211,7 @@ def test_what_is_written_into_one_rows_info_stays_in_that_row() -> None:
 
 def test_a_rule_of_uncertainty_tells_it_at_ends_only() -> None:
     twin = oracle_twin("CartPole-v1", noise=0.01, horizon=3)
-    rule = WorldModelVecEnv(twin, 2, on_uncertain="truncate", uncertainty_threshold=1e9)
+    rule = WorldModelSB3VecEnv(twin, 2, on_uncertain="truncate", uncertainty_threshold=1e9)
     rule.reset()
     told = [[set(info) for info in rule.step(np.zeros(2, int))[3]] for _ in range(3)]
     assert told[0] == told[1] == [set(), set()]

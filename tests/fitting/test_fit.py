@@ -14,7 +14,8 @@ from gymnasium import spaces
 from oracle import real_spec
 
 from world_env.codec import Codec
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode, split
 from world_env.errors import (
@@ -25,20 +26,21 @@ from world_env.errors import (
     TooLittleDataError,
     UnknownFamilyError,
 )
-from world_env.fitting.fit import FitConfig, fit, fit_episodes, updates_for
+from world_env.fitting.config import FitConfig, updates_for
+from world_env.fitting.fit import fit, fit_episodes
 from world_env.fitting.preconditions import MIN_STEPS, FitWarning, fit_notes
-from world_env.model_evaluation.open_loop import open_loop
+from world_env.model_evaluation.open_loop import evaluate_open_loop
 from world_env.models.linear import LinearWorldModel
 from world_env.real.real_env import spec_of
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.simulation.simulator import Simulator
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
 
 # CartPole's reward is constant, which every fit of it mentions.
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
-CARTPOLE = RealConfig("CartPole-v1")
+CARTPOLE = EnvConfig("CartPole-v1")
 TINY = FitConfig(
     updates=40,
     batch_size=64,
@@ -176,7 +178,7 @@ def test_the_linear_family_finds_the_least_squares_solution(
         model = twin.model
         assert isinstance(model, LinearWorldModel)
         arrived, _ = model.step(
-            {"observation": vector[:, 0]}, batch.actions[:, 0], random=RowRandom.from_seed(0, 1)
+            {"observation": vector[:, 0]}, batch.actions[:, 0], rng=CounterRNG.from_seed(0, 1)
         )
     error = ((arrived["observation"] - vector[:, 1]).numpy() / scale) ** 2
     assert np.sqrt(error.mean()) < 1.25 * best < 0.01
@@ -210,7 +212,7 @@ def test_large_data_is_looked_at_longer(steps: int, updates: int) -> None:
 def test_a_twin_says_how_many_updates_it_took(
     episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("world_env.fitting.fit.LEAST_UPDATES", 3)
+    monkeypatch.setattr("world_env.fitting.config.MIN_UPDATES", 3)
     twin = fit_episodes(episodes, real_spec("CartPole-v1"), dataclasses.replace(TINY, updates=None))
     steps = sum(map(len, episodes))
     assert twin.provenance["fit"]["updates"] == max(3, steps // 10)
@@ -221,7 +223,7 @@ def test_a_fitted_twin_is_saved_whole_and_loads(data: Path, tmp_path: Path) -> N
     loaded = Twin.load(tmp_path / "twin")
     assert_same_twin(twin, loaded)
     assert loaded.provenance["real_steps"] == {"collect": 400}
-    assert RealConfig.from_json(loaded.provenance["real"]) == CARTPOLE
+    assert EnvConfig.from_json(loaded.provenance["real"]) == CARTPOLE
     assert loaded.fidelity["termination"]["terminal_labels"] >= 1
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == [
         "twin"
@@ -279,7 +281,7 @@ def test_planted_off_by_one_rewards_are_seen() -> None:
         twin = fit_episodes(episodes, toy_spec(), config)
         _, held_out = split(episodes, config.held_out, config.seed)
         data = encode_episodes(held_out, twin.codec)
-        error[late] = open_loop(twin.model, data, horizon=1).reward_error
+        error[late] = evaluate_open_loop(twin.model, data, horizon=1).reward_error
     assert error[True] > 2 * error[False]
 
 

@@ -9,7 +9,8 @@ import torch
 from gymnasium import spaces
 
 from world_env.data.episode import Episode
-from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit_episodes
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
 

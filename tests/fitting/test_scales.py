@@ -10,18 +10,20 @@ from gymnasium import spaces
 
 import world_env.data.dataset
 import world_env.fitting.fit
+from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.data.column_structure import unit_vectors
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode
 from world_env.data.statistics import floored_deviation
-from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.errors import scales_of
-from world_env.model_evaluation.open_loop import OpenLoop, open_loop
-from world_env.rng import RowRandom
+from world_env.model_evaluation.open_loop import OpenLoop, evaluate_open_loop
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
-from world_env.types import OBSERVATION, Context
+from world_env.types import OBSERVATION
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -96,10 +98,10 @@ def errors_after(twin: Twin, data: EncodedEpisodes, steps: int) -> torch.Tensor:
     batch = data.gather(torch.nonzero(data.left >= steps).squeeze(1), steps)
     calm = (batch.observations[OBSERVATION][..., 2:3] != SPIKE).all(-1).all(-1)
     batch = data.gather(torch.nonzero(data.left >= steps).squeeze(1)[calm], steps)
-    random = RowRandom.from_seed(0, len(batch))
-    state = twin.model.encode(Context.from_observation(batch.start(), 1), random=random)
+    rng = CounterRNG.from_seed(0, len(batch))
+    state = twin.model.encode(Context.from_observation(batch.start(), 1), rng=rng)
     for step in range(steps):
-        state, _ = twin.model.step(state, batch.actions[:, step], random=random, temperature=0.0)
+        state, _ = twin.model.step(state, batch.actions[:, step], rng=rng, temperature=0.0)
     missed = twin.model.decode(state)[OBSERVATION] - batch.observations[OBSERVATION][:, -1]
     return missed.square().mean(0).sqrt()
 
@@ -138,10 +140,10 @@ def test_held_out_episodes_without_a_spike_still_tell_models_apart(
     calm = [episode for episode in swings(True, True) if episode.observations[:, 2].max() == 0]
     data, scale = encoded(calm), scales_of(encoded(swings(True, True)))
     in_old_units = {OBSERVATION: data.observations[OBSERVATION].std(0).clamp(min=1e-6)}
-    old = open_loop(spiked.model, data, horizon=20, scale=in_old_units)
+    old = evaluate_open_loop(spiked.model, data, horizon=20, scale=in_old_units)
     assert old.score > 0.9  # the fault: one column that never moved here decides alone
-    assert open_loop(spiked.model, data, horizon=20, scale=scale).score < 0.4
-    assert open_loop(spiked.model, data, horizon=20).hold_last[-1] < 5
+    assert evaluate_open_loop(spiked.model, data, horizon=20, scale=scale).score < 0.4
+    assert evaluate_open_loop(spiked.model, data, horizon=20).hold_last[-1] < 5
 
 
 def test_a_fit_measures_in_the_units_of_all_its_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +151,9 @@ def test_a_fit_measures_in_the_units_of_all_its_episodes(monkeypatch: pytest.Mon
 
     def watched(*arguments: Any, **options: Any) -> OpenLoop:
         seen.append(options["scale"][OBSERVATION])
-        return open_loop(*arguments, **options)
+        return evaluate_open_loop(*arguments, **options)
 
-    monkeypatch.setattr(world_env.fitting.fit, "open_loop", watched)
+    monkeypatch.setattr(world_env.fitting.fit, "evaluate_open_loop", watched)
     episodes = swings(spiking=True)
     config = dataclasses.replace(SMALL, updates=2, validate_every=1)
     fit_episodes(episodes, spec_of(3), config)
@@ -246,13 +248,13 @@ def test_an_angle_keeps_its_length_over_a_long_time() -> None:
             if not tied:
                 patch.setattr(world_env.data.dataset, "unit_vectors", lambda values: [])
             twin = fit_episodes(episodes, spec_of(3), dataclasses.replace(SMALL, updates=125))
-        random = RowRandom.from_seed(0, 20)
+        rng = CounterRNG.from_seed(0, 20)
         first = torch.as_tensor(np.stack([e.observations[0] for e in episodes]))
         model = twin.model
-        state = model.encode(Context.from_observation({OBSERVATION: first}, 1), random=random)
+        state = model.encode(Context.from_observation({OBSERVATION: first}, 1), rng=rng)
         with torch.no_grad():
             for _ in range(300):
-                state, _ = model.step(state, torch.zeros(20, 1), random=random)
+                state, _ = model.step(state, torch.zeros(20, 1), rng=rng)
         lengths.append(state["observation"][:, :2].norm(dim=1))
     torch.testing.assert_close(lengths[0], torch.ones(20))
     assert (lengths[1] - 1.0).abs().mean() > 0.02

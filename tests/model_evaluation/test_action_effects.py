@@ -10,27 +10,28 @@ import pytest
 from oracle import OracleConfig, PendulumOracle, oracle_twin, still_twin
 from torch import Tensor
 
+from world_env.batch import Context, Observation, State
 from world_env.errors import InvalidOptionError, SpaceMismatchError
 from world_env.model_evaluation.action_effects import _bookmark, counterfactual
 from world_env.models.base import Prediction
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.rng import RowRandom
-from world_env.spec import RealConfig
+from world_env.rng import CounterRNG
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
-from world_env.types import JSON, Context, Observation, State
+from world_env.types import JSON
 
-PENDULUM = RealConfig("Pendulum-v1")
+PENDULUM = EnvConfig("Pendulum-v1")
 SCORES = ("effect_size", "effect_error", "cosine", "rank", "pairs")
 
 
-def effects(twin: Twin, real: RealConfig, **options: Any) -> JSON:
+def effects(twin: Twin, real: EnvConfig, **options: Any) -> JSON:
     return counterfactual(twin, real, ledger=StepLedger(), **{"states": 6} | options)
 
 
 @pytest.mark.parametrize("real_id", ["CartPole-v1", "Pendulum-v1"])
 def test_an_exact_twin_knows_every_effect(real_id: str) -> None:
-    told = effects(oracle_twin(real_id), RealConfig(real_id), states=20)
+    told = effects(oracle_twin(real_id), EnvConfig(real_id), states=20)
     json.dumps(told, allow_nan=False)
     assert told["reason"] is None and told["steps"] == [1, 5, 20]
     assert (told["states"], told["actions"]) == (20, 4)
@@ -61,8 +62,8 @@ def test_a_twin_that_takes_actions_the_wrong_way_round_is_worse_than_blind() -> 
 
 def test_what_a_twin_draws_at_a_start_is_the_same_for_all_actions() -> None:
     class Displaced(PendulumOracle):
-        def encode(self, context: Context, *, random: RowRandom) -> State:
-            return super().encode(context, random=random) | {"off": random.normal(1)}
+        def encode(self, context: Context, *, rng: CounterRNG) -> State:
+            return super().encode(context, rng=rng) | {"off": rng.normal(1)}
 
         def step(self, state: State, action: Tensor, **options: Any) -> tuple[State, Prediction]:
             arrived, said = super().step({"physics": state["physics"]}, action, **options)
@@ -90,7 +91,7 @@ def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
 
 @pytest.mark.parametrize("real_id", ["CartPole-v1", "Hopper-v5", "Ant-v5"])
 def test_an_environment_is_put_back_exactly_and_often_with_its_wrappers(real_id: str) -> None:
-    real = RealConfig(real_id, wrappers=("counting:Remembering",))
+    real = EnvConfig(real_id, wrappers=("counting:Remembering",))
     assert effects(still_twin(spec_of(real)), real, states=2)["reason"] is None
     env = make_real(real, purpose="spot_check", ledger=StepLedger())
     env.action_space.seed(0)
@@ -119,7 +120,7 @@ def test_what_cannot_be_put_back_is_not_measured(wrapper: str, said: str) -> Non
 
 def test_actions_without_an_effect_have_no_score() -> None:
     kwargs = {"parts": True, "lengths": [100, 101], "max_episode_steps": 100}
-    real = RealConfig("counting:Counting-v0", kwargs)
+    real = EnvConfig("counting:Counting-v0", kwargs)
     told = effects(still_twin(spec_of(real)), real)
     # Its actions change the reward and nothing that is seen.
     assert told["reason"] is None and told["effect_size"] == [None] * 3
@@ -131,4 +132,4 @@ def test_impossible_questions_are_refused() -> None:
     with pytest.raises(InvalidOptionError, match="actions 1"):
         effects(twin, PENDULUM, actions=1)
     with pytest.raises(SpaceMismatchError):
-        effects(twin, RealConfig("CartPole-v1"))
+        effects(twin, EnvConfig("CartPole-v1"))

@@ -11,16 +11,16 @@ import torch
 from oracle import CartPoleOracle, OracleConfig, oracle_twin, real_episodes, still_twin
 from torch import Tensor
 
+from world_env.batch import Context, Observation, State
 from world_env.data.episode import Episode
 from world_env.model_evaluation.error_by_horizon import _trusted, measure_horizons
 from world_env.model_evaluation.errors import row_errors
 from world_env.model_evaluation.open_loop import measured_steps
 from world_env.models.base import Prediction
 from world_env.real.real_env import spec_of
-from world_env.rng import RowRandom
-from world_env.spec import RealConfig
+from world_env.rng import CounterRNG
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
-from world_env.types import Context, Observation, State
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ class Drifting(CartPoleOracle):
     drift, mean = 0.0, 0.0
     says = staticmethod(lambda off, pace: off)
 
-    def encode(self, context: Context, *, random: RowRandom) -> State:
-        state = super().encode(context, random=random)
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
+        state = super().encode(context, rng=rng)
         pace = self.drift * torch.linspace(0.1, 1.0, len(context), dtype=torch.float64)
         return state | {"pace": pace, "off": torch.zeros_like(pace)}
 
@@ -165,7 +165,7 @@ def test_an_uncertainty_that_is_the_error_ranks_it(
 def test_a_model_without_uncertainty_has_no_ranking(episodes: list[Episode]) -> None:
     class Silent(CartPoleOracle):
         def step(self, state: State, action: Tensor, **options: Any) -> tuple[State, Prediction]:
-            return super().step(state, action, random=options["random"])
+            return super().step(state, action, rng=options["rng"])
 
     assert measure_horizons(planted(Silent), episodes)["uncertainty"] is None
 
@@ -225,7 +225,7 @@ def test_a_model_that_leaves_the_numbers_gives_strict_json(episodes: list[Episod
 
 
 def test_an_images_pixels_count_as_one_dimension() -> None:
-    spec = spec_of(RealConfig("counting:Counting-v0", {"parts": True}))
+    spec = spec_of(EnvConfig("counting:Counting-v0", {"parts": True}))
     rng = np.random.default_rng(0)
     parts = {
         "box": rng.normal(size=(31, 3)).astype(np.float32),

@@ -10,19 +10,21 @@ import pytest
 from oracle import oracle_twin
 
 from world_env.cli.main import main
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, TooLittleDataError
-from world_env.fitting.fit import FitConfig, fit
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit
 from world_env.model_evaluation.log_replay import against_logs, held_out
 from world_env.simulation.simulator import Simulator
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
-CARTPOLE = RealConfig("CartPole-v1", {"max_episode_steps": 30})
+CARTPOLE = EnvConfig("CartPole-v1", {"max_episode_steps": 30})
 TINY = FitConfig(updates=2, family="linear")
 
 
@@ -54,7 +56,7 @@ def test_an_exact_twin_follows_the_logs_exactly(logs: list[Episode]) -> None:
 
 
 def test_an_exact_twin_of_changing_rewards_covers_all_of_them(tmp_path: Path) -> None:
-    real = RealConfig("Pendulum-v1", {"max_episode_steps": 60})
+    real = EnvConfig("Pendulum-v1", {"max_episode_steps": 60})
     episodes = collect(CollectConfig(real, tmp_path, 600)).load()
     found = against_logs(oracle_twin("Pendulum-v1"), episodes)
     assert found["return_error"]["mean_absolute_relative"] < 1e-3

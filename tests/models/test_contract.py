@@ -20,18 +20,16 @@ from oracle import (
 )
 from torch import Tensor
 
+from world_env.batch import Observation, State
 from world_env.codec import Codec
 from world_env.envs.vector_env import WorldModelVectorEnv
-from world_env.errors import InvalidOptionError
 from world_env.models.base import Prediction
 from world_env.models.registry import FAMILIES, load_family
-from world_env.rng import RowRandom
-from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
 from world_env.testing.model_checks import check_world_model
 from world_env.testing.vector_env_checks import check_vector_env
 from world_env.twin.twin import Twin
-from world_env.types import Observation, State
 
 BUILT_IN = [family for family in FAMILIES if not family.startswith("oracle")]
 MODES = list(AutoresetMode)
@@ -60,14 +58,14 @@ def test_every_family_keeps_the_protocol(family: str, real_id: str) -> None:
 @pytest.mark.parametrize("family", BUILT_IN)
 def test_what_a_simulator_steps_keeps_the_protocol_too(family: str, real_id: str) -> None:
     twin = awake(Twin.untrained(real_spec(real_id), family))
-    fast = twin.model.stepper()
+    fast = twin.model.for_inference()
     check_world_model(fast, starts=real_starts(real_id), differentiable=False)
-    state = twin.model.encode(twin.starts, random=RowRandom.from_seed(0, len(twin.starts)))
+    state = twin.model.encode(twin.starts, rng=CounterRNG.from_seed(0, len(twin.starts)))
     action = torch.zeros(len(twin.starts), Codec(twin.spec).action_size)
     with torch.no_grad():
         (arrived, said), (quick, quickly) = (
             model.step(
-                state, action, random=RowRandom.from_seed(1, len(twin.starts)), uncertainty="full"
+                state, action, rng=CounterRNG.from_seed(1, len(twin.starts)), uncertainty="full"
             )
             for model in (twin.model, fast)
         )
@@ -78,36 +76,6 @@ def test_what_a_simulator_steps_keeps_the_protocol_too(family: str, real_id: str
         assert (known is None) == (shown is None), name
         if known is not None:
             torch.testing.assert_close(shown, known, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", BUILT_IN)
-def test_one_opinion_of_every_family_keeps_the_protocol_and_another_is_none(
-    family: str, real_id: str
-) -> None:
-    model = awake(Twin.untrained(real_spec(real_id), family)).model
-    assert model.following(None) is model
-    for opinion in range(model.opinions):
-        check_world_model(model.following(opinion), differentiable=False)
-    for wrong in (-1, model.opinions):
-        with pytest.raises(InvalidOptionError, match=f"opinion is {wrong}"):
-            model.following(wrong)
-
-
-def test_rows_follow_the_opinion_that_is_asked_for() -> None:
-    twin = awake(Twin.untrained(real_spec("CartPole-v1"), "ensemble"))
-    rows, actions = 40, np.zeros(40, int)
-    shown = []
-    for opinion in (None, *range(twin.model.opinions)):
-        simulator = Simulator(twin, rows, config=SimulatorConfig(opinion=opinion, temperature=0.0))
-        simulator.reset(seed=3)
-        shown.append(simulator.step(actions).observation)
-    every, *alone = shown
-    # From one start: what differs is what is believed.
-    assert len(np.unique(every, axis=0)) == len(alone) == twin.model.opinions
-    for each in alone:
-        assert len(np.unique(each, axis=0)) == 1
-    with pytest.raises(InvalidOptionError, match="opinion is -1"):
-        SimulatorConfig(opinion=-1)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])
@@ -201,7 +169,7 @@ class Mixes(CartPoleOracle):
 
 
 class GlobalNoise(CartPoleOracle):
-    def _noise(self, state: Tensor, random: RowRandom, temperature: float) -> Tensor:
+    def _noise(self, state: Tensor, rng: CounterRNG, temperature: float) -> Tensor:
         return 0.01 * torch.randn_like(state)
 
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from small_ensemble import ACTIONS, CONFIG, MEMBERS, SIZE, SPEC, awake, stepped, tied
 from torch import Tensor
 
-from world_env.models.base import Uncertainty
+from world_env.batch import Context
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.models.layers.ensemble_mlp import MemberMLP, RowGroups
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.twin.twin import Twin
-from world_env.types import Context
+from world_env.types import Uncertainty
 
 
 def test_the_log_std_stays_within_its_bounds_and_keeps_its_gradient(
@@ -59,11 +59,11 @@ def test_own_is_forward_row_by_row(rows: list[int]) -> None:
 
 def test_rows_follow_the_member_they_drew(model: EnsembleWorldModel) -> None:
     context = Context.from_observation({"observation": torch.zeros(64, SIZE)}, ACTIONS)
-    noise = RowRandom.from_seed(0, 64)
-    state = awake(model).encode(context, random=noise)
+    noise = CounterRNG.from_seed(0, 64)
+    state = awake(model).encode(context, rng=noise)
     assert set(state["member"].tolist()) == set(range(MEMBERS))
     action = torch.eye(ACTIONS)[torch.zeros(64, dtype=torch.int64)]
-    arrived, _ = model.step(state, action, random=noise, temperature=0.0)
+    arrived, _ = model.step(state, action, rng=noise, temperature=0.0)
     assert torch.equal(arrived["member"], state["member"])
     # Same start, same action, no noise: rows differ exactly where their members do.
     futures = {tuple(row) for row in arrived["observation"].tolist()}
@@ -96,18 +96,18 @@ def test_disagreement_is_uncertain_even_inside_the_data(model: EnsembleWorldMode
 
 def test_uncertainty_is_computed_only_on_demand(model: EnsembleWorldModel) -> None:
     state = model._fresh(torch.zeros(1, SIZE), torch.zeros(1, dtype=torch.int64))
-    noise = RowRandom.from_seed(0, 1)
-    assert model.step(state, torch.eye(ACTIONS)[:1], random=noise)[1].uncertainty is None
+    noise = CounterRNG.from_seed(0, 1)
+    assert model.step(state, torch.eye(ACTIONS)[:1], rng=noise)[1].uncertainty is None
 
 
 def looked(model: EnsembleWorldModel, kind: Uncertainty, steps: int, rows: int = 6) -> list[Tensor]:
     """The disagreement after each of some steps, always from the same place, for rows of all members."""
-    random = RowRandom.from_seed(5, rows)
+    rng = CounterRNG.from_seed(5, rows)
     state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
     action = torch.eye(ACTIONS)[torch.zeros(rows, dtype=torch.int64)]
     shown = []
     for _ in range(steps):
-        arrived, _ = model.step(state, action, random=random, uncertainty=kind)
+        arrived, _ = model.step(state, action, rng=rng, uncertainty=kind)
         state = {**arrived, "observation": state["observation"]}
         shown.append(state["disagreement"])
     return shown
@@ -131,11 +131,11 @@ def test_asking_for_uncertainty_does_not_change_the_future(model: EnsembleWorldM
     awake(model)
     ends = []
     for kind in (False, True, "full"):
-        random = RowRandom.from_seed(1, 12)
+        rng = CounterRNG.from_seed(1, 12)
         state = model._fresh(torch.zeros(12, SIZE), torch.arange(12) % MEMBERS)
         for step in range(5):
             action = torch.eye(ACTIONS)[(torch.arange(12) + step) % ACTIONS]
-            state, _ = model.step(state, action, random=random, uncertainty=kind)
+            state, _ = model.step(state, action, rng=rng, uncertainty=kind)
         ends.append(state["observation"])
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
 
@@ -145,13 +145,13 @@ def test_unit_vectors_stay_unit_vectors_and_what_is_not_carried_leaves_no_trace(
 ) -> None:
     model.prepare(tied())
     awake(model)
-    random = RowRandom.from_seed(4, 20)
-    start = 0.5 * random.normal(SIZE)
+    rng = CounterRNG.from_seed(4, 20)
+    start = 0.5 * rng.normal(SIZE)
     other = start.clone()
     other[:, 1] += 0.4
-    state = model._fresh(start, random.integers(MEMBERS))
+    state = model._fresh(start, rng.integers(MEMBERS))
     action = torch.eye(ACTIONS)[torch.arange(20) % ACTIONS]
-    arrived, _ = model.step(state, action, random=random)
+    arrived, _ = model.step(state, action, rng=rng)
     vector = arrived["observation"]
     torch.testing.assert_close(vector[:, [0, 2]].norm(dim=1), torch.ones(20))
     assert (vector[:, 3] - start[:, 3]).abs().max() > 0.01

@@ -8,9 +8,9 @@ import torch
 from small_ensemble import ACTIONS, CONFIG, MEMBERS, SIZE, STEPS, awake, statistics, stepped
 from torch import Tensor
 
+from world_env.batch import Batch
 from world_env.models.ensemble.model import EnsembleWorldModel
-from world_env.rng import RowRandom
-from world_env.types import Batch
+from world_env.rng import CounterRNG
 
 
 def batch(rows: int = 12, steps: int = STEPS, seed: int = 0) -> Batch:
@@ -32,7 +32,7 @@ def batch(rows: int = 12, steps: int = STEPS, seed: int = 0) -> Batch:
 
 
 def loss(model: EnsembleWorldModel, data: Batch) -> Tensor:
-    return model.loss(data, random=RowRandom.from_seed(0, len(data)), progress=1.0)[0]
+    return model.loss(data, rng=CounterRNG.from_seed(0, len(data)), progress=1.0)[0]
 
 
 def gradients(model: EnsembleWorldModel, data: Batch) -> dict[str, Tensor]:
@@ -154,14 +154,14 @@ def test_the_loss_is_reported_for_each_dimension(model: EnsembleWorldModel) -> N
     data = batch()
     for steps in (1, STEPS):
         cut = batch(steps=steps)
-        _, logs = model.loss(cut, random=RowRandom.from_seed(0, len(cut)), progress=1.0)
+        _, logs = model.loss(cut, rng=CounterRNG.from_seed(0, len(cut)), progress=1.0)
         assert set(logs) >= {"change", "reward", "terminal_reward", "terminated", "per_dimension"}
         assert ("rollout" in logs) == (steps > 1)
         assert not any(value.requires_grad for value in logs.values())
     # Untrained, the error is the change itself, in units of the dimension's typical change.
     vectors = data.observations["observation"]
     change = (vectors[:, 1] - vectors[:, 0]) / model.normalizer.change_scale
-    _, logs = model.loss(data, random=RowRandom.from_seed(0, len(data)), progress=1.0)
+    _, logs = model.loss(data, rng=CounterRNG.from_seed(0, len(data)), progress=1.0)
     torch.testing.assert_close(logs["per_dimension"], change.square().mean(0).sqrt())
 
 

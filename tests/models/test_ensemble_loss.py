@@ -9,11 +9,11 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
+from world_env.batch import Batch, Statistics
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.models.layers.ensemble_mlp import MemberMLP
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
-from world_env.types import Batch, Statistics
 
 MEMBERS, ROWS, SIZE, ACTIONS, STEPS = 2, 3, 2, 1, 4
 CONFIG = EnsembleConfig(members=MEMBERS, width=8, layers=2, head_width=6, rollout=STEPS)
@@ -138,7 +138,7 @@ def test_the_loss_and_its_gradient_equal_a_slow_reference(
 ) -> None:
     data = windows(steps)
     parameters = list(model.parameters())
-    fast, parts = model.loss(data, random=RowRandom.from_seed(0, len(data)), progress=1.0)
+    fast, parts = model.loss(data, rng=CounterRNG.from_seed(0, len(data)), progress=1.0)
     slow = slow_loss(model, data)
     torch.testing.assert_close(fast, slow, rtol=1e-6, atol=1e-6)
     assert ("rollout" in parts) == (steps > 1)
@@ -163,7 +163,7 @@ def test_a_spike_teaches_the_mean_no_more_than_an_outlier(
     for spike in (1e3, 1e6):
         data = windows(1)
         data.observations["observation"][2, 1, 0] = spike
-        loss, _ = model.loss(data, random=RowRandom.from_seed(0, len(data)), progress=0.0)
+        loss, _ = model.loss(data, rng=CounterRNG.from_seed(0, len(data)), progress=0.0)
         (pull,) = torch.autograd.grad(loss, [model.dynamics.biases[-1]])
         pulls.append(float(pull[..., :SIZE].norm()))
     assert (pulls[1] > 100 * pulls[0]) == grows

@@ -6,7 +6,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from world_env.envs.env import WorldModelEnv
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
 from world_env.twin.twin import Twin
 
@@ -91,7 +91,7 @@ def test_many_rows(exact: Twin, real_id: str, mode: AutoresetMode) -> None:
 
 def test_under_stable_baselines(exact: Twin, real_id: str) -> None:
     rows = 3
-    learned = WorldModelVecEnv(exact, rows, seed=0)
+    learned = WorldModelSB3VecEnv(exact, rows, seed=0)
     reals = [gym.make(real_id) for _ in range(rows)]
     observation = learned.reset()
     for row, real in enumerate(reals):

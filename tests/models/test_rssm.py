@@ -10,18 +10,18 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from world_env.batch import Batch, Context, select
 from world_env.codec import Codec, packed
 from world_env.models.layers import fused_activation as loops
 from world_env.models.layers.dense import PreparedDense, dense
 from world_env.models.layers.symlog import symexp, symlog
 from world_env.models.rssm.model import RssmConfig, RssmWorldModel, two_hot_loss
 from world_env.policy_evaluation.return_prediction import own_starts
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.spec import WorldSpec
 from world_env.testing.model_checks import check_world_model
 from world_env.twin.twin import Twin
-from world_env.types import Batch, Context, select
 
 SMALL = RssmConfig(
     deter=16, groups=3, classes=4, hidden=16, depth=2, members=2, window=6, context=3
@@ -123,8 +123,8 @@ def test_it_keeps_the_protocol_with_every_kind_of_observation(world: str) -> Non
 @pytest.mark.parametrize("world", WORLDS)
 def test_what_it_shows_has_the_form_of_what_it_saw(world: str) -> None:
     model, batch = model_of(world), batch_of(world, 5, 2)
-    random = RowRandom.from_seed(0, 5)
-    state = model.encode(Context.from_observation(batch.start(), 2), random=random)
+    rng = CounterRNG.from_seed(0, 5)
+    state = model.encode(Context.from_observation(batch.start(), 2), rng=rng)
     shown = model.decode(state)
     assert {key: value.shape for key, value in shown.items()} == {
         key: value.shape for key, value in batch.start().items()
@@ -158,13 +158,13 @@ def test_two_hot_losses_are_least_where_the_bins_say_the_mean() -> None:
 def test_a_context_is_taken_in_one_observation_after_another() -> None:
     model, batch = model_of("vector"), batch_of("vector", 4, 2)
     length = torch.full((4,), 3)
-    random = RowRandom.from_seed(7, 4)
-    whole = model.encode(context_of(batch, length, 3), random=random)
-    random = RowRandom.from_seed(7, 4)
-    state = model.encode(Context.from_observation(batch.start(), 2), random=random)
+    rng = CounterRNG.from_seed(7, 4)
+    whole = model.encode(context_of(batch, length, 3), rng=rng)
+    rng = CounterRNG.from_seed(7, 4)
+    state = model.encode(Context.from_observation(batch.start(), 2), rng=rng)
     for place in (0, 1):
         later = {key: value[:, place + 1] for key, value in batch.observations.items()}
-        state = model.observe(state, batch.actions[:, place], later, random=random)
+        state = model.observe(state, batch.actions[:, place], later, rng=rng)
     for name, value in whole.items():
         assert torch.equal(value, state[name])
 
@@ -186,9 +186,7 @@ def test_what_lies_beyond_a_contexts_length_is_not_seen() -> None:
         length,
         length - 1,
     )
-    one, other = (
-        model.encode(each, random=RowRandom.from_seed(0, 3)) for each in (context, spoiled)
-    )
+    one, other = (model.encode(each, rng=CounterRNG.from_seed(0, 3)) for each in (context, spoiled))
     for name, value in one.items():
         assert torch.equal(value, other[name])
 
@@ -220,7 +218,7 @@ def test_padded_contexts_are_the_same_contexts() -> None:
     long = short.padded(3)
     assert long.actions.shape == (4, 2, 2) and long.length.tolist() == [1] * 4
     assert short.padded(1) is short
-    one, other = (model.encode(each, random=RowRandom.from_seed(0, 4)) for each in (short, long))
+    one, other = (model.encode(each, rng=CounterRNG.from_seed(0, 4)) for each in (short, long))
     for name, value in one.items():
         assert torch.equal(value, other[name])
 
@@ -249,7 +247,7 @@ def test_steps_beyond_an_episodes_end_teach_nothing() -> None:
         valid,
     )
     losses = [
-        float(model.loss(each, random=RowRandom.from_seed(0, 6), progress=0.5)[0].detach())
+        float(model.loss(each, rng=CounterRNG.from_seed(0, 6), progress=0.5)[0].detach())
         for each in (batch, spoiled)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -265,7 +263,7 @@ def test_a_warm_start_is_the_same_function() -> None:
     batch = batch_of("vector", 3, 1)
     context = Context.from_observation(batch.start(), 2)
     shown = [
-        model.decode(model.encode(context, random=RowRandom.from_seed(0, 3)))["observation"]
+        model.decode(model.encode(context, rng=CounterRNG.from_seed(0, 3)))["observation"]
         for model in (older, newer)
     ]
     assert torch.equal(*shown)
@@ -289,7 +287,7 @@ def test_beyond_the_older_scales_it_begins_anew() -> None:
 def test_low_temperatures_draw_the_likeliest(temperature: float) -> None:
     model = model_of("vector")
     shares = torch.tensor([[[0.1, 0.2, 0.3, 0.4]] * 2 + [[0.01, 0.02, 0.45, 0.52]]])
-    drawn = model._draw(shares, RowRandom.from_seed(0, 1), temperature)
+    drawn = model._draw(shares, CounterRNG.from_seed(0, 1), temperature)
     assert drawn.unflatten(-1, (3, 4)).argmax(-1).tolist() == [[3, 3, 3]]
     assert drawn.sum() == 3.0
 
@@ -357,7 +355,7 @@ def test_it_learns_what_only_the_past_tells() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for update in range(1_500):
         batch = drift(64, 8, seed=update)
-        loss, _ = model.loss(batch, random=RowRandom.from_seed(update * 64, 64), progress=0.5)
+        loss, _ = model.loss(batch, rng=CounterRNG.from_seed(update * 64, 64), progress=0.5)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -365,14 +363,12 @@ def test_it_learns_what_only_the_past_tells() -> None:
     batch = drift(256, 6, seed=10_000)
     errors = {}
     for known in (1, 3):
-        random = RowRandom.from_seed(0, 256)
+        rng = CounterRNG.from_seed(0, 256)
         context = context_of(batch, torch.full((256,), known), known)
         with torch.no_grad():
-            state = model.encode(context, random=random)
+            state = model.encode(context, rng=rng)
             for place in range(known - 1, 5):
-                state, _ = model.step(
-                    state, batch.actions[:, place], random=random, temperature=0.0
-                )
+                state, _ = model.step(state, batch.actions[:, place], rng=rng, temperature=0.0)
         arrived = batch.observations["observation"][:, 5, 0]
         shown = model.decode(state)["observation"][:, 0].detach()
         errors[known] = float((shown - arrived).abs().mean())
@@ -402,17 +398,17 @@ def test_what_one_observation_does_not_tell_is_drawn_and_kept_to() -> None:
 
     for update in range(250):
         batch = either_way(32, update)
-        loss, _ = model.loss(batch, random=RowRandom.from_seed(update * 32, 32), progress=0.5)
+        loss, _ = model.loss(batch, rng=CounterRNG.from_seed(update * 32, 32), progress=0.5)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
-    random, found = RowRandom.from_seed(0, 200), []
+    rng, found = CounterRNG.from_seed(0, 200), []
     start = Context.from_observation({"observation": torch.zeros(200, 3)}, 2)
     with torch.no_grad():
-        state = model.encode(start, random=random)
+        state = model.encode(start, rng=rng)
         for _ in range(5):
-            state, _ = model.step(state, torch.zeros(200, 2), random=random)
+            state, _ = model.step(state, torch.zeros(200, 2), rng=rng)
             found.append(model.decode(state)["observation"][:, 0])
     third, last = found[2], found[4]
     # Nobody stands at the mean of both ways, both are gone, and who goes one way stays on it.
@@ -423,14 +419,12 @@ def test_what_one_observation_does_not_tell_is_drawn_and_kept_to() -> None:
 
 def test_states_of_rows_can_be_chosen() -> None:
     model, batch = model_of("grey"), batch_of("grey", 4, 1)
-    state = model.encode(
-        Context.from_observation(batch.start(), 2), random=RowRandom.from_seed(0, 4)
-    )
+    state = model.encode(Context.from_observation(batch.start(), 2), rng=CounterRNG.from_seed(0, 4))
     rows = torch.tensor([2, 0])
     one, _ = model.step(
-        select(state, rows), batch.actions[rows, 0], random=RowRandom.from_seed(0, 4).select(rows)
+        select(state, rows), batch.actions[rows, 0], rng=CounterRNG.from_seed(0, 4).select(rows)
     )
-    all_rows, _ = model.step(state, batch.actions[:, 0], random=RowRandom.from_seed(0, 4))
+    all_rows, _ = model.step(state, batch.actions[:, 0], rng=CounterRNG.from_seed(0, 4))
     for name, value in select(all_rows, rows).items():
         torch.testing.assert_close(one[name], value, rtol=1e-5, atol=1e-6)
 
@@ -447,7 +441,7 @@ def test_some_of_the_images_say_what_all_of_them_would_on_average() -> None:
             return torch.stack(
                 [
                     model._observation_loss(
-                        features, batch.observations, seen, RowRandom.from_seed(3 * draw, 3)
+                        features, batch.observations, seen, CounterRNG.from_seed(3 * draw, 3)
                     )
                     for draw in range(draws)
                 ]

@@ -10,14 +10,15 @@ from gymnasium import spaces
 
 from world_env.envs.vector_env import WorldModelVectorEnv
 from world_env.errors import SpaceMismatchError
-from world_env.fitting.fit import FitConfig
-from world_env.pipeline.build import BuildConfig, build
+from world_env.fitting.config import FitConfig
+from world_env.pipeline.build import build
+from world_env.pipeline.config import BuildConfig
 from world_env.policies.saved_policy import load_policy
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.actors import policy_actor
 from world_env.spaces import one_row
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 from world_env.wrappers.zero_based_actions import ZeroBasedActions
 
@@ -185,5 +186,5 @@ def test_actions_that_do_not_count_from_zero_are_refused_before_a_real_step(
         build(BuildConfig("Field-v0", tmp_path / "run", steps=900, kwargs=kwargs, fit=FIT))
     assert not (tmp_path / "run" / "round-0").exists()
     with pytest.raises(SpaceMismatchError, match="ZeroBasedActions"):
-        learn(RealConfig("Field-v0", kwargs), LearnConfig(steps=100), ledger=ledger)
+        learn(EnvConfig("Field-v0", kwargs), LearnConfig(steps=100), ledger=ledger)
     assert ledger.total() == 0

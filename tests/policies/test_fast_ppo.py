@@ -14,7 +14,7 @@ from oracle import oracle_twin
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
 
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.fast_sb3.ppo import PPO, covers
 from world_env.policies.normalization import NormalizedFeatures
@@ -175,6 +175,6 @@ def test_the_folder_of_a_policy_names_the_algorithm_and_is_read_back(tmp_path: P
 
 
 def test_a_twin_is_learned_in_with_the_cheap_update() -> None:
-    env = WorldModelVecEnv(oracle_twin("CartPole-v1"), 4, seed=0)
+    env = WorldModelSB3VecEnv(oracle_twin("CartPole-v1"), 4, seed=0)
     model = PPO("MlpPolicy", env, **SMALL)
     assert covers(model.learn(100))

@@ -12,12 +12,13 @@ from oracle import oracle_twin
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import parse_exploration
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismatchError, StageError
 from world_env.models.rssm.model import RssmConfig
-from world_env.policies.latent_policy import LatentActor, Senses, look_through, senses_of
+from world_env.policies.latent_policy import LatentActor, LatentEncoder, attach_encoder, encoder_of
 from world_env.policies.latent_vec_env import LatentRows
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import make_real_vec, spec_of
@@ -27,12 +28,12 @@ from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.actors import policy_actor
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import run_real
-from world_env.simulation.state_filter import Filter
-from world_env.spec import RealConfig, WorldSpec
+from world_env.simulation.state_filter import StateFilter
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
 from world_env.wrappers.latent_observation import LatentObservation
 
-CARTPOLE = RealConfig("CartPole-v1")
+CARTPOLE = EnvConfig("CartPole-v1")
 SMALL = RssmConfig(
     deter=12, groups=2, classes=3, hidden=12, depth=2, members=2, window=4, context=2
 )
@@ -69,7 +70,7 @@ def test_it_learns_without_decoding_and_acts_in_reality(
         model = on_latents(twin, tmp_path / "policy", 40_000)
     loaded = load_policy(tmp_path / "policy", expect=twin.spec)
     assert loaded.observation_space.shape == (4,)
-    seen = senses_of(loaded)
+    seen = encoder_of(loaded)
     assert seen is not None and seen.mode == "latent"
     seeds = range(20)
     for policy in (model, loaded):
@@ -86,9 +87,9 @@ def test_what_it_sees_through_goes_with_it(tmp_path: Path) -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     model = on_latents(twin, tmp_path / "policy")
     card = policy_card(tmp_path / "policy")
-    assert card["sees"] == {"through": "senses", "mode": "latent"}
+    assert card["sees"] == {"through": "encoder", "mode": "latent"}
     loaded = load_policy(tmp_path / "policy", expect=twin.spec)
-    carried = senses_of(loaded)
+    carried = encoder_of(loaded)
     assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
     seeds = list(range(5))
     returns = [
@@ -97,7 +98,7 @@ def test_what_it_sees_through_goes_with_it(tmp_path: Path) -> None:
     ]
     assert np.array_equal(returns[0], returns[1]) and np.array_equal(returns[0], returns[2])
     with pytest.raises(SpaceMismatchError, match="observation_space"):
-        load_policy(tmp_path / "policy", expect=spec_of(RealConfig("Pendulum-v1")))
+        load_policy(tmp_path / "policy", expect=spec_of(EnvConfig("Pendulum-v1")))
 
 
 def test_a_twin_with_known_functions_is_looked_through_without_them(tmp_path: Path) -> None:
@@ -106,14 +107,15 @@ def test_a_twin_with_known_functions_is_looked_through_without_them(tmp_path: Pa
 
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     on_latents(dataclasses.replace(twin, termination_fn=never), tmp_path / "policy")
-    assert senses_of(load_policy(tmp_path / "policy", expect=twin.spec)) is not None
+    assert encoder_of(load_policy(tmp_path / "policy", expect=twin.spec)) is not None
 
 
 @pytest.mark.parametrize("mode", ["latent", "both"])
 def test_rows_of_reality_look_as_each_world_by_itself_does(mode: str) -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     together = LatentRows(
-        make_real_vec(CARTPOLE, 3, purpose="collect", ledger=StepLedger()), Senses(twin, mode)
+        make_real_vec(CARTPOLE, 3, purpose="collect", ledger=StepLedger()),
+        LatentEncoder(twin, mode),
     )
     alone = VecMonitor(
         DummyVecEnv([lambda: LatentObservation(gym.make("CartPole-v1"), twin, mode)] * 3)
@@ -141,9 +143,9 @@ def test_rows_of_reality_look_as_each_world_by_itself_does(mode: str) -> None:
 
 def test_rows_of_another_world_are_refused() -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
-    other = make_real_vec(RealConfig("Pendulum-v1"), 2, purpose="collect", ledger=StepLedger())
+    other = make_real_vec(EnvConfig("Pendulum-v1"), 2, purpose="collect", ledger=StepLedger())
     with pytest.raises(SpaceMismatchError, match="observation_space"):
-        LatentRows(other, Senses(twin, "latent"))
+        LatentRows(other, LatentEncoder(twin, "latent"))
 
 
 def same(seen: Any, theirs: Any) -> None:
@@ -158,8 +160,8 @@ def same(seen: Any, theirs: Any) -> None:
 
 def test_rows_are_filtered_each_by_itself() -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
-    model = PPO("MlpPolicy", WorldModelVecEnv(twin, 2, observation_mode="latent"), seed=0)
-    look_through(model, Senses(twin, "latent"))
+    model = PPO("MlpPolicy", WorldModelSB3VecEnv(twin, 2, observation_mode="latent"), seed=0)
+    attach_encoder(model, LatentEncoder(twin, "latent"))
     actor = policy_actor(model)
     assert isinstance(actor, LatentActor)
     rng = np.random.default_rng(0)
@@ -194,7 +196,7 @@ def test_it_collects_like_any_policy(tmp_path: Path) -> None:
 
 
 def test_an_action_that_the_environment_changes_is_remembered_as_it_was(tmp_path: Path) -> None:
-    twin = Twin.untrained(spec_of(RealConfig("Pendulum-v1")), "rssm", SMALL)
+    twin = Twin.untrained(spec_of(EnvConfig("Pendulum-v1")), "rssm", SMALL)
     on_latents(twin, tmp_path / "policy")
     actor = parse_exploration(f"policy:{tmp_path / 'policy'}", twin.spec)
     told = []
@@ -241,7 +243,7 @@ def test_it_goes_on_from_another_one(tmp_path: Path) -> None:
         out=tmp_path / "second",
         warm_start=tmp_path / "first",
     )
-    assert senses_of(later) is not None
+    assert encoder_of(later) is not None
 
 
 def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
@@ -258,7 +260,7 @@ def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
     assert (card["trained_in"], card["sees"]["mode"]) == ("real", "latent")
     assert card["provenance"]["learn"]["through"] == twin.fingerprint()
     again = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
-    carried = senses_of(again)
+    carried = encoder_of(again)
     assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
     assert ledger.by_purpose == {"collect": 8_192}
     with pytest.raises(StageError, match="another configuration"):
@@ -297,13 +299,13 @@ def test_reality_has_no_latents_of_its_own() -> None:
     with pytest.raises(InvalidOptionError, match="'latent' in a learned world has no use for"):
         learn(twin, latent, through=twin)
     with pytest.raises(SpaceMismatchError):
-        learn(RealConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)
+        learn(EnvConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)
 
 
 def test_the_model_follows_what_was_done_instead() -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
-    model = PPO("MlpPolicy", WorldModelVecEnv(twin, 2, observation_mode="latent"), seed=0)
-    look_through(model, Senses(twin, "latent"))
+    model = PPO("MlpPolicy", WorldModelSB3VecEnv(twin, 2, observation_mode="latent"), seed=0)
+    attach_encoder(model, LatentEncoder(twin, "latent"))
     seen = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     done = np.array([[1, 0], [0, 0]])
     actor, shown = policy_actor(model), watched(model)
@@ -313,7 +315,7 @@ def test_the_model_follows_what_was_done_instead() -> None:
         actor(observation, rows)
         if taken is not None:
             actor.took(taken, rows)
-    followed = Filter(twin)
+    followed = StateFilter(twin)
     wanted = [followed.begin(seen[0], [0, 1])]
     wanted += [followed.go_on(done[step], seen[step + 1], rows) for step in range(2)]
     np.testing.assert_array_equal(shown, wanted)

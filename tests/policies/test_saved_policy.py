@@ -15,10 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from world_env.collection.exploration import parse_exploration
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.policies.normalization import NormalizedFeatures
-from world_env.policies.saved_policy import load_policy, policy_card, policy_kwargs_for, save_policy
+from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.real.real_env import spec_of
-from world_env.spec import RealConfig, WorldSpec
-from world_env.types import Statistics
+from world_env.spec import EnvConfig, WorldSpec
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,), np.float32)
 ACTIONS = {
@@ -122,7 +121,7 @@ def test_a_policy_survives_the_disk(
     tmp_path: Path, algorithm: type[BaseAlgorithm], env_id: str
 ) -> None:
     model = trained(algorithm, env_id)
-    spec = spec_of(RealConfig(env_id))
+    spec = spec_of(EnvConfig(env_id))
     folder = save_policy(model, tmp_path / "p", trained_in="real", provenance={"steps": 0})
     card = policy_card(folder)
     assert (card["algorithm"], card["trained_in"], card["seed"]) == (algorithm.__name__, "real", 3)
@@ -139,7 +138,7 @@ def test_a_policy_survives_the_disk(
 
 
 def test_a_saved_policy_explores_with_noise_of_its_own(tmp_path: Path) -> None:
-    spec = spec_of(RealConfig("Pendulum-v1"))
+    spec = spec_of(EnvConfig("Pendulum-v1"))
     folder = save_policy(trained(PPO, "Pendulum-v1"), tmp_path / "p", trained_in="real")
     exploration = parse_exploration(f"policy:{folder}", spec)
     before = torch.get_rng_state()
@@ -153,7 +152,7 @@ def test_a_saved_policy_explores_with_noise_of_its_own(tmp_path: Path) -> None:
 
 
 def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_path: Path) -> None:
-    spec = spec_of(RealConfig("CartPole-v1"))
+    spec = spec_of(EnvConfig("CartPole-v1"))
     center, scale = np.array([10.0, 20.0, 30.0, 40.0]), np.array([0.1, 0.2, 0.3, 0.4])
     model = PPO("MlpPolicy", gym.make("CartPole-v1"), seed=0, policy_kwargs={
         "features_extractor_class": NormalizedFeatures,
@@ -192,7 +191,7 @@ def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_pa
 
 
 def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
-    spec = spec_of(RealConfig("CartPole-v1"))
+    spec = spec_of(EnvConfig("CartPole-v1"))
     folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
     with pytest.raises(InvalidOptionError, match="normalize=True"):
         parse_exploration(f"stuck:0.5:{folder}", spec)
@@ -213,7 +212,7 @@ def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
 def test_a_policy_of_other_spaces_is_refused(tmp_path: Path) -> None:
     folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
     with pytest.raises(SpaceMismatchError, match="observation_space"):
-        load_policy(folder, expect=spec_of(RealConfig("Pendulum-v1")))
+        load_policy(folder, expect=spec_of(EnvConfig("Pendulum-v1")))
 
 
 def rewrite(folder: Path, **change: Any) -> None:
@@ -259,15 +258,12 @@ def test_saving_never_replaces_what_is_no_policy(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def statistics(center: list[float], scale: list[float]) -> Statistics:
-    key = {"observation": torch.tensor(center)}, {"observation": torch.tensor(scale)}
-    none = {"observation": torch.full((len(center),), -1)}
-    return Statistics(*key, key[1], *key, key[1], none, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0)
-
-
 def test_normalisation_lives_inside_the_policy(tmp_path: Path) -> None:
-    space = spec_of(RealConfig("Pendulum-v1")).observation_space
-    options = policy_kwargs_for(space, statistics([0.0, 0.0, 4.0], [1.0, 1.0, 2.0]))
+    normalize = {"mean": [0.0, 0.0, 4.0], "scale": [1.0, 1.0, 2.0]}
+    options = {
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": normalize,
+    }
     model = trained(PPO, "Pendulum-v1", policy_kwargs=options)
     extractor = load_policy(save_policy(model, tmp_path / "p", trained_in="real")).policy
     features = extractor.extract_features(torch.tensor([[1.0, -1.0, 8.0], [0.0, 0.0, 1e6]]))
@@ -276,10 +272,6 @@ def test_normalisation_lives_inside_the_policy(tmp_path: Path) -> None:
     assert isinstance(sac.actor.features_extractor, NormalizedFeatures)
 
 
-def test_what_is_no_vector_keeps_the_default_extractor() -> None:
-    some = statistics([0.0], [1.0])
-    pixels = spaces.Box(0, 255, (8, 8, 3), np.uint8)
-    assert policy_kwargs_for(pixels, some) == {}
-    assert policy_kwargs_for(spaces.Dict({"a": OBSERVATIONS}), some) == {}
+def test_statistics_of_another_space_are_refused() -> None:
     with pytest.raises(SpaceMismatchError, match="3 observation"):
         NormalizedFeatures(OBSERVATIONS, [0.0], [1.0])

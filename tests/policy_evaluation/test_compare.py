@@ -1,4 +1,4 @@
-"""The same policies in both worlds: with an exact twin, what is promised is what reality pays."""
+"""The same policies in both worlds: with an exact twin, what is learned_return is what reality pays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from oracle import oracle_twin
 from stable_baselines3 import PPO
 
+from world_env.atomic_io import write_json
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.policy_evaluation.compare import compare
-from world_env.provenance import write_results
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
@@ -24,7 +24,7 @@ from world_env.rollouts.actors import Actor, policy_actor, random_actor
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import first_observations, run_real
 from world_env.rollouts.returns import bootstrap_mean
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
 SEEDS = range(500, 560)
@@ -41,7 +41,7 @@ def exact(real_id: str) -> Twin:
 
 
 def untrained(real_id: str) -> PPO:
-    env = make_real_vec(RealConfig(real_id), 1, purpose="collect", ledger=StepLedger())
+    env = make_real_vec(EnvConfig(real_id), 1, purpose="collect", ledger=StepLedger())
     return PPO("MlpPolicy", env, seed=0, device="cpu")
 
 
@@ -58,7 +58,7 @@ def actors(real_id: str, twin: Twin) -> dict[str, Callable[[], Actor]]:
 def test_an_exact_twin_returns_what_reality_returns(policy: str, real_id: str, exact: Twin) -> None:
     make = actors(real_id, exact)[policy]
     ledger = StepLedger()
-    reality = run_real(make(), RealConfig(real_id), SEEDS, purpose="judge", ledger=ledger)
+    reality = run_real(make(), EnvConfig(real_id), SEEDS, purpose="judge", ledger=ledger)
     learned = run_learned(make(), exact, reality.first)
     assert ledger.by_purpose == {"judge": int(reality.lengths.sum())}
     np.testing.assert_array_equal(learned.lengths, reality.lengths)
@@ -77,7 +77,7 @@ def test_a_comparison_holds_both_sides_of_every_policy() -> None:
     table = compare(
         policies,
         twin,
-        RealConfig("CartPole-v1"),
+        EnvConfig("CartPole-v1"),
         ledger=ledger,
         episodes=50,
         seed=500,
@@ -90,25 +90,23 @@ def test_a_comparison_holds_both_sides_of_every_policy() -> None:
     assert set(ledger.by_purpose) == {"judge"} and ledger.total() == 0
     for row in table["rows"]:
         assert row["real_ci95"][0] <= row["real_mean"] <= row["real_ci95"][1]
-        assert row["promise"] == row["learned_mean"] - row["real_mean"]
+        assert row["return_gap"] == row["learned_mean"] - row["real_mean"]
         assert row["past_threshold_share"] is None
-    assert table["rows"][1]["promise"] == 0.0
+    assert table["rows"][1]["return_gap"] == 0.0
 
 
 def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
     # The exact cart-pole is as uncertain as it is far from the middle.
     twin = dataclasses.replace(oracle_twin("CartPole-v1"), uncertainty_threshold=0.05)
     actor = random_actor(twin.spec.action_space, SEEDS)
-    reality = run_real(
-        actor, RealConfig("CartPole-v1"), SEEDS, purpose="judge", ledger=StepLedger()
-    )
+    reality = run_real(actor, EnvConfig("CartPole-v1"), SEEDS, purpose="judge", ledger=StepLedger())
     learned = run_learned(actor, twin, reality.first)
     assert learned.past_threshold is not None and 0.0 < learned.past_threshold < 1.0
 
 
 def test_a_discounted_return_is_the_sum_of_what_each_step_weighs() -> None:
     twin = oracle_twin("CartPole-v1")
-    first = first_observations(RealConfig("CartPole-v1"), SEEDS)
+    first = first_observations(EnvConfig("CartPole-v1"), SEEDS)
     make = partial(random_actor, twin.spec.action_space, SEEDS)
     plain, told = run_learned(make(), twin, first), run_learned(make(), twin, first, discount=0.9)
     assert (plain.lengths == told.lengths).all() and (plain.values == plain.lengths).all()
@@ -119,7 +117,7 @@ def test_a_discounted_return_is_the_sum_of_what_each_step_weighs() -> None:
 def test_few_episodes_are_refused() -> None:
     twin = oracle_twin("CartPole-v1")
     with pytest.raises(InvalidOptionError, match=r"episodes is 49.*50"):
-        compare({}, twin, RealConfig("CartPole-v1"), ledger=StepLedger(), episodes=49)
+        compare({}, twin, EnvConfig("CartPole-v1"), ledger=StepLedger(), episodes=49)
 
 
 def test_a_twin_without_horizon_is_refused() -> None:
@@ -131,16 +129,16 @@ def test_a_twin_without_horizon_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "real", [RealConfig("Pendulum-v1"), RealConfig("CartPole-v1", action_chunk=2)]
+    "real", [EnvConfig("Pendulum-v1"), EnvConfig("CartPole-v1", action_chunk=2)]
 )
-def test_a_twin_of_other_spaces_costs_no_episode(real: RealConfig) -> None:
+def test_a_twin_of_other_spaces_costs_no_episode(real: EnvConfig) -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
     actor = random_actor(twin.spec.action_space, range(50))
     with pytest.raises(SpaceMismatchError, match="real environment's"):
         compare({"random": actor}, twin, real, ledger=ledger, episodes=50)
     endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
     with pytest.raises(InvalidOptionError, match="no horizon"):
-        compare({"random": actor}, endless, RealConfig("CartPole-v1"), ledger=ledger, episodes=50)
+        compare({"random": actor}, endless, EnvConfig("CartPole-v1"), ledger=ledger, episodes=50)
     assert ledger.by_purpose == {}
 
 
@@ -160,7 +158,7 @@ def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
     model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0))
     actors = {"random": random_actor(twin.spec.action_space, SEEDS), "ppo": policy_actor(model)}
-    world = RealConfig("RoundedCartPole-v1")
+    world = EnvConfig("RoundedCartPole-v1")
     real = {
         name: run_real(actor, world, SEEDS, purpose="judge", ledger=ledger)
         for name, actor in actors.items()
@@ -171,10 +169,10 @@ def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
 
 
 def test_a_comparison_that_cannot_be_written_is_a_named_error(tmp_path: Path) -> None:
-    write_results(tmp_path / "new" / "comparison.json", {"rows": []})
+    write_json(tmp_path / "new" / "comparison.json", {"rows": []})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["comparison.json"]
     with pytest.raises(StageError, match="cannot write"):
-        write_results(tmp_path / "new" / "comparison.json" / "below", {"rows": []})
+        write_json(tmp_path / "new" / "comparison.json" / "below", {"rows": []})
 
 
 def test_random_rows_do_not_depend_on_which_others_act() -> None:

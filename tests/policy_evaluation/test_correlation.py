@@ -6,7 +6,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from world_env.errors import InvalidOptionError
 from world_env.policy_evaluation.correlation import (
-    Judged,
+    PolicyReturns,
     bootstrap,
     ceiling,
     mmrv,
@@ -21,14 +21,14 @@ MEANS = np.linspace(0.0, 100.0, 24)
 
 def policies(
     real: np.ndarray, learned: np.ndarray, *, noise: float = 0.0, runs: int = 8, seed: int = 0
-) -> list[Judged]:
+) -> list[PolicyReturns]:
     """One policy a mean; episodes vary by `noise`, alike in both worlds."""
     rng = np.random.default_rng(seed)
     found = []
     for i, (mine, theirs) in enumerate(zip(real, learned, strict=True)):
         episodes = noise * rng.normal(size=40)
         found.append(
-            Judged(
+            PolicyReturns(
                 f"p{i}",
                 f"r{i * runs // len(real)}",  # neighbours share a run
                 "evaluation",
@@ -102,7 +102,7 @@ def test_the_ceiling_falls_with_the_noise_of_reality() -> None:
     rng = np.random.default_rng(0)
     quiet = policies(MEANS, MEANS)
     loud = [
-        Judged(f"p{i}", f"r{i}", "evaluation", part, part)
+        PolicyReturns(f"p{i}", f"r{i}", "evaluation", part, part)
         for i, part in enumerate(rng.normal(size=(24, 40)))
     ]
     assert ceiling(quiet) == pytest.approx(1.0)
@@ -121,7 +121,7 @@ def test_one_run_with_many_policies_is_little_evidence() -> None:
 def test_starts_that_are_easy_for_everybody_are_no_agreement() -> None:
     starts = 10.0 * np.random.default_rng(0).normal(size=12)
     unlike = [
-        Judged(f"p{i}", f"r{i}", "evaluation", mine + starts, (-1) ** i + starts)
+        PolicyReturns(f"p{i}", f"r{i}", "evaluation", mine + starts, (-1) ** i + starts)
         for i, mine in enumerate(np.linspace(-1.0, 1.0, 24))
     ]
     low, high = bootstrap([unlike])["pearson_ci95"]
@@ -130,7 +130,7 @@ def test_starts_that_are_easy_for_everybody_are_no_agreement() -> None:
 
 def test_policies_that_are_all_alike_have_no_correlation() -> None:
     part = np.random.default_rng(0).normal(size=7)
-    alike = [Judged(f"p{i}", f"r{i}", "evaluation", part, part) for i in range(7)]
+    alike = [PolicyReturns(f"p{i}", f"r{i}", "evaluation", part, part) for i in range(7)]
     assert bootstrap([alike])["pearson_ci95"] is None
 
 

@@ -9,27 +9,34 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from training.tasks import task_of
+from training.tasks import TASKS, pool_task
 from world_env.collection.exploration import parse_exploration
 from world_env.errors import InvalidOptionError, StageError, TwinNotFoundError
 from world_env.models.rssm.model import RssmConfig
 from world_env.policies.saved_policy import policy_card
+from world_env.policy_evaluation.config import PoolConfig
 from world_env.policy_evaluation.evaluate_twin import judge
-from world_env.policy_evaluation.policy_pool import LEAST_RUNS, Pool, PoolConfig, crowding, plan
+from world_env.policy_evaluation.policy_pool import Pool, crowding, plan
 from world_env.policy_evaluation.policy_pool import pool as make_pool
-from world_env.policy_evaluation.pool_selection import MOST_OF_A_RUN, Member, choose, fifths
+from world_env.policy_evaluation.pool_selection import MAX_OF_A_RUN, Member, choose, fifths
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
-REAL = RealConfig("CartPole-v1", {"max_episode_steps": 40})
+REAL = EnvConfig("CartPole-v1", {"max_episode_steps": 40})
 
 
 def tiny(out: Path, **change: Any) -> PoolConfig:
-    options = {"policies": 20, "on_policy_steps": 64, "off_policy_steps": 64, "episodes": 8}
+    options = {
+        "policies": 20,
+        "on_policy_steps": 64,
+        "off_policy_steps": 64,
+        "episodes": 8,
+        "scripted": "training.scripted_policies:balance",
+    }
     return PoolConfig(REAL, out, **(options | change))
 
 
@@ -53,7 +60,7 @@ def test_the_choice_is_spread_over_returns_and_runs() -> None:
     chosen = choose(candidates, values, 24)
     assert len(chosen) == 24
     assert len({member.run for member in chosen}) == 8
-    assert max(sum(m.run == f"r{r}" for m in chosen) for r in range(8)) <= MOST_OF_A_RUN
+    assert max(sum(m.run == f"r{r}" for m in chosen) for r in range(8)) <= MAX_OF_A_RUN
     kept = [values[int(member.name[1:])] for member in chosen]
     assert max(fifths(kept)) <= 0.4
     assert kept == sorted(kept)
@@ -107,17 +114,17 @@ def test_the_plan_has_eight_runs_of_several_algorithms(
     space: spaces.Space[Any], algorithms: set[str], tmp_path: Path
 ) -> None:
     runs = plan(tiny(tmp_path), space)
-    assert len(runs) == LEAST_RUNS
+    assert len(runs) == 8
     assert {run.algo for run in runs.values()} == algorithms
-    assert len({(run.algo, run.seed) for run in runs.values()}) == LEAST_RUNS
+    assert len({(run.algo, run.seed) for run in runs.values()}) == 8
 
 
 def test_a_pool_holds_what_it_promises(made: Pool) -> None:
     assert len(made.members) >= 20
     runs = {member.run for member in made.members}
-    assert len(runs) >= LEAST_RUNS
+    assert len(runs) >= 8
     assert {"random", "scripted"} <= runs
-    assert all(sum(member.run == run for member in made.members) <= MOST_OF_A_RUN for run in runs)
+    assert all(sum(member.run == run for member in made.members) <= MAX_OF_A_RUN for run in runs)
     assert all(len(part.values) == 8 for part in made.returns)
     # CartPole pays one a step.
     assert all(np.array_equal(part.values, part.lengths) for part in made.returns)
@@ -172,15 +179,13 @@ def test_what_is_no_pool_is_named(tmp_path: Path, made: Pool) -> None:
         tiny(tmp_path, policies=10)
 
 
-def test_judged_episodes_are_the_tasks_unless_said(tmp_path: Path) -> None:
-    acrobot = RealConfig("Acrobot-v1")
-    assert (
-        PoolConfig(acrobot, tmp_path).judged_episodes
-        == task_of(RealConfig("Acrobot-v1")).pool_episodes
-        > 100
-    )
-    assert PoolConfig(REAL, tmp_path).judged_episodes == 100
-    assert PoolConfig(acrobot, tmp_path, episodes=8).judged_episodes == 8
+def test_a_tasks_pool_has_the_values_of_its_row(tmp_path: Path) -> None:
+    task, real = TASKS["Acrobot-v1"], EnvConfig("Acrobot-v1")
+    config = pool_task(task, real, tmp_path)
+    assert config.episodes == task.pool_episodes > PoolConfig(real, tmp_path).episodes == 100
+    assert (config.on_policy_steps, config.off_policy_steps) == task.pool_steps
+    assert config.scripted == task.scripted
+    assert config.off_policy_options == task.offpolicy_options
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from oracle import oracle_twin
 
 from world_env.errors import InvalidOptionError, StageError
-from world_env.policy_evaluation.correlation import Judged
+from world_env.policy_evaluation.correlation import PolicyReturns
 from world_env.policy_evaluation.return_prediction import (
-    LEAST_CALIBRATION,
+    MIN_CALIBRATION,
     calibrate,
     coverage,
     interval,
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions
 
 def judged(
     errors: np.ndarray, *, past: float | None = 0.0, runs: int = 10, real: float = 100.0
-) -> list[Judged]:
+) -> list[PolicyReturns]:
     return [
-        Judged(
+        PolicyReturns(
             f"p{i}",
             f"r{i % runs}",
             "evaluation",
@@ -95,7 +95,7 @@ def test_errors_that_grow_beyond_the_data_are_corrected() -> None:
 
 
 def test_too_few_supported_policies_give_no_interval() -> None:
-    assert calibrate(judged(np.zeros(LEAST_CALIBRATION - 1))) is None
+    assert calibrate(judged(np.zeros(MIN_CALIBRATION - 1))) is None
     assert "fewer than" in str(interval(None, 3.0, 0.0))
 
 
@@ -118,7 +118,7 @@ def test_an_uncalibrated_twin_says_what_to_do() -> None:
 def test_predict_return_unpacks_and_begins_from_every_start_alike(tmp_path: Path) -> None:
     twin = oracle_twin("CartPole-v1")
     calibration = calibrate(judged(np.linspace(-5.0, 5.0, 20), past=None))
-    twin = dataclasses.replace(twin, fidelity={"promise": calibration})
+    twin = dataclasses.replace(twin, fidelity={"return_prediction": calibration})
     mean, low, high = predict_return(
         lambda observation, rows: np.zeros(len(rows), int), twin, episodes=64
     )

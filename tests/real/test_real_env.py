@@ -15,9 +15,9 @@ from world_env.errors import (
 )
 from world_env.real.real_env import make_real, make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 
-COUNTING = RealConfig("counting:Counting-v0")
+COUNTING = EnvConfig("counting:Counting-v0")
 
 
 def play(env: gym.Env, steps: int) -> None:
@@ -92,7 +92,7 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_the_spec_is_read_from_the_environment(env_id: str, horizon: int, seconds: float) -> None:
-    spec = spec_of(RealConfig(env_id))
+    spec = spec_of(EnvConfig(env_id))
     assert spec.horizon == horizon
     assert spec.seconds_per_step == pytest.approx(seconds)
     assert spec.real_id == env_id.rpartition(":")[2]
@@ -103,12 +103,12 @@ def test_the_spec_is_read_from_the_environment(env_id: str, horizon: int, second
 
 
 def test_arguments_and_wrappers_of_the_user_are_applied() -> None:
-    real = RealConfig(
+    real = EnvConfig(
         "counting:Counting-v0",
         {"lengths": [3, 4], "max_episode_steps": 50},
         ("gymnasium.wrappers:FlattenObservation", "counting:Doubled"),
     )
-    assert RealConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
+    assert EnvConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
     assert spec_of(real).horizon == 50
     env = make_real(real, purpose="collect", ledger=StepLedger())
     env.reset(seed=0)
@@ -119,8 +119,8 @@ def test_arguments_and_wrappers_of_the_user_are_applied() -> None:
 def test_wrappers_take_arguments() -> None:
     limit = 'gymnasium.wrappers:TimeLimit{"max_episode_steps": 3}'
     scaled = 'gymnasium.wrappers:RescaleAction{"min_action": -1, "max_action": 1}'
-    real = RealConfig("Pendulum-v1", wrappers=(limit, scaled))
-    assert RealConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
+    real = EnvConfig("Pendulum-v1", wrappers=(limit, scaled))
+    assert EnvConfig.from_json(json.loads(json.dumps(real.to_json()))) == real
     env = make_real(real, purpose="collect", ledger=StepLedger())
     assert env.action_space.high == 1.0
     env.reset(seed=0)
@@ -138,40 +138,40 @@ def test_wrappers_take_arguments() -> None:
 )
 def test_arguments_that_a_wrapper_does_not_take_are_named(wrapper: str, named: str) -> None:
     with pytest.raises(StageError, match=named):
-        spec_of(RealConfig("Pendulum-v1", wrappers=(wrapper,)))
+        spec_of(EnvConfig("Pendulum-v1", wrappers=(wrapper,)))
 
 
 def test_what_a_wrapper_of_ours_refuses_keeps_its_own_name() -> None:
     through = 'world_env.wrappers.latent_observation:LatentObservation{"twin": "cartpole"}'
     with pytest.raises(SpaceMismatchError, match="real environment's observation_space"):
-        spec_of(RealConfig("Pendulum-v1", wrappers=(through,)))
+        spec_of(EnvConfig("Pendulum-v1", wrappers=(through,)))
 
 
 def test_an_unknown_id_lists_near_matches() -> None:
     with pytest.raises(StageError, match="CartPole-v1"):
-        spec_of(RealConfig("CartPol-v1"))
+        spec_of(EnvConfig("CartPol-v1"))
     with pytest.raises(StageError, match="module:Id"):
-        spec_of(RealConfig("no_such_module:Thing-v0"))
+        spec_of(EnvConfig("no_such_module:Thing-v0"))
 
 
 def test_impossible_arguments_are_named() -> None:
     with pytest.raises(StageError, match="wings"):
-        spec_of(RealConfig("CartPole-v1", {"wings": 2}))
+        spec_of(EnvConfig("CartPole-v1", {"wings": 2}))
     with pytest.raises(ValueError, match="strict JSON"):
-        RealConfig("CartPole-v1", {"mass": float("nan")})
+        EnvConfig("CartPole-v1", {"mass": float("nan")})
 
 
 @pytest.mark.parametrize("name", ["json:NoSuch", "no_such_module:W", "Flatten", "json:__name__"])
 def test_an_impossible_wrapper_is_named(name: str) -> None:
     with pytest.raises(StageError, match=name.partition(":")[2] or name):
-        spec_of(RealConfig("CartPole-v1", {}, (name,)))
+        spec_of(EnvConfig("CartPole-v1", {}, (name,)))
 
 
 def test_a_missing_simulator_comes_with_advice() -> None:
     with pytest.raises(MissingExtraError, match="Install"):
-        spec_of(RealConfig("counting:CountingMissing-v0"))
+        spec_of(EnvConfig("counting:CountingMissing-v0"))
 
 
 def test_an_unsupported_space_is_named() -> None:
     with pytest.raises(UnsupportedSpaceError, match="Tuple"):
-        spec_of(RealConfig("counting:CountingNested-v0"))
+        spec_of(EnvConfig("counting:CountingNested-v0"))

@@ -6,7 +6,7 @@ from world_env.refinement.policy_selection import best_of, last_miss, returns_of
 
 
 def check(policy: str, promise: float, *returns: float) -> dict:
-    return {"policy": policy, "promise": promise, "returns": list(returns)}
+    return {"policy": policy, "predicted_return": promise, "returns": list(returns)}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import torch
 
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, StageError
-from world_env.fitting.fit import FitConfig
+from world_env.fitting.config import FitConfig
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.refine import RefineConfig, Round, refine
 from world_env.rl.learn import LearnConfig
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -29,7 +29,7 @@ def few_episodes() -> Iterator[None]:
     """What twins think of a policy is told by fewer episodes than usual."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_env.refinement.keeper.EPISODES", 3)
-        patch.setattr("world_env.refinement.rounds._PROMISED", 3)
+        patch.setattr("world_env.refinement.rounds._PREDICTION_EPISODES", 3)
         yield
 
 
@@ -53,7 +53,7 @@ def tiny(out: Path, **change: Any) -> RefineConfig:
         ),
         **change,
     }
-    return RefineConfig(RealConfig("CartPole-v1"), out, **options)
+    return RefineConfig(EnvConfig("CartPole-v1"), out, **options)
 
 
 @pytest.fixture(scope="module")

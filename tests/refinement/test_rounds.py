@@ -13,14 +13,14 @@ import pytest
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, StageError
-from world_env.fitting.fit import FitConfig
+from world_env.fitting.config import FitConfig
 from world_env.policies.saved_policy import policy_card
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.policy_selection import spot_check
 from world_env.refinement.refine import RefineConfig, refine
 from world_env.refinement.rounds import chosen_until, episodes_until
 from world_env.rl.learn import LearnConfig, learn
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -38,13 +38,13 @@ def config(out: Path, **change: Any) -> RefineConfig:
         "fit": FIT,
         "learn": LEARN,
     }
-    return RefineConfig(RealConfig("CartPole-v1"), out, **options | change)
+    return RefineConfig(EnvConfig("CartPole-v1"), out, **options | change)
 
 
 @pytest.fixture(autouse=True)
 def few_episodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("world_env.refinement.keeper.EPISODES", 2)
-    monkeypatch.setattr("world_env.refinement.rounds._PROMISED", 2)
+    monkeypatch.setattr("world_env.refinement.rounds._PREDICTION_EPISODES", 2)
     yield
 
 
@@ -100,10 +100,10 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
         assert checks["purpose"] == "spot_check"
         assert part.log["reality"]["policy"] == played
     assert rounds[1].log["expected"] == 900.0
-    # 900 was promised of the second and a few dozen came: now that is how far the third is believed.
-    assert rounds[2].log["reality"]["promise"] == 900.0
+    # 900 was learned_return of the second and a few dozen came: now that is how far the third is believed.
+    assert rounds[2].log["reality"]["predicted_return"] == 900.0
     assert rounds[2].log["chosen"] in names[:2]
-    promise, chosen = rounds[2].log["promise"], rounds[2].log["chosen"]
+    promise, chosen = rounds[2].log["predicted_return"], rounds[2].log["chosen"]
     returns = [
         value
         for part in rounds[1:]
@@ -115,7 +115,7 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
 
 
 def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
-    endless = RealConfig("CartPole-v1", {"max_episode_steps": -1})
+    endless = EnvConfig("CartPole-v1", {"max_episode_steps": -1})
     ledger = StepLedger()
     several = dataclasses.replace(config(tmp_path), real=endless)
     with pytest.raises(InvalidOptionError, match=r"no time limit.*one round"):
@@ -123,7 +123,7 @@ def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) 
     assert ledger.total() == 0
     one = dataclasses.replace(several, rounds=1, steps=200, warm_start=False)
     (done,) = refine(one, ledger=ledger)
-    assert done.log["promise"] is None
+    assert done.log["predicted_return"] is None
     assert done.policy_folder == tmp_path / "round-0" / "policy"
 
 
@@ -280,15 +280,21 @@ def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_p
     for before, part in itertools.pairwise(rounds):
         reality = part.log["reality"]
         assert reality["round"] == before.number
-        assert (reality["policy"], reality["promise"]) == (
+        assert (reality["policy"], reality["predicted_return"]) == (
             before.log["contender"],
             before.log["expected"],
         )
         whole = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").load()
         returns = [float(e.rewards.sum()) for e in whole if e.terminated or len(e) == 500]
         assert reality["returns"] == returns
-    assert (rounds[0].log["promise"]["low"], rounds[0].log["promise"]["high"]) == (None, None)
-    assert all(part.log["promise"]["low"] <= part.log["promise"]["mean"] for part in rounds[1:])
+    assert (
+        rounds[0].log["predicted_return"]["low"],
+        rounds[0].log["predicted_return"]["high"],
+    ) == (None, None)
+    assert all(
+        part.log["predicted_return"]["low"] <= part.log["predicted_return"]["mean"]
+        for part in rounds[1:]
+    )
 
 
 def test_spot_checks_of_small_rounds_wait_until_they_are_whole_episodes(tmp_path: Path) -> None:
@@ -321,7 +327,7 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
         "round": 3,
         "policy": "round-1/policy",
         "returns": [4.0, 10.0],
-        "promise": 7.0,
+        "predicted_return": 7.0,
     }
     assert spot_check(played[2:], 10, 3, log) is None
 

@@ -17,10 +17,10 @@ from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.reporting import futures_video as module
 from world_env.reporting.futures_video import futures
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
-CARTPOLE = RealConfig("CartPole-v1")
+CARTPOLE = EnvConfig("CartPole-v1")
 
 
 @pytest.fixture(scope="module")

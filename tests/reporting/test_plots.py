@@ -36,7 +36,7 @@ def test_kinds_and_support_are_told_apart(drawn: list[Any]) -> None:
     assert plots.agreement_scatter(fidelity)
     axes = drawn[0].axes[0]
     assert set(labels(drawn[0])) == {
-        "learned = real", "promised (90 %)", "of the pool", "of the pool, past threshold",
+        "learned = real", "predicted (90 %)", "of the pool", "of the pool, past threshold",
         "trained in the twin", "trained in the twin, past threshold",
     }  # fmt: skip
     markers = [c.lines[0] for c in axes.containers]
@@ -58,9 +58,9 @@ def test_the_band_holds_the_policies_that_keep_their_promise(drawn: list[Any]) -
         if point["supported"]:
             inside = point["low"] <= point["real"] <= point["high"]
             assert path.contains_point((point["real"], point["learned"])) == inside
-    fidelity["promise"] = None
+    fidelity["return_prediction"] = None
     plots.agreement_scatter(fidelity)
-    assert "promised (90 %)" not in labels(drawn[1])
+    assert "predicted (90 %)" not in labels(drawn[1])
 
 
 def test_broken_promises_are_marked(drawn: list[Any]) -> None:
@@ -137,12 +137,12 @@ def test_odd_points_leave_the_others_standing(drawn: list[Any]) -> None:
 
 def test_rounds_show_what_was_promised_and_what_came(drawn: list[Any]) -> None:
     logs: list[JSON] = [
-        {"round": 0, "real_steps": 100, "promise": {"mean": 50.0, "low": None, "high": None}, "reality": None},
-        {"round": 1, "real_steps": 150, "promise": {"mean": 40.0, "low": 10.0, "high": 70.0},
-         "reality": {"round": 0, "returns": [20.0, 30.0], "promise": 50.0}},
+        {"round": 0, "real_steps": 100, "predicted_return": {"mean": 50.0, "low": None, "high": None}, "reality": None},
+        {"round": 1, "real_steps": 150, "predicted_return": {"mean": 40.0, "low": 10.0, "high": 70.0},
+         "reality": {"round": 0, "returns": [20.0, 30.0], "predicted_return": 50.0}},
     ]  # fmt: skip
     assert plots.rounds(logs)
-    assert [axis.tolist() for axis in series(drawn[0], "promised")] == [[100, 150], [50, 40]]
+    assert [axis.tolist() for axis in series(drawn[0], "predicted")] == [[100, 150], [50, 40]]
     # What the second round saw is of the first one's choice.
     checks = series(drawn[0], "spot checks in reality")
     assert [axis.tolist() for axis in checks] == [[100], [25]]
@@ -151,7 +151,7 @@ def test_rounds_show_what_was_promised_and_what_came(drawn: list[Any]) -> None:
 
 def test_the_picture_of_rounds_is_a_file() -> None:
     promise = {"mean": 1.0, "low": 0.0, "high": 2.0}
-    log: JSON = {"round": 0, "real_steps": 1, "promise": promise, "reality": None}
+    log: JSON = {"round": 0, "real_steps": 1, "predicted_return": promise, "reality": None}
     picture = plots.rounds_picture([log, log | {"round": 1, "real_steps": 2}])
     assert picture is not None
     assert picture.lstrip().startswith(b"<?xml")

@@ -22,11 +22,11 @@ from world_env.real.step_ledger import StepLedger
 from world_env.reporting import side_by_side_video as watch_module
 from world_env.reporting.side_by_side_video import side_by_side, watch
 from world_env.simulation.simulator import Simulator
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
-CARTPOLE = RealConfig("CartPole-v1")
-SMALL_PICTURES = RealConfig(
+CARTPOLE = EnvConfig("CartPole-v1")
+SMALL_PICTURES = EnvConfig(
     "Pendulum-v1",
     {"render_mode": "rgb_array"},
     (
@@ -95,7 +95,7 @@ def test_of_pixels_the_difference_is_shown_too() -> None:
 
 
 def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = RealConfig(
+    real = EnvConfig(
         "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
     )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
@@ -138,7 +138,7 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
             self.shown[:] = observation[:2]
             return self.shown
 
-    real = RealConfig(
+    real = EnvConfig(
         "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
     )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
@@ -189,7 +189,7 @@ def test_bad_input_is_a_named_error(twin: Twin, tmp_path: Path) -> None:
         with pytest.raises(InvalidOptionError, match="expected one of closed_loop, open_loop"):
             side_by_side(twin, Constant(0), ledger=ledger, **wrong)
     with pytest.raises(SpaceMismatchError, match="wrappers"):
-        side_by_side(twin, Constant(0), real=RealConfig("Acrobot-v1"), ledger=ledger)
+        side_by_side(twin, Constant(0), real=EnvConfig("Acrobot-v1"), ledger=ledger)
     assert ledger.total() == 0
 
 

@@ -10,17 +10,17 @@ from gymnasium import spaces
 from oracle import Still, oracle_twin, still_twin
 from torch import Tensor
 
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.batch import State
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Prediction
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.intrinsic_reward import UncertaintyReward
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.rollouts.actors import policy_actor
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
-from world_env.types import State
 
 SEEK = LearnConfig(
     steps=20_000, rows=32, reward="uncertainty", on_uncertain="ignore", dataset_starts=0.0, seed=1
@@ -34,7 +34,7 @@ def far_is_uncertain() -> Twin:
 
 
 def test_a_step_pays_its_share_of_the_threshold(far_is_uncertain: Twin) -> None:
-    worlds = WorldModelVecEnv(far_is_uncertain, 3, uncertainty=True)
+    worlds = WorldModelSB3VecEnv(far_is_uncertain, 3, uncertainty=True)
     env = UncertaintyReward(worlds, far_is_uncertain)
     env.reset()
     places = np.array([[0.1, 0, 0, 0], [-0.25, 0, 0, 0], [2.0, 0, 0, 0]], np.float32)
@@ -53,7 +53,7 @@ class Line(Still):
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: bool = False,
     ) -> tuple[State, Prediction]:
@@ -68,7 +68,7 @@ def test_the_policy_goes_where_the_twin_knows_least() -> None:
 
     def place(reward: str) -> float:
         policy = policy_actor(learn(twin, dataclasses.replace(SEEK, reward=reward)))
-        env = WorldModelVecEnv(twin, 8, seed=5)
+        env = WorldModelSB3VecEnv(twin, 8, seed=5)
         observation = env.reset()
         for _ in range(49):
             observation, _, _, _ = env.step(policy(observation, np.arange(8)))
@@ -83,6 +83,6 @@ def test_nobody_else_pays_for_uncertainty(far_is_uncertain: Twin, tmp_path: Path
     with pytest.raises(InvalidOptionError, match="no threshold"):
         learn(certain, SEEK)
     with pytest.raises(InvalidOptionError, match="only learned worlds pay"):
-        learn(RealConfig("CartPole-v1"), SEEK, ledger=StepLedger(tmp_path / "steps.json"))
+        learn(EnvConfig("CartPole-v1"), SEEK, ledger=StepLedger(tmp_path / "steps.json"))
     with pytest.raises(InvalidOptionError, match="expected 'task' or 'uncertainty'"):
         LearnConfig(reward="curiosity")

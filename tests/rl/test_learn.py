@@ -16,10 +16,10 @@ from world_env.errors import InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
-CARTPOLE = RealConfig("CartPole-v1")
+CARTPOLE = EnvConfig("CartPole-v1")
 TINY = LearnConfig(
     steps=512, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1}, dataset_starts=0.0
 )
@@ -149,7 +149,7 @@ def test_a_policy_of_another_twin_is_not_taken_for_this_one(cartpole: Twin, tmp_
 def test_a_policy_of_another_real_environment_is_not_taken_for_this_one(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, steps=64, rows=2)
     learn(CARTPOLE, config, out=tmp_path / "policy", ledger=StepLedger())
-    changed = RealConfig("CartPole-v1", kwargs={"max_episode_steps": 40})
+    changed = EnvConfig("CartPole-v1", kwargs={"max_episode_steps": 40})
     with pytest.raises(StageError, match="trained in another real world"):
         learn(changed, config, out=tmp_path / "policy", ledger=StepLedger())
 
@@ -173,7 +173,7 @@ def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path)
 
 def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path: Path) -> None:
     ledger, config = StepLedger(), dataclasses.replace(TINY_SAC, steps=200)
-    real = RealConfig("Pendulum-v1")
+    real = EnvConfig("Pendulum-v1")
     with pytest.raises(Killed):
         learn(real, config, out=tmp_path / "policy", ledger=ledger, progress=killed_after(100))
     before = ledger.total()
@@ -242,7 +242,7 @@ def test_real_steps_are_counted_and_no_more_than_one_rollout_above_the_wanted(
 
 def test_off_policy_learning_in_reality_costs_exactly_the_wanted_steps() -> None:
     ledger = StepLedger()
-    learn(RealConfig("Pendulum-v1"), TINY_SAC, ledger=ledger, purpose="collect")
+    learn(EnvConfig("Pendulum-v1"), TINY_SAC, ledger=ledger, purpose="collect")
     assert ledger.by_purpose == {"collect": TINY_SAC.steps}
 
 

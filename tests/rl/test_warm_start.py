@@ -10,18 +10,19 @@ import torch
 from gymnasium import spaces
 from oracle import oracle_twin, real_episodes, real_spec
 
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.batch import Context
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError
-from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit_episodes
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.saved_policy import policy_card
 from world_env.rl.learn import LearnConfig, learn, normalization_of
 from world_env.rl.warm_start import begin_from
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
-from world_env.types import Context
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -60,9 +61,9 @@ def test_an_ensemble_in_other_scales_is_the_same_function() -> None:
     context = Context.from_observation({"observation": vectors}, 2)
     said = []
     for model in (older, newer):
-        state = model.encode(context, random=RowRandom.from_seed(0, 64))
+        state = model.encode(context, rng=CounterRNG.from_seed(0, 64))
         arrived, prediction = model.step(
-            state, action, random=RowRandom.from_seed(1, 64), temperature=0.0
+            state, action, rng=CounterRNG.from_seed(1, 64), temperature=0.0
         )
         said.append([arrived["observation"], prediction.reward, prediction.terminated,
                      prediction.terminal_reward])  # fmt: skip
@@ -102,12 +103,12 @@ def fit_error(older: Twin, later: Twin) -> float:
     from world_env.data.dataset import encode_episodes
     from world_env.data.episode import split
     from world_env.model_evaluation.errors import scales_of
-    from world_env.model_evaluation.open_loop import open_loop
+    from world_env.model_evaluation.open_loop import evaluate_open_loop
 
     episodes = real_episodes("CartPole-v1", 40)
     _, held_out = split(episodes, FIT.held_out, FIT.seed)
     scale = scales_of(encode_episodes(episodes, later.codec))
-    return open_loop(
+    return evaluate_open_loop(
         older.model, encode_episodes(held_out, later.codec), horizon=200, scale=scale
     ).score
 
@@ -155,7 +156,7 @@ def test_a_policy_goes_on_as_the_same_one_in_other_scales(tmp_path: Path) -> Non
     narrow = dataclasses.replace(twin, states=spread(twin, 0.5))
     wide = dataclasses.replace(twin, states=spread(twin, 2.0))
     older = learn(narrow, TINY, out=tmp_path / "older")
-    env = WorldModelVecEnv(wide, 4)
+    env = WorldModelSB3VecEnv(wide, 4)
     newer = algorithm_class("PPO")("MlpPolicy", env, policy_kwargs=normalization_of(wide), seed=7)
     begin_from(newer, tmp_path / "older", env)
     extractor: Any = newer.policy.features_extractor
@@ -209,7 +210,7 @@ def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Pat
     older = learn(twin, TINY, out=tmp_path / "older")
     older.policy.log_std.data.fill_(-3.0)
     older.save(tmp_path / "older" / "policy.zip")
-    env = WorldModelVecEnv(twin, 4)
+    env = WorldModelSB3VecEnv(twin, 4)
     options = {"policy_kwargs": normalization_of(twin)}
     # The pendulum's torque reaches from -2 to 2.
     for least, wanted in ((0.0, np.exp(-3.0)), (0.01, np.exp(-3.0)), (0.2, 0.4)):

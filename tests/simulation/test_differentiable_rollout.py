@@ -11,7 +11,7 @@ from torch import Tensor
 
 from world_env import rollout
 from world_env.models.ensemble.model import EnsembleConfig
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.simulation.simulator import Simulator
 from world_env.twin.twin import Twin, load_cached
 
@@ -33,13 +33,13 @@ def test_gradients_from_a_snapshot(family: str, tmp_path) -> None:
     simulator.reset()
     simulator.step(np.zeros((ROWS, 1), np.float32))
     snapshot = simulator.snapshot()
-    random = RowRandom(snapshot.seeds, snapshot.draws)
+    rng = CounterRNG(snapshot.seeds, snapshot.draws)
 
     def value(plan: Tensor, start: Tensor) -> Tensor:
         steps = iter(plan.unbind(1))
         name = "physics" if family == "oracle" else "observation"
         state = {**snapshot.state, name: start}
-        return rollout(twin.model, state, lambda _: next(steps), 4, random).returns(0.9)
+        return rollout(twin.model, state, lambda _: next(steps), 4, rng).returns(0.9)
 
     plan = torch.linspace(-0.5, 0.5, ROWS * 4, dtype=torch.float64).reshape(ROWS, 4, 1)
     start = snapshot.state["physics" if family == "oracle" else "observation"].double()
@@ -52,16 +52,16 @@ def test_a_rollout_is_what_the_simulator_lives() -> None:
     simulator = Simulator(twin, ROWS, seed=0)
     simulator.reset()
     snapshot = simulator.snapshot()
-    random = RowRandom(snapshot.seeds, snapshot.draws)
+    rng = CounterRNG(snapshot.seeds, snapshot.draws)
     always_left = torch.tensor([[1.0, 0.0]]).expand(ROWS, 2)
-    imagined = rollout(twin.model, snapshot.state, lambda _: always_left, 5, random)
-    assert torch.equal(random.draws, snapshot.draws)
+    imagined = rollout(twin.model, snapshot.state, lambda _: always_left, 5, rng)
+    assert torch.equal(rng.draws, snapshot.draws)
     for step in range(5):
         shown = simulator.step(np.zeros(ROWS, int))
         decoded = imagined.observations[step + 1]["observation"]
         np.testing.assert_allclose(shown.observation, decoded.numpy(), atol=1e-6)
         np.testing.assert_allclose(shown.reward, imagined.rewards[:, step].numpy())
-    again = rollout(twin.model, snapshot.state, lambda _: always_left, 5, random)
+    again = rollout(twin.model, snapshot.state, lambda _: always_left, 5, rng)
     assert torch.equal(again.states[-1]["physics"], imagined.states[-1]["physics"])
 
 
@@ -70,9 +70,9 @@ def test_what_is_dead_pays_nothing() -> None:
     simulator = Simulator(twin, ROWS, seed=0)
     simulator.reset()
     right = torch.tensor([[0.0, 1.0]]).expand(ROWS, 2)
-    random = RowRandom.from_seed(0, ROWS)
+    rng = CounterRNG.from_seed(0, ROWS)
     state = simulator.snapshot().state
-    imagined = rollout(twin.model, state, lambda _: right, 30, random)
+    imagined = rollout(twin.model, state, lambda _: right, 30, rng)
     lived = np.zeros(ROWS)
     while not simulator.finished.all():
         running = ~simulator.finished
@@ -83,7 +83,7 @@ def test_what_is_dead_pays_nothing() -> None:
     assert (imagined.alive[:, 0] == 1).all()
     assert len(imagined.states) == len(imagined.observations) == 31
     with pytest.raises(ValueError, match="steps is 0"):
-        rollout(twin.model, state, lambda _: right, 0, random)
+        rollout(twin.model, state, lambda _: right, 0, rng)
 
 
 def test_temperature_zero_is_the_mean_future() -> None:
@@ -92,7 +92,7 @@ def test_temperature_zero_is_the_mean_future() -> None:
     simulator.reset()
     state, right = simulator.snapshot().state, torch.tensor([[0.0, 1.0]]).expand(ROWS, 2)
     runs = [
-        rollout(twin.model, state, lambda _: right, 3, RowRandom.from_seed(s, ROWS), temperature=t)
+        rollout(twin.model, state, lambda _: right, 3, CounterRNG.from_seed(s, ROWS), temperature=t)
         for s, t in ((0, 0.0), (9, 0.0), (0, 1.0))
     ]
     first, second, noisy = (run.states[-1]["physics"] for run in runs)
@@ -100,6 +100,9 @@ def test_temperature_zero_is_the_mean_future() -> None:
 
 
 def test_the_public_name_stays_a_function() -> None:
-    said = "import world_env, world_env.simulation.differentiable_rollout; world_env.rollout; print(callable(world_env.rollout))"
+    said = (
+        "import world_env, world_env.simulation.differentiable_rollout; world_env.rollout; "
+        "print(callable(world_env.rollout))"
+    )
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"

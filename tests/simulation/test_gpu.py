@@ -12,9 +12,9 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from world_env.envs.vector_env import WorldModelVectorEnv
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.simulation.simulator import Simulator, SimulatorConfig
-from world_env.simulation.state_filter import Filter
+from world_env.simulation.state_filter import StateFilter
 from world_env.spec import WorldSpec
 from world_env.testing.vector_env_checks import check_vector_env
 from world_env.twin.twin import Twin
@@ -65,7 +65,7 @@ def assert_alike(left: Any, right: Any) -> None:
 
 
 def test_noise_is_the_same_noise() -> None:
-    here, there = (RowRandom.from_seed(5, ROWS, device=device) for device in ("cpu", "cuda"))
+    here, there = (CounterRNG.from_seed(5, ROWS, device=device) for device in ("cpu", "cuda"))
     assert torch.equal(here.uniform(7), there.uniform(7).cpu())
     torch.testing.assert_close(here.normal(7), there.normal(7).cpu(), rtol=1e-4, atol=1e-4)
     assert torch.equal(here.integers(9), there.integers(9).cpu())
@@ -108,7 +108,7 @@ def test_what_is_observed_is_taken_in_alike(twins: dict[str, Twin]) -> None:
     first, second = (gym.vector.utils.batch_space(space, ROWS).sample() for _ in range(2))
     seen = []
     for twin in twins.values():
-        filtered = Filter(twin)
+        filtered = StateFilter(twin)
         begun = filtered.begin(first, range(ROWS))
         seen.append((begun, filtered.go_on(actions(), second, np.arange(ROWS))))
     for one, other in zip(*seen, strict=True):

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from oracle import CartPoleOracle, oracle_twin
 
 from world_env import WorldModelEnv, WorldModelVectorEnv
-from world_env.envs.sb3_vec_env import WorldModelVecEnv
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import (
     InvalidActionError,
     InvalidOptionError,
@@ -115,7 +115,7 @@ def test_every_shell_says_what_it_shows(pixels: Twin, mode: str) -> None:
     check_env(one, skip_render_check=True)
     many = WorldModelVectorEnv(pixels, 3, observation_mode=mode)
     assert many.observation_space.contains(many.reset(seed=0)[0])
-    sb3 = WorldModelVecEnv(pixels, 3, observation_mode=mode)
+    sb3 = WorldModelSB3VecEnv(pixels, 3, observation_mode=mode)
     assert sb3.observation_space == one.observation_space
     sb3.reset()
     seen, _, _, _ = sb3.step(np.zeros((3, 2), np.float32))

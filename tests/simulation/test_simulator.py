@@ -10,6 +10,7 @@ import torch
 from oracle import CartPoleOracle, OracleConfig, oracle_twin
 from torch import Tensor
 
+from world_env.batch import State
 from world_env.errors import (
     InvalidActionError,
     InvalidOptionError,
@@ -19,7 +20,6 @@ from world_env.errors import (
 from world_env.models.base import Prediction
 from world_env.simulation.simulator import ENDS, Simulator, SimulatorConfig, StepResult
 from world_env.twin.twin import Twin
-from world_env.types import State
 
 ROWS = 4
 
@@ -302,17 +302,3 @@ def test_non_finite_rows_end_and_keep_what_they_showed(cartpole: Twin) -> None:
     assert result.truncated[bad].all() and not result.terminated[bad].any()
     np.testing.assert_array_equal(result.observation[bad], before[bad])
     assert np.isfinite(result.reward).all()
-
-
-def test_bfloat16_is_refused_where_it_was_not_measured_to_be_as_good(noisy: Twin) -> None:
-    bfloat16 = SimulatorConfig(precision="bfloat16")
-    with pytest.raises(InvalidOptionError, match="never measured"):
-        Simulator(noisy, 2, config=bfloat16)
-    measured = {"as_good": False, "open_loop": 0.9, "float32": 0.1}
-    worse = dataclasses.replace(noisy, fidelity={"bfloat16": measured})
-    with pytest.raises(InvalidOptionError, match=r"0\.9 in it, 0\.1"):
-        Simulator(worse, 2, config=bfloat16)
-    allowed = dataclasses.replace(noisy, fidelity={"bfloat16": {"as_good": True}})
-    # As good or not, an oracle has no hidden layers to round.
-    with pytest.raises(InvalidOptionError, match="float32"):
-        Simulator(allowed, 2, config=bfloat16)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from oracle import oracle_twin
 
+from world_env.batch import Context
 from world_env.data_range import DataRange
 from world_env.errors import (
+    InitialStatesError,
     InvalidObservationError,
     InvalidOptionError,
     KnownFunctionError,
-    StartsError,
 )
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
-from world_env.types import Context
 
 ROWS = 4
 ACTION = np.zeros(ROWS, int)
@@ -126,7 +126,7 @@ def test_dataset_starts(noisy: Twin) -> None:
     assert not np.isclose(started(twin).observe(), 0.15).all(1).any()
     simulator = started(twin, dataset_starts=1.0, horizon=10)
     assert [ENDS[code] for code in simulator.step(ACTION).end] == ["horizon"] * ROWS
-    with pytest.raises(StartsError, match="only true starts"):
+    with pytest.raises(InitialStatesError, match="only true starts"):
         started(noisy, dataset_starts=0.5)
 
 
@@ -136,7 +136,7 @@ def test_every_true_start_is_drawn(noisy: Twin) -> None:
 
 
 def test_an_empty_set_of_starts_is_refused(noisy: Twin) -> None:
-    with pytest.raises(StartsError, match="at least one"):
+    with pytest.raises(InitialStatesError, match="at least one"):
         dataclasses.replace(noisy, starts=noisy.starts.select(torch.zeros(0, dtype=torch.int64)))
 
 

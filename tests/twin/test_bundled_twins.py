@@ -9,11 +9,12 @@ import pytest
 import wheel_smoke
 from gymnasium.envs.registration import registry
 
-import world_env
+import world_env  # noqa: F401  registers the ids
 from training.tasks import BUNDLED, real_of
 from world_env.envs.env import WorldModelEnv
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
+from world_env.registration import _id_of
 from world_env.twin.serialization import find_twin
 from world_env.twin.twin import Twin
 
@@ -34,9 +35,9 @@ def test_each_task_has_one_id() -> None:
 
 
 def test_two_twins_of_one_environment_have_two_ids() -> None:
-    ids = [world_env._id_of("Acme/Pendulum-v1", twin) for twin in ("pendulum", "pendulum-pixels")]
+    ids = [_id_of("Acme/Pendulum-v1", twin) for twin in ("pendulum", "pendulum-pixels")]
     assert ids == ["WorldModel/Pendulum-v0", "WorldModel/Pendulum-pixels-v0"]
-    assert world_env._id_of("HalfCheetah-v5", "half-cheetah") == "WorldModel/HalfCheetah-v0"
+    assert _id_of("HalfCheetah-v5", "half-cheetah") == "WorldModel/HalfCheetah-v0"
 
 
 @pytest.mark.parametrize("task", BUNDLED)

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.models.test_rssm import SMALL, spec_of
 from world_env import Twin
+from world_env.batch import Context
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, TwinFormatError
 from world_env.twin.image_compression import packed_images, unpacked_images
-from world_env.types import Context
 
 
 def pictures(steps: int) -> np.ndarray:

@@ -31,14 +31,14 @@ def changed(path: str, value: Any) -> JSON:
 
 
 POOL, TRAINED = "agreement.evaluation", "agreement.optimisation"
-COVERAGE, ALIVE = "promise.coverage", "horizons.survival.learned"
+COVERAGE, ALIVE = "return_prediction.coverage", "horizons.survival.learned"
 AUROC, EFFECT = "horizons.uncertainty.auroc", "counterfactual.effect_error"
 LOST, BACK = [0.1] * 90 + [2.0] * 110, [0.1] * 60 + [2.0] * 40 + [0.1] * 100
 
 # rule, entry, value that it fires on, a part of what it says, value near it that it spares.
 CASES: list[tuple[str, str, Any, str, Any]] = [
     ("unjudged", "agreement", None, "No policy pool is recorded", {"evaluation": {"policies": 24}}),
-    ("uncalibrated", "promise", None, "no promise was calibrated", {"half_width": 1.0}),
+    ("uncalibrated", "return_prediction", None, "no promise was calibrated", {"half_width": 1.0}),
     ("few policies", f"{POOL}.policies", 9, "9 policies of 8", 10),
     ("few policies", f"{POOL}.runs", 7, "24 policies of 7", 8),
     ("pearson", f"{POOL}.pearson", 0.949, "0.949 only", 0.95),
@@ -46,9 +46,9 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ("bias", f"{POOL}.bias_fraction", -0.2, "20 % of the pool's range more", -0.05),
     ("coverage", f"{COVERAGE}.evaluation", 0.84, "held 84 %", 0.85),
     ("coverage", f"{COVERAGE}.evaluation", 0.96, "wider than they say", 0.95),
-    ("coverage", "promise.level", 0.97, "too narrow", None),
+    ("coverage", "return_prediction.level", 0.97, "too narrow", None),
     ("coverage of trained", f"{COVERAGE}.optimisation", 0.5, "trained in it: they are too", 1.0),
-    ("width", "promise.width_fraction", 0.26, "wide: 26 %", 0.25),
+    ("width", "return_prediction.width_fraction", 0.26, "wide: 26 %", 0.25),
     ("flattered", f"{TRAINED}.bias", 12.0, "earn less in reality than it says: 12 on", 0.0),
     ("flattery unknown", TRAINED, None, "not known", {"policies": 6}),
     ("few ends", "termination.terminal_labels", 9, "Only 9", 10),
@@ -107,7 +107,7 @@ def test_chance_is_named_where_it_may_explain_the_flattery() -> None:
 
 def test_nothing_measured_is_said_first() -> None:
     nothing = "No policy pool has been judged: promises of this twin have no interval."
-    for empty in ({}, None, [], {"agreement": None, "promise": None, "horizons": None}):
+    for empty in ({}, None, [], {"agreement": None, "return_prediction": None, "horizons": None}):
         assert warnings_of(empty) == [nothing]
 
 
@@ -132,7 +132,7 @@ def test_misuses_follow_from_what_is_known() -> None:
     assert any("more than 3 % of the steps" in text for text in good)
     assert not any("no interval" in text or "single predictions" in text for text in good)
     bad = copy.deepcopy(clean())
-    bad["promise"] = None
+    bad["return_prediction"] = None
     bad["horizons"]["trusted_horizon"] = 50
     bad["horizons"]["uncertainty"]["auroc"] = [0.5]
     said = " ".join(misuses(bad, horizon=EPISODE))

@@ -11,15 +11,17 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from rich.table import Table
 
-from training.tasks import real_of
 from world_env.cli.console import Bars, console, real_of_twin, runs_folder
 from world_env.cli.data_commands import DATA_STAGES
 from world_env.cli.evaluation_commands import JUDGE_STAGES, show_comparison
-from world_env.collection.collect import CollectConfig, collect
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import RandomPolicy
 from world_env.errors import InvalidOptionError
-from world_env.fitting.fit import FitConfig, fit
-from world_env.pipeline.build import BuildConfig, Built, build
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit
+from world_env.pipeline.build import Built, build
+from world_env.pipeline.config import BuildConfig
 from world_env.pipeline.demo import demo
 from world_env.policies.saved_policy import load_policy
 from world_env.real.step_ledger import StepLedger
@@ -29,7 +31,7 @@ from world_env.reporting.plots import rounds_picture
 from world_env.reporting.report import read_comparison, write_report
 from world_env.reporting.side_by_side_video import watch
 from world_env.rl.learn import LearnConfig, learn
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.serialization import find_twin, list_twins, read_json
 from world_env.twin.twin import Twin
 
@@ -105,7 +107,7 @@ class LearnStage:
     twin: str | None = None
     """Bundled twin or folder."""
     real: str | None = None
-    """Real environment id, or a task's name; every step is counted beside the policy."""
+    """Real environment id; every step is counted beside the policy."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the real environment."""
     wrappers: tuple[str, ...] = ()
@@ -116,14 +118,14 @@ class LearnStage:
     """Bundled twin or folder that a policy sees reality through, where --observation-mode is not "pixels"."""
     config: _Flat[LearnConfig] = field(default_factory=LearnConfig)
 
-    def world(self) -> Twin | RealConfig:
+    def world(self) -> Twin | EnvConfig:
         """The one world that was given. Raises InvalidOptionError for none or both."""
         if (self.twin is None) == (self.real is None):
             raise InvalidOptionError(
                 "give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID"
             )
         if self.real is not None:
-            real = real_of(self.real, self.kwargs, self.wrappers)
+            real = EnvConfig(self.real, self.kwargs, self.wrappers)
             return dataclasses.replace(real, action_chunk=self.action_chunk)
         if self.kwargs or self.wrappers or self.action_chunk != 1:
             raise InvalidOptionError(
@@ -176,10 +178,14 @@ def refine_stage(config: _Flat[RefineConfig]) -> None:
     ledger = StepLedger(config.out / "real-steps.json")
     done = refine(config, ledger=ledger, report=Bars())
     table = Table(
-        "round", "real steps", "chosen policy", "promise", "spot checks of the choice before"
+        "round",
+        "real steps",
+        "chosen policy",
+        "predicted_return",
+        "spot checks of the choice before",
     )
     for part in done:
-        promise, reality = part.log["promise"] or {}, part.log["reality"] or {}
+        promise, reality = part.log["predicted_return"] or {}, part.log["reality"] or {}
         returns = ", ".join(f"{value:.4g}" for value in reality.get("returns", []))
         told = f"{promise['mean']:.4g}" if promise else "-"
         if promise.get("low") is not None:
@@ -212,7 +218,7 @@ def build_stage(
 ) -> None:
     """Collect, fit, learn, verify in reality, and save a twin with its card and a page.
 
-    ENV_ID is any Gymnasium id, or the name of a task that this project measures itself on.
+    ENV_ID is a Gymnasium id, or "module:Id".
     """
     folder = out or runs_folder() / "build" / env_id.replace("/", "-").replace(":", "-")
     _show(

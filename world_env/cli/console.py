@@ -10,7 +10,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from world_env.errors import InvalidOptionError
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
@@ -50,13 +50,13 @@ class Bars:
         self._bar = None
 
 
-def real_of_twin(twin: Twin, env_id: str | None) -> RealConfig:
+def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:
     """The real environment that a twin was made from, with its arguments and wrappers; or a plain one by its id."""
     stored = twin.provenance.get("real")
     if stored is not None and env_id in (None, stored.get("env_id")):
-        return RealConfig.from_json(stored)
+        return EnvConfig.from_json(stored)
     if env_id is None:
         raise InvalidOptionError(
             "this twin does not say which real environment it was made from: give --real ENV_ID"
         )
-    return RealConfig(env_id)
+    return EnvConfig(env_id)

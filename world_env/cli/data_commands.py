@@ -11,14 +11,15 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
+from world_env.atomic_io import write_json
 from world_env.cli.console import console
 from world_env.data.episode import Episode
-from world_env.data.sources import open_data, open_recordings
-from world_env.data.validation.issue import Finding, worst_first
+from world_env.data.sources import open_dataset, open_recordings
+from world_env.data.validation.issue import LintIssue, worst_first
 from world_env.data.validation.lint import lint, lint_split
 from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.log_replay import against_logs
-from world_env.provenance import facts, write_results
+from world_env.provenance import facts
 from world_env.spec import check_same_spaces
 from world_env.twin.fidelity import DASH
 from world_env.twin.twin import Twin
@@ -57,7 +58,7 @@ def lint_stage(
     return int(any(finding.severity == "error" for finding in found))
 
 
-def show_findings(found: Sequence[Finding], title: str) -> None:
+def show_findings(found: Sequence[LintIssue], title: str) -> None:
     """The findings as a table, or the word that there is none."""
     if not found:
         console.print(f"{title}: nothing found", soft_wrap=True)
@@ -72,11 +73,11 @@ def show_findings(found: Sequence[Finding], title: str) -> None:
 
 def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) -> None:
     """Replay a dataset in a twin, write the result to `path` and show it."""
-    spec, episodes, _ = open_data(dataset)
+    spec, episodes, _ = open_dataset(dataset)
     advice = "give logs of the environment that the twin was made from"
     check_same_spaces(spec, twin.spec, called="the {} of the logs", advice=advice)
     result = against_logs(twin, episodes, seed=seed)
-    write_results(
+    write_json(
         path,
         result
         | {

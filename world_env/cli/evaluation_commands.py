@@ -8,21 +8,28 @@ from typing import Any
 
 from rich.table import Table
 
-from training.tasks import real_of
+from world_env.atomic_io import write_json
 from world_env.cli.console import Bars, console, real_of_twin, runs_folder
 from world_env.cli.data_commands import compare_with_logs
 from world_env.errors import InvalidOptionError
 from world_env.policies.saved_policy import load_policy
 from world_env.policy_evaluation.compare import compare
+from world_env.policy_evaluation.config import PoolConfig
 from world_env.policy_evaluation.correlation import EVALUATION, OPTIMISATION
-from world_env.policy_evaluation.evaluate_twin import Trained, agreement, judge, with_agreement
-from world_env.policy_evaluation.policy_pool import Pool, PoolConfig, crowding
+from world_env.policy_evaluation.evaluate_twin import (
+    TrainedPolicy,
+    agreement,
+    judge,
+    with_agreement,
+)
+from world_env.policy_evaluation.policy_pool import Pool, crowding
 from world_env.policy_evaluation.policy_pool import pool as make_pool
-from world_env.provenance import facts, write_results
+from world_env.provenance import facts
 from world_env.real.step_ledger import StepLedger
 from world_env.reporting.report import show
 from world_env.rollouts.actors import policy_actor, random_actor
 from world_env.rollouts.real import run_real
+from world_env.spec import EnvConfig
 from world_env.twin.serialization import find_twin, list_twins
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -35,9 +42,10 @@ def pool_stage(
     /,
     out: Path | None = None,
     policies: int = 24,
-    on_policy_steps: int | None = None,
-    off_policy_steps: int | None = None,
-    episodes: int | None = None,
+    on_policy_steps: int = 200_000,
+    off_policy_steps: int = 20_000,
+    episodes: int = 100,
+    scripted: str | None = None,
     seed: int = 0,
     kwargs: dict[str, Any] = _NO_KWARGS,
     wrappers: tuple[str, ...] = (),
@@ -46,12 +54,13 @@ def pool_stage(
     """Train policies in reality only, spread over the range of returns, to judge twins by.
 
     Args:
-        env_id: Any Gymnasium id, or the name of a task that this project measures itself on.
+        env_id: Gymnasium id of the real environment, or "module:Id".
         out: Folder of the pool; running again goes on where it stopped.
         policies: Policies wanted.
         on_policy_steps: Real steps of each on-policy run.
         off_policy_steps: Real steps of each off-policy run.
-        episodes: Judged real episodes a policy; without it 100, or what the task's row says.
+        episodes: Real episodes that evaluate each policy.
+        scripted: A policy written by hand, as "module:function".
         seed: Of the runs.
         kwargs: Arguments of the real environment.
         wrappers: Wrappers of the real environment, as module:Class, innermost first.
@@ -59,12 +68,13 @@ def pool_stage(
     """
     folder = out or runs_folder() / "pool" / env_id.replace("/", "-").replace(":", "-")
     config = PoolConfig(
-        real_of(env_id, kwargs, wrappers),
+        EnvConfig(env_id, kwargs, wrappers),
         folder,
         policies=policies,
         on_policy_steps=on_policy_steps,
         off_policy_steps=off_policy_steps,
         episodes=episodes,
+        scripted=scripted,
         through=through,
         seed=seed,
     )
@@ -138,7 +148,7 @@ def compare_stage(
     )
     ledger.save()
     counted = {"real_steps_by_purpose": ledger.by_purpose, "provenance": facts()}
-    write_results(target / "comparison.json", comparison | counted)
+    write_json(target / "comparison.json", comparison | counted)
     show_comparison(comparison)
     console.print(f"comparison: {target / 'comparison.json'}")
 
@@ -160,7 +170,7 @@ def _judge_by_pool(
     for number, path in enumerate(policies):
         actor = policy_actor(load_policy(path, expect=twin.spec))
         reality = run_real(actor, found.real, found.seeds, purpose="spot_check", ledger=ledger)
-        trained.append(Trained(str(path), str(path), lambda actor=actor: actor, reality))  # type: ignore[misc]
+        trained.append(TrainedPolicy(str(path), str(path), lambda actor=actor: actor, reality))  # type: ignore[misc]
         bars("judge", number + 1, len(policies), {})
     ledger.save()
     judged = judge(
@@ -184,14 +194,16 @@ def show_agreement(tree: JSON) -> None:
 
 def show_comparison(comparison: JSON) -> None:
     """The comparison as a table; a dash where a number is unknown."""
-    table = Table("policy", "real return [95 %]", "learned return [95 %]", "promise", "real steps")
+    table = Table(
+        "policy", "real return [95 %]", "learned return [95 %]", "return gap", "real steps"
+    )
     for row in comparison["rows"]:
         real, learned = (
             f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
             for side in ("real", "learned")
         )
         table.add_row(
-            row["policy"], real, learned, f"{row['promise']:+.1f}", show(row["real_steps"])
+            row["policy"], real, learned, f"{row['return_gap']:+.1f}", show(row["real_steps"])
         )
     console.print(table)
 

@@ -1,1 +1,22 @@
 """Collection of real episodes."""
+
+from typing import TYPE_CHECKING
+
+from world_env.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from world_env.collection.collect import play
+    from world_env.collection.config import CollectConfig
+
+__all__ = [
+    "CollectConfig",
+    "play",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "collect": ("play",),
+        "config": ("CollectConfig",),
+    },
+)

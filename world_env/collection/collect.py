@@ -15,50 +15,19 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from world_env.collection.exploration import Exploration, parse_exploration
+from world_env.collection.config import CollectConfig
+from world_env.collection.exploration import parse_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
-from world_env.errors import DataError, InvalidOptionError, StageError
+from world_env.errors import DataError, StageError
+from world_env.policies.protocol import Exploration
 from world_env.real.real_env import make_real, spec_from
-from world_env.real.step_ledger import PURPOSES, StepLedger
-from world_env.spec import RealConfig, WorldSpec
+from world_env.real.step_ledger import StepLedger
+from world_env.spec import WorldSpec
 from world_env.types import JSON
 
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps wanted)."""
-
-
-@dataclass(frozen=True)
-class CollectConfig:
-    """What to collect, how, and where to."""
-
-    real: RealConfig
-    """The real environment."""
-    out: Path
-    """Folder of the episode store; an interrupted collection there goes on."""
-    steps: int
-    """Real steps to store; the last episode is cut there."""
-    exploration: str = "random"
-    """Who acts: "random", "held:20", "policy:PATH", "greedy:PATH", "stuck:0.5:PATH" (half of its sensors broken),
-    "mix:0.5*random+0.5*held:20"."""
-    seed: int = 0
-    """Seeds both the environment and the exploration, at least 0."""
-    purpose: str = "collect"
-    """What the real steps are counted under."""
-    shard_steps: int = 1000
-    """Steps after which complete episodes are written; a killed process loses no more than these
-    and one episode."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.shard_steps < 1 or self.seed < 0:
-            raise InvalidOptionError(
-                f"steps is {self.steps}, shard_steps {self.shard_steps}, seed {self.seed}: "
-                "expected at least 1, 1 and 0"
-            )
-        if self.purpose not in PURPOSES:
-            raise InvalidOptionError(
-                f"purpose is {self.purpose!r}, expected one of {', '.join(PURPOSES)}"
-            )
 
 
 @dataclass

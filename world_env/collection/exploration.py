@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from gymnasium import spaces
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.correlated_noise import CorrelatedNoise
-from world_env.policies.latent_policy import senses_of
+from world_env.policies.latent_policy import encoder_of
 from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.protocol import Exploration
 from world_env.policies.saved_policy import CLOSED, load_policy, policy_card
-from world_env.simulation.state_filter import Filter
+from world_env.simulation.state_filter import StateFilter
 from world_env.spaces import one_row, row_of
 from world_env.spec import WorldSpec
 
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 
 _STUCK_WIDTH = 2.0
 """Data scales around the data's mean at which broken sensors stick (a deviation)."""
-
-
-class Exploration(Protocol):
-    """Chooses real actions. After the same episodes and `reset` with the same seed it acts the same again."""
-
-    def reset(self, seed: int) -> None:
-        """Begin an episode."""
-
-    def act(self, observation: Any) -> Any:
-        """An action of the environment's action space for one unbatched observation."""
-
-    def skip(self, seed: int, steps: int) -> None:
-        """Take in an episode of so many steps that was played before a kill, with this seed; most need not."""
-        return None
 
 
 class RandomPolicy(Exploration):
@@ -99,8 +86,8 @@ class SavedPolicy(Exploration):
     """A trained Stable-Baselines3 policy that acts with noise of its own."""
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool = False) -> None:
-        self._policy, senses = model.policy, senses_of(model)
-        self._filter = None if senses is None else Filter(senses.twin, senses.mode)
+        self._policy, encoder = model.policy, encoder_of(model)
+        self._filter = None if encoder is None else StateFilter(encoder.twin, encoder.mode)
         self._last: Any = None
         self._seed = 0
         self._sde = bool(getattr(model, "use_sde", False))

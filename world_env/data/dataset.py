@@ -13,21 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Batch, Context, Observation, Statistics, select, unpacked
 from world_env.codec import Codec, packed
 from world_env.data.column_structure import comes_back, unit_vectors
 from world_env.data.episode import Episode
 from world_env.data.statistics import MIN_SPREAD, is_vector, robust_scale
-from world_env.errors import DataError, InvalidActionError, InvalidObservationError, StartsError
-from world_env.types import Batch, Context, Observation, Statistics, select, unpacked
+from world_env.errors import (
+    DataError,
+    InitialStatesError,
+    InvalidActionError,
+    InvalidObservationError,
+)
 
 _STILL = 1e-3
 """Change scale of a column that never changes, in units of its own scale: it should stay put."""
-
-
 _MARGIN = 0.1
 """Predictions may leave the data's range by this share of its width."""
-
-
 _COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
 """What `EncodedEpisodes` holds of every step."""
 
@@ -244,11 +245,11 @@ def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisode
 def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
     """The real starts among the episodes' first observations, as contexts of length 1.
 
-    Raises StartsError if no piece begins at a real start.
+    Raises InitialStatesError if no piece begins at a real start.
     """
     first = [episode.cut(0, 1) for episode in episodes if episode.elapsed == 0]
     if not first:
-        raise StartsError(
+        raise InitialStatesError(
             f"none of the {len(episodes)} episodes begins at a real start (elapsed 0): keep whole "
             "episodes beside the pieces"
         )

@@ -13,12 +13,10 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording, checked_episodes
 from world_env.errors import DataError, MissingExtraError, StageError, TwinFormatError
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.types import JSON
 
 _SPEC = "world_env_spec"
-
-
 _ELAPSED = "elapsed"
 
 
@@ -77,6 +75,7 @@ def from_minari(dataset: Any) -> tuple[WorldSpec, list[Episode]]:
 
 
 def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
+    """(spec, episodes, provenance) of a Minari dataset or the id of a local one."""
     if isinstance(dataset, str):
         try:
             dataset = _minari().load_dataset(dataset)
@@ -103,7 +102,7 @@ def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
     if real is not None and not real.get("additional_wrappers"):
         limit = real.get("max_episode_steps")
         kwargs = {**(real.get("kwargs") or {}), **({"max_episode_steps": limit} if limit else {})}
-        provenance["real"] = RealConfig(real["id"], kwargs).to_json()
+        provenance["real"] = EnvConfig(real["id"], kwargs).to_json()
     return spec, recordings, provenance
 
 

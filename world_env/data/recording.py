@@ -32,6 +32,7 @@ class Recording(Episode):
 
 
 def checked_episodes(recordings: Sequence[Episode]) -> list[Episode]:
+    """The recordings as episodes. Raises DataError for the first that is not usable."""
     episodes = []
     for number, recording in enumerate(recordings):
         try:

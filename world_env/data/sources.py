@@ -16,7 +16,7 @@ from world_env.types import JSON
 _MINARI = "minari:"
 
 
-def open_data(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, list[Episode], JSON]:
+def open_dataset(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, list[Episode], JSON]:
     """(interface, episodes, provenance for a twin) of an episode store's folder, or of "minari:ID".
 
     horizon: the task's time limit in steps, instead of the one that the data names, or does not.

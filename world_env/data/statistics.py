@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from world_env.data.dataset import EncodedEpisodes
 from world_env.data.episode import Episode
 from world_env.data_range import DataRange
 from world_env.errors import DataError
 from world_env.spaces import is_image, observation_spaces
 from world_env.spec import WorldSpec
+
+if TYPE_CHECKING:
+    from world_env.data.dataset import EncodedEpisodes
 
 _RANGE_FLOOR = 0.05
 """No scale is below this share of the column's range: rare spikes stay within 1 / this."""
@@ -22,19 +25,11 @@ _RANGE_FLOOR = 0.05
 
 _NORMAL_WIDTHS = {0.25: 1.349, 0.05: 3.290, 0.01: 4.653}
 """Standard deviations between a normal law's quantile at this share and its mirror image."""
-
-
 _SPREAD_BOUNDS = (0.5, 2.0)
 """How far the standard deviation is believed, in units of what the quantiles say."""
-
-
 _QUANTILE_ROWS = 100_000
-
-
 _SPIKE_RATIO = 3.0
 """Scale in units of the bulk's spread beyond which a column counts as rarely spiking."""
-
-
 MIN_SPREAD = 1e-6
 """A range below this share of the values' size is rounding, not information."""
 
@@ -146,6 +141,7 @@ def _bounds(columns: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
 
 
 def is_vector(space: spaces.Space) -> bool:
+    """Whether a space is a Box of numbers and no image."""
     return isinstance(space, spaces.Box) and not is_image(space)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from world_env.atomic_io import write_bytes
 from world_env.data.episode import Episode
 from world_env.errors import DataError, StageError, TwinFormatError
 from world_env.spec import WorldSpec
@@ -20,8 +20,6 @@ from world_env.types import JSON, OBSERVATION
 
 FORMAT = 2
 """Version of the store on disk; older readers refuse newer stores. 2: images are compressed."""
-
-
 _MANIFEST = "manifest.json"
 
 
@@ -82,7 +80,7 @@ class EpisodeStore:
             "steps": 0,
             "shards": [],
         }
-        _write_beside(target / _MANIFEST, _manifest_bytes(tree))
+        write_bytes(target / _MANIFEST, _manifest_bytes(tree))
         return cls(target)
 
     @staticmethod
@@ -130,7 +128,7 @@ class EpisodeStore:
                 {k: np.ascontiguousarray(v) for k, v in packed_images(flat).items()}
             )
             name = f"episodes-{len(shards):05d}.safetensors"
-            _write_beside(self.folder / name, content)
+            write_bytes(self.folder / name, content)
             shards.append({
                 "file": name,
                 "sha256": hashlib.sha256(content).hexdigest(),
@@ -149,7 +147,7 @@ class EpisodeStore:
         }
         if real_steps is not None:
             tree["real_steps"] = dict(real_steps)
-        _write_beside(self.folder / _MANIFEST, _manifest_bytes(tree))
+        write_bytes(self.folder / _MANIFEST, _manifest_bytes(tree))
         # One assignment, so that an interrupt never leaves the store half updated.
         self._manifest = tree
 
@@ -223,22 +221,3 @@ def _safetensors() -> Any:
 
 def _manifest_bytes(tree: JSON) -> bytes:
     return json.dumps(tree, allow_nan=False).encode()
-
-
-def _write_beside(path: Path, content: bytes) -> None:
-    """Replace `path` in one move. Raises StageError; what was there before is then untouched."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise StageError(
-            f"cannot write {path}: {error}. What was stored before is untouched; free some space, "
-            "or choose a folder that can be written."
-        ) from error

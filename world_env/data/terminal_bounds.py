@@ -11,7 +11,7 @@ from world_env.data.episode import Episode
 from world_env.spaces import is_image
 from world_env.spec import WorldSpec
 
-LEAST = 10
+MIN_COUNT = 10
 """Ends that a bound has to explain."""
 
 
@@ -27,7 +27,7 @@ def end_bounds(
     """
     space = spec.observation_space
     ended = [episode for episode in episodes if episode.terminated]
-    if not isinstance(space, spaces.Box) or is_image(space) or len(ended) < LEAST:
+    if not isinstance(space, spaces.Box) or is_image(space) or len(ended) < MIN_COUNT:
         return None
     alive = np.concatenate([_flat(e)[: len(e) if e.terminated else None] for e in episodes])
     left = np.stack([_flat(episode)[-1] for episode in ended])
@@ -37,7 +37,7 @@ def end_bounds(
     while True:
         outside = np.concatenate([left < lowest, left > highest], 1)
         best = int(outside.sum(0).argmax())
-        if outside[:, best].sum() < LEAST:
+        if outside[:, best].sum() < MIN_COUNT:
             break
         place, is_low = best % len(low), best < len(low)
         beyond = left[outside[:, best], place]

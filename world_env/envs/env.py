@@ -10,12 +10,13 @@ import gymnasium
 import numpy as np
 import torch
 
+from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.envs.factory import open_simulator
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot
 from world_env.spaces import row_of
-from world_env.spec import DEFAULT_TWIN, SpecOfStrings
+from world_env.spec import SpecOfStrings
 from world_env.twin.twin import KnownFunction, Twin
 
 RENDER_FPS = 30

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.envs.factory import open_simulator
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spaces import row_of
-from world_env.spec import DEFAULT_TWIN
 from world_env.twin.twin import KnownFunction, Twin
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 except ImportError as error:
     raise MissingExtraError(
-        "WorldModelVecEnv needs stable-baselines3, which is not installed: "
+        "WorldModelSB3VecEnv needs stable-baselines3, which is not installed: "
         'pip install "world-env[train]"'
     ) from error
 
 
-class WorldModelVecEnv(VecEnv):
+class WorldModelSB3VecEnv(VecEnv):
     """`num_envs` worlds of a twin under Stable-Baselines3's contract.
 
     Finished rows restart within the step; their infos hold "terminal_observation" and "TimeLimit.truncated", so that

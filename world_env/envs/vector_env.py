@@ -11,12 +11,13 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.envs.factory import open_simulator
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spaces import row_of
-from world_env.spec import DEFAULT_TWIN, SpecOfStrings
+from world_env.spec import SpecOfStrings
 from world_env.twin.twin import KnownFunction, Twin
 
 _END_NAMES = np.array(ENDS, dtype=object)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from world_env.atomic_io import atomic_path
 from world_env.errors import StageError
 from world_env.models.base import TrainableWorldModel
 from world_env.types import JSON
@@ -27,7 +27,6 @@ def write_checkpoint(
 
     Raises StageError where it cannot be written.
     """
-    beside = path.with_suffix(".new")
     tree = {
         "identity": identity,
         "model": model.state_dict(),
@@ -38,11 +37,10 @@ def write_checkpoint(
         "logs": logs,
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(tree, beside)
-        os.replace(beside, path)
+        with atomic_path(path) as temporary:
+            torch.save(tree, temporary)
     # torch says RuntimeError for a full disk.
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         raise StageError(
             f"cannot write the checkpoint {path}: {error}. Free some space, or choose a folder that can be written."
         ) from error

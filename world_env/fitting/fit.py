@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -16,16 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from world_env.batch import Observation
 from world_env.codec import Codec
 from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
 from world_env.data.episode import Episode, digests, split
-from world_env.data.sources import open_data
+from world_env.data.sources import open_dataset
 from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
 from world_env.data_range import DataRange
 from world_env.device import as_device
 from world_env.errors import DataError, InvalidOptionError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
+from world_env.fitting.config import FitConfig, updates_for
 from world_env.fitting.preconditions import (
     check_amount,
     check_same_kind,
@@ -34,75 +35,25 @@ from world_env.fitting.preconditions import (
     fit_notes,
 )
 from world_env.model_evaluation.errors import scales_of
-from world_env.model_evaluation.open_loop import bfloat16_fidelity, one_step, open_loop
+from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.models.base import TrainableWorldModel
 from world_env.models.registry import load_family
 from world_env.provenance import current_commit
-from world_env.rng import RowRandom
-from world_env.simulation.termination import EndBounds
+from world_env.rng import CounterRNG
+from world_env.simulation.termination import TerminalBounds
 from world_env.spec import WorldSpec
 from world_env.twin.twin import KnownFunction, Twin
-from world_env.types import JSON, Observation
+from world_env.types import JSON
 
 _ENOUGH_ENDS = 20
 """Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
+
+
 _LONGEST_SELECTION = 200
+
+
 _SELECT_FROM = 0.5
-
-LEAST_UPDATES, MOST_UPDATES = 3_000, 30_000
-"""How many a fit takes of itself: enough for small data, and for large data to be seen often enough."""
-_STEPS_AN_UPDATE = 10
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a world model is fitted. The defaults serve every bundled task."""
-
-    family: str = "ensemble"
-    """Name in world_env.models.registry.FAMILIES."""
-    model: JSON = field(default_factory=dict)
-    """Fields of the family's own config that differ from its defaults."""
-    updates: int | None = None
-    """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
-    batch_size: int | None = None
-    """Windows an update, shared among an ensemble's members; None: as many as the family wants."""
-    learning_rate: float | None = None
-    """Peak step size of AdamW; it warms up, then falls to nothing along a cosine. None: as the family wants."""
-    weight_decay: float = 1e-5
-    """Decoupled decay of AdamW."""
-    max_gradient_norm: float = 10.0
-    """Gradients are scaled down to this norm."""
-    held_out: float = 0.1
-    """Share of the episodes kept from training, to select and to calibrate by."""
-    validate_every: int = 250
-    """Updates between two looks at the held-out open-loop error, and between two checkpoints."""
-    states: int = 2_000
-    """Observations from inside the data, at most, that the twin keeps for learned episodes to begin from. Short
-    branches need many: what lies further than a branch from all of them is never seen."""
-    sharp_ends: bool = True
-    """Whether the twin ends episodes where single dimensions pass bounds beyond which nothing ever went on in the data,
-    whatever its model thinks."""
-    seed: int = 0
-    """Of the weights, the windows and the split."""
-    device: str = "cpu"
-    """Where the model learns and is measured, its data beside it; the twin comes back to the CPU."""
-
-    def __post_init__(self) -> None:
-        updates = LEAST_UPDATES if self.updates is None else self.updates
-        batch = 1 if self.batch_size is None else self.batch_size
-        least = min(updates, batch, self.validate_every, self.states)
-        if least < 1 or not 0.0 < self.held_out < 1.0:
-            raise InvalidOptionError(
-                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, "
-                f"states {self.states} and held_out {self.held_out}: expected at least 1 of each, and a share between "
-                "0 and 1"
-            )
-
-
-def updates_for(steps: int) -> int:
-    """Gradient updates of a fit to so many real steps, where nobody says another number."""
-    return min(max(LEAST_UPDATES, steps // _STEPS_AN_UPDATE), MOST_UPDATES)
 
 
 Progress = Callable[[int, int, JSON], None]
@@ -126,7 +77,7 @@ def fit(
     reward_fn, termination_fn: as in `fit_episodes`.
     Raises DataError, TooLittleDataError, StageError (`out` cannot be written, or the checkpoint is another fit's).
     """
-    spec, episodes, provenance = open_data(str(data), horizon=horizon)
+    spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
     out = Path(out)
     check_target(out)
     with _writer(tensorboard) as write:
@@ -252,15 +203,17 @@ def _optimize(
             group["lr"] = rate * _schedule(share)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
         batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
-        random = RowRandom.from_seed(update * len(batch), len(batch), device=train.device)
-        loss, parts = model.loss(batch, random=random, progress=share)
+        rng = CounterRNG.from_seed(update * len(batch), len(batch), device=train.device)
+        loss, parts = model.loss(batch, rng=rng, progress=share)
         optimizer.zero_grad()
         loss.backward()
         _clip(parameters, config.max_gradient_norm)
         optimizer.step()
         done = update + 1
         if done % config.validate_every == 0 or done == updates:
-            measured = open_loop(model, validation, horizon=_LONGEST_SELECTION, scale=scale)
+            measured = evaluate_open_loop(
+                model, validation, horizon=_LONGEST_SELECTION, scale=scale
+            )
             # Early models can be smooth and ignorant: their heads have hardly seen an end.
             grown = done >= _SELECT_FROM * updates
             logs = _plain(parts) | {
@@ -311,17 +264,16 @@ def _ends(
         else termination_threshold(every_probability, every_label)
     )
     scores = termination_scores(probability, label, threshold)
-    return threshold, scores | {"bounds": EndBounds(ranges).told()}, seen
+    return threshold, scores | {"bounds": TerminalBounds(ranges).told()}, seen
 
 
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:
     longest = int(validation.left.max())
-    curve = open_loop(model, validation, horizon=longest, scale=scale)
+    curve = evaluate_open_loop(model, validation, horizon=longest, scale=scale)
     return {
         "held_out_steps": len(validation),
         "open_loop": curve.to_json(),
         "reward_error": curve.reward_error,
-        "bfloat16": bfloat16_fidelity(model, validation, scale=scale),
     }
 
 

@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Context, Observation
 from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.errors import significant
 from world_env.policies.correlated_noise import CorrelatedNoise
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
-from world_env.rng import RowRandom
-from world_env.spec import RealConfig, check_same_spaces
+from world_env.rng import CounterRNG
+from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
-from world_env.types import JSON, Context, Observation
+from world_env.types import JSON
 
 _STEPS = (1, 5, 20)
 """After how many steps outcomes are compared."""
@@ -41,7 +42,7 @@ _EXACT = 1e-9
 
 def counterfactual(
     twin: Twin,
-    real: RealConfig,
+    real: EnvConfig,
     *,
     ledger: StepLedger,
     states: int = 32,
@@ -233,15 +234,15 @@ def _agreement(learned: Tensor, real: Tensor) -> JSON:
 @torch.no_grad()
 def _learned(twin: Twin, branches: list[_Branch], seed: int, actions: int) -> list[Tensor]:
     """(B, D) what the twin's most likely future shows of each branch after each of `_STEPS`."""
-    codec, model = twin.codec, twin.model.stepper()
+    codec, model = twin.codec, twin.model.for_inference()
     start = codec.encode_observation(_stacked([branch.start for branch in branches]))
     # One stream for all actions of a state: what differs between them is the action.
-    random = RowRandom(torch.arange(len(branches)) // actions + seed)
-    state = model.encode(Context.from_observation(start, codec.action_size), random=random)
+    rng = CounterRNG(torch.arange(len(branches)) // actions + seed)
+    state = model.encode(Context.from_observation(start, codec.action_size), rng=rng)
     outcomes = []
     for step in range(max(_STEPS)):
         action = codec.encode_action(np.stack([branch.actions[step] for branch in branches]))
-        state, _ = model.step(state, action, random=random, temperature=0.0)
+        state, _ = model.step(state, action, rng=rng, temperature=0.0)
         if step + 1 in _STEPS:
             outcomes.append(_flat(model.decode(state)))
     return outcomes

@@ -14,17 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Observation, State, select
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode
 from world_env.model_evaluation.errors import deviations, over_keys, scales_of, significant
 from world_env.model_evaluation.open_loop import measured_steps, one_step, state_at
 from world_env.model_evaluation.survival import survival
 from world_env.model_evaluation.termination import auroc, termination_scores
-from world_env.models.base import Prediction, Uncertainty, WorldModel
-from world_env.rng import RowRandom
+from world_env.models.base import Prediction, WorldModel
+from world_env.rng import CounterRNG
 from world_env.spaces import is_image
 from world_env.twin.twin import Twin
-from world_env.types import JSON, Observation, State, select
+from world_env.types import JSON, Uncertainty
 
 TRUSTED = 0.5
 """A step is trusted where its error is at most this share of hold-last's, and at most so many standard deviations.
@@ -115,18 +116,18 @@ def roll(
     uncertainty: Uncertainty = False,
 ) -> Iterator[Ahead]:
     """A model's most likely future along the data, from the steps `first` (W,) to the ends of their episodes."""
-    model = model.stepper()
-    rows, random = torch.arange(len(first)), RowRandom.from_seed(seed, len(first))
-    state = state_at(model, data, first, random)
+    model = model.for_inference()
+    rows, rng = torch.arange(len(first)), CounterRNG.from_seed(seed, len(first))
+    state = state_at(model, data, first, rng)
     for steps in range(1, int(data.left[first].max()) + 1):
         lasting = data.left[first[rows]] >= steps
         if not lasting.all():
             kept = lasting.nonzero().squeeze(1)
-            rows, state, random = rows[kept], select(state, kept), random.select(kept)
+            rows, state, rng = rows[kept], select(state, kept), rng.select(kept)
         place, left = first[rows] + steps - 1, state
         action = data.actions[place]
         state, prediction = model.step(
-            left, action, random=random, temperature=0.0, uncertainty=uncertainty
+            left, action, rng=rng, temperature=0.0, uncertainty=uncertainty
         )
         yield Ahead(steps, rows, place, left, model.decode(state), prediction)
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from world_env.batch import Observation, unpacked
 from world_env.data.dataset import EncodedEpisodes
 from world_env.data.statistics import floored_deviation
-from world_env.types import Observation, unpacked
 
-_MOST_IMAGES = 2_000
+_MAX_IMAGES = 2_000
 
 
 def energy_score(one: Tensor, other: Tensor, between: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def scales_of(data: EncodedEpisodes) -> Observation:
 
 def _stride(value: Tensor) -> int:
     """Every how many rows are looked at: of pixels, a few thousand say it."""
-    return 1 if value.dtype != torch.uint8 else max(1, len(value) // _MOST_IMAGES)
+    return 1 if value.dtype != torch.uint8 else max(1, len(value) // _MAX_IMAGES)
 
 
 def deviations(predicted: Observation, real: Observation, scale: Observation) -> Tensor:

@@ -18,7 +18,7 @@ from world_env.types import JSON, OBSERVATION
 
 LEVEL = 0.9
 """Of the interval that each episode's learned returns span."""
-LEAST_ROLLOUTS = 19
+MIN_ROLLOUTS = 19
 """With fewer draws, the outermost ones are an interval of less than 90 %."""
 CERTIFIES = (
     "how the twin follows actions like the logged ones from starts like the logged ones; nothing about policies that "
@@ -29,7 +29,7 @@ OPEN_LOOP = (
     "them, so a twin can lose the log though a policy that sees where it is would return there what it returns in "
     "reality; a twin that keeps to the log is good, one that does not may be"
 )
-_MOST_ROWS = 2_000
+_MAX_ROWS = 2_000
 _ROUNDING = 1e-3
 """Share of the range of returns by which float32 logs may miss a return that is exactly right."""
 _TERMINATED, _NON_FINITE = ENDS.index("terminated"), ENDS.index("non_finite")
@@ -61,9 +61,9 @@ def against_logs(
     where undefined.
     Raises TooLittleDataError where nothing is held out, InvalidOptionError for too few rollouts.
     """
-    if rollouts < LEAST_ROLLOUTS:
+    if rollouts < MIN_ROLLOUTS:
         raise InvalidOptionError(
-            f"rollouts is {rollouts}: an interval of {LEVEL:.0%} needs at least {LEAST_ROLLOUTS}"
+            f"rollouts is {rollouts}: an interval of {LEVEL:.0%} needs at least {MIN_ROLLOUTS}"
         )
     judged, left_out, warnings = held_out(twin, episodes)
     replayed = replay(twin, judged, rollouts, seed)
@@ -142,7 +142,7 @@ def replay(twin: Twin, episodes: Sequence[Episode], rollouts: int, seed: int = 0
     whole = Replay(np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool))
     # Episodes of like lengths together: a row that has ended still costs.
     order = np.argsort([len(episode) for episode in episodes], kind="stable")
-    size = max(1, _MOST_ROWS // rollouts)
+    size = max(1, _MAX_ROWS // rollouts)
     for begin in range(0, len(order), size):
         chosen = order[begin : begin + size]
         part = _replay([episodes[i] for i in chosen], twin, rollouts, seed + begin * rollouts)

@@ -9,30 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Batch, Observation, State, select
 from world_env.data.dataset import EncodedEpisodes
 from world_env.data_range import DataRange
-from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.errors import energy_score, row_errors, scales_of
-from world_env.models.base import Precision, Prediction, WorldModel
-from world_env.rng import RowRandom
-from world_env.simulation.termination import EndBounds
-from world_env.types import JSON, OBSERVATION, Batch, Observation, State, select
+from world_env.models.base import Prediction, WorldModel
+from world_env.rng import CounterRNG
+from world_env.simulation.termination import TerminalBounds
+from world_env.types import JSON, OBSERVATION
 
-_MOST_WINDOWS = 256
-
-
+_MAX_WINDOWS = 256
 _ENERGY_WINDOWS = 64
 """Whose energy scores are taken: two rollouts each, beside the one of all windows."""
-
-
-_BFLOAT16_HORIZON = 50
-"""Steps after which rounding shows, if it does; processors without such products take seconds for them."""
 
 
 _CHUNK = 2048
@@ -77,7 +70,7 @@ class OpenLoop:
 
 
 @torch.no_grad()
-def open_loop(
+def evaluate_open_loop(
     model: WorldModel,
     data: EncodedEpisodes,
     *,
@@ -85,7 +78,6 @@ def open_loop(
     scale: Observation | None = None,
     seed: int = 0,
     temperature: float = 0.0,
-    precision: Precision = "float32",
     energies: bool = False,
 ) -> OpenLoop:
     """Roll the model out along real episodes, from windows spread evenly over the data.
@@ -94,10 +86,9 @@ def open_loop(
     scale: the unit of errors; None for that of `data`. Few held-out episodes may show less than the model knows of: a
         fit gives the one of all its episodes.
     temperature: of `error`; energy scores are of what a simulator would draw, at 1.
-    precision: as a simulator would step it.
     energies: of a model whose one rollout stands for all too; its score stays that of the errors.
     """
-    by_draws, model = model.scored_by_draws, model.stepper(precision)
+    by_draws, model = model.scored_by_draws, model.for_inference()
     begins, length = evaluation_steps(data, horizon)
     scale = scales_of(data) if scale is None else scale
     first = _seen_from(data, begins, 0)
@@ -165,16 +156,16 @@ def _imagined(
 ) -> Iterator[tuple[int, Tensor, State, Prediction]]:
     """(step, rows of the windows that last so long, their states, what was predicted of the step), step by step."""
     rows, left = torch.arange(len(begins), device=data.device), data.left[begins]
-    random = RowRandom.from_seed(seed, len(begins), device=data.device)
-    state = state_at(model, data, begins, random)
+    rng = CounterRNG.from_seed(seed, len(begins), device=data.device)
+    state = state_at(model, data, begins, rng)
     for step in range(min(length, int(left.max()))):
         lasting = left[rows] > step
         if not lasting.all():
             # Windows that ended are not rolled on: over a whole episode they are half of the work.
             kept = lasting.nonzero().squeeze(1)
-            rows, state, random = rows[kept], select(state, kept), random.select(kept)
+            rows, state, rng = rows[kept], select(state, kept), rng.select(kept)
         action = data.actions[begins[rows] + step]
-        state, prediction = model.step(state, action, random=random, temperature=temperature)
+        state, prediction = model.step(state, action, rng=rng, temperature=temperature)
         yield step, rows, state, prediction
 
 
@@ -193,15 +184,15 @@ def one_step(
     ranges: what arrives beyond their `ends` has surely ended, as in a simulator.
     """
     temperature = 1.0 if model.scored_by_draws else 0.0
-    model, bounds = model.stepper(), EndBounds(ranges)
+    model, bounds = model.for_inference(), TerminalBounds(ranges)
     probability, uncertainty = [], []
     for steps in torch.arange(len(data), device=data.device).split(_CHUNK):
         batch = data.gather(steps, 1)
-        random = RowRandom.from_seed(seed + int(steps[0]), len(batch), device=data.device)
+        rng = CounterRNG.from_seed(seed + int(steps[0]), len(batch), device=data.device)
         state, prediction = model.step(
-            state_at(model, data, steps, random),
+            state_at(model, data, steps, rng),
             batch.actions[:, 0],
-            random=random,
+            rng=rng,
             temperature=temperature,
             uncertainty="full",
         )
@@ -218,28 +209,10 @@ def one_step(
     return torch.cat(probability), data.terminated.cpu(), torch.cat(uncertainty)
 
 
-def bfloat16_fidelity(
-    model: WorldModel, data: EncodedEpisodes, *, scale: Observation | None = None
-) -> dict[str, float | bool] | None:
-    """Whether the model rolls out as well with hidden layers in bfloat16; None where its family has no such thing.
-
-    open_loop, float32: `OpenLoop.score` in either. as_good: whether the first is at most 2 % above the second.
-    """
-    measured = partial(open_loop, model, data, horizon=_BFLOAT16_HORIZON, scale=scale)
-    try:
-        rounded = measured(precision="bfloat16").score
-    except InvalidOptionError:
-        return None
-    exact = measured().score
-    if not math.isfinite(rounded + exact):
-        return None
-    return {"open_loop": rounded, "float32": exact, "as_good": rounded <= 1.02 * exact}
-
-
-def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, random: RowRandom) -> State:
+def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, rng: CounterRNG) -> State:
     """What a model makes of the real past of each of these steps (B,)."""
     context = data.contexts(steps, model.context).to(data.device, torch.float32)
-    return model.encode(context, random=random)
+    return model.encode(context, rng=rng)
 
 
 def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
@@ -249,7 +222,7 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
 
 def evaluation_steps(data: EncodedEpisodes, horizon: int) -> tuple[Tensor, int]:
     """(first steps, length) of `evaluation_windows`."""
-    stride = max(1, -(-len(data) // _MOST_WINDOWS))
+    stride = max(1, -(-len(data) // _MAX_WINDOWS))
     steps = torch.arange(0, len(data), stride, device=data.device)
     # Of the chosen steps, not of all: else no window might reach the last step.
     length = min(horizon, int(data.left[steps].max()))

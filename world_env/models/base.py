@@ -1,26 +1,21 @@
 """The protocol that every family of world models speaks. The simulator knows nothing else of them.
 
 A world model is a set of pure functions on rows: state in, state out; nothing is remembered between calls,
-inputs are never changed, and all noise comes from the `RowRandom` that is passed in.
+inputs are never changed, and all noise comes from the `CounterRNG` that is passed in.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from world_env.errors import InvalidOptionError
-from world_env.rng import RowRandom
+from world_env.batch import Batch, Context, Observation, State, Statistics
+from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
-from world_env.types import Batch, Context, Observation, State, Statistics
-
-Uncertainty = bool | Literal["full"]
-"""Whether `Prediction.uncertainty` is wanted: True, as the family gives it cheaply; "full", at whatever it costs."""
-Precision = Literal["float32", "bfloat16"]
-"""Of a model's hidden layers while it steps; the state is never rounded."""
+from world_env.types import Uncertainty
 
 
 @dataclass(frozen=True)
@@ -61,40 +56,17 @@ class WorldModel(nn.Module, ABC):
         """Names of buffers that, as they are, change nothing: twins of before they existed count as the same."""
         return ()
 
-    def stepper(self, precision: Precision = "float32") -> WorldModel:
-        """What a simulator steps: these functions as the weights are now, quicker where a family knows how.
-
-        Gradients need not flow through it. Raises InvalidOptionError for a precision that the family does not have.
-        """
-        if precision != "float32":
-            raise InvalidOptionError(
-                f"precision is {precision!r}, but a {type(self).__name__} steps in 'float32' only"
-            )
-        return self
-
-    @property
-    def opinions(self) -> int:
-        """How many models this one is, of which each row follows one for an episode."""
-        return 1
-
-    def following(self, opinion: int | None) -> WorldModel:
-        """This model, but every row that begins follows the same opinion (from 0); None: as it is.
-
-        Raises InvalidOptionError where there is no such opinion.
-        """
-        if opinion not in (0, None):
-            raise InvalidOptionError(
-                f"opinion is {opinion!r}, but a {type(self).__name__} has only one, number 0"
-            )
+    def for_inference(self) -> WorldModel:
+        """The same model with its current weights, prepared for fast steps without gradients."""
         return self
 
     @abstractmethod
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """The state inferred from each row's real past; a context of length 1 is always enough."""
 
     @abstractmethod
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """Take in one more real observation: (B, A) led from `state` to `observation` (B, *O)."""
 
@@ -104,7 +76,7 @@ class WorldModel(nn.Module, ABC):
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
@@ -148,7 +120,7 @@ class TrainableWorldModel(WorldModel):
 
     @abstractmethod
     def loss(
-        self, batch: Batch, *, random: RowRandom, progress: float
+        self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise and its parts (scalars, detached).
 

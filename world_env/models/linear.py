@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.models.base import Prediction, TrainableWorldModel, Uncertainty
+from world_env.batch import Batch, Context, Observation, State, Statistics
+from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.vector_layout import VectorLayout
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.spaces import action_size
 from world_env.spec import WorldSpec
-from world_env.types import Batch, Context, Observation, State, Statistics
+from world_env.types import Uncertainty
 
 _RIDGE = 1e-9
 """Pull towards zero, in units of a normalised column's own weight: only ties notice it."""
@@ -76,12 +77,12 @@ class LinearWorldModel(TrainableWorldModel):
         nn.init.constant_(self.outcome.bias, 0.0)
         self.outcome.bias.data[1] = torch.logit(torch.tensor(share))
 
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """The newest observation is the state."""
         return {"observation": self.layout.flatten(context.last())}
 
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """The new observation replaces the state."""
         return {"observation": self.layout.flatten(observation)}
@@ -91,7 +92,7 @@ class LinearWorldModel(TrainableWorldModel):
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
@@ -115,7 +116,7 @@ class LinearWorldModel(TrainableWorldModel):
         return 1
 
     def loss(
-        self, batch: Batch, *, random: RowRandom, progress: float
+        self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of termination over one step; change and reward are solved, not descended."""
         vectors = self.layout.flatten(batch.observations)

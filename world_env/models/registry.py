@@ -25,7 +25,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
 """Name -> ("module:Model", "module:Config"): a new family is one file and one line here."""
 
 
-def register_family(name: str, model: str, config: str) -> None:
+def register_world_model(name: str, model: str, config: str) -> None:
     """Make a family of your own known: `model` and `config` are "module:Class" strings.
 
     The model is a `WorldModel(spec, config)`; the config a frozen dataclass of JSON-able fields. Twins store the
@@ -42,7 +42,7 @@ def load_family(name: str) -> tuple[type[Any], type[Any]]:
     if name not in FAMILIES:
         raise UnknownFamilyError(
             f"no family {name!r}: known are {', '.join(sorted(FAMILIES))}. "
-            "A family of your own is made known with world_env.register_family before its twins are loaded."
+            "A family of your own is made known with world_env.register_world_model before its twins are loaded."
         )
     model, config = (_resolve(text) for text in FAMILIES[name])
     return model, config

@@ -6,44 +6,39 @@ import dataclasses
 import logging
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.tasks import real_of, task_of
+from world_env.atomic_io import write_json
 from world_env.data.dataset import encode_episodes
 from world_env.data.episode import split
-from world_env.errors import InvalidOptionError, MissingExtraError
-from world_env.fitting.fit import FitConfig, fit_episodes
+from world_env.errors import MissingExtraError
+from world_env.fitting.config import FitConfig
+from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.action_effects import counterfactual
 from world_env.model_evaluation.error_by_horizon import measure_horizons
-from world_env.model_evaluation.open_loop import open_loop
+from world_env.model_evaluation.open_loop import evaluate_open_loop
 from world_env.models.base import WorldModel
-from world_env.policy_evaluation.compare import MIN_EPISODES, compare
-from world_env.policy_evaluation.evaluate_twin import Trained, agreement, judge
+from world_env.pipeline.config import BuildConfig
+from world_env.policy_evaluation.compare import compare
+from world_env.policy_evaluation.evaluate_twin import TrainedPolicy, agreement, judge
 from world_env.policy_evaluation.policy_pool import Pool
-from world_env.provenance import facts, write_results
+from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.refinement.presets import given
-from world_env.refinement.refine import (
-    ALGOS,
-    RefineConfig,
-    Report,
-    Round,
-    check_actions,
-    refine,
-    refine_task,
-)
+from world_env.refinement.presets import preset
+from world_env.refinement.refine import RefineConfig, Report, Round, check_actions, refine
 from world_env.refinement.rounds import episodes_until
 from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
-from world_env.rl.learn import LearnConfig, learn
+from world_env.rl.config import LearnConfig
+from world_env.rl.learn import learn
 from world_env.rollouts.actors import policy_actor, random_actor
 from world_env.rollouts.real import run_real
-from world_env.spec import RealConfig, WorldSpec, check_same_spaces
+from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.fidelity import error_curves
 from world_env.twin.twin import KnownFunction, Twin
 from world_env.types import JSON
@@ -53,67 +48,15 @@ if TYPE_CHECKING:
 
     from world_env.data.episode import Episode
 
+
 _log = logging.getLogger(__name__)
+
+
 _FILMED_STEPS = 120
+
+
 JUDGE_SEEDS = 10_000
 """Reset seeds of judged episodes begin here; collection never comes near them."""
-
-
-@dataclass(frozen=True)
-class BuildConfig:
-    """What to build; None takes the task's row in training/tasks.py, or the defaults."""
-
-    env_id: str
-    """Any Gymnasium id, or the name of a row of training/tasks.py."""
-    out: Path
-    """Folder of the run; running again goes on where it stopped."""
-    steps: int | None = None
-    """Real steps in all."""
-    rounds: int | None = None
-    """How often data is collected."""
-    exploration: str | None = None
-    """Who acts in the first round: random, held:20, mix:0.5*random+0.5*held:20, policy:FOLDER."""
-    algo: str = "PPO"
-    """Who learns in the twin, "PPO" or "SAC": SAC needs continuous actions, and often fewer real steps there."""
-    learn_steps: int | None = None
-    """Learned steps a round."""
-    episodes: int = 100
-    """Judged real episodes a policy."""
-    baseline: bool = True
-    """Also train the same algorithm in reality on the same number of real steps."""
-    pool: Path | None = None
-    """Folder of a pool (`world-env pool`) to judge the twin by: its card then holds agreement and a promise."""
-    seed: int = 0
-    """Of data, model and policy."""
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the real environment."""
-    wrappers: tuple[str, ...] = ()
-    """Wrappers of the real environment, as module:Class, outside those of its row."""
-    family: str | None = None
-    """Of the world model; another one than the row's has none of the row's sizes."""
-    observation_mode: str | None = None
-    """What policies see: "pixels", "latent" or "both", as in LearnConfig."""
-    fit: FitConfig = field(default_factory=FitConfig)
-    """Where it names no number of updates, the task's row may."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "rounds", "learn_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidOptionError(f"{name} is {value}: expected at least 1, or None")
-        if self.algo not in ALGOS:
-            raise InvalidOptionError(
-                f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}; `world-env refine` takes others"
-            )
-        if self.episodes < MIN_EPISODES:
-            raise InvalidOptionError(
-                f"episodes is {self.episodes}: fewer than {MIN_EPISODES} tell too little"
-            )
-
-    @property
-    def real(self) -> RealConfig:
-        """The real environment that is meant."""
-        return real_of(self.env_id, self.kwargs, self.wrappers)
 
 
 @dataclass(frozen=True)
@@ -202,7 +145,7 @@ def build(
 def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
     ledger.save()
     comparison["real_steps_by_purpose"] = ledger.by_purpose
-    write_results(out / "comparison.json", comparison)
+    write_json(out / "comparison.json", comparison)
 
 
 def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report) -> BaseAlgorithm:
@@ -210,7 +153,7 @@ def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report)
 
     It sees what the twin's policy does: through the twin's model where that does, whose own real steps it does not pay.
     """
-    plan = refine_config(config)
+    plan, own = refine_config(config), config.refinement
     mode = plan.learn_of(plan.rounds - 1).observation_mode
     return learn(
         config.real,
@@ -219,7 +162,7 @@ def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report)
             steps=last.real_steps,
             rows=1,
             seed=config.seed,
-            options=task_of(config.real).options if config.algo == "PPO" else {},
+            options=own.learn.options if own is not None and config.algo == "PPO" else {},
             observation_mode=mode,
         ),
         out=Path(config.out) / f"{config.algo.lower()}-real",
@@ -237,21 +180,30 @@ def _judged_twin(config: BuildConfig, last: Round, comparison: JSON, measured: J
 
 
 def refine_config(config: BuildConfig) -> RefineConfig:
-    """The rounds that a build runs: its task's, but for what it names."""
-    task, real = task_of(config.real), config.real
-    if config.steps is not None:
-        task = dataclasses.replace(task, real_steps=config.steps)
-    if config.family not in (None, task.family):
-        task = dataclasses.replace(task, family=config.family, model={})
-    plain = refine_task(task, real, Path(config.out), config.seed, algo=config.algo)
-    learning: JSON = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
+    """The rounds of a build: the preset of its algorithm, with the values that the configuration names."""
+    plain = config.refinement or preset(
+        config.real,
+        Path(config.out),
+        algo=config.algo,
+        seed=config.seed,
+        **_given({"steps": config.steps}),
+    )
+    learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
     return dataclasses.replace(
         plain,
-        rounds=plain.rounds if config.rounds is None else config.rounds,
-        exploration=config.exploration or plain.exploration,
-        fit=dataclasses.replace(plain.fit, **_named(config.fit)),
-        learn=dataclasses.replace(plain.learn, **given(learning)),
+        **_given(
+            {"steps": config.steps, "rounds": config.rounds, "exploration": config.exploration}
+        ),
+        fit=dataclasses.replace(
+            plain.fit, **_given({"family": config.family}), **_named(config.fit)
+        ),
+        learn=dataclasses.replace(plain.learn, **_given(learning)),
     )
+
+
+def _given(fields: JSON) -> JSON:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _named(fit: FitConfig) -> JSON:
@@ -273,7 +225,7 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
     }
 
 
-def _judges(config: BuildConfig, real: RealConfig) -> Pool | None:
+def _judges(config: BuildConfig, real: EnvConfig) -> Pool | None:
     """The pool that judges the twin, if one does; what cannot work is refused before a real step is spent."""
     spec = spec_of(real)
     check_actions(config.algo, spec)
@@ -288,7 +240,7 @@ def _agreement(name: str, last: Round, judges: Pool, ledger: StepLedger) -> JSON
     """How far the twin agrees with reality over a pool, and over the policy that was trained in it."""
     actor = policy_actor(last.policy)
     reality = run_real(actor, judges.real, judges.seeds, purpose="judge", ledger=ledger)
-    trained = Trained(name, name, lambda: actor, reality)
+    trained = TrainedPolicy(name, name, lambda: actor, reality)
     return agreement(judge(last.twin, judges, [trained]), judges)
 
 
@@ -296,11 +248,13 @@ def curves_of(twin: Twin, held_out: list[Episode], linear: WorldModel | None) ->
     """Open-loop errors of the twin, of "nothing moves" and, where given, of the linear family, on held-out episodes."""
     data = encode_episodes(held_out, twin.codec)
     horizon = int(data.left.max())
-    found = error_curves({"open_loop": open_loop(twin.model, data, horizon=horizon).to_json()})
+    found = error_curves(
+        {"open_loop": evaluate_open_loop(twin.model, data, horizon=horizon).to_json()}
+    )
     assert found is not None
     if linear is None:
         return found
-    line = open_loop(linear, data, horizon=horizon).to_json()
+    line = evaluate_open_loop(linear, data, horizon=horizon).to_json()
     return found | {"linear": line["error"]}
 
 

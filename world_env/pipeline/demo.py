@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from world_env.fitting.fit import FitConfig
-from world_env.pipeline.build import BuildConfig, Built, build
+from world_env.fitting.config import FitConfig
+from world_env.pipeline.build import Built, build
+from world_env.pipeline.config import BuildConfig
 from world_env.refinement.rounds import Report
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from world_env.collection.exploration import Exploration
 from world_env.errors import InvalidOptionError
+from world_env.policies.protocol import Exploration
 
 _EXTREME = 0.5
 """Share of held Box targets that lie at a bound: full force reaches further than its mean does."""

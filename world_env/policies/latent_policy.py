@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from world_env.simulation.state_filter import Filter
+from world_env.simulation.state_filter import StateFilter
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Senses:
+class LatentEncoder:
     """What a policy sees through. mode: "latent" or "both"."""
 
     twin: Twin
@@ -29,20 +29,20 @@ class Senses:
 
 
 # Beside the algorithms and not in them: what lies in an algorithm is pickled with it.
-_SENSES: WeakKeyDictionary[BaseAlgorithm, Senses] = WeakKeyDictionary()
+_ENCODERS: WeakKeyDictionary[BaseAlgorithm, LatentEncoder] = WeakKeyDictionary()
 
 
-def look_through(model: BaseAlgorithm, senses: Senses | None) -> None:
+def attach_encoder(model: BaseAlgorithm, encoder: LatentEncoder | None) -> None:
     """From now on the policy sees through this twin; None: with its own eyes."""
-    if senses is None:
-        _SENSES.pop(model, None)
+    if encoder is None:
+        _ENCODERS.pop(model, None)
     else:
-        _SENSES[model] = senses
+        _ENCODERS[model] = encoder
 
 
-def senses_of(model: BaseAlgorithm) -> Senses | None:
+def encoder_of(model: BaseAlgorithm) -> LatentEncoder | None:
     """What a policy sees through; None: it takes observations as they are."""
-    return _SENSES.get(model)
+    return _ENCODERS.get(model)
 
 
 class LatentActor:
@@ -51,9 +51,11 @@ class LatentActor:
     `begin` forgets them: the rows of the next call stand at the beginning of theirs.
     """
 
-    def __init__(self, model: BaseAlgorithm, senses: Senses, *, deterministic: bool = True) -> None:
+    def __init__(
+        self, model: BaseAlgorithm, encoder: LatentEncoder, *, deterministic: bool = True
+    ) -> None:
         self._model, self._deterministic = model, deterministic
-        self._filter = Filter(senses.twin, senses.mode)
+        self._filter = StateFilter(encoder.twin, encoder.mode)
         self._last: np.ndarray | None = None
 
     def begin(self) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from world_env.policies.latent_policy import Senses
+from world_env.policies.latent_policy import LatentEncoder
 from world_env.rng import derive_seeds
-from world_env.simulation.state_filter import Filter
+from world_env.simulation.state_filter import StateFilter
 from world_env.spaces import copied, row_of
 from world_env.spec import check_same_spaces
 
@@ -24,9 +24,9 @@ class LatentRows(VecEnvWrapper):
     have, before a real step is spent.
     """
 
-    def __init__(self, venv: VecEnv, senses: Senses) -> None:
-        check_same_spaces(venv, senses.twin.spec)
-        self._filter, self._codec = Filter(senses.twin, senses.mode), senses.twin.codec
+    def __init__(self, venv: VecEnv, encoder: LatentEncoder) -> None:
+        check_same_spaces(venv, encoder.twin.spec)
+        self._filter, self._codec = StateFilter(encoder.twin, encoder.mode), encoder.twin.codec
         super().__init__(venv, observation_space=self._filter.view.space)
         self._begin_counting(secrets.randbits(48))
         self._taken = np.zeros(0)

@@ -1,4 +1,4 @@
-"""Trained policies on disk.
+"""TrainedPolicy policies on disk.
 
 A policy on disk is a folder: `policy.zip` (Stable-Baselines3) and `policy.json` (what it is,
 readable without loading it). A zip can execute code when loaded: load only what you trust.
@@ -14,17 +14,14 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnasium import spaces
-
 from world_env.errors import SpaceMismatchError, StageError, TwinFormatError
 from world_env.policies.algorithms import algorithm_class
-from world_env.policies.latent_policy import Senses, look_through, senses_of
-from world_env.policies.normalization import NormalizedFeatures
-from world_env.simulation.observation_mode import OBSERVATION_MODES
-from world_env.spaces import is_image, space_from_json, space_to_json
+from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
+from world_env.simulation.config import OBSERVATION_MODES
+from world_env.spaces import space_from_json, space_to_json
 from world_env.spec import WorldSpec
 from world_env.twin.twin import load_cached
-from world_env.types import JSON, OBSERVATION, Statistics
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the policy folder; older readers refuse newer folders."""
-
-
 CLOSED = "closed"
 """Provenance of policies that judge twins: none may collect the data of one."""
 
@@ -41,21 +36,8 @@ CLOSED = "closed"
 _ZIP, _JSON = "policy.zip", "policy.json"
 
 
-_SENSES = "senses"
+_ENCODER = "encoder"
 """Folder of the twin that a policy sees through, inside its own."""
-
-
-def policy_kwargs_for(space: spaces.Space[Any], statistics: Statistics) -> dict[str, Any]:
-    """`policy_kwargs` that normalise a vector observation; nothing for others, where SB3's fit."""
-    if not isinstance(space, spaces.Box) or is_image(space):
-        return {}
-    return {
-        "features_extractor_class": NormalizedFeatures,
-        "features_extractor_kwargs": {
-            "mean": statistics.center[OBSERVATION].tolist(),
-            "scale": statistics.scale[OBSERVATION].tolist(),
-        },
-    }
 
 
 def save_policy(
@@ -76,13 +58,13 @@ def save_policy(
         not target.is_dir() or any(target.iterdir())
     ):  # fmt: skip
         raise StageError(f"{target} exists and is no policy: choose another folder")
-    senses = senses_of(model)
+    encoder = encoder_of(model)
     tree = {
         "format": FORMAT,
         "algorithm": type(model).__name__,
         "observation_space": space_to_json(model.observation_space),
         "action_space": space_to_json(model.action_space),
-        "sees": None if senses is None else {"through": _SENSES, "mode": senses.mode},
+        "sees": None if encoder is None else {"through": _ENCODER, "mode": encoder.mode},
         "trained_in": trained_in,
         "seed": model.seed,
         "provenance": provenance or {},
@@ -93,10 +75,10 @@ def save_policy(
     try:
         beside.mkdir(parents=True, exist_ok=True)
         model.save(beside / _ZIP)
-        if senses is not None:
+        if encoder is not None:
             # Its model is all that is looked through: without known functions it loads without them.
-            model_alone = dataclasses.replace(senses.twin, reward_fn=None, termination_fn=None)
-            model_alone.save(beside / _SENSES)
+            model_alone = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
+            model_alone.save(beside / _ENCODER)
         (beside / _JSON).write_text(text + "\n", encoding="utf-8")
         if target.exists():
             os.replace(target, old)
@@ -159,9 +141,9 @@ def load_policy(
     card = policy_card(folder)
     named = {name: space_from_json(card[name]) for name in ("observation_space", "action_space")}
     sees = card.get("sees")
-    senses = sees and Senses(load_cached(Path(folder) / _SENSES), sees["mode"])
+    encoder = sees and LatentEncoder(load_cached(Path(folder) / _ENCODER), sees["mode"])
     if expect is not None:
-        shown = senses.twin.spec.observation_space if senses else named["observation_space"]
+        shown = encoder.twin.spec.observation_space if encoder else named["observation_space"]
         for name, space in (named | {"observation_space": shown}).items():
             if space != getattr(expect, name):
                 raise SpaceMismatchError(
@@ -185,5 +167,5 @@ def load_policy(
         raise StageError(
             f"{path} and {_JSON} beside it disagree on the spaces: they are of two policies"
         )
-    look_through(model, senses)
+    attach_encoder(model, encoder)
     return model

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from world_env.errors import InvalidOptionError
+from world_env.policy_evaluation.config import MIN_EPISODES
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.actors import Actor
 from world_env.rollouts.learned import check_horizon, run_learned
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
-from world_env.spec import RealConfig, check_same_spaces
+from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
 from world_env.types import JSON
-
-MIN_EPISODES = 50
 
 
 def compare(
     policies: dict[str, Actor],
     twin: Twin,
-    real: RealConfig,
+    real: EnvConfig,
     *,
     ledger: StepLedger,
     episodes: int = 100,
@@ -33,7 +32,7 @@ def compare(
     """Every policy in both worlds: the same reset seeds, first observations, limit and episode count.
 
     Returns {"env_id", "episodes", "seeds", "rows": [{"policy", "real_mean", "real_ci95", "learned_mean",
-    "learned_ci95", "promise", "real_steps", "past_threshold_share"}]}; promise = learned minus real.
+    "learned_ci95", "return_gap", "real_steps", "past_threshold_share"}]}; promise = learned minus real.
     progress: called after each policy with (episodes judged in each world, episodes wanted).
     Raises InvalidOptionError and SpaceMismatchError before a real step is spent.
     """
@@ -69,7 +68,7 @@ def comparison_row(policy: str, reality: Returns, learned: Returns | None) -> JS
         "real_ci95": list(reality.ci95()),
         "learned_mean": None if learned is None else learned.mean,
         "learned_ci95": None if learned is None else list(learned.ci95()),
-        "promise": None if learned is None else learned.mean - reality.mean,
+        "return_gap": None if learned is None else learned.mean - reality.mean,
         "past_threshold_share": None if learned is None else learned.past_threshold,
         "episodes": len(reality.values),
     }

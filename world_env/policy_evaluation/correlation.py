@@ -20,16 +20,16 @@ EVALUATION, OPTIMISATION = "evaluation", "optimisation"
 """Kinds of policies: those that never saw the twin, and those that were trained in it."""
 _RESAMPLES = 1000
 _SPLITS = 50
-_LEAST = 3
+_MIN_POLICIES = 3
 """Policies below which no correlation is worth its name."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class PolicyReturns:
     """One policy in both worlds, episode by episode from the same starts.
 
     run: the training run it comes from. real, learned: (E,) undiscounted returns.
-    promised: mean learned return from the twin's own starts, which needs no real environment; None: not measured.
+    learned_return: mean learned return from the twin's own starts, which needs no real environment; None: not measured.
     past_threshold: share of learned steps past the twin's uncertainty threshold; None where it has none.
     """
 
@@ -38,14 +38,14 @@ class Judged:
     kind: str
     real: np.ndarray
     learned: np.ndarray
-    promised: float | None = None
+    learned_return: float | None = None
     past_threshold: float | None = None
 
 
 def pearson(*, real: np.ndarray, learned: np.ndarray) -> float | None:
     """Linear correlation of two (P,) arrays; None below three policies, or where one side never varies."""
     real, learned = _pair(real, learned)
-    if len(real) < _LEAST or np.ptp(real) == 0 or np.ptp(learned) == 0:
+    if len(real) < _MIN_POLICIES or np.ptp(real) == 0 or np.ptp(learned) == 0:
         return None
     real, learned = real - real.mean(), learned - learned.mean()
     return float(real @ learned / np.sqrt((real @ real) * (learned @ learned)))
@@ -76,7 +76,10 @@ def regret(*, real: np.ndarray, learned: np.ndarray, k: int = 1) -> float:
 
 
 def ceiling(
-    policies: Sequence[Judged], measure: Callable[..., float | None] = pearson, *, seed: int = 0
+    policies: Sequence[PolicyReturns],
+    measure: Callable[..., float | None] = pearson,
+    *,
+    seed: int = 0,
 ) -> float | None:
     """A measure between two disjoint halves of the real episodes, each half once as the truth; mean of 50 splits."""
     real = np.stack([policy.real for policy in policies])
@@ -92,7 +95,11 @@ def ceiling(
 
 
 def statistics(
-    policies: Sequence[Judged], *, span: float | None = None, intervals: bool = True, seed: int = 0
+    policies: Sequence[PolicyReturns],
+    *,
+    span: float | None = None,
+    intervals: bool = True,
+    seed: int = 0,
 ) -> JSON:
     """All measures of one kind of policies.
 
@@ -128,7 +135,7 @@ def statistics(
     return found | (bootstrap([policies], seed=seed) if intervals else {})
 
 
-def bootstrap(twins: Sequence[Sequence[Judged]], *, seed: int = 0) -> JSON:
+def bootstrap(twins: Sequence[Sequence[PolicyReturns]], *, seed: int = 0) -> JSON:
     """95 % percentile intervals: a twin is drawn, then runs, then policies of these runs, then episodes.
 
     twins: the policies as each of several twins saw them. Policies of a run are alike and episodes of a policy more so;
@@ -155,7 +162,7 @@ def bootstrap(twins: Sequence[Sequence[Judged]], *, seed: int = 0) -> JSON:
 
 
 def _draws(
-    policies: Sequence[Judged], count: int, rng: np.random.Generator
+    policies: Sequence[PolicyReturns], count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """(count, P) mean returns in either world, of policies and episodes drawn anew."""
     runs: dict[str, list[int]] = {}

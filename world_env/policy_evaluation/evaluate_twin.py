@@ -10,16 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_env.errors import InvalidOptionError
-from world_env.policy_evaluation.correlation import EVALUATION, OPTIMISATION, Judged, statistics
+from world_env.policy_evaluation.correlation import (
+    EVALUATION,
+    OPTIMISATION,
+    PolicyReturns,
+    statistics,
+)
 from world_env.policy_evaluation.policy_pool import Pool
 from world_env.policy_evaluation.return_prediction import (
-    Promise,
+    ReturnPrediction,
     calibrate,
     coverage,
     interval,
+    learned_return,
+    learned_return_of,
     leave_one_run_out,
-    promise_of,
-    promised,
 )
 from world_env.real.real_env import spec_of
 from world_env.rollouts.actors import Actor
@@ -34,7 +39,7 @@ Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPolicy:
     """A policy that was trained in the twin, and what it earned in reality over the pool's seeds."""
 
     name: str
@@ -46,11 +51,11 @@ class Trained:
 def judge(
     twin: Twin,
     pool: Pool,
-    trained: Sequence[Trained] = (),
+    trained: Sequence[TrainedPolicy] = (),
     *,
     seed: int = 0,
     progress: Report | None = None,
-) -> list[Judged]:
+) -> list[PolicyReturns]:
     """Every policy of the pool (kind "evaluation") and every trained one ("optimisation") in the twin.
 
     The twin is judged as it is, with `on_uncertain="ignore"`. Takes no real step: what a policy earns in reality is
@@ -84,15 +89,15 @@ def judge(
                 "judge it on the pool's seeds"
             )
         learned = run_learned(actor(), twin, first, seed=seed)
-        mean, past = promised(actor(), twin, len(pool.seeds), seed=seed)
-        judged.append(Judged(name, run, kind, real.values, learned.values, mean, past))
+        mean, past = learned_return(actor(), twin, len(pool.seeds), seed=seed)
+        judged.append(PolicyReturns(name, run, kind, real.values, learned.values, mean, past))
         if progress is not None:
             progress(number + 1, len(entries))
     return judged
 
 
-def agreement(judged: Sequence[Judged], pool: Pool) -> JSON:
-    """What a twin stores of it, keys of its `fidelity`: {"agreement", "promise"}.
+def agreement(judged: Sequence[PolicyReturns], pool: Pool) -> JSON:
+    """What a twin stores of it, keys of its `fidelity`: {"agreement", "return_prediction"}.
 
     agreement: "pool", "evaluation", "optimisation" (`statistics` and `coverage` of a kind, and the same of its
     supported policies under "supported"), "points" (one a policy). promise: what `predict_return` needs, its measured
@@ -102,7 +107,7 @@ def agreement(judged: Sequence[Judged], pool: Pool) -> JSON:
     span = float(np.ptp(means))
     kinds: JSON = {}
     points: list[JSON] = []
-    for kind, policies, promises in promises_by_kind(judged):
+    for kind, policies, promises in predictions_by_kind(judged):
         supported = [p for p, promise in zip(policies, promises, strict=True) if not promise.reason]
         kinds[kind] = (
             statistics(policies, span=span)
@@ -125,13 +130,13 @@ def agreement(judged: Sequence[Judged], pool: Pool) -> JSON:
     }
     return {
         "agreement": {"pool": described, OPTIMISATION: None} | kinds | {"points": points},
-        "promise": calibration,
+        "return_prediction": calibration,
     }
 
 
-def promises_by_kind(
-    judged: Sequence[Judged],
-) -> list[tuple[str, list[Judged], list[Promise]]]:
+def predictions_by_kind(
+    judged: Sequence[PolicyReturns],
+) -> list[tuple[str, list[PolicyReturns], list[ReturnPrediction]]]:
     """(kind, its policies, their promises): of the pool by leaving their run out, of others by the whole pool."""
     pool = [policy for policy in judged if policy.kind == EVALUATION]
     found = [(EVALUATION, pool, leave_one_run_out(pool))]
@@ -139,7 +144,8 @@ def promises_by_kind(
     if others:
         calibration = calibrate(pool)
         promises = [
-            interval(calibration, promise_of(policy), policy.past_threshold) for policy in others
+            interval(calibration, learned_return_of(policy), policy.past_threshold)
+            for policy in others
         ]
         found.append((OPTIMISATION, others, promises))
     return found
@@ -150,7 +156,7 @@ def with_agreement(twin: Twin, found: JSON) -> Twin:
     return dataclasses.replace(twin, fidelity=twin.fidelity | found)
 
 
-def _point(policy: Judged, promise: Promise) -> JSON:
+def _point(policy: PolicyReturns, promise: ReturnPrediction) -> JSON:
     ends = [None if math.isinf(end) else end for end in (promise.low, promise.high)]
     return {
         "policy": policy.policy,
@@ -160,7 +166,7 @@ def _point(policy: Judged, promise: Promise) -> JSON:
         "real_ci95": list(bootstrap_mean(policy.real)),
         "learned": float(policy.learned.mean()),
         "learned_ci95": list(bootstrap_mean(policy.learned)),
-        "promised": policy.promised,
+        "learned_return": policy.learned_return,
         "past_threshold_share": policy.past_threshold,
         "supported": not promise.reason,
         "low": ends[0],

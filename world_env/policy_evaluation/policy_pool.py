@@ -16,18 +16,13 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from training.tasks import task_of
-from world_env.errors import InvalidOptionError, StageError
+from world_env.atomic_io import write_json
+from world_env.errors import StageError
 from world_env.policies.latent_policy import LatentActor
 from world_env.policies.saved_policy import CLOSED, load_policy, save_policy
-from world_env.policy_evaluation.pool_selection import (
-    LEAST_POLICIES,
-    MOST_OF_A_FIFTH,
-    Member,
-    choose,
-    fifths,
-)
-from world_env.provenance import facts, write_results
+from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, PoolConfig
+from world_env.policy_evaluation.pool_selection import Member, choose, fifths
+from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import milestones
@@ -35,58 +30,36 @@ from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.actors import Actor, policy_actor, random_actor, scripted_actor
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
-from world_env.spec import RealConfig, WorldSpec, check_same_spaces
+from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
 FORMAT = 1
+
+
 FIRST_SEED = 30_000
 """Reset seeds of a pool's judged episodes begin here; collecting, `build` and `compare` use others."""
-LEAST_RUNS = 8
+
+
 _STAGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """Shares of a run at which its policy is kept, beside the last one."""
+
+
 _NOISE = (0.25, 0.5, 0.75, 0.9)
 """Chances of a random action instead of the last policy's: they fill the gaps between stages."""
+
+
 _LITTLE_NOISE = (0.01, 0.02, 0.05, 0.1)
 """The same for each run's best policy, where the gaps need it: a task that one slip ends lies between good and bad."""
+
+
 _SELECT_EPISODES = 10
+
+
 _MANIFEST = "pool.json"
 
+
 Report = Callable[[str, int, int, JSON], None]
-
-
-@dataclass(frozen=True)
-class PoolConfig:
-    """A pool of policies for one real environment."""
-
-    real: RealConfig
-    out: Path
-    """Folder of the pool; running again goes on where it stopped."""
-    policies: int = 24
-    """Policies wanted, at least 20; fewer where the candidates do not spread."""
-    on_policy_steps: int | None = None
-    """Real steps of each on-policy run; None: the task's."""
-    off_policy_steps: int | None = None
-    """Real steps of each off-policy run; None: the task's."""
-    episodes: int | None = None
-    """Judged real episodes a policy; None: the task's."""
-    through: str | None = None
-    """Bundled twin or folder through whose model all policies see, where they learn on latents: one that the pool will
-    never judge."""
-    seed: int = 0
-    """Seeds every run."""
-
-    def __post_init__(self) -> None:
-        if self.policies < LEAST_POLICIES or self.judged_episodes < 2:
-            raise InvalidOptionError(
-                f"{self.policies} policies over {self.judged_episodes} episodes: expected at least {LEAST_POLICIES} "
-                "over 2"
-            )
-
-    @property
-    def judged_episodes(self) -> int:
-        """Judged real episodes a policy."""
-        return task_of(self.real).pool_episodes if self.episodes is None else self.episodes
 
 
 @dataclass(frozen=True)
@@ -95,20 +68,22 @@ class Pool:
 
     returns: one for each member, over the same reset seeds.
     through: fingerprint of the twin that they all see through; None: they see observations as they are.
+    scripted: "module:function" of the policy written by hand, if one is among them.
     """
 
     folder: Path
-    real: RealConfig
+    real: EnvConfig
     members: list[Member]
     returns: list[Returns]
     seeds: range
     real_steps: dict[str, int] = field(default_factory=dict)
     provenance: JSON = field(default_factory=dict)
     through: str | None = None
+    scripted: str | None = None
 
     def actor(self, member: Member, spec: WorldSpec) -> Actor:
         """A member as it acts, its noise begun anew, so that it is the same in both worlds."""
-        return _actor(self.folder, member, self.real, spec, len(self.seeds))
+        return _actor(self.folder, member, self.scripted, spec, len(self.seeds))
 
     @classmethod
     def load(cls, folder: Path) -> Pool:
@@ -131,7 +106,7 @@ class Pool:
             seeds = range(tree["seeds"][0], tree["seeds"][1] + 1)
             if not members or any(len(part.values) != len(seeds) for part in returns):
                 raise ValueError("each member needs one return a seed")
-            real = RealConfig.from_json(tree["real"])
+            real = EnvConfig.from_json(tree["real"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, StageError):
                 raise
@@ -148,6 +123,7 @@ class Pool:
             tree["real_steps"],
             tree["provenance"],
             tree.get("through"),
+            tree.get("scripted"),
         )
 
 
@@ -176,14 +152,14 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         say("train", number + 1, len(runs), {})
     estimates = _estimates(config, folder, candidates, spec, ledger, say)
     chosen = choose(candidates, estimates, config.policies)
-    if max(fifths([estimates[candidates.index(member)] for member in chosen])) > MOST_OF_A_FIFTH:
+    if max(fifths([estimates[candidates.index(member)] for member in chosen])) > MAX_OF_A_FIFTH:
         candidates += _barely_weakened(candidates, estimates)
         estimates = _estimates(config, folder, candidates, spec, ledger, say)
         chosen = choose(candidates, estimates, config.policies)
-    seeds = range(FIRST_SEED, FIRST_SEED + config.judged_episodes)
+    seeds = range(FIRST_SEED, FIRST_SEED + config.episodes)
     returns = []
     for number, member in enumerate(chosen):
-        actor = _actor(folder, member, config.real, spec, len(seeds))
+        actor = _actor(folder, member, config.scripted, spec, len(seeds))
         returns.append(run_real(actor, config.real, seeds, purpose="judge", ledger=ledger))
         say("judge", number + 1, len(chosen), {})
     ledger.save()
@@ -194,6 +170,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         "seeds": [seeds[0], seeds[-1]],
         "fifths": fifths([part.mean for part in returns]),
         "through": None if through is None else through.fingerprint(),
+        "scripted": config.scripted,
         "real_steps": ledger.by_purpose,
         "provenance": facts(),
         "members": [
@@ -202,17 +179,15 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
             for member, part in zip(chosen, returns, strict=True)
         ],
     }  # fmt: skip
-    write_results(folder / _MANIFEST, tree)
+    write_json(folder / _MANIFEST, tree)
     return Pool.load(folder)
 
 
 def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]:
     """Eight independent runs: half of them PPO, the others of two algorithms that explore in other ways."""
-    task = task_of(config.real)
-    many = config.on_policy_steps or task.pool_steps[0]
-    few = config.off_policy_steps or task.pool_steps[1]
+    many, few = config.on_policy_steps, config.off_policy_steps
     ppo = {
-        f"ppo-{i}": LearnConfig(steps=many, rows=8, seed=config.seed + i, options=task.options)
+        f"ppo-{i}": LearnConfig(steps=many, rows=8, seed=config.seed + i, options=config.options)
         for i in range(4)
     }
     if isinstance(space, spaces.Box):
@@ -220,7 +195,7 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
     else:
         others = {"A2C": LearnConfig(algo="A2C", steps=many, rows=8)}
         if isinstance(space, spaces.Discrete):
-            others["DQN"] = LearnConfig(algo="DQN", steps=few, options=task.offpolicy_options)
+            others["DQN"] = LearnConfig(algo="DQN", steps=few, options=config.off_policy_options)
     each = 4 // len(others)
     runs = ppo | {
         f"{name.lower()}-{i}": LearnConfig(**(vars(run) | {"seed": config.seed + 10 + i}))
@@ -234,10 +209,10 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
 def crowding(found: Pool) -> str | None:
     """A warning where one fifth of the range of returns holds more than 40 % of the policies."""
     most = max(fifths([part.mean for part in found.returns]))
-    if most <= MOST_OF_A_FIFTH:
+    if most <= MAX_OF_A_FIFTH:
         return None
     return (
-        f"{most:.0%} of the policies lie in one fifth of the range of real returns (at most {MOST_OF_A_FIFTH:.0%} "
+        f"{most:.0%} of the policies lie in one fifth of the range of real returns (at most {MAX_OF_A_FIFTH:.0%} "
         "wanted): a correlation over them says little of those in between. Other numbers of real steps a run "
         "(--on-policy-steps, --off-policy-steps) leave other stages"
     )
@@ -245,7 +220,7 @@ def crowding(found: Pool) -> str | None:
 
 def _fixed(config: PoolConfig) -> list[Member]:
     members = [Member("random", "random", "random")]
-    if task_of(config.real).scripted is not None:
+    if config.scripted is not None:
         members += [Member("scripted", "scripted", "scripted")]
         members += [
             Member(f"scripted, {noise:.0%} random", "scripted", "scripted", noise)
@@ -318,19 +293,18 @@ def _estimates(
     seeds = range(FIRST_SEED + 10_000, FIRST_SEED + 10_000 + _SELECT_EPISODES)
     for number, member in enumerate(candidates):
         if member.name not in known:
-            actor = _actor(folder, member, config.real, spec, len(seeds))
+            actor = _actor(folder, member, config.scripted, spec, len(seeds))
             found = run_real(actor, config.real, seeds, purpose="select", ledger=ledger)
             known[member.name] = found.mean
-            write_results(path, known)
+            write_json(path, known)
         say("choose", number + 1, len(candidates), {})
     return [known[member.name] for member in candidates]
 
 
-def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows: int) -> Actor:
+def _actor(folder: Path, member: Member, scripted: str | None, spec: WorldSpec, rows: int) -> Actor:
     random = random_actor(spec.action_space, range(rows))
     if member.source == "random":
         return random
-    scripted = task_of(real).scripted
     if member.source == "scripted" and scripted is not None:
         own = scripted_actor(scripted)
     else:
@@ -352,7 +326,7 @@ def _actor(folder: Path, member: Member, real: RealConfig, spec: WorldSpec, rows
 
 def _identity(config: PoolConfig, through: Twin | None) -> JSON:
     tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
-    tree |= {"real": config.real.to_json(), "episodes": config.judged_episodes}
+    tree |= {"real": config.real.to_json()}
     del tree["through"]
     if through is not None:  # pools that are older than it go on
         tree["through"] = through.fingerprint()
@@ -363,7 +337,7 @@ def _check_folder(folder: Path, identity: JSON) -> None:
     """The first call leaves its settings, the next ones must have the same."""
     path = folder / "settings.json"
     if not path.is_file():
-        write_results(path, identity)
+        write_json(path, identity)
     elif json.loads(path.read_text(encoding="utf-8")) != identity:
         raise StageError(
             f"{folder} holds a pool of other settings ({path.name}): choose another folder, or repeat them to go on"

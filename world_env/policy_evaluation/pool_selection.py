@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_OF_A_RUN = 4
+from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, MIN_POLICIES
+
+MAX_OF_A_RUN = 4
 """Checkpoints of one run in a pool: they are alike, so more would only look like more evidence."""
-LEAST_POLICIES, MOST_OF_A_FIFTH = 20, 0.4
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def choose(candidates: Sequence[Member], estimates: Sequence[float], wanted: int
         chosen.append(best)
         held[places[best]] += 1
         of_run[candidates[best].run] += 1
-        left = [i for i in left if of_run[candidates[i].run] < MOST_OF_A_RUN]
-    while len(chosen) > LEAST_POLICIES and held.max() > MOST_OF_A_FIFTH * len(chosen):
+        left = [i for i in left if of_run[candidates[i].run] < MAX_OF_A_RUN]
+    while len(chosen) > MIN_POLICIES and held.max() > MAX_OF_A_FIFTH * len(chosen):
         crowded = [i for i in chosen if places[i] == held.argmax()]
         last = max(crowded, key=lambda i: of_run[candidates[i].run])
         chosen.remove(last)

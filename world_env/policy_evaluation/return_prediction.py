@@ -15,7 +15,7 @@ import numpy as np
 
 from world_env.errors import InvalidOptionError, StageError
 from world_env.policies.saved_policy import load_policy
-from world_env.policy_evaluation.correlation import Judged
+from world_env.policy_evaluation.correlation import PolicyReturns
 from world_env.rollouts.actors import policy_actor
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.9
 """Of the intervals."""
-LEAST_CALIBRATION = 10
+MIN_CALIBRATION = 10
 """Supported policies below which no interval is given."""
 _SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Candidates for the largest share of steps past the threshold that a supported policy may have."""
@@ -39,7 +39,7 @@ _SLACK = 0.01
 
 
 @dataclass(frozen=True)
-class Promise:
+class ReturnPrediction:
     """A forecast of a policy's mean real return: `mean, low, high = promise`.
 
     mean: the learned return less the twin's usual error. low, high: ends of a 90 % interval; both infinite where the
@@ -64,23 +64,23 @@ class Promise:
 
 def predict_return(
     policy: BaseAlgorithm | str | Path | Actor, twin: Twin, *, episodes: int = 100, seed: int = 0
-) -> Promise:
+) -> ReturnPrediction:
     """The real return that a policy will have, without running it in reality.
 
     policy: a Stable-Baselines3 model (deterministic), the folder of one, or a function (batched observations, rows)
         -> batched actions.
     Raises StageError for a twin that no pool has calibrated.
     """
-    calibration = twin.fidelity.get("promise")
+    calibration = twin.fidelity.get("return_prediction")
     if not calibration:
         raise StageError(
             "this twin has no calibrated promise: judge a pool of policies in it first, with `world-env pool` and "
             "`world-env compare --twin FOLDER --pool POOL`"
         )
-    return interval(calibration, *promised(actor_of(policy, twin), twin, episodes, seed=seed))
+    return interval(calibration, *learned_return(actor_of(policy, twin), twin, episodes, seed=seed))
 
 
-def promised(
+def learned_return(
     actor: Actor, twin: Twin, episodes: int, *, seed: int = 0
 ) -> tuple[float, float | None]:
     """(mean learned return, share past the threshold) from the twin's own starts, each begun equally often."""
@@ -109,7 +109,7 @@ def actor_of(policy: BaseAlgorithm | str | Path | Actor, twin: Twin) -> Actor:
     return policy
 
 
-def calibrate(policies: Sequence[Judged], *, level: float = LEVEL) -> JSON | None:
+def calibrate(policies: Sequence[PolicyReturns], *, level: float = LEVEL) -> JSON | None:
     """What `interval` needs, from policies whose real return is known; None where too few are supported.
 
     The usual error of a policy (learned minus real) is a line over its share of steps past the threshold, because a
@@ -121,10 +121,10 @@ def calibrate(policies: Sequence[Judged], *, level: float = LEVEL) -> JSON | Non
     found: list[JSON] = []
     for share in _SHARES:
         supported = [policy for policy in policies if (policy.past_threshold or 0.0) <= share]
-        if len(supported) < LEAST_CALIBRATION:
+        if len(supported) < MIN_CALIBRATION:
             continue
         shares = np.array([policy.past_threshold or 0.0 for policy in supported])
-        errors = np.array([promise_of(policy) - policy.real.mean() for policy in supported])
+        errors = np.array([learned_return_of(policy) - policy.real.mean() for policy in supported])
         bias, slope = _line(shares, errors)
         found.append(
             {
@@ -145,11 +145,13 @@ def calibrate(policies: Sequence[Judged], *, level: float = LEVEL) -> JSON | Non
     return [part for part in found if part["half_width"] <= _WIDER * narrowest][-1]
 
 
-def interval(calibration: JSON | None, learned: float, past_threshold: float | None) -> Promise:
+def interval(
+    calibration: JSON | None, learned: float, past_threshold: float | None
+) -> ReturnPrediction:
     """The promise of a policy with this mean learned return and share of steps past the threshold."""
     if calibration is None:
-        reason = f"fewer than {LEAST_CALIBRATION} policies of the pool stay in the twin's data"
-        return Promise(learned, -math.inf, math.inf, past_threshold, reason)
+        reason = f"fewer than {MIN_CALIBRATION} policies of the pool stay in the twin's data"
+        return ReturnPrediction(learned, -math.inf, math.inf, past_threshold, reason)
     # A twin without a threshold cannot say that a policy leaves its data.
     share, most = past_threshold or 0.0, calibration["most_past_threshold"]
     mean = learned - calibration["bias"] - calibration["bias_per_share"] * share
@@ -158,24 +160,28 @@ def interval(calibration: JSON | None, learned: float, past_threshold: float | N
             f"{100 * share:.1f} % of its steps are less certain than anything in the twin's data, policies that the "
             f"promise was calibrated on had at most {100 * most:.1f} %"
         )
-        return Promise(mean, -math.inf, math.inf, past_threshold, reason)
+        return ReturnPrediction(mean, -math.inf, math.inf, past_threshold, reason)
     half = calibration["half_width"]
-    return Promise(mean, mean - half, mean + half, past_threshold)
+    return ReturnPrediction(mean, mean - half, mean + half, past_threshold)
 
 
-def leave_one_run_out(policies: Sequence[Judged], *, level: float = LEVEL) -> list[Promise]:
+def leave_one_run_out(
+    policies: Sequence[PolicyReturns], *, level: float = LEVEL
+) -> list[ReturnPrediction]:
     """The promise of each policy, calibrated on the policies of all other runs."""
     runs = {policy.run for policy in policies}
     of_run = {
         run: calibrate([p for p in policies if p.run != run], level=level) for run in sorted(runs)
     }
     return [
-        interval(of_run[policy.run], promise_of(policy), policy.past_threshold)
+        interval(of_run[policy.run], learned_return_of(policy), policy.past_threshold)
         for policy in policies
     ]
 
 
-def coverage(policies: Sequence[Judged], promises: Sequence[Promise], *, span: float) -> JSON:
+def coverage(
+    policies: Sequence[PolicyReturns], promises: Sequence[ReturnPrediction], *, span: float
+) -> JSON:
     """How often an interval held the real mean, its median width, and for how many policies one was given.
 
     span: range of real returns. Returns {"coverage90", "width_fraction", "supported_share"}.
@@ -192,9 +198,9 @@ def coverage(policies: Sequence[Judged], promises: Sequence[Promise], *, span: f
     }
 
 
-def promise_of(policy: Judged) -> float:
+def learned_return_of(policy: PolicyReturns) -> float:
     """The mean learned return that a promise begins with: from the twin's own starts where that was measured."""
-    return float(policy.learned.mean()) if policy.promised is None else policy.promised
+    return float(policy.learned.mean()) if policy.learned_return is None else policy.learned_return
 
 
 def _line(shares: np.ndarray, errors: np.ndarray) -> tuple[float, float]:

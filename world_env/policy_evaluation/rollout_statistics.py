@@ -26,7 +26,7 @@ _BUSY = 0.9
 
 
 @dataclass(frozen=True)
-class Lived:
+class RolloutStatistics:
     """What a policy's episodes in one twin showed.
 
     returns: as the policy would be paid. odd_rewards: share of steps that the model paid outside the data's range.
@@ -60,7 +60,7 @@ def live(
     *,
     margin: float = 0.0,
     seed: int = 0,
-) -> Lived:
+) -> RolloutStatistics:
     """One learned episode from each first observation, and what its steps showed against the data's `ranges`.
 
     margin: how far outside the data's range a reward is odd, in widths of that range, or in the largest reward where
@@ -92,7 +92,7 @@ def live(
         quantile = float(np.quantile(np.concatenate(doubts), _BUSY)) / twin.uncertainty_threshold
     if changes:
         motion = float(np.quantile(np.concatenate(changes), _BUSY))
-    return Lived(dataclasses.replace(returns, values=values), odd, quantile, motion)
+    return RolloutStatistics(dataclasses.replace(returns, values=values), odd, quantile, motion)
 
 
 def starts_of(twin: Twin, rows: int, seed: int) -> Any:

@@ -19,7 +19,7 @@ from gymnasium.error import DependencyNotInstalled
 from world_env.errors import MissingExtraError, StageError, WorldEnvError
 from world_env.real.step_ledger import StepLedger
 from world_env.spaces import action_size, observation_spaces
-from world_env.spec import RealConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -51,7 +51,7 @@ class _CountedEnv(gym.Wrapper):
 
 
 def make_real(
-    real: RealConfig, *, purpose: str, ledger: StepLedger, render_mode: str | None = None
+    real: EnvConfig, *, purpose: str, ledger: StepLedger, render_mode: str | None = None
 ) -> gym.Env:
     """The real environment, its steps counted under `purpose`.
 
@@ -77,7 +77,7 @@ def make_real(
 
 
 def make_real_vec(
-    real: RealConfig,
+    real: EnvConfig,
     rows: int,
     *,
     purpose: str,
@@ -95,7 +95,7 @@ def make_real_vec(
     return VecMonitor(DummyVecEnv([maker] * rows))
 
 
-def spec_of(real: RealConfig) -> WorldSpec:
+def spec_of(real: EnvConfig) -> WorldSpec:
     """The interface that a twin of this environment must share; takes no real step."""
     env = make_real(real, purpose="collect", ledger=StepLedger())
     try:
@@ -104,7 +104,7 @@ def spec_of(real: RealConfig) -> WorldSpec:
         env.close()
 
 
-def spec_from(env: gym.Env, real: RealConfig) -> WorldSpec:
+def spec_from(env: gym.Env, real: EnvConfig) -> WorldSpec:
     """`spec_of` for an environment that `make_real` has already made."""
     limit = None if env.spec is None else env.spec.max_episode_steps
     seconds = _seconds_per_step(env)
@@ -138,7 +138,7 @@ def _seconds_per_step(env: gym.Env) -> float | None:
     return 1.0 / float(frames) if isinstance(frames, int | float) and frames > 0 else None
 
 
-def _make_base(real: RealConfig, render_mode: str | None) -> gym.Env:
+def _make_base(real: EnvConfig, render_mode: str | None) -> gym.Env:
     arguments = dict(real.kwargs)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
@@ -176,7 +176,7 @@ def _near(env_id: str) -> str:
 
 
 def _wrapped(env: gym.Env, written: str) -> gym.Env:
-    """An environment in one of `RealConfig.wrappers`."""
+    """An environment in one of `EnvConfig.wrappers`."""
     name, brace, rest = written.partition("{")
     module, _, attribute = name.partition(":")
     try:

@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from world_env.atomic_io import write_text
 from world_env.errors import StageError
 from world_env.types import JSON
 
 PURPOSES = ("collect", "validate", "select", "spot_check", "judge")
 """What a real step may be spent on."""
-
-
 _RESERVED_STEPS = 100
 """Steps that a ledger on disk books in advance: what a killed process may overcount, never "
 "under."""
@@ -96,16 +95,7 @@ class StepLedger:
 
     def _write(self, counts: dict[str, int]) -> None:
         assert self._path is not None
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            beside.write_text(json.dumps(counts), encoding="utf-8")
-            os.replace(beside, self._path)
-        except OSError as error:
-            raise StageError(
-                f"cannot write the step ledger {self._path}: {error}. Free some space, or choose a "
-                "folder that can be written."
-            ) from error
+        write_text(self._path, json.dumps(counts))
 
 
 def _checked_counts(tree: Any) -> dict[str, int]:

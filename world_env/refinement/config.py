@@ -11,28 +11,18 @@ from string import Formatter
 from gymnasium import spaces
 
 from world_env.errors import InvalidOptionError
-from world_env.fitting.fit import FitConfig, updates_for
-from world_env.rl.learn import LearnConfig
-from world_env.spec import RealConfig, WorldSpec
+from world_env.fitting.config import FitConfig, updates_for
+from world_env.rl.config import LearnConfig
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.types import JSON
 
 ALGOS = ("PPO", "SAC")
 """Those that `refine_task` has a configuration for."""
-
-
 CANDIDATES = ("warm", "newest", "fresh")
-
-
 RESTART = "restart"
 """What a candidate is called that begins anew beside those of every round."""
-
-
 PLACEHOLDERS = ("policy", "newest", "early", "middle")
-
-
 _JUDGE_SEED = 50_000
-
-
 _EXPLORERS_SEED = 1_000
 
 
@@ -40,7 +30,7 @@ _EXPLORERS_SEED = 1_000
 class RefineConfig:
     """Rounds of collecting, fitting and learning. One round is the plain pipeline."""
 
-    real: RealConfig
+    real: EnvConfig
     out: Path
     """Folder of all rounds; running again goes on where the last run stopped."""
     steps: int = 2_000
@@ -62,7 +52,7 @@ class RefineConfig:
     promises. {"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}} seeks where the twin is least certain."""
     spot_checks: float = 0.2
     """Share of the later rounds' real steps that the policy plays without noise that may be the best one, put off until
-    it is enough for a whole episode: what it earns stands beside what was promised, counts in the next choice, and is
+    it is enough for a whole episode: what it earns stands beside what was predicted, counts in the next choice, and is
     data like all other."""
     first_steps: int | None = None
     """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""

@@ -25,7 +25,7 @@ _REMEMBERED = 3
 
 
 @dataclass(frozen=True)
-class Standing:
+class PolicyEstimate:
     """What is thought of a policy. mean: its return, task units. doubt: half width; None before any spot check."""
 
     mean: float
@@ -57,11 +57,11 @@ def spot_check(
         "round": number,
         "policy": log["contender"],
         "returns": returns,
-        "promise": log["expected"],
+        "predicted_return": log["expected"],
     }
 
 
-def standing(estimate: float, returns: Sequence[float], miss: float | None) -> Standing:
+def standing(estimate: float, returns: Sequence[float], miss: float | None) -> PolicyEstimate:
     """What is thought of one policy.
 
     estimate: the twin's word. returns: of its real episodes, if it played any. miss: how wrong the twin is, from
@@ -69,7 +69,7 @@ def standing(estimate: float, returns: Sequence[float], miss: float | None) -> S
     """
     count = 1 + len(returns)
     doubt = None if miss is None else miss / math.sqrt(count)
-    return Standing((estimate + sum(returns)) / count, doubt)
+    return PolicyEstimate((estimate + sum(returns)) / count, doubt)
 
 
 def last_miss(checks: Sequence[JSON]) -> float | None:
@@ -77,7 +77,9 @@ def last_miss(checks: Sequence[JSON]) -> float | None:
 
     checks: as in a round's log, oldest first.
     """
-    missed = [abs(check["promise"] - statistics.fmean(check["returns"])) for check in checks]
+    missed = [
+        abs(check["predicted_return"] - statistics.fmean(check["returns"])) for check in checks
+    ]
     return max(missed[-_REMEMBERED:], default=None)
 
 

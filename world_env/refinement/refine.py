@@ -7,17 +7,16 @@ import json
 from pathlib import Path
 
 from world_env.errors import InvalidOptionError, StageError
-from world_env.fitting.fit import FitConfig
+from world_env.fitting.config import FitConfig
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import ALGOS, RefineConfig, check_actions
-from world_env.refinement.presets import refine_task
 from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
 from world_env.rl.learn import check_counts_from_zero
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
 
-__all__ = ["ALGOS", "RefineConfig", "Report", "Round", "check_actions", "refine", "refine_task"]
+__all__ = ["ALGOS", "RefineConfig", "Report", "Round", "check_actions", "refine"]
 
 
 def refine(

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from world_env.collection.collect import CollectConfig, collect
+from world_env.atomic_io import write_json
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import fit_episodes
 from world_env.policies.saved_policy import load_policy, policy_card
-from world_env.policy_evaluation.return_prediction import promised
-from world_env.provenance import write_results
+from world_env.policy_evaluation.return_prediction import learned_return
 from world_env.refinement.config import RESTART, RefineConfig
 from world_env.refinement.keeper import Keeper, estimate
 from world_env.refinement.policy_selection import (
@@ -48,7 +49,7 @@ CHECKPOINT = ".fit.pt"
 _CHECK_SEED = 500
 _LOOKS, _LOOKS_WITHOUT = 8, 4
 """How often a judge looks at a training, and after how many looks without a better estimate it ends."""
-_PROMISED = 100
+_PREDICTION_EPISODES = 100
 """Learned episodes of a promise."""
 _STAGES = {"early": 0.1, "middle": 0.3}
 """Shares of a round's learning after which its policy is kept too."""
@@ -69,10 +70,10 @@ class Round:
     earlier one. real_steps: so far. learned_steps: of all trainings so far that could be chosen from.
     log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> what the
     twins think of it), "chosen", "goes_on" (the round's newest policy, by name), "discounted" (name -> discounted
-    return, of its first candidate and its restart, where there is one), "promise" (the chosen one's {"mean", "low",
+    return, of its first candidate and its restart, where there is one), "predicted_return" (the chosen one's {"mean", "low",
     "high"}: what the twin says and what its spot checks showed; None without a time limit), "contender" (who plays the
     next round's spot checks), "expected" (what the twin says of it), "reality" (what the last round's contender earned
-    in this round's spot checks, {"round", "policy", "returns", "promise"}), "settings", "seconds"}.
+    in this round's spot checks, {"round", "policy", "returns", "predicted_return"}), "settings", "seconds"}.
     """
 
     number: int
@@ -180,7 +181,7 @@ class Rounds:
             "settings": self.config.settings(),
             "seconds": {n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
         }
-        write_results(path, log)
+        write_json(path, log)
         return log
 
     def _stale(self) -> bool:
@@ -334,7 +335,7 @@ class Rounds:
         promise, expected = None, None
         if self.spec.horizon is not None:  # else there is one round: nothing hangs on it
             actor = policy_actor(load_policy(self.policies[chosen]))
-            said = promised(actor, twin, _PROMISED, seed=self.config.seed)[0]
+            said = learned_return(actor, twin, _PREDICTION_EPISODES, seed=self.config.seed)[0]
             found = standing(said, returns_of(checks).get(chosen, []), last_miss(checks))
             ends = (None, None) if found.doubt is None else (found.low, found.high)
             promise = {"mean": found.mean, "low": ends[0], "high": ends[1]}
@@ -345,7 +346,7 @@ class Rounds:
             "goes_on": goes_on,
             "discounted": discounted,
             "contender": contender,
-            "promise": promise,
+            "predicted_return": promise,
             "expected": expected,
         }
 

@@ -1,1 +1,19 @@
 """Images of observations."""
+
+from typing import TYPE_CHECKING
+
+from world_env.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from world_env.rendering.renderer import Renderer
+
+__all__ = [
+    "Renderer",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "renderer": ("Renderer",),
+    },
+)

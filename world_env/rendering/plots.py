@@ -8,8 +8,6 @@ from world_env.errors import MissingExtraError
 
 _LABELLED = 24
 """Most numbers that a plot shows one a line, with names; beyond, thin columns without."""
-
-
 _SHOWN = 512
 
 

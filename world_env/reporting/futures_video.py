@@ -22,7 +22,7 @@ from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
 from world_env.spaces import one_row, row_of
-from world_env.spec import RealConfig, check_same_spaces
+from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def futures(
     policy: BaseAlgorithm,
     out: str | os.PathLike[str],
     *,
-    real: RealConfig,
+    real: EnvConfig,
     after: int = 50,
     steps: int = 100,
     number: int = 5,

@@ -80,9 +80,9 @@ def agreement_scatter(fidelity: Any) -> str | None:
                     label=label if supported else f"{label}, past threshold",
                 )
     line = _square(axes, [end for point in points for end in _ends(point, "")], legend=False)
-    bias, half = _means(at(fidelity, "promise"), "bias", "half_width")
+    bias, half = _means(at(fidelity, "return_prediction"), "bias", "half_width")
     if bias is not None and half is not None:
-        level = at(fidelity, "promise", "level")
+        level = at(fidelity, "return_prediction", "level")
         axes.fill_between(
             line,
             [end + bias - half for end in line],
@@ -91,14 +91,14 @@ def agreement_scatter(fidelity: Any) -> str | None:
             alpha=0.18,
             linewidth=0,
             zorder=0,
-            label=f"promised ({percent(level)})",
+            label=f"predicted ({percent(level)})",
         )
     _legend(figure, axes)
     return _svg(figure)
 
 
 def promises(fidelity: Any) -> str | None:
-    """The promised interval of each judged policy, and what reality gave; None where none was promised."""
+    """The predicted interval of each judged policy, and what reality gave; None where none was predicted."""
     given = [p for p in _points(fidelity) if None not in _means(p, "low", "high", "real")]
     if not given:
         return None
@@ -118,7 +118,7 @@ def promises(fidelity: Any) -> str | None:
                 name = label if inside else f"{label}, outside"
                 x, y = zip(*marks, strict=True)
                 axes.plot(x, y, marker, color=colour if inside else _BAD, markersize=5, label=name)
-    axes.set(xlabel="return: promised (bar), real (mark)", ylabel="policies, the worst below")
+    axes.set(xlabel="return: predicted (bar), real (mark)", ylabel="policies, the worst below")
     axes.set_yticks([])
     _legend(figure, axes)
     return _svg(figure)
@@ -169,7 +169,7 @@ def survival(fidelity: Any) -> str | None:
 
 
 def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
-    """What each round of a refinement promised of its choice, and what that earned in the next one's spot checks.
+    """What each round of a refinement predicted of its choice, and what that earned in the next one's spot checks.
 
     logs: `world_env.refinement.rounds.Round.log` of each. None where there is only one.
     """
@@ -177,13 +177,13 @@ def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     figure, axes = _figure()
     steps = {log["round"]: log["real_steps"] for log in logs}
-    told = [log["promise"] for log in logs]
+    told = [log["predicted_return"] for log in logs]
     low, high = (
         _finite_or_nan([number(part.get(end)) for part in told]) for end in ("low", "high")
     )
     places = list(steps.values())
     axes.fill_between(
-        places, low, high, color=_LEARNED, alpha=0.15, linewidth=0, label="promised, interval"
+        places, low, high, color=_LEARNED, alpha=0.15, linewidth=0, label="predicted, interval"
     )
     axes.plot(
         places,
@@ -191,7 +191,7 @@ def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
         "^-",
         color=_LEARNED,
         markersize=4,
-        label="promised",
+        label="predicted",
     )
     seen = [(steps[each["round"]], each["returns"]) for log in logs if (each := log.get("reality"))]
     for place, returns in seen:

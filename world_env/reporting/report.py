@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from world_env.atomic_io import write_text
 from world_env.errors import MissingExtraError, StageError
 from world_env.reporting import plots
 from world_env.twin.fidelity import DASH, at, error_curves, interval, number, percent
@@ -23,7 +24,7 @@ from world_env.twin.fidelity_tables import (
     markdown_table,
     points_table,
     pool_text,
-    promise_text,
+    prediction_text,
     with_ends,
 )
 from world_env.twin.warning_rules import NO_WARNING, warnings_of
@@ -37,18 +38,18 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _JUDGED = (
     "Each judged policy in both worlds, with 95 % intervals. On the line the twin is right, above it, it promises too "
     "much. Hollow: too much of it lies past the uncertainty threshold for a promise. Grey: where real returns are "
-    "promised to lie."
+    "predicted to lie."
 )
 _COMPARED = (
     "Each policy's return in both worlds with 95 % intervals. On the line the twin keeps its promise; above it, it "
     "promises too much."
 )
-_PROMISED = (
-    "What the twin promised of each policy (bar) and what reality gave (mark); a mark outside of its bar is a broken "
+_PREDICTION_EPISODES = (
+    "What the twin predicted of each policy (bar) and what reality gave (mark); a mark outside of its bar is a broken "
     "promise."
 )
 _ROUNDS = (
-    "What each round's twin promised of the policy chosen there, and what that earned in reality in the next round's "
+    "What each round's twin predicted of the policy chosen there, and what that earned in reality in the next round's "
     "spot checks. Promises are as uncertain as the last ones were wrong."
 )
 _CURVE = "Error of predictions that never see reality again, on held-out episodes. Lower is better."
@@ -105,15 +106,9 @@ def write_report(
         "provenance": _provenance(comparison),
     }
     folder = Path(folder_out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "report.md", _render_markdown(page))
-        return _write(folder / "report.html", _render_html(page))
-    except OSError as error:
-        raise StageError(
-            f"cannot write the report to {folder}: {error}. Free some space, or choose a folder "
-            "that can be written."
-        ) from error
+    write_text(folder / "report.md", _render_markdown(page))
+    write_text(folder / "report.html", _render_html(page))
+    return folder / "report.html"
 
 
 def read_comparison(path: Path) -> JSON:
@@ -151,7 +146,7 @@ def summary(comparison: JSON, curves: JSON | None) -> str:
         best = max(both, key=lambda row: row["real_mean"])
         promise = best["learned_mean"] - best["real_mean"]
         first = (
-            f"For {best['policy']}, the best policy that was run in both worlds, the twin promised "
+            f"For {best['policy']}, the best policy that was run in both worlds, the twin predicted "
             f"{show(best['learned_mean'])} and reality gave {show(best['real_mean'])}: {_missed(promise, best)}."
         )
     return f"{first} {_curve_sentence(curves)}"
@@ -217,7 +212,11 @@ def _plots(
             "Learned return against real return of each policy",
             _COMPARED,
         ),
-        (plots.promises(fidelity), "Promised interval and real return of each policy", _PROMISED),
+        (
+            plots.promises(fidelity),
+            "Promised interval and real return of each policy",
+            _PREDICTION_EPISODES,
+        ),
         (plots.rounds(rounds), "Promised and real return after each round", _ROUNDS),
         (plots.curve(curves), "Error over the number of steps", _CURVE),
         (plots.survival(fidelity), "Share of episodes that go on, in both worlds", _SURVIVAL),
@@ -229,7 +228,7 @@ def _sections(fidelity: Any) -> list[JSON]:
     """What else was measured of the twin: {"title", "texts", "table", "folded"} each."""
     found = [
         ("Agreement", [pool_text(fidelity), KINDS_SAID], agreement_table(fidelity), False),
-        ("Promise", [promise_text(fidelity)], coverage_table(fidelity), False),
+        ("ReturnPrediction", [prediction_text(fidelity)], coverage_table(fidelity), False),
         ("What another action changes", [_EFFECT], effect_table(fidelity), False),
         ("Every judged policy", [], points_table(fidelity), True),
     ]
@@ -241,7 +240,7 @@ def _sections(fidelity: Any) -> list[JSON]:
             "folded": folded,
         }
         for title, texts, table, folded in found
-        if table or (title == "Promise" and any(texts))
+        if table or (title == "ReturnPrediction" and any(texts))
     ]
 
 
@@ -319,10 +318,3 @@ def _render_markdown(page: Mapping[str, Any]) -> str:
     if page["plots"] or page["strip"]:
         lines += ["The pictures (plots and frames) are in `report.html`, beside this file.", ""]
     return "\n".join(lines)
-
-
-def _write(path: Path, text: str) -> Path:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-    return path

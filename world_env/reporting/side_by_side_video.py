@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from world_env.collection.exploration import Exploration, SavedPolicy
-from world_env.errors import InvalidOptionError, MissingExtraError, StageError, WorldEnvError
+from world_env.atomic_io import atomic_path
+from world_env.collection.exploration import SavedPolicy
+from world_env.errors import InvalidOptionError, MissingExtraError
+from world_env.policies.protocol import Exploration
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
@@ -23,7 +25,7 @@ from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
 from world_env.spaces import is_image, observation_spaces, one_row, row_of
-from world_env.spec import RealConfig, WorldSpec, check_same_spaces
+from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def watch(
     policy: BaseAlgorithm | Exploration,
     out: str | os.PathLike[str],
     *,
-    real: RealConfig | None = None,
+    real: EnvConfig | None = None,
     steps: int = 200,
     seed: int = 0,
     ledger: StepLedger,
@@ -141,31 +143,16 @@ def beside(path: Path) -> Iterator[Path]:
         raise MissingExtraError(
             "an mp4 needs ffmpeg: pip install imageio-ffmpeg, or choose a name that ends in .gif"
         )
-    fresh = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.touch()
-        try:
-            yield fresh
-            os.replace(fresh, path)
-        finally:
-            fresh.unlink(missing_ok=True)
-    # Errors of ours that are OSErrors too name their own remedy.
-    except WorldEnvError:
-        raise
-    except OSError as error:
-        raise StageError(
-            f"cannot write {path}: {error}. Free some space, or choose a folder that can be written."
-        ) from error
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        yield temporary
 
 
 def side_by_side(
     twin: Twin,
     policy: BaseAlgorithm | Exploration,
     *,
-    real: RealConfig | None = None,
+    real: EnvConfig | None = None,
     steps: int = 200,
     seed: int = 0,
     ledger: StepLedger,

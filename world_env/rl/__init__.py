@@ -1,1 +1,26 @@
 """Training of policies with Stable-Baselines3."""
+
+from typing import TYPE_CHECKING
+
+from world_env.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from world_env.rl.callbacks import milestones
+    from world_env.rl.config import MANY_ROWS, LearnConfig
+
+__all__ = [
+    "MANY_ROWS",
+    "LearnConfig",
+    "milestones",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "callbacks": ("milestones",),
+        "config": (
+            "LearnConfig",
+            "MANY_ROWS",
+        ),
+    },
+)

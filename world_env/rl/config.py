@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from world_env.errors import InvalidOptionError
-from world_env.simulation.observation_mode import check_mode
+from world_env.simulation.config import check_mode
 from world_env.types import JSON
 
 OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
@@ -50,8 +50,6 @@ class LearnConfig:
     """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
     temperature: float = 1.0
     """Learned worlds: scale of the model's noise."""
-    opinion: int | None = None
-    """Learned worlds: the one of the model's opinions that is believed, as in SimulatorConfig; None: all of them."""
     least_noise: float = 0.4
     """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
     action space: what has settled down looks for nothing better."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.policies.algorithms import algorithm_class
-from world_env.policies.latent_policy import Senses, look_through
+from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.real.real_env import make_real_vec
@@ -26,7 +26,7 @@ from world_env.rl.config import FEW_ROWS, MANY_ROWS, OFF_POLICY, LearnConfig
 from world_env.rl.resume import forget, keep_replay, take_back
 from world_env.rl.warm_start import begin_from
 from world_env.spaces import is_image
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 from world_env.types import JSON, OBSERVATION
 
@@ -49,7 +49,7 @@ _CHUNKS = 20
 
 
 def learn(
-    world: Twin | RealConfig,
+    world: Twin | EnvConfig,
     config: LearnConfig | None = None,
     *,
     out: Path | None = None,
@@ -69,13 +69,13 @@ def learn(
     through: real worlds: the twin through whose model the policy sees where `observation_mode` is not "pixels".
     """
     config = config or LearnConfig()
-    senses = _senses(world, config, through)
+    encoder = _encoder(world, config, through)
     described = dataclasses.asdict(config)
     if through is not None:
         described["through"] = through.fingerprint()
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
-    env = _world(world, config, senses, ledger, purpose)
+    env = _world(world, config, encoder, ledger, purpose)
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
     began, partial = (
@@ -89,7 +89,7 @@ def learn(
         take_back(model, env, partial)
     elif warm_start is not None:
         begin_from(model, warm_start, env, least_noise=config.least_noise)
-    look_through(model, senses)
+    attach_encoder(model, encoder)
 
     def mark(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -128,18 +128,18 @@ def _growth(config: LearnConfig) -> list[BaseCallback]:
 
 
 def _world(
-    world: Twin | RealConfig,
+    world: Twin | EnvConfig,
     config: LearnConfig,
-    senses: Senses | None,
+    encoder: LatentEncoder | None,
     ledger: StepLedger | None,
     purpose: str,
 ) -> VecEnv:
     from stable_baselines3.common.vec_env import VecMonitor
 
-    from world_env.envs.sb3_vec_env import WorldModelVecEnv
+    from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 
     rows = config.worlds
-    if isinstance(world, RealConfig):
+    if isinstance(world, EnvConfig):
         if config.reward != "task":
             raise InvalidOptionError(
                 f"reward={config.reward!r} is something that only learned worlds pay: learn in a twin"
@@ -149,13 +149,13 @@ def _world(
                 "learning in reality spends real steps: pass the ledger that counts them"
             )
         env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
-        if senses is not None:
+        if encoder is not None:
             from world_env.policies.latent_vec_env import LatentRows
 
-            env = LatentRows(env, senses)
+            env = LatentRows(env, encoder)
         env.seed(config.seed)
         return _scaled(env, config)
-    learned: VecEnv = WorldModelVecEnv(
+    learned: VecEnv = WorldModelSB3VecEnv(
         world,
         rows,
         uncertainty=True if config.reward == "uncertainty" else None,
@@ -164,7 +164,6 @@ def _world(
         temperature=config.temperature,
         rollout_length=config.rollout_length,
         branch_length=config.first_branch_length or config.branch_length,
-        opinion=config.opinion,
         observation_mode=config.observation_mode,
     )
     learned.seed(config.seed)
@@ -175,9 +174,11 @@ def _world(
     return _scaled(VecMonitor(learned), config)
 
 
-def _senses(world: Twin | RealConfig, config: LearnConfig, through: Twin | None) -> Senses | None:
+def _encoder(
+    world: Twin | EnvConfig, config: LearnConfig, through: Twin | None
+) -> LatentEncoder | None:
     """What the policy sees through from now on."""
-    mode, real = config.observation_mode, isinstance(world, RealConfig)
+    mode, real = config.observation_mode, isinstance(world, EnvConfig)
     if through is not None and (mode == "pixels" or not real):
         raise InvalidOptionError(
             f"a policy with observation_mode={mode!r} in a {_side(world)} world has no use for `through`: it is for "
@@ -185,13 +186,13 @@ def _senses(world: Twin | RealConfig, config: LearnConfig, through: Twin | None)
         )
     if mode == "pixels":
         return None
-    twin = through if isinstance(world, RealConfig) else world
+    twin = through if isinstance(world, EnvConfig) else world
     if twin is None:
         raise InvalidOptionError(
             f"observation_mode={mode!r} in reality needs the twin that the policy sees through: "
             "pass through=, on the command line --through FOLDER"
         )
-    return Senses(twin, mode)
+    return LatentEncoder(twin, mode)
 
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
@@ -203,7 +204,7 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
     return VecNormalize(env, norm_obs=False, norm_reward=True, gamma=config.discount)
 
 
-def _algorithm(world: Twin | RealConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
+def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
     from stable_baselines3.common.utils import LinearSchedule
 
     options: JSON = {}
@@ -263,7 +264,7 @@ def check_counts_from_zero(space: spaces.Space[Any]) -> None:
     if np.any(start):
         raise SpaceMismatchError(
             f"the action space {space} does not count from 0, but Stable-Baselines3's policies do: wrap the "
-            'environment in "world_env.wrappers.zero_based_actions:ZeroBasedActions" (`wrappers` of RealConfig, --wrappers)'
+            'environment in "world_env.wrappers.zero_based_actions:ZeroBasedActions" (`wrappers` of EnvConfig, --wrappers)'
         )
 
 
@@ -285,7 +286,7 @@ def _normalized(scales: JSON) -> dict[str, Any]:
     }
 
 
-def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance: JSON) -> None:
+def _save(model: BaseAlgorithm, out: Path, world: Twin | EnvConfig, provenance: JSON) -> None:
     save_policy(
         model,
         out,
@@ -294,9 +295,9 @@ def _save(model: BaseAlgorithm, out: Path, world: Twin | RealConfig, provenance:
     )
 
 
-def _identity(world: Twin | RealConfig) -> JSON:
+def _identity(world: Twin | EnvConfig) -> JSON:
     """Which world a policy was trained in, so that no policy of another one is taken for it."""
-    if isinstance(world, RealConfig):
+    if isinstance(world, EnvConfig):
         # As it is read back: lists, not tuples.
         tree: JSON = json.loads(json.dumps(world.to_json()))
         return tree
@@ -312,7 +313,7 @@ def _reward_statistics(env: VecEnv) -> JSON | None:
     return {name: float(getattr(env.ret_rms, name)) for name in ("mean", "var", "count")}
 
 
-def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
+def _same(folder: Path, world: Twin | EnvConfig, described: JSON) -> None:
     card = policy_card(folder)
     stored = card["provenance"].get("learn", {})
     if card.get("trained_in") != _side(world):
@@ -333,12 +334,12 @@ def _same(folder: Path, world: Twin | RealConfig, described: JSON) -> None:
         )
 
 
-def _finished(out: Path, world: Twin | RealConfig, described: JSON) -> BaseAlgorithm:
+def _finished(out: Path, world: Twin | EnvConfig, described: JSON) -> BaseAlgorithm:
     _same(out, world, described)
     return load_policy(out)
 
 
-def _side(world: Twin | RealConfig) -> str:
+def _side(world: Twin | EnvConfig) -> str:
     return "learned" if isinstance(world, Twin) else "real"
 
 

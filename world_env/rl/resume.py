@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from world_env.atomic_io import atomic_path
 from world_env.policies.saved_policy import policy_card
 from world_env.rl.warm_start import set_reward_statistics
 
@@ -24,10 +24,8 @@ def keep_replay(model: BaseAlgorithm, partial: Path) -> None:
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
     if isinstance(model, OffPolicyAlgorithm):
-        beside = partial.with_name(f"{partial.name}.replay.new.pkl")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        model.save_replay_buffer(beside)
-        os.replace(beside, _replay_file(partial))
+        with atomic_path(_replay_file(partial)) as temporary:
+            model.save_replay_buffer(temporary)
 
 
 def take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:

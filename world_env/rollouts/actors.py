@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
-from world_env.policies.latent_policy import LatentActor, senses_of
+from world_env.policies.latent_policy import LatentActor, encoder_of
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -21,9 +21,9 @@ Actor = Callable[[Any, np.ndarray], np.ndarray]
 
 def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
     """A trained policy, on what it sees through; recurrent policies are not covered here."""
-    senses = senses_of(model)
-    if senses is not None:
-        return LatentActor(model, senses, deterministic=deterministic)
+    encoder = encoder_of(model)
+    if encoder is not None:
+        return LatentActor(model, encoder, deterministic=deterministic)
     return lambda observation, rows: model.predict(observation, deterministic=deterministic)[0]
 
 

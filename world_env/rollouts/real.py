@@ -14,12 +14,12 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.actors import Actor, begin_episodes
 from world_env.rollouts.returns import Returns, stacked
 from world_env.spaces import copied
-from world_env.spec import RealConfig
+from world_env.spec import EnvConfig
 
 _PART = "reward_"
 
 
-def first_observations(real: RealConfig, seeds: Sequence[int]) -> Any:
+def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
     """What the real environment shows after a reset with each seed, batched; takes no step."""
     env = make_real(real, purpose="judge", ledger=StepLedger())
     try:
@@ -29,7 +29,7 @@ def first_observations(real: RealConfig, seeds: Sequence[int]) -> Any:
 
 
 def run_real(
-    actor: Actor, real: RealConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
+    actor: Actor, real: EnvConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
 ) -> Returns:
     """One real episode a reset seed, all stepped side by side; every step is counted under `purpose`."""
     envs = [make_real(real, purpose=purpose, ledger=ledger) for _ in seeds]

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from world_env.errors import InvalidOptionError
-from world_env.models.base import Precision, Uncertainty
-from world_env.types import JSON
+from world_env.types import Uncertainty
 
 ON_UNCERTAIN = ("ignore", "truncate", "terminate", "pessimistic")
 
@@ -31,14 +30,10 @@ class SimulatorConfig:
     uncertainty_threshold: None: the twin's.
     uncertainty: whether to compute it: True, cheaply; "full", at each step with all that the model knows; None: only
         where `on_uncertain` needs it.
-    precision: of the model's hidden layers, "float32" or "bfloat16"; the second only for twins that were measured to
-        be as good in it.
     temperature: scale of the model's noise.
     dataset_starts: share of resets that begin from a state inside an episode of the data.
     observation_mode: what agents see: "pixels", the observation in the real environment's form, vectors too; "latent",
         the model's features alone, without decoding; "both".
-    opinion: which of the model's opinions all rows follow, such as a member of an ensemble, from 0; None: each row one
-        of its own. One alone promises what the others would contradict.
     """
 
     horizon: int | None = None
@@ -48,17 +43,14 @@ class SimulatorConfig:
     on_uncertain: str = "ignore"
     uncertainty_threshold: float | None = None
     uncertainty: Uncertainty | None = None
-    precision: Precision = "float32"
     temperature: float = 1.0
     dataset_starts: float = 0.0
-    opinion: int | None = None
     observation_mode: str = "pixels"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("termination", self.termination, ("threshold", "sample")),
             ("on_uncertain", self.on_uncertain, ON_UNCERTAIN),
-            ("precision", self.precision, ("float32", "bfloat16")),
         ):
             if value not in allowed:
                 raise InvalidOptionError(
@@ -71,10 +63,6 @@ class SimulatorConfig:
         ):
             if length is not None:
                 whole_number(length, name)
-        if self.opinion is not None and (type(self.opinion) is not int or self.opinion < 0):
-            raise InvalidOptionError(
-                f"opinion is {self.opinion!r}, expected a whole number from 0, or None"
-            )
         if self.uncertainty not in (None, True, False, "full"):
             raise InvalidOptionError(
                 f"uncertainty is {self.uncertainty!r}, expected True, False, 'full' or None"
@@ -97,15 +85,16 @@ def whole_number(value: Any, name: str) -> int:
     return int(value)
 
 
-def check_precision(precision: str, fidelity: JSON) -> None:
-    """Raises InvalidOptionError unless a twin of this fidelity was measured to be as good in bfloat16 as in float32."""
-    measured = fidelity.get("bfloat16") or {}
-    if precision == "bfloat16" and measured.get("as_good") is not True:
-        said = (
-            f"its open-loop error is {measured.get('open_loop')} in it, {measured.get('float32')} in float32"
-            if measured
-            else "it was never measured in it"
-        )
+OBSERVATION_MODES = ("pixels", "latent", "both")
+
+
+LATENT = "latent"
+"""Key of the model's features beside observations, (B, F) float32."""
+
+
+def check_mode(mode: str) -> None:
+    """Raises InvalidOptionError for what is no observation mode."""
+    if mode not in OBSERVATION_MODES:
         raise InvalidOptionError(
-            f"precision='bfloat16' is not for this twin: {said}. Use 'float32', or fit it again."
+            f"observation_mode is {mode!r}, expected one of {', '.join(map(repr, OBSERVATION_MODES))}"
         )

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from world_env.batch import Observation, State
 from world_env.models.base import WorldModel
-from world_env.rng import RowRandom
-from world_env.types import Observation, State
+from world_env.rng import CounterRNG
 
 Policy = Callable[[Tensor], Tensor]
 """Features (B, F) -> encoded action (B, A)."""
@@ -46,23 +46,23 @@ def rollout(
     state: State,
     policy: Policy,
     steps: int,
-    random: RowRandom,
+    rng: CounterRNG,
     *,
     temperature: float = 1.0,
 ) -> Rollout:
     """Step `model` from `state` for `steps` steps; nothing given is changed.
 
-    `random` is copied: the same call gives the same future. No row is ever cut: ends are probabilities.
+    `rng` is copied: the same call gives the same future. No row is ever cut: ends are probabilities.
     Raises ValueError for fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}, expected at least 1")
-    random = random.clone()
+    rng = rng.clone()
     states, observations = [state], [model.decode(state)]
     actions, rewards, terminated = [], [], []
     for _ in range(steps):
         action = policy(model.features(states[-1]))
-        arrived, prediction = model.step(states[-1], action, random=random, temperature=temperature)
+        arrived, prediction = model.step(states[-1], action, rng=rng, temperature=temperature)
         ends = prediction.terminated
         reward = prediction.reward
         if prediction.terminal_reward is not None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Context, replace
 from world_env.codec import Codec
-from world_env.errors import InvalidOptionError, StartsError
-from world_env.rng import RowRandom
-from world_env.types import Context, replace
+from world_env.errors import InitialStatesError, InvalidOptionError
+from world_env.rng import CounterRNG
 
 _CONTEXT_KEYS = ("observations", "actions", "elapsed")
 
@@ -28,26 +28,28 @@ def reset_options(options: Any) -> dict[str, Any]:
     return dict(options)
 
 
-def draw_starts(
-    starts: Context, states: Context | None, share: float, random: RowRandom
+def draw_initial_states(
+    starts: Context, states: Context | None, share: float, rng: CounterRNG
 ) -> Context:
-    """One start for each row of `random`: a true one, or with probability `share` a dataset state.
+    """One start for each row of `rng`: a true one, or with probability `share` a dataset state.
 
-    Raises StartsError where the two have contexts of different lengths.
+    Raises InitialStatesError where the two have contexts of different lengths.
     """
     if states is not None:
         starts = starts.padded(states.actions.shape[1] + 1)
     if share == 0.0 or states is None:
-        return starts.select(random.integers(len(starts)).to(starts.length.device))
-    inside = random.uniform(1).squeeze(-1) < share
-    fraction = random.uniform(1, dtype=torch.float64).squeeze(-1)
+        return starts.select(rng.integers(len(starts)).to(starts.length.device))
+    inside = rng.uniform(1).squeeze(-1) < share
+    fraction = rng.uniform(1, dtype=torch.float64).squeeze(-1)
     device = starts.length.device
     true, middle = (
         part.select((fraction * len(part)).long().clamp(max=len(part) - 1).to(device))
         for part in (starts, states)
     )
     if true.actions.shape != middle.actions.shape:
-        raise StartsError("true starts and dataset states have contexts of different lengths")
+        raise InitialStatesError(
+            "true starts and dataset states have contexts of different lengths"
+        )
     merged = replace(_tensors(true), inside.to(device), _tensors(middle))
     return Context(
         {key: merged[f"observations.{key}"] for key in true.observations},
@@ -57,7 +59,7 @@ def draw_starts(
     )
 
 
-def given_starts(options: Mapping[str, Any], codec: Codec, rows: int) -> Context:
+def given_initial_states(options: Mapping[str, Any], codec: Codec, rows: int) -> Context:
     """The context that `options` holds under "observation" or "context", for `rows` rows.
 
     "observation": environment arrays (rows, ...). "context": a dict with "observations" (rows, K, ...), "actions"

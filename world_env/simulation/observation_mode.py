@@ -8,15 +8,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from world_env.batch import State
 from world_env.errors import InvalidOptionError
 from world_env.models.base import WorldModel
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
+from world_env.simulation.config import LATENT, check_mode
 from world_env.twin.twin import Twin, home_of
-from world_env.types import State
-
-OBSERVATION_MODES = ("pixels", "latent", "both")
-LATENT = "latent"
-"""Key of the model's features beside observations, (B, F) float32."""
 
 
 class View:
@@ -47,14 +44,6 @@ class View:
         return {**parts, LATENT: latent}
 
 
-def check_mode(mode: str) -> None:
-    """Raises InvalidOptionError for what is no observation mode."""
-    if mode not in OBSERVATION_MODES:
-        raise InvalidOptionError(
-            f"observation_mode is {mode!r}, expected one of {', '.join(map(repr, OBSERVATION_MODES))}"
-        )
-
-
 def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
     whole = twin.spec.observation_space
     check_mode(mode)
@@ -76,5 +65,5 @@ def _feature_size(twin: Twin) -> int:
     """F: known only when a state is looked at."""
     device, dtype = home_of(twin)
     context = twin.starts.select(torch.zeros(1, dtype=torch.int64)).to(device, dtype)
-    random = RowRandom(torch.zeros(1, dtype=torch.int64, device=device))
-    return int(twin.model.features(twin.model.encode(context, random=random)).shape[1])
+    rng = CounterRNG(torch.zeros(1, dtype=torch.int64, device=device))
+    return int(twin.model.features(twin.model.encode(context, rng=rng)).shape[1])

@@ -11,17 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import State, replace, select
 from world_env.codec import Codec
 from world_env.errors import (
+    InitialStatesError,
     InvalidActionError,
     InvalidOptionError,
     ResetNeededError,
     SpaceMismatchError,
-    StartsError,
 )
-from world_env.rng import RowRandom, derive_seeds
-from world_env.simulation.config import ON_UNCERTAIN, SimulatorConfig, check_precision, whole_number
-from world_env.simulation.initial_states import draw_starts, given_starts, reset_options
+from world_env.rng import CounterRNG, derive_seeds
+from world_env.simulation.config import ON_UNCERTAIN, SimulatorConfig, whole_number
+from world_env.simulation.initial_states import (
+    draw_initial_states,
+    given_initial_states,
+    reset_options,
+)
 from world_env.simulation.observation_mode import View
 from world_env.simulation.snapshot import (
     Seeds,
@@ -33,9 +38,8 @@ from world_env.simulation.snapshot import (
     row_seeds,
 )
 from world_env.simulation.step_outputs import StepResult, array, check_known, finite_rows, numbers
-from world_env.simulation.termination import ENDS, EndBounds, Limits
+from world_env.simulation.termination import ENDS, Limits, TerminalBounds
 from world_env.twin.twin import Twin, home_of
-from world_env.types import State, replace, select
 
 __all__ = ["ENDS", "ON_UNCERTAIN", "Simulator", "SimulatorConfig", "Snapshot",
            "StepResult"]  # fmt: skip
@@ -73,17 +77,16 @@ class Simulator:
                 "uncertainty_threshold=..., or use 'ignore'"
             )
         if self.config.dataset_starts and twin.states is None:
-            raise StartsError(
+            raise InitialStatesError(
                 "dataset_starts asks for dataset states, but this twin holds only true starts: pass 0"
             )
         lowest = 0.0 if twin.ranges is None else twin.ranges.reward[0]
         # float32, as the model's probabilities: a comparison should not depend on how numpy casts.
         self._termination_threshold = np.float32(twin.termination_threshold)
-        self._bounds = EndBounds(twin.ranges)
+        self._bounds = TerminalBounds(twin.ranges)
         self.view = View(twin, self.config.observation_mode)
         self._limits = Limits(self.config, self.horizon, threshold, lowest)
-        check_precision(self.config.precision, twin.fidelity)
-        self._model = twin.model.following(self.config.opinion).stepper(self.config.precision)
+        self._model = twin.model.for_inference()
         self._known = bool(twin.known)
         # Who judges by what is seen has to see it.
         self._decodes = self.view.decodes or self._known or bool(self._bounds)
@@ -91,7 +94,7 @@ class Simulator:
         self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked
         self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
         self._episodes = torch.zeros(num_rows, dtype=torch.int64)
-        self._random = RowRandom(self._row_seeds.to(self.device))
+        self._rng = CounterRNG(self._row_seeds.to(self.device))
         self._counters = np.zeros((2, num_rows), np.int64)
         self._state: State | None = None
         self.finished = np.ones(num_rows, bool)
@@ -137,17 +140,17 @@ class Simulator:
             self._row_seeds, self._episodes = row_seeds, episodes
             self.restore(options["snapshot"], rows=mask, fresh_noise=seed is not None)
             return self.observe()
-        random = RowRandom(derive_seeds(row_seeds[index], episodes[index]))
+        rng = CounterRNG(derive_seeds(row_seeds[index], episodes[index]))
         if options:
-            context = given_starts(options, self.codec, len(index))
+            context = given_initial_states(options, self.codec, len(index))
         else:
             share = self.config.dataset_starts
-            context = draw_starts(self.twin.starts, self.twin.states, share, random)
-        random = RowRandom(random.seeds.to(self.device), random.draws.to(self.device))
-        state = self._model.encode(context.to(self.device, self.dtype), random=random)
+            context = draw_initial_states(self.twin.starts, self.twin.states, share, rng)
+        rng = CounterRNG(rng.seeds.to(self.device), rng.draws.to(self.device))
+        state = self._model.encode(context.to(self.device, self.dtype), rng=rng)
         self._row_seeds, self._episodes = row_seeds, episodes
         self._episodes[index] += 1
-        self._place(index, state, random)
+        self._place(index, state, rng)
         self._counters[0, index] = context.elapsed.cpu().numpy()
         self._counters[1, index] = 0
         self.finished[index] = False
@@ -188,11 +191,11 @@ class Simulator:
         if mask is not None and mask.all():
             mask = None
         encoded, action = self._encode_action(action, mask)
-        random = self._random.clone()
+        rng = self._rng.clone()
         state, prediction = self._model.step(
             self._state,
             encoded,
-            random=random,
+            rng=rng,
             temperature=self.config.temperature,
             uncertainty=self._uncertainty,
         )
@@ -206,15 +209,15 @@ class Simulator:
             seen, latent = self._look(state)
         before = self.picture() if self._known else None
         observation = self.codec.decode_arrays(seen) if self._decodes else None
-        terminated = self._terminated(before, action, observation, said["terminated"], random)
+        terminated = self._terminated(before, action, observation, said["terminated"], rng)
         reward = self._reward(before, action, observation, said, terminated)
         # From here on nothing can fail: the rows move.
         self._state = state
         if mask is None:
-            self._random = random
+            self._rng = rng
             self._counters += 1
         else:
-            self._random = self._random.merge(torch.as_tensor(mask, device=self.device), random)
+            self._rng = self._rng.merge(torch.as_tensor(mask, device=self.device), rng)
             self._counters[:, mask] += 1
         doubt = None if prediction.uncertainty is None else array(prediction.uncertainty).copy()
         reward, terminated, end = self._limits.judge(
@@ -233,13 +236,13 @@ class Simulator:
         return seen, self.view.latent(self._model, state)
 
     def _terminated(
-        self, before: Any, action: Any, after: Any, probability: np.ndarray, random: RowRandom
+        self, before: Any, action: Any, after: Any, probability: np.ndarray, rng: CounterRNG
     ) -> np.ndarray:
         if self.twin.termination_fn is not None:
             ends = np.asarray(self.twin.termination_fn(before, action, after))
             return check_known(ends, self.num_rows, "termination_fn").astype(bool)
         if self.config.termination == "sample":
-            ends = array(random.uniform(1).squeeze(-1)) < probability
+            ends = array(rng.uniform(1).squeeze(-1)) < probability
         else:
             ends = probability > self._termination_threshold
         return ends | self._bounds.beyond(after) if self._bounds else ends
@@ -272,8 +275,8 @@ class Simulator:
         kept = {n: value for n, value in self._state.items() if not n.startswith(_CACHE)}
         return Snapshot(
             select(kept, where),
-            self._random.seeds[where],
-            self._random.draws[where],
+            self._rng.seeds[where],
+            self._rng.draws[where],
             np.concatenate([self._counters, identity])[:, index],
             self.finished[index],
         )
@@ -288,12 +291,12 @@ class Simulator:
         self._check_snapshot(snapshot, index)
         if len(np.unique(index)) != len(index):
             raise InvalidOptionError(f"rows to restore are named twice: {index[:8].tolist()}")
-        random = RowRandom(snapshot.seeds.to(self.device), snapshot.draws.to(self.device))
+        rng = CounterRNG(snapshot.seeds.to(self.device), snapshot.draws.to(self.device))
         if fresh_noise:
             fresh = derive_seeds(self._row_seeds[index], self._episodes[index])
-            random = RowRandom(fresh.to(self.device))
+            rng = CounterRNG(fresh.to(self.device))
         state = {name: value.to(self.device) for name, value in snapshot.state.items()}
-        self._place(index, state, random)
+        self._place(index, state, rng)
         if fresh_noise:
             self._episodes[index] += 1
         else:
@@ -357,7 +360,7 @@ class Simulator:
             encoded[torch.as_tensor(mask, device=self.device)] = chosen.to(self.dtype)
         return encoded, action
 
-    def _place(self, index: np.ndarray, state: State, random: RowRandom) -> None:
+    def _place(self, index: np.ndarray, state: State, rng: CounterRNG) -> None:
         """Write rows into the state; always new tensors, because snapshots and models may share the old ones."""
         where = torch.as_tensor(index, device=self.device)
         if len(index) == self.num_rows:
@@ -370,7 +373,7 @@ class Simulator:
                 for name, value in self._state.items()
                 if name in state
             }
-        self._random = RowRandom(
-            self._random.seeds.index_copy(0, where, random.seeds),
-            self._random.draws.index_copy(0, where, random.draws),
+        self._rng = CounterRNG(
+            self._rng.seeds.index_copy(0, where, rng.seeds),
+            self._rng.draws.index_copy(0, where, rng.draws),
         )

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import State
 from world_env.errors import InvalidOptionError
-from world_env.types import State
 
 Seeds = int | Sequence[int | None]
 """One seed s for all rows (row i gets s + i), or one for each row, None where it keeps its own."""

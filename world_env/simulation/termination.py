@@ -16,7 +16,7 @@ from world_env.data_range import DataRange
 from world_env.simulation.config import SimulatorConfig
 
 
-class EndBounds:
+class TerminalBounds:
     """The bounds in a data range, quick to ask; none of them where there is no range, or nothing in it ended so."""
 
     def __init__(self, ranges: DataRange | None) -> None:

@@ -11,19 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from world_env.batch import Context, Observation, State, select
 from world_env.codec import Codec
 from world_env.models.base import Prediction, WorldModel
-from world_env.rng import RowRandom
-from world_env.types import Context, Observation, State, select
+from world_env.rng import CounterRNG
 
 _FAR = 1e-4
 """Largest difference that another batch size may make, relative to the largest value (matrix products round)."""
-
-
 _NUDGE = 1e-3
 """A change of inputs that shows in whatever is computed smoothly from them."""
-
-
 _MODULE = set(vars(nn.Module())) - {"training"}
 """What torch itself keeps in every module; parameters and buffers are looked at by name."""
 
@@ -61,8 +57,8 @@ def check_world_model(
 
 
 def _check_shapes(model: WorldModel, starts: Context, rows: int) -> None:
-    context, random = _begin(starts, rows)
-    state = model.encode(context, random=random)
+    context, rng = _begin(starts, rows)
+    state = model.encode(context, rng=rng)
     shapes = Codec(model.spec).shapes
     for step in range(3):
         for name, value in state.items():
@@ -77,7 +73,7 @@ def _check_shapes(model: WorldModel, starts: Context, rows: int) -> None:
             f"features have the shape {tuple(features.shape)}, expected ({rows}, F)"
         )
         arrived, prediction = model.step(
-            state, _actions(model, rows, step), random=random, uncertainty=True
+            state, _actions(model, rows, step), rng=rng, uncertainty=True
         )
         _check_prediction(prediction, rows)
         assert _form(arrived) == _form(state), (
@@ -104,13 +100,13 @@ def _check_prediction(prediction: Prediction, rows: int) -> None:
 
 
 def _check_repeatable(model: WorldModel, starts: Context) -> None:
-    context, random = _begin(starts, 8)
+    context, rng = _begin(starts, 8)
     kept = _tensors_of(context)
-    state = model.encode(context, random=random)
+    state = model.encode(context, rng=rng)
     _check_equal(kept, _tensors_of(context), "encode changed the context it was given")
     given, action = _clone(state), _actions(model, 8, 0)
     pushed = action.clone()
-    results = [model.step(state, action, random=random.clone(), uncertainty=True) for _ in range(2)]
+    results = [model.step(state, action, rng=rng.clone(), uncertainty=True) for _ in range(2)]
     model.decode(state), model.features(state)
     _check_equal(given, state, "step, decode or features changed the state they were given")
     assert torch.equal(pushed, action), "step changed the action it was given"
@@ -120,35 +116,35 @@ def _check_repeatable(model: WorldModel, starts: Context) -> None:
 
 def _check_rows_independent(model: WorldModel, starts: Context) -> None:
     """Another neighbour, or none, never changes a row."""
-    context, random = _begin(starts, 8)
-    noise = random.clone()
-    state = model.encode(context, random=random)
+    context, rng = _begin(starts, 8)
+    noise = rng.clone()
+    state = model.encode(context, rng=rng)
     action = _actions(model, 8, 0)
     alone = torch.tensor([3])
-    reference = _outcome(model, state, action, random.clone())
+    reference = _outcome(model, state, action, rng.clone())
     other_action, other_state = action.clone(), _clone(state)
     others = torch.arange(8) != 3
     other_action[others] = action.roll(1, 0)[others]
     for name, value in state.items():
         other_state[name][others] = value.roll(1, 0)[others]
-    changed = _outcome(model, other_state, other_action, random.clone())
+    changed = _outcome(model, other_state, other_action, rng.clone())
     _check_close(
         select(reference, alone),
         select(changed, alone),
         "a neighbour's action or state changed a row",
     )
-    lone_random = noise.select(alone)
-    lone_state = model.encode(context.select(alone), random=lone_random)
+    lone_rng = noise.select(alone)
+    lone_state = model.encode(context.select(alone), rng=lone_rng)
     _check_close(select(state, alone), lone_state, "a row encoded alone differs")
-    lone = _outcome(model, select(state, alone), action[alone], lone_random)
+    lone = _outcome(model, select(state, alone), action[alone], lone_rng)
     _check_close(select(reference, alone), lone, "a row stepped alone differs")
 
 
 def _check_observe(model: WorldModel, starts: Context) -> None:
-    context, random = _begin(starts, 4)
-    state = model.encode(context, random=random)
+    context, rng = _begin(starts, 4)
+    state = model.encode(context, rng=rng)
     given = _clone(state)
-    seen = model.observe(state, _actions(model, 4, 0), context.last(), random=random)
+    seen = model.observe(state, _actions(model, 4, 0), context.last(), rng=rng)
     assert _form(seen) == _form(state), (
         f"observe changed the form of the state: {_form(state)} became {_form(seen)}"
     )
@@ -156,17 +152,17 @@ def _check_observe(model: WorldModel, starts: Context) -> None:
 
 
 def _check_gradients(model: WorldModel, starts: Context) -> None:
-    context, random = _begin(starts, 4)
+    context, rng = _begin(starts, 4)
     with torch.no_grad():
-        state = _clone(model.encode(context, random=random))
+        state = _clone(model.encode(context, rng=rng))
         action = _actions(model, 4, 0)
         floats = {name: value for name, value in state.items() if value.is_floating_point()}
         nudged = {name: value + _NUDGE for name, value in floats.items()}
-        plain = _shown(model, state, action, random)
-        other = _shown(model, {**state, **nudged}, action + _NUDGE, random)
+        plain = _shown(model, state, action, rng)
+        other = _shown(model, {**state, **nudged}, action + _NUDGE, rng)
     inputs = [value.requires_grad_() for value in (action, *floats.values())]
     reached = False
-    for name, value in _shown(model, state, action, random).items():
+    for name, value in _shown(model, state, action, rng).items():
         flowing: list[Tensor] = []
         if value.requires_grad:
             found = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=True)
@@ -181,9 +177,9 @@ def _check_gradients(model: WorldModel, starts: Context) -> None:
     assert reached, "no gradient flows from the next observation or the reward to the inputs"
 
 
-def _shown(model: WorldModel, state: State, action: Tensor, random: RowRandom) -> State:
+def _shown(model: WorldModel, state: State, action: Tensor, rng: CounterRNG) -> State:
     """What one step shows, with its gradient: the next observation, all of it flat, and the reward."""
-    arrived, prediction = model.step(state, action, random=random.clone())
+    arrived, prediction = model.step(state, action, rng=rng.clone())
     decoded = [value.flatten() for value in model.decode(arrived).values()]
     return {"next observation": torch.cat(decoded), "reward": prediction.reward}
 
@@ -191,11 +187,11 @@ def _shown(model: WorldModel, state: State, action: Tensor, random: RowRandom) -
 def _check_state_dict(model: WorldModel, other: WorldModel, starts: Context) -> None:
     other.load_state_dict(model.state_dict())
     other.train(model.training)
-    context, random = _begin(starts, 4)
+    context, rng = _begin(starts, 4)
     results = []
     for one in (model, other):
-        noise = random.clone()
-        state = one.encode(context, random=noise)
+        noise = rng.clone()
+        state = one.encode(context, rng=noise)
         results.append(_outcome(one, state, _actions(one, 4, 0), noise))
     _check_equal(results[0], results[1], "a model rebuilt from its state_dict behaves differently")
 
@@ -216,9 +212,9 @@ def _batch_of_one(observation: Any) -> Any:
     return np.asarray(observation)[None]
 
 
-def _begin(starts: Context, rows: int) -> tuple[Context, RowRandom]:
+def _begin(starts: Context, rows: int) -> tuple[Context, CounterRNG]:
     context = starts.select(torch.arange(rows) % len(starts))
-    return context, RowRandom.from_seed(7, rows)
+    return context, CounterRNG.from_seed(7, rows)
 
 
 def _actions(model: WorldModel, rows: int, seed: int) -> Tensor:
@@ -227,8 +223,8 @@ def _actions(model: WorldModel, rows: int, seed: int) -> Tensor:
     return Codec(model.spec).encode_action(np.stack([space.sample() for _ in range(rows)]))
 
 
-def _outcome(model: WorldModel, state: State, action: Tensor, random: RowRandom) -> State:
-    arrived, prediction = model.step(state, action, random=random)
+def _outcome(model: WorldModel, state: State, action: Tensor, rng: CounterRNG) -> State:
+    arrived, prediction = model.step(state, action, rng=rng)
     return {**arrived, "reward": prediction.reward, "terminated": prediction.terminated}
 
 

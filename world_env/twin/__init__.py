@@ -1,1 +1,30 @@
 """A world model with all that is needed to step it, as one folder on disk."""
+
+from typing import TYPE_CHECKING
+
+from world_env.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from world_env.twin.serialization import find_twin, list_twins
+    from world_env.twin.twin import KnownFunction, Twin
+
+__all__ = [
+    "KnownFunction",
+    "Twin",
+    "find_twin",
+    "list_twins",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "serialization": (
+            "find_twin",
+            "list_twins",
+        ),
+        "twin": (
+            "KnownFunction",
+            "Twin",
+        ),
+    },
+)

@@ -48,18 +48,18 @@ def agreement_table(fidelity: Any) -> Table:
 
 
 def coverage_table(fidelity: Any) -> Table:
-    """How often the promised interval held the real return, by kind of policies."""
-    level = percent(at(fidelity, "promise", "level"))
+    """How often the predicted interval held the real return, by kind of policies."""
+    level = percent(at(fidelity, "return_prediction", "level"))
     rows = [
         [kind, _count(_supported(at(fidelity, "agreement", kind))), level, percent(held)]
         for kind in _KINDS
-        if number(held := at(fidelity, "promise", "coverage", kind)) is not None
+        if number(held := at(fidelity, "return_prediction", "coverage", kind)) is not None
     ]
-    return [["", "policies", "promised coverage", "measured"], *rows] if rows else []
+    return [["", "policies", "predicted coverage", "measured"], *rows] if rows else []
 
 
 def points_table(fidelity: Any) -> Table:
-    """Every judged policy in both worlds, with what was promised of it."""
+    """Every judged policy in both worlds, with what was predicted of it."""
     rows = [
         [
             str(point.get("policy")),
@@ -71,7 +71,7 @@ def points_table(fidelity: Any) -> Table:
         ]
         for point in rows_of(at(fidelity, "agreement", "points"))
     ]
-    head = ["policy", "kind", "real [95 %]", "learned [95 %]", "promised", "past threshold"]
+    head = ["policy", "kind", "real [95 %]", "learned [95 %]", "predicted", "past threshold"]
     return [head, *rows] if rows else []
 
 
@@ -88,16 +88,16 @@ def effect_table(fidelity: Any) -> Table:
     return [["steps", "effect of another action", "error of it"], *rows] if rows else []
 
 
-def promise_text(fidelity: Any) -> str:
+def prediction_text(fidelity: Any) -> str:
     """The promise in words; empty where none was calibrated."""
-    promise = at(fidelity, "promise")
+    promise = at(fidelity, "return_prediction")
     half_width, bias = number(at(promise, "half_width")), number(at(promise, "bias"))
     if half_width is None or bias is None:
         return ""
     level, taken = number(at(promise, "level")), "less" if bias >= 0 else "plus"
     whose = "Of a policy" if level is None else f"For {percent(level)} of policies"
     text = (
-        f"{whose} the real return is promised to lie within {show(half_width)} of the learned return {taken} "
+        f"{whose} the real return is predicted to lie within {show(half_width)} of the learned return {taken} "
         f"{show(abs(bias))}."
     )
     width = number(at(promise, "width_fraction"))

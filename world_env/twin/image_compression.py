@@ -15,9 +15,9 @@ import numpy as np
 
 _STREAM, _SHAPE = "zlib:", "shape:"
 _LEVEL = 6
-_MOST_AT_ONCE = 1_032
+_MAX_AT_ONCE = 1_032
 """Bytes that one of a zlib stream can stand for, at most: a forged shape does not fill the memory."""
-_LEAST_DIMENSIONS = 3
+_MIN_DIMENSIONS = 3
 """Of a stack of images: (N, height, width), or more."""
 
 
@@ -25,7 +25,7 @@ def packed_images(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same arrays, stacks of images (uint8 of at least 3 dimensions) as streams."""
     found: dict[str, np.ndarray] = {}
     for key, value in arrays.items():
-        if value.dtype != np.uint8 or value.ndim < _LEAST_DIMENSIONS:
+        if value.dtype != np.uint8 or value.ndim < _MIN_DIMENSIONS:
             found[key] = value
             continue
         stream = zlib.compress(np.ascontiguousarray(value).tobytes(), _LEVEL)
@@ -50,7 +50,7 @@ def _image_stack(name: str, stream: np.ndarray, shape: np.ndarray | None) -> np.
     if shape is None or shape.dtype != np.int64 or shape.ndim != 1 or (shape < 0).any():
         raise ValueError(f"the images {name!r} have no shape")
     size = math.prod(shape.tolist())
-    if size > _MOST_AT_ONCE * len(stream) + 64:
+    if size > _MAX_AT_ONCE * len(stream) + 64:
         raise ValueError(
             f"the images {name!r} should be {size} bytes, more than their stream holds"
         )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from world_env.spec import WorldSpec
@@ -20,7 +19,7 @@ from world_env.twin.fidelity_tables import (
     error_table,
     markdown_table,
     pool_text,
-    promise_text,
+    prediction_text,
     with_ends,
 )
 from world_env.twin.warning_rules import NO_WARNING, misuses, warnings_of
@@ -45,7 +44,7 @@ def card_text(
         "",
         *_section("Data", markdown_table(facts), _notes(fidelity)),
         *_section("Agreement", *_agreement(fidelity)),
-        *_section("Promise", _promise(fidelity)),
+        *_section("Predicted return", _promise(fidelity)),
         *_section("Trusted horizon", _horizon(spec, fidelity), _ends(fidelity)),
         *_section("Warnings", _bullets(warnings) or [NO_WARNING]),
         *_section("Must not be used for", _bullets(misuses(fidelity, horizon=spec.horizon))),
@@ -62,20 +61,6 @@ def card_of(tree: JSON) -> str:
         fidelity=tree["fidelity"],
         known=tree["known"],
     )
-
-
-def write_card(twin: Any, folder: Path) -> Path:
-    """Write `card.md` of a twin into its folder again, as a newer version words it."""
-    path = folder / "card.md"
-    text = card_text(
-        family=twin.family,
-        spec=twin.spec,
-        provenance=twin.provenance,
-        fidelity=twin.fidelity,
-        known=twin.known,
-    )
-    path.write_bytes(text.encode(errors="replace"))
-    return path
 
 
 def _section(title: str, *parts: list[str]) -> list[str]:
@@ -121,7 +106,7 @@ def _agreement(fidelity: Any) -> list[list[str]]:
 
 
 def _promise(fidelity: Any) -> list[str]:
-    text, table = promise_text(fidelity), markdown_table(coverage_table(fidelity))
+    text, table = prediction_text(fidelity), markdown_table(coverage_table(fidelity))
     if not text:
         return [
             "None was calibrated: a return in this twin says nothing of how far reality may be."

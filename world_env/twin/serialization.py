@@ -18,9 +18,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import Tensor
 
+from world_env.bundled_twins import FOLDER as BUNDLED
 from world_env.errors import (
     InvalidOptionError,
     TwinBusyError,
@@ -35,7 +37,7 @@ from world_env.types import JSON
 FORMAT = 3
 """The newest folder format that this version writes and reads. 3: images are compressed."""
 
-BUNDLED = Path(__file__).resolve().parents[1] / "bundled_twins"
+
 """The twins that come with the package."""
 
 FILES = ("weights.safetensors", "starts.safetensors")
@@ -189,24 +191,22 @@ def write_bytes(path: Path, blob: bytes) -> None:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[bool]:
-    """One writer a twin: whether no other process can be saving it.
+def locked(target: Path) -> Iterator[None]:
+    """Keep other processes from saving this twin.
 
-    The lock dies with its process, so a kill leaves nothing to clean up. Raises TwinBusyError.
+    The lock ends with its process, so a killed process leaves nothing to clean up. Raises TwinBusyError.
     """
+    lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
     try:
-        import fcntl
-    except ImportError:  # Windows: renaming is still atomic there, the last writer wins
-        yield False
-        return
-    with (target.parent / f".{target.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TwinBusyError(
-                f"another process is saving {target} right now: wait for it, or save to another folder"
-            ) from error
-        yield True
+        lock.acquire()
+    except Timeout as error:
+        raise TwinBusyError(
+            f"another process is saving {target} right now: wait for it, or save to another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _left_behind(target: Path, suffix: str) -> list[Path]:
@@ -232,9 +232,8 @@ def put_back(target: Path) -> None:
         target = target.resolve()
         if target.exists() or not _left_behind(target, "old"):
             return
-        with locked(target) as alone:
-            if alone:
-                _adopt(target)
+        with locked(target):
+            _adopt(target)
     except (OSError, ValueError):
         # Only reading was asked for: whoever called says that there is no twin. ValueError: a path with a null byte.
         return

@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.data_range import DataRange
 from world_env.device import as_device, as_dtype
 from world_env.errors import (
+    InitialStatesError,
     KnownFunctionError,
-    StartsError,
     TwinFormatError,
     TwinMismatchError,
     TwinSaveError,
@@ -50,7 +51,7 @@ from world_env.twin.serialization import (
     tidy,
     write_bytes,
 )
-from world_env.types import JSON, Context
+from world_env.types import JSON
 
 KnownFunction = Callable[[Any, Any, Any], np.ndarray]
 """(obs, action, next_obs), batched environment arrays -> (B,) rewards or (B,) bool."""
@@ -82,7 +83,7 @@ class Twin:
 
     def __post_init__(self) -> None:
         if len(self.starts) == 0:
-            raise StartsError(
+            raise InitialStatesError(
                 "a twin needs at least one start state, got none: collect at least one episode from its real start"
             )
 
@@ -136,9 +137,8 @@ class Twin:
         target = Path(folder).resolve()
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target) as alone:
-                if alone:
-                    tidy(target)
+            with locked(target):
+                tidy(target)
                 with beside(target) as fresh:
                     self._write(fresh)
                     swap(fresh, target)
@@ -210,7 +210,7 @@ class Twin:
         if not dataclasses.is_dataclass(config) or isinstance(config, type):
             raise TwinSaveError(
                 f"the config of the {type(self.model).__name__} is {config!r:.80}, which no twin can store: give the "
-                "model a frozen dataclass config of JSON-able fields, and register_family its class"
+                "model a frozen dataclass config of JSON-able fields, and register_world_model its class"
             )
         tree = {
             "format": FORMAT,

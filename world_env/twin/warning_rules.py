@@ -10,18 +10,18 @@ from typing import Any
 
 from world_env.twin.fidelity import at, interval, number, numbers, percent, show
 
-LEAST_PEARSON = 0.95
-MOST_BIAS = 0.05
+MIN_PEARSON = 0.95
+MAX_BIAS = 0.05
 """Learned minus real, as a share of the pool's range of real returns."""
-MOST_OFF_LEVEL = 0.05
-"""How far measured coverage may lie from the level that is promised."""
-MOST_WIDTH = 0.25
-"""Of a promised interval, as a share of the pool's range."""
-LEAST_POLICIES, LEAST_RUNS = 10, 8
+MAX_OFF_LEVEL = 0.05
+"""How far measured coverage may lie from the level that is predicted."""
+MAX_WIDTH = 0.25
+"""Of a predicted interval, as a share of the pool's range."""
+MIN_POLICIES, MIN_RUNS = 10, 8
 """Below these a correlation says little, and policies of one run are alike."""
-LEAST_ENDS = 10
-LEAST_AUROC = 0.7
-MOST_SURVIVAL_GAP = 0.1
+MIN_ENDS = 10
+MIN_AUROC = 0.7
+MAX_SURVIVAL_GAP = 0.1
 LOST_SHARE = 0.9
 """Of all later steps, at which predictions are no better than none."""
 
@@ -55,9 +55,9 @@ class Measured:
         return bool(self.number("agreement", "evaluation", "policies"))
 
     @property
-    def promised(self) -> bool:
+    def has_prediction(self) -> bool:
         """Whether returns come with an interval."""
-        return self.number("promise", "half_width") is not None
+        return self.number("return_prediction", "half_width") is not None
 
     @property
     def beyond_trust(self) -> tuple[float, float] | None:
@@ -90,12 +90,12 @@ def misuses(fidelity: Any, *, horizon: int | None = None) -> list[str]:
         "reporting a return in it as a result: it is a forecast until the policy was judged in reality",
         "an environment with other arguments or wrappers than the one that it was made from",
     ]
-    if measured.promised:
-        half_width = measured.number("promise", "half_width")
-        most = measured.number("promise", "most_past_threshold")
+    if measured.has_prediction:
+        half_width = measured.number("return_prediction", "half_width")
+        most = measured.number("return_prediction", "most_past_threshold")
         if half_width:
             found.append(
-                "choosing between policies whose promised returns differ by less than "
+                "choosing between policies whose predicted returns differ by less than "
                 f"{show(2 * half_width)}, the width of an interval"
             )
         if most is not None and most < 1:
@@ -119,13 +119,13 @@ def misuses(fidelity: Any, *, horizon: int | None = None) -> list[str]:
 def _unjudged(measured: Measured) -> str | None:
     if measured.judged:
         return None
-    if measured.promised:
+    if measured.has_prediction:
         return "No policy pool is recorded: how well its returns agree with real ones is not known."
     return "No policy pool has been judged: promises of this twin have no interval."
 
 
 def _uncalibrated(measured: Measured) -> str | None:
-    if not measured.judged or measured.promised:
+    if not measured.judged or measured.has_prediction:
         return None
     return (
         "A policy pool was judged, but no promise was calibrated on it: returns have no interval."
@@ -136,11 +136,11 @@ def _few_policies(measured: Measured) -> str | None:
     policies, runs = (
         measured.number("agreement", "evaluation", name) for name in ("policies", "runs")
     )
-    if not policies or (policies >= LEAST_POLICIES and (runs is None or runs >= LEAST_RUNS)):
+    if not policies or (policies >= MIN_POLICIES and (runs is None or runs >= MIN_RUNS)):
         return None
     return (
-        f"Agreement rests on {show(policies)} policies of {show(runs)} training runs; it takes {LEAST_POLICIES} "
-        f"policies of {LEAST_RUNS} runs to say much."
+        f"Agreement rests on {show(policies)} policies of {show(runs)} training runs; it takes {MIN_POLICIES} "
+        f"policies of {MIN_RUNS} runs to say much."
     )
 
 
@@ -148,7 +148,7 @@ def _pearson(measured: Measured) -> str | None:
     pearson, ceiling = (
         measured.number("agreement", "evaluation", name) for name in ("pearson", "ceiling")
     )
-    if pearson is None or pearson >= LEAST_PEARSON or (ceiling is not None and pearson >= ceiling):
+    if pearson is None or pearson >= MIN_PEARSON or (ceiling is not None and pearson >= ceiling):
         return None
     against = "an unknown one" if ceiling is None else f"{ceiling:.3f}"
     return (
@@ -159,7 +159,7 @@ def _pearson(measured: Measured) -> str | None:
 
 def _bias(measured: Measured) -> str | None:
     share = measured.number("agreement", "evaluation", "bias_fraction")
-    if share is None or abs(share) <= MOST_BIAS:
+    if share is None or abs(share) <= MAX_BIAS:
         return None
     return (
         f"Policies that never trained in it earn {percent(abs(share))} of the pool's range "
@@ -169,10 +169,13 @@ def _bias(measured: Measured) -> str | None:
 
 def _coverage(kind: str, measured: Measured) -> str | None:
     """Too wide an interval is a fault only where the interval was calibrated."""
-    found, level = measured.number("promise", "coverage", kind), measured.number("promise", "level")
+    found, level = (
+        measured.number("return_prediction", "coverage", kind),
+        measured.number("return_prediction", "level"),
+    )
     level = 0.9 if level is None else level
     off = 0.0 if found is None else round(found - level, 9)
-    if -MOST_OFF_LEVEL <= off and (off <= MOST_OFF_LEVEL or kind == "optimisation"):
+    if -MAX_OFF_LEVEL <= off and (off <= MAX_OFF_LEVEL or kind == "optimisation"):
         return None
     whose = f" of {TRAINED_IN_IT}" if kind == "optimisation" else ""
     return (
@@ -182,8 +185,8 @@ def _coverage(kind: str, measured: Measured) -> str | None:
 
 
 def _width(measured: Measured) -> str | None:
-    width = measured.number("promise", "width_fraction")
-    if width is None or width <= MOST_WIDTH:
+    width = measured.number("return_prediction", "width_fraction")
+    if width is None or width <= MAX_WIDTH:
         return None
     return f"Its intervals are wide: {percent(width)} of the pool's range of real returns."
 
@@ -210,7 +213,7 @@ def _flattery_unknown(measured: Measured) -> str | None:
 
 def _few_ends(measured: Measured) -> str | None:
     ends = measured.number("termination", "terminal_labels")
-    if ends is None or ends >= LEAST_ENDS or "termination" in measured.known:
+    if ends is None or ends >= MIN_ENDS or "termination" in measured.known:
         return None
     if not ends:
         return "No held-out episode was ended by the task: whether it ends episodes as reality does was never seen."
@@ -226,7 +229,7 @@ def _survival(measured: Measured) -> str | None:
         for step, there, here in zip(steps, real, learned, strict=False)
         if step is not None and there is not None and here is not None
     ]
-    if not gaps or max(gaps)[0] <= MOST_SURVIVAL_GAP:
+    if not gaps or max(gaps)[0] <= MAX_SURVIVAL_GAP:
         return None
     _, step, there, here = max(gaps)
     return (
@@ -266,7 +269,7 @@ def _lost(measured: Measured) -> str | None:
 def _uncertainty(measured: Measured) -> str | None:
     found = numbers(measured.at("horizons", "uncertainty", "auroc"))
     known = [value for value in found if value is not None]
-    if not known or median(known) >= LEAST_AUROC:
+    if not known or median(known) >= MIN_AUROC:
         return None
     return (
         f"Its uncertainty hardly tells where it is wrong: AUROC {median(known):.2f} for its largest errors "

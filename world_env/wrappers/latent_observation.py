@@ -12,7 +12,7 @@ import numpy as np
 from world_env.errors import InvalidOptionError, ResetNeededError
 from world_env.rng import derive_seeds
 from world_env.simulation.snapshot import row_seeds
-from world_env.simulation.state_filter import Filter
+from world_env.simulation.state_filter import StateFilter
 from world_env.spaces import one_row, row_of
 from world_env.spec import check_same_spaces
 from world_env.twin.twin import Twin, load_cached
@@ -45,7 +45,7 @@ class LatentObservation(
             raise InvalidOptionError(
                 "LatentObservation with mode='pixels' would change nothing: take 'latent' or 'both'"
             )
-        self._filter = Filter(self.twin, mode)
+        self._filter = StateFilter(self.twin, mode)
         self.observation_space = self._filter.view.space
         self._seed, self._episode = secrets.randbits(48), 0
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording
 from world_env.data.statistics import column_traits
-from world_env.data.validation.issue import Finding
+from world_env.data.validation.issue import LintIssue
 from world_env.data.validation.regression import Transitions, discrete_sizes, vector_spaces
 from world_env.spaces import observation_spaces
 from world_env.spec import WorldSpec
@@ -27,7 +27,7 @@ _FEW_EPISODES = 3
 
 def usable(
     episodes: Mapping[int, Episode], spec: WorldSpec
-) -> tuple[dict[int, Episode], list[Finding]]:
+) -> tuple[dict[int, Episode], list[LintIssue]]:
     """(the episodes that further checks can read, what is wrong with the others)."""
     good: dict[int, Episode] = {}
     bad: dict[tuple[str, str], list[int]] = {}
@@ -38,7 +38,7 @@ def usable(
         elif problem is not None:
             bad.setdefault(problem, []).append(number)
     found = [
-        Finding(check, "error", f"{len(numbers)} episodes: {text}", f"episode {numbers[0]}")
+        LintIssue(check, "error", f"{len(numbers)} episodes: {text}", f"episode {numbers[0]}")
         for (check, text), numbers in bad.items()
     ]
     wrong = {number for numbers in bad.values() for number in numbers}
@@ -46,7 +46,7 @@ def usable(
     return good, found + list(_non_finite(readable)) + list(_early_ends(readable))
 
 
-def outside(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[Finding]:
+def outside(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
     """Values of Box spaces beyond their bounds."""
     parts = observation_spaces(spec.observation_space)
     boxes = {key: (space, [e.observation_columns()[key] for e in episodes.values()])
@@ -71,7 +71,7 @@ def outside(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[Findin
                 if key == "action"
                 else "a twin never leaves its space: repair the space, or the units"
             )
-            yield Finding(
+            yield LintIssue(
                 "space",
                 "error" if share > _SOME and key != "action" else "warning",
                 f"{share:.2%} of the values lie outside [{low[i]:.4g}, {high[i]:.4g}], the farthest is "
@@ -80,7 +80,7 @@ def outside(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[Findin
             )
 
 
-def still_or_spiking(data: Transitions, spec: WorldSpec) -> Iterator[Finding]:
+def still_or_spiking(data: Transitions, spec: WorldSpec) -> Iterator[LintIssue]:
     """Columns that never change, and columns that nearly never do."""
     seen = np.concatenate([data.before, data.after])
     names = [
@@ -93,10 +93,10 @@ def still_or_spiking(data: Transitions, spec: WorldSpec) -> Iterator[Finding]:
     columns = dict(zip(names, seen[:, data.continuous].T[:, :, None], strict=True))
     columns["reward"] = (usual if len(usual) else data.reward)[:, None]
     for kind, name, text in column_traits(columns):
-        yield Finding(kind, "note", text, name)
+        yield LintIssue(kind, "note", text, name)
 
 
-def actions_tried(data: Transitions, spec: WorldSpec) -> Iterator[Finding]:
+def actions_tried(data: Transitions, spec: WorldSpec) -> Iterator[LintIssue]:
     """Actions that the data says nothing of."""
     space = spec.action_space
     if isinstance(space, spaces.Box):
@@ -107,7 +107,7 @@ def actions_tried(data: Transitions, spec: WorldSpec) -> Iterator[Finding]:
     moves = np.bincount(data.episode[1:], changes, minlength=len(data.numbers))
     long = np.bincount(data.episode) > 1
     if long.sum() >= _FEW_EPISODES and not moves[long].any():
-        yield Finding(
+        yield LintIssue(
             "actions",
             "warning",
             "every episode holds one action from its first step to its last: what a change of action does was never "
@@ -115,14 +115,14 @@ def actions_tried(data: Transitions, spec: WorldSpec) -> Iterator[Finding]:
         )
 
 
-def _box_actions(data: Transitions, space: spaces.Box) -> Iterator[Finding]:
+def _box_actions(data: Transitions, space: spaces.Box) -> Iterator[LintIssue]:
     low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
     from_, to = np.quantile(data.action, [0.01, 0.99], axis=0)
     for i in range(len(low)):
         name = _name("action", i, len(low))
         if np.ptp(data.action[:, i]) == 0:
             text = f"it is always {data.action[0, i]:.4g}: a twin cannot know what other values do"
-            yield Finding("actions", "warning", text, name)
+            yield LintIssue("actions", "warning", text, name)
         elif np.isfinite(high[i] - low[i]) and to[i] - from_[i] < _LITTLE_OF_A_BOX * (
             high[i] - low[i]
         ):
@@ -130,16 +130,16 @@ def _box_actions(data: Transitions, space: spaces.Box) -> Iterator[Finding]:
                 f"98 % of its values lie in [{from_[i]:.3g}, {to[i]:.3g}] of [{low[i]:.3g}, {high[i]:.3g}]: a policy "
                 "trained in a twin will go where nothing is known"
             )
-            yield Finding("actions", "warning", text, name)
+            yield LintIssue("actions", "warning", text, name)
 
 
-def _discrete_actions(data: Transitions, space: spaces.Space) -> Iterator[Finding]:
+def _discrete_actions(data: Transitions, space: spaces.Space) -> Iterator[LintIssue]:
     counts, first = data.action.sum(0), 0
     sizes, starts = discrete_sizes(space)
     for part, (size, start) in enumerate(zip(sizes, starts, strict=True)):
         unused = np.flatnonzero(counts[first : first + size] == 0) + start
         if len(unused):
-            yield Finding(
+            yield LintIssue(
                 "actions",
                 "warning",
                 f"{len(unused)} of {size} actions were never taken ({', '.join(map(str, unused[:8]))}): a twin cannot "
@@ -201,7 +201,7 @@ def _is_finite(episode: Episode) -> bool:
     return all(np.isfinite(column).all() for column in episode.columns().values())
 
 
-def _non_finite(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
+def _non_finite(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
     counts: dict[str, int] = {}
     places: dict[str, str] = {}
     for number, episode in episodes.items():
@@ -216,10 +216,10 @@ def _non_finite(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
             f"{count} values are no finite numbers, {places[name]}: a fit refuses such episodes, drop or repair "
             "them. They were left out of the checks below."
         )
-        yield Finding("finite", "error", text, name)
+        yield LintIssue("finite", "error", text, name)
 
 
-def _early_ends(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
+def _early_ends(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
     early = {
         number: episode.early_end
         for number, episode in episodes.items()
@@ -227,7 +227,7 @@ def _early_ends(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
     }
     if early:
         number, step = next(iter(early.items()))
-        yield Finding(
+        yield LintIssue(
             "early_end",
             "error",
             f"{len(early)} episodes go on after a step that ended them: cut them there, a twin would learn the reset "

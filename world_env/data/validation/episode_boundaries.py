@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from world_env.data.episode import Episode
-from world_env.data.validation.issue import Finding
+from world_env.data.validation.issue import LintIssue
 from world_env.data.validation.regression import (
     FOLDS,
     Transitions,
@@ -21,7 +21,7 @@ from world_env.spec import WorldSpec
 _FEW_STARTS = 3
 _NEAR = 2.0
 """In medians of the distance between neighbouring starts: what lies as near to one may be one."""
-_MOST_NEAR = 0.8
+_MAX_NEAR = 0.8
 """Where more observations than these look like starts, only the nearest of them do."""
 _JUMP_NEAR_STARTS, _JUMP_ELSEWHERE = 2.0, 1.3
 """How far a jump must exceed the 99 % quantile of steps that leave a start, and of steps that arrive elsewhere."""
@@ -34,7 +34,7 @@ _SEPARATE = 0.9
 """Chance that an end looks more like one than another arrival does, from which on it is one."""
 
 
-def resets(data: Transitions) -> Iterator[Finding]:
+def resets(data: Transitions) -> Iterator[LintIssue]:
     """Steps that lead from one episode into the next: glued episodes, and rows that only carried a reset.
 
     A step is one when it arrives where episodes begin, did not come from there, and moved farther than any step does
@@ -48,7 +48,7 @@ def resets(data: Transitions) -> Iterator[Finding]:
             f"there are fewer than {_FEW_STARTS} real starts, or nothing continuous moves: whether an episode "
             "was glued to the next was not looked at"
         )
-        yield Finding("unchecked", "note", text)
+        yield LintIssue("unchecked", "note", text)
         return
     sizes = [_distance(data), _surprise(data)]
     first, second = (
@@ -67,19 +67,19 @@ def resets(data: Transitions) -> Iterator[Finding]:
                 f"at least {len(found)} steps are the reset that a vector environment makes by itself (reward 0, "
                 f"action ignored, next observation a start; {places}): drop the row after each end"
             )
-            yield Finding("autoreset", "error", text, data.where(found[0]))
+            yield LintIssue("autoreset", "error", text, data.where(found[0]))
             return
     if within.any():
         text = (
             f"at least {len(found)} steps jump to where episodes begin ({places}): an episode was glued to the next, "
             "cut it there"
         )
-        yield Finding("glued", "error", text, data.where(found[0]))
+        yield LintIssue("glued", "error", text, data.where(found[0]))
 
 
 def time_limits(
     data: Transitions, episodes: Mapping[int, Episode], spec: WorldSpec
-) -> Iterator[Finding]:
+) -> Iterator[LintIssue]:
     """Episodes that "terminated" at exactly the time limit, in states from which others went on."""
     totals = {number: e.elapsed + len(e) for number, e in episodes.items()}
     limit = spec.horizon or max(totals.values())
@@ -88,7 +88,7 @@ def time_limits(
         return
     places = np.isin(data.numbers[data.episode], marked) & _last(data)
     if not _look_like_ends(data, places):
-        yield Finding(
+        yield LintIssue(
             "time_limit",
             "error" if len(marked) > 1 else "warning",
             f"{len(marked)} episodes are marked as terminated after exactly {limit} steps, where others go on: a time "
@@ -97,14 +97,14 @@ def time_limits(
         )
 
 
-def repeats(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
+def repeats(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
     """Episodes, or stretches of them, that are in the data twice, and episodes that were cut into pieces."""
     twice, overlaps, joined = related(episodes)
     if twice or overlaps:
         pairs = [f"{a} = {b}" for a, b in twice] + [
             f"{n} steps of {a} in {b}" for a, b, n in overlaps
         ]
-        yield Finding(
+        yield LintIssue(
             "duplicates",
             "error",
             f"{len(twice)} episodes are in the data twice, {len(overlaps)} share a stretch with another "
@@ -113,7 +113,7 @@ def repeats(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
         )
     if joined:
         a, b = joined[0]
-        yield Finding(
+        yield LintIssue(
             "pieces",
             "warning",
             f"{len(joined)} episodes go on where another was cut (the first: {a} into {b}): a split by episodes puts "
@@ -122,7 +122,7 @@ def repeats(episodes: Mapping[int, Episode]) -> Iterator[Finding]:
         )
 
 
-def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> Iterator[Finding]:
+def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> Iterator[LintIssue]:
     """What two sides of a split have in common, though nothing of one should be in the other."""
     number = max(training, default=-1) + 1
     both = dict(training) | {number + n: e for n, e in held_out.items()}
@@ -131,7 +131,7 @@ def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> 
     crossing = [(min(pair), max(pair)) for pair in pairs if min(pair) < number <= max(pair)]
     if crossing:
         a, b = crossing[0]
-        yield Finding(
+        yield LintIssue(
             "split",
             "error",
             f"{len(crossing)} times the two sides share an episode, or pieces of one (the first: {a} of the training "
@@ -144,7 +144,7 @@ def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> 
     )
     seeds = ours & theirs
     if seeds:
-        yield Finding(
+        yield LintIssue(
             "split",
             "warning",
             f"{len(seeds)} reset seeds are on both sides ({', '.join(map(str, sorted(seeds)[:4]))}): the same starts, "
@@ -272,7 +272,7 @@ def _arrivals_from_nowhere(
         return np.where(own, second, first)
 
     arriving = distance(data.after, data.step + 1)
-    near = min(near, float(np.quantile(arriving, _MOST_NEAR)))
+    near = min(near, float(np.quantile(arriving, _MAX_NEAR)))
     arrives, leaves = arriving <= near, distance(data.before, data.step) <= near
     distance_moved, surprise = sizes
     usual = [np.quantile(size[leaves | (data.step == place)], 0.99) for size in sizes]

@@ -14,7 +14,7 @@ note: worth knowing."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class LintIssue:
     """One thing found in a dataset.
 
     check: name of the check, such as "reward_shift".
@@ -32,6 +32,6 @@ class Finding:
         return asdict(self)
 
 
-def worst_first(found: Iterable[Finding]) -> list[Finding]:
+def worst_first(found: Iterable[LintIssue]) -> list[LintIssue]:
     """Errors, then warnings, then notes."""
     return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from world_env.data.validation.issue import Finding
+from world_env.data.validation.issue import LintIssue
 from world_env.data.validation.regression import Transitions, held_out_error
 
 _LAGS = (-1, 0, 1)
@@ -21,7 +21,7 @@ _FEW_EPISODES = 3
 _RARE = 0.01
 
 
-def shifted(data: Transitions) -> Iterator[Finding]:
+def shifted(data: Transitions) -> Iterator[LintIssue]:
     """Rewards written one step late or early.
 
     The step before, the step itself and the step after each explain the reward, by a law fitted to other episodes that
@@ -47,7 +47,7 @@ def shifted(data: Transitions) -> Iterator[Finding]:
         yield _shift(_LAGS[best] > 0, f"the step {other} explains a reward {times}")
 
 
-def by_the_clock(data: Transitions) -> Iterator[Finding]:
+def by_the_clock(data: Transitions) -> Iterator[LintIssue]:
     """Rewards that depend on how long the episode has lasted, which no state shows."""
     if not _varies(data) or len(data) < _FEW_STEPS or data.elapsed.max() == 0:
         return
@@ -65,7 +65,7 @@ def by_the_clock(data: Transitions) -> Iterator[Finding]:
         without[folds == fold].mean() > with_it[folds == fold].mean() for fold in np.unique(folds)
     ]
     if without.mean() > _WITH_TIME * with_it.mean() and all(better):
-        yield Finding(
+        yield LintIssue(
             "reward_clock",
             "warning",
             f"rewards are explained {without.mean() / with_it.mean():.1f} times as well when the time since the start "
@@ -90,12 +90,12 @@ def _filled_edges(data: Transitions) -> tuple[bool, bool]:
     return edges[0], edges[1]
 
 
-def _shift(late: bool, why: str) -> Finding:
+def _shift(late: bool, why: str) -> LintIssue:
     text = (
         f"rewards are written one step {'late' if late else 'early'}: {why}. reward[t] belongs to the step from "
         "observation[t] to observation[t+1]."
     )
-    return Finding("reward_shift", "error", text, "reward")
+    return LintIssue("reward_shift", "error", text, "reward")
 
 
 def _varies(data: Transitions) -> bool:

@@ -1,1 +1,22 @@
 """Probabilistic ensemble for vector observations."""
+
+from typing import TYPE_CHECKING
+
+from world_env.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from world_env.models.ensemble.config import EnsembleConfig
+    from world_env.models.ensemble.model import EnsembleWorldModel
+
+__all__ = [
+    "EnsembleConfig",
+    "EnsembleWorldModel",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "config": ("EnsembleConfig",),
+        "model": ("EnsembleWorldModel",),
+    },
+)

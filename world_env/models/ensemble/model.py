@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from world_env.errors import InvalidOptionError
-from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
+from world_env.batch import Batch, Context, Observation, State, Statistics
+from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.ensemble.config import EnsembleConfig
 from world_env.models.layers.ensemble_mlp import MemberMLP, PreparedMLP, RowGroups
 from world_env.models.layers.fused_activation import compiled_loops
@@ -37,10 +37,10 @@ from world_env.models.layers.losses import terminal_weight, weighted_mean
 from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.rescaling import Units
 from world_env.models.layers.vector_layout import VectorLayout
-from world_env.rng import RowRandom
+from world_env.rng import CounterRNG
 from world_env.spaces import action_size
 from world_env.spec import WorldSpec
-from world_env.types import Batch, Context, Observation, State, Statistics
+from world_env.types import Uncertainty
 
 __all__ = ["EnsembleConfig", "EnsembleWorldModel"]
 
@@ -59,7 +59,6 @@ class EnsembleWorldModel(TrainableWorldModel):
 
     log_terminal_weight: Tensor
     _few: Callable[..., Any] | None = None
-    _followed: int | None = None
 
     def __init__(self, spec: WorldSpec, config: EnsembleConfig) -> None:
         super().__init__(spec, config)
@@ -102,9 +101,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         )
         self.heads.take_over(older.heads, units.transition(actions), outcome)
 
-    def stepper(self, precision: Precision = "float32") -> EnsembleWorldModel:
-        """The same model for stepping without gradients; "bfloat16" is of the hidden layers only."""
-        dtype = {"float32": self.normalizer.center.dtype, "bfloat16": torch.bfloat16}[precision]
+    def for_inference(self) -> EnsembleWorldModel:
+        """The same model for fast steps without gradients."""
+        dtype = self.normalizer.center.dtype
         fast = copy.copy(self)
         prepared = {
             name: PreparedMLP(network, dtype)
@@ -130,32 +129,13 @@ class EnsembleWorldModel(TrainableWorldModel):
         networks = [compiled.Network.of(network) for network in (self.dynamics, self.heads)]
         return partial(compiled.step_rows, networks[0], networks[1], scales)
 
-    @property
-    def opinions(self) -> int:
-        """One a member."""
-        return self.config.members
-
-    def following(self, opinion: int | None) -> EnsembleWorldModel:
-        """The same weights, and always this member."""
-        if opinion is None:
-            return self
-        if not 0 <= opinion < self.config.members:
-            raise InvalidOptionError(
-                f"opinion is {opinion!r}, expected a member, 0 to {self.config.members - 1}"
-            )
-        one = copy.copy(self)
-        one._followed = opinion
-        return one
-
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """The newest observation, and a member drawn for the row's whole episode."""
-        member = random.integers(self.config.members)
-        if self._followed is not None:
-            member = torch.full_like(member, self._followed)
+        member = rng.integers(self.config.members)
         return self._fresh(self.layout.flatten(context.last()), member)
 
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """The new observation replaces the old one; the row keeps its member."""
         return self._fresh(self.layout.flatten(observation), state["member"])
@@ -173,7 +153,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
@@ -186,12 +166,12 @@ class EnsembleWorldModel(TrainableWorldModel):
         """
         vector, member = state["observation"], state["member"]
         if self._few is not None and len(member) <= _FEW:
-            return self._step_few(state, action, random, temperature, uncertainty)
+            return self._step_few(state, action, rng, temperature, uncertainty)
         groups = RowGroups.of(member, self.config.members)
         normalized = self.normalizer.normalize(vector)
         inputs = torch.cat([normalized, action], -1)
         mean, raw = self.dynamics.own(inputs, groups).chunk(2, -1)
-        noise = random.normal(self.layout.size, dtype=mean.dtype)
+        noise = rng.normal(self.layout.size, dtype=mean.dtype)
         change = torch.addcmul(mean, self._deviation(raw), noise, value=temperature)
         arrived = self.normalizer.arrive(vector, change)
         seen = [normalized, action, *self.normalizer.arrival(vector, arrived)]
@@ -215,12 +195,12 @@ class EnsembleWorldModel(TrainableWorldModel):
         self,
         state: State,
         action: Tensor,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float,
         uncertainty: Uncertainty,
     ) -> tuple[State, Prediction]:
         assert self._few is not None
-        noise = random.normal(self.layout.size)
+        noise = rng.normal(self.layout.size)
         rows = (state["observation"], action, state["member"], state["disagreement"])
         looks = state["looks"]
         scaled = noise if temperature == 1.0 else noise * temperature
@@ -277,7 +257,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         return 1 if progress < self.config.one_step_share else self.config.rollout
 
     def loss(
-        self, batch: Batch, *, random: RowRandom, progress: float
+        self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Each member learns from its own share of the rows: Gaussian likelihood, then k-step error of the mean."""
         members = self.config.members

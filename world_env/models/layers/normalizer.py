@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from world_env.batch import Observation, Statistics
 from world_env.models.layers.vector_layout import VectorLayout
-from world_env.types import Observation, Statistics
 
 _SHORT = 1e-6
 """Square of the length below which a vector has no direction."""

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from world_env.batch import Observation
 from world_env.errors import UnsupportedSpaceError
 from world_env.spaces import encoded_shape, is_image, observation_spaces
 from world_env.spec import WorldSpec
-from world_env.types import Observation
 
 
 class VectorLayout:

@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from world_env.batch import Observation, Statistics
 from world_env.models.layers.dense import dense
 from world_env.models.layers.symlog import symexp, symlog
 from world_env.spaces import encoded_shape, is_image, observation_spaces
 from world_env.spec import WorldSpec
-from world_env.types import Observation, Statistics
 
 _REACH = 20.0
 """Scales within which values are told apart."""
-
-
 _SMALLEST = 4
 """Rows or columns of an image after the last convolution, about."""
 
@@ -55,7 +53,7 @@ class Scales(nn.Module):
         return bool((reached <= 1.25 * _REACH * others.scale).all())
 
 
-class Senses(nn.Module):
+class EncoderDecoder(nn.Module):
     """Encoder and decoder of all keys of an observation.
 
     precision: how exactly vectors have to be shown, as the deviation of their squashed numbers. Pixels are many, and
@@ -91,10 +89,10 @@ class Senses(nn.Module):
             )
             self.size += hidden
         self.eyes = nn.ModuleList(
-            _Eye(self.shapes[key], patch, depth, hidden) for key in self.images
+            _ImageEncoder(self.shapes[key], patch, depth, hidden) for key in self.images
         )
         self.pens = nn.ModuleList(
-            _Pen(self.shapes[key], patch, depth, features, hidden) for key in self.images
+            _ImageDecoder(self.shapes[key], patch, depth, features, hidden) for key in self.images
         )
         self.size += hidden * len(self.images)
 
@@ -104,7 +102,7 @@ class Senses(nn.Module):
             for name in ("center", "scale", "low", "high"):
                 getattr(scales, name).copy_(getattr(statistics, name)[key].flatten())
 
-    def within(self, others: Senses) -> bool:
+    def within(self, others: EncoderDecoder) -> bool:
         """Whether the scales of others tell all that this data holds apart."""
         pairs = zip(self.scales, others.scales, strict=True)
         return all(cast("Scales", mine).within(cast("Scales", theirs)) for mine, theirs in pairs)
@@ -153,7 +151,7 @@ class Senses(nn.Module):
         )
 
 
-class _Eye(nn.Module):
+class _ImageEncoder(nn.Module):
     """Patches, convolutions of stride 2 down to about 4 x 4, then one dense layer: it is read every step."""
 
     def __init__(self, shape: Sequence[int], patch: int, depth: int, hidden: int) -> None:
@@ -183,7 +181,7 @@ class _Eye(nn.Module):
         return embedded
 
 
-class _Pen(nn.Module):
+class _ImageDecoder(nn.Module):
     """The way back: transposed convolutions, and patches put together and cut to the image's size."""
 
     def __init__(

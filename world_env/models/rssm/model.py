@@ -24,17 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.models.base import Precision, Prediction, TrainableWorldModel, Uncertainty
+from world_env.batch import Batch, Context, Observation, State, Statistics, replace
+from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.layers.dense import PreparedDense, dense
 from world_env.models.layers.ensemble_mlp import MemberMLP
 from world_env.models.layers.losses import terminal_weight, weighted_mean
 from world_env.models.layers.symlog import symexp
 from world_env.models.rssm.config import LargeRssmConfig, RssmConfig
-from world_env.models.rssm.encoder_decoder import Senses
-from world_env.rng import RowRandom
+from world_env.models.rssm.encoder_decoder import EncoderDecoder
+from world_env.rng import CounterRNG
 from world_env.spaces import action_size
 from world_env.spec import WorldSpec
-from world_env.types import Batch, Context, Observation, State, Statistics, replace
+from world_env.types import Uncertainty
 
 __all__ = ["LargeRssmConfig", "RssmConfig", "RssmWorldModel"]
 
@@ -64,7 +65,7 @@ class RssmWorldModel(TrainableWorldModel):
         self.learning_rate = config.learning_rate
         hidden, deter, stoch = config.hidden, config.deter, config.groups * config.classes
         features = deter + stoch
-        self.senses = Senses(
+        self.senses = EncoderDecoder(
             spec,
             hidden=hidden,
             patch=config.patch,
@@ -127,9 +128,8 @@ class RssmWorldModel(TrainableWorldModel):
         kept = {name: value for name, value in self.state_dict().items() if _is_range(name)}
         self.load_state_dict(older.state_dict() | kept)
 
-    def stepper(self, precision: Precision = "float32") -> RssmWorldModel:
-        """The same model for stepping without gradients, its small layers in fewer calls."""
-        super().stepper(precision)
+    def for_inference(self) -> RssmWorldModel:
+        """The same model for fast steps without gradients, its small layers in fewer calls."""
         fast = copy.copy(self)
         prepared = {
             name: PreparedDense(getattr(self, name)) for name in ("taken", "prior", "outcome")
@@ -139,30 +139,30 @@ class RssmWorldModel(TrainableWorldModel):
 
     # -- states ----------------------------------------------------------------------------------------------------
 
-    def encode(self, context: Context, *, random: RowRandom) -> State:
+    def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """The first observation of each row from the initial memory, then all that follow."""
         first = {key: value[:, 0] for key, value in context.observations.items()}
         embedded = self.senses.encode(first)
         deter = self.initial.tanh().expand(len(embedded), -1)
-        state = self._seen(deter, embedded, random)
+        state = self._seen(deter, embedded, rng)
         for place in range(context.actions.shape[1]):
             observation = {key: value[:, place + 1] for key, value in context.observations.items()}
-            newer = self.observe(state, context.actions[:, place], observation, random=random)
+            newer = self.observe(state, context.actions[:, place], observation, rng=rng)
             state = replace(state, context.length > place + 1, newer)
         return state
 
     def observe(
-        self, state: State, action: Tensor, observation: Observation, *, random: RowRandom
+        self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """The memory takes in the action, the posterior what came of it."""
-        return self._seen(self._remember(state, action), self.senses.encode(observation), random)
+        return self._seen(self._remember(state, action), self.senses.encode(observation), rng)
 
     def step(
         self,
         state: State,
         action: Tensor,
         *,
-        random: RowRandom,
+        rng: CounterRNG,
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
@@ -171,7 +171,7 @@ class RssmWorldModel(TrainableWorldModel):
         `Prediction.uncertainty`: standard deviation of what the doubters say of the next categoricals, root mean square
         over the groups.
         """
-        arrived = self._imagine(state, action, random, temperature)
+        arrived = self._imagine(state, action, rng, temperature)
         bins, logit = self._outcome(self.features(arrived))
         rewards = self._reward_units(bins)
         prediction = Prediction(
@@ -199,16 +199,16 @@ class RssmWorldModel(TrainableWorldModel):
         return deter.lerp(candidate, update.sigmoid())
 
     def _imagine(
-        self, state: State, action: Tensor, random: RowRandom, temperature: float = 1.0
+        self, state: State, action: Tensor, rng: CounterRNG, temperature: float = 1.0
     ) -> State:
         """The next state as the prior has it."""
         deter = self._remember(state, action)
-        stoch = self._draw(self._shares(self.prior(deter)), random, temperature)
+        stoch = self._draw(self._shares(self.prior(deter)), rng, temperature)
         return {"deter": deter, "stoch": stoch}
 
-    def _seen(self, deter: Tensor, embedded: Tensor, random: RowRandom) -> State:
+    def _seen(self, deter: Tensor, embedded: Tensor, rng: CounterRNG) -> State:
         """The state that has taken in an observation. deter: its memory, of what came before."""
-        return {"deter": deter, "stoch": self._draw(self._posterior(deter, embedded), random)}
+        return {"deter": deter, "stoch": self._draw(self._posterior(deter, embedded), rng)}
 
     def _posterior(self, deter: Tensor, embedded: Tensor) -> Tensor:
         """(B, groups, classes)."""
@@ -219,9 +219,9 @@ class RssmWorldModel(TrainableWorldModel):
         shares = logits.unflatten(-1, (self.config.groups, self.config.classes)).softmax(-1)
         return shares * (1.0 - self.config.unimix) + self.config.unimix / self.config.classes
 
-    def _draw(self, shares: Tensor, random: RowRandom, temperature: float = 1.0) -> Tensor:
+    def _draw(self, shares: Tensor, rng: CounterRNG, temperature: float = 1.0) -> Tensor:
         """(B, S): one class a group, (B, groups, classes) probabilities; gradients go through as if it were these."""
-        threshold = random.uniform(self.config.groups, dtype=shares.dtype)[..., None]
+        threshold = rng.uniform(self.config.groups, dtype=shares.dtype)[..., None]
         if temperature == 0.0:
             likeliest = shares.argmax(-1)
             drawn = functional.one_hot(likeliest, self.config.classes).to(shares.dtype)
@@ -260,7 +260,7 @@ class RssmWorldModel(TrainableWorldModel):
         return self.config.window
 
     def loss(
-        self, batch: Batch, *, random: RowRandom, progress: float
+        self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What filtered states say of their windows, and the two ways between prior and posterior."""
         config = self.config
@@ -269,9 +269,9 @@ class RssmWorldModel(TrainableWorldModel):
         embedded = self.senses.encode(folded).unflatten(0, (rows, steps + 1))
         valid = batch.valid.to(embedded.dtype)
         seen = torch.cat([torch.ones_like(valid[:, :1]), valid], 1)
-        deter, stoch, posterior = self._filter(embedded, batch.actions, random)
+        deter, stoch, posterior = self._filter(embedded, batch.actions, rng)
         prior = self._shares(self.prior(deter))
-        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, random)
+        parts = self._prediction_loss(torch.cat([deter, stoch], -1), batch, seen, rng)
         parts["dynamics"] = config.dynamics_weight * weighted_mean(
             self._surprise(posterior.detach(), prior), seen
         )
@@ -286,7 +286,7 @@ class RssmWorldModel(TrainableWorldModel):
         return torch.stack(list(parts.values())).sum(), logs
 
     def _filter(
-        self, embedded: Tensor, actions: Tensor, random: RowRandom
+        self, embedded: Tensor, actions: Tensor, rng: CounterRNG
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(memories (B, T+1, H), draws (B, T+1, S), posteriors (B, T+1, groups, classes)) of whole windows."""
         deter = self.initial.tanh().expand(len(embedded), -1)
@@ -299,15 +299,15 @@ class RssmWorldModel(TrainableWorldModel):
                 deter = self._remember(last, actions[:, place - 1])
             memories.append(deter)
             posteriors.append(self._posterior(deter, embedded[:, place]))
-            draws.append(self._draw(posteriors[-1], random))
+            draws.append(self._draw(posteriors[-1], rng))
         deter, stoch, posterior = (torch.stack(each, 1) for each in (memories, draws, posteriors))
         return deter, stoch, posterior
 
     def _prediction_loss(
-        self, features: Tensor, batch: Batch, seen: Tensor, random: RowRandom
+        self, features: Tensor, batch: Batch, seen: Tensor, rng: CounterRNG
     ) -> dict[str, Tensor]:
         """What the states (B, T+1, F) of a window say of observations, rewards and ends."""
-        parts = {"observation": self._observation_loss(features, batch.observations, seen, random)}
+        parts = {"observation": self._observation_loss(features, batch.observations, seen, rng)}
         # The state of the first observation has no reward: it was not arrived at.
         arrived, valid = features[:, 1:], seen[:, 1:]
         ended, rewards = batch.terminated, batch.rewards
@@ -325,7 +325,7 @@ class RssmWorldModel(TrainableWorldModel):
         return parts
 
     def _observation_loss(
-        self, features: Tensor, real: Observation, seen: Tensor, random: RowRandom
+        self, features: Tensor, real: Observation, seen: Tensor, rng: CounterRNG
     ) -> Tensor:
         """What states (B, N, F) look like; images at some of the N places only, at others for every row."""
         vectors = {key: real[key].flatten(0, 1) for key in self.senses.vectors}
@@ -334,7 +334,7 @@ class RssmWorldModel(TrainableWorldModel):
         if not self.senses.images:
             return loss
         rows, places = seen.shape
-        chosen = random.uniform(places).argsort(-1)[:, : math.ceil(self.config.decoded * places)]
+        chosen = rng.uniform(places).argsort(-1)[:, : math.ceil(self.config.decoded * places)]
         row = torch.arange(rows, device=chosen.device)[:, None]
         images = {key: real[key][row, chosen].flatten(0, 1) for key in self.senses.images}
         missed = self.senses.miss_images(features[row, chosen].flatten(0, 1), images)

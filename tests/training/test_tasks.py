@@ -1,0 +1,57 @@
+"""The rows of our tasks, and the configurations that follow from them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from training.build_task import build_task_config
+from training.tasks import TASKS, real_of, refine_task, task_of
+from world_env.pipeline.build import refine_config
+from world_env.refinement.presets import MANY_STEPS
+from world_env.spec import EnvConfig
+
+
+def test_a_task_has_the_updates_of_its_row(tmp_path: Path) -> None:
+    task = "InvertedDoublePendulum-v5"
+    config = refine_config(build_task_config(task, tmp_path))
+    assert {config.fit_of(number).updates for number in range(config.rounds)} == {
+        TASKS[task].updates
+    }
+    assert TASKS[task].updates is not None
+
+
+def test_a_task_of_many_steps_is_refined_in_small_rounds(tmp_path: Path) -> None:
+    for steps in (None, MANY_STEPS - 1):
+        config = refine_config(build_task_config("Hopper-v5", tmp_path, steps=steps))
+        assert config.steps == (steps or TASKS["Hopper-v5"].real_steps)
+        many = config.steps >= MANY_STEPS
+        assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
+
+
+def test_a_task_of_another_name_says_how_its_environment_is_made(tmp_path: Path) -> None:
+    name = "Pendulum-v1-pixels"
+    assert task_of(real_of(name)) is TASKS[name]
+    assert task_of(EnvConfig("Pendulum-v1")) is TASKS["Pendulum-v1"]
+    # An environment of the user's own is the id's, whatever it is wrapped in.
+    wrapped = EnvConfig("Pendulum-v1", {}, ("gymnasium.wrappers:FlattenObservation",))
+    assert task_of(wrapped) is TASKS["Pendulum-v1"]
+    assert task_of(EnvConfig("Acme/Crane-v3")).twin == "crane"
+    assert real_of("Acme/Crane-v3") == EnvConfig("Acme/Crane-v3")
+
+    config = refine_config(build_task_config(name, tmp_path))
+    assert config.real == real_of(name) == build_task_config(name, tmp_path).real
+    assert (config.fit.family, config.learn.observation_mode) == ("rssm", "latent")
+    assert config.fit.model == TASKS[name].model
+    seen = refine_config(replace(build_task_config(name, tmp_path), observation_mode="pixels"))
+    assert seen.learn.observation_mode == "pixels"
+    sac = refine_config(build_task_config(name, tmp_path, algo="SAC")).fit
+    assert (sac.family, sac.states) == ("rssm", TASKS[name].states)
+    outside = real_of(name, {"g": 9.0}, ("a:B",))
+    assert outside.wrappers == (*real_of(name).wrappers, "a:B")
+    assert outside.kwargs == {"render_mode": "rgb_array", "g": 9.0}
+
+
+def test_the_rows_of_both_algorithms_explore_alike(tmp_path: Path) -> None:
+    for name, task in TASKS.items():
+        ppo, sac = (refine_task(task, real_of(name), tmp_path, 3, algo=a) for a in ("PPO", "SAC"))
+        assert ppo.exploration == sac.exploration
+        assert (ppo.seed, sac.seed, ppo.learn.seed, sac.learn.seed) == (3, 3, 3, 3)

@@ -1,0 +1,57 @@
+"""Build the twin of one of our tasks: `python -m training.build_task Pendulum-v1`.
+
+The values of the task's row (training/tasks.py) in place of the library's defaults: collect, fit, train, compare, and
+one folder with the twin, its card and a page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training.tasks import TASKS, real_of, refine_task
+from world_env import build
+from world_env.pipeline import BuildConfig
+
+
+def build_task_config(
+    name: str, out: Path, *, seed: int = 0, algo: str = "PPO", steps: int | None = None
+) -> BuildConfig:
+    """The build of a task's row; `steps` replaces the row's real steps."""
+    task, real = TASKS[name], real_of(name)
+    if steps is not None:
+        task = replace(task, real_steps=steps)
+    rounds = refine_task(task, real, out, seed, algo=algo)
+    return BuildConfig(real.env_id, out, algo=algo, seed=seed, refinement=rounds)
+
+
+def main() -> None:
+    """Read the arguments and build."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=TASKS, metavar="TASK", help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--out", type=Path, help="folder (default: runs/build/TASK-SEED)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, model and policy")
+    parser.add_argument("--algo", choices=("PPO", "SAC"), default="PPO", help="default: PPO")
+    parser.add_argument("--steps", type=int, help="real steps (default: the task's)")
+    parser.add_argument("--episodes", type=int, default=100, help="real episodes of the comparison")
+    arguments = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
+    out = arguments.out or runs / "build" / f"{arguments.task}-{arguments.seed}"
+    config = build_task_config(
+        arguments.task, out, seed=arguments.seed, algo=arguments.algo, steps=arguments.steps
+    )
+    built = build(replace(config, episodes=arguments.episodes))
+    for row in built.comparison["rows"]:
+        learned = row["learned_mean"]
+        shown = "-" if learned is None else f"{learned:.1f}"
+        print(f"{row['policy']}: real return {row['real_mean']:.1f}, learned return {shown}")
+    print(f"twin: {built.twin_folder}\npage: {built.page}")
+
+
+if __name__ == "__main__":
+    main()
