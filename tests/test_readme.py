@@ -1,6 +1,5 @@
 """The README tells the truth: its Python runs, its commands exist, its tables are not stale."""
 
-import functools
 import importlib.util
 import json
 import re
@@ -13,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from command_lines import parse
 
 from training.tasks import TASKS, real_of
 from world_env import Twin, list_twins
 from world_env.bundled_twins import DEFAULT_TWIN
-from world_env.cli.commands import STAGES
-from world_env.cli.main import json_fields
 from world_env.real.real_env import spec_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,27 +71,6 @@ def test_missing_twins_are_replaced(tmp_path: Path) -> None:
     assert f"gym.make({DEFAULT_ID}, twin=" in stand_in(block, [], tmp_path)
 
 
-def parse(words: list[str]) -> str:
-    """The stage that a command line means; SystemExit where it is no valid one. Nothing is run."""
-    import tyro
-
-    ran: list[str] = []
-
-    def recorder(name: str) -> Any:
-        @functools.wraps(STAGES[name])
-        def record(*_: Any, **__: Any) -> None:
-            ran.append(name)
-
-        return record
-
-    with json_fields():
-        tyro.extras.subcommand_cli_from_dict(
-            {name: recorder(name) for name in STAGES}, prog="world-env", args=words
-        )
-    (stage,) = ran
-    return stage
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_stages_with_those_arguments(command: str) -> None:
     words = shlex.split(command, comments=True)
@@ -106,11 +83,6 @@ def test_commands_are_stages_with_those_arguments(command: str) -> None:
 def test_a_wrong_command_is_noticed(command: str) -> None:
     with pytest.raises(SystemExit):
         parse(command.split())
-
-
-def test_every_stage_is_in_the_readme() -> None:
-    named = {shlex.split(command, comments=True)[1] for command in COMMANDS}
-    assert named == set(STAGES) - {"demo"}, "the demo is `make demo`"
 
 
 def test_make_targets_are_named_and_exist() -> None:

@@ -1,86 +1,80 @@
-"""The commands of `world-env`, one function each: arguments in, a line or a table out, and an exit status if not 0."""
+"""The commands of the pipeline: build, demo, collect, fit, learn, refine, twins.
+
+The stages are imported inside the commands, so that the help of a command loads no torch.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from rich.table import Table
 
-from world_env.cli.console import Bars, console, real_of_twin, runs_folder
-from world_env.cli.data_commands import DATA_STAGES
-from world_env.cli.evaluation_commands import JUDGE_STAGES, show_comparison
-from world_env.collection.collect import collect
+from world_env.atomic_io import write_bytes
+from world_env.cli.console import Bars, console, runs_folder, show_comparison
+from world_env.cli.main import set_threads
 from world_env.collection.config import CollectConfig
-from world_env.collection.exploration import RandomPolicy
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
-from world_env.fitting.fit import fit
-from world_env.pipeline.build import Built, build
-from world_env.pipeline.config import BuildConfig
-from world_env.pipeline.demo import demo
-from world_env.policies.saved_policy import load_policy
-from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import RefineConfig, refine
-from world_env.reporting.futures_video import futures
-from world_env.reporting.plots import rounds_picture
-from world_env.reporting.report import read_comparison, write_report
-from world_env.reporting.side_by_side_video import watch
-from world_env.rl.learn import LearnConfig, learn
+from world_env.refinement.config import RefineConfig
+from world_env.rl.config import LearnConfig
 from world_env.spec import EnvConfig
-from world_env.twin.serialization import find_twin, list_twins, read_json
-from world_env.twin.twin import Twin
+
+if TYPE_CHECKING:
+    from world_env.pipeline.build import Built
+    from world_env.twin.twin import Twin
 
 _FIT = FitConfig()
+_NO_KWARGS: dict[str, Any] = {}
 _T = TypeVar("_T")
 _Flat = Annotated[_T, tyro.conf.arg(name="")]
-"""A config whose fields are options by their own names, without its own in front."""
+"""A configuration whose fields are options without a prefix."""
 
 
-def twins() -> None:
+def twins_command() -> None:
     """List the bundled twins."""
+    from world_env.twin.serialization import find_twin, list_twins, read_json
+
     table = Table("twin", "real environment", "family", "real steps", "exploration")
     for name in list_twins():
         tree = read_json(find_twin(name))
-        real = tree["provenance"].get("real", {}).get("env_id", "")
         provenance = tree["provenance"]
-        table.add_row(
-            name,
-            real,
-            tree["family"],
-            str(provenance.get("real_steps")),
-            str(provenance.get("exploration")),
-        )
+        real = provenance.get("real", {}).get("env_id", "")
+        steps, exploration = provenance.get("real_steps"), provenance.get("exploration")
+        table.add_row(name, real, tree["family"], str(steps), str(exploration))
     console.print(table)
 
 
-def collect_stage(config: _Flat[CollectConfig]) -> None:
-    """Collect real episodes; run again to go on or to add steps."""
+def collect_command(config: _Flat[CollectConfig]) -> None:
+    """Collect episodes of a real environment; run again to resume, or with more steps to add episodes."""
+    from world_env.collection.collect import collect
+
     bars = Bars()
     store = collect(config, progress=lambda done, wanted: bars("collect", done, wanted, {}))
     console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
 
 
-def fit_stage(
+def fit_command(
     data: str,
     out: Path,
     config: _Flat[FitConfig] = _FIT,
     horizon: int | None = None,
     tensorboard: Path | None = None,
 ) -> None:
-    """Fit a twin to real episodes; run again after a kill to go on.
+    """Fit a twin to episodes; run again to resume an interrupted fit.
 
     Args:
-        data: Folder of an episode store, or minari:ID.
+        data: Dataset: folder of an episode store, or minari:ID.
         out: Folder of the twin.
-        config: How it is fitted.
-        horizon: The task's time limit in steps; without it the one that the data names.
-        tensorboard: Folder of its logs.
+        config: Settings of the fit.
+        horizon: Time limit of an episode in steps. None: the time limit that the dataset names.
+        tensorboard: Folder of TensorBoard logs. None: no logs.
     """
+    from world_env.fitting.fit import fit
+
+    set_threads()
     bars = Bars()
     twin = fit(
         data,
@@ -91,115 +85,105 @@ def fit_stage(
         tensorboard=tensorboard,
     )
     loss = twin.fidelity["loss"]
+    score = loss["best_open_loop"]
     console.print(
-        f"twin: {out}; best held-out open-loop score {loss['best_open_loop']:.4g} (0 is exact, 1 is lost)"
+        f"twin: {out}; open-loop score on the validation split {score:.4g} (0: exact, 1: no better than the mean)"
     )
     if "per_dimension" in loss:
         console.print(f"one-step error per dimension: {loss['per_dimension']}")
 
 
 @dataclass(frozen=True)
-class LearnStage:
-    """Train a policy in a twin, or with --real in reality."""
+class LearnCommand:
+    """Options of `learn` besides those of LearnConfig."""
 
     out: Path
     """Folder of the policy."""
     twin: str | None = None
-    """Bundled twin or folder."""
+    """Twin to train in: name of a bundled twin, or a folder. Give either --twin or --real."""
     real: str | None = None
-    """Real environment id; every step is counted beside the policy."""
+    """Real environment to train in, by its id. Every step is counted in a file beside the policy."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the real environment."""
+    """Keyword arguments of the real environment, as JSON. Only with --real."""
     wrappers: tuple[str, ...] = ()
-    """Wrappers of the real environment, as module:Class, innermost first."""
+    """Wrappers of the real environment as module:Class, innermost first. Only with --real."""
     action_chunk: int = 1
-    """Real actions that one action plays."""
+    """Real steps per action of the policy. Only with --real."""
     through: str | None = None
-    """Bundled twin or folder that a policy sees reality through, where --observation-mode is not "pixels"."""
+    """Twin (bundled name or folder) that encodes real observations, where --observation-mode is "latent" or "both"."""
     config: _Flat[LearnConfig] = field(default_factory=LearnConfig)
 
-    def world(self) -> Twin | EnvConfig:
-        """The one world that was given. Raises InvalidOptionError for none or both."""
+    def environment(self) -> Twin | EnvConfig:
+        """The twin or the real environment to train in. Raises InvalidOptionError for none or both."""
         if (self.twin is None) == (self.real is None):
-            raise InvalidOptionError(
-                "give exactly one world: --twin NAME_OR_FOLDER or --real ENV_ID"
-            )
+            raise InvalidOptionError("pass either --twin NAME_OR_FOLDER or --real ENV_ID")
         if self.real is not None:
-            real = EnvConfig(self.real, self.kwargs, self.wrappers)
-            return dataclasses.replace(real, action_chunk=self.action_chunk)
+            return EnvConfig(self.real, self.kwargs, self.wrappers, self.action_chunk)
         if self.kwargs or self.wrappers or self.action_chunk != 1:
             raise InvalidOptionError(
-                "kwargs, wrappers and action_chunk belong to --real: a twin is as it was made"
+                "--kwargs, --wrappers and --action-chunk belong to --real: a twin keeps those that it was fitted with"
             )
+        from world_env.twin.twin import Twin
+
         return Twin.load(str(self.twin))
 
 
-def learn_stage(stage: _Flat[LearnStage]) -> None:
-    """Train a policy with Stable-Baselines3, in a twin (--twin) or in reality (--real)."""
-    world = stage.world()
+def learn_command(command: _Flat[LearnCommand]) -> None:
+    """Train a policy with Stable-Baselines3, in a twin (--twin) or in the real environment (--real).
+
+    Run again to resume an interrupted training.
+    """
+    from world_env.real.step_ledger import StepLedger
+    from world_env.rl.learn import learn
+    from world_env.twin.twin import Twin
+
+    set_threads()
+    environment = command.environment()
     bars = Bars()
-    ledger = (
-        StepLedger(stage.out.with_name(f"{stage.out.name}-real-steps.json")) if stage.real else None
-    )
+    out = command.out
+    ledger = StepLedger(out.with_name(f"{out.name}-real-steps.json")) if command.real else None
     learn(
-        world,
-        stage.config,
-        out=stage.out,
+        environment,
+        command.config,
+        out=out,
         ledger=ledger,
         progress=lambda done, wanted, logs: bars("learn", done, wanted, logs),
-        through=None if stage.through is None else Twin.load(stage.through),
+        through=None if command.through is None else Twin.load(command.through),
     )
-    console.print(f"policy: {stage.out}")
+    console.print(f"policy: {out}")
 
 
-def report_stage(
-    comparison: Path, out: Path, twin: str | None = None, title: str | None = None
-) -> None:
-    """Write the page (HTML and Markdown) of a comparison, with a twin's measured error.
+def refine_command(config: _Flat[RefineConfig]) -> None:
+    """Repeat collection, fitting and policy training in rounds; run again to resume.
 
-    Args:
-        comparison: The comparison.json of `compare` or `build`.
-        out: Folder of report.html and report.md.
-        twin: Bundled twin or folder, for its warnings and all that was measured of it.
-        title: Of the page.
+    The folder gets a subfolder a round, and rounds.svg with predicted and real returns.
     """
-    tree = read_comparison(comparison)
-    page = write_report(
-        out,
-        title=title or f"{tree.get('env_id', 'A twin')}: learned and real",
-        comparison=tree,
-        fidelity=None if twin is None else read_json(find_twin(twin))["fidelity"],
-    )
-    console.print(f"page: {page}")
+    from world_env.real.step_ledger import StepLedger
+    from world_env.refinement.refine import refine
+    from world_env.reporting.plots import rounds_picture
 
-
-def refine_stage(config: _Flat[RefineConfig]) -> None:
-    """Rounds of collect, fit, learn and choose; its picture is rounds.svg."""
+    set_threads()
     ledger = StepLedger(config.out / "real-steps.json")
     done = refine(config, ledger=ledger, report=Bars())
     table = Table(
-        "round",
-        "real steps",
-        "chosen policy",
-        "predicted_return",
-        "spot checks of the choice before",
+        *("round", "real steps", "chosen policy", "predicted return"),
+        "real evaluation episodes of the previous choice",
     )
     for part in done:
-        promise, reality = part.log["predicted_return"] or {}, part.log["reality"] or {}
+        predicted, reality = part.log["predicted_return"] or {}, part.log["reality"] or {}
         returns = ", ".join(f"{value:.4g}" for value in reality.get("returns", []))
-        told = f"{promise['mean']:.4g}" if promise else "-"
-        if promise.get("low") is not None:
-            told += f" [{promise['low']:.4g}, {promise['high']:.4g}]"
-        table.add_row(
-            str(part.number), str(part.real_steps), part.log["chosen"], told, returns or "-"
-        )
+        shown = f"{predicted['mean']:.4g}" if predicted else "-"
+        if predicted.get("low") is not None:
+            shown += f" [{predicted['low']:.4g}, {predicted['high']:.4g}]"
+        row = (str(part.number), str(part.real_steps), part.log["chosen"], shown, returns or "-")
+        table.add_row(*row)
     console.print(table)
     if (picture := rounds_picture([part.log for part in done])) is not None:
-        (config.out / "rounds.svg").write_bytes(picture)
+        write_bytes(config.out / "rounds.svg", picture)
     console.print(f"policy: {done[-1].policy_folder}\ntwin: {done[-1].twin_folder}")
 
 
-def build_stage(
+def build_command(
     env_id: str,
     /,
     steps: int | None = None,
@@ -211,142 +195,75 @@ def build_stage(
     out: Path | None = None,
     pool: Path | None = None,
     seed: int = 0,
-    kwargs: dict[str, Any] | None = None,
+    kwargs: dict[str, Any] = _NO_KWARGS,
     wrappers: tuple[str, ...] = (),
     family: str | None = None,
     observation_mode: str | None = None,
 ) -> None:
-    """Collect, fit, learn, verify in reality, and save a twin with its card and a page.
+    """Run the whole pipeline: collect, fit, train, compare; leave a twin with its card, a policy and a page.
 
-    ENV_ID is a Gymnasium id, or "module:Id".
-    """
-    folder = out or runs_folder() / "build" / env_id.replace("/", "-").replace(":", "-")
-    _show(
-        build(
-            BuildConfig(
-                env_id,
-                folder,
-                steps=steps,
-                rounds=rounds,
-                exploration=exploration,
-                algo=algo,
-                learn_steps=learn_steps,
-                episodes=episodes,
-                pool=pool,
-                seed=seed,
-                kwargs=kwargs or {},
-                wrappers=wrappers,
-                family=family,
-                observation_mode=observation_mode,
-            ),
-            report=Bars(),
-        )
-    )
-
-
-def demo_stage(learn_steps: int = 150_000, updates: int = 2_000) -> None:
-    """Run the whole pipeline on CartPole: 2,000 random real steps, a twin, PPO in it, a comparison, a page."""
-    _show(demo(runs_folder() / "demo", learn_steps=learn_steps, updates=updates, report=Bars()))
-
-
-def watch_stage(
-    twin: str,
-    out: Path,
-    policy: Path | None = None,
-    real: str | None = None,
-    steps: int = 200,
-    seed: int = 0,
-    mode: str = "closed_loop",
-) -> None:
-    """A policy (or random actions) in the twin beside the real environment, as a gif.
+    Run again to resume: finished stages are read back, but the final comparison plays its episodes again.
 
     Args:
-        twin: Bundled twin or folder.
-        out: The file, .gif or .mp4; the count of real steps is kept beside it.
-        policy: Folder of the policy; without it random actions.
-        real: Real environment id; "same" for the one that the twin was made from; without it the twin alone.
-        steps: Steps shown at most.
-        seed: Of both worlds and of the policy.
-        mode: "closed_loop": it acts on what it sees in each world; "open_loop": the twin gets the actions that it chose
-            in reality, without noise, after as many real observations as its model takes in, and of pixels the
-            difference is shown too.
+        env_id: Gymnasium id of the real environment, or "module:Id" if importing the module registers it.
+        steps: Real steps to collect in total. None: 10,000. Evaluation steps come on top and are reported apart.
+        rounds: How often data is collected. None: 1 below 50,000 steps, else one round per 5,000 steps.
+        exploration: Actions of the first round: random, held:20, mix:0.5*random+0.5*held:20, policy:FOLDER.
+            None: random, or random and held actions from 50,000 steps on.
+        algo: Algorithm that trains in the twin: PPO or SAC. SAC needs continuous actions.
+        learn_steps: Steps in the twin per round. None: as the preset of the algorithm says.
+        episodes: Real episodes that evaluate each policy at the end, at least 50.
+        out: Folder of the run. None: runs/build/ENV_ID.
+        pool: Folder of a policy pool (`world-env pool`) to evaluate the twin with; the card then has agreement
+            and a predicted return. None: no such evaluation.
+        seed: Seed of data, world model and policy.
+        kwargs: Keyword arguments of the real environment, as JSON.
+        wrappers: Wrappers of the real environment as module:Class, innermost first.
+        family: Family of the world model: ensemble, rssm, rssm-large or linear. None: ensemble. Images need rssm.
+        observation_mode: What the policy receives: pixels (the observation), latent or both. None: the observation.
     """
-    loaded = Twin.load(twin)
-    actor = (
-        RandomPolicy(loaded.spec.action_space)
-        if policy is None
-        else load_policy(policy, expect=loaded.spec)
-    )
-    config = None if real is None else real_of_twin(loaded, None if real == "same" else real)
-    ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
-    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger, mode=mode)
-    if config is not None:
-        ledger.save()
-    console.print(f"video: {path}")
+    from world_env.pipeline.build import build
+    from world_env.pipeline.config import BuildConfig
 
-
-def futures_stage(
-    twin: str,
-    policy: Path,
-    out: Path,
-    real: str | None = None,
-    after: int = 50,
-    steps: int = 100,
-    number: int = 5,
-    every: int = 1,
-    seed: int = 0,
-) -> None:
-    """What may follow on one real moment, in several futures of the twin, beside what did; as a gif.
-
-    Args:
-        twin: Bundled twin or folder.
-        policy: Folder of the policy.
-        out: The file, .gif or .mp4; the count of real steps is kept beside it.
-        real: Real environment id; without it the one that the twin was made from.
-        after: Real steps before that moment.
-        steps: Steps shown after it, at most.
-        number: Futures.
-        every: Only each so-manieth frame is kept.
-        seed: Of both worlds.
-    """
-    loaded = Twin.load(twin)
-    ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
-    path = futures(
-        loaded,
-        load_policy(policy, expect=loaded.spec),
-        out,
-        real=real_of_twin(loaded, real),
-        after=after,
+    set_threads()
+    config = BuildConfig(
+        env_id,
+        out or runs_folder() / "build" / env_id.replace("/", "-").replace(":", "-"),
         steps=steps,
-        number=number,
-        every=every,
+        rounds=rounds,
+        exploration=exploration,
+        algo=algo,
+        learn_steps=learn_steps,
+        episodes=episodes,
+        pool=pool,
         seed=seed,
-        ledger=ledger,
+        kwargs=kwargs,
+        wrappers=wrappers,
+        family=family,
+        observation_mode=observation_mode,
     )
-    ledger.save()
-    console.print(f"video: {path}")
+    _show_built(build(config, report=Bars()))
 
 
-def _show(built: Built) -> None:
+def demo_command(learn_steps: int = 150_000, updates: int = 2_000, out: Path | None = None) -> None:
+    """Run the whole pipeline on CartPole: 2,000 random real steps, a twin, PPO in the twin, a comparison, a page.
+
+    Args:
+        learn_steps: Steps of PPO in the twin.
+        updates: Gradient steps of the fit.
+        out: Folder of the run. None: runs/demo.
+    """
+    from world_env.pipeline.demo import demo
+
+    set_threads()
+    folder = out or runs_folder() / "demo"
+    _show_built(demo(folder, learn_steps=learn_steps, updates=updates, report=Bars()))
+
+
+def _show_built(built: Built) -> None:
     show_comparison(built.comparison)
     times = Table("stage", "seconds")
     for name, value in built.seconds:
         times.add_row(name, f"{value:.1f}")
     console.print(times)
     console.print(f"twin: {built.twin_folder}\npage: {built.page}")
-
-
-STAGES: dict[str, Callable[..., int | None]] = {
-    "demo": demo_stage,
-    "build": build_stage,
-    "collect": collect_stage,
-    **DATA_STAGES,
-    "fit": fit_stage,
-    "learn": learn_stage,
-    **JUDGE_STAGES,
-    "report": report_stage,
-    "refine": refine_stage,
-    "watch": watch_stage,
-    "futures": futures_stage,
-    "twins": twins,
-}

@@ -1,39 +1,43 @@
-"""What the commands share: where they write, how they show progress, and which real environment is meant."""
+"""What the commands share: the output folder, progress, tables, and the real environment of a twin."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.table import Table
 from tqdm import tqdm
 
 from world_env.errors import InvalidOptionError
 from world_env.spec import EnvConfig
-from world_env.twin.twin import Twin
+from world_env.twin.fidelity import show
 from world_env.types import JSON
+
+if TYPE_CHECKING:
+    from world_env.twin.twin import Twin
 
 console = Console()
 
 
 def runs_folder() -> Path:
-    """Where stages write without being told: $WORLD_ENV_RUNS, or `runs`."""
+    """The default output folder: $WORLD_ENV_RUNS, or `runs`."""
     return Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
 
 
 class Bars:
-    """One progress bar a stage."""
+    """Progress bars, one a stage."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._stage = ""
 
     def __call__(self, stage: str, done: int, wanted: int, logs: JSON) -> None:
-        """Advance the bar of a stage, or begin one."""
+        """Advance the bar of a stage, or start it."""
         if self._bar is None or stage != self._stage or done < self._bar.n:
             self.close()
-            # From `done` on, because what was done before the first report took time that no bar saw.
+            # From `done` on: steps before the first report took time that the bar did not measure.
             self._bar = tqdm(total=wanted, initial=done, desc=stage, unit="", mininterval=0.5)
             self._stage = stage
         self._bar.update(done - self._bar.n)
@@ -44,19 +48,33 @@ class Bars:
             self.close()
 
     def close(self) -> None:
-        """Finish the bar that is shown, if there is one."""
+        """Finish the current bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
         self._bar = None
 
 
 def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:
-    """The real environment that a twin was made from, with its arguments and wrappers; or a plain one by its id."""
+    """The real environment that a twin was fitted to, with its arguments and wrappers, or a plain one by its id."""
     stored = twin.provenance.get("real")
     if stored is not None and env_id in (None, stored.get("env_id")):
         return EnvConfig.from_json(stored)
     if env_id is None:
-        raise InvalidOptionError(
-            "this twin does not say which real environment it was made from: give --real ENV_ID"
-        )
+        raise InvalidOptionError("this twin does not name its real environment: pass --real ENV_ID")
     return EnvConfig(env_id)
+
+
+def show_comparison(comparison: JSON) -> None:
+    """Print a comparison as a table; a dash where a number is unknown."""
+    table = Table(
+        "policy", "real return [95 %]", "learned return [95 %]", "return gap", "real steps"
+    )
+    for row in comparison["rows"]:
+        real, learned = (
+            f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
+            for side in ("real", "learned")
+        )
+        table.add_row(
+            row["policy"], real, learned, f"{row['return_gap']:+.1f}", show(row["real_steps"])
+        )
+    console.print(table)

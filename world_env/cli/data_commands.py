@@ -1,11 +1,11 @@
-"""The commands of `world-env` that ask data instead of a real environment."""
+"""The commands that need data only: lint, and the comparison with logs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.markup import escape
@@ -13,36 +13,41 @@ from rich.table import Table
 
 from world_env.atomic_io import write_json
 from world_env.cli.console import console
-from world_env.data.episode import Episode
-from world_env.data.sources import open_dataset, open_recordings
-from world_env.data.validation.issue import LintIssue, worst_first
-from world_env.data.validation.lint import lint, lint_split
 from world_env.errors import InvalidOptionError
-from world_env.model_evaluation.log_replay import against_logs
 from world_env.provenance import facts
 from world_env.spec import check_same_spaces
 from world_env.twin.fidelity import DASH
-from world_env.twin.twin import Twin
 from world_env.types import JSON
 
+if TYPE_CHECKING:
+    from world_env.data.episode import Episode
+    from world_env.data.validation.issue import LintIssue
+    from world_env.twin.twin import Twin
 
-def lint_stage(
+
+def lint_command(
     dataset: str,
     /,
     held_out: str | None = None,
     twin: str | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> int:
-    """Look for what is wrong with real episodes before a twin learns them; exit status 1 where an error is.
+    """Check episodes before a twin is fitted to them. Exit status 1 if any error is found.
 
     Args:
-        dataset: Folder of an episode store, or minari:ID.
-        held_out: Another dataset, which should share nothing with this one.
-        twin: Bundled twin or folder: what it was fitted to should share nothing with the rest of the dataset.
+        dataset: Dataset: folder of an episode store, or minari:ID.
+        held_out: Another dataset that must share no episode with this one, such as a test split. None: no such check.
+        twin: Name of a bundled twin, or a folder: the episodes it was fitted to must share nothing with the rest of
+            the dataset. None: no such check.
         as_json: Print JSON instead of a table.
     """
+    from world_env.data.sources import open_recordings
+    from world_env.data.validation.issue import worst_first
+    from world_env.data.validation.lint import lint, lint_split
+    from world_env.twin.twin import Twin
+
     if held_out is not None and twin is not None:
-        raise InvalidOptionError("give one split at most: --held-out DATASET or --twin TWIN")
+        raise InvalidOptionError("pass at most one of --held-out DATASET and --twin TWIN")
     spec, episodes, _ = open_recordings(dataset)
     found = lint(episodes, spec)
     if held_out is not None:
@@ -59,7 +64,7 @@ def lint_stage(
 
 
 def show_findings(found: Sequence[LintIssue], title: str) -> None:
-    """The findings as a table, or the word that there is none."""
+    """Print the findings as a table."""
     if not found:
         console.print(f"{title}: nothing found", soft_wrap=True)
         return
@@ -72,9 +77,12 @@ def show_findings(found: Sequence[LintIssue], title: str) -> None:
 
 
 def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) -> None:
-    """Replay a dataset in a twin, write the result to `path` and show it."""
+    """Replay a dataset in a twin, write the result to `path` and print it."""
+    from world_env.data.sources import open_dataset
+    from world_env.model_evaluation.log_replay import against_logs
+
     spec, episodes, _ = open_dataset(dataset)
-    advice = "give logs of the environment that the twin was made from"
+    advice = "pass logs of the environment that the twin was fitted to"
     check_same_spaces(spec, twin.spec, called="the {} of the logs", advice=advice)
     result = against_logs(twin, episodes, seed=seed)
     write_json(
@@ -90,10 +98,14 @@ def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) ->
 
 
 def show_logs(result: JSON) -> None:
-    """What `against_logs` found, and what it does not certify; a dash where a number is unknown."""
+    """Print a comparison with logs; a dash where a number is unknown."""
     error, ends, coverage = (result[name] for name in ("return_error", "termination", "coverage"))
     low, high = coverage["inside_ci95"]
-    table = Table("", "learned against logged", title=f"{result['episodes']} held-out episodes")
+    table = Table(
+        "",
+        "learned against logged",
+        title=f"{result['episodes']} episodes that the twin was not fitted to",
+    )
     rows = {
         "return error, mean": _with_share(error["mean"], error["mean_relative"], "+"),
         "return error, mean absolute": _with_share(
@@ -134,16 +146,13 @@ def _with_share(value: float, share: float | None, sign: str = "") -> str:
 
 
 def _sides(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
-    """(what the twin was fitted to, the rest)."""
+    """(episodes that the twin was fitted to, the other episodes)."""
     known = twin.provenance.get("trained_on")
     if known is None:
         raise InvalidOptionError(
-            "this twin does not say which episodes it was fitted to: fit it again, or give --held-out DATASET"
+            "this twin does not store which episodes it was fitted to: fit it again, or pass --held-out DATASET"
         )
     sides: tuple[list[Episode], list[Episode]] = ([], [])
     for episode in episodes:
         sides[episode.digest() not in known].append(episode)
     return sides
-
-
-DATA_STAGES: dict[str, Callable[..., int | None]] = {"lint": lint_stage}

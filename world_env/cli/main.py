@@ -1,59 +1,139 @@
-"""`world-env`: one command a stage. Only the light core is imported until a stage runs."""
+"""The command `world-env`. Its help needs no parser and no stage: commands stand in a static table."""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import json
 import os
 import sys
 import types
-from typing import Any, Union, get_args, get_origin
+from collections.abc import Callable
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
+import world_env
 from world_env.errors import WorldEnvError
 
 _PIP = 'pip install "world-env[train]"'
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a stage; returns the exit status. Errors of ours are one clean message, not a traceback."""
-    try:
-        import tyro
+class Command(NamedTuple):
+    """One command: where its function is, and one line of help."""
 
-        from world_env.cli import commands as stages
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "build": Command(
+        "commands", "build_command", "Run the whole pipeline on an environment: twin, policy, page."
+    ),
+    "demo": Command("commands", "demo_command", "Run the whole pipeline on CartPole."),
+    "collect": Command("commands", "collect_command", "Collect episodes of a real environment."),
+    "lint": Command("data_commands", "lint_command", "Check episodes before a twin is fitted."),
+    "fit": Command("commands", "fit_command", "Fit a twin to episodes."),
+    "learn": Command(
+        "commands", "learn_command", "Train a policy in a twin or in the real environment."
+    ),
+    "refine": Command(
+        "commands", "refine_command", "Repeat collection, fitting and policy training in rounds."
+    ),
+    "compare": Command(
+        "evaluation_commands", "compare_command", "Compare learned and real returns of policies."
+    ),
+    "pool": Command(
+        "evaluation_commands",
+        "pool_command",
+        "Train policies in the real environment, to evaluate twins.",
+    ),
+    "report": Command("evaluation_commands", "report_command", "Write the report page."),
+    "watch": Command(
+        "evaluation_commands",
+        "watch_command",
+        "Film a policy in the twin and in the real environment.",
+    ),
+    "futures": Command(
+        "evaluation_commands", "futures_command", "Film several learned futures of one real state."
+    ),
+    "twins": Command("commands", "twins_command", "List the bundled twins."),
+}
+"""Name -> command."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for a user's error, 130 for an interrupt."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if words[0] == "--version":
+        print(f"world-env {world_env.__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS:
+        print(f"world-env: {_unknown(name)}", file=sys.stderr)
+        return 2
+    try:
+        function = load_command(name)
+        import tyro
     except ImportError as error:
         print(
-            f"world-env: {error.name or error} is not installed, the pipeline needs it: {_PIP}",
+            f"world-env: {error.name or error} is not installed, but `world-env {name}` needs it: {_PIP}",
             file=sys.stderr,
         )
         return 1
-    _set_threads()
     try:
         with json_fields():
-            status = tyro.extras.subcommand_cli_from_dict(
-                stages.STAGES, prog="world-env", description=_DESCRIPTION, args=arguments
-            )
+            status = tyro.cli(function, prog=f"world-env {name}", args=rest)
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "world-env: stopped; run the same command again to go on where it was", file=sys.stderr
-        )
+        print("world-env: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return int(status or 0)
 
 
-_DESCRIPTION = """Digital twins of Gymnasium environments. Threads: one, unless OMP_NUM_THREADS says otherwise;
-two busy processes with more threads than cores slow each other down tenfold."""
+def usage() -> str:
+    """The help of the command itself."""
+    width = max(map(len, [*COMMANDS, "-h, --help"])) + 2
+    return "\n".join(
+        [
+            "usage: world-env COMMAND [OPTIONS]",
+            "",
+            "Learned simulators of Gymnasium environments (twins): fit them, train policies in them, and compare",
+            "learned with real returns.",
+            "",
+            "commands:",
+            *(f"  {name:{width}}{command.help}" for name, command in COMMANDS.items()),
+            "",
+            "options:",
+            f"  {'-h, --help':{width}}show this help; `world-env COMMAND --help` shows the options of a command",
+            f"  {'--version':{width}}show the version",
+            "",
+            "Results are written to the folder runs/, or to $WORLD_ENV_RUNS. Commands use one thread unless",
+            "OMP_NUM_THREADS is set: busy processes with more threads than cores slow each other down tenfold.",
+        ]
+    )
 
 
-def _set_threads() -> None:
+def load_command(name: str) -> Callable[..., int | None]:
+    """The function of a command. Raises ImportError where an optional package is missing."""
+    command = COMMANDS[name]
+    module = importlib.import_module(f"world_env.cli.{command.module}")
+    return getattr(module, command.function)  # type: ignore[no-any-return]
+
+
+def set_threads() -> None:
+    """One thread for torch, or as many as OMP_NUM_THREADS says."""
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def json_fields() -> Any:
-    """In this context tyro reads dicts of settings as JSON."""
+    """A context in which tyro reads dict options as JSON."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
@@ -61,12 +141,18 @@ def json_fields() -> Any:
     return registry
 
 
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f" Did you mean `world-env {near[0]}`?" if near else ""
+    return f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}.{hint}"
+
+
 def _json_rule(info: Any) -> Any:
-    """How tyro reads a dict of settings: one argument of JSON, such as '{"gamma": 0.95}'."""
+    """How tyro reads an option of type dict: one argument of JSON, such as '{"gamma": 0.95}'."""
     from tyro.constructors import PrimitiveConstructorSpec
 
     kinds = {get_origin(kind) or kind for kind in get_args(info.type)}
-    # Left to itself, tyro makes subcommands of a dict or None, and fails when it looks for an unknown option in them.
+    # By default tyro makes subcommands of `dict | None`, and fails on unknown options inside them.
     optional = info.type_origin in (Union, types.UnionType) and kinds == {dict, type(None)}
     if info.type_origin is not dict and not optional:
         return None
@@ -77,7 +163,7 @@ def _json_rule(info: Any) -> Any:
         tree = json.loads(words[0])
         if not isinstance(tree, dict):
             raise ValueError(
-                f"{words[0]} is no JSON object: expected for example '{{\"gamma\": 0.95}}'"
+                f"expected a JSON object such as '{{\"gamma\": 0.95}}', got {words[0]}"
             )
         return tree
 
