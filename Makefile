@@ -1,23 +1,25 @@
-# Every target sets up what it needs; a stamp file makes that free the second time.
+# Every target installs what it needs; a stamp file makes that free the second time.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 
-# Spinning threads of two processes on the same cores cost far more than they bring.
+# Two processes with more threads than cores slow each other down tenfold.
 export OMP_NUM_THREADS ?= 1
 # Where stages write episodes, twins, policies and pages.
 export WORLD_ENV_RUNS ?= runs
+DEMO := $(WORLD_ENV_RUNS)/demo
 
-.PHONY: help setup demo test test-slow check format clean
+.PHONY: help setup demo docs test test-slow check format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make setup      build .venv with everything the tests use"
-	@echo "make demo       real environment -> twin -> policy -> comparison, one page"
+	@echo "make demo       CartPole: real episodes, a twin, PPO in the twin, a comparison and its page"
+	@echo "make docs       the documentation, in docs/_build/html"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the slow tests"
 	@echo "make check      format, lint, types, layers"
-	@echo "make format     format and fix what can be fixed"
+	@echo "make format     format and fix what can be fixed automatically"
 	@echo "make clean      remove build outputs and caches (not .venv, not $(WORLD_ENV_RUNS))"
 
 setup: $(STAMP)
@@ -28,7 +30,13 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m world_env.cli.main demo
+	$(BIN)/python -m training.train_world_model CartPole-v1 --out $(DEMO)
+	$(BIN)/python -m training.train_ppo --twin $(DEMO)/twin --out $(DEMO)/ppo.zip
+	$(BIN)/python -m training.compare_returns --twin $(DEMO)/twin --policy $(DEMO)/ppo.zip --out $(DEMO)
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

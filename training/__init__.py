@@ -1,1 +1,1 @@
-"""The pipeline: one stage, one file, one command; everything stands on `world_env`."""
+"""Recipes around the library: three runnable stages, and the tasks that the project measures itself on."""

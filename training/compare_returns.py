@@ -1,0 +1,67 @@
+"""Compare the learned with the real return of a policy, and write the report page.
+
+    python -m training.compare_returns --twin runs/cartpole/twin --policy runs/cartpole/ppo.zip --out runs/cartpole
+
+Each policy plays the same episodes in the twin and in the real environment. The real steps are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from stable_baselines3 import PPO
+
+import world_env
+from world_env.provenance import facts
+from world_env.real import StepLedger
+from world_env.reporting import write_report
+from world_env.rollouts import policy_actor, random_actor
+
+
+def main() -> None:
+    """Compare, print and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--twin", type=Path, required=True, help="folder of the twin")
+    parser.add_argument("--policy", type=Path, required=True, help="the policy: an SB3 PPO zip")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    parser.add_argument(
+        "--episodes", type=int, default=100, help="episodes per policy, >= 50 (default: 100)"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    twin = world_env.Twin.load(arguments.twin)
+    ledger = StepLedger(arguments.out / "real-steps.json")
+    comparison = world_env.compare(
+        {
+            "random": random_actor(twin.spec.action_space, range(arguments.episodes)),
+            "PPO in the twin": policy_actor(PPO.load(arguments.policy)),
+        },
+        twin,
+        world_env.EnvConfig.from_json(twin.provenance["real"]),
+        ledger=ledger,
+        episodes=arguments.episodes,
+        seed=10_000,
+    )
+    ledger.save()
+    for row in comparison["rows"]:
+        low, high = row["real_ci95"]
+        print(
+            f"{row['policy']}: real return {row['real_mean']:.1f} [{low:.1f}, {high:.1f}], "
+            f"learned return {row['learned_mean']:.1f}, return gap {row['return_gap']:+.1f}"
+        )
+    print(f"real steps by purpose: {ledger.by_purpose}")
+    page = write_report(
+        arguments.out / "report",
+        title=f"{twin.spec.real_id}: learned and real",
+        comparison=comparison
+        | {"real_steps_by_purpose": ledger.by_purpose, "provenance": twin.provenance | facts()},
+        fidelity=twin.fidelity | {"comparison": comparison["rows"]},
+    )
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Fit a world model to a Gymnasium environment: collect real episodes, fit, save a twin.
+
+    python -m training.train_world_model CartPole-v1 --steps 2000 --out runs/cartpole
+
+Leaves `data` (the episodes), `twin` (the world model with its card) and `real-steps.json` in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import world_env
+
+
+def main() -> None:
+    """Collect and fit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("env_id", help="Gymnasium id of the real environment, or module:Id")
+    parser.add_argument("--steps", type=int, default=2_000, help="real steps (default: 2000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data and the twin")
+    parser.add_argument(
+        "--exploration", default="random", help="actions: random, held:20, ... (default: random)"
+    )
+    parser.add_argument(
+        "--updates", type=int, default=2_000, help="gradient steps of the fit (default: 2000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of data and model (default: 0)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+
+    store = world_env.collect(
+        world_env.CollectConfig(
+            world_env.EnvConfig(arguments.env_id),
+            arguments.out / "data",
+            steps=arguments.steps,
+            exploration=arguments.exploration,
+            seed=arguments.seed,
+        )
+    )
+    print(f"{store.steps} real steps in {len(store)} episodes")
+
+    config = world_env.FitConfig(updates=arguments.updates, seed=arguments.seed)
+    twin = world_env.fit(str(arguments.out / "data"), arguments.out / "twin", config)
+    print(f"open-loop score on the validation split: {twin.fidelity['loss']['best_open_loop']:.3g}")
+    print(f"twin: {arguments.out / 'twin'}")
+
+
+if __name__ == "__main__":
+    main()
