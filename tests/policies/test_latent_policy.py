@@ -19,7 +19,7 @@ from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismatchError, StageError
 from world_env.models.rssm.model import RssmConfig
 from world_env.policies.latent_policy import LatentActor, LatentEncoder, attach_encoder, encoder_of
-from world_env.policies.latent_vec_env import LatentRows
+from world_env.policies.latent_vec_env import LatentObservationVecEnv
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
@@ -113,7 +113,7 @@ def test_a_twin_with_known_functions_is_looked_through_without_them(tmp_path: Pa
 @pytest.mark.parametrize("mode", ["latent", "both"])
 def test_rows_of_reality_look_as_each_world_by_itself_does(mode: str) -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
-    together = LatentRows(
+    together = LatentObservationVecEnv(
         make_real_vec(CARTPOLE, 3, purpose="collect", ledger=StepLedger()),
         LatentEncoder(twin, mode),
     )
@@ -145,7 +145,7 @@ def test_rows_of_another_world_are_refused() -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     other = make_real_vec(EnvConfig("Pendulum-v1"), 2, purpose="collect", ledger=StepLedger())
     with pytest.raises(SpaceMismatchError, match="observation_space"):
-        LatentRows(other, LatentEncoder(twin, "latent"))
+        LatentObservationVecEnv(other, LatentEncoder(twin, "latent"))
 
 
 def same(seen: Any, theirs: Any) -> None:

@@ -150,9 +150,9 @@ def _world(
             )
         env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
         if encoder is not None:
-            from world_env.policies.latent_vec_env import LatentRows
+            from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
-            env = LatentRows(env, encoder)
+            env = LatentObservationVecEnv(env, encoder)
         env.seed(config.seed)
         return _scaled(env, config)
     learned: VecEnv = WorldModelSB3VecEnv(
