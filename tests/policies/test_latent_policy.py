@@ -274,7 +274,7 @@ def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((40, 40), "no axis of channels.*latent"), ((7, 7, 3), "Kernel size")]
+    ("shape", "said"), [((40, 40), "no channel axis.*latent"), ((7, 7, 3), "Kernel size")]
 )
 def test_pictures_that_no_policy_takes_are_refused(shape: tuple[int, ...], said: str) -> None:
     space = gym.spaces.Box(0, 255, shape, np.uint8)
@@ -292,11 +292,11 @@ def test_a_mistyped_observation_mode_is_refused_at_once() -> None:
 
 def test_reality_has_no_latents_of_its_own() -> None:
     latent, twin = LearnConfig(steps=64, observation_mode="latent"), oracle_twin("CartPole-v1")
-    with pytest.raises(InvalidOptionError, match="in reality needs the twin"):
+    with pytest.raises(InvalidOptionError, match="in the real environment needs a twin"):
         learn(CARTPOLE, latent, ledger=StepLedger())
-    with pytest.raises(InvalidOptionError, match="'pixels' in a real world has no use for"):
+    with pytest.raises(InvalidOptionError, match="`through` has no effect with observation_mode='pixels'"):
         learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), through=twin)
-    with pytest.raises(InvalidOptionError, match="'latent' in a learned world has no use for"):
+    with pytest.raises(InvalidOptionError, match="`through` is for training in the real environment"):
         learn(twin, latent, through=twin)
     with pytest.raises(SpaceMismatchError):
         learn(EnvConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)
