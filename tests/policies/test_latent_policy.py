@@ -294,9 +294,13 @@ def test_reality_has_no_latents_of_its_own() -> None:
     latent, twin = LearnConfig(steps=64, observation_mode="latent"), oracle_twin("CartPole-v1")
     with pytest.raises(InvalidOptionError, match="in the real environment needs a twin"):
         learn(CARTPOLE, latent, ledger=StepLedger())
-    with pytest.raises(InvalidOptionError, match="`through` has no effect with observation_mode='pixels'"):
+    with pytest.raises(
+        InvalidOptionError, match="`through` has no effect with observation_mode='pixels'"
+    ):
         learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), through=twin)
-    with pytest.raises(InvalidOptionError, match="`through` is for training in the real environment"):
+    with pytest.raises(
+        InvalidOptionError, match="`through` is for training in the real environment"
+    ):
         learn(twin, latent, through=twin)
     with pytest.raises(SpaceMismatchError):
         learn(EnvConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)

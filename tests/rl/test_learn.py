@@ -135,7 +135,9 @@ def test_a_policy_of_the_other_world_is_not_taken_for_this_one(
     cartpole: Twin, tmp_path: Path
 ) -> None:
     learn(cartpole, TINY, out=tmp_path / "policy")
-    with pytest.raises(StageError, match="trained in a twin, but this training is in the real environment"):
+    with pytest.raises(
+        StageError, match="trained in a twin, but this training is in the real environment"
+    ):
         learn(CARTPOLE, TINY, out=tmp_path / "policy", ledger=StepLedger())
 
 
@@ -284,7 +286,9 @@ def test_a_discount_that_is_none_is_refused(gamma: Any) -> None:
 
 
 def test_an_option_that_the_algorithm_lacks_is_named(cartpole: Twin) -> None:
-    with pytest.raises(InvalidOptionError, match=r"^unknown options \['no_such'\] for PPO: expected.*n_steps"):
+    with pytest.raises(
+        InvalidOptionError, match=r"^unknown options \['no_such'\] for PPO: expected.*n_steps"
+    ):
         learn(cartpole, dataclasses.replace(TINY, options={"no_such": 1}))
 
 
@@ -308,7 +312,9 @@ def test_options_that_were_not_given_are_not_blamed(cartpole: Twin) -> None:
     with pytest.raises(InvalidOptionError) as caught:
         learn(cartpole, LearnConfig(algo="SAC", steps=60))
     assert "cannot train SAC" in str(caught.value)
-    assert not any(word in str(caught.value) for word in ("buffer_size", "target_entropy", "Options"))
+    assert not any(
+        word in str(caught.value) for word in ("buffer_size", "target_entropy", "Options")
+    )
 
 
 def test_an_unknown_algorithm_lists_the_known_ones(cartpole: Twin) -> None:

@@ -1,7 +1,7 @@
 """Policies whose input is the latent state of a twin's world model instead of the observation.
 
-The world model is stored with the policy, in memory and on disk. The policy therefore acts on plain observations, in the
-real environment and in other twins. While it trains in a twin, it receives latents and nothing is decoded.
+The world model is stored with the policy, in memory and on disk. The policy therefore acts on plain observations, in
+the real environment and in other twins. While it trains in a twin, it receives latents and nothing is decoded.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ class Exploration(Protocol):
         """Return an action of the action space for one unbatched observation."""
 
     def skip(self, seed: int, steps: int) -> None:
-        """Account for an episode collected before an interruption. Needed only by policies with a state across episodes.
+        """Account for an episode collected before an interruption.
 
-        seed: reset seed of that episode. steps: its length.
+        Only policies with a state across episodes need it. seed: reset seed of the episode. steps: its length.
         """
         return None

@@ -1,7 +1,7 @@
 """Saved policies.
 
-A saved policy is a folder with `policy.zip` (Stable-Baselines3) and `policy.json` (algorithm, spaces, provenance; readable
-without loading the policy). A zip can execute code when it is loaded: load only policies that you trust.
+A saved policy is a folder with `policy.zip` (Stable-Baselines3) and `policy.json` (algorithm, spaces and provenance,
+readable without loading the policy). A zip can execute code when it is loaded: load only policies that you trust.
 """
 
 from __future__ import annotations

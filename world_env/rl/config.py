@@ -64,7 +64,7 @@ class LearnConfig:
     """Twins: "task", or "uncertainty" for the uncertainty of the twin as reward. The latter trains a policy that
     explores states unlike the data."""
     normalize: bool = True
-    """Twins: normalise vector observations by the mean and scale of the twin's data. Off: the policy gets raw values."""
+    """Twins: normalise vector observations by the mean and scale of the twin's data. Off: raw values."""
     normalization: JSON | None = None
     """Real environment: {"mean": [...], "scale": [...]}, one number per observation dimension (None: raw values).
     The policy normalises observations by them."""

@@ -23,8 +23,8 @@ class UncertaintyReward(VecEnvWrapper):
     def __init__(self, venv: VecEnv, twin: Twin) -> None:
         if not twin.uncertainty_threshold:
             raise InvalidOptionError(
-                "reward='uncertainty' needs a twin with an uncertainty threshold, but this twin has no threshold: fit a "
-                "family that estimates its uncertainty, such as 'ensemble'"
+                "reward='uncertainty' needs a twin with an uncertainty threshold, but this twin has no threshold: fit "
+                "a family that estimates its uncertainty, such as 'ensemble'"
             )
         super().__init__(venv)
         self._threshold = float(twin.uncertainty_threshold)

@@ -78,7 +78,7 @@ def learn(
     callbacks: Stable-Baselines3 callbacks.
     warm_start: folder of a policy with the same algorithm and networks whose weights are the initial weights.
     through: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
-    Raises InvalidOptionError for options that do not fit, StageError if `out` holds another policy or cannot be written.
+    Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
     """
     config = config or LearnConfig()
     encoder = _encoder(world, config, through)
@@ -352,7 +352,11 @@ def _check_same_training(folder: Path, world: Twin | EnvConfig, described: JSON)
     if card["provenance"].get("world") != _identity(world):
         raise StageError(
             f"{folder} holds a policy trained in another "
-            + ("twin" if isinstance(world, Twin) else "real environment, or with other arguments of it")
+            + (
+                "twin"
+                if isinstance(world, Twin)
+                else "real environment, or with other arguments of it"
+            )
             + f": {advice}"
         )
     # A policy saved before a setting existed has the default of that setting.
