@@ -276,5 +276,5 @@ def test_normalisation_lives_inside_the_policy(tmp_path: Path) -> None:
 
 
 def test_statistics_of_another_space_are_refused() -> None:
-    with pytest.raises(SpaceMismatchError, match="3 observation"):
+    with pytest.raises(SpaceMismatchError, match="1 means and 1 scales, expected 3"):
         NormalizedFeatures(OBSERVATIONS, [0.0], [1.0])

@@ -346,7 +346,7 @@ def _check_same_training(folder: Path, world: Twin | EnvConfig, described: JSON)
     advice = "choose another folder, or delete it to train from scratch"
     if card.get("trained_in") != _side(world):
         raise StageError(
-            f"{folder} holds a policy trained in {_SIDES.get(card.get('trained_in'))}, but this training is in "
+            f"{folder} holds a policy trained in {_SIDES.get(str(card.get('trained_in')))}, but this training is in "
             f"{_SIDES[_side(world)]}: {advice}"
         )
     if card["provenance"].get("world") != _identity(world):
