@@ -15,7 +15,7 @@ _STEPS_PER_UPDATE = 10
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a world model is fitted to real episodes. The defaults fit every bundled twin."""
+    """How a world model is fitted to real episodes."""
 
     family: str = "ensemble"
     """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "linear", or a registered

@@ -74,15 +74,15 @@ def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> No
 def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> None:
     """Raise InvalidOptionError unless the twin `older` can be the warm start of a fit of this configuration."""
     fitted = older.provenance.get("fit") or {}
-    for name, theirs, ours in (
+    for name, earlier, expected in (
         ("family", older.family, family),
         ("model options", fitted.get("model"), model),
         ("observation space", older.spec.observation_space, spec.observation_space),
         ("action space", older.spec.action_space, spec.action_space),
     ):
-        if theirs != ours:
+        if earlier != expected:
             raise InvalidOptionError(
-                f"the twin of warm_start has another {name}: {theirs}, expected {ours}. Choose a twin of the same "
+                f"the twin of warm_start has another {name}: {earlier}, expected {expected}. Choose a twin of the same "
                 "environment and configuration, or fit from scratch."
             )
 

@@ -53,7 +53,7 @@ class LearnConfig:
     """Twins: what happens above the uncertainty threshold: "ignore", "truncate", "terminate" or "pessimistic"
     (terminate with the lowest reward of the data for all steps left, which keeps policies close to the data)."""
     temperature: float = 1.0
-    """Twins: factor of the world model's noise, >= 0. 0 makes the twin deterministic; higher values make it noisier."""
+    """Twins: factor of the world model's noise, >= 0. 0 removes the noise; higher values make the twin noisier."""
     least_noise: float = 0.4
     """Warm starts: minimum action standard deviation at the start, in half widths of the action space. Higher values
     explore more; 0 keeps that of the earlier policy."""
