@@ -1,5 +1,7 @@
 """Our PPO computes what Stable-Baselines3's does, and its files are Stable-Baselines3's own."""
 
+import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +180,31 @@ def test_a_twin_is_learned_in_with_the_cheap_update() -> None:
     env = WorldModelSB3VecEnv(oracle_twin("CartPole-v1"), 4, seed=0)
     model = PPO("MlpPolicy", env, **SMALL)
     assert covers(model.learn(100))
+
+
+def test_the_log_says_once_that_the_fast_update_runs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="world_env"):
+        learned(PPO, "Pendulum-v1", {})
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert record.getMessage().startswith("PPO: fast CPU update in use")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"use_sde": True}, "action distribution is a StateDependentNoiseDistribution"),
+        ({"policy_kwargs": {"activation_fn": torch.nn.ELU}}, "layers ELU are not supported"),
+        ({"policy_kwargs": {"share_features_extractor": False}}, "separate features extractors"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, r"expected.*torch\.optim\.Adam"),
+    ],
+    ids=str,
+)
+def test_a_fallback_is_warned_of_once_with_its_reason(
+    options: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="world_env"):
+        learned(PPO, "Pendulum-v1", options)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert re.search(f"^PPO: fast CPU update not available.*{reason}", record.getMessage())

@@ -1,5 +1,7 @@
 """Our SAC computes what Stable-Baselines3's does, and its files are Stable-Baselines3's own."""
 
+import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,7 +116,7 @@ def test_the_logs_say_the_same(options: dict[str, Any]) -> None:
 def test_parameters_that_are_no_longer_finite_are_named() -> None:
     model = learned(SAC, {})
     model.replay_buffer.rewards[:] = float("nan")
-    with pytest.raises(StageError, match="SAC's parameters are no longer finite"):
+    with pytest.raises(StageError, match="parameters of SAC became NaN or infinite"):
         model.train(1, 32)
 
 
@@ -149,3 +151,30 @@ def test_a_twin_is_learned_in_with_the_cheap_update() -> None:
     env = WorldModelSB3VecEnv(oracle_twin("Pendulum-v1"), 4, seed=0)
     model = SAC("MlpPolicy", env, **SMALL)
     assert covers(model.learn(100))
+
+
+def test_the_log_says_once_that_the_fast_update_runs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="world_env"):
+        learned(SAC, {})
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert record.getMessage().startswith("SAC: fast CPU update in use")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"use_sde": True}, "action distribution is a StateDependentNoiseDistribution"),
+        ({"policy_kwargs": {"activation_fn": torch.nn.ELU}}, "layers ELU are not supported"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.SGD}}, r"expected.*torch\.optim\.Adam"),
+    ],
+    ids=str,
+)
+def test_a_fallback_is_warned_of_once_with_its_reason(
+    options: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="world_env"):
+        learned(SAC, options)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert re.search(f"^SAC: fast CPU update not available.*{reason}", record.getMessage())

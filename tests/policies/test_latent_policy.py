@@ -19,7 +19,7 @@ from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismatchError, StageError
 from world_env.models.rssm.model import RssmConfig
 from world_env.policies.latent_policy import LatentActor, LatentEncoder, attach_encoder, encoder_of
-from world_env.policies.latent_vec_env import LatentRows
+from world_env.policies.latent_vec_env import LatentObservationVecEnv
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
@@ -113,7 +113,7 @@ def test_a_twin_with_known_functions_is_looked_through_without_them(tmp_path: Pa
 @pytest.mark.parametrize("mode", ["latent", "both"])
 def test_rows_of_reality_look_as_each_world_by_itself_does(mode: str) -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
-    together = LatentRows(
+    together = LatentObservationVecEnv(
         make_real_vec(CARTPOLE, 3, purpose="collect", ledger=StepLedger()),
         LatentEncoder(twin, mode),
     )
@@ -145,7 +145,7 @@ def test_rows_of_another_world_are_refused() -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     other = make_real_vec(EnvConfig("Pendulum-v1"), 2, purpose="collect", ledger=StepLedger())
     with pytest.raises(SpaceMismatchError, match="observation_space"):
-        LatentRows(other, LatentEncoder(twin, "latent"))
+        LatentObservationVecEnv(other, LatentEncoder(twin, "latent"))
 
 
 def same(seen: Any, theirs: Any) -> None:
@@ -274,7 +274,7 @@ def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((40, 40), "no axis of channels.*latent"), ((7, 7, 3), "Kernel size")]
+    ("shape", "said"), [((40, 40), "no channel axis.*latent"), ((7, 7, 3), "Kernel size")]
 )
 def test_pictures_that_no_policy_takes_are_refused(shape: tuple[int, ...], said: str) -> None:
     space = gym.spaces.Box(0, 255, shape, np.uint8)
@@ -292,11 +292,15 @@ def test_a_mistyped_observation_mode_is_refused_at_once() -> None:
 
 def test_reality_has_no_latents_of_its_own() -> None:
     latent, twin = LearnConfig(steps=64, observation_mode="latent"), oracle_twin("CartPole-v1")
-    with pytest.raises(InvalidOptionError, match="in reality needs the twin"):
+    with pytest.raises(InvalidOptionError, match="in the real environment needs a twin"):
         learn(CARTPOLE, latent, ledger=StepLedger())
-    with pytest.raises(InvalidOptionError, match="'pixels' in a real world has no use for"):
+    with pytest.raises(
+        InvalidOptionError, match="`through` has no effect with observation_mode='pixels'"
+    ):
         learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), through=twin)
-    with pytest.raises(InvalidOptionError, match="'latent' in a learned world has no use for"):
+    with pytest.raises(
+        InvalidOptionError, match="`through` is for training in the real environment"
+    ):
         learn(twin, latent, through=twin)
     with pytest.raises(SpaceMismatchError):
         learn(EnvConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)

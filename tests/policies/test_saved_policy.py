@@ -221,7 +221,7 @@ def rewrite(folder: Path, **change: Any) -> None:
 
 
 def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no policy"):
+    with pytest.raises(StageError, match="not a policy folder"):
         load_policy(tmp_path)
     folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
     content = (folder / "policy.zip").read_bytes()
@@ -238,6 +238,9 @@ def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
     rewrite(folder, format=99)
     with pytest.raises(StageError, match="upgrade"):
         load_policy(folder)
+    rewrite(folder, format=1, sees={"through": "encoder", "mode": "latents"})
+    with pytest.raises(StageError, match=r"damaged.*'latents'.*'pixels'"):
+        load_policy(folder)
     (folder / "policy.json").write_text("[]")
     with pytest.raises(StageError, match="damaged"):
         load_policy(folder)
@@ -253,7 +256,7 @@ def test_a_card_beside_another_policys_zip_is_noticed(tmp_path: Path) -> None:
 
 def test_saving_never_replaces_what_is_no_policy(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(StageError, match="no policy"):
+    with pytest.raises(StageError, match="not a policy folder"):
         save_policy(trained(PPO, "CartPole-v1"), tmp_path, trained_in="real")
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -273,5 +276,5 @@ def test_normalisation_lives_inside_the_policy(tmp_path: Path) -> None:
 
 
 def test_statistics_of_another_space_are_refused() -> None:
-    with pytest.raises(SpaceMismatchError, match="3 observation"):
+    with pytest.raises(SpaceMismatchError, match="1 means and 1 scales, expected 3"):
         NormalizedFeatures(OBSERVATIONS, [0.0], [1.0])

@@ -82,7 +82,7 @@ def test_nobody_else_pays_for_uncertainty(far_is_uncertain: Twin, tmp_path: Path
     certain = dataclasses.replace(far_is_uncertain, uncertainty_threshold=None)
     with pytest.raises(InvalidOptionError, match="no threshold"):
         learn(certain, SEEK)
-    with pytest.raises(InvalidOptionError, match="only learned worlds pay"):
+    with pytest.raises(InvalidOptionError, match="in a twin only"):
         learn(EnvConfig("CartPole-v1"), SEEK, ledger=StepLedger(tmp_path / "steps.json"))
     with pytest.raises(InvalidOptionError, match="expected 'task' or 'uncertainty'"):
         LearnConfig(reward="curiosity")

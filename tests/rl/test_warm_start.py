@@ -19,7 +19,7 @@ from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.saved_policy import policy_card
 from world_env.rl.learn import LearnConfig, learn, normalization_of
-from world_env.rl.warm_start import begin_from
+from world_env.rl.warm_start import load_warm_start
 from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
@@ -158,7 +158,7 @@ def test_a_policy_goes_on_as_the_same_one_in_other_scales(tmp_path: Path) -> Non
     older = learn(narrow, TINY, out=tmp_path / "older")
     env = WorldModelSB3VecEnv(wide, 4)
     newer = algorithm_class("PPO")("MlpPolicy", env, policy_kwargs=normalization_of(wide), seed=7)
-    begin_from(newer, tmp_path / "older", env)
+    load_warm_start(newer, tmp_path / "older", env)
     extractor: Any = newer.policy.features_extractor
     np.testing.assert_allclose(extractor.scale, wide_scale(wide), rtol=1e-5)
     seen = torch.randn(64, 4) * 0.3
@@ -215,7 +215,7 @@ def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Pat
     # The pendulum's torque reaches from -2 to 2.
     for least, wanted in ((0.0, np.exp(-3.0)), (0.01, np.exp(-3.0)), (0.2, 0.4)):
         newer = algorithm_class("PPO")("MlpPolicy", env, **options)
-        begin_from(newer, tmp_path / "older", env, least_noise=least)
+        load_warm_start(newer, tmp_path / "older", env, least_noise=least)
         assert newer.policy.log_std.exp().tolist() == pytest.approx([wanted])
 
 

@@ -1,4 +1,4 @@
-"""Fitting of world models to episodes."""
+"""Fit world models to episodes."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Where a fit stood, so that a killed one goes on: one file, written beside and renamed."""
+"""Checkpoint of a fit, from which an interrupted fit resumes: one file, written atomically."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def write_checkpoint(
     done: int,
     logs: JSON,
 ) -> None:
-    """Write all that a fit needs to go on: weights, optimiser, the best so far, and whose fit it is.
+    """Write a checkpoint: weights, optimizer state, best weights and the identity of the fit.
 
-    Raises StageError where it cannot be written.
+    identity: configuration and data of the fit, a JSON tree.
+    best, score: best weights and their open-loop error.
+    done: gradient steps done.
+    Raises StageError if the file cannot be written.
     """
     tree = {
         "identity": identity,
@@ -39,19 +42,21 @@ def write_checkpoint(
     try:
         with atomic_path(path) as temporary:
             torch.save(tree, temporary)
-    # torch says RuntimeError for a full disk.
+    # torch raises RuntimeError for a full disk.
     except RuntimeError as error:
         raise StageError(
-            f"cannot write the checkpoint {path}: {error}. Free some space, or choose a folder that can be written."
+            f"cannot write the checkpoint {path}: {error}. Free disk space or choose a writable folder, then run the "
+            "same command again to resume."
         ) from error
 
 
 def read_checkpoint(
     path: Path, identity: JSON, model: TrainableWorldModel, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], float, int, JSON]:
-    """Put weights and optimiser back; returns (best weights, their score, updates done, last logs).
+    """Load a checkpoint into the model and the optimizer.
 
-    Raises StageError for a checkpoint that is damaged or belongs to another fit.
+    Returns (best weights, their open-loop error, gradient steps done, last logs).
+    Raises StageError if the checkpoint is damaged or belongs to another fit.
     """
     try:
         tree = torch.load(path, weights_only=True, map_location="cpu")
@@ -59,14 +64,15 @@ def read_checkpoint(
         if same:
             model.load_state_dict(tree["model"])
             optimizer.load_state_dict(tree["optimizer"])
-    # A torch archive can break in many ways; each means the same here, and torch's own advice would mislead.
+    # A damaged archive can raise any exception, and the advice in torch's messages does not apply here.
     except Exception as error:
         raise StageError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}): delete it to begin again"
+            f"the checkpoint {path} of an interrupted fit cannot be read ({type(error).__name__}): delete it to fit "
+            "from scratch"
         ) from error
     if not same:
         raise StageError(
-            f"the checkpoint {path} belongs to a fit with another configuration or other data: delete it to begin "
-            "again, or use what it was begun with"
+            f"the checkpoint {path} belongs to an interrupted fit with another configuration or other data: use the "
+            "same configuration and data to resume, or delete the checkpoint to fit from scratch"
         )
     return tree["best"], tree["score"], tree["done"], tree["logs"]

@@ -8,57 +8,60 @@ from world_env.errors import InvalidOptionError
 from world_env.types import JSON
 
 MIN_UPDATES, MAX_UPDATES = 3_000, 30_000
-"""How many a fit takes of itself: enough for small data, and for large data to be seen often enough."""
-
-
-_STEPS_AN_UPDATE = 10
+"""Smallest and largest default number of gradient steps of a fit."""
+_STEPS_PER_UPDATE = 10
+"""Real steps per gradient step, between these limits."""
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a world model is fitted. The defaults serve every bundled task."""
+    """How a world model is fitted to real episodes."""
 
     family: str = "ensemble"
-    """Name in world_env.models.registry.FAMILIES."""
+    """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "linear", or a registered
+    name."""
     model: JSON = field(default_factory=dict)
-    """Fields of the family's own config that differ from its defaults."""
+    """Fields of the family's configuration as JSON (empty: its defaults), for example {"members": 7}."""
     updates: int | None = None
-    """Gradient updates; None: a tenth of the data's steps, at least 3,000 and at most 30,000."""
+    """Gradient steps (None: one per 10 real steps, between 3,000 and 30,000). More take longer and fit
+    the data better."""
     batch_size: int | None = None
-    """Windows an update, shared among an ensemble's members; None: as many as the family wants."""
+    """Data windows per gradient step, split among ensemble members (None: the default of the family). Larger batches
+    are slower and less noisy."""
     learning_rate: float | None = None
-    """Peak step size of AdamW; it warms up, then falls to nothing along a cosine. None: as the family wants."""
+    """Peak learning rate of AdamW (None: the default of the family). It rises in a warm-up, then falls along a
+    cosine."""
     weight_decay: float = 1e-5
-    """Decoupled decay of AdamW."""
+    """Decoupled weight decay of AdamW. Larger values give smaller weights and less overfitting."""
     max_gradient_norm: float = 10.0
-    """Gradients are scaled down to this norm."""
+    """Maximum gradient norm. Larger gradients are scaled down to it, which limits the effect of outliers."""
     held_out: float = 0.1
-    """Share of the episodes kept from training, to select and to calibrate by."""
+    """Fraction of the episodes in the validation split, in (0, 1). They select the best weights and set thresholds; the
+    model does not train on them."""
     validate_every: int = 250
-    """Updates between two looks at the held-out open-loop error, and between two checkpoints."""
+    """Gradient steps between two measurements of the validation error, and between two checkpoints. Fewer find better
+    weights but cost time."""
     states: int = 2_000
-    """Observations from inside the data, at most, that the twin keeps for learned episodes to begin from. Short
-    branches need many: what lies further than a branch from all of them is never seen."""
+    """Maximum number of states inside the data that the twin stores as start states of learned episodes. Short
+    rollouts need more of them to cover the data."""
     sharp_ends: bool = True
-    """Whether the twin ends episodes where single dimensions pass bounds beyond which nothing ever went on in the data,
-    whatever its model thinks."""
+    """Use hard termination bounds: the twin also terminates where one observation dimension passes a bound beyond which
+    every episode of the data ended. Off: only the model predicts termination."""
     seed: int = 0
-    """Of the weights, the windows and the split."""
+    """Random seed of the weights, the data windows and the validation split. Another seed gives another twin."""
     device: str = "cpu"
-    """Where the model learns and is measured, its data beside it; the twin comes back to the CPU."""
+    """Torch device of the fit, such as "cpu" or "cuda". A GPU speeds up image models. The finished twin is on
+    the CPU."""
 
     def __post_init__(self) -> None:
-        updates = MIN_UPDATES if self.updates is None else self.updates
-        batch = 1 if self.batch_size is None else self.batch_size
-        least = min(updates, batch, self.validate_every, self.states)
-        if least < 1 or not 0.0 < self.held_out < 1.0:
-            raise InvalidOptionError(
-                f"updates is {self.updates}, batch_size {self.batch_size}, validate_every {self.validate_every}, "
-                f"states {self.states} and held_out {self.held_out}: expected at least 1 of each, and a share between "
-                "0 and 1"
-            )
+        for name in ("updates", "batch_size", "validate_every", "states"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise InvalidOptionError(f"{name} is {number}, expected an integer >= 1")
+        if not 0.0 < self.held_out < 1.0:
+            raise InvalidOptionError(f"held_out is {self.held_out}, expected a fraction in (0, 1)")
 
 
 def updates_for(steps: int) -> int:
-    """Gradient updates of a fit to so many real steps, where nobody says another number."""
-    return min(max(MIN_UPDATES, steps // _STEPS_AN_UPDATE), MAX_UPDATES)
+    """Return the default number of gradient steps of a fit to `steps` real steps."""
+    return min(max(MIN_UPDATES, steps // _STEPS_PER_UPDATE), MAX_UPDATES)

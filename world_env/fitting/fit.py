@@ -1,9 +1,10 @@
-"""Fit a world model to episodes: the loop never asks which family it has."""
+"""Fit a world model of any family to episodes."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,18 +47,16 @@ from world_env.spec import WorldSpec
 from world_env.twin.twin import KnownFunction, Twin
 from world_env.types import JSON
 
-_ENOUGH_ENDS = 20
-"""Held-out terminal labels from which they alone choose the threshold; fewer say too little, and all data do."""
-
-
-_LONGEST_SELECTION = 200
-
-
+_MIN_TERMINALS = 20
+"""Terminal labels in the validation split that suffice to choose the threshold. With fewer, all data choose it."""
+_MAX_SELECTION_HORIZON = 200
+"""Longest horizon, in steps, of the open-loop error that selects the weights."""
 _SELECT_FROM = 0.5
-
-
+"""Fraction of the gradient steps after which weights can be selected."""
 Progress = Callable[[int, int, JSON], None]
-"""(updates done, updates wanted, logs): called after every validation."""
+"""(gradient steps done, gradient steps in total, logs): called after each validation."""
+
+_log = logging.getLogger(__name__)
 
 
 def fit(
@@ -71,21 +70,25 @@ def fit(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Twin:
-    """Fit a twin to an episode store or "minari:ID" and save it to `out`; a killed fit goes on where it was.
+    """Fit a twin to an episode store or "minari:ID" and save it to `out`.
 
-    horizon: the task's time limit in steps; None: the one that the data names.
+    An interrupted fit resumes from its checkpoint when the same call is made again.
+    horizon: time limit of the task in steps (None: that of the data).
+    progress: called after each validation.
+    tensorboard: folder for TensorBoard logs.
     reward_fn, termination_fn: as in `fit_episodes`.
-    Raises DataError, TooLittleDataError, StageError (`out` cannot be written, or the checkpoint is another fit's).
+    Raises DataError, TooLittleDataError, or StageError if `out` cannot be written or the checkpoint belongs to another
+    fit.
     """
     spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
     out = Path(out)
     check_target(out)
     with _writer(tensorboard) as write:
 
-        def report(done: int, wanted: int, logs: JSON) -> None:
+        def report(done: int, total: int, logs: JSON) -> None:
             write(done, logs)
             if progress is not None:
-                progress(done, wanted, logs)
+                progress(done, total, logs)
 
         checkpoint = out.parent / f".{out.name}.fit.pt"
         twin = fit_episodes(
@@ -117,15 +120,18 @@ def fit_episodes(
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
-    checkpoint: file for resuming; written at every validation.
-    warm_start: a twin of the same environment, family and configuration, fitted to less data, to begin from; few
-        updates are enough then.
-    reward_fn, termination_fn: known functions in the place of what is learned; `Twin.load` needs them again.
+    provenance: JSON tree for the provenance of the twin.
+    checkpoint: file for resuming, written at each validation.
+    warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
+        initial weights. Fewer gradient steps are enough then.
+    reward_fn, termination_fn: known functions that replace the learned ones. `Twin.load` needs them again.
+    Warns with FitWarning of data that limit the twin.
+    Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
     steps, config = sum(map(len, episodes)), config or FitConfig()
-    updates, home = config.updates or updates_for(steps), as_device(config.device)
+    updates, device = config.updates or updates_for(steps), as_device(config.device)
     config = dataclasses.replace(config, updates=updates)
-    began = time.perf_counter()
+    started = time.perf_counter()
     training, held_out = split(check_amount(episodes), config.held_out, config.seed)
     bounds = end_bounds(training if config.sharp_ends else [], spec)
     ranges = data_range(list(episodes), spec, ends=bounds)
@@ -136,18 +142,20 @@ def fit_episodes(
     check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
     model.prepare(everything.statistics())
-    begins: JSON = {}
+    initial: JSON = {}
     if warm_start is not None:
         check_same_kind(warm_start, spec, config.family, config.model)
         model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
-        begins = {"warm_start": warm_start.fingerprint()}
+        initial = {"warm_start": warm_start.fingerprint()}
     states = dataset_states(everything, config.states, config.seed, context=model.context)
-    model.to(home)
-    train, validation, everything = (each.to(home) for each in (train, validation, everything))
+    model.to(device)
+    train, validation, everything = (each.to(device) for each in (train, validation, everything))
     scale = scales_of(everything)
-    logs = _optimize(model, train, validation, scale, config, updates, progress, checkpoint, begins)
+    logs = _optimize(
+        model, train, validation, scale, config, updates, progress, checkpoint, initial
+    )
     model.eval().requires_grad_(False)
-    threshold, scores, seen = _ends(model, ranges, validation, everything)
+    threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
     fidelity = _measure(model, validation, scale)
     fidelity |= {"termination": scores, "notes": notes, "loss": logs}
     return Twin(
@@ -158,16 +166,18 @@ def fit_episodes(
         states=states,
         ranges=ranges,
         termination_threshold=threshold,
-        uncertainty_threshold=float(seen.max()) if bool(seen.isfinite().all()) else None,
+        uncertainty_threshold=float(uncertainty.max())
+        if bool(uncertainty.isfinite().all())
+        else None,
         provenance=(provenance or {})
         | {
             "fit": dataclasses.asdict(config),
             "steps": steps,
             "episodes": len(episodes),
             **digests(episodes, held_out),
-            "fit_seconds": round(time.perf_counter() - began, 1),
+            "fit_seconds": round(time.perf_counter() - started, 1),
             "commit": current_commit(),
-            **begins,
+            **initial,
         },
         fidelity=fidelity,
         reward_fn=reward_fn,
@@ -184,20 +194,22 @@ def _optimize(
     updates: int,
     progress: Progress | None,
     checkpoint: Path | None,
-    begins: JSON,
+    initial: JSON,
 ) -> JSON:
-    """The whole of training on one screen; leaves the best weights in the model and returns the last logs.
+    """Run the training loop, load the best weights into the model and return the last logs.
 
-    begins: what else than configuration and data a checkpoint must agree on.
+    scale: scale of each observation dimension, for the open-loop error.
+    initial: identity of the initial weights, which a checkpoint must match too.
     """
     parameters, rate = list(model.parameters()), config.learning_rate or model.learning_rate
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
-    identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | begins
-    best, score, begin = _copy(model), float("inf"), 0
+    identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | initial
+    best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
-        best, score, begin, logs = read_checkpoint(checkpoint, identity, model, optimizer)
-    for update in range(begin, updates):
+        best, score, first, logs = read_checkpoint(checkpoint, identity, model, optimizer)
+        _log.info("resuming an interrupted fit at gradient step %d of %d", first, updates)
+    for update in range(first, updates):
         share = update / updates
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(share)
@@ -212,16 +224,16 @@ def _optimize(
         done = update + 1
         if done % config.validate_every == 0 or done == updates:
             measured = evaluate_open_loop(
-                model, validation, horizon=_LONGEST_SELECTION, scale=scale
+                model, validation, horizon=_MAX_SELECTION_HORIZON, scale=scale
             )
-            # Early models can be smooth and ignorant: their heads have hardly seen an end.
-            grown = done >= _SELECT_FROM * updates
+            # Early models can have a low open-loop error although their termination head is untrained.
+            selectable = done >= _SELECT_FROM * updates
             logs = _plain(parts) | {
                 "open_loop": measured.score,
                 "open_loop_rms": float(measured.error.mean()),
                 "hold_last_rms": float(measured.hold_last.mean()),
             }
-            if grown and measured.score <= score:
+            if selectable and measured.score <= score:
                 best, score = _copy(model), measured.score
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
@@ -229,42 +241,43 @@ def _optimize(
                 progress(done, updates, logs)
     if score == float("inf"):
         raise DataError(
-            "no update gave a finite open-loop error: the data or the learning rate is too wild"
+            "the fit diverged: no validation gave a finite open-loop error. Lower learning_rate, or check the data for "
+            "extreme values"
         )
     model.load_state_dict(best)
     return logs | {"best_open_loop": score}
 
 
 def _clip(parameters: list[nn.Parameter], most: float) -> None:
-    """Scale the gradients down to the norm `most`; smaller ones are left alone, which saves a pass over them."""
+    """Scale gradients with a larger norm down to the norm `most`. Smaller ones need no pass over the gradients."""
     norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
-    # Written so that a norm that is no number spoils all weights at once, and the next look finds it.
+    # `not <=` is true for NaN: all weights become NaN at once, and the next validation detects it.
     if not norm <= most:
         clip_grads_with_norm_(parameters, most, norm)
 
 
 def _schedule(share: float) -> float:
-    """Warm up over 2 % of the updates, then a cosine to 2 % of the peak."""
+    """Return the factor of the learning rate: warm-up over 2 % of the gradient steps, then a cosine to 2 %."""
     warm = min(1.0, (share + 1e-3) / 0.02)
     return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(share * math.pi)))
 
 
-def _ends(
+def _termination(
     model: TrainableWorldModel,
     ranges: DataRange,
     validation: EncodedEpisodes,
     everything: EncodedEpisodes,
 ) -> tuple[float, JSON, Tensor]:
-    """(termination threshold, its scores on held-out data, which made no bound, uncertainty of every real step)."""
+    """Return (termination threshold, its scores on the validation split, uncertainty of each real step)."""
     probability, label, _ = one_step(model, validation, ranges=ranges)
-    every_probability, every_label, seen = one_step(model, everything, ranges=ranges)
+    every_probability, every_label, uncertainty = one_step(model, everything, ranges=ranges)
     threshold = (
         termination_threshold(probability, label)
-        if int(label.sum()) >= _ENOUGH_ENDS
+        if int(label.sum()) >= _MIN_TERMINALS
         else termination_threshold(every_probability, every_label)
     )
     scores = termination_scores(probability, label, threshold)
-    return threshold, scores | {"bounds": TerminalBounds(ranges).told()}, seen
+    return threshold, scores | {"bounds": TerminalBounds(ranges).told()}, uncertainty
 
 
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:
@@ -284,14 +297,15 @@ def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
     except (TypeError, ValueError) as error:
         names = [item.name for item in dataclasses.fields(config_class)]
         raise InvalidOptionError(
-            f"model options {config.model} do not fit the family {config.family!r} ({error}): it has {names}"
+            f"model options {config.model} do not fit the family {config.family!r} ({error}): expected names among "
+            f"{names}"
         ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = model_class(spec, model_config)
     if not isinstance(model, TrainableWorldModel):
         raise InvalidOptionError(
-            f"family {config.family!r} cannot be trained: it is no TrainableWorldModel"
+            f"family {config.family!r} cannot be trained: its model must be a TrainableWorldModel"
         )
     return model
 
@@ -306,7 +320,7 @@ def _plain(parts: dict[str, Tensor]) -> JSON:
 
 @contextmanager
 def _writer(folder: Path | None) -> Iterator[Callable[[int, JSON], None]]:
-    """TensorBoard where a folder is given, else nothing."""
+    """Yield a function that writes logs to TensorBoard, or does nothing without a folder."""
     if folder is None:
         yield lambda done, logs: None
         return

@@ -1,10 +1,10 @@
-"""What a fit refuses before it begins, and what it warns of."""
+"""Checks and warnings before a fit."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from gymnasium import spaces
@@ -20,23 +20,25 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON
 
 MIN_STEPS = 100
-"""Real steps below which no fit is worth its name."""
+"""Minimum number of real steps of a fit."""
 FEW_TERMINALS = 5
-"""Terminal labels below which the termination head is a guess."""
-_FAINT = 32
-"""Levels of 255 that pixels should differ by."""
+"""Terminal labels below which a fit warns that termination is unreliable."""
+MIN_PIXEL_RANGE = 32
+"""Range of pixel values, of 255, below which a fit warns of low contrast."""
+_MAX_NAMES = 3
+"""Names in a note that counts several observations."""
 
 
 class FitWarning(UserWarning):
-    """The data can be fitted, but something in it limits what the twin can know."""
+    """The data limit the quality of the twin, but it can be fitted."""
 
 
 def check_target(out: Path) -> None:
-    """What saving would refuse after the fit is refused before it."""
+    """Raise StageError before the fit if the twin could not be saved to `out` after it."""
     foreign = out.exists() and not (out / "twin.json").is_file()
     if foreign and (out.is_file() or any(out.iterdir())):
         raise StageError(
-            f"{out} exists and is no twin: it is not overwritten. Choose another folder, or remove it first."
+            f"{out} exists and is not a twin folder, so it is not overwritten: choose another folder, or remove it"
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,86 +46,103 @@ def check_target(out: Path) -> None:
             pass
     except OSError as error:
         raise StageError(
-            f"cannot write a twin to {out}: {error}. Choose a folder that can be written."
+            f"cannot write a twin to {out}: {error}. Choose a writable folder."
         ) from error
 
 
 def check_amount(episodes: Sequence[Episode]) -> list[Episode]:
-    """The episodes; raises TooLittleDataError for so few steps that nothing could be learned."""
+    """Return the episodes as a list. Raise TooLittleDataError if they have too few steps."""
     steps = sum(len(episode) for episode in episodes)
     if steps < MIN_STEPS:
         raise TooLittleDataError(
-            f"{steps} steps in {len(episodes)} episodes are too little: a fit needs at least {MIN_STEPS} steps, "
-            "a good one usually 2,000 or more. Collect more with `world-env collect`."
+            f"too little data: {steps} steps in {len(episodes)} episodes, expected at least {MIN_STEPS} steps (a good "
+            "fit usually needs 2,000 or more). Collect more with `world-env collect`."
         )
     return list(episodes)
 
 
 def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> None:
-    """Raises TooLittleDataError where no episode is as long as the windows that the family learns from."""
+    """Raise TooLittleDataError if all episodes are shorter than the training windows of the family."""
     longest, wanted = max(len(episode) for episode in episodes), model.window(1.0)
     if wanted > longest:
         raise TooLittleDataError(
-            f"the model learns from windows of {wanted} steps, but the longest episode has {longest}: collect longer "
-            "episodes, or shorten the family's window (for the ensemble: rollout)"
+            f"episodes are too short: the model trains on windows of {wanted} steps, but the longest episode has "
+            f"{longest}. Collect longer episodes, or set a shorter window (ensemble: model option `rollout`)."
         )
 
 
 def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> None:
-    """Raises InvalidOptionError unless a fit of this configuration can go on from `older`."""
+    """Raise InvalidOptionError unless the twin `older` can be the warm start of a fit of this configuration."""
     fitted = older.provenance.get("fit") or {}
-    for name, theirs, ours in (
+    for name, earlier, expected in (
         ("family", older.family, family),
         ("model options", fitted.get("model"), model),
         ("observation space", older.spec.observation_space, spec.observation_space),
         ("action space", older.spec.action_space, spec.action_space),
     ):
-        if theirs != ours:
+        if earlier != expected:
             raise InvalidOptionError(
-                f"a fit cannot go on from this twin: its {name} is {theirs}, this fit has {ours}. Take a twin of the "
-                "same environment and configuration, or begin anew."
+                f"the twin of warm_start has another {name}: {earlier}, expected {expected}. Choose a twin of the same "
+                "environment and configuration, or fit from scratch."
             )
 
 
 def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:
-    """What limits a twin of these episodes, warned of (FitWarning) and for its card."""
-    pictures = _picture_notes(train)
-    notes = [*pictures.values(), *column_notes(train, without=pictures)]
+    """Return the limits of the data, one line per kind, and warn of each (FitWarning)."""
+    image_notes, image_keys = _image_notes(train)
+    notes = [*image_notes, *column_notes(train, without=image_keys)]
     labels = int(train.terminated.sum() + validation.terminated.sum())
     if spec.horizon is None:
         notes.append(
-            "the data names no time limit: without a horizon nothing can be judged in the twin"
+            "the data have no time limit: without a horizon, no policy can be evaluated in the twin"
         )
     if labels == 0:
-        notes.append("no episode ever terminated: the twin will not end one before its horizon")
+        notes.append(
+            "no episode ever terminated: the model cannot learn termination, so learned episodes end at the horizon "
+            "only"
+        )
     elif labels < FEW_TERMINALS:
         notes.append(
-            f"only {labels} terminal labels (at least {FEW_TERMINALS} wanted): where episodes end is a guess"
+            f"only {labels} terminal labels, expected at least {FEW_TERMINALS}: predicted terminations are unreliable"
         )
     for note in notes:
         warnings.warn(note, FitWarning, stacklevel=3)
     return notes
 
 
-def _picture_notes(data: EncodedEpisodes) -> dict[str, str]:
-    """By key: what looks like pictures and is not taken for any, and pictures of which a loss would see little.
+def _image_notes(data: EncodedEpisodes) -> tuple[list[str], set[str]]:
+    """Return the notes on images, one per kind, and the keys that they are about.
 
-    Said instead of what could be said of each of their numbers.
+    Kinds: images with low contrast; arrays that look like images but are encoded as single numbers.
     """
-    notes = {}
+    ranges: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for key, space in data.codec.keys.items():
         values = data.observations[key]
         if is_image(space):
             reach = int(values.max()) - int(values.min())
-            if reach < _FAINT:
-                notes[key] = (
-                    f"{key}: its pixels differ by {reach} of 255 at most, which a picture's loss hardly sees. Spread "
-                    "them over 0 to 255 (gymnasium.wrappers.TransformObservation), or declare the bounds that they "
-                    "have: then they are learned as numbers."
-                )
+            if reach < MIN_PIXEL_RANGE:
+                ranges[key] = reach
         elif isinstance(space, spaces.Box) and len(space.shape) > 2:
-            notes[key] = (
-                f"{key}: {space.shape} of {space.dtype} is learned as {values[0].numel():,} single numbers. Pictures "
-                "are uint8 from 0 to 255, (height, width), (height, width, channels) or (channels, height, width)."
-            )
-    return notes
+            numbers[key] = values[0].numel()
+    notes = []
+    if ranges:
+        notes.append(
+            f"{_names(ranges)}: pixels differ by at most {max(ranges.values())} of 255, which has little effect on "
+            "the image loss. Scale them to [0, 255] (gymnasium.wrappers.TransformObservation), or declare their "
+            "real bounds, then they are fitted as numbers."
+        )
+    if numbers:
+        one = data.codec.keys[next(iter(numbers))]
+        notes.append(
+            f"{_names(numbers)}: fitted as {sum(numbers.values()):,} single numbers, not as images (shape {one.shape}, "
+            f"{one.dtype}). Images must be uint8 in [0, 255] with the shape (height, width), (height, width, channels) "
+            "or (channels, height, width)."
+        )
+    return notes, {*ranges, *numbers}
+
+
+def _names(keys: Collection[str]) -> str:
+    """Name up to three observation keys, and count them if there are more."""
+    shown = ", ".join(list(keys)[:_MAX_NAMES])
+    return shown if len(keys) <= _MAX_NAMES else f"{len(keys)} observations (first: {shown})"

@@ -1,4 +1,4 @@
-"""Policies: saved, loaded, normalised, and trained with faster updates."""
+"""Policies: save and load them, normalise their observations, update them faster."""
 
 from typing import TYPE_CHECKING
 

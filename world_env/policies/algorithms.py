@@ -1,4 +1,4 @@
-"""Algorithms of Stable-Baselines3 by name."""
+"""Stable-Baselines3 algorithms by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIBRARIES = ("stable_baselines3", "sb3_contrib")
 
 
 def algorithm_class(name: str) -> type[BaseAlgorithm]:
-    """A Stable-Baselines3 (or sb3-contrib) algorithm by its name, such as "PPO".
+    """Return the class of a Stable-Baselines3 or sb3-contrib algorithm by its name, such as "PPO".
 
     Raises MissingExtraError without Stable-Baselines3, InvalidOptionError for an unknown name.
     """
@@ -32,14 +32,14 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
 
         known |= {n: c for n, c in vars(module).items() if (hasattr(c, "learn") and n.isupper())
                   or n in ("RecurrentPPO", "MaskablePPO", "CrossQ")}  # fmt: skip
-    # The same algorithms and files, with cheaper updates.
+    # Same algorithms and files as Stable-Baselines3, faster gradient updates.
     from world_env.policies.fast_sb3.ppo import PPO
     from world_env.policies.fast_sb3.sac import SAC
 
     known |= {"PPO": PPO, "SAC": SAC}
     if name not in known:
         raise InvalidOptionError(
-            f"unknown algorithm {name!r}: expected one of {', '.join(sorted(known))}. More come "
-            "with: pip install sb3-contrib"
+            f"unknown algorithm {name!r}: expected one of {', '.join(sorted(known))}. "
+            "More algorithms: pip install sb3-contrib"
         )
     return known[name]

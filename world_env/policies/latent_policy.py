@@ -1,7 +1,7 @@
-"""Policies that see a world through a twin's model: on its latents instead of on observations.
+"""Policies whose input is the latent state of a twin's world model instead of the observation.
 
-Such a policy takes the model with it, on disk too, so that it acts wherever observations are: in reality, and in other
-twins. While it learns, the twin hands it latents without ever decoding them.
+The world model is stored with the policy, in memory and on disk. The policy therefore acts on plain observations, in
+the real environment and in other twins. While it trains in a twin, it receives latents and nothing is decoded.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LatentEncoder:
-    """What a policy sees through. mode: "latent" or "both"."""
+    """World model that maps observations to the input of a policy. mode: observation mode, "latent" or "both"."""
 
     twin: Twin
     mode: str
 
 
-# Beside the algorithms and not in them: what lies in an algorithm is pickled with it.
+# Not an attribute of the algorithm: Stable-Baselines3 pickles attributes when it saves.
 _ENCODERS: WeakKeyDictionary[BaseAlgorithm, LatentEncoder] = WeakKeyDictionary()
 
 
 def attach_encoder(model: BaseAlgorithm, encoder: LatentEncoder | None) -> None:
-    """From now on the policy sees through this twin; None: with its own eyes."""
+    """Set the encoder of a policy. None: the policy takes observations."""
     if encoder is None:
         _ENCODERS.pop(model, None)
     else:
@@ -41,14 +41,14 @@ def attach_encoder(model: BaseAlgorithm, encoder: LatentEncoder | None) -> None:
 
 
 def encoder_of(model: BaseAlgorithm) -> LatentEncoder | None:
-    """What a policy sees through; None: it takes observations as they are."""
+    """Return the encoder of a policy, or None if it takes observations."""
     return _ENCODERS.get(model)
 
 
 class LatentActor:
-    """A policy on latents as a function of observations; it remembers the episodes that it is in.
+    """Latent policy as a function of observations. It keeps the latent state of each running episode.
 
-    `begin` forgets them: the rows of the next call stand at the beginning of theirs.
+    Call `begin` before new episodes: it discards these states.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class LatentActor:
         self._last: np.ndarray | None = None
 
     def begin(self) -> None:
-        """The next call is the first of new episodes, of all their rows."""
+        """Discard all latent states: the next call holds the first observations of new episodes."""
         self._last = None
 
     def took(self, action: np.ndarray, rows: np.ndarray) -> None:
-        """What was done instead of the last call's actions (R, ...): the model follows what happened."""
-        assert self._last is not None, "there is no past yet"
+        """Replace actions of the last call by the executed ones (R, ...), for the latent states of rows (R,)."""
+        assert self._last is not None, "took() called before the first action"
         self._last[rows] = action
 
     def fork(self, number: int) -> LatentActor:
-        """An actor of `number` rows that all remember what row 0 of this one does."""
-        assert self._last is not None, "there is no past yet"
+        """Return an actor for `number` batch rows that all start in the latent state of row 0."""
+        assert self._last is not None, "fork() called before the first action"
         other = copy.copy(self)
         other._filter, other._last = self._filter.fork(number), np.repeat(self._last[:1], number, 0)
         return other
 
     def __call__(self, observation: Any, rows: np.ndarray) -> np.ndarray:
-        """(R, ...) actions for the rows (R,) of an episode each."""
+        """Return actions (R, ...) for observations (R, ...); rows (R,) are the indices of their episodes."""
         if self._last is None:
             latent = self._filter.begin(observation, rows.tolist())
         else:

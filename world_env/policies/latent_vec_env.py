@@ -1,4 +1,4 @@
-"""Real worlds that are stepped together, as a twin's model takes them in: all rows in one call of it."""
+"""Real vector environments with latent observations: one call of the world model encodes all environments."""
 
 from __future__ import annotations
 
@@ -17,58 +17,59 @@ from world_env.spaces import copied, row_of
 from world_env.spec import check_same_spaces
 
 
-class LatentRows(VecEnvWrapper):
-    """`world_env.wrappers.latent_observation.LatentObservation` around each of N worlds, with the same draws, in a fraction of the time.
+class LatentObservationVecEnv(VecEnvWrapper):
+    """Vector version of `world_env.wrappers.latent_observation.LatentObservation`, with the same random numbers.
 
-    Raises SpaceMismatchError for worlds that the twin is not of, InvalidActionError for an action that they do not
-    have, before a real step is spent.
+    venv: real environments of the encoder's twin.
+    Raises SpaceMismatchError if the spaces differ from the twin's, and InvalidActionError for an action outside the
+    action space. Both are raised before a real step is taken.
     """
 
     def __init__(self, venv: VecEnv, encoder: LatentEncoder) -> None:
         check_same_spaces(venv, encoder.twin.spec)
         self._filter, self._codec = StateFilter(encoder.twin, encoder.mode), encoder.twin.codec
         super().__init__(venv, observation_space=self._filter.view.space)
-        self._begin_counting(secrets.randbits(48))
-        self._taken = np.zeros(0)
+        self._set_seed(secrets.randbits(48))
+        self._actions = np.zeros(0)
 
-    def _begin_counting(self, seed: int) -> None:
+    def _set_seed(self, seed: int) -> None:
         self._streams = torch.arange(self.num_envs, dtype=torch.int64) + seed
         self._episodes = torch.zeros(self.num_envs, dtype=torch.int64)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Of the worlds, and of the model's draws: row i has seed + i."""
+        """Seed the environments and the world model's noise: environment i gets seed + i."""
         if seed is not None:
-            self._begin_counting(seed)
+            self._set_seed(seed)
         return self.venv.seed(seed)
 
     def reset(self) -> Any:
-        """Begin new episodes."""
-        seeds = self._next(np.arange(self.num_envs))
+        """Reset all environments and return latents (N, F)."""
+        seeds = self._next_seeds(np.arange(self.num_envs))
         return self._filter.begin(self.venv.reset(), seeds)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Hand out the actions (N, ...)."""
+        """Start a step with the actions (N, ...)."""
         self._codec.encode_action(actions)
-        self._taken = np.array(actions)
+        self._actions = np.array(actions)
         self.venv.step_async(actions)
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """As the wrapped worlds, with latents; those of "terminal_observation" too."""
+        """Finish the step: observations and "terminal_observation" are latents."""
         observation, rewards, dones, infos = self.venv.step_wait()
         ended = np.flatnonzero(dones)
-        seen = copied(observation)
+        reached = copied(observation)
         for row in ended:
-            _put(seen, row, infos[row]["terminal_observation"])
-        latent = self._filter.go_on(self._taken, seen, np.arange(self.num_envs))
+            _put(reached, row, infos[row]["terminal_observation"])
+        latent = self._filter.go_on(self._actions, reached, np.arange(self.num_envs))
         for row in ended:
             infos[row]["terminal_observation"] = copied(row_of(latent, int(row)))
         if len(ended):
-            begun = self._filter.begin(row_of(observation, ended), self._next(ended), ended)
-            _put(latent, ended, begun)
+            seeds = self._next_seeds(ended)
+            _put(latent, ended, self._filter.begin(row_of(observation, ended), seeds, ended))
         return latent, rewards, dones, infos
 
-    def _next(self, rows: np.ndarray) -> list[int]:
-        """Seeds of the rows' next episodes."""
+    def _next_seeds(self, rows: np.ndarray) -> list[int]:
+        """Return the noise seeds of the next episodes of these environments."""
         index = torch.from_numpy(rows)
         seeds: list[int] = derive_seeds(self._streams[index], self._episodes[index]).tolist()
         self._episodes[index] += 1

@@ -1,4 +1,4 @@
-"""Feature extractor that normalises observations by the statistics of a data set."""
+"""Features extractor that normalises observations by the statistics of a data set."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from world_env.errors import SpaceMismatchError
 
 _NORMALIZED_LIMIT = 10.0
+"""Bound of a normalised value, in scales."""
 
 
 class NormalizedFeatures(nn.Module):
-    """Flat observations as (x - mean) / scale, clipped: a Stable-Baselines3 features extractor.
+    """Stable-Baselines3 features extractor: flat observations as (x - mean) / scale, clipped.
 
-    The normalisation travels inside the policy, so no pickle of a wrapper is needed to use it.
-    mean, scale: D numbers each, in the observation's own units.
+    The statistics are stored inside the policy, so the policy needs no separate `VecNormalize` file.
+    mean, scale: D numbers each, in the units of the observation.
+    Raises SpaceMismatchError if D is not the number of observation dimensions.
     """
 
     def __init__(
@@ -28,8 +30,9 @@ class NormalizedFeatures(nn.Module):
         self.features_dim = int(np.prod(observation_space.shape, dtype=int))
         if not len(mean) == len(scale) == self.features_dim:
             raise SpaceMismatchError(
-                f"{len(mean)} means and {len(scale)} scales for {self.features_dim} observation "
-                "dimensions: take the statistics from data of this environment"
+                f"normalization has {len(mean)} means and {len(scale)} scales, expected "
+                f"{self.features_dim} of each, one per observation dimension: compute them from "
+                "data of this environment"
             )
         self.mean: Tensor
         self.scale: Tensor
@@ -37,6 +40,6 @@ class NormalizedFeatures(nn.Module):
         self.register_buffer("scale", torch.tensor(list(scale), dtype=torch.float32))
 
     def forward(self, observation: Tensor) -> Tensor:
-        """(B, *O) to (B, D)."""
+        """Normalise observations (B, *O) to features (B, D)."""
         normalized = (observation.flatten(1) - self.mean) / self.scale
         return normalized.clamp(-_NORMALIZED_LIMIT, _NORMALIZED_LIMIT)

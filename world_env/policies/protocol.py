@@ -1,4 +1,4 @@
-"""The protocol of policies that act in the real environment while data is collected."""
+"""Protocol of the policies that act in the real environment during data collection."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from typing import Any, Protocol
 
 
 class Exploration(Protocol):
-    """Chooses real actions. After the same episodes and `reset` with the same seed it acts the same again."""
+    """Policy for data collection. The same episodes and the same seeds give the same actions."""
 
     def reset(self, seed: int) -> None:
-        """Begin an episode."""
+        """Start an episode."""
 
     def act(self, observation: Any) -> Any:
-        """An action of the environment's action space for one unbatched observation."""
+        """Return an action of the action space for one unbatched observation."""
 
     def skip(self, seed: int, steps: int) -> None:
-        """Take in an episode of so many steps that was played before a kill, with this seed; most need not."""
+        """Account for an episode collected before an interruption.
+
+        Only policies with a state across episodes need it. seed: reset seed of the episode. steps: its length.
+        """
         return None

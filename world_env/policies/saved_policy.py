@@ -1,7 +1,7 @@
-"""TrainedPolicy policies on disk.
+"""Saved policies.
 
-A policy on disk is a folder: `policy.zip` (Stable-Baselines3) and `policy.json` (what it is,
-readable without loading it). A zip can execute code when loaded: load only what you trust.
+A saved policy is a folder with `policy.zip` (Stable-Baselines3) and `policy.json` (algorithm, spaces and provenance,
+readable without loading the policy). A zip can execute code when it is loaded: load only policies that you trust.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from world_env.errors import SpaceMismatchError, StageError, TwinFormatError
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
-from world_env.simulation.config import OBSERVATION_MODES
+from world_env.simulation.config import check_mode
 from world_env.spaces import space_from_json, space_to_json
 from world_env.spec import WorldSpec
 from world_env.twin.twin import load_cached
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 FORMAT = 1
-"""Version of the policy folder; older readers refuse newer folders."""
+"""Version of the policy folder. A reader refuses folders of a newer version."""
 CLOSED = "closed"
-"""Provenance of policies that judge twins: none may collect the data of one."""
+"""Provenance key of policies that evaluate twins. They must not collect the data of a twin."""
 
 
 _ZIP, _JSON = "policy.zip", "policy.json"
 
 
 _ENCODER = "encoder"
-"""Folder of the twin that a policy sees through, inside its own."""
+"""Folder of the encoder's twin, inside the folder of a latent policy."""
 
 
 def save_policy(
@@ -47,17 +47,19 @@ def save_policy(
     trained_in: str,
     provenance: JSON | None = None,
 ) -> Path:
-    """Write the policy's folder in one move; an older policy there is replaced.
+    """Save a policy to a folder. An older policy in the folder is replaced in one atomic step.
 
-    trained_in: "learned" or "real".
-    provenance: anything worth knowing of its training, a strict JSON tree.
-    Raises StageError if the folder cannot be written, or holds something else.
+    trained_in: "learned" (in a twin) or "real".
+    provenance: description of the training, a strict JSON tree.
+    Raises StageError if the folder cannot be written or holds other files.
     """
     target = Path(folder)
     if target.exists() and not (target / _JSON).is_file() and (
         not target.is_dir() or any(target.iterdir())
     ):  # fmt: skip
-        raise StageError(f"{target} exists and is no policy: choose another folder")
+        raise StageError(
+            f"{target} exists and is not a policy folder (it has no {_JSON}): choose another folder"
+        )
     encoder = encoder_of(model)
     tree = {
         "format": FORMAT,
@@ -76,9 +78,9 @@ def save_policy(
         beside.mkdir(parents=True, exist_ok=True)
         model.save(beside / _ZIP)
         if encoder is not None:
-            # Its model is all that is looked through: without known functions it loads without them.
-            model_alone = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
-            model_alone.save(beside / _ENCODER)
+            # The encoder needs the model only. Without known functions it loads without them.
+            encoder_twin = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
+            encoder_twin.save(beside / _ENCODER)
         (beside / _JSON).write_text(text + "\n", encoding="utf-8")
         if target.exists():
             os.replace(target, old)
@@ -87,40 +89,41 @@ def save_policy(
         if old.exists() and not target.exists():
             os.replace(old, target)
         raise StageError(
-            f"cannot write the policy {target}: {error}. What was there before is untouched; free "
-            "some space, or choose another folder."
+            f"cannot write the policy {target}: {error}. The earlier content of the folder is "
+            "unchanged. Free disk space or choose another folder."
         ) from error
     finally:
-        for left_over in (beside, old):
-            shutil.rmtree(left_over, ignore_errors=True)
+        for temporary in (beside, old):
+            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
 def policy_card(folder: str | os.PathLike[str]) -> JSON:
-    """What `policy.json` says, without loading the policy. Raises StageError on a bad folder."""
+    """Read `policy.json` without loading the policy. Raises StageError if it is missing or damaged."""
     path = Path(folder) / _JSON
     if not path.is_file():
         raise StageError(
-            f"{folder} is no policy: {_JSON} is missing. Train one with `world-env learn`, or "
-            "check the path."
+            f"{folder} is not a policy folder: {_JSON} is missing. Check the path, or train a "
+            "policy with `world-env learn`."
         )
     try:
         tree: JSON = json.loads(path.read_text(encoding="utf-8"))
         version = tree["format"]
         if type(version) is int and version > FORMAT:
             raise StageError(
-                f"{path} has the format {version}, this version reads up to {FORMAT}: upgrade "
-                "world-env"
+                f"{path} has format {version}, but this version of world-env reads formats up to "
+                f"{FORMAT}: upgrade world-env"
             )
         for name in ("observation_space", "action_space"):
             space_from_json(tree[name])
-        if tree.get("sees") and tree["sees"]["mode"] not in OBSERVATION_MODES:
-            raise ValueError(f"it sees {tree['sees']}, expected a mode of {OBSERVATION_MODES}")
+        if tree.get("sees"):
+            check_mode(tree["sees"]["mode"])
         if not isinstance(tree["algorithm"], str):
-            raise TypeError(f"algorithm is {tree['algorithm']!r}, expected a name")
+            raise TypeError(f"algorithm must be a string, got {tree['algorithm']!r}")
     except (ValueError, KeyError, TypeError, TwinFormatError) as error:
         raise StageError(
-            f"{path} is damaged ({type(error).__name__}: {error}): train again"
+            f"{path} is damaged ({type(error).__name__}: {error}): restore the file, or train the "
+            "policy again"
         ) from error
     return tree
 
@@ -132,23 +135,24 @@ def load_policy(
     expect: WorldSpec | None = None,
     device: str = "cpu",
 ) -> BaseAlgorithm:
-    """The trained algorithm in a folder. It can execute code: load only what you trust.
+    """Load the algorithm from a policy folder. Loading can execute code: load only policies that you trust.
 
-    env: an environment to go on training in.
-    expect: whose spaces the policy must have, else SpaceMismatchError.
-    Raises StageError for a missing or damaged policy.
+    env: environment for further training.
+    expect: spec whose spaces the policy must have.
+    device: torch device of the policy.
+    Raises StageError if the policy is missing or damaged, SpaceMismatchError if its spaces differ from `expect`.
     """
     card = policy_card(folder)
-    named = {name: space_from_json(card[name]) for name in ("observation_space", "action_space")}
+    stored = {name: space_from_json(card[name]) for name in ("observation_space", "action_space")}
     sees = card.get("sees")
     encoder = sees and LatentEncoder(load_cached(Path(folder) / _ENCODER), sees["mode"])
     if expect is not None:
-        shown = encoder.twin.spec.observation_space if encoder else named["observation_space"]
-        for name, space in (named | {"observation_space": shown}).items():
+        required = encoder.twin.spec.observation_space if encoder else stored["observation_space"]
+        for name, space in (stored | {"observation_space": required}).items():
             if space != getattr(expect, name):
                 raise SpaceMismatchError(
-                    f"the policy {folder} has the {name} {space}, expected "
-                    f"{getattr(expect, name)}: choose a policy trained for this environment"
+                    f"policy {folder} has {name} {space}, expected {getattr(expect, name)}: choose "
+                    "a policy trained for this environment"
                 )
     path = Path(folder) / _ZIP
     algorithm = algorithm_class(card["algorithm"])
@@ -157,15 +161,16 @@ def load_policy(
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, AttributeError, EOFError,
             TypeError, ImportError, zipfile.BadZipFile) as error:  # fmt: skip
         raise StageError(
-            f"{path} cannot be loaded ({type(error).__name__}: {error}): it is missing, damaged, "
-            f"or not a policy of {card['algorithm']}. Train again, or restore it."
+            f"{path} cannot be loaded ({type(error).__name__}: {error}): the file is missing, "
+            f"damaged, or not a {card['algorithm']} policy. Restore it, or train the policy again."
         ) from error
     if (
-        model.observation_space != named["observation_space"]
-        or model.action_space != named["action_space"]
+        model.observation_space != stored["observation_space"]
+        or model.action_space != stored["action_space"]
     ):
         raise StageError(
-            f"{path} and {_JSON} beside it disagree on the spaces: they are of two policies"
+            f"{path} and {_JSON} disagree on the spaces: they belong to different policies. "
+            "Restore the folder, or train the policy again."
         )
     attach_encoder(model, encoder)
     return model

@@ -1,4 +1,4 @@
-"""Training of policies with Stable-Baselines3."""
+"""Policy training with Stable-Baselines3, in a twin or in the real environment."""
 
 from typing import TYPE_CHECKING
 

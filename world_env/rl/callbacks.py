@@ -1,4 +1,4 @@
-"""Policies kept on the way: what a run knew after a share of its steps."""
+"""Stable-Baselines3 callbacks: save policies during training, report progress."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def milestones(
     stages: Mapping[int, Path], *, trained_in: str, provenance: JSON | None = None
 ) -> BaseCallback:
-    """A Stable-Baselines3 callback that saves the policy as soon as it has trained for a stage's steps.
+    """Return a callback that saves the policy after given numbers of training steps.
 
-    stages: steps -> folder of the policy; what is there already (from before a kill) is left alone.
+    stages: steps -> folder of the policy. A folder that exists already, from an interrupted run, is kept.
     trained_in, provenance: as in `save_policy`.
     """
     from stable_baselines3.common.callbacks import BaseCallback
@@ -35,44 +35,23 @@ def milestones(
     return Milestones()
 
 
-def at_marks(steps: int, times: int, mark: Callable[[int], None]) -> BaseCallback:
-    """Calls `mark` with the steps done, between two rollouts, about so many times over `steps`."""
+def at_intervals(steps: int, times: int, call: Callable[[int], None]) -> BaseCallback:
+    """Return a callback that calls `call(steps done)` between rollouts, about `times` times over `steps`."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     chunk = -(-steps // times)
 
-    class Marks(BaseCallback):
+    class AtIntervals(BaseCallback):
         def _on_training_start(self) -> None:
-            self.marked = self.model.num_timesteps // chunk
+            self.chunks = self.model.num_timesteps // chunk
 
         def _on_rollout_start(self) -> None:
             done = self.model.num_timesteps
-            if done // chunk > self.marked:
-                self.marked = done // chunk
-                mark(done)
+            if done // chunk > self.chunks:
+                self.chunks = done // chunk
+                call(done)
 
         def _on_step(self) -> bool:
             return True
 
-    return Marks()
-
-
-def growing_branches(first: int, last: int, steps: int) -> BaseCallback:
-    """A callback: `branch_length` from `first` to `last`, evenly over the first `steps` of a training.
-
-    MBPO (Janner et al. 2019, arXiv:1906.08253) lets branches grow over real steps, because its model gets better; here
-    the model stands still, and it is the values at the branches' ends that do.
-    """
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    class Growing(BaseCallback):
-        def _on_rollout_start(self) -> None:
-            share = min(1.0, self.num_timesteps / max(1, steps))
-            length = round(first + (last - first) * share)
-            for simulator in self.training_env.get_attr("simulator", indices=[0]):
-                simulator.set_branch_length(length)
-
-        def _on_step(self) -> bool:
-            return True
-
-    return Growing()
+    return AtIntervals()

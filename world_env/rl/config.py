@@ -1,4 +1,4 @@
-"""How policies are trained: one configuration for twins and for reality."""
+"""Settings of policy training, the same for twins and for the real environment."""
 
 from __future__ import annotations
 
@@ -18,80 +18,81 @@ MANY_ROWS: JSON = {
     "gamma": 0.99,
     "gae_lambda": 0.95,
 }
-"""PPO in many rows: many updates on small batches, because large ones are quick per step and slow per return."""
+"""PPO arguments for many environments. Small batches reach a given return in less time than large ones."""
 FEW_ROWS: JSON = MANY_ROWS | {"n_steps": 256, "batch_size": 64}
-"""PPO in up to 8 rows, where every step costs a real one."""
-_ROWS = 64
+"""PPO arguments for up to 8 environments, where each step is usually a real one."""
+_NUM_ENVS = 64
 
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """How a policy is trained; the same fields in a twin and in reality."""
+    """How a policy is trained, in a twin or in the real environment."""
 
     algo: str = "PPO"
-    """Any Stable-Baselines3 (or sb3-contrib) algorithm."""
+    """Stable-Baselines3 or sb3-contrib algorithm, by its class name. PPO and SAC use faster updates on a CPU."""
     steps: int = 200_000
-    """Environment steps."""
+    """Environment steps in total. In a twin they cost time only; in the real environment each one is counted."""
     rows: int | None = None
-    """Worlds stepped together; None: 64, or 1 for off-policy algorithms, whose `gradient_steps` count for all rows."""
+    """Number of parallel environments (None: 64, or 1 for off-policy algorithms). More environments give more steps
+    per second, but fewer gradient steps per environment step."""
     seed: int = 0
-    """Of the policy's weights, its actions and the worlds."""
+    """Random seed of the policy's weights, its actions and the environments. Another seed gives another policy."""
     options: JSON = field(default_factory=dict)
-    """Arguments of the algorithm that differ from the defaults."""
+    """Constructor arguments of the algorithm as JSON (empty: the defaults of world-env). Each one replaces a default,
+    for example {"gamma": 0.95}."""
     dataset_starts: float = 0.5
-    """Learned worlds: share of episodes that begin from a state inside the data."""
+    """Twins: fraction of episodes that start from a state inside the data, in [0, 1]. Higher values visit late states
+    more often; 0 uses the initial states only."""
     rollout_length: int | None = None
-    """Learned worlds: cap on one learned episode; shorter ones visit more starts, values are bootstrapped."""
+    """Twins: maximum steps of one learned episode (None: the horizon). Shorter rollouts visit more start states and
+    limit model error; values are bootstrapped where they end."""
     branch_length: int | None = None
-    """Learned worlds: the same for episodes that begin inside the data only; those from true starts go on."""
-    first_branch_length: int | None = None
-    """Learned worlds: branches grow from here to `branch_length` over the first half of the steps; None: no growth."""
+    """Twins: maximum steps of an episode that starts inside the data (None: the horizon). It limits model error and
+    leaves episodes from initial states at full length."""
     on_uncertain: str = "pessimistic"
-    """Learned worlds: "ignore", "truncate", "terminate" or "pessimistic" past the threshold."""
+    """Twins: what happens above the uncertainty threshold: "ignore", "truncate", "terminate" or "pessimistic"
+    (terminate with the lowest reward of the data for all steps left, which keeps policies close to the data)."""
     temperature: float = 1.0
-    """Learned worlds: scale of the model's noise."""
+    """Twins: factor of the world model's noise, >= 0. 0 removes the noise; higher values make the twin noisier."""
     least_noise: float = 0.4
-    """Warm starts: deviation that a Gaussian policy's actions have at least when it goes on, in half widths of the
-    action space: what has settled down looks for nothing better."""
+    """Warm starts: minimum action standard deviation at the start, in half widths of the action space. Higher values
+    explore more; 0 keeps that of the earlier policy."""
     observation_mode: str = "pixels"
-    """What the policy sees: "pixels", observations as they are (vectors too); "latent", the state of the twin's model,
-    which is never decoded; "both". In reality it looks through a twin (`learn(through=...)`)."""
+    """Input of the policy: "pixels" (the observation, vectors too), "latent" (state of the world model, not decoded) or
+    "both". In the real environment the last two need a twin as encoder."""
     reward: str = "task"
-    """Learned worlds: "task", or "uncertainty": a policy that goes where the twin knows least."""
+    """Twins: "task", or "uncertainty" for the uncertainty of the twin as reward. The latter trains a policy that
+    explores states unlike the data."""
     normalize: bool = True
-    """Learned worlds: put the data's mean and scale into the policy."""
+    """Twins: normalise vector observations by the mean and scale of the twin's data. Off: raw values."""
     normalization: JSON | None = None
-    """Real worlds, of which no data is known: {"mean", "scale"} of each observation dimension, for the policy."""
+    """Real environment: {"mean": [...], "scale": [...]}, one number per observation dimension (None: raw values).
+    The policy normalises observations by them."""
     normalize_rewards: bool = True
-    """On-policy algorithms learn from rewards over the deviation of discounted returns."""
+    """On-policy algorithms: divide rewards by the standard deviation of discounted returns. Off: raw rewards, which
+    need a learning rate of their own; logged returns are raw in both cases."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.worlds < 1:
-            raise InvalidOptionError(
-                f"{self.steps} steps in {self.rows} rows: expected at least 1 of each"
-            )
+        for name, number in (("steps", self.steps), ("rows", self.rows)):
+            if number is not None and number < 1:
+                raise InvalidOptionError(f"{name} must be >= 1, got {number}")
         check_mode(self.observation_mode)
-        if self.first_branch_length is not None and (
-            self.branch_length is None or self.first_branch_length > self.branch_length
-        ):
-            raise InvalidOptionError(
-                f"branches grow from {self.first_branch_length} to {self.branch_length} steps: give a branch_length, "
-                "and a first one that is no longer"
-            )
         if self.reward not in ("task", "uncertainty"):
             raise InvalidOptionError(f"reward is {self.reward!r}, expected 'task' or 'uncertainty'")
         gamma = self.discount
         if not isinstance(gamma, int | float) or not 0.0 <= gamma <= 1.0:
-            raise InvalidOptionError(f"gamma is {gamma!r}, expected a discount in 0..1")
+            raise InvalidOptionError(
+                f"options['gamma'] must be a discount factor in [0, 1], got {gamma!r}"
+            )
 
     @property
     def discount(self) -> float:
-        """The algorithm's, as its options name it or by default."""
+        """Discount factor: `gamma` of `options`, or the default."""
         gamma: Any = self.options.get("gamma", MANY_ROWS["gamma"])
         return gamma  # type: ignore[no-any-return]
 
     @property
-    def worlds(self) -> int:
-        """How many are stepped together."""
-        usual = 1 if self.algo in OFF_POLICY else _ROWS
-        return usual if self.rows is None else self.rows
+    def num_envs(self) -> int:
+        """Number of parallel environments."""
+        default = 1 if self.algo in OFF_POLICY else _NUM_ENVS
+        return default if self.rows is None else self.rows

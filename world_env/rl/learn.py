@@ -1,9 +1,11 @@
-"""Train a policy with Stable-Baselines3, in a twin or in the real environment: one field decides."""
+"""Train a policy with Stable-Baselines3, in a twin or in the real environment."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +23,10 @@ from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
-from world_env.rl.callbacks import at_marks, growing_branches
+from world_env.rl.callbacks import at_intervals
 from world_env.rl.config import FEW_ROWS, MANY_ROWS, OFF_POLICY, LearnConfig
-from world_env.rl.resume import forget, keep_replay, take_back
-from world_env.rl.warm_start import begin_from
+from world_env.rl.resume import remove, restore, save_replay_buffer
+from world_env.rl.warm_start import load_warm_start
 from world_env.spaces import is_image
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
@@ -44,8 +46,13 @@ __all__ = [
 ]
 
 _LAST_RATE = 0.05
-"""Share of the peak learning rate at which on-policy algorithms end."""
-_CHUNKS = 20
+"""Final learning rate of on-policy algorithms, as a fraction of the peak."""
+_SAVES = 20
+"""How often a training saves its state and reports progress."""
+_SIDES = {"learned": "a twin", "real": "the real environment"}
+"""Wording of `trained_in` in errors."""
+
+_log = logging.getLogger(__name__)
 
 
 def learn(
@@ -60,13 +67,18 @@ def learn(
     warm_start: Path | None = None,
     through: Twin | None = None,
 ) -> BaseAlgorithm:
-    """Train in a twin (no real step is made) or in the real environment (every step is counted).
+    """Train a policy in a twin (no real step is taken) or in the real environment (every step is counted).
 
-    out: folder of the policy; a killed run goes on from the last of twenty savings (weights, optimiser, scale of the
-        rewards, replay buffer; the worlds begin new episodes), a finished one is loaded.
-    callbacks: of Stable-Baselines3, called while it trains.
-    warm_start: folder of a policy to begin from, with the same algorithm and networks.
-    through: real worlds: the twin through whose model the policy sees where `observation_mode` is not "pixels".
+    world: a twin or a real environment.
+    out: folder of the policy. A finished policy is loaded instead of trained again. After an interruption, the same
+        call resumes from the last save (weights, optimizer, reward statistics, replay buffer) with new episodes.
+    ledger: counts real steps; required for the real environment.
+    purpose: purpose under which the ledger counts them.
+    progress: called with (steps done, steps in total, logs).
+    callbacks: Stable-Baselines3 callbacks.
+    warm_start: folder of a policy with the same algorithm and networks whose weights are the initial weights.
+    through: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
+    Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
     """
     config = config or LearnConfig()
     encoder = _encoder(world, config, through)
@@ -78,53 +90,44 @@ def learn(
     env = _world(world, config, encoder, ledger, purpose)
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
-    began, partial = (
-        time.perf_counter(),
-        None if out is None else Path(out).with_name(f".{Path(out).name}.partial"),
-    )
+    began = time.perf_counter()
+    partial = None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
-        _same(partial, world, described)
+        _check_same_training(partial, world, described)
         model = load_policy(partial, env=env)
-        take_back(model, env, partial)
+        restore(model, env, partial)
+        _log.info("resuming the training of %s at step %d", out, model.num_timesteps)
     elif warm_start is not None:
-        begin_from(model, warm_start, env, least_noise=config.least_noise)
+        load_warm_start(model, warm_start, env, least_noise=config.least_noise)
     attach_encoder(model, encoder)
 
-    def mark(done: int) -> None:
+    def save_and_report(done: int) -> None:
         if partial is not None and done < config.steps:
-            keep_replay(model, partial)
-            said: JSON = {"done": done, "reward_statistics": _reward_statistics(env)}
-            _save(model, partial, world, described | said)
+            save_replay_buffer(model, partial)
+            state: JSON = {"done": done, "reward_statistics": _reward_statistics(env)}
+            _save(model, partial, world, described | state)
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
 
     left = config.steps - (model.num_timesteps if resumed else 0)
     if left > 0:
-        # One call, not one a chunk: each rounds up to whole rollouts, and begins its schedules anew.
-        ours = [at_marks(config.steps, _CHUNKS, mark), *_growth(config)]
-        model.learn(left, callback=[*ours, *callbacks], reset_num_timesteps=not resumed)
-    mark(max(model.num_timesteps, config.steps))
+        # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
+        saves = at_intervals(config.steps, _SAVES, save_and_report)
+        model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
+    save_and_report(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
     env.close()
     if ledger is not None:
         ledger.save()
     if out is not None:
         seconds = round(time.perf_counter() - began, 1)
-        said: JSON = {"done": model.num_timesteps, "seconds": seconds}
-        said |= {"reward_statistics": rewards}
-        _save(model, Path(out), world, described | said)
+        state: JSON = {"done": model.num_timesteps, "seconds": seconds}
+        state |= {"reward_statistics": rewards}
+        _save(model, Path(out), world, described | state)
         if partial is not None:
-            forget(partial)
+            remove(partial)
     return model
-
-
-def _growth(config: LearnConfig) -> list[BaseCallback]:
-    """Lets branches grow over the first half of the steps, where they should."""
-    first, last = config.first_branch_length, config.branch_length
-    if first is None or last is None:
-        return []
-    return [growing_branches(first, last, config.steps // 2)]
 
 
 def _world(
@@ -138,32 +141,31 @@ def _world(
 
     from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 
-    rows = config.worlds
     if isinstance(world, EnvConfig):
         if config.reward != "task":
             raise InvalidOptionError(
-                f"reward={config.reward!r} is something that only learned worlds pay: learn in a twin"
+                f"reward={config.reward!r} is available in a twin only: train in a twin, or use reward='task'"
             )
         if ledger is None:
             raise StageError(
-                "learning in reality spends real steps: pass the ledger that counts them"
+                "training in the real environment takes real steps, which must be counted: pass ledger=StepLedger(...)"
             )
-        env = make_real_vec(world, rows, purpose=purpose, ledger=ledger)
+        env = make_real_vec(world, config.num_envs, purpose=purpose, ledger=ledger)
         if encoder is not None:
-            from world_env.policies.latent_vec_env import LatentRows
+            from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
-            env = LatentRows(env, encoder)
+            env = LatentObservationVecEnv(env, encoder)
         env.seed(config.seed)
         return _scaled(env, config)
     learned: VecEnv = WorldModelSB3VecEnv(
         world,
-        rows,
+        config.num_envs,
         uncertainty=True if config.reward == "uncertainty" else None,
         dataset_starts=config.dataset_starts if world.states is not None else 0.0,
         on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
         temperature=config.temperature,
         rollout_length=config.rollout_length,
-        branch_length=config.first_branch_length or config.branch_length,
+        branch_length=config.branch_length,
         observation_mode=config.observation_mode,
     )
     learned.seed(config.seed)
@@ -177,26 +179,30 @@ def _world(
 def _encoder(
     world: Twin | EnvConfig, config: LearnConfig, through: Twin | None
 ) -> LatentEncoder | None:
-    """What the policy sees through from now on."""
+    """Return the encoder of a latent policy, or None. Raises InvalidOptionError if `through` does not fit."""
     mode, real = config.observation_mode, isinstance(world, EnvConfig)
-    if through is not None and (mode == "pixels" or not real):
+    if through is not None and not real:
         raise InvalidOptionError(
-            f"a policy with observation_mode={mode!r} in a {_side(world)} world has no use for `through`: it is for "
-            "'latent' or 'both' in reality"
+            "`through` is for training in the real environment, but this training is in a twin, which encodes its own "
+            "latents: omit `through`"
+        )
+    if through is not None and mode == "pixels":
+        raise InvalidOptionError(
+            f"`through` has no effect with observation_mode={mode!r}: choose 'latent' or 'both', or omit `through`"
         )
     if mode == "pixels":
         return None
     twin = through if isinstance(world, EnvConfig) else world
     if twin is None:
         raise InvalidOptionError(
-            f"observation_mode={mode!r} in reality needs the twin that the policy sees through: "
-            "pass through=, on the command line --through FOLDER"
+            f"observation_mode={mode!r} in the real environment needs a twin whose world model encodes the "
+            "observations: pass through=TWIN (--through FOLDER on the command line)"
         )
     return LatentEncoder(twin, mode)
 
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
-    """Rewards over the running deviation of discounted returns, on-policy only; logs stay in task units."""
+    """Normalise rewards by the standard deviation of discounted returns, on-policy only. Logs stay in raw units."""
     if not config.normalize_rewards or config.algo in OFF_POLICY:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
@@ -207,26 +213,32 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
 def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
     from stable_baselines3.common.utils import LinearSchedule
 
+    kind = algorithm_class(config.algo)
+    _check_names(kind, config.options)
     options: JSON = {}
     if config.algo == "PPO":
-        options = dict(MANY_ROWS if config.worlds > 8 else FEW_ROWS)
+        options = dict(MANY_ROWS if config.num_envs > 8 else FEW_ROWS)
     if config.algo in OFF_POLICY:
-        # More places than transitions would only make every saving slower.
+        # A larger buffer than there are transitions would only make each save slower.
         options["buffer_size"] = config.steps
     if config.algo == "SAC" and isinstance(world, Twin):
-        # Twice as much noise as usual: what is tried in a twin costs nothing, as in MBPO (arXiv:1906.08253).
+        # Half the usual value gives more exploration, as in MBPO (arXiv:1906.08253): twin steps are free.
         options["target_entropy"] = -0.5 * float(np.prod(env.action_space.shape or (1,)))
     options |= config.options
     if config.algo not in OFF_POLICY and isinstance(options.get("learning_rate"), float):
-        # On-policy policies end calmer when the step size falls: the last of them is the one that is kept.
+        # The last policy is the one that is saved, and a falling learning rate makes it less noisy.
         peak = options["learning_rate"]
         options["learning_rate"] = LinearSchedule(peak, _LAST_RATE * peak, 1.0)
     policy_kwargs: dict[str, Any] = dict(options.pop("policy_kwargs", {}))
     activation = policy_kwargs.get("activation_fn")
     if isinstance(activation, str):
+        if not hasattr(nn, activation):
+            raise InvalidOptionError(
+                f"unknown activation_fn {activation!r} in policy_kwargs: expected a class of torch.nn, such as 'ReLU'"
+            )
         policy_kwargs["activation_fn"] = getattr(nn, activation)
     if config.observation_mode != "pixels":
-        pass  # latents have scales of their own
+        pass  # the statistics are those of observations, not of latents
     elif isinstance(world, Twin) and config.normalize:
         policy_kwargs |= normalization_of(world)
     elif config.normalization is not None:
@@ -237,12 +249,12 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
         shape = env.observation_space.shape or ()
         if len(shape) == 2:
             raise InvalidOptionError(
-                f"pictures {shape} have no axis of channels, and Stable-Baselines3's policies want one: learn "
-                "on latents (observation_mode='latent', --observation-mode latent), or wrap the environment "
-                "in GrayscaleObservation with keep_dim"
+                f"image observations of shape {shape} have no channel axis, but Stable-Baselines3's CnnPolicy needs "
+                "one: train on latents (observation_mode='latent', --observation-mode latent), or wrap the "
+                "environment in gymnasium.wrappers.GrayscaleObservation with keep_dim=True"
             )
     try:
-        return algorithm_class(config.algo)(
+        return kind(
             policy,
             env,
             seed=config.seed,
@@ -251,25 +263,39 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
             **options,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        # What its constructor refuses: an unknown or impossible option, a space it has no policy for, or a picture that
-        # is too small for its convolutions.
+        # An impossible option, a space that the algorithm does not support, or an image too small for its convolutions.
+        given = f". Options given: {config.options}" if config.options else ""
         raise InvalidOptionError(
-            f"{config.algo} does not take the options {sorted(options)} with actions in {env.action_space}: {error}"
+            f"cannot train {config.algo} with {policy}: {error or type(error).__name__}. The observation space is "
+            f"{env.observation_space}, the action space is {env.action_space}{given}"
         ) from error
 
 
+def _check_names(kind: type[BaseAlgorithm], options: JSON) -> None:
+    """Raise InvalidOptionError for names that are no constructor arguments of the algorithm."""
+    parameters = inspect.signature(kind).parameters
+    # `learn` sets these names itself.
+    names = set(parameters) - {"policy", "env", "seed", "device", "_init_setup_model"}
+    unknown = sorted(set(options) - names)
+    if unknown and all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
+        raise InvalidOptionError(
+            f"unknown options {unknown} for {kind.__name__}: expected names among {sorted(names)}"
+        )
+
+
 def check_counts_from_zero(space: spaces.Space[Any]) -> None:
-    """Raises SpaceMismatchError for discrete actions with another `start`: Stable-Baselines3 ignores it."""
+    """Raise SpaceMismatchError for discrete actions that do not start at 0: Stable-Baselines3 ignores `start`."""
     start = getattr(space, "start", 0)
     if np.any(start):
         raise SpaceMismatchError(
-            f"the action space {space} does not count from 0, but Stable-Baselines3's policies do: wrap the "
-            'environment in "world_env.wrappers.zero_based_actions:ZeroBasedActions" (`wrappers` of EnvConfig, --wrappers)'
+            f"the action space {space} does not start at 0, but the policies of Stable-Baselines3 do: wrap the "
+            'environment in "world_env.wrappers.zero_based_actions:ZeroBasedActions" (EnvConfig.wrappers or '
+            "--wrappers)"
         )
 
 
 def normalization_of(twin: Twin) -> dict[str, Any]:
-    """`policy_kwargs` with the mean and scale of the twin's data; empty for images and Dict observations."""
+    """Return `policy_kwargs` with the mean and scale of the twin's data; empty for images and Dict observations."""
     space = twin.spec.observation_space
     if not isinstance(space, spaces.Box) or is_image(space) or twin.states is None:
         return {}
@@ -296,16 +322,16 @@ def _save(model: BaseAlgorithm, out: Path, world: Twin | EnvConfig, provenance: 
 
 
 def _identity(world: Twin | EnvConfig) -> JSON:
-    """Which world a policy was trained in, so that no policy of another one is taken for it."""
+    """Return the JSON that identifies the environment of a training."""
     if isinstance(world, EnvConfig):
-        # As it is read back: lists, not tuples.
+        # As read from disk: lists, not tuples.
         tree: JSON = json.loads(json.dumps(world.to_json()))
         return tree
     return {"twin": world.fingerprint()}
 
 
 def _reward_statistics(env: VecEnv) -> JSON | None:
-    """The scale of the rewards so far; None where they are not scaled."""
+    """Return the running statistics of the returns, or None if rewards are not normalised."""
     from stable_baselines3.common.vec_env import VecNormalize
 
     if not isinstance(env, VecNormalize):
@@ -313,29 +339,37 @@ def _reward_statistics(env: VecEnv) -> JSON | None:
     return {name: float(getattr(env.ret_rms, name)) for name in ("mean", "var", "count")}
 
 
-def _same(folder: Path, world: Twin | EnvConfig, described: JSON) -> None:
+def _check_same_training(folder: Path, world: Twin | EnvConfig, described: JSON) -> None:
+    """Raise StageError if the folder holds a policy of another environment or configuration."""
     card = policy_card(folder)
     stored = card["provenance"].get("learn", {})
+    advice = "choose another folder, or delete it to train from scratch"
     if card.get("trained_in") != _side(world):
         raise StageError(
-            f"{folder} holds a policy trained in the {card.get('trained_in')} world, not in the {_side(world)} one: "
-            "choose another folder, or delete it to begin again"
+            f"{folder} holds a policy trained in {_SIDES.get(str(card.get('trained_in')))}, but this training is in "
+            f"{_SIDES[_side(world)]}: {advice}"
         )
     if card["provenance"].get("world") != _identity(world):
         raise StageError(
-            f"{folder} holds a policy trained in another {_side(world)} world (other weights, data or arguments): "
-            "choose another folder, or delete it to begin again"
+            f"{folder} holds a policy trained in another "
+            + (
+                "twin"
+                if isinstance(world, Twin)
+                else "real environment, or with other arguments of it"
+            )
+            + f": {advice}"
         )
-    # A setting that came later had its default when an older policy was trained.
-    plain = dataclasses.asdict(LearnConfig()) | {"through": None}
-    if {key: stored.get(key, plain[key]) for key in described} != described:
-        raise StageError(
-            f"{folder} holds a policy of another configuration: choose another folder, or delete it to begin again"
-        )
+    # A policy saved before a setting existed has the default of that setting.
+    defaults = dataclasses.asdict(LearnConfig()) | {"through": None}
+    earlier = {key: stored.get(key, defaults[key]) for key in described}
+    changed = [key for key in described if earlier[key] != described[key]]
+    if changed:
+        values = ", ".join(f"{key} was {earlier[key]!r}, now {described[key]!r}" for key in changed)
+        raise StageError(f"{folder} holds a policy of another configuration ({values}): {advice}")
 
 
 def _finished(out: Path, world: Twin | EnvConfig, described: JSON) -> BaseAlgorithm:
-    _same(out, world, described)
+    _check_same_training(out, world, described)
     return load_policy(out)
 
 

@@ -1,4 +1,4 @@
-"""A half-trained policy on disk: what its folder does not hold by itself, so that a killed training goes on."""
+"""State of an interrupted training that a policy folder does not hold: replay buffer and reward statistics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def _replay_file(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.replay.pkl")
 
 
-def keep_replay(model: BaseAlgorithm, partial: Path) -> None:
-    """Beside and renamed, before the policy that goes with it: a kill in between leaves a little more, not less."""
+def save_replay_buffer(model: BaseAlgorithm, partial: Path) -> None:
+    """Save the replay buffer of an off-policy algorithm atomically.
+
+    Call it before the policy is saved: an interruption in between then leaves too many transitions, not too few.
+    """
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
     if isinstance(model, OffPolicyAlgorithm):
@@ -28,8 +31,8 @@ def keep_replay(model: BaseAlgorithm, partial: Path) -> None:
             model.save_replay_buffer(temporary)
 
 
-def take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
-    """What a half-trained policy's folder does not hold by itself."""
+def restore(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
+    """Restore replay buffer and reward statistics of an interrupted training."""
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
     set_reward_statistics(env, policy_card(partial)["provenance"]["learn"]["reward_statistics"])
@@ -37,7 +40,7 @@ def take_back(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
         model.load_replay_buffer(_replay_file(partial))
 
 
-def forget(partial: Path) -> None:
-    """Remove a half-trained policy and what belongs to it."""
+def remove(partial: Path) -> None:
+    """Remove the saved state of an interrupted training."""
     shutil.rmtree(partial, ignore_errors=True)
     _replay_file(partial).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A new policy begins where an older one ended: the same actions and values, in the new twin's scales."""
+"""Warm start: initialise a policy with the weights of an earlier one, adapted to the new normalisation."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 _FIRST_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.value_net.0")
 
 
-def begin_from(
+def load_warm_start(
     model: BaseAlgorithm, folder: Path, env: VecEnv, *, least_noise: float = 0.0
 ) -> None:
-    """Give a fresh algorithm the weights of a policy in a folder, and its worlds the scale of that policy's rewards.
+    """Load the weights of a saved policy into a new algorithm, and its reward statistics into the environments.
 
-    Weights of an actor-critic policy are rewritten for the fresh one's normalisation, which knows more data; other
-    policies keep the older one. The optimiser and the schedules begin anew.
-    least_noise: deviation of a Gaussian policy's actions to begin with, at least, in half widths of the action space.
-    Raises InvalidOptionError for a policy of another algorithm or other networks.
+    An actor-critic policy gets the new normalisation, with first layers rewritten to give the same output; other
+    policies keep the earlier normalisation. The optimizer and the schedules start from scratch.
+    folder: the earlier policy.
+    least_noise: minimum action standard deviation of a Gaussian policy, in half widths of the action space.
+    Raises InvalidOptionError for a policy of another algorithm or with other networks.
     """
     older = load_policy(folder)
     if type(older) is not type(model):
         raise InvalidOptionError(
-            f"the policy {folder} is of {type(older).__name__}, this training is of {type(model).__name__}: begin from "
-            "a policy of the same algorithm"
+            f"warm_start {folder} is a {type(older).__name__} policy, but algo is {type(model).__name__}: choose a "
+            "policy of the same algorithm"
         )
     weights = dict(older.policy.state_dict())
     _renormalize(weights, older.policy, model.policy)
@@ -42,24 +43,24 @@ def begin_from(
         model.policy.load_state_dict(weights)
     except RuntimeError as error:
         raise InvalidOptionError(
-            f"the policy {folder} has other networks than this training ({error}): begin from a policy with the same "
+            f"warm_start {folder} has other networks than the new policy ({error}): choose a policy with the same "
             "policy_kwargs"
         ) from error
-    noise, space = getattr(model.policy, "log_std", None), model.action_space
-    # State-dependent exploration (gSDE) has weights instead of deviations.
-    if noise is not None and noise.ndim == 1 and least_noise > 0.0 and isinstance(space, Box):
+    log_std, space = getattr(model.policy, "log_std", None), model.action_space
+    # State-dependent exploration (gSDE) has weights instead of standard deviations.
+    if log_std is not None and log_std.ndim == 1 and least_noise > 0.0 and isinstance(space, Box):
         half = np.subtract(space.high, space.low).flatten() / 2 if space.is_bounded() else 1.0
-        least = torch.as_tensor(np.log(least_noise * half), dtype=noise.dtype)
-        noise.data.copy_(noise.maximum(least))
-    # SAC learns its temperature beside the policy.
-    ours, theirs = (getattr(each, "log_ent_coef", None) for each in (model, older))
-    if ours is not None and theirs is not None:
-        ours.data.copy_(theirs.data)
+        minimum = torch.as_tensor(np.log(least_noise * half), dtype=log_std.dtype)
+        log_std.data.copy_(log_std.maximum(minimum))
+    # SAC learns its entropy coefficient outside the policy.
+    new_coef, old_coef = (getattr(each, "log_ent_coef", None) for each in (model, older))
+    if new_coef is not None and old_coef is not None:
+        new_coef.data.copy_(old_coef.data)
     set_reward_statistics(env, policy_card(folder)["provenance"]["learn"].get("reward_statistics"))
 
 
 def set_reward_statistics(env: VecEnv, statistics: dict[str, float] | None) -> None:
-    """Take up a scale of the rewards; None, or worlds that do not scale them: nothing happens."""
+    """Set the running reward statistics of `VecNormalize`. No effect for None or for environments without it."""
     from stable_baselines3.common.vec_env import VecNormalize
 
     if isinstance(env, VecNormalize) and statistics is not None:
@@ -68,7 +69,7 @@ def set_reward_statistics(env: VecEnv, statistics: dict[str, float] | None) -> N
 
 
 def _renormalize(weights: dict[str, Any], older: Any, newer: Any) -> None:
-    """Rewrite, in place, what depends on the normalisation: x_old = gain * x_new + shift, seen by the first layers."""
+    """Rewrite the first layers in place for the new normalisation: x_old = gain * x_new + shift."""
     before, after = (getattr(policy, "features_extractor", None) for policy in (older, newer))
     if not isinstance(before, NormalizedFeatures) or not isinstance(after, NormalizedFeatures):
         return

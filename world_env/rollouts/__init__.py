@@ -1,4 +1,4 @@
-"""Episodes of a policy, in the real environment and in a twin."""
+"""Rollouts of a policy in the real environment and in a twin."""
 
 from typing import TYPE_CHECKING
 

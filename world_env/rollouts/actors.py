@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 
 Actor = Callable[[Any, np.ndarray], np.ndarray]
-"""(batched observations, (B,) row numbers) -> batched actions."""
+"""(batched observations, (B,) episode indices) -> batched actions."""
 
 
 def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
-    """A trained policy, on what it sees through; recurrent policies are not covered here."""
+    """Return the actor of a trained policy, with its encoder if it is a latent policy.
+
+    deterministic: whether to take the mode of the action distribution instead of a sample.
+    Recurrent policies are not supported.
+    """
     encoder = encoder_of(model)
     if encoder is not None:
         return LatentActor(model, encoder, deterministic=deterministic)
@@ -28,14 +32,14 @@ def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
 
 
 def scripted_actor(name: str) -> Actor:
-    """A policy written by hand, "module:function": batched observations in, batched actions out."""
+    """Return the actor of a hand-written policy, "module:function": batched observations to batched actions."""
     module, _, function = name.partition(":")
     act = getattr(importlib.import_module(module), function)
     return lambda observation, rows: np.asarray(act(observation))
 
 
 def random_actor(space: spaces.Space[Any], seeds: Sequence[int]) -> Actor:
-    """Uniform random actions, each row with a generator of its own."""
+    """Return an actor with uniform random actions. seeds: one per episode."""
     import copy
 
     samplers = [copy.deepcopy(space) for _ in seeds]
@@ -45,6 +49,6 @@ def random_actor(space: spaces.Space[Any], seeds: Sequence[int]) -> Actor:
 
 
 def begin_episodes(actor: Actor) -> None:
-    """New episodes begin: an actor with a memory forgets the old ones."""
+    """Reset the state that an actor keeps across steps. Call it before new episodes."""
     if isinstance(actor, LatentActor):
         actor.begin()

@@ -1,4 +1,4 @@
-"""Episodes of a policy in a twin."""
+"""Rollouts of a policy in a twin."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ def run_learned(
     on_uncertain: str = "ignore",
     discount: float = 1.0,
 ) -> Returns:
-    """One learned episode from each given first observation.
+    """Play one learned episode from each given first observation.
 
-    on_uncertain: of SimulatorConfig; whoever judges leaves it at "ignore". A twin without a threshold has no other.
-    discount: step t's reward counts discount**t; whoever judges leaves it at 1.
+    first: N batched first observations.
+    seed: seed of the world model's noise.
+    watch: callback for each learned step.
+    on_uncertain: as in SimulatorConfig. Evaluations use "ignore". A twin without an uncertainty threshold always does.
+    discount: discount factor of the returns. Evaluations use 1.
+    Raises InvalidOptionError for a twin without a horizon.
     """
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     check_horizon(twin)
@@ -35,31 +39,32 @@ def run_learned(
     config = SimulatorConfig(uncertainty=True, on_uncertain=rule)
     simulator = Simulator(twin, rows, seed=seed, config=config)
     observation = simulator.reset(options={"observation": first})
-    values, lengths, past, known = np.zeros(rows), np.zeros(rows, np.int64), 0, True
+    values, lengths, above, has_uncertainty = np.zeros(rows), np.zeros(rows, np.int64), 0, True
     begin_episodes(actor)
     while not simulator.finished.all():
         running = ~simulator.finished
         index = np.flatnonzero(running)
-        chosen = np.asarray(actor(row_of(observation, index), index))
-        actions = np.zeros((rows, *chosen.shape[1:]), chosen.dtype)
-        actions[index] = chosen
+        taken = np.asarray(actor(row_of(observation, index), index))
+        actions = np.zeros((rows, *taken.shape[1:]), taken.dtype)
+        actions[index] = taken
         result = simulator.step(actions, rows=running)
         values += np.where(running, result.reward * discount**lengths, 0.0)
         lengths += running
         if result.uncertainty is None or twin.uncertainty_threshold is None:
-            known = False
+            has_uncertainty = False
         else:
-            past += int((result.uncertainty[running] > twin.uncertainty_threshold).sum())
+            above += int((result.uncertainty[running] > twin.uncertainty_threshold).sum())
         if watch is not None:
             watch(observation, result, running)
         observation = result.observation
-    return Returns(values, lengths, first, past / int(lengths.sum()) if known else None)
+    share = above / int(lengths.sum()) if has_uncertainty else None
+    return Returns(values, lengths, first, share)
 
 
 def check_horizon(twin: Twin) -> None:
-    """Raises InvalidOptionError for a twin whose episodes may never end."""
+    """Raise InvalidOptionError for a twin without a horizon, whose episodes may never end."""
     if twin.spec.horizon is None:
         raise InvalidOptionError(
-            "this twin has no horizon, so its episodes may never end: fit it again with `--horizon STEPS`, or set one "
-            "in its spec"
+            "this twin has no horizon, so an episode may never end: fit it again with `--horizon STEPS`, or set "
+            "`horizon` in its spec"
         )

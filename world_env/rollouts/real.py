@@ -1,4 +1,4 @@
-"""Episodes of a policy in the real environment."""
+"""Rollouts of a policy in the real environment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from world_env.rollouts.returns import Returns, stacked
 from world_env.spaces import copied
 from world_env.spec import EnvConfig
 
-_PART = "reward_"
+_REWARD_TERM = "reward_"
+"""Prefix of the reward terms in the `info` of MuJoCo environments."""
 
 
 def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
-    """What the real environment shows after a reset with each seed, batched; takes no step."""
+    """Reset the real environment once per seed and return the batched first observations. No step is taken."""
     env = make_real(real, purpose="judge", ledger=StepLedger())
     try:
         return stacked([copied(env.reset(seed=int(seed))[0]) for seed in seeds])
@@ -31,7 +32,10 @@ def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
 def run_real(
     actor: Actor, real: EnvConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
 ) -> Returns:
-    """One real episode a reset seed, all stepped side by side; every step is counted under `purpose`."""
+    """Play one real episode per reset seed, in parallel.
+
+    purpose: purpose under which the ledger counts every step.
+    """
     envs = [make_real(real, purpose=purpose, ledger=ledger) for _ in seeds]
     current = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
     first = stacked(current)
@@ -47,7 +51,7 @@ def run_real(
             values[row] += float(reward)
             lengths[row] += 1
             for name, part in info.items():
-                if name.startswith(_PART) and isinstance(part, Real):
+                if name.startswith(_REWARD_TERM) and isinstance(part, Real):
                     parts[name][row] += float(part)
             if not (terminated or truncated):
                 still.append(row)

@@ -1,4 +1,4 @@
-"""One policy's episodes, in reality and in a twin, from the same starts."""
+"""Returns of a policy in the real environment or in a twin, and their confidence interval."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import numpy as np
 from world_env.simulation.simulator import StepResult
 
 Watch = Callable[[Any, StepResult, np.ndarray], None]
-"""(observations left, what the step showed, (B,) bool rows that were stepped): sees every learned step."""
+"""Callback for each learned step: (observations before it, result of the step, (B,) bool: episodes stepped)."""
 
 
 @dataclass(frozen=True)
 class Returns:
-    """Returns of one policy in one world, undiscounted unless they were asked for otherwise.
+    """Returns of N episodes of one policy, in the real environment or in a twin.
 
-    values: (N,) one return an episode. lengths: (N,) steps. first: the N first observations, batched.
-    past_threshold: share of learned steps past the twin's uncertainty threshold; None in reality.
-    parts: in reality, what the environment itself says that its rewards consist of (every number of `info` whose name
-        begins with "reward_", as MuJoCo's tell), summed: name -> (N,); a twin predicts only their sum.
+    values: (N,) return of each episode, undiscounted unless a discount was given.
+    lengths: (N,) steps of each episode.
+    first: the N first observations, batched.
+    past_threshold: fraction of learned steps above the twin's uncertainty threshold. None for real episodes and for
+        twins without a threshold.
+    parts: name -> (N,) sum over the episode of each number in `info` whose name begins with "reward_" (the reward
+        terms of MuJoCo environments). Empty for learned episodes, because a twin predicts the total reward only.
     """
 
     values: np.ndarray
@@ -32,18 +35,18 @@ class Returns:
 
     @property
     def mean(self) -> float:
-        """Mean return."""
+        """Return the mean over episodes."""
         return float(self.values.mean())
 
     def ci95(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean over episodes."""
+        """Return the 95 % bootstrap interval of the mean over episodes."""
         return bootstrap_mean(self.values)
 
 
 def bootstrap_mean(
     values: np.ndarray, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, 10,000 resamples (scipy)."""
+    """Return the percentile bootstrap interval (low, high) of the mean of (N,) values (scipy.stats.bootstrap)."""
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
     from scipy.stats import bootstrap
@@ -61,7 +64,7 @@ def bootstrap_mean(
 
 
 def stacked(observations: Sequence[Any]) -> Any:
-    """Single observations, or dicts of them, as one array (N, ...), or a dict of such."""
+    """Stack N single observations into one array (N, ...), or a dict of arrays for Dict observations."""
     if isinstance(observations[0], dict):
         return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
     return np.stack(observations)

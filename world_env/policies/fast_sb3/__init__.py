@@ -1,1 +1,1 @@
-"""Stable-Baselines3's PPO and SAC with a faster update on a CPU."""
+"""PPO and SAC of Stable-Baselines3 with a faster update on a CPU."""

@@ -1,9 +1,9 @@
-"""Small networks and action distributions with written-out gradients: what autograd adds per minibatch is not paid.
+"""Small networks and action distributions with hand-written gradients, which avoid the overhead of autograd.
 
-Parameters and gradients are views into flat tensors. Each object remembers its last `forward`; `backward` belongs to
-that one. Call both without autograd.
+Parameters and gradients are views into flat tensors. Each object stores the activations of its last `forward`, and
+`backward` uses them. Call both under `torch.no_grad()`.
 
-Letters: B rows of a minibatch, F features, A action dimensions or choices.
+Letters: B transitions of a minibatch, F features, A action dimensions or choices.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
 
 
 def _tanh(x: Tensor) -> Tensor:
-    # Twice as fast as torch.tanh on CPUs and as exact as a float32 near 1 can be.
+    # Twice as fast as torch.tanh on CPUs, with the precision of float32 near 1.
     return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 
 class _Activation(NamedTuple):
-    """forward: output, in the input's place or not. backward: output's gradient, input, output -> input's gradient."""
+    """forward: input -> output, maybe in place. backward: output's gradient, input, output -> input's gradient."""
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -46,7 +46,7 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class _Linear:
-    """A layer as views of the flat parameters and of their gradient."""
+    """Linear layer: views of the flat parameters and of their gradient."""
 
     weight: Tensor
     bias: Tensor
@@ -54,17 +54,17 @@ class _Linear:
     bias_gradient: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) to (B, outputs)."""
+        """Map (B, inputs) to (B, outputs)."""
         return torch.addmm(self.bias, x, self.weight.t())
 
     def backward(self, gradient: Tensor, x: Tensor) -> None:
-        """Write the parameters' gradient, given that of the outputs and the inputs x."""
+        """Write the gradient of the parameters, given the gradient of the outputs and the inputs x."""
         torch.mm(gradient.t(), x, out=self.weight_gradient)
         torch.sum(gradient, 0, out=self.bias_gradient)
 
 
 class Network:
-    """Linear layers and activations, forth and back."""
+    """Linear layers and activations with forward and backward pass."""
 
     def __init__(self, modules: list[nn.Module], views: dict[Any, tuple[Tensor, Tensor]]) -> None:
         self._layers: list[_Linear | _Activation] = []
@@ -77,24 +77,24 @@ class Network:
                 self._layers.append(_Linear(weight, bias, weight_gradient, bias_gradient))
             else:
                 self._layers.append(ACTIVATIONS[type(module)])
-        self.seen: list[Tensor] = []
-        """Inputs and outputs of the last `forward`; put back, an earlier one's, `backward` belongs to that one."""
+        self.activations: list[Tensor] = []
+        """Inputs and outputs of the last `forward`. Restore earlier ones to run their `backward`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F) to (B, outputs)."""
-        self.seen = [x]
+        """Map (B, F) to (B, outputs)."""
+        self.activations = [x]
         for layer in self._layers:
             x = layer.forward(x)
-            self.seen.append(x)
+            self.activations.append(x)
         return x
 
     def backward(self, gradient: Tensor, *, inputs: bool = False) -> Tensor:
-        """Write the parameters' gradient, given that of the last output (B, outputs), which is overwritten.
+        """Write the gradient of the parameters, given the gradient of the output (B, outputs), which is overwritten.
 
-        inputs: whether to return the inputs' gradient (B, F) too, which most do not need.
+        inputs: whether to compute and return the gradient of the inputs (B, F) too.
         """
         for place in reversed(range(len(self._layers))):
-            layer, (x, y) = self._layers[place], self.seen[place : place + 2]
+            layer, (x, y) = self._layers[place], self.activations[place : place + 2]
             if isinstance(layer, _Activation):
                 gradient = layer.backward(gradient, x, y)
                 continue
@@ -104,9 +104,9 @@ class Network:
         return gradient
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
-        """The inputs' gradient (B, F) alone, given that of the last output (B, outputs), which is overwritten."""
+        """Return the gradient of the inputs (B, F), given that of the output (B, outputs), which is overwritten."""
         for place in reversed(range(len(self._layers))):
-            layer, (x, y) = self._layers[place], self.seen[place : place + 2]
+            layer, (x, y) = self._layers[place], self.activations[place : place + 2]
             if isinstance(layer, _Activation):
                 gradient = layer.backward(gradient, x, y)
             else:
@@ -114,8 +114,23 @@ class Network:
         return gradient
 
 
+PLAIN_ADAM_EXPECTED = (
+    "expected float32 parameters on the CPU and torch.optim.Adam with one parameter group, without weight_decay, "
+    "amsgrad or maximize"
+)
+"""Reason to log where `plain_adam` is False."""
+
+
+def unsupported_layers(layers: Sequence[nn.Module]) -> str | None:
+    """Return which layers `Network` does not support, or None if it supports all."""
+    names = sorted(
+        {type(each).__name__ for each in layers if type(each) not in (nn.Linear, *ACTIVATIONS)}
+    )
+    return f"layers {', '.join(names)} are not supported" if names else None
+
+
 def plain_adam(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> bool:
-    """Whether `FlatParameters` does what this optimiser does: Adam on all of them alike, float32, on the CPU."""
+    """Return whether `FlatParameters` implements this optimizer: Adam with one group, float32, on the CPU."""
     groups = optimizer.param_groups
     return (
         type(optimizer) is torch.optim.Adam
@@ -130,9 +145,9 @@ def plain_adam(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -
 
 
 class FlatParameters:
-    """Parameters, and Adam's moments of them, copied into one tensor each; `keep` copies them back.
+    """Copies of parameters and of their Adam moments, in one tensor each. `keep` copies them back.
 
-    optimizer: what `plain_adam` accepts; None for parameters that only follow others.
+    optimizer: one that `plain_adam` accepts; None for target networks.
     """
 
     def __init__(
@@ -146,18 +161,18 @@ class FlatParameters:
         state = {} if optimizer is None else optimizer.state
         for place, parameter in enumerate(parameters):
             if parameter in state:
-                held = state[parameter]
+                stored = state[parameter]
                 for moment, name in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
-                    self._parts(moment)[place].copy_(held[name])
-                self._steps = held["step"].clone()
+                    self._parts(moment)[place].copy_(stored[name])
+                self._steps = stored["step"].clone()
 
     def views(self) -> dict[Any, tuple[Tensor, Tensor]]:
-        """Parameter -> (its value, its gradient), parts of the flat ones."""
+        """Return parameter -> (value, gradient), views of the flat tensors."""
         pairs = zip(self._parts(self.flat), self._parts(self.gradient), strict=True)
         return dict(zip(self._parameters, pairs, strict=True))
 
     def descend(self) -> None:
-        """One step of Adam, all parameters at once."""
+        """Take one Adam step for all parameters."""
         assert self._optimizer is not None
         group = self._optimizer.param_groups[0]
         adam(
@@ -178,14 +193,14 @@ class FlatParameters:
         )
 
     def keep(self, algorithm: str) -> None:
-        """Hand parameters and moments back.
+        """Copy parameters and moments back. Raises StageError if the parameters are NaN or infinite.
 
-        Raises StageError, which names the algorithm, where they are no longer finite.
+        algorithm: name for the error.
         """
         if not self.flat.isfinite().all():
             raise StageError(
-                f"{algorithm}'s parameters are no longer finite: look for rewards or observations that are not, or "
-                "lower the learning rate"
+                f"the parameters of {algorithm} became NaN or infinite: check rewards and observations for NaN or "
+                "infinite values, or lower learning_rate"
             )
         parts = zip(self._parts(self.flat), *map(self._parts, self._moments), strict=True)
         for parameter, (value, first, second) in zip(self._parameters, parts, strict=True):
@@ -203,9 +218,9 @@ class FlatParameters:
 
 
 class GaussianHead:
-    """Independent normal actions, their log deviation (A,) a parameter of its own.
+    """Independent normal actions with one log standard deviation (A,) for all states.
 
-    entropy_weight: of the mean entropy in the loss, which it lowers.
+    entropy_weight: weight of the mean entropy, which is subtracted from the loss.
     """
 
     def __init__(self, log_std: Tensor, gradient: Tensor, entropy_weight: float) -> None:
@@ -213,7 +228,7 @@ class GaussianHead:
         self._z = self._squares = self._inverse = log_std
 
     def forward(self, mean: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probability and entropy of each row (B,), for means and actions (B, A)."""
+        """Return log probabilities and entropies (B,) for means and actions (B, A)."""
         self._inverse = (-self._log_std).exp()
         self._z = (actions - mean).mul_(self._inverse)
         self._squares = self._z * self._z
@@ -222,7 +237,7 @@ class GaussianHead:
         return self._squares.sum(1).mul_(-0.5).sub_(total), entropy
 
     def backward(self, slope: Tensor) -> Tensor:
-        """The loss's slope in each log probability (B,) to that in each mean (B, A); writes the log deviation's."""
+        """Map the gradient of the log probabilities (B,) to that of the means (B, A); write that of `log_std`."""
         column = slope.unsqueeze(1)
         torch.sum((self._squares - 1.0).mul_(column), 0, out=self._gradient)
         self._gradient.sub_(self._weight)
@@ -230,21 +245,21 @@ class GaussianHead:
 
 
 class CategoricalHead:
-    """One of A choices. entropy_weight: of the mean entropy in the loss, which it lowers."""
+    """Categorical action with A choices. entropy_weight: weight of the mean entropy, subtracted from the loss."""
 
     def __init__(self, entropy_weight: float) -> None:
         self._weight = entropy_weight
         self._log_probs = self._probs = self._chosen = self._entropy = torch.empty(0)
 
     def forward(self, logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probability and entropy of each row (B,), for logits (B, A) and actions (B,) int64."""
+        """Return log probabilities and entropies (B,) for logits (B, A) and actions (B,) int64."""
         self._log_probs, self._chosen = logits.log_softmax(1), actions.unsqueeze(1)
         self._probs = self._log_probs.exp()
         self._entropy = (self._probs * self._log_probs).sum(1).neg_()
         return self._log_probs.gather(1, self._chosen).squeeze(1), self._entropy
 
     def backward(self, slope: Tensor) -> Tensor:
-        """The loss's slope in each log probability (B,) to that in each logit (B, A)."""
+        """Map the gradient of the log probabilities (B,) to that of the logits (B, A)."""
         column = slope.unsqueeze(1)
         gradient = (self._probs * -column).scatter_add_(1, self._chosen, column)
         if self._weight:

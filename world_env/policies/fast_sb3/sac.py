@@ -1,10 +1,11 @@
-"""Stable-Baselines3's SAC with a cheaper update: the same numbers up to rounding, sooner on a CPU.
+"""SAC of Stable-Baselines3 with a faster update on a CPU. The results are the same up to rounding.
 
-As in `world_env.policies.fast_sb3.ppo`: the gradient is written out, all parameters of a network lie in one tensor, statistics are taken
-at the end. Random numbers are drawn in Stable-Baselines3's order. Policies on disk are plain Stable-Baselines3's. What
-`covers` refuses (other policies, optimisers, devices, state-dependent exploration) runs Stable-Baselines3's own update.
+As in `world_env.policies.fast_sb3.ppo`: the gradient is written by hand, all parameters of a network are in one tensor,
+statistics are computed at the end. Random numbers are drawn in the order of Stable-Baselines3. Saved policies are plain
+Stable-Baselines3 files. Configurations that the update does not cover (other policies, optimizers or devices,
+state-dependent exploration) use the update of Stable-Baselines3; the log names the reason.
 
-Source: Haarnoja et al. 2018, arXiv:1812.05905. Letters: B rows of a minibatch, A action dimensions.
+Source: Haarnoja et al. 2018, arXiv:1812.05905. Letters: B transitions of a minibatch, A action dimensions.
 """
 
 from __future__ import annotations
@@ -18,24 +19,28 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
-from torch import Tensor, nn
+from torch import Tensor
 
 from world_env.policies.fast_sb3.manual_backprop import (
-    ACTIVATIONS,
+    PLAIN_ADAM_EXPECTED,
     FlatParameters,
     Network,
     plain_adam,
+    unsupported_layers,
 )
+from world_env.policies.fast_sb3.update_log import log_update
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class SAC(stable_baselines3.SAC):
-    """`stable_baselines3.SAC`, its arguments and its files; only the time of `train` differs."""
+    """`stable_baselines3.SAC` with a faster `train`. Arguments, results and files are the same."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update actor, critics, their targets and the entropy's weight, `gradient_steps` times."""
-        if not covers(self):
+        """Update actor, critics, target critics and entropy coefficient, `gradient_steps` times."""
+        reason = why_not_covered(self)
+        log_update(self, reason)
+        if reason is not None:
             super().train(gradient_steps, batch_size)
             return
         self.policy.set_training_mode(True)
@@ -57,28 +62,34 @@ class SAC(stable_baselines3.SAC):
 
 
 def covers(model: stable_baselines3.SAC) -> bool:
-    """Whether the written-out update is this model's: plain networks, Adam, CPU, no state-dependent exploration."""
-    policy, actor = model.policy, model.actor
-    buffers = (ReplayBuffer, NStepReplayBuffer)
-    if type(policy) is not SACPolicy or type(model.replay_buffer) not in buffers:
-        return False
-    critics = [*model.critic.q_networks, *model.critic_target.q_networks]
-    bodies: list[Any] = [actor.latent_pi, *critics]
-    layers = [layer for body in bodies for layer in body]
-    return (
-        isinstance(actor.action_dist, SquashedDiagGaussianDistribution)
-        and plain_adam(actor.optimizer, list(actor.parameters()))
-        and plain_adam(model.critic.optimizer, list(model.critic.parameters()))
-        and not list(actor.features_extractor.parameters())
-        and not list(model.critic.features_extractor.parameters())
-        and all(type(layer) is nn.Linear or type(layer) in ACTIVATIONS for layer in layers)
-    )
+    """Return whether the fast update covers this algorithm."""
+    return why_not_covered(model) is None
+
+
+def why_not_covered(model: stable_baselines3.SAC) -> str | None:
+    """Return why the fast update does not cover this algorithm, or None if it does."""
+    policy, actor, critic = model.policy, model.actor, model.critic
+    if type(policy) is not SACPolicy:
+        return f"the policy is a {type(policy).__name__}, expected SACPolicy"
+    if type(model.replay_buffer) not in (ReplayBuffer, NStepReplayBuffer):
+        return f"the buffer is a {type(model.replay_buffer).__name__}, expected ReplayBuffer"
+    if not isinstance(actor.action_dist, SquashedDiagGaussianDistribution):
+        return f"the action distribution is a {type(actor.action_dist).__name__}"
+    if not plain_adam(actor.optimizer, list(actor.parameters())) or not plain_adam(
+        critic.optimizer, list(critic.parameters())
+    ):
+        return PLAIN_ADAM_EXPECTED
+    for extractor in (actor.features_extractor, critic.features_extractor):
+        if list(extractor.parameters()):
+            return "the features extractor has trainable parameters"
+    bodies: list[Any] = [actor.latent_pi, *critic.q_networks, *model.critic_target.q_networks]
+    return unsupported_layers([layer for body in bodies for layer in body])
 
 
 class _Sample(NamedTuple):
-    """Actions that the actor drew: action, noise, deviation (B, A) and log_prob (B,).
+    """Sampled actions: action, noise, standard deviation (B, A) and log_prob (B,).
 
-    free: (B, A), where the log deviation is not at its limits.
+    free: (B, A), whether the log standard deviation is inside its limits.
     """
 
     action: Tensor
@@ -89,7 +100,7 @@ class _Sample(NamedTuple):
 
 
 class _Update:
-    """Some gradient steps. Parameters and Adam's moments are copied in here, and by `keep` back."""
+    """Gradient steps of one `train` call. Works on copies of parameters and Adam moments; `keep` copies them back."""
 
     def __init__(self, model: SAC) -> None:
         self._model = model
@@ -108,6 +119,7 @@ class _Update:
         self._mean, self._log_std = (
             Network([cast(Any, head)], views) for head in (actor.mu, actor.log_std)
         )
+        self._actor_networks = (self._body, self._mean, self._log_std)
         views = self._flat_critic.views()
         self._critics = [Network([*cast(Any, q)], views) for q in critic.q_networks]
         views = self._flat_target.views()
@@ -116,7 +128,7 @@ class _Update:
         self.logs: dict[str, list[Tensor]] = {name: [] for name in names}
 
     def step(self, batch: ReplayBufferSamples, *, copy: bool) -> None:
-        """One of each: the entropy's weight, critics, actor, and where `copy`, targets towards critics."""
+        """Update entropy coefficient, critics and actor once, and the target critics if `copy`."""
         model = self._model
         observations = model.actor.extract_features(
             batch.observations, model.actor.features_extractor
@@ -124,19 +136,20 @@ class _Update:
         following = model.actor.extract_features(
             batch.next_observations, model.actor.features_extractor
         )
-        ours = self._sample(observations)
-        weight = self._entropy_weight(ours.log_prob)
-        # Its own backward pass is the next thing that needs what `forward` left in the networks.
-        seen = self._body.seen, self._mean.seen, self._log_std.seen
-        self._improve_critics(batch, observations, following, weight)
-        self._body.seen, self._mean.seen, self._log_std.seen = seen
-        self._improve_actor(ours, observations, weight)
+        sample = self._sample(observations)
+        weight = self._entropy_weight(sample.log_prob)
+        # The update of the critics overwrites the activations that the backward pass of the actor needs.
+        activations = tuple(network.activations for network in self._actor_networks)
+        self._update_critics(batch, observations, following, weight)
+        for network, stored in zip(self._actor_networks, activations, strict=True):
+            network.activations = stored
+        self._update_actor(sample, observations, weight)
         if copy:
             self._flat_target.flat.lerp_(self._flat_critic.flat, model.tau)
         self.logs["ent_coef"].append(weight)
 
     def keep(self) -> None:
-        """Hand parameters and moments back to the policy and its optimisers."""
+        """Copy parameters and moments back to the policy and its optimizers."""
         for flat in (self._flat_actor, self._flat_critic, self._flat_target, self._flat_weight):
             if flat is not None:
                 flat.keep("SAC")
@@ -156,7 +169,7 @@ class _Update:
         return _Sample(action, noise, deviation, log_prob.sum(1), raw == log_std)
 
     def _entropy_weight(self, log_prob: Tensor) -> Tensor:
-        """The weight before its own step, as Stable-Baselines3 has it; ()."""
+        """Update the entropy coefficient. Return its value before the update, as Stable-Baselines3 does; shape ()."""
         model, flat = self._model, self._flat_weight
         if flat is None:
             return model.ent_coef_tensor.squeeze()
@@ -167,15 +180,15 @@ class _Update:
         flat.descend()
         return weight
 
-    def _improve_critics(
+    def _update_critics(
         self, batch: ReplayBufferSamples, observations: Tensor, following: Tensor, weight: Tensor
     ) -> None:
         model = self._model
-        theirs = self._sample(following)
-        after = torch.cat([following, theirs.action], 1)
+        sample = self._sample(following)
+        after = torch.cat([following, sample.action], 1)
         values = torch.cat([target.forward(after) for target in self._targets], 1)
-        value = values.amin(1, keepdim=True) - weight * theirs.log_prob.unsqueeze(1)
-        # Of n steps' rewards; None: of one.
+        value = values.amin(1, keepdim=True) - weight * sample.log_prob.unsqueeze(1)
+        # None: one-step returns.
         discounts = model.gamma if batch.discounts is None else batch.discounts
         wanted = batch.rewards + (1.0 - batch.dones) * discounts * value
         before = torch.cat([observations, batch.actions], 1)
@@ -187,9 +200,9 @@ class _Update:
         self._flat_critic.descend()
         self.logs["critic_loss"].append(loss)
 
-    def _improve_actor(self, ours: _Sample, observations: Tensor, weight: Tensor) -> None:
+    def _update_actor(self, sample: _Sample, observations: Tensor, weight: Tensor) -> None:
         rows = len(observations)
-        action = ours.action
+        action = sample.action
         before = torch.cat([observations, action], 1)
         values = torch.cat([critic.forward(before) for critic in self._critics], 1)
         least, place = values.min(1, keepdim=True)
@@ -199,12 +212,12 @@ class _Update:
             slope += critic.input_gradient(chosen)[:, -action.shape[1] :]
         square = 1.0 - action * action
         epsilon = self._model.actor.action_dist.epsilon  # type: ignore[attr-defined]
-        # Of the loss's mean over rows, in the action before tanh.
+        # Gradient of the mean loss by the action before tanh.
         gradient = (2.0 * weight * action / (square + epsilon)).sub_(slope).mul_(square)
-        deviations = (gradient * ours.noise).mul_(ours.deviation).sub_(weight).mul_(ours.free)
+        deviations = (gradient * sample.noise).mul_(sample.deviation).sub_(weight).mul_(sample.free)
         latent = self._mean.backward(gradient.mul_(1.0 / rows), inputs=True)
         latent = latent + self._log_std.backward(deviations.mul_(1.0 / rows), inputs=True)
         self._body.backward(latent)
         self._flat_actor.descend()
-        loss = (weight * ours.log_prob - least.squeeze(1)).mean()
+        loss = (weight * sample.log_prob - least.squeeze(1)).mean()
         self.logs["actor_loss"].append(loss)
