@@ -336,8 +336,10 @@ def _uncertainty(measured: Measured) -> str | None:
     known = [value for value in found if value is not None]
     if not known or median(known) >= MIN_AUROC:
         return None
-    return f"The uncertainty is a weak indicator of errors: AUROC {median(known):.2f} for the largest errors "
+    return (
+        f"The uncertainty is a weak indicator of errors: AUROC {median(known):.2f} for the largest errors "
         "(chance: 0.5)."
+    )
 
 
 def _actions(measured: Measured) -> str | None:
@@ -353,8 +355,10 @@ def _actions(measured: Measured) -> str | None:
     ]
     if not useless:
         return None
-    return f"After {show(min(useless))} steps, the predicted effect of other actions is no better than predicting no "
+    return (
+        f"After {show(min(useless))} steps, the predicted effect of other actions is no better than predicting no "
         "effect."
+    )
 
 
 COMPARISON_RULES: dict[str, Rule] = {
