@@ -29,8 +29,8 @@ _KINDS = ("evaluation", "optimisation")
 AGREEMENT_NOTE = (
     "Evaluation: policies that were not trained in the twin. Optimisation: policies trained in the twin. Bias: mean of "
     "learned minus real return. Ceiling: Pearson correlation between two halves of the real episodes. MMRV: mean "
-    "maximum rank violation. Regret@k: real return lost by choosing the best of the k policies with the highest learned "
-    "return. Returns are in task units; percentages of the range refer to the pool's range of real returns."
+    "maximum rank violation. Regret@k: real return lost by choosing the best of the k policies with the highest "
+    "learned return. Returns are in task units; percentages of the range refer to the pool's range of real returns."
 )
 """Legend of `agreement_table`."""
 _POLICY = re.compile(r"(?P<algo>a2c|ddpg|dqn|ppo|sac|td3)_(?P<place>twin|real_same_steps)")
