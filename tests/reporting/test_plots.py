@@ -1,4 +1,4 @@
-"""The plots: what is drawn comes from the numbers, what is not there is not drawn."""
+"""Plots show the measured numbers and leave out what was not measured."""
 
 import base64
 import random

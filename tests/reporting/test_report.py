@@ -342,7 +342,7 @@ def test_the_same_input_writes_the_same_page(whole: Path, tmp_path: Path) -> Non
 
 
 def test_bad_input_is_a_named_error(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no rows.*run `world-env compare` first"):
+    with pytest.raises(StageError, match=r"no rows.*run `world-env compare` first"):
         write_report(tmp_path, title="T", comparison={"rows": []})
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StageError, match=r"cannot write .*report\.md"):

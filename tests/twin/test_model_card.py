@@ -19,6 +19,7 @@ from world_env.twin.fidelity import error_curves, show
 from world_env.twin.fidelity_tables import (
     agreement_table,
     coverage_table,
+    effect_table,
     error_table,
     markdown_table,
     prediction_text,
@@ -191,6 +192,14 @@ def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
             {"horizons": {"observation": horizons | bad}, "open_loop": {"error": [9.0]}}
         )
         assert found is not None and found["twin"] == [9.0]
+
+
+def test_the_error_of_an_effect_is_a_share_of_the_effect() -> None:
+    assert effect_table(made_up.fidelity())[1:] == [
+        ["1", "0.11", "0.4 %"],
+        ["5", "0.6", "3 %"],
+        ["20", "1.1", "20 %"],
+    ]
 
 
 def test_numbers_of_any_kind_are_shown() -> None:

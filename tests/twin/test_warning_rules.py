@@ -13,7 +13,7 @@ EPISODE = 200
 
 
 def clean() -> JSON:
-    """Made up: a fidelity that nothing is wrong with."""
+    """Synthetic fidelity to which no warning rule applies."""
     fidelity = made_up.fidelity()
     fidelity["horizons"]["trusted_horizon"] = EPISODE
     fidelity["agreement"]["optimisation"] |= {"bias": -0.5, "bias_fraction": -0.0005}
