@@ -1,4 +1,4 @@
-"""A made-up fidelity, with everything that can be measured in it: for tests only, no twin was ever measured so."""
+"""Synthetic fidelity of a twin with every measure that exists, for tests only."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ NAMES = ["cos", "sin", "angular velocity", "load"]
 
 
 def fidelity() -> JSON:
-    """Made up: a twin that is good at evaluation, and flatters what was trained in it."""
+    """Fidelity of a twin with accurate evaluation and too high returns of the policies trained in it."""
     points = _points()
     stats = {kind: _statistics([p for p in points if p["kind"] == kind]) for kind in _KINDS}
     curve = [0.0011 * step**1.05 for step in range(1, 201)]

@@ -132,7 +132,7 @@ def test_the_bundled_twins_are_listed(
         (["compare", "--twin", "cartpole", "--real", "Acrobot-v1", "--policies", "--out", "{}"],
          "SpaceMismatchError", "real environment's"),
         (["report", "--comparison", "{}/nothing.json", "--out", "{}/page"], "StageError",
-         "is no comparison"),
+         "is not a comparison"),
         (["collect", "--real.env-id", "CartPole-v1", "--out", "{}/data", "--steps", "10",
           "--exploration", "wild"], "InvalidOptionError", "held:20"),
     ],
@@ -385,9 +385,9 @@ def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
     out = config.out
     twin = Twin.load(out / "twin")
     assert twin.fidelity["judged"] == 50
-    assert "| ppo_twin |" in (out / "twin" / "card.md").read_text(encoding="utf-8")
+    assert "| PPO trained in the twin |" in (out / "twin" / "card.md").read_text(encoding="utf-8")
     page = result.page.read_text(encoding="utf-8")
-    assert "CartPole-v1" in page and "No policy pool has been judged" in page
+    assert "CartPole-v1" in page and "No policy pool was evaluated" in page
     horizons = twin.fidelity["horizons"]
     assert np.shape(horizons["observation"]["linear"]) == (4, len(horizons["observation"]["steps"]))
     assert twin.fidelity["counterfactual"]["pairs"][0] > 0

@@ -1,4 +1,4 @@
-"""Futures of one real moment: as many rows of the twin as asked for, beside reality, cut where trust ends."""
+"""Learned rollouts from one real state, beside the real episode, truncated where they go out of distribution."""
 
 import dataclasses
 from pathlib import Path
@@ -84,11 +84,13 @@ def test_a_future_is_cut_where_its_uncertainty_passes_the_threshold(
 
 def test_a_moment_that_reality_never_reaches_is_an_error(policy: PPO, tmp_path: Path) -> None:
     twin = oracle_twin("CartPole-v1")
-    with pytest.raises(InvalidOptionError, match=r"ended after \d+ steps.*earlier"):
+    with pytest.raises(
+        InvalidOptionError, match=r"ended after \d+ steps, before step 490: choose a smaller value"
+    ):
         futures(twin, policy, tmp_path / "a.gif", real=CARTPOLE, after=490, ledger=StepLedger())
     with pytest.raises(InvalidOptionError, match=r"\.gif or \.mp4"):
         futures(twin, policy, tmp_path / "a.png", real=CARTPOLE, ledger=StepLedger())
-    with pytest.raises(InvalidOptionError, match="number 0"):
+    with pytest.raises(InvalidOptionError, match="number must be >= 1, got 0"):
         futures(twin, policy, tmp_path / "a.gif", real=CARTPOLE, number=0, ledger=StepLedger())
     with pytest.raises(StageError, match="cannot write"):
         (tmp_path / "b.gif").mkdir()

@@ -1,4 +1,4 @@
-"""The plots: what is drawn comes from the numbers, what is not there is not drawn."""
+"""Plots show the measured numbers and leave out what was not measured."""
 
 import base64
 import random
@@ -36,8 +36,8 @@ def test_kinds_and_support_are_told_apart(drawn: list[Any]) -> None:
     assert plots.agreement_scatter(fidelity)
     axes = drawn[0].axes[0]
     assert set(labels(drawn[0])) == {
-        "learned = real", "predicted (90 %)", "of the pool", "of the pool, past threshold",
-        "trained in the twin", "trained in the twin, past threshold",
+        "learned = real", "predicted return (90 %)", "policy pool", "policy pool, out of distribution",
+        "trained in the twin", "trained in the twin, out of distribution",
     }  # fmt: skip
     markers = [c.lines[0] for c in axes.containers]
     points = fidelity["agreement"]["points"]
@@ -49,7 +49,7 @@ def test_kinds_and_support_are_told_apart(drawn: list[Any]) -> None:
     assert axes.get_xlim() == axes.get_ylim()
 
 
-def test_the_band_holds_the_policies_that_keep_their_promise(drawn: list[Any]) -> None:
+def test_the_band_covers_the_policies_inside_their_predicted_interval(drawn: list[Any]) -> None:
     fidelity = made_up.fidelity()
     plots.agreement_scatter(fidelity)
     (band,) = drawn[0].axes[0].collections[-1:]
@@ -60,15 +60,15 @@ def test_the_band_holds_the_policies_that_keep_their_promise(drawn: list[Any]) -
             assert path.contains_point((point["real"], point["learned"])) == inside
     fidelity["return_prediction"] = None
     plots.agreement_scatter(fidelity)
-    assert "predicted (90 %)" not in labels(drawn[1])
+    assert "predicted return (90 %)" not in labels(drawn[1])
 
 
-def test_broken_promises_are_marked(drawn: list[Any]) -> None:
+def test_real_returns_outside_the_interval_are_marked(drawn: list[Any]) -> None:
     fidelity = made_up.fidelity()
-    plots.promises(fidelity)
+    plots.predicted_returns(fidelity)
     given = [p for p in fidelity["agreement"]["points"] if p["supported"]]
     outside = [p for p in given if not p["low"] <= p["real"] <= p["high"]]
-    x, _ = series(drawn[0], "of the pool, outside")
+    x, _ = series(drawn[0], "policy pool, outside the interval")
     assert sorted(x) == sorted(p["real"] for p in outside) and len(outside) == 2
     (bars,) = drawn[0].axes[0].collections
     assert sorted((bar[0][0], bar[1][0]) for bar in bars.get_segments()) == sorted(
@@ -102,7 +102,11 @@ def test_survival_is_drawn_in_both_worlds(drawn: list[Any]) -> None:
         np.testing.assert_allclose(y / 100, fidelity["horizons"]["survival"][side])
 
 
-DRAWERS: list[Callable[[JSON], Any]] = [plots.agreement_scatter, plots.promises, plots.survival]
+DRAWERS: list[Callable[[JSON], Any]] = [
+    plots.agreement_scatter,
+    plots.predicted_returns,
+    plots.survival,
+]
 
 
 @pytest.mark.parametrize("draw", DRAWERS)
@@ -132,26 +136,29 @@ def test_odd_points_leave_the_others_standing(drawn: list[Any]) -> None:
         point[rng.choice(["real", "real_ci95", "learned_ci95", "low", "kind", "supported"])] = (
             rng.choice(odd)
         )
-    assert plots.agreement_scatter(fidelity) and plots.promises(fidelity)
+    assert plots.agreement_scatter(fidelity) and plots.predicted_returns(fidelity)
 
 
-def test_rounds_show_what_was_promised_and_what_came(drawn: list[Any]) -> None:
+def test_rounds_show_predicted_and_real_returns(drawn: list[Any]) -> None:
     logs: list[JSON] = [
         {"round": 0, "real_steps": 100, "predicted_return": {"mean": 50.0, "low": None, "high": None}, "reality": None},
         {"round": 1, "real_steps": 150, "predicted_return": {"mean": 40.0, "low": 10.0, "high": 70.0},
          "reality": {"round": 0, "returns": [20.0, 30.0], "predicted_return": 50.0}},
     ]  # fmt: skip
     assert plots.rounds(logs)
-    assert [axis.tolist() for axis in series(drawn[0], "predicted")] == [[100, 150], [50, 40]]
-    # What the second round saw is of the first one's choice.
-    checks = series(drawn[0], "spot checks in reality")
+    assert [axis.tolist() for axis in series(drawn[0], "predicted return")] == [
+        [100, 150],
+        [50, 40],
+    ]
+    # Real evaluation episodes of the second round evaluate the policy chosen in the first.
+    checks = series(drawn[0], "real evaluation episodes")
     assert [axis.tolist() for axis in checks] == [[100], [25]]
     assert plots.rounds(logs[:1]) is None
 
 
 def test_the_picture_of_rounds_is_a_file() -> None:
-    promise = {"mean": 1.0, "low": 0.0, "high": 2.0}
-    log: JSON = {"round": 0, "real_steps": 1, "predicted_return": promise, "reality": None}
+    predicted = {"mean": 1.0, "low": 0.0, "high": 2.0}
+    log: JSON = {"round": 0, "real_steps": 1, "predicted_return": predicted, "reality": None}
     picture = plots.rounds_picture([log, log | {"round": 1, "real_steps": 2}])
     assert picture is not None
     assert picture.lstrip().startswith(b"<?xml")

@@ -1,4 +1,4 @@
-"""The report: everything on one page that needs nothing else, and says what was not measured."""
+"""Report page: self-contained, with dashes for what was not measured."""
 
 import json
 import re
@@ -105,6 +105,7 @@ def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
         "0123abc",
     ):
         assert cell in page and cell in markdown, cell
+    assert "| PPO trained in the twin | 500 [500, 500] |" in markdown
     line = next(line for line in markdown.splitlines() if line.startswith("| ppo_real_many"))
     assert (
         line == f"| ppo_real_many_steps | 499.1 [497, 500] | {DASH} | {DASH} | 200,000 | {DASH} |"
@@ -119,8 +120,11 @@ def test_the_markdown_page_holds_the_errors_and_says_where_the_pictures_are(
     assert "| steps | twin | last observation held | linear model |" in lines
     assert "| 10 | 0.02 | 0.482 | 0.0311 |" in lines
     assert any(line.startswith("| 50 | 0.1 |") for line in lines)
-    assert "In standard deviations of the data." in lines
-    assert any("pictures" in line and "`report.html`" in line for line in lines)
+    assert (
+        "Root mean square error on the validation split, in standard deviations of the data."
+        in lines
+    )
+    assert any("Plots" in line and "`report.html`" in line for line in lines)
 
 
 def test_a_twin_says_its_own_curve() -> None:
@@ -152,10 +156,11 @@ def test_draws_are_compared_by_their_energy_score(tmp_path: Path) -> None:
         .read_text("utf-8")
         for name, added in (("one", {}), ("two", more))
     ]
-    assert "off by 1.2 metres, no better than holding the last observation (1)" in pages[0]
-    told = "off by 1.2 metres. After 2 steps its draws have an energy score of 0.6, better than"
-    assert f"{told} holding the last observation (0.9)." in pages[1]
-    assert "energy score of its draws" in pages[1] and "last observation held" in pages[1]
+    text = "Open-loop error after 2 steps: 1.2 metres"
+    assert f"{text}, not lower than that of holding the last observation (1)" in pages[0]
+    text += ". Energy score of sampled predictions after 2 steps: 0.6, lower than that of"
+    assert f"{text} holding the last observation (0.9)." in pages[1]
+    assert "energy score, sampled predictions" in pages[1] and "last observation held" in pages[1]
 
 
 def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:
@@ -164,7 +169,7 @@ def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:
     assert read_comparison(path) == COMPARISON
     for text in ("{", "[]", "{}", '{"rows": [3]}', '{"rows": [{"real_mean": 3}]}'):
         path.write_text(text)
-        with pytest.raises(StageError, match="is no comparison"):
+        with pytest.raises(StageError, match="is not a comparison"):
             read_comparison(path)
     with pytest.raises(StageError, match="world-env compare"):
         read_comparison(tmp_path / "nowhere.json")
@@ -197,35 +202,40 @@ def test_a_twins_agreement_stands_on_both_pages(whole: Path) -> None:
     parser.feed(page)
     assert not parser.open and len(parser.sources) == 4 + 4
     for text in (
-        "earn less in reality than it says",
-        "trusted for 100 steps, an episode has up to 200",
-        "A pool of 24 policies of 8 runs",
-        "its ceiling",
+        "Learned returns of policies trained in the twin are",
+        "The trusted horizon is 100 steps; an episode has up to 200",
+        "Policy pool: 24 policies from 8 training runs",
+        "Pearson ceiling",
         "0.998",
-        "within 95 of the learned return less 18",
+        "learned return - 18, ± 95",
         "91.3 %",
-        "effect of another action",
+        "effect of other actions",
         "sac-2-1",
     ):
         assert text in page and text in markdown, text
     # What was measured by dimension takes the place of the one curve.
-    assert "worst dimension (angular velocity)" in markdown and "off by 0.457" in markdown
+    assert "worst dimension (angular velocity)" in markdown and "200 steps: 0.457" in markdown
     assert page.index("Warnings") < page.index("<table") < page.index("Agreement")
-    assert markdown.index("## Warnings") < markdown.index("| policy |")
+    assert markdown.index("## Warnings") < markdown.index("PPO trained in the twin: real return")
+    assert markdown.index("## Results") < markdown.index("| policy |")
 
 
-def test_a_page_without_a_twin_warns_of_nothing(tmp_path: Path) -> None:
+def test_a_page_without_a_twin_has_the_warnings_of_its_comparison_alone(tmp_path: Path) -> None:
     path = write_report(tmp_path, title="T", comparison=COMPARISON, curves=CURVES)
     text = path.read_text("utf-8") + path.with_suffix(".md").read_text("utf-8")
-    assert "Warnings" not in text and "Agreement" not in text
+    assert "No policy pool" not in text and "Agreement" not in text
+    rows = [dict(row, learned_ci95=row["real_ci95"]) for row in COMPARISON["rows"]]
+    path = write_report(tmp_path, title="T", comparison=COMPARISON | {"rows": rows})
+    text = path.read_text("utf-8") + path.with_suffix(".md").read_text("utf-8")
+    assert "Warnings" not in text
 
 
 def test_a_twin_that_was_only_fitted_says_that_no_pool_judged_it(tmp_path: Path) -> None:
     curve = {"error": [0.1, 0.2], "hold_last": [0.3, 0.4], "unit": "metres"}
     path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity={"open_loop": curve})
     markdown = path.with_suffix(".md").read_text("utf-8")
-    assert "- No policy pool has been judged" in markdown
-    assert "| 2 | 0.2 | 0.4 |" in markdown and "In metres." in markdown
+    assert "- No policy pool was evaluated" in markdown
+    assert "| 2 | 0.2 | 0.4 |" in markdown and "split, in metres." in markdown
     assert "Agreement" not in markdown
 
 
@@ -233,9 +243,12 @@ def test_a_twin_without_faults_says_that_none_was_found(tmp_path: Path) -> None:
     fidelity = made_up.fidelity()
     fidelity["horizons"] = None
     fidelity["agreement"] |= {"optimisation": {"policies": 6}, "points": []}
-    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity=fidelity)
+    rows = [dict(row, learned_ci95=row["real_ci95"]) for row in COMPARISON["rows"]]
+    path = write_report(
+        tmp_path, title="T", comparison=COMPARISON | {"rows": rows}, fidelity=fidelity
+    )
     for page in (path, path.with_suffix(".md")):
-        assert "None of the rules for warnings applies." in page.read_text("utf-8")
+        assert "No warning rule applies." in page.read_text("utf-8")
 
 
 def test_wide_tables_are_stacked_on_a_phone(whole: Path) -> None:
@@ -243,7 +256,7 @@ def test_wide_tables_are_stacked_on_a_phone(whole: Path) -> None:
     wide = [
         table for table in re.findall(r"<table.*?</table>", page, re.S) if table.count("<th>") > 3
     ]
-    assert len(wide) == 4
+    assert len(wide) == 5
     for table in wide:
         assert table.startswith('<table class="stacked">')
         heads = re.findall(r"<th>(.*?)</th>", table)
@@ -252,18 +265,65 @@ def test_wide_tables_are_stacked_on_a_phone(whole: Path) -> None:
     assert ".stacked thead { display: none; }" in page.partition("@media (max-width")[2]
 
 
-def test_two_sentences_say_what_the_numbers_mean() -> None:
-    text = summary(COMPARISON, CURVES)
-    assert text.startswith(
-        "For ppo_twin, the best policy that was run in both worlds, the twin predicted 493.2"
-    )
-    assert "gave 500: 6.75 too little, which is the twin's error and not chance" in text
-    assert "off by 0.1 standard deviations of the data, better than holding" in text
-    assert len(re.findall(r"\.(?: |$)", text)) == 2
+def test_the_summary_begins_with_the_policy_trained_in_the_twin() -> None:
+    assert summary(COMPARISON, CURVES) == [
+        "PPO trained in the twin: real return 500 [500, 500], learned return 493.2 [485, 499.5].",
+        "Return gap (learned minus real): -6.75; the 95 % intervals do not overlap.",
+        "Baselines, real return: PPO trained in the real environment, same steps 61.8 [55, 69]; random actions 22.1 "
+        "[20.3, 24].",
+        "Open-loop error after 50 steps: 0.1 standard deviations of the data, lower than that of holding the last "
+        "observation (1.11).",
+    ]
+    worse = [dict(row, real_mean=1.0) for row in COMPARISON["rows"][:2]] + COMPARISON["rows"][2:]
+    assert summary({"rows": worse}, None)[0].startswith("PPO trained in the twin: real return 1 [")
     real_only = {"rows": [{"policy": "p", "real_mean": 3}]}
-    assert "none was also run in the twin" in summary(real_only, None)
+    assert summary(real_only, None) == [
+        "p: real return 3.",
+        "This policy was not evaluated in the twin.",
+        "The open-loop error of the twin was not measured.",
+    ]
     exact = {"rows": [{"policy": "p", "real_mean": 500.0, "learned_mean": 500.0}]}
-    assert "predicted 500 and reality gave 500: the same." in summary(exact, None)
+    assert summary(exact, None)[1] == "Return gap (learned minus real): 0."
+    near = COMPARISON["rows"][0]
+    assert "+1.3; the 95 % intervals overlap." in summary({"rows": [near]}, None)[1]
+
+
+def test_a_comparison_that_contradicts_the_twin_is_the_first_warning(tmp_path: Path) -> None:
+    row: JSON = {
+        "policy": "ppo_twin", "real_mean": -8969.0, "real_ci95": [-9100.0, -8800.0], "learned_mean": -531.0,
+        "learned_ci95": [-600.0, -480.0], "past_threshold_share": 0.71,
+    }  # fmt: skip
+    for fidelity in (None, {}, {"comparison": COMPARISON["rows"]}):
+        path = write_report(tmp_path, title="T", comparison={"rows": [row]}, fidelity=fidelity)
+        page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
+        first, second = re.findall(r'<li class="urgent">(.*?)</li>', page)
+        assert "do not overlap: PPO trained in the twin (real -8,969" in first
+        assert "out of distribution" in second and "(71 %)" in second
+        assert page.index(first) < page.index("Results") < page.index("<table")
+        assert (
+            markdown.index(f"- {first}")
+            < markdown.index(f"- {second}")
+            < markdown.index("| policy")
+        )
+
+
+def test_provenance_is_described_in_words(tmp_path: Path) -> None:
+    provenance = {
+        "exploration": "random, then policy:{policy}", "real_steps": 2000, "seed": 3, "commit": "0123abc",
+        "trained_on": ["a"] * 90, "fit": {"family": "ensemble", "model": {}},
+    }  # fmt: skip
+    comparison = COMPARISON | {"provenance": provenance}
+    path = write_report(tmp_path, title="T", comparison=comparison)
+    for text in (path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")):
+        assert "{" + "policy}" not in text and "previous round" in text
+        assert "2,000" in text and "90 entries" in text and "family: ensemble" in text
+    markdown = path.with_suffix(".md").read_text("utf-8")
+    assert "| judge | final evaluation of the policies | 51,234 |" in markdown
+    assert (
+        markdown.index("- seeds: 3")
+        < markdown.index("## Other settings")
+        < markdown.index("- fit:")
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +342,7 @@ def test_the_same_input_writes_the_same_page(whole: Path, tmp_path: Path) -> Non
 
 
 def test_bad_input_is_a_named_error(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="run compare first"):
+    with pytest.raises(StageError, match=r"no rows.*run `world-env compare` first"):
         write_report(tmp_path, title="T", comparison={"rows": []})
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StageError, match=r"cannot write .*report\.md"):

@@ -151,7 +151,7 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
         reality.step(np.ones(1, np.float32))
         learned.follow(np.ones(1, np.float32), reality.side)
         expected.append(reality.side.observation.copy())
-    np.testing.assert_array_equal(learned._seen, expected)
+    np.testing.assert_array_equal(learned._observations, expected)
     assert not np.array_equal(expected[0], expected[1])
 
 

@@ -1,4 +1,4 @@
-"""The card: written with every twin, from its twin.json and nothing else, and never in the way."""
+"""Model card: written with every twin, from its twin.json alone; a damaged card does no harm."""
 
 import dataclasses
 import json
@@ -19,11 +19,13 @@ from world_env.twin.fidelity import error_curves, show
 from world_env.twin.fidelity_tables import (
     agreement_table,
     coverage_table,
+    effect_table,
     error_table,
     markdown_table,
     prediction_text,
 )
 from world_env.twin.model_card import card_of, card_text
+from world_env.twin.provenance_text import exploration_text, real_steps_text
 from world_env.twin.serialization import find_twin
 from world_env.twin.twin import Twin, load_cached
 from world_env.types import JSON
@@ -56,7 +58,7 @@ def test_every_saved_twin_has_a_card_of_its_own_json(tmp_path: Path) -> None:
     card = (folder / "card.md").read_text(encoding="utf-8")
     assert card == card_of(json.loads((folder / "twin.json").read_text()))
     twin({}).save(folder)
-    assert "No policy pool has been judged" in (folder / "card.md").read_text(encoding="utf-8")
+    assert "No policy pool was evaluated" in (folder / "card.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "folder", "link"])
@@ -107,15 +109,15 @@ def test_a_card_has_its_sections_in_order() -> None:
     card = text_of(made_up.fidelity(), known=("reward",))
     titles = [line[3:] for line in card.splitlines() if line.startswith("## ")]
     assert titles == [
-        *("Data", "Agreement", "Predicted return", "Trusted horizon", "Warnings"),
-        "Must not be used for",
+        *("Warnings", "Real and learned returns", "Data", "Agreement over a policy pool"),
+        *("Predicted return", "Open-loop accuracy", "Out-of-scope uses"),
     ]
     data = section(card, "Data")
-    for cell in ("3000", "mix:a\\|b", "3, 4", "0a1b", "200 steps", "reward"):
+    for cell in ("3,000", "mix:a\\|b", "3, 4", "0a1b", "200 steps", "reward"):
         assert f"| {cell} |" in data, cell
     assert "load is constant" in data
-    assert "100 steps; an episode has up to 200." in section(card, "Trusted horizon")
-    assert "earn less in reality than it says" in section(card, "Warnings")
+    assert "100 steps; an episode has up to 200." in section(card, "Open-loop accuracy")
+    assert "Learned returns of policies trained in the twin are" in section(card, "Warnings")
 
 
 def test_agreement_stands_beside_its_ceiling() -> None:
@@ -126,31 +128,33 @@ def test_agreement_stands_beside_its_ceiling() -> None:
     }  # fmt: skip
     head, *rows = agreement_table(fidelity)
     assert head == [
-        "", "evaluation", "evaluation, supported", "optimisation", "optimisation, supported",
+        *("measure", "evaluation", "evaluation, with interval", "optimisation"),
+        "optimisation, with interval",
     ]  # fmt: skip
     cells = {row[0]: row[1] for row in rows}
-    assert cells["policies"] == "24 of 8 runs"
-    assert cells["Pearson [95 %]"] == "0.980 [0.950, 0.990]"
-    assert cells["its ceiling"] == "0.998"
+    assert cells["policies"] == "24 (8 training runs)"
+    assert cells["Pearson correlation [95 %]"] == "0.980 [0.950, 0.990]"
+    assert cells["Pearson ceiling"] == "0.998"
     assert cells["bias (of the range)"] == "-3 (-1.2 %)"
     assert cells["regret@1"] == "–"  # noqa: RUF001
     order = [row[0] for row in rows]
-    assert order.index("its ceiling") == order.index("Pearson [95 %]") + 1
+    assert order.index("Pearson ceiling") == order.index("Pearson correlation [95 %]") + 1
 
 
 def test_a_part_that_is_the_whole_is_not_shown_twice() -> None:
     fidelity = made_up.fidelity()
     fidelity["agreement"]["evaluation"]["supported"]["policies"] = 24
     fidelity["agreement"]["optimisation"] = None
-    assert agreement_table(fidelity)[0] == ["", "evaluation"]
+    assert agreement_table(fidelity)[0] == ["measure", "evaluation"]
 
 
-def test_a_promise_says_its_width_and_its_measured_coverage() -> None:
+def test_a_predicted_return_shows_its_width_and_its_measured_coverage() -> None:
     fidelity = made_up.fidelity()
-    said = prediction_text(fidelity)
-    assert "within 95 of the learned return less 18" in said
-    assert "17 % of the pool's range" in said and "at most 3 % of the steps" in said
-    assert coverage_table(fidelity)[1] == ["evaluation", "23 of 8 runs", "90 %", "91.3 %"]
+    text = prediction_text(fidelity)
+    assert "learned return - 18, ± 95 (90 % interval)." in text
+    assert "17 % of the pool's range" in text and "at most 3 % of their steps" in text
+    assert "Calibrated on 23 policies from 8 training runs." in text
+    assert coverage_table(fidelity)[1] == ["evaluation", "23 (8 training runs)", "90 %", "91.3 %"]
     fidelity["return_prediction"] |= {
         "bias": -4.0,
         "coverage": None,
@@ -158,7 +162,11 @@ def test_a_promise_says_its_width_and_its_measured_coverage() -> None:
         "width_fraction": None,
     }
     assert prediction_text(fidelity).startswith(
-        "Of a policy the real return is predicted to lie within 95 of the learned return plus 4. It"
+        "Predicted real return: learned return + 4, ± 95. Valid"
+    )
+    fidelity["return_prediction"] |= {"bias_per_share": -250.0}
+    assert prediction_text(fidelity).startswith(
+        "Predicted real return: learned return + 4 + 2.5 for each percent of steps out of distribution, ± 95."
     )
     assert coverage_table(fidelity) == []
 
@@ -186,6 +194,14 @@ def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
         assert found is not None and found["twin"] == [9.0]
 
 
+def test_the_error_of_an_effect_is_a_share_of_the_effect() -> None:
+    assert effect_table(made_up.fidelity())[1:] == [
+        ["1", "0.11", "0.4 %"],
+        ["5", "0.6", "3 %"],
+        ["20", "1.1", "20 %"],
+    ]
+
+
 def test_numbers_of_any_kind_are_shown() -> None:
     assert [show(v) for v in (True, "3", [1], 10**400, float("inf"))] == ["–"] * 5  # noqa: RUF001
     assert show(np.float32(0.5)) == "0.5"
@@ -208,7 +224,68 @@ def test_no_fidelity_keeps_a_twin_from_its_card() -> None:
     for _ in range(200):
         fidelity = broken(whole, rng)
         card = text_of(fidelity if isinstance(fidelity, dict) else {})
-        assert card.count("\n## ") == 6
+        assert card.count("\n## ") == 7
+
+
+def test_the_warnings_of_the_comparison_are_the_first_of_a_card() -> None:
+    fidelity = made_up.fidelity()
+    fidelity["comparison"][0] |= {"learned_ci95": [-900.0, -800.0], "past_threshold_share": 0.5}
+    found = [line for line in section(text_of(fidelity), "Warnings").splitlines() if line]
+    assert found[0].startswith(
+        "- The 95 % intervals of real and learned return do not overlap: random"
+    )
+    assert found[1].startswith("- More than 20 % of the learned steps are out of distribution")
+    assert "| random actions | -1,166 [-1,218, -1,112] |" in section(
+        text_of(fidelity), "Real and learned returns"
+    )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "text"),
+    [
+        ("random", "uniform random actions"),
+        ("held:30", "random actions held for 30 steps on average"),
+        ("greedy:some/where/mine", 'deterministic actions of the policy "mine"'),
+        ("policy:{policy}", "actions of the previous round's policy"),
+        (
+            "stuck:0.5:{newest}",
+            "actions of the previous round's newest policy with 50 % of the observation dimensions stuck",
+        ),
+        (
+            "random, then policy:{newest}",
+            "uniform random actions; then actions of the previous round's newest policy",
+        ),
+        (
+            "mix:0.5*random+0.5*held:5, then mix:1*policy:{policy}+3*policy:{fresh}",
+            "50 % uniform random actions, 50 % random actions held for 5 steps on average; then 25 % actions of the "
+            'previous round\'s policy, 75 % actions of the exploration policy "fresh"',
+        ),
+        ("mix:a|b", "mix:a|b"),
+        ("mix:0*random", "mix:0*random"),
+        ("a person at the controls", "a person at the controls"),
+    ],
+)
+def test_an_exploration_is_described_in_words(recorded: str, text: str) -> None:
+    assert exploration_text({"exploration": recorded}) == text
+
+
+def test_provenance_of_the_data_set_completes_that_of_the_twin() -> None:
+    # As `collect` and `fit` record it, one after the other.
+    provenance: JSON = {
+        "data": {"exploration": "held:5", "seed": 7}, "real_steps": {"collect": 2000, "validate": 450},
+        "fit": {"seed": 0}, "episodes": 1200,
+    }  # fmt: skip
+    card = card_text(family="ensemble", spec=SPEC, provenance=provenance, fidelity={})
+    for line in (
+        "| real environment steps | 2,450 (collect 2,000, validate 450) |",
+        "| exploration | random actions held for 5 steps on average |",
+        "| seeds | 7 |",
+        "| episodes | 1,200 |",
+    ):
+        assert line in section(card, "Data")
+    assert real_steps_text({"real_steps": {"collect": 2000}}) == "2,000"
+    assert exploration_text({"data": {"minari": "pen/human-v2"}}) == "Minari dataset pen/human-v2"
+    assert exploration_text({}) is exploration_text({"data": None}) is None
 
 
 def test_what_a_card_cannot_encode_is_replaced(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every warning is true: its rule fires on the number that it is about, and on no other."""
+"""Each warning rule fires on its own number and on no other."""
 
 import copy
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import made_up
 import pytest
 
-from world_env.twin.warning_rules import RULES, Measured, misuses, warnings_of
+from world_env.twin.warning_rules import RULES, Measured, comparison_warnings, misuses, warnings_of
 from world_env.types import JSON
 
 EPISODE = 200
 
 
 def clean() -> JSON:
-    """Made up: a fidelity that nothing is wrong with."""
+    """Synthetic fidelity to which no warning rule applies."""
     fidelity = made_up.fidelity()
     fidelity["horizons"]["trusted_horizon"] = EPISODE
     fidelity["agreement"]["optimisation"] |= {"bias": -0.5, "bias_fraction": -0.0005}
@@ -35,32 +35,72 @@ COVERAGE, ALIVE = "return_prediction.coverage", "horizons.survival.learned"
 AUROC, EFFECT = "horizons.uncertainty.auroc", "counterfactual.effect_error"
 LOST, BACK = [0.1] * 90 + [2.0] * 110, [0.1] * 60 + [2.0] * 40 + [0.1] * 100
 
-# rule, entry, value that it fires on, a part of what it says, value near it that it spares.
+
+def row(
+    real: list[float] | None = None, learned: list[float] | None = None, share: float | None = 0.0
+) -> JSON:
+    """A row of a comparison with overlapping intervals."""
+    real, learned = real or [10.0, 12.0], learned or [11.0, 14.0]
+    return {
+        "policy": "ppo_twin", "real_mean": sum(real) / 2, "real_ci95": real, "learned_mean": sum(learned) / 2,
+        "learned_ci95": learned, "past_threshold_share": share,
+    }  # fmt: skip
+
+
+# rule, entry, value that it fires on, a part of the text, value near it that it spares.
 CASES: list[tuple[str, str, Any, str, Any]] = [
-    ("unjudged", "agreement", None, "No policy pool is recorded", {"evaluation": {"policies": 24}}),
-    ("uncalibrated", "return_prediction", None, "no promise was calibrated", {"half_width": 1.0}),
-    ("few policies", f"{POOL}.policies", 9, "9 policies of 8", 10),
-    ("few policies", f"{POOL}.runs", 7, "24 policies of 7", 8),
-    ("pearson", f"{POOL}.pearson", 0.949, "0.949 only", 0.95),
-    ("bias", f"{POOL}.bias_fraction", 0.051, "5.1 % of the pool's range less", 0.05),
-    ("bias", f"{POOL}.bias_fraction", -0.2, "20 % of the pool's range more", -0.05),
-    ("coverage", f"{COVERAGE}.evaluation", 0.84, "held 84 %", 0.85),
-    ("coverage", f"{COVERAGE}.evaluation", 0.96, "wider than they say", 0.95),
+    (
+        "return gap",
+        "comparison",
+        [row(real=[8.0, 10.0])],
+        "overlap: PPO trained in the twin (real 9",
+        [row()],
+    ),
+    (
+        "return gap",
+        "comparison",
+        [row(learned=[13.0, 14.0])],
+        "[13, 14])",
+        [row(learned=[12.0, 14.0])],
+    ),
+    ("out of distribution", "comparison", [row(share=0.21)], "the twin (21 %)", [row(share=0.2)]),
+    ("out of distribution", "comparison", [row(share=1.0)], "the twin (100 %)", [row(share=None)]),
+    ("no pool", "agreement", None, "No policy pool is recorded", {"evaluation": {"policies": 24}}),
+    ("uncalibrated", "return_prediction", None, "are not calibrated on it", {"half_width": 1.0}),
+    ("few policies", f"{POOL}.policies", 9, "9 policies from 8", 10),
+    ("few policies", f"{POOL}.runs", 7, "24 policies from 7", 8),
+    ("pearson", f"{POOL}.pearson", 0.949, "only 0.949", 0.95),
+    ("bias", f"{POOL}.bias_fraction", 0.051, "5.1 % of the pool's range too high", 0.05),
+    ("bias", f"{POOL}.bias_fraction", -0.2, "20 % of the pool's range too low", -0.05),
+    ("coverage", f"{COVERAGE}.evaluation", 0.84, "of 84 % of the policies: they", 0.85),
+    ("coverage", f"{COVERAGE}.evaluation", 0.96, "too wide", 0.95),
     ("coverage", "return_prediction.level", 0.97, "too narrow", None),
-    ("coverage of trained", f"{COVERAGE}.optimisation", 0.5, "trained in it: they are too", 1.0),
+    (
+        "coverage of trained",
+        f"{COVERAGE}.optimisation",
+        0.5,
+        "trained in the twin: they are too",
+        1.0,
+    ),
     ("width", "return_prediction.width_fraction", 0.26, "wide: 26 %", 0.25),
-    ("flattered", f"{TRAINED}.bias", 12.0, "earn less in reality than it says: 12 on", 0.0),
-    ("flattery unknown", TRAINED, None, "not known", {"policies": 6}),
+    ("exploitation", f"{TRAINED}.bias", 12.0, "trained in the twin are 12 (", 0.0),
+    ("exploitation unknown", TRAINED, None, "is unknown", {"policies": 6}),
     ("few ends", "termination.terminal_labels", 9, "Only 9", 10),
-    ("few ends", "termination.terminal_labels", 0, "never seen", None),
-    ("survival", ALIVE, [1.0, 1.0, 0.5], "after 5 steps 50 %", [1.0, 1.0, 0.9]),
-    ("short trust", "horizons.trusted_horizon", 199, "199 steps, an episode has up to 200", 200),
-    ("short trust", "horizons.trusted_horizon", 0, "for 0 steps", None),
-    ("lost", "open_loop.error", LOST, "From step 91 on", BACK),
-    ("lost", "open_loop.error", [0.1] * 199 + [None], "From step 200 on", [0.1] * 199),
+    ("few ends", "termination.terminal_labels", 0, "terminations is unknown", None),
+    ("survival", ALIVE, [1.0, 1.0, 0.5], "after 5 steps, 50 %", [1.0, 1.0, 0.9]),
+    ("short horizon", "horizons.trusted_horizon", 199, "199 steps; an episode has up to 200", 200),
+    ("short horizon", "horizons.trusted_horizon", 0, "is 0 steps", None),
+    ("useless predictions", "open_loop.error", LOST, "From step 91 on", BACK),
+    (
+        "useless predictions",
+        "open_loop.error",
+        [0.1] * 199 + [None],
+        "From step 200 on",
+        [0.1] * 199,
+    ),
     ("uncertainty", AUROC, [0.9, 0.6, 0.69], "AUROC 0.69", [0.6, 0.7, 0.9]),
     ("uncertainty", AUROC, 0.5, "AUROC 0.50", 0.7),
-    ("actions", EFFECT, [0.1, 0.6, 0.2], "After 5 steps", [0.1, 0.59, 1.0]),
+    ("actions", EFFECT, [0.1, 1.0, 0.2], "After 5 steps", [0.2, 0.99, 0.9]),
 ]
 
 
@@ -83,6 +123,31 @@ def test_a_rule_fires_on_its_number_alone(
     assert rule not in fired(changed(entry, spares))
 
 
+def test_the_comparison_gives_the_first_warnings() -> None:
+    seen: JSON = {
+        "policy": "ppo_twin", "real_mean": -8969.0, "real_ci95": [-9100.0, -8800.0], "learned_mean": -531.0,
+        "learned_ci95": [-600.0, -480.0], "past_threshold_share": 0.71,
+    }  # fmt: skip
+    found = warnings_of({"comparison": [row(), seen]})
+    assert found[:2] == comparison_warnings([row(), seen])
+    assert "real -8,969 [-9,100, -8,800], learned -531 [-600, -480]" in found[0]
+    assert "More than 20 % of the learned steps are out of distribution" in found[1]
+    assert "PPO trained in the twin (71 %)" in found[1] and "No policy pool" in found[2]
+    assert comparison_warnings([row()]) == comparison_warnings(None) == []
+
+
+def test_intervals_that_differ_by_rounding_overlap() -> None:
+    assert comparison_warnings([row([500.0, 500.0], [500.00001, 500.00001])]) == []
+    assert comparison_warnings([row([500.0, 500.0], [500.1, 500.1])]) != []
+
+
+def test_many_policies_are_counted_and_the_worst_are_named() -> None:
+    rows = [row([10.0, 12.0], [20.0 + i, 30.0]) | {"policy": f"p{i}"} for i in range(5)]
+    text = comparison_warnings(rows)[0]
+    assert text.index("p4 (") < text.index("p3 (") < text.index("p2 (") and "p1 (" not in text
+    assert text.endswith("; and 2 more.")
+
+
 def test_every_rule_has_a_case() -> None:
     assert {case[0] for case in CASES} == set(RULES)
 
@@ -97,16 +162,16 @@ def test_a_ceiling_below_the_goal_excuses_the_twin() -> None:
     assert "unknown" in fired(fidelity)["pearson"]
 
 
-def test_chance_is_named_where_it_may_explain_the_flattery() -> None:
+def test_an_interval_of_the_exploitation_that_includes_0_is_named() -> None:
     fidelity = clean()
     fidelity["agreement"]["optimisation"] |= {"bias": 3.0, "bias_ci95": [-1.0, 7.0]}
-    assert "chance may explain" in fired(fidelity)["flattered"]
+    assert "the 95 % interval includes 0" in fired(fidelity)["exploitation"]
     fidelity["agreement"]["optimisation"]["bias_ci95"] = [0.5, 7.0]
-    assert "chance" not in fired(fidelity)["flattered"]
+    assert "includes 0" not in fired(fidelity)["exploitation"]
 
 
 def test_nothing_measured_is_said_first() -> None:
-    nothing = "No policy pool has been judged: promises of this twin have no interval."
+    nothing = "No policy pool was evaluated: predicted returns of this twin have no interval."
     for empty in ({}, None, [], {"agreement": None, "return_prediction": None, "horizons": None}):
         assert warnings_of(empty) == [nothing]
 
@@ -129,13 +194,13 @@ def test_without_a_time_limit_the_longest_held_out_episode_counts() -> None:
 def test_misuses_follow_from_what_is_known() -> None:
     good = misuses(clean(), horizon=EPISODE)
     assert any("less than 190" in text for text in good)
-    assert any("more than 3 % of the steps" in text for text in good)
+    assert any("more than 3 % of their steps" in text for text in good)
     assert not any("no interval" in text or "single predictions" in text for text in good)
     bad = copy.deepcopy(clean())
     bad["return_prediction"] = None
     bad["horizons"]["trusted_horizon"] = 50
     bad["horizons"]["uncertainty"]["auroc"] = [0.5]
     said = " ".join(misuses(bad, horizon=EPISODE))
-    for part in ("no interval was calibrated", "more than 50 steps", "telling by its uncertainty"):
+    for part in ("no interval is calibrated", "more than 50 steps", "by their uncertainty"):
         assert part in said
-    assert "harmed" in said and "harmed" in " ".join(good)
+    assert "cause harm" in said and "cause harm" in " ".join(good)

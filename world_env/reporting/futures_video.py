@@ -1,4 +1,4 @@
-"""Several futures of one real moment: rows of a twin begin where reality is, and reality goes on beside them."""
+"""Video of several learned rollouts from one real state, beside the real episode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from world_env.policies.latent_policy import LatentActor
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
-from world_env.reporting.side_by_side_video import beside, encode_frames, frame_duration
+from world_env.reporting.side_by_side_video import END_LABELS, beside, encode_frames, frame_duration
 from world_env.rollouts.actors import policy_actor
 from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
@@ -28,15 +28,15 @@ from world_env.twin.twin import Twin
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-_WIDTH, _BAND, _GAP, _COLUMNS = 160, 20, 4, 3
+_WIDTH, _BAND, _GAP, _COLUMNS = 240, 20, 4, 3
 _INK, _REAL, _CUT, _PAPER = (29, 33, 41), (31, 111, 235), (198, 47, 59), (255, 255, 255)
-_VEIL = 0.6
-"""How much of a panel is paper once its future is no longer trusted."""
+_GREY_OUT = 0.6
+"""Share of white in a panel whose rollout went out of distribution."""
 
 
 @dataclass
 class _Panel:
-    """One future while it is watched."""
+    """State of one panel of the video."""
 
     name: str
     observation: Any
@@ -57,18 +57,21 @@ def futures(
     seed: int = 0,
     ledger: StepLedger,
 ) -> Path:
-    """Write a moving picture (.gif, or .mp4 as in `watch`) of what may follow on one real moment, and what did.
+    """Write a video (.gif, or .mp4 as in `watch`) of learned rollouts from one real state, beside the real episode.
 
-    The policy plays `after` real steps; where it then is, `number` rows of the twin begin, each with noise (in an
-    ensemble, a member too) of its own; in each of them, as in reality, the policy plays on for `steps` steps.
-    A future is veiled and stands still where the twin's uncertainty passes its threshold: there trust ends.
-    every: only each so-manieth frame is kept. The real steps are counted as "spot_check".
-    Raises InvalidOptionError where reality ends before that moment, SpaceMismatchError, MissingExtraError, StageError.
+    after: real steps before the rollouts begin (default: 50).
+    steps: length of each rollout in steps (default: 100).
+    number: learned rollouts (default: 5), each with its own noise and, in an ensemble, its own member.
+    every: keep every n-th frame (default: 1, all frames).
+    A rollout stops and its frames are greyed out where the uncertainty exceeds its maximum on the training data. Real
+    steps are counted in `ledger` as "spot_check".
+    Raises InvalidOptionError for a real episode shorter than `after`, SpaceMismatchError, MissingExtraError,
+    StageError.
     """
-    if min(after, steps, number, every) < 1:
-        raise InvalidOptionError(
-            f"after {after}, steps {steps}, number {number}, every {every}: expected at least 1 of each"
-        )
+    counts = {"after": after, "steps": steps, "number": number, "every": every}
+    for name, value in counts.items():
+        if value < 1:
+            raise InvalidOptionError(f"{name} must be >= 1, got {value}")
     with beside(Path(out)) as fresh, ExitStack() as stack:
         env = stack.enter_context(closing(make_real(real, purpose="spot_check", ledger=ledger)))
         check_same_spaces(env, twin.spec)
@@ -78,18 +81,18 @@ def futures(
             observation, _, terminated, truncated, _ = env.step(act(one_row(observation), _ONE)[0])
             if terminated or truncated:
                 raise InvalidOptionError(
-                    f"the real episode ended after {step + 1} steps, before the moment {after}: choose an earlier one, "
-                    "another seed, or a better policy"
+                    f"the real episode ended after {step + 1} steps, before step {after}: choose a smaller value of "
+                    "after, another seed or a better policy"
                 )
-        learned = _branched(twin, observation, number, seed)
-        panels = [_Panel("reality", observation)]
-        panels += [_Panel(f"future {i + 1}", observation) for i in range(number)]
+        learned = _simulator_at(twin, observation, number, seed)
+        panels = [_Panel("real", observation)]
+        panels += [_Panel(f"rollout {i + 1}", observation) for i in range(number)]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
-        ahead = act.fork(number) if isinstance(act, LatentActor) else act
+        rollout_act = act.fork(number) if isinstance(act, LatentActor) else act
         frames = [_compose(panels, renderer, 0)]
         for step in range(1, steps + 1):
             _real_step(env, act, panels[0])
-            _learned_step(learned, ahead, panels[1:])
+            _learned_step(learned, rollout_act, panels[1:])
             if step % every == 0:
                 frames.append(_compose(panels, renderer, step))
             if all(panel.end for panel in panels):
@@ -101,19 +104,19 @@ def futures(
 _ONE = np.zeros(1, np.int64)
 
 
-def _branched(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
-    """`number` rows that begin where reality is, cut where uncertainty passes the threshold."""
+def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
+    """Simulator with `number` environments at the real observation, truncated where they go out of distribution."""
     rule = "ignore" if twin.uncertainty_threshold is None else "truncate"
     config = SimulatorConfig(on_uncertain=rule, uncertainty="full" if rule == "truncate" else False)
-    branched = Simulator(twin, number, seed=seed, config=config)
+    simulator = Simulator(twin, number, seed=seed, config=config)
     rows = one_row(observation)
     repeated = (
         {key: np.repeat(value, number, 0) for key, value in rows.items()}
         if isinstance(rows, dict)
         else np.repeat(rows, number, 0)
     )
-    branched.reset(options={"observation": repeated})
-    return branched
+    simulator.reset(options={"observation": repeated})
+    return simulator
 
 
 def _real_step(env: Any, act: Any, panel: _Panel) -> None:
@@ -138,18 +141,18 @@ def _learned_step(simulator: Simulator, act: Any, panels: Sequence[_Panel]) -> N
 
 
 def _compose(panels: Sequence[_Panel], renderer: Renderer, step: int) -> np.ndarray:
-    """All panels in a grid, reality first."""
+    """One frame: all panels in a grid, the real one first."""
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
-        raise MissingExtraError('pictures need Pillow: pip install "world-env[train]"') from error
+        raise MissingExtraError('videos need Pillow: pip install "world-env[train]"') from error
     pictures = []
     for panel in panels:
         picture = Image.fromarray(renderer.frame(panel.observation))
         size = (_WIDTH, round(picture.height * _WIDTH / picture.width))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
         if panel.end == "uncertainty":
-            picture = Image.blend(picture, Image.new("RGB", size, _PAPER), _VEIL)
+            picture = Image.blend(picture, Image.new("RGB", size, _PAPER), _GREY_OUT)
         pictures.append(picture)
     height = pictures[0].height + _BAND + _GAP
     rows = -(-len(panels) // _COLUMNS)
@@ -159,9 +162,9 @@ def _compose(panels: Sequence[_Panel], renderer: Renderer, step: int) -> np.ndar
     for place, (panel, picture) in enumerate(zip(panels, pictures, strict=True)):
         left, top = place % _COLUMNS * (_WIDTH + _GAP), place // _COLUMNS * height
         canvas.paste(picture, (left, top + _BAND))
-        name, colour = (f"reality, step {step}", _REAL) if place == 0 else (panel.name, _INK)
+        name, colour = (f"real, step {step}", _REAL) if place == 0 else (panel.name, _INK)
         if panel.end:
-            how = "trust ends" if panel.end == "uncertainty" else panel.end
-            name, colour = f"{panel.name}: {how} at {panel.steps}", _CUT
+            reason = END_LABELS.get(panel.end, panel.end)
+            name, colour = f"{panel.name}: {reason} at {panel.steps}", _CUT
         draw.text((left + 4, top + _BAND / 2), name, colour, anchor="lm", font_size=12)
     return np.array(canvas)

@@ -1,4 +1,4 @@
-"""The plots of the page, as data URIs: drawn without pyplot, the same bytes from the same numbers."""
+"""Plots of the report page as data URIs, drawn without pyplot; equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from world_env.errors import MissingExtraError
 from world_env.twin.fidelity import at, interval, number, numbers, percent, rows_of
-from world_env.twin.fidelity_tables import curve_label
+from world_env.twin.fidelity_tables import curve_label, policy_label
 from world_env.types import JSON
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _REAL, _LEARNED, _GREY, _THIRD, _BAD = "#1f6feb", "#d9622b", "#8a8f98", "#2e9e6b", "#c62f3b"
 _WIDTH, _HEIGHT = 4.6, 3.7
-"""Inches: at a phone's width letters are as large as the text around."""
+"""Inches; at the width of a phone the labels are as large as the text of the page."""
 _STYLES = {
     "linear": (_THIRD, "-."),
     "hold_last": (_GREY, "--"),
@@ -32,15 +32,23 @@ _STYLES = {
     "twin": (_LEARNED, "-"),
 }
 _KINDS = (
-    ("evaluation", "o", _REAL, "of the pool"),
+    ("evaluation", "o", _REAL, "policy pool"),
     ("optimisation", "^", _LEARNED, "trained in the twin"),
 )
 _LOG_FROM = 10
-"""Ratio of the twin's largest error to its smallest from which both axes are logarithmic."""
+"""Ratio of the largest to the smallest error of the twin from which both axes are logarithmic."""
+_FRAME_SIZE = 960
+"""Pixels of the longer side of a frame, at most: its captions stay readable in two columns."""
+_LABEL_LENGTH = 48
+"""Characters of a label; longer labels are cut."""
+_LEGEND_LINE, _LEGEND_LINES = 0.19, 3
+"""Inches of a line of the legend, and lines that fit into the height of a plot; more lines add to it."""
+_TWO_COLUMNS = 56
+"""Characters that the labels of two columns of the legend have room for."""
 
 
 def scatter(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Learned against real return of each compared policy, or None without a policy that has both."""
+    """Learned against real return of each compared policy; None without a policy that has both."""
     both = [row for row in rows if None not in _means(row, "real_mean", "learned_mean")]
     if not both:
         return None
@@ -48,14 +56,14 @@ def scatter(rows: Sequence[Mapping[str, Any]]) -> str | None:
     ends: list[float] = []
     for i, row in enumerate(both):
         style = {"fmt": "os^Dvp*X"[i % 8], "color": f"C{i}", "capsize": 3}
-        _crosses(axes, [row], "_mean", **style, label=_label(row["policy"]))
+        _crosses(axes, [row], "_mean", **style, label=_label(policy_label(row["policy"])))
         ends += _ends(row, "_mean")
     _square(axes, ends)
     return _svg(figure)
 
 
 def agreement_scatter(fidelity: Any) -> str | None:
-    """Learned against real return of the judged policies, and where the promise says that they lie."""
+    """Learned against real return of the evaluated policies, with the band of predicted returns."""
     points = _points(fidelity)
     if not points:
         return None
@@ -77,7 +85,7 @@ def agreement_scatter(fidelity: Any) -> str | None:
                     markerfacecolor=colour if supported else "white",
                     alpha=0.85,
                     elinewidth=0.8,
-                    label=label if supported else f"{label}, past threshold",
+                    label=label if supported else f"{label}, out of distribution",
                 )
     line = _square(axes, [end for point in points for end in _ends(point, "")], legend=False)
     bias, half = _means(at(fidelity, "return_prediction"), "bias", "half_width")
@@ -91,14 +99,14 @@ def agreement_scatter(fidelity: Any) -> str | None:
             alpha=0.18,
             linewidth=0,
             zorder=0,
-            label=f"predicted ({percent(level)})",
+            label=f"predicted return ({percent(level)})",
         )
     _legend(figure, axes)
     return _svg(figure)
 
 
-def promises(fidelity: Any) -> str | None:
-    """The predicted interval of each judged policy, and what reality gave; None where none was predicted."""
+def predicted_returns(fidelity: Any) -> str | None:
+    """Predicted interval and real return of each evaluated policy; None without an interval."""
     given = [p for p in _points(fidelity) if None not in _means(p, "low", "high", "real")]
     if not given:
         return None
@@ -115,17 +123,17 @@ def promises(fidelity: Any) -> str | None:
                 and (point["low"] <= point["real"] <= point["high"]) == inside
             ]
             if marks:
-                name = label if inside else f"{label}, outside"
+                name = label if inside else f"{label}, outside the interval"
                 x, y = zip(*marks, strict=True)
                 axes.plot(x, y, marker, color=colour if inside else _BAD, markersize=5, label=name)
-    axes.set(xlabel="return: predicted (bar), real (mark)", ylabel="policies, the worst below")
+    axes.set(xlabel="return: predicted (bar), real (marker)", ylabel="policies, by real return")
     axes.set_yticks([])
     _legend(figure, axes)
     return _svg(figure)
 
 
 def curve(curves: JSON | None) -> str | None:
-    """Errors over the steps without seeing reality, or None where they were not measured."""
+    """Open-loop errors by the number of steps; None where they were not measured."""
     if not curves or not curves.get("twin"):
         return None
     figure, axes = _figure()
@@ -142,16 +150,16 @@ def curve(curves: JSON | None) -> str | None:
             )
     trusted = number(curves.get("trusted"))
     if trusted:
-        axes.axvline(trusted, color=_GREY, linewidth=1, label="trusted up to here")
-    unit = curves.get("unit") or "the observations' own units"
-    axes.set(xlabel="steps without seeing reality", ylabel=f"error, {unit}")
+        axes.axvline(trusted, color=_GREY, linewidth=1, label="trusted horizon")
+    unit = curves.get("unit") or "units of the observations"
+    axes.set(xlabel="steps without real observations", ylabel=f"error, {unit}")
     _limits(axes, curves)
     _legend(figure, axes)
     return _svg(figure)
 
 
 def survival(fidelity: Any) -> str | None:
-    """Share of episodes that go on after so many steps, in both worlds."""
+    """Share of running episodes by the number of steps, real and learned; None where it was not measured."""
     found = at(fidelity, "horizons", "survival")
     steps, real, learned = (numbers(at(found, name)) for name in ("steps", "real", "learned"))
     if None in steps or not 1 < len(steps) == len(real) == len(learned):
@@ -163,60 +171,68 @@ def survival(fidelity: Any) -> str | None:
     ):
         shares = [100 * share for share in _finite_or_nan(values)]
         axes.plot(_finite_or_nan(steps), shares, style, color=colour, label=label, markersize=4)
-    axes.set(xlabel="steps", ylabel="episodes that go on, %", ylim=(-3, 103))
+    axes.set(xlabel="steps", ylabel="running episodes, %", ylim=(-3, 103))
     _legend(figure, axes)
     return _svg(figure)
 
 
 def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
-    """What each round of a refinement predicted of its choice, and what that earned in the next one's spot checks.
+    """Predicted return of the policy chosen in each round, and its real evaluation episodes in the next round.
 
-    logs: `world_env.refinement.rounds.Round.log` of each. None where there is only one.
+    logs: `world_env.refinement.rounds.Round.log` of each round. None for fewer than two rounds.
     """
     if len(logs) < 2:
         return None
     figure, axes = _figure()
     steps = {log["round"]: log["real_steps"] for log in logs}
-    told = [log["predicted_return"] for log in logs]
+    predicted = [log["predicted_return"] for log in logs]
     low, high = (
-        _finite_or_nan([number(part.get(end)) for part in told]) for end in ("low", "high")
+        _finite_or_nan([number(part.get(end)) for part in predicted]) for end in ("low", "high")
     )
     places = list(steps.values())
     axes.fill_between(
-        places, low, high, color=_LEARNED, alpha=0.15, linewidth=0, label="predicted, interval"
+        places,
+        low,
+        high,
+        color=_LEARNED,
+        alpha=0.15,
+        linewidth=0,
+        label="predicted return, interval",
     )
     axes.plot(
         places,
-        [part["mean"] for part in told],
+        [part["mean"] for part in predicted],
         "^-",
         color=_LEARNED,
         markersize=4,
-        label="predicted",
+        label="predicted return",
     )
-    seen = [(steps[each["round"]], each["returns"]) for log in logs if (each := log.get("reality"))]
-    for place, returns in seen:
+    evaluated = [
+        (steps[each["round"]], each["returns"]) for log in logs if (each := log.get("reality"))
+    ]
+    for place, returns in evaluated:
         axes.plot([place] * len(returns), returns, "o", color=_REAL, alpha=0.35, markersize=3)
     axes.plot(
-        [place for place, _ in seen],
-        [float(np.mean(returns)) for _, returns in seen],
+        [place for place, _ in evaluated],
+        [float(np.mean(returns)) for _, returns in evaluated],
         "o-",
         color=_REAL,
         markersize=4,
-        label="spot checks in reality",
+        label="real evaluation episodes",
     )
-    axes.set(xlabel="real steps", ylabel="return of the chosen policy")
+    axes.set(xlabel="real environment steps", ylabel="return of the chosen policy")
     _legend(figure, axes)
     return _svg(figure)
 
 
 def rounds_picture(logs: Sequence[Mapping[str, Any]]) -> bytes | None:
-    """The same as an SVG file."""
+    """Plot of `rounds` as the content of an SVG file; None for fewer than two rounds."""
     uri = rounds(logs)
     return None if uri is None else base64.b64decode(uri.partition(",")[2])
 
 
 def strip(frames: Sequence[np.ndarray]) -> list[str]:
-    """Every frame as a PNG."""
+    """Frames as PNG data URIs."""
     if not len(frames):
         return []
     try:
@@ -226,7 +242,7 @@ def strip(frames: Sequence[np.ndarray]) -> list[str]:
     uris = []
     for frame in frames:
         image = Image.fromarray(np.asarray(frame, np.uint8))
-        image.thumbnail((640, 640))
+        image.thumbnail((_FRAME_SIZE, _FRAME_SIZE))
         buffer = io.BytesIO()
         image.save(buffer, format="PNG", optimize=True)
         uris.append(_data_uri(buffer.getvalue(), "png"))
@@ -247,7 +263,7 @@ def _means(row: Any, *names: str) -> list[float | None]:
 
 
 def _ends(row: Mapping[str, Any], suffix: str) -> list[float]:
-    """Both means and the ends of their intervals: real mean, low, high, learned mean, low, high."""
+    """Means and bounds of their intervals: real mean, low, high, learned mean, low, high."""
     found = []
     for side in ("real", "learned"):
         mean = float(row[f"{side}{suffix}"])
@@ -256,7 +272,7 @@ def _ends(row: Mapping[str, Any], suffix: str) -> list[float]:
 
 
 def _crosses(axes: Axes, rows: Sequence[Mapping[str, Any]], suffix: str, **style: Any) -> None:
-    """Every policy's two means with their intervals."""
+    """Draw the two means of each policy with their intervals."""
     real, real_low, real_high, learned, low, high = np.array([_ends(row, suffix) for row in rows]).T
     axes.errorbar(
         real,
@@ -270,7 +286,7 @@ def _crosses(axes: Axes, rows: Sequence[Mapping[str, Any]], suffix: str, **style
 
 
 def _square(axes: Axes, ends: Sequence[float], *, legend: bool = True) -> list[float]:
-    """The same range on both axes and the line where both worlds agree; returns the range."""
+    """Set one range for both axes and draw the diagonal; returns the range."""
     low, high = min(ends), max(ends)
     margin = 0.06 * (high - low) or 1.0
     line = [low - margin, high + margin]
@@ -282,7 +298,7 @@ def _square(axes: Axes, ends: Sequence[float], *, legend: bool = True) -> list[f
 
 
 def _limits(axes: Axes, curves: JSON) -> None:
-    """Logarithmic where errors span much; a baseline that explodes must not flatten the curves that matter."""
+    """Set logarithmic axes for a wide range of errors. A diverging linear model does not set the range."""
     twin = [value for value in numbers(curves["twin"]) if value is not None]
     shown = twin + [
         value
@@ -301,7 +317,7 @@ def _limits(axes: Axes, curves: JSON) -> None:
 
 
 def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """An empty plot, drawn without pyplot: no global state, no display."""
+    """Create an empty plot without pyplot: no global state, no display."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -315,11 +331,18 @@ def _figure(height: float = _HEIGHT) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Any, axes: Axes) -> None:
-    """Above the plot, where it hides nothing."""
+    """Draw the legend above the plot, where it covers no data; one column for long labels."""
+    handles, labels = axes.get_legend_handles_labels()
+    half = -(-len(labels) // 2)
+    widths = [max(map(len, part), default=0) for part in (labels[:half], labels[half:])]
+    columns = 2 if sum(widths) <= _TWO_COLUMNS else 1
+    lines = half if columns == 2 else len(labels)
+    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * max(0, lines - _LEGEND_LINES))
     figure.legend(
-        *axes.get_legend_handles_labels(),
+        handles,
+        labels,
         loc="outside upper left",
-        ncols=2,
+        ncols=columns,
         frameon=False,
         fontsize=8.5,
         columnspacing=1.0,
@@ -328,18 +351,18 @@ def _legend(figure: Any, axes: Axes) -> None:
 
 
 def _label(text: Any) -> str:
-    """As it stands: matplotlib reads $ as mathematics, and leaves out what begins with an underscore."""
+    """Escape a label: matplotlib reads $ as mathematics and hides labels that begin with an underscore."""
     plain = str(text).replace("$", r"\$")
-    plain = plain if len(plain) <= 34 else f"{plain[:32]}…"
+    plain = plain if len(plain) <= _LABEL_LENGTH else f"{plain[: _LABEL_LENGTH - 2]}…"
     return f" {plain}" if plain.startswith("_") else plain
 
 
 def _svg(figure: Figure) -> str:
-    """The plot as a data URI; on white, so that it reads in dark mode too."""
+    """Plot as a data URI; its white background keeps it readable in dark mode."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
-    # Names inside the drawing come from a hash; unsalted, two runs would differ.
+    # Ids inside the SVG come from a salted hash: a fixed salt gives equal bytes in two runs.
     with rc_context({"svg.hashsalt": "report"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return _data_uri(buffer.getvalue(), "svg+xml")

@@ -1,4 +1,4 @@
-"""A policy in the twin beside the same policy in reality, as a moving picture."""
+"""Video of a policy in the twin beside the same policy in the real environment."""
 
 from __future__ import annotations
 
@@ -34,17 +34,25 @@ if TYPE_CHECKING:
 
 MODES = ("closed_loop", "open_loop")
 
+END_LABELS = {
+    "horizon": "time limit",
+    "rollout": "rollout length",
+    "uncertainty": "out of distribution",
+    "non_finite": "NaN or infinite values",
+}
+"""Words for the reasons in `simulation.termination.ENDS`; other reasons stay as they are."""
+
 _PANEL_HEIGHT, _BAND, _GAP = 300, 26, 6
 _INK, _SOFT, _PAPER = (29, 33, 41), (118, 124, 135), (255, 255, 255)
 _LONGEST_FRAME, _SHORTEST_FRAME = 100, 33
-"""Milliseconds a frame is shown, at most and at least, whatever the world's own pace."""
+"""Milliseconds of one frame, at most and at least, for any step duration of the environment."""
 
 
 @dataclass
 class _Side:
-    """One world while it is watched.
+    """State of one side of the video.
 
-    end: why its episode is over, "" while it goes on. sees: whether a learned one is still shown the real one.
+    end: why the episode ended, "" while it runs. follows: whether a learned side still receives real observations.
     """
 
     name: str
@@ -52,7 +60,7 @@ class _Side:
     steps: int = 0
     total: float = 0.0
     end: str = ""
-    sees: bool = False
+    follows: bool = False
 
 
 class _Real:
@@ -73,9 +81,9 @@ class _Learned:
     def __init__(self, twin: Twin, seed: int, first: Any, *, temperature: float) -> None:
         config = SimulatorConfig(temperature=temperature)
         self._simulator, self._seed = Simulator(twin, 1, seed=seed, config=config), seed
-        # A model with a memory may need more than one observation to know where it is.
+        # A model with a memory may need more than one observation to infer its state.
         self.context = twin.model.context
-        self._seen, self._taken = [first], list[Any]()
+        self._observations, self._actions = [first], list[Any]()
         options = None if first is None else {"observation": one_row(first)}
         observation = self._simulator.reset(seed=seed, options=options)
         self.side = _Side("learned", row_of(observation, 0))
@@ -85,19 +93,19 @@ class _Learned:
         result = self._simulator.step(np.asarray(action)[None])
         side.observation, side.total = row_of(result.observation, 0), side.total + result.reward[0]
         side.steps += 1
-        side.end, side.sees = ENDS[int(result.end[0])], False
+        side.end, side.follows = ENDS[int(result.end[0])], False
 
     def follow(self, action: Any, real: _Side) -> None:
-        """Be shown one more real observation instead of stepping."""
-        self._seen.append(real.observation)
-        self._taken.append(np.asarray(action))
+        """Receive one more real observation instead of a step."""
+        self._observations.append(real.observation)
+        self._actions.append(np.asarray(action))
         past = {
-            "observations": one_row(stacked(self._seen)),
-            "actions": np.stack(self._taken)[None],
+            "observations": one_row(stacked(self._observations)),
+            "actions": np.stack(self._actions)[None],
         }
         observation = self._simulator.reset(seed=self._seed, options={"context": past})
         side = self.side
-        side.observation, side.sees = row_of(observation, 0), True
+        side.observation, side.follows = row_of(observation, 0), True
         side.steps, side.total, side.end = real.steps, real.total, real.end
 
 
@@ -112,15 +120,15 @@ def watch(
     ledger: StepLedger,
     mode: str = "closed_loop",
 ) -> Path:
-    """Write the frames of `side_by_side` as a moving picture, about as fast as the world is.
+    """Write a video of a policy in the twin and in the real environment, side by side.
 
-    out: a path that ends in .gif, or in .mp4 where imageio-ffmpeg is installed; without an ending,
-        .gif is added. Returns the file's path. Raises as `side_by_side` does, and StageError where
-        the file cannot be written.
+    out: path with the suffix .gif, or .mp4 (needs imageio-ffmpeg); without a suffix, .gif is added.
+        Other arguments as in `side_by_side`. The video plays at the speed of the environment, within limits.
+    Returns the path of the file. Raises as `side_by_side`, and StageError for a file that cannot be written.
     """
     path = Path(out)
     path = path.with_name(path.name + ".gif") if not path.suffix else path
-    # Opened before a real step is spent: where it cannot be written, nothing should be filmed.
+    # The file is opened first: a path that cannot be written must not cost real steps.
     with beside(path) as fresh:
         frames = side_by_side(
             twin, policy, real=real, steps=steps, seed=seed, ledger=ledger, mode=mode
@@ -130,18 +138,20 @@ def watch(
 
 
 def frame_duration(spec: WorldSpec) -> int:
-    """Milliseconds that one step of this world is shown."""
+    """Milliseconds of one frame: the step duration of the environment, within limits."""
     return int(np.clip(1000 * (spec.seconds_per_step or 0.05), _SHORTEST_FRAME, _LONGEST_FRAME))
 
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, a .gif or an .mp4, renamed to it at the end, removed where that is never reached."""
+    """Context with a temporary file for a .gif or .mp4: renamed to `path` at the end, removed after an error."""
     if path.suffix not in (".gif", ".mp4"):
-        raise InvalidOptionError(f"cannot write {path.name}: expected a name in .gif or .mp4")
+        raise InvalidOptionError(
+            f"cannot write {path.name}: expected a file name with the suffix .gif or .mp4"
+        )
     if path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
         raise MissingExtraError(
-            "an mp4 needs ffmpeg: pip install imageio-ffmpeg, or choose a name that ends in .gif"
+            "an .mp4 needs ffmpeg: pip install imageio-ffmpeg, or choose the suffix .gif"
         )
     with atomic_path(path) as temporary:
         temporary.touch()
@@ -158,70 +168,70 @@ def side_by_side(
     ledger: StepLedger,
     mode: str = "closed_loop",
 ) -> list[np.ndarray]:
-    """Frames (H, W, 3) uint8 of both worlds from the same first observation, learned on the left.
+    """Frames (H, W, 3) uint8 of one episode from the same first observation: learned left, real right.
 
-    real: None: the twin alone, from one of its own starts; no real step is taken.
-    steps: at most so many; it ends earlier when both episodes have. `real` pays them as
-        "spot_check".
-    mode: "closed_loop": in each world the policy acts on what it sees there; "open_loop": both
-        get the actions that it chose in reality, and the twin runs without noise, from as many real
-        observations as its model takes in; where worlds are seen as pixels, a third picture is how
-        far theirs are apart.
-    The same renderer draws both sides. Raises InvalidOptionError, SpaceMismatchError where the two
-    worlds differ in their spaces, MissingExtraError.
+    policy: an SB3 model (deterministic actions) or an exploration.
+    real: the real environment; None: the twin alone, from one of its initial states, without real steps.
+    steps: length of the video at most (default: 200); it ends earlier once both episodes ended. Real steps are counted
+        in `ledger` as "spot_check".
+    mode: "closed_loop": on each side the policy acts on the observations of that side. "open_loop": both sides get the
+        actions chosen in the real environment; the twin runs without noise, after the real observations that its
+        model needs as context; for image observations, a third panel shows the absolute difference.
+    One renderer draws both sides. Raises InvalidOptionError, MissingExtraError, and SpaceMismatchError for different
+    spaces.
     """
     if mode not in MODES or steps < 1 or (mode == "open_loop" and real is None):
         raise InvalidOptionError(
-            f"mode {mode!r} with {steps} steps and real={real}: expected one of "
-            f"{', '.join(MODES)}, at least 1 step, and a real environment for open_loop"
+            f"mode={mode!r}, steps={steps}, real={real}: expected one of {', '.join(MODES)}, at least 1 step, and a "
+            "real environment for open_loop"
         )
     with ExitStack() as stack:
-        worlds: list[_Real | _Learned] = []
+        players: list[_Real | _Learned] = []
         first = None
         if real is not None:
             env = make_real(real, purpose="spot_check", ledger=ledger)
             stack.enter_context(closing(env))
             check_same_spaces(env, twin.spec)
-            worlds.append(_Real(env, seed))
-            first = worlds[0].side.observation
+            players.append(_Real(env, seed))
+            first = players[0].side.observation
         noise = 0.0 if mode == "open_loop" else 1.0
-        worlds.insert(0, _Learned(twin, seed, first, temperature=noise))
-        actors = [_actor(policy, seed) for _ in worlds]
+        players.insert(0, _Learned(twin, seed, first, temperature=noise))
+        actors = [_actor(policy, seed) for _ in players]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
         if mode == "open_loop":
             parts = observation_spaces(twin.spec.observation_space).values()
             differs = any(map(is_image, parts))
-            return list(_play_together(worlds, actors[-1], renderer, steps, differs))
-        return list(_play(worlds, actors, renderer, steps))
+            return list(_play_together(players, actors[-1], renderer, steps, differs))
+        return list(_play(players, actors, renderer, steps))
 
 
 def _play(
-    worlds: Sequence[_Real | _Learned],
+    players: Sequence[_Real | _Learned],
     actors: Sequence[Exploration],
     renderer: Renderer,
     steps: int,
 ) -> Iterator[np.ndarray]:
-    """Each world with an actor of its own, until all are over."""
-    sides = [world.side for world in worlds]
+    """Frames with one actor for each side, until all episodes ended."""
+    sides = [player.side for player in players]
     yield _compose(sides, renderer, 0)
     for step in range(1, steps + 1):
         if all(side.end for side in sides):
             return
-        for world, actor in zip(worlds, actors, strict=True):
-            if not world.side.end:
-                world.step(actor.act(world.side.observation))
+        for player, actor in zip(players, actors, strict=True):
+            if not player.side.end:
+                player.step(actor.act(player.side.observation))
         yield _compose(sides, renderer, step)
 
 
 def _play_together(
-    worlds: Sequence[_Real | _Learned],
+    players: Sequence[_Real | _Learned],
     actor: Exploration,
     renderer: Renderer,
     steps: int,
     differs: bool,
 ) -> Iterator[np.ndarray]:
-    """The learned and the real world with the actions that are chosen in the real one, until that one is over."""
-    learned, real = worlds
+    """Frames of both sides under the actions chosen in the real environment, until the real episode ends."""
+    learned, real = players
     assert isinstance(learned, _Learned)
     sides = [learned.side, real.side]
     yield _compose(sides, renderer, 0, differs)
@@ -238,7 +248,7 @@ def _play_together(
 
 
 def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
-    """An actor for one world, with memory and noise of its own; a trained policy acts greedily."""
+    """Actor of one side with its own memory and noise; a trained policy acts deterministically."""
     actor: Exploration
     if hasattr(policy, "predict"):
         actor = SavedPolicy(cast("BaseAlgorithm", policy), deterministic=True)
@@ -251,16 +261,16 @@ def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
 def _compose(
     sides: Sequence[_Side], renderer: Renderer, step: int, differs: bool = False
 ) -> np.ndarray:
-    """The worlds side by side beneath their names, the step and the return so far; their difference where asked for."""
+    """One frame: the sides with their names, the step and the return so far, and optionally their difference."""
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
-        raise MissingExtraError('pictures need Pillow: pip install "world-env[train]"') from error
-    frames = [(side.name, _told(side), renderer.frame(side.observation)) for side in sides]
+        raise MissingExtraError('videos need Pillow: pip install "world-env[train]"') from error
+    frames = [(side.name, _status(side), renderer.frame(side.observation)) for side in sides]
     if differs:
         one, other = (frame.astype(np.int16) for _, _, frame in frames)
         apart = np.abs(one - other)
-        frames.append(("difference", f"{apart.mean():.1f} of 255", apart.astype(np.uint8)))
+        frames.append(("difference", f"mean {apart.mean():.1f} of 255", apart.astype(np.uint8)))
     panels = []
     for _, _, frame in frames:
         picture = Image.fromarray(frame)
@@ -269,28 +279,29 @@ def _compose(
         how = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
         panels.append(picture.resize((width, _PANEL_HEIGHT), how))
     total = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
-    # Even sizes: video encoders want them.
+    # Video encoders need even sizes.
     canvas = Image.new("RGB", (total + total % 2, _PANEL_HEIGHT + 2 * _BAND), _PAPER)
     draw = ImageDraw.Draw(canvas)
     left = 0
     for (name, text, _), panel in zip(frames, panels, strict=True):
         canvas.paste(panel, (left, _BAND))
-        draw.text((left + 8, _BAND / 2), name, _INK, anchor="lm", font_size=16)
+        draw.text((left + 8, _BAND / 2), name, _INK, anchor="lm", font_size=20)
         below = (left + 8, _PANEL_HEIGHT + 1.5 * _BAND)
-        draw.text(below, text, _SOFT, anchor="lm", font_size=13)
+        draw.text(below, text, _SOFT, anchor="lm", font_size=18)
         left += panel.width + _GAP
-    draw.text((total - 8, _BAND / 2), f"step {step}", _SOFT, anchor="rm", font_size=14)
+    draw.text((total - 8, _BAND / 2), f"step {step}", _SOFT, anchor="rm", font_size=18)
     return np.array(canvas)
 
 
-def _told(side: _Side) -> str:
-    if side.sees:
-        return "still shown the real one"
-    return f"return {side.total:.4g}" + (f" · {side.end} at {side.steps}" if side.end else "")
+def _status(side: _Side) -> str:
+    if side.follows:
+        return "context: real observations"
+    end = f" · {END_LABELS.get(side.end, side.end)} at {side.steps}" if side.end else ""
+    return f"return {side.total:.4g}{end}"
 
 
 def encode_frames(path: Path, frames: Sequence[np.ndarray], duration: int) -> None:
-    """Write equally large (H, W, 3) uint8 frames. duration: milliseconds a frame."""
+    """Write (H, W, 3) uint8 frames of equal size as a video. duration: milliseconds of one frame."""
     if path.suffix == ".mp4":
         import imageio.v3 as imageio
 

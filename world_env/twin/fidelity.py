@@ -1,4 +1,4 @@
-"""What a twin stores of its fidelity, read without trust: any part may be missing, null or of another type."""
+"""Tolerant access to the fidelity of a twin: any part may be missing, null or of another type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DASH = "–"  # noqa: RUF001
 
 
 def at(tree: Any, *path: str) -> Any:
-    """The entry at the end of the path; None where there is none."""
+    """Entry of nested dicts at the end of a path; None where it is missing."""
     for name in path:
         tree = tree.get(name) if isinstance(tree, dict) else None
     return tree
@@ -31,28 +31,28 @@ def number(value: Any) -> float | None:
 
 
 def numbers(values: Any) -> list[float | None]:
-    """A list of numbers, None where one is none; a lone number is a list of one, anything else is empty."""
+    """Finite numbers of a list, None in the place of anything else; a single number becomes a list of one."""
     if isinstance(values, list | tuple):
         return [number(value) for value in values]
     return [] if number(values) is None else [number(values)]
 
 
 def interval(low_high: Any) -> tuple[float, float] | None:
-    """Both ends, low first; None unless both are finite."""
+    """Bounds (low, high) of an interval; None unless both are finite."""
     ends = numbers(low_high)
     low, high = ends if len(ends) == 2 else (None, None)
     return None if low is None or high is None else (low, high)
 
 
 def rows_of(values: Any) -> list[JSON]:
-    """The objects of a list."""
+    """Dicts of a list; other entries are skipped."""
     return (
         [row for row in values if isinstance(row, dict)] if isinstance(values, list | tuple) else []
     )
 
 
 def show(value: Any) -> str:
-    """A number with as many decimals as help, or a dash."""
+    """Format a number with at least three significant digits; a dash for anything else."""
     known = number(value)
     if known is None:
         return DASH
@@ -62,18 +62,18 @@ def show(value: Any) -> str:
 
 
 def percent(share: Any) -> str:
-    """A share in 0..1 as percent, or a dash."""
+    """Format a share in 0..1 as percent; a dash for anything else."""
     known = number(share)
     return DASH if known is None else f"{show(round(100 * known, 1) + 0.0)} %"
 
 
 def error_curves(fidelity: Any) -> JSON | None:
-    """Errors of rollouts that never see reality again, by the number of steps; None where they were not measured.
+    """Open-loop errors by the number of steps; None where they were not measured.
 
-    Returns "horizon" (steps), "twin" and "hold_last" (root mean square errors over all dimensions, in "unit"). Where
-    errors were measured by dimension, also "linear", "median" (of the dimensions, step by step), "worst" (the
-    dimension with the largest last error, called "worst_name") and "trusted" (steps); else, of a twin that keeps to one
-    of many futures, "energy" and "hold_energy". Of such a twin always "drawn": the last of these two, and "steps".
+    Returns "horizon" (steps), "twin" and "hold_last" (root mean square errors over all dimensions, in "unit").
+    Errors by dimension add "linear", "median" (median dimension of each step), "worst" (dimension with the largest
+    error at the last step, named by "worst_name") and "trusted" (trusted horizon in steps). Without them, a twin that
+    samples its predictions adds "energy" and "hold_energy" (energy scores). "drawn": see `drawn`.
     """
     tree = at(fidelity, "horizons", "observation")
     steps, error = numbers(at(tree, "steps")), _by_dimension(at(tree, "error"))
@@ -85,9 +85,9 @@ def error_curves(fidelity: Any) -> JSON | None:
     worst = last.index(max(last))
     return {
         "horizon": [int(step) for step in steps if step is not None],
-        "twin": _together(error),
-        "hold_last": _together(_by_dimension(at(tree, "hold_last"))),
-        "linear": _together(_by_dimension(at(tree, "linear"))),
+        "twin": _over_dimensions(error),
+        "hold_last": _over_dimensions(_by_dimension(at(tree, "hold_last"))),
+        "linear": _over_dimensions(_by_dimension(at(tree, "linear"))),
         "median": [_median(step) for step in zip(*error, strict=True)] if len(error) > 2 else [],
         "worst": error[worst] if len(error) > 1 else [],
         "worst_name": str(names[worst]) if named else str(worst),
@@ -113,20 +113,20 @@ def _open_loop(curve: Any) -> JSON | None:
 
 
 def drawn(curve: Any) -> JSON | None:
-    """{"steps", "energy", "hold_energy"} after the last step that has both energy scores; None where none has."""
+    """{"steps", "energy", "hold_energy"} at the last step with both energy scores; None without such a step."""
     pairs = zip(numbers(at(curve, "energy")), numbers(at(curve, "hold_energy")), strict=False)
     known = [(i + 1, *pair) for i, pair in enumerate(pairs) if None not in pair]
     return dict(zip(("steps", "energy", "hold_energy"), known[-1], strict=True)) if known else None
 
 
 def _by_dimension(values: Any) -> list[list[float | None]]:
-    """One list of equal length a dimension; empty where they are not."""
+    """One list for each dimension; empty unless all have the same length."""
     found = [numbers(row) for row in values] if isinstance(values, list | tuple) else []
     return found if found and found[0] and len({len(row) for row in found}) == 1 else []
 
 
-def _together(dimensions: list[list[float | None]]) -> list[float | None]:
-    """Root mean square over the dimensions of each step; None where one of them left the numbers."""
+def _over_dimensions(dimensions: list[list[float | None]]) -> list[float | None]:
+    """Root mean square over the dimensions of each step; None where one of them is not finite."""
     return [_root_mean_square(step) for step in zip(*dimensions, strict=True)]
 
 

@@ -1,6 +1,6 @@
-"""The card of a twin: what it was made from, what was measured, and what it must not be used for.
+"""Model card of a twin: warnings, returns, data, measured accuracy and out-of-scope uses.
 
-`Twin.save` writes it beside the twin, from what twin.json stores and nothing else; nothing reads it.
+`Twin.save` writes the card beside the twin, from twin.json alone. No code reads it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from typing import Any
 from world_env.spec import WorldSpec
 from world_env.twin.fidelity import at, error_curves, number, rows_of, show
 from world_env.twin.fidelity_tables import (
-    KINDS_SAID,
+    AGREEMENT_NOTE,
     Table,
     agreement_table,
     coverage_table,
     effect_table,
     error_table,
     markdown_table,
+    policy_label,
     pool_text,
     prediction_text,
     with_ends,
 )
+from world_env.twin.provenance_text import exploration_text, real_steps_text, seeds_text
 from world_env.twin.warning_rules import NO_WARNING, misuses, warnings_of
 from world_env.types import JSON
 
@@ -34,26 +36,26 @@ def card_text(
     fidelity: JSON,
     known: Sequence[str] = (),
 ) -> str:
-    """Markdown of a card. known: outcomes that come from known functions."""
-    facts = [["", ""], *_data(spec, provenance, known)]
+    """Markdown of a model card. known: outcomes computed by known functions ("reward", "termination")."""
     warnings = warnings_of(fidelity, horizon=spec.horizon, known=known)
     lines = [
-        f"# Twin of {spec.real_id or 'a world without an id'}",
+        f"# Twin of {spec.real_id or 'an unregistered environment'}",
         "",
-        f"A learned simulator of the family `{family}`. Written at every save from `twin.json`, which holds it all.",
+        f"A learned simulator. World model family: `{family}`. Generated from `twin.json` at every save.",
         "",
-        *_section("Data", markdown_table(facts), _notes(fidelity)),
-        *_section("Agreement", *_agreement(fidelity)),
-        *_section("Predicted return", _promise(fidelity)),
-        *_section("Trusted horizon", _horizon(spec, fidelity), _ends(fidelity)),
         *_section("Warnings", _bullets(warnings) or [NO_WARNING]),
-        *_section("Must not be used for", _bullets(misuses(fidelity, horizon=spec.horizon))),
+        *_section("Real and learned returns", *_returns(fidelity)),
+        *_section("Data", markdown_table(_data(spec, provenance, known)), _notes(fidelity)),
+        *_section("Agreement over a policy pool", *_agreement(fidelity)),
+        *_section("Predicted return", _prediction(fidelity)),
+        *_section("Open-loop accuracy", _horizon(spec, fidelity), _ends(fidelity)),
+        *_section("Out-of-scope uses", _bullets(misuses(fidelity, horizon=spec.horizon))),
     ]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def card_of(tree: JSON) -> str:
-    """The card of a twin, from the checked content of its twin.json."""
+    """Card of a twin, from the checked content of its twin.json."""
     return card_text(
         family=tree["family"],
         spec=WorldSpec.from_json(tree["spec"]),
@@ -71,23 +73,42 @@ def _bullets(texts: Sequence[Any]) -> list[str]:
     return [f"- {' '.join(str(text).split())}" for text in texts]
 
 
+def _returns(fidelity: Any) -> list[list[str]]:
+    rows = [
+        [
+            policy_label(row.get("policy")),
+            with_ends(row, "real_mean", "real_ci95"),
+            with_ends(row, "learned_mean", "learned_ci95"),
+        ]
+        for row in rows_of(at(fidelity, "comparison"))
+    ]
+    if not rows:
+        return [["No policy was evaluated in the twin and in the real environment."]]
+    episodes = number(at(fidelity, "judged"))
+    count = "" if episodes is None else f" over {show(episodes)} episodes"
+    text = f"Mean returns{count} in task units, with 95 % intervals."
+    head = ["policy", "real return [95 %]", "learned return [95 %]"]
+    return [[text], markdown_table([head, *rows])]
+
+
 def _data(spec: WorldSpec, provenance: JSON, known: Sequence[str]) -> Table:
-    seeds = provenance.get("seeds", provenance.get("seed"))
+    episodes = number(provenance.get("episodes"))
     found = {
-        "real steps": provenance.get("real_steps"),
-        "episodes": provenance.get("episodes"),
-        "exploration": provenance.get("exploration"),
-        "seeds": ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else seeds,
+        "real environment steps": real_steps_text(provenance),
+        "episodes": None if episodes is None else show(episodes),
+        "exploration": exploration_text(provenance),
+        "seeds": seeds_text(provenance),
         "commit": provenance.get("commit"),
-        "time limit": "none" if spec.horizon is None else f"{spec.horizon} steps",
+        "time limit": "none" if spec.horizon is None else f"{show(spec.horizon)} steps",
         "known functions": ", ".join(known) or None,
     }
     optional = ("episodes", "known functions")
-    return [
+    rows = [
         [name, "unknown" if value is None else str(value)]
         for name, value in found.items()
         if value is not None or name not in optional
     ]
+    return [["property", "value"], *rows]
 
 
 def _notes(fidelity: Any) -> list[str]:
@@ -96,20 +117,16 @@ def _notes(fidelity: Any) -> list[str]:
 
 
 def _agreement(fidelity: Any) -> list[list[str]]:
-    table = agreement_table(fidelity)
-    lines = ["No policy pool has been judged."]
-    if table:
-        lines = [KINDS_SAID]
-    pool = pool_text(fidelity)
-    returns = _returns(rows_of(at(fidelity, "comparison")))
-    return [[pool] if pool else [], lines, markdown_table(table), returns]
+    table, pool = agreement_table(fidelity), pool_text(fidelity)
+    text = AGREEMENT_NOTE if table else "No policy pool was evaluated."
+    return [[pool] if pool else [], [text], markdown_table(table)]
 
 
-def _promise(fidelity: Any) -> list[str]:
+def _prediction(fidelity: Any) -> list[str]:
     text, table = prediction_text(fidelity), markdown_table(coverage_table(fidelity))
     if not text:
         return [
-            "None was calibrated: a return in this twin says nothing of how far reality may be."
+            "Not calibrated: the difference between a learned return and the real return is unknown."
         ]
     return [text, *([""] if table else []), *table]
 
@@ -117,26 +134,22 @@ def _promise(fidelity: Any) -> list[str]:
 def _horizon(spec: WorldSpec, fidelity: Any) -> list[str]:
     curves = error_curves(fidelity)
     trusted = None if curves is None else number(curves.get("trusted"))
-    episode = "has no time limit" if spec.horizon is None else f"has up to {spec.horizon}"
-    lines = [
-        "Not measured." if trusted is None else f"{show(trusted)} steps; an episode {episode}."
-    ]
+    limit = "has no time limit" if spec.horizon is None else f"has up to {show(spec.horizon)}"
+    lines = ["Trusted horizon: not measured."]
+    if trusted is not None:
+        lines = [
+            f"Trusted horizon: {show(trusted)} steps; an episode {limit}. Up to this step, the open-loop error stays "
+            "small compared with holding the last observation."
+        ]
     table = markdown_table(error_table(curves))
     if table and curves is not None:
-        said = f", {curves['unit']}" if curves["unit"] else ""
-        lines += [
-            "",
-            f"Error without seeing reality again, on held-out episodes{said}:",
-            "",
-            *table,
-        ]
+        unit = f", in {curves['unit']}" if curves["unit"] else ""
+        lines += ["", f"Open-loop error on the validation split{unit}:", "", *table]
     reward = number(at(fidelity, "reward_error"))
     if reward is not None:
-        lines += ["", f"Error of one step's reward: {show(reward)} task units."]
+        lines += ["", f"Mean absolute error of the reward: {show(reward)} task units per step."]
     effects = markdown_table(effect_table(fidelity))
-    return lines + (
-        ["", "What another action would have changed:", "", *effects] if effects else []
-    )
+    return lines + (["", "Predicted effect of other actions:", "", *effects] if effects else [])
 
 
 def _ends(fidelity: Any) -> list[str]:
@@ -144,28 +157,19 @@ def _ends(fidelity: Any) -> list[str]:
     if labels is None:
         return []
     scores = [
-        f"{name} {show(value)}"
-        for name in ("precision", "recall", "brier")
+        f"{label} {show(value)}"
+        for label, name in (
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("Brier score", "brier"),
+        )
         if (value := number(at(fidelity, "termination", name))) is not None
     ]
-    lines = [f"Ends of episodes: {show(labels)} held-out ones; {', '.join(scores) or 'no score'}."]
+    lines = [
+        f"Terminations in the validation split: {show(labels)}; {', '.join(scores) or 'no score'}."
+    ]
     bounds = at(fidelity, "termination", "bounds")
     if isinstance(bounds, list | tuple) and bounds:
-        lines += ["", "Every episode of the data ended, and so does this twin's, with:", ""]
+        lines += ["", "Hard termination bounds (every data episode beyond one of them ended):", ""]
         lines += _bullets(bounds)
     return lines
-
-
-def _returns(rows: list[JSON]) -> list[str]:
-    table = [
-        [
-            str(row.get("policy")),
-            with_ends(row, "real_mean", "real_ci95"),
-            with_ends(row, "learned_mean", "learned_ci95"),
-        ]
-        for row in rows
-    ]
-    if not table:
-        return []
-    head = ["policy", "real return [95 %]", "learned return [95 %]"]
-    return ["Policies that were judged at the end:", "", *markdown_table([head, *table])]
