@@ -35,16 +35,27 @@ _Flat = Annotated[_T, tyro.conf.arg(name="")]
 
 def twins_command() -> None:
     """List the bundled twins."""
+    from gymnasium import registry
+
+    from world_env.twin.provenance_text import real_steps_text
     from world_env.twin.serialization import find_twin, list_twins, read_json
 
-    table = Table("twin", "real environment", "family", "real steps", "exploration")
+    # The default id is another name of one of them.
+    ids = {
+        spec.kwargs.get("twin"): name
+        for name, spec in registry.items()
+        if name.startswith("WorldModel/")
+    }
+    table = Table("twin", "id", "real environment", "family", "real steps")
+    for column in table.columns:
+        column.no_wrap = True
     for name in list_twins():
         tree = read_json(find_twin(name))
         provenance = tree["provenance"]
         real = provenance.get("real", {}).get("env_id", "")
-        steps, exploration = provenance.get("real_steps"), provenance.get("exploration")
-        table.add_row(name, real, tree["family"], str(steps), str(exploration))
-    console.print(table)
+        steps = real_steps_text(provenance) or "unknown"
+        table.add_row(name, ids.get(name, ""), real, tree["family"], steps)
+    console.print(table, soft_wrap=True)
 
 
 def collect_command(config: _Flat[CollectConfig]) -> None:

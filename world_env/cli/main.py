@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import logging
 import os
 import sys
 import types
@@ -83,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    # What a stage logs, such as which update trains a policy, stands above its progress bar.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("world_env").setLevel(logging.INFO)
     try:
         with json_fields():
             status = tyro.cli(function, prog=f"world-env {name}", args=rest)
