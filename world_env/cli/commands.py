@@ -46,16 +46,12 @@ def twins_command() -> None:
         for name, spec in registry.items()
         if name.startswith("WorldModel/")
     }
-    table = Table("twin", "id", "real environment", "family", "real steps")
-    for column in table.columns:
-        column.no_wrap = True
+    table = Table("twin", "id", "family", "real steps", box=None, padding=(0, 2, 0, 0))
     for name in list_twins():
         tree = read_json(find_twin(name))
-        provenance = tree["provenance"]
-        real = provenance.get("real", {}).get("env_id", "")
-        steps = real_steps_text(provenance) or "unknown"
-        table.add_row(name, ids.get(name, ""), real, tree["family"], steps)
-    console.print(table, soft_wrap=True)
+        steps = real_steps_text(tree["provenance"]) or "unknown"
+        table.add_row(name, ids.get(name, ""), tree["family"], steps)
+    console.print(table)
 
 
 def collect_command(config: _Flat[CollectConfig]) -> None:
