@@ -190,8 +190,7 @@ def _make_base(real: EnvConfig, render_mode: str | None) -> gym.Env:
         env = gym.make(real.env_id, disable_env_checker=True, **arguments)
     except DependencyNotInstalled as error:
         raise MissingExtraError(
-            f"the simulator of {real.env_id!r} is not installed ({error}). "
-            f"{_pip_line(real.env_id)}"
+            f"the simulator of {real.env_id!r} is not installed ({error}). {_pip_line(real.env_id)}"
         ) from error
     except ModuleNotFoundError as error:
         raise StageError(
@@ -240,7 +239,9 @@ def _similar_ids(env_id: str) -> str:
     """Registered ids of real environments with a similar name, and how to name an id of another package."""
     known = {name.lower(): name for name, spec in gym.registry.items() if not is_learned(spec)}
     matches = difflib.get_close_matches(_name_of(env_id).lower(), known, n=5, cutoff=0.5)
-    advice = 'Write an id of another package as "module:Id": importing the module must register the id.'
+    advice = (
+        'Write an id of another package as "module:Id": importing the module must register the id.'
+    )
     return f"Did you mean {', '.join(known[m] for m in matches)}? {advice}" if matches else advice
 
 

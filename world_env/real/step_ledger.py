@@ -93,9 +93,7 @@ class StepLedger:
         try:
             ledger._counts = _checked_counts(tree)
         except ValueError as error:
-            raise StageError(
-                f"not a step ledger ({error}): got {str(tree)[:200]}"
-            ) from error
+            raise StageError(f"not a step ledger ({error}): got {str(tree)[:200]}") from error
         return ledger
 
     def _write(self, counts: dict[str, int]) -> None:
