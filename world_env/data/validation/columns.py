@@ -10,7 +10,7 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording
 from world_env.data.statistics import column_name, column_traits, counted
-from world_env.data.validation.issue import LintIssue, Severity
+from world_env.data.validation.issue import LintIssue, Severity, number_of
 from world_env.data.validation.regression import Transitions, discrete_sizes, vector_spaces
 from world_env.spaces import observation_spaces
 from world_env.spec import WorldSpec
@@ -250,7 +250,7 @@ def _non_finite(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
                 places.setdefault(name, f"episode {number}, entry {row}")
     if counts:
         texts = {
-            name: f"{count:,} such values, the first in {places[name]}"
+            name: f"{number_of(count, 'value')}, the first in {places[name]}"
             for name, count in counts.items()
         }
         text = _of_columns(

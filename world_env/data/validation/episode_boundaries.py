@@ -63,7 +63,7 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
     within = (first | second) & (data.step > 0)
     for jumps in (second, within):
         found = np.flatnonzero(jumps)
-        places = ", ".join(data.where(index) for index in found[:3])
+        places = "; ".join(data.where(index) for index in found[:3])
         if len(found) and _is_autoreset(data, found):
             text = (
                 "automatic resets of a vector environment are recorded as steps: at least "
@@ -74,7 +74,7 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
             return
     if within.any():
         text = (
-            f"two episodes are recorded as one: at least {number_of(len(found), 'step')} jump to an initial state "
+            f"the boundary between episodes is missing: at least {number_of(len(found), 'step')} jump to an initial state "
             f"(first: {places}). Cut the episodes there."
         )
         yield LintIssue("glued", "error", text, data.where(found[0]))
@@ -105,14 +105,18 @@ def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
     """Find episodes, or stretches of episodes, that are in the data twice, and episodes cut into parts."""
     twice, overlaps, joined = duplicate_episodes(episodes)
     if twice or overlaps:
-        pairs = [f"{a} = {b}" for a, b in twice] + [
-            f"{n} steps of {a} in {b}" for a, b, n in overlaps
+        pairs = [f"episode {b} equals episode {a}" for a, b in twice] + [
+            f"{number_of(n, 'step')} of episode {a} are in episode {b}" for a, b, n in overlaps
+        ]
+        counts = [
+            f"{number_of(len(found), 'episode')} {what}"
+            for found, what in ((twice, "in the data twice"), (overlaps, "partly in another one"))
+            if found
         ]
         yield LintIssue(
             "duplicates",
             "error",
-            f"duplicates: {number_of(len(twice), 'episode')} in the data twice, {number_of(len(overlaps), 'episode')} "
-            f"with a stretch of another one (first: {'; '.join(pairs[:3])}). Remove them, or the validation split "
+            f"duplicates: {', '.join(counts)} (first: {'; '.join(pairs[:3])}). Remove them, or the validation split "
             "contains training data.",
             f"episode {(twice + [(a, b) for a, b, _ in overlaps])[0][1]}",
         )
@@ -121,8 +125,9 @@ def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
         yield LintIssue(
             "pieces",
             "warning",
-            f"cut episodes: {number_of(len(joined), 'episode')} with the continuation of another one (first: {b} "
-            f"continues {a}). Join them, or parts of one episode are in both the training and the validation split.",
+            f"cut episodes: {number_of(len(joined), 'episode')} with the continuation of another one (first: episode "
+            f"{b} continues episode {a}). Join them, or parts of one episode are in both the training and the "
+            "validation split.",
             f"episode {b}",
         )
 

@@ -46,8 +46,10 @@ def shifted_rewards(data: Transitions) -> Iterator[LintIssue]:
     by_fold = [errors[folds == fold].mean(0) for fold in np.unique(folds)]
     if mean[1] > _MIN_ERROR_RATIO * mean[best] and all(part[best] < part[1] for part in by_fold):
         other = "before" if _LAGS[best] > 0 else "after"
-        times = f"{mean[1] / mean[best]:.1f} times smaller than from its own step"
-        why = f"the error of a reward predicted from the step {other} it is {times}"
+        times = f"{mean[1] / mean[best]:.1f} times smaller"
+        why = (
+            f"predicted from the step {other}, a reward has a {times} error than from its own step"
+        )
         yield _shift(_LAGS[best] > 0, why)
 
 
