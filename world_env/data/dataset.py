@@ -35,7 +35,7 @@ _COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
 
 @dataclass(frozen=True)
 class EncodedEpisodes:
-    """Encoded episodes, concatenated: N steps and M = N + number of episodes observations.
+    """Encoded episodes, concatenated: N steps, and N plus the number of episodes = M observations.
 
     codec: codec of the observations and actions.
     observations: key -> (M, *O) float32; images as uint8.

@@ -74,7 +74,7 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
             return
     if within.any():
         text = (
-            f"the boundary between episodes is missing: at least {number_of(len(found), 'step')} jump to an initial state "
+            f"missing boundaries between episodes: at least {number_of(len(found), 'step')} to an initial state "
             f"(first: {places}). Cut the episodes there."
         )
         yield LintIssue("glued", "error", text, data.where(found[0]))
