@@ -122,7 +122,7 @@ def test_the_bundled_twins_are_listed(
         (["build", "CartPol-v1", "--out", "{}/run"], "StageError", "CartPole-v1"),
         (["compare", "--twin", "no-such", "--real", "CartPole-v1", "--policies", "{}"],
          "TwinNotFoundError", "no-such"),
-        (["fit", "--data", "{}", "--out", "{}/twin"], "StageError", "no episode store"),
+        (["fit", "--data", "{}", "--out", "{}/twin"], "StageError", "is not an episode store"),
         (["learn", "--out", "{}/policy"], "InvalidOptionError", "either --twin"),
         (["learn", "--twin", "cartpole", "--out", "{}/policy", "--action-chunk", "2"],
          "InvalidOptionError", "belong to --real"),

@@ -128,9 +128,9 @@ def test_a_store_of_another_collection_is_refused(
     tmp_path: Path, change: dict[str, object], name: str
 ) -> None:
     collect(configured(tmp_path))
-    with pytest.raises(StageError, match=f"its {name} is"):
+    with pytest.raises(StageError, match=f"other settings: {name} is"):
         collect(configured(tmp_path, **change))
-    with pytest.raises(StageError, match="its real is"):
+    with pytest.raises(StageError, match="other settings: real is"):
         collect(CollectConfig(EnvConfig("CartPole-v1"), tmp_path, 120, MIXED, 5))
     with pytest.raises(StageError, match="already holds 120"):
         collect(configured(tmp_path, steps=50))
@@ -156,7 +156,7 @@ def test_numbers_that_are_not_finite_stop_it_and_keep_what_was_complete(tmp_path
 
 
 def test_impossible_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         configured(Path("x"), steps=0)
     with pytest.raises(ValueError, match="spot_check"):
         configured(Path("x"), purpose="fun")

@@ -307,8 +307,25 @@ def test_spikes_and_constants_are_tamed_and_reported() -> None:
     ).abs().max() < 21
     notes = column_notes(encoded)
     assert any("observation[1] is constant at 7" in note for note in notes)
-    assert any("observation[2] spikes rarely" in note for note in notes)
+    assert any("observation[2] has rare outliers: values from" in note for note in notes)
     assert not any("observation[0]" in note for note in notes)
+
+
+def test_columns_of_one_kind_share_one_note() -> None:
+    rng = np.random.default_rng(0)
+    values = np.zeros((5 * 101, 2835))
+    values[:, 2812:] = rng.normal(size=(len(values), 23))
+    notes = column_notes(columns_of(values))
+    first = ", ".join(f"observation[{i}]" for i in range(3))
+    assert notes == [
+        f"2,812 of 2,835 columns are constant (first: {first}): they hold no information",
+        "reward is constant at 1: it holds no information",
+    ]
+    spiking = rng.normal(0, 0.01, (40 * 101, 4))
+    spiking[::1001, 1:3] = 1000.0
+    note = column_notes(columns_of(spiking))[0]
+    assert note.startswith("2 of 4 columns have rare outliers (first: observation[1], observation")
+    assert "observation[1] has values from" in note
 
 
 def test_a_clock_is_scaled_by_its_pace_not_by_its_rounding() -> None:
@@ -355,5 +372,5 @@ def test_starts_are_real_starts_and_states_are_never_ends() -> None:
     assert len(states) == sum(map(len, episodes))
     assert torch.equal(states.elapsed, states.last()["observation"][:, 0].long())
     assert len(dataset_states(encode_episodes(pieces, codec), limit=3, seed=4)) == 3
-    with pytest.raises(InitialStatesError, match="real start"):
+    with pytest.raises(InitialStatesError, match=r"none of the 5 episodes starts at a reset"):
         starts(pieces[1::2], codec)

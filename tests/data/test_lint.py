@@ -1,5 +1,6 @@
 """Every planted fault is found, clean data is clean, and no data makes `lint` fail."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -18,9 +19,9 @@ from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording
 from world_env.data.store import EpisodeStore
-from world_env.data.validation.episode_boundaries import related
+from world_env.data.validation.episode_boundaries import duplicate_episodes
 from world_env.data.validation.lint import lint, lint_split
-from world_env.data.validation.regression import held_out_error
+from world_env.data.validation.regression import cross_validated_error
 from world_env.spec import EnvConfig, WorldSpec
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -139,10 +140,10 @@ def test_one_pair_of_glued_episodes_is_placed() -> None:
 
 def test_relatives_are_told_from_strangers() -> None:
     whole = dict(enumerate(flown(6, 40)))
-    assert related(whole) == ([], [], [])
+    assert duplicate_episodes(whole) == ([], [], [])
     whole[6], whole[7] = whole[2].cut(10, 30), whole[3]
     whole[8], whole[9] = (flown(7, 40)[6].cut(*ends) for ends in ((0, 15), (15, 40)))
-    twice, overlaps, joined = related(whole)
+    twice, overlaps, joined = duplicate_episodes(whole)
     assert (twice, overlaps, joined) == ([(3, 7)], [(6, 2, 20)], [(8, 9)])
 
 
@@ -178,7 +179,9 @@ def test_a_quadratic_law_is_found_exactly_and_a_smooth_one_closely() -> None:
     inputs = rng.normal(size=(2_000, 3))
     targets = np.stack([inputs[:, 0] ** 2 - inputs[:, 1] * inputs[:, 2], np.sin(inputs[:, 0])], 1)
     noise = rng.normal(size=(2_000, 1))
-    errors = held_out_error(inputs, np.hstack([targets, noise]), np.arange(2_000) % 5).mean(0)
+    errors = cross_validated_error(inputs, np.hstack([targets, noise]), np.arange(2_000) % 5).mean(
+        0
+    )
     assert errors[0] < 1e-4 and errors[1] < 0.02 and errors[2] > 0.7
 
 
@@ -233,6 +236,60 @@ def test_one_unusable_episode_hides_nothing_of_the_others() -> None:
     assert loud(lint(episodes, flat_spec(2, 30))) == ["finite", "time_limit"]
 
 
+def wide(**change: np.ndarray) -> tuple[list[Recording], WorldSpec]:
+    """12 episodes with 40 observation columns and 6 actions."""
+    rng = np.random.default_rng(3)
+    observations = rng.normal(size=(12, 21, 40)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (12, 20, 6)).astype(np.float32)
+    columns = {"observations": observations, "actions": actions, "rewards": observations[:, 1:, 0]}
+    columns |= change
+    episodes = [
+        Recording(**{name: column[i] for name, column in columns.items()}, terminated=False, truncated=True)
+        for i in range(12)
+    ]  # fmt: skip
+    box = spaces.Box(-9, 9, (40,), np.float32)
+    return episodes, WorldSpec(box, spaces.Box(-1, 1, (6,), np.float32))
+
+
+def test_issues_of_one_kind_are_counted_in_one_line() -> None:
+    clean, spec = wide()
+    data = {
+        name: np.stack([getattr(e, name) for e in clean]) for name in ("observations", "actions")
+    }
+
+    def issue(check: str, of: list[Any] = clean, **change: np.ndarray) -> Any:
+        (found,) = [each for each in lint(wide(**change)[0] if change else of, spec)
+                    if each.check == check]  # fmt: skip
+        return found
+
+    def changed(name: str, columns: slice, value: float) -> dict[str, np.ndarray]:
+        column = data[name].copy()
+        column[:, 1::4, columns] = value
+        return {name: column}
+
+    constant = issue("constant", observations=data["observations"] * (np.arange(40) < 4))
+    assert constant.message.startswith("36 of 40 columns are constant (first: observation[4], ")
+    assert constant.where == "observation[4]" and constant.severity == "note"
+    outside = issue("space", **changed("observations", slice(2, 35), 50.0))
+    assert outside.message.startswith("33 of 40 columns have values out of bounds (first: observ")
+    assert (outside.where, outside.severity) == ("observation[2]", "error")
+    finite = issue("finite", **changed("observations", slice(5, 25), np.nan))
+    # 40 observation columns, 6 actions and the reward.
+    assert finite.message.startswith("20 of 47 columns have NaN or infinite values (first: observ")
+    assert "the first in episode 0, entry 1" in finite.message
+    held = issue("actions", actions=data["actions"] * np.float32([1, 0, 0, 0, 0, 0]))
+    assert held.message.startswith("5 of 6 columns are constant (first: action[1], action[2], ")
+    narrow = issue("actions", actions=data["actions"] * np.float32([0.01] * 5 + [1]))
+    assert narrow.message.startswith("5 of 6 columns cover little of their range (first: action[0]")
+    cut = [Recording(e.observations, e.actions, e.rewards[:n], False, True)
+           for n, e in enumerate(clean, 3)]  # fmt: skip
+    shape = issue("shape", cut)
+    assert shape.message.startswith("12 of 12 episodes do not fit the spaces (first: episode 0, ")
+    assert "reward has 3 entries, expected 20 for 20 actions" in shape.message
+    ended = [dataclasses.replace(e, early_end=4) for e in clean]
+    assert issue("early_end", ended).message.startswith("12 of 12 episodes continue after")
+
+
 # -- the command --------------------------------------------------------------------------------------------------
 
 
@@ -240,7 +297,7 @@ def test_the_command_exits_with_1_where_an_error_is(
     pendulum: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["lint", str(pendulum.folder)]) == 0
-    assert "nothing found" in capsys.readouterr().out
+    assert "no issues found" in capsys.readouterr().out
     again = EpisodeStore.create(tmp_path / "again", pendulum.spec)
     again.append([*pendulum.load(), pendulum.load()[2]])
     assert main(["lint", str(again.folder), "--json"]) == 1
@@ -249,7 +306,7 @@ def test_the_command_exits_with_1_where_an_error_is(
     assert main(["lint", str(pendulum.folder), "--held-out", str(again.folder)]) == 1
     assert "split" in capsys.readouterr().out
     assert main(["lint", str(pendulum.folder), "--held-out", "x", "--twin", "y"]) == 2
-    assert "one split at most" in capsys.readouterr().err
+    assert "at most one of --held-out DATASET and --twin TWIN" in capsys.readouterr().err
     assert main(["lint", str(pendulum.folder), "--twin", "pendulum"]) == 2
     assert "fit it again" in capsys.readouterr().err
 

@@ -85,7 +85,7 @@ def test_a_minari_dataset_without_an_environment_is_fitted_and_asks_for_its_hori
     assert main([*fitting, "--updates", "2", "--horizon", "20"]) == 0
     assert Twin.load(tmp_path / "twin").spec.horizon == 20
     assert main([*fitting, "--horizon", "19"]) == 2
-    assert "the longest episode lasts 20 steps" in capsys.readouterr().err
+    assert "the longest episode has 20 steps" in capsys.readouterr().err
     with pytest.raises(InvalidOptionError, match="horizon is 0"):
         open_dataset(f"minari:{ID}", horizon=0)
 
@@ -117,6 +117,27 @@ def test_the_environment_that_a_dataset_names_is_the_twins_real_one(tmp_path: Pa
     assert real == EnvConfig("CartPole-v1", {"max_episode_steps": 30})
     comparing = ["compare", "--twin", out, "--policies", "--episodes", "50"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 0
+
+
+def test_a_dataset_recorded_in_a_learned_environment_has_no_real_environment(
+    tmp_path: Path,
+) -> None:
+    env = gym.make("WorldModel/CartPole-v0")
+    observations, actions, rewards = [env.reset(seed=0)[0]], [], []
+    for _ in range(5):
+        actions.append(env.action_space.sample())
+        observation, reward, *_ = env.step(actions[-1])
+        observations.append(observation)
+        rewards.append(reward)
+    flags = np.zeros(5, bool)
+    columns = (np.array(observations), np.array(actions), np.array(rewards), flags, flags)
+    buffer = EpisodeBuffer(seed=0, **dict(zip(NAMES, columns, strict=True)))
+    dataset = written([buffer], env=env.spec)
+    env.close()
+    assert dataset.spec.env_spec.id == "WorldModel/CartPole-v0"
+    spec, _, provenance = open_dataset(f"minari:{ID}")
+    assert spec.real is None and "real" not in provenance
+    assert provenance["real_steps"] == {}
 
 
 def test_infos_of_others_are_not_taken_for_ours() -> None:

@@ -204,7 +204,7 @@ def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
         with pytest.raises(InvalidOptionError, match="share"):
             parse_exploration(f"stuck:{share}:{folder}", spec)
     with pytest.raises(
-        InvalidOptionError, match=r'is no number: expected for example "stuck:0.5:FOLDER"'
+        InvalidOptionError, match=r'is not a number: expected for example "stuck:0.5:FOLDER"'
     ):
         parse_exploration(f"stuck:{folder}", spec)
 

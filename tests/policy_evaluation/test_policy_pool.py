@@ -163,7 +163,7 @@ def test_no_twin_learns_from_a_pool(made: Pool) -> None:
     assert kept
     for folder in kept:
         for kind in ("policy", "greedy", "stuck:0.5"):
-            with pytest.raises(InvalidOptionError, match="belongs to a pool"):
+            with pytest.raises(InvalidOptionError, match="belongs to a policy pool"):
                 parse_exploration(f"{kind}:{folder}", spec_of(REAL))
 
 

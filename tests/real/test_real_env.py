@@ -1,6 +1,8 @@
 """Real environments are made, described and counted in one place."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,6 +17,7 @@ from world_env.errors import (
 )
 from world_env.real.real_env import make_real, make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
+from world_env.registration import register_all
 from world_env.spec import EnvConfig, WorldSpec
 
 COUNTING = EnvConfig("counting:Counting-v0")
@@ -78,7 +81,7 @@ def test_a_ledger_passes_its_steps_on_to_a_wider_one() -> None:
 @pytest.mark.parametrize("text", ["[]", '{"fun": 3}', '{"collect": -1}', '{"collect": true}', "{"])
 def test_a_damaged_ledger_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "steps.json").write_text(text)
-    with pytest.raises(StageError, match="no step ledger"):
+    with pytest.raises(StageError, match="is not a step ledger"):
         StepLedger(tmp_path / "steps.json")
 
 
@@ -148,10 +151,62 @@ def test_what_a_wrapper_of_ours_refuses_keeps_its_own_name() -> None:
 
 
 def test_an_unknown_id_lists_near_matches() -> None:
-    with pytest.raises(StageError, match="CartPole-v1"):
+    with pytest.raises(StageError, match=r"unknown environment id 'CartPol-v1'.*CartPole-v1"):
         spec_of(EnvConfig("CartPol-v1"))
-    with pytest.raises(StageError, match="module:Id"):
+    with pytest.raises(StageError, match=r"no_such_module.*module:Id"):
         spec_of(EnvConfig("no_such_module:Thing-v0"))
+
+
+@pytest.fixture
+def learned_ids() -> Iterator[list[str]]:
+    """Ids of learned environments: those of the package, and ids of a user in every form of an entry point."""
+    from world_env.envs.env import WorldModelEnv
+
+    class Own(WorldModelEnv):
+        pass
+
+    register_all()
+    entries = {
+        "Pendulu-v1": "world_env:WorldModelEnv",
+        "Pendulums-v1": WorldModelEnv,
+        "Pendulumx-v1": Own,
+    }
+    for name, entry in entries.items():
+        gym.register(name, entry_point=entry, kwargs={"twin": "cartpole"})
+    yield [name for name in gym.registry if name.startswith("WorldModel")] + list(entries)
+    for name in entries:
+        del gym.registry[name]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["CartPol-v1", "WorldModel/CartPol-v0", "WorldMode/CartPole-v0", "Pendulum-v9", "Pendul-v1"],
+)  # fmt: skip
+def test_no_learned_id_is_suggested_as_a_real_one(wrong: str, learned_ids: list[str]) -> None:
+    assert {"WorldModel-v0", "WorldModel/CartPole-v0"} < set(learned_ids)
+    with pytest.raises(StageError) as caught:
+        spec_of(EnvConfig(wrong))
+    rest = str(caught.value).replace(repr(wrong), "")
+    assert not [name for name in learned_ids if re.search(rf"(?<!\w){name}(?!\w)", rest)]
+    assert "WorldModel" not in rest
+
+
+def test_a_learned_id_is_refused_as_a_real_one(learned_ids: list[str]) -> None:
+    others = ["world_env:WorldModel-v0", "WorldModel/CartPole", "WorldModel/CartPole-v9"]
+    for name in [*learned_ids, *others]:
+        ledger = StepLedger()
+        with pytest.raises(StageError, match=rf"{name}' is a learned environment.*real env"):
+            make_real(EnvConfig(name), purpose="collect", ledger=ledger)
+        assert ledger.by_purpose == {}
+
+
+def test_a_function_that_makes_a_twin_is_refused_as_a_real_environment() -> None:
+    gym.register("Disguised-v0", entry_point=lambda **_: gym.make("WorldModel-v0").unwrapped)
+    try:
+        with pytest.raises(StageError, match="'Disguised-v0' is a learned environment"):
+            spec_of(EnvConfig("Disguised-v0"))
+    finally:
+        del gym.registry["Disguised-v0"]
 
 
 def test_impossible_arguments_are_named() -> None:

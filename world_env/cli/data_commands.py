@@ -56,23 +56,23 @@ def lint_command(
         found += lint_split(*_sides(Twin.load(twin), episodes), spec)
     found = worst_first(found)
     if as_json:
-        print(json.dumps([finding.to_json() for finding in found], indent=1))
+        print(json.dumps([issue.to_json() for issue in found], indent=1))
     else:
         steps = sum(map(len, episodes))
-        show_findings(found, f"{dataset}: {len(episodes):,} episodes, {steps:,} steps")
-    return int(any(finding.severity == "error" for finding in found))
+        show_issues(found, f"{dataset}: {len(episodes):,} episodes, {steps:,} steps")
+    return int(any(issue.severity == "error" for issue in found))
 
 
-def show_findings(found: Sequence[LintIssue], title: str) -> None:
-    """Print the findings as a table."""
+def show_issues(found: Sequence[LintIssue], title: str) -> None:
+    """Print the issues as a table."""
     if not found:
-        console.print(f"{title}: nothing found", soft_wrap=True)
+        console.print(f"{title}: no issues found", soft_wrap=True)
         return
-    table = Table("severity", "check", "where", "what", title=title, show_lines=True)
-    for finding in found:
-        color = {"error": "red", "warning": "yellow", "note": "dim"}[finding.severity]
-        severity = f"[{color}]{finding.severity}[/{color}]"
-        table.add_row(severity, finding.check, *map(escape, (finding.where, finding.message)))
+    table = Table("severity", "check", "where", "problem", title=title, show_lines=True)
+    for issue in found:
+        color = {"error": "red", "warning": "yellow", "note": "dim"}[issue.severity]
+        severity = f"[{color}]{issue.severity}[/{color}]"
+        table.add_row(severity, issue.check, *map(escape, (issue.where, issue.message)))
     console.print(table)
 
 

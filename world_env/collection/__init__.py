@@ -1,4 +1,4 @@
-"""Collection of real episodes."""
+"""Collection of episodes in a real environment."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Stage: play a real environment and keep its episodes.
+"""Stage: collect episodes in a real environment.
 
-Each episode's seeds derive from (seed, episode number), so an interrupted collection that goes on
-gives the data of one that was never interrupted; steps lost on the way stay counted.
+The seeds of each episode derive from (seed, episode number): a resumed collection gives the same episodes as an
+uninterrupted one. Real steps that a kill lost stay counted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from world_env.spec import WorldSpec
 from world_env.types import JSON
 
 Progress = Callable[[int, int], None]
-"""Called after each episode with (steps collected, steps wanted)."""
+"""Called after each episode with (steps collected, steps in total)."""
 
 
 @dataclass
 class _Pending:
-    """Complete episodes that are not on disk yet."""
+    """Complete episodes that are not on disk yet, by episode number."""
 
     store: EpisodeStore
     ledger: StepLedger
@@ -43,7 +43,7 @@ class _Pending:
         return sum(map(len, self.episodes.values()))
 
     def flush(self) -> None:
-        # An interrupted flush is repeated: what the store has by then is not added again.
+        # An interrupted flush is repeated: episodes that the store holds are not added again.
         self.episodes = {n: e for n, e in self.episodes.items() if n >= len(self.store)}
         self.ledger.save()
         self.store.append(list(self.episodes.values()), real_steps=self.ledger.by_purpose)
@@ -53,11 +53,16 @@ class _Pending:
 def collect(
     config: CollectConfig, *, ledger: StepLedger | None = None, progress: Progress | None = None
 ) -> EpisodeStore:
-    """Fill the store at `config.out` up to `config.steps` real steps.
+    """Collect real episodes into the store at `config.out`, up to `config.steps` steps in total.
 
-    ledger: counts the same steps for a whole pipeline; the store keeps its own ledger beside.
-    Whatever stops it (Ctrl-C, a crash of the environment), complete episodes are kept.
-    Raises StageError if the store belongs to another collection, DataError on non-finite numbers.
+    An interrupted collection is resumed. After an interrupt or an error, the complete episodes are kept.
+
+    ledger: a second ledger that counts the same steps, for example of a whole pipeline. The folder holds its own,
+        `steps.json`.
+    progress: called after each episode with (steps collected, steps in total).
+
+    Raises StageError if the folder holds a collection with other settings or with more steps, DataError for NaN or
+    infinite values of the environment, and what `make_real` raises.
     """
     own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
     env = make_real(config.real, purpose=config.purpose, ledger=own)
@@ -99,14 +104,13 @@ def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:
     for name, wanted in {**provenance, "spec": spec.to_json()}.items():
         if found.get(name) != wanted:
             raise StageError(
-                f"{config.out} holds another collection: its {name} is {_short(found.get(name))}, "
-                f"this one's is {_short(wanted)}. Choose another folder, or repeat its settings to "
-                "go on."
+                f"{config.out} holds a collection with other settings: {name} is {_short(found.get(name))}, got "
+                f"{_short(wanted)}. Choose another folder, or give the same settings to resume."
             )
     if store.steps > config.steps:
         raise StageError(
-            f"{config.out} already holds {store.steps} steps, more than the {config.steps} wanted: "
-            "choose another folder, or ask for at least as many"
+            f"steps is {config.steps}, but {config.out} already holds {store.steps} steps: give at least as many, or "
+            "choose another folder"
         )
     return store
 
@@ -121,7 +125,7 @@ def _derive(seed: int, number: int, stream: int) -> int:
 
 
 def _play(env: gym.Env, exploration: Exploration, seed: int, number: int, limit: int) -> Episode:
-    """Episode `number` of a collection."""
+    """Play episode `number` of a collection."""
     exploration.reset(_derive(seed, number, 1))
     return play(env, exploration.act, _derive(seed, number, 0), limit, number=number)
 
@@ -129,28 +133,31 @@ def _play(env: gym.Env, exploration: Exploration, seed: int, number: int, limit:
 def play(
     env: gym.Env, act: Callable[[Any], Any], reset_seed: int, limit: int, *, number: int = 0
 ) -> Episode:
-    """One real episode of at most `limit` steps, truncated there.
+    """Play one episode of at most `limit` steps; a longer episode is truncated there.
 
-    act: from an observation to an action, both unbatched. number: of the episode, for the words of errors.
-    Raises DataError where the environment gives what is no number.
+    act: maps an observation to an action, both unbatched.
+    reset_seed: seed of the environment's reset.
+    number: episode number in error messages.
+
+    Raises DataError if the environment returns NaN or infinite values.
     """
     observation, _ = env.reset(seed=reset_seed)
-    seen = [_copy(observation, env.observation_space)]
+    recorded = [_copy(observation, env.observation_space)]
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     terminated = truncated = False
     while not (terminated or truncated):
-        _check_finite(seen[-1], rewards, number, reset_seed)
+        _check_finite(recorded[-1], rewards, number, reset_seed)
         action = act(observation)
-        # Environments may keep, or change, the array that they are given.
+        # A copy: environments may keep or change the array that they receive.
         actions.append(np.array(action, dtype=env.action_space.dtype))
         observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append(_copy(observation, env.observation_space))
+        recorded.append(_copy(observation, env.observation_space))
         rewards.append(float(reward))
         truncated = truncated or (len(actions) >= limit and not terminated)
-    _check_finite(seen[-1], rewards, number, reset_seed)
-    observations: Any = np.stack(seen) if not isinstance(seen[0], dict) else {
-        key: np.stack([entry[key] for entry in seen]) for key in seen[0]
+    _check_finite(recorded[-1], rewards, number, reset_seed)
+    observations: Any = np.stack(recorded) if not isinstance(recorded[0], dict) else {
+        key: np.stack([entry[key] for entry in recorded]) for key in recorded[0]
     }  # fmt: skip
     return Episode(
         observations,
@@ -175,7 +182,7 @@ def _check_finite(observation: Any, rewards: list[float], number: int, seed: int
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             column = int(np.flatnonzero(~np.isfinite(value.reshape(-1)))[0])
             raise DataError(
-                f"the real environment gave {value.reshape(-1)[column]} in {key}[{column}] of "
-                f"episode {number} (reset seed {seed}) after {step} steps, expected finite "
-                "numbers. Complete episodes are kept; repair the environment, or wrap it."
+                f"the real environment returned {value.reshape(-1)[column]} in {key}[{column}] of "
+                f"episode {number} (reset seed {seed}) after {step} steps, expected finite values. Repair or wrap "
+                "the environment. The complete episodes are kept."
             )

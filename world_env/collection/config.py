@@ -1,4 +1,4 @@
-"""Settings of a collection."""
+"""Settings of `collect`."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from world_env.spec import EnvConfig
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to collect, how, and where to."""
+    """Settings of `collect`: environment, folder, number of real steps and exploration."""
 
     real: EnvConfig
-    """The real environment."""
+    """Real environment in which the episodes are collected."""
     out: Path
-    """Folder of the episode store; an interrupted collection there goes on."""
+    """Folder of the episode store. An interrupted collection with the same settings is resumed there."""
     steps: int
-    """Real steps to store; the last episode is cut there."""
+    """Real environment steps to store in total, at least 1. The last episode is truncated there. A larger number in
+    the same folder adds steps."""
     exploration: str = "random"
-    """Who acts: "random", "held:20", "policy:PATH", "greedy:PATH", "stuck:0.5:PATH" (half of its sensors broken),
-    "mix:0.5*random+0.5*held:20"."""
+    """Exploration policy. "random": uniform actions. "held:20": random actions, each held for 20 steps on average.
+    "policy:PATH": sampled actions of a saved policy. "greedy:PATH": its deterministic actions. "stuck:0.5:PATH": its
+    sampled actions while half of the observation dimensions are stuck. "mix:0.5*random+0.5*held:20": one of these
+    for each episode, in these shares of the steps. More varied actions give a twin that is accurate in more states."""
     seed: int = 0
-    """Seeds both the environment and the exploration, at least 0."""
+    """Seed of the environment and of the exploration, at least 0. The same seed gives the same episodes."""
     purpose: str = "collect"
-    """What the real steps are counted under."""
+    """Purpose under which the step ledger counts the real steps: collect, validate, select, spot_check or judge."""
     shard_steps: int = 1000
-    """Steps after which complete episodes are written; a killed process loses no more than these
-    and one episode."""
+    """Steps after which the complete episodes are written to disk. A killed process loses at most these steps and
+    one episode; small values write many small files."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.shard_steps < 1 or self.seed < 0:
-            raise InvalidOptionError(
-                f"steps is {self.steps}, shard_steps {self.shard_steps}, seed {self.seed}: "
-                "expected at least 1, 1 and 0"
-            )
+        for name, least in (("steps", 1), ("shard_steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InvalidOptionError(
+                    f"{name} must be at least {least}, got {getattr(self, name)}"
+                )
         if self.purpose not in PURPOSES:
             raise InvalidOptionError(
-                f"purpose is {self.purpose!r}, expected one of {', '.join(PURPOSES)}"
+                f"unknown purpose {self.purpose!r}: expected one of {', '.join(PURPOSES)}"
             )

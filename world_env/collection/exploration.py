@@ -1,4 +1,4 @@
-"""Who acts in the real environment while its data is collected."""
+"""Exploration: policies that act in the real environment while data is collected."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ if TYPE_CHECKING:
 
 
 _STUCK_WIDTH = 2.0
-"""Data scales around the data's mean at which broken sensors stick (a deviation)."""
+"""Standard deviation of the values of stuck dimensions around the mean of the data, in scales of the data."""
 
 
 class RandomPolicy(Exploration):
-    """Every action drawn afresh, uniform over the action space."""
+    """Uniform random actions, drawn anew at each step."""
 
     def __init__(self, space: spaces.Space[Any]) -> None:
-        # A copy: the environment's own sampler belongs to the environment.
+        # A copy: seeding must not change the random generator of the environment's own space.
         self._space = copy.deepcopy(space)
 
     def reset(self, seed: int) -> None:
-        """Begin an episode."""
+        """Start an episode."""
         self._space.seed(seed)
 
     def act(self, observation: Any) -> Any:
-        """A fresh random action."""
+        """Sample an action."""
         return self._space.sample()
 
 
 class Mixture(Exploration):
-    """One of several explorations for each whole episode, so that each makes its share of the steps.
+    """Mixture of explorations, one of them for each whole episode.
 
-    By steps, not by episodes: else one that stands for a thousand steps leaves little to those that fall after thirty.
+    The weights are shares of the steps, not of the episodes: explorations with short episodes play more of them.
     """
 
     def __init__(self, parts: Sequence[Exploration], weights: Sequence[float]) -> None:
         total = sum(weights)
         if not parts or len(parts) != len(weights) or min(weights) < 0 or not total > 0:
             raise InvalidOptionError(
-                f"a mixture of {len(parts)} parts got the weights {list(weights)}: expected one "
-                "weight >= 0 a part, and one above 0"
+                f"a mixture of {len(parts)} explorations got the weights {list(weights)}: expected one weight >= 0 for "
+                "each, at least one of them above 0"
             )
         self._parts = list(parts)
         self._chances = np.asarray(weights, np.float64) / total
@@ -64,7 +64,10 @@ class Mixture(Exploration):
         self._current = 0
 
     def reset(self, seed: int) -> None:
-        """Begin an episode with the part that is furthest behind its share; drawn by the seed where none is."""
+        """Start an episode with the exploration furthest below its share of the steps, or with a random one.
+
+        The random choice applies while no exploration is at least half a step below its share.
+        """
         behind = self._chances * self._steps.sum() - self._steps
         rng = np.random.default_rng([seed, len(self._parts)])
         drawn = rng.choice(len(self._parts), p=self._chances)
@@ -72,18 +75,21 @@ class Mixture(Exploration):
         self._parts[self._current].reset(seed)
 
     def act(self, observation: Any) -> Any:
-        """What the chosen part does."""
+        """Action of the current exploration."""
         self._steps[self._current] += 1
         return self._parts[self._current].act(observation)
 
     def skip(self, seed: int, steps: int) -> None:
-        """Take in an episode that was played before: whose it was, and that it had so many steps."""
+        """Account for an episode of `steps` steps that was played before a resume."""
         self.reset(seed)
         self._steps[self._current] += steps
 
 
 class SavedPolicy(Exploration):
-    """A trained Stable-Baselines3 policy that acts with noise of its own."""
+    """Trained Stable-Baselines3 policy with its own random generator.
+
+    deterministic: use the deterministic actions instead of sampled ones.
+    """
 
     def __init__(self, model: BaseAlgorithm, *, deterministic: bool = False) -> None:
         self._policy, encoder = model.policy, encoder_of(model)
@@ -97,7 +103,7 @@ class SavedPolicy(Exploration):
         self._noise = torch.Generator().manual_seed(0).get_state()
 
     def reset(self, seed: int) -> None:
-        """Begin an episode: fresh noise, no memory."""
+        """Start an episode: reseed the noise, clear the recurrent state."""
         self._noise = torch.Generator().manual_seed(seed).get_state()
         self._memory, self._first = None, True
         self._seed = seed
@@ -105,8 +111,8 @@ class SavedPolicy(Exploration):
             self._with_own_noise(self._policy.reset_noise)
 
     def act(self, observation: Any) -> Any:
-        """What the policy does, sampled unless deterministic."""
-        observation = self._seen(observation)
+        """Action of the policy, sampled unless `deterministic`."""
+        observation = self._policy_input(observation)
         action, self._memory = self._with_own_noise(
             lambda: self._policy.predict(
                 observation,
@@ -115,22 +121,22 @@ class SavedPolicy(Exploration):
                 deterministic=self._deterministic,
             )
         )
-        # A copy: environments may keep, or change, the array that they are given.
+        # A copy: environments may keep or change the array that they receive.
         self._first, self._last = False, np.array(action)
         return action
 
-    def _seen(self, observation: Any) -> Any:
-        """What the policy takes in: latents where it sees through a twin."""
+    def _policy_input(self, observation: Any) -> Any:
+        """Observation of the policy: latents of its twin, if it was trained on them."""
         if self._filter is None:
             return observation
-        shown = one_row(observation)
+        batch = one_row(observation)
         if self._first:
-            return row_of(self._filter.begin(shown, [self._seed]), 0)
+            return row_of(self._filter.begin(batch, [self._seed]), 0)
         action = self._last[None]
-        return row_of(self._filter.go_on(action, shown, np.zeros(1, np.int64)), 0)
+        return row_of(self._filter.go_on(action, batch, np.zeros(1, np.int64)), 0)
 
     def _with_own_noise(self, act: Any) -> Any:
-        # SB3 draws from torch's global generator: ours is lent to it, then the old one put back.
+        # SB3 samples from torch's global generator: set its state to ours, and restore it afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._noise)
             result = act()
@@ -139,12 +145,14 @@ class SavedPolicy(Exploration):
 
 
 class StuckPolicy(SavedPolicy):
-    """A saved policy with broken sensors, in each episode others.
+    """Saved policy with faulty sensors: some observation dimensions are constant during an episode.
 
-    A share of what it sees, other dimensions in each episode, is stuck at values of the data's range.
-    A pole-balancer that does not see where it is, or how fast, balances on and runs into the end of the track: skilled
-    enough to travel, and wrong enough to arrive where neither random actions nor good policies go.
-    share: of the dimensions, above 0, up to 1; at least one is stuck.
+    The dimensions and their values, near the data of the policy, are drawn anew for each episode. Such a policy
+    reaches states that neither random actions nor good policies reach: with a wrong cart position it still balances
+    the pole and runs to the end of the track.
+    share: share of the dimensions that are stuck, in (0, 1]; at least one dimension.
+
+    Raises InvalidOptionError for a share out of range, or a policy without stored data statistics.
     """
 
     def __init__(self, model: BaseAlgorithm, share: float) -> None:
@@ -152,39 +160,39 @@ class StuckPolicy(SavedPolicy):
         features = getattr(model.policy, "features_extractor", None)
         if not isinstance(features, NormalizedFeatures):
             raise InvalidOptionError(
-                "stuck sensors show values of the data's range, and this policy does not carry one: train it with "
-                'normalize=True on vector observations, or collect with "policy:FOLDER"'
+                "a stuck policy needs the data statistics of a policy that was trained with normalize=True on vector "
+                'observations, and this one has none: train it so, or collect with "policy:FOLDER"'
             )
         if not 0 < share <= 1:
-            raise InvalidOptionError(
-                f"a share of {share} of the sensors is stuck, expected above 0, at most 1"
-            )
+            raise InvalidOptionError(f"share of stuck dimensions must be in (0, 1], got {share}")
         self._center = features.mean.numpy().astype(np.float64)
         self._scale = features.scale.numpy().astype(np.float64)
         self._count = math.ceil(share * self._center.size)
         self._stuck = np.zeros(self._center.size, np.bool_)
-        self._shown = self._center
+        self._stuck_at = self._center
 
     def reset(self, seed: int) -> None:
-        """Begin an episode: other sensors are stuck, at other values."""
+        """Start an episode: draw the stuck dimensions and their values."""
         super().reset(seed)
         rng = np.random.default_rng([seed, self._center.size])
         self._stuck = rng.permutation(self._center.size) < self._count
-        self._shown = rng.normal(self._center, _STUCK_WIDTH * self._scale)
+        self._stuck_at = rng.normal(self._center, _STUCK_WIDTH * self._scale)
 
     def act(self, observation: Any) -> Any:
-        """What the policy does on what its sensors show."""
-        seen = np.asarray(observation)
-        shown = np.where(self._stuck.reshape(seen.shape), self._shown.reshape(seen.shape), seen)
-        return super().act(shown.astype(seen.dtype))
+        """Action of the policy for the observation with its stuck dimensions."""
+        true = np.asarray(observation)
+        stuck, values = (part.reshape(true.shape) for part in (self._stuck, self._stuck_at))
+        return super().act(np.where(stuck, values, true).astype(true.dtype))
 
 
 def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
-    """The exploration that a text names.
+    """Make the exploration that a text names.
 
-    "random"; "held:STEPS"; "policy:FOLDER" (sampled actions); "greedy:FOLDER" (most likely ones);
-    "stuck:SHARE:FOLDER" (sampled, that share of its sensors stuck); "mix:WEIGHT*PART+WEIGHT*PART" of these.
-    Raises InvalidOptionError for anything else.
+    "random"; "held:STEPS" (mean steps per action); "policy:FOLDER" (sampled actions); "greedy:FOLDER" (deterministic
+    actions); "stuck:SHARE:FOLDER" (sampled actions, that share of the observation dimensions stuck);
+    "mix:WEIGHT*PART+WEIGHT*PART" (a mixture of these).
+
+    Raises InvalidOptionError for any other text, and what `load_policy` raises.
     """
     kind, _, rest = text.strip().partition(":")
     space = spec.action_space
@@ -203,8 +211,8 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
         weights = [_number(weight, text, "mix:0.5*random+0.5*held:20") for weight, _, _ in pairs]
         return Mixture([parse_exploration(part, spec) for _, _, part in pairs], weights)
     raise InvalidOptionError(
-        f'unknown exploration {text!r}: expected "random", "held:20" (mean steps), '
-        '"policy:FOLDER", "greedy:FOLDER", "stuck:0.5:FOLDER" (share), or a mixture such as '
+        f'unknown exploration {text!r}: expected "random", "held:20" (mean steps per action), "policy:FOLDER", '
+        '"greedy:FOLDER", "stuck:0.5:FOLDER" (share of stuck dimensions), or a mixture such as '
         '"mix:0.5*random+0.5*held:20"'
     )
 
@@ -212,8 +220,8 @@ def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
 def _open_policy(folder: str, spec: WorldSpec) -> BaseAlgorithm:
     if policy_card(folder)["provenance"].get(CLOSED):
         raise InvalidOptionError(
-            f"the policy {folder} belongs to a pool that judges twins: data collected with it would make them look "
-            "better than they are. Collect with another policy."
+            f"the policy {folder} belongs to a policy pool that evaluates twins: a twin fitted to data of this policy "
+            "would get results that are too good. Collect with another policy."
         )
     return load_policy(folder, expect=spec)
 
@@ -223,5 +231,5 @@ def _number(text: str, whole: str, example: str) -> float:
         return float(text)
     except ValueError as error:
         raise InvalidOptionError(
-            f'{text!r} in the exploration {whole!r} is no number: expected for example "{example}"'
+            f'{text!r} in the exploration {whole!r} is not a number: expected for example "{example}"'
         ) from error

@@ -1,4 +1,4 @@
-"""Episodes: in memory, on disk, and as training tensors."""
+"""Data sets of episodes: in memory, on disk, and as training tensors."""
 
 from typing import TYPE_CHECKING
 

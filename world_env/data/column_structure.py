@@ -1,53 +1,59 @@
-"""What ties the columns of a data set: numbers that belong together, and columns that go back to rest."""
+"""Structure of the columns of a data set: unit vectors, and columns that return to a resting value."""
 
 from __future__ import annotations
 
 import numpy as np
 
 _ROUNDING = 1e-5
-"""How far the squares of a unit vector's parts may miss 1."""
-_MOSTLY = 0.5
-"""Share of the rows in which a column must be at rest to count as one that rests."""
-_SOON = 0.5
-"""Typical change, in units of the typical distance from rest, beyond which a column does not stay away from it."""
-_MOVING = 1e-3
-"""Range of a column's squares below which it hardly moves."""
-_GLANCE = 64
-"""Rows that tell most groups of columns from unit vectors."""
+"""Tolerance of the sum of squares of a unit vector."""
+_MIN_REST_SHARE = 0.5
+"""Share of the observations in which a column must be at rest."""
+_MIN_CHANGE = 0.5
+"""RMS change per step, in units of the RMS distance from rest, above which a column returns to rest quickly."""
+_MIN_RANGE_OF_SQUARES = 1e-3
+"""Range of a column's squares below which the column counts as constant."""
+_SAMPLE_ROWS = 64
+"""Rows of the first, cheap test that rejects most groups of columns."""
 
 
 def comes_back(
     values: np.ndarray, changes: np.ndarray, center: np.ndarray, rounding: np.ndarray
 ) -> np.ndarray:
-    """(D,) bool: which columns of (M, D) rest at their center, leave it now and then, and are soon there again.
+    """Find columns that rest at their center, leave it occasionally and return within a few steps.
 
-    changes: (N, D) from one row to the next. rounding: (D,) how far from the center is still at rest.
+    Contact forces are an example: with predicted changes they would drift away from rest. A flag, which keeps its new
+    value, is not one of them.
 
-    Forces of contact are such. A network that predicts their changes lets them creep away from rest, where no data
-    says that they must go back; a flag, which stays where it was put, is not one of them.
+    values: (M, D) observations.
+    changes: (N, D) changes from one observation to the next.
+    center: (D,) resting values.
+    rounding: (D,) distance from the center that still counts as rest.
+
+    Returns (D,) bool.
     """
     away = values - center
-    rests = np.abs(away) <= rounding
-    moves, size = (np.square(part, dtype=np.float64).mean(0) for part in (changes, away))
-    soon = moves > _SOON**2 * size
-    return (rests.mean(0) > _MOSTLY) & soon
+    at_rest = np.abs(away) <= rounding
+    change, size = (np.square(part, dtype=np.float64).mean(0) for part in (changes, away))
+    returns_quickly = change > _MIN_CHANGE**2 * size
+    return (at_rest.mean(0) > _MIN_REST_SHARE) & returns_quickly
 
 
 def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
-    """Groups of columns of (M, D) whose squares sum to 1 in every row; no column is in two groups.
+    """Find groups of columns of (M, D) values whose squares sum to 1 in every row.
 
-    Two columns anywhere (cosine and sine of an angle), three or four neighbours (a direction, a quaternion). Columns
-    that hardly move, which would fit many others, are none, nor are one-hots.
+    A group has two columns anywhere (cosine and sine of an angle), or three or four neighbours (a direction, a
+    quaternion). Nearly constant columns, which would fit many others, and one-hots are left out. Groups share no
+    column.
     """
     squares = np.square(values, dtype=np.float64)
-    moving = (squares.max(0) <= 1.0 + _ROUNDING) & (np.ptp(squares, axis=0) > _MOVING)
-    glance = squares[:_GLANCE]
-    maybe: list[tuple[int, ...]] = []
+    moving = (squares.max(0) <= 1.0 + _ROUNDING) & (np.ptp(squares, axis=0) > _MIN_RANGE_OF_SQUARES)
+    sample = squares[:_SAMPLE_ROWS]
+    candidates: list[tuple[int, ...]] = []
     for i in np.flatnonzero(moving):
-        miss = np.abs(glance[:, i, None] + glance[:, i + 1 :] - 1.0).max(0, initial=0.0)
+        miss = np.abs(sample[:, i, None] + sample[:, i + 1 :] - 1.0).max(0, initial=0.0)
         partners = np.flatnonzero((miss <= _ROUNDING) & moving[i + 1 :])
-        maybe += [(int(i), int(i + 1 + j)) for j in partners]
-    maybe += [
+        candidates += [(int(i), int(i + 1 + j)) for j in partners]
+    candidates += [
         tuple(range(i, i + n))
         for n in (3, 4)
         for i in range(values.shape[1] - n + 1)
@@ -55,11 +61,11 @@ def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
     ]
     found: list[tuple[int, ...]] = []
     used: set[int] = set()
-    for group in maybe:
+    for group in candidates:
         columns = list(group)
         sums = squares[:, columns].sum(1)
-        whole = np.isin(np.abs(values[:, columns]), (0.0, 1.0)).all()
-        if used.isdisjoint(group) and np.abs(sums - 1.0).max() <= _ROUNDING and not whole:
+        one_hot = np.isin(np.abs(values[:, columns]), (0.0, 1.0)).all()
+        if used.isdisjoint(group) and np.abs(sums - 1.0).max() <= _ROUNDING and not one_hot:
             found.append(group)
             used.update(group)
     return found

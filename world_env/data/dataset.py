@@ -1,6 +1,6 @@
-"""Episodes as flat training tensors: windows, robust statistics, start states.
+"""Episodes as flat training tensors: windows, robust statistics, initial states.
 
-The codec is applied here, once; letters and time alignment as in `world_env.types`.
+The codec is applied here, once. Letters and time alignment as in `world_env.batch`.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _STILL = 1e-3
 _MARGIN = 0.1
 """Predictions may leave the data's range by this share of its width."""
 _COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
-"""What `EncodedEpisodes` holds of every step."""
+"""Fields of `EncodedEpisodes` with one entry per step."""
 
 
 @dataclass(frozen=True)
 class EncodedEpisodes:
-    """All episodes end to end; M observations, N steps, M = N + episodes.
+    """Encoded episodes, concatenated: N steps, and N plus the number of episodes = M observations.
 
-    codec: what encoded them.
-    observations: key -> (M, *O) float32; pixels as bytes.
+    codec: codec of the observations and actions.
+    observations: key -> (M, *O) float32; images as uint8.
     actions: (N, A) float32.
     rewards: (N,) float32, task units.
     terminated: (N,) float32, 1 where the task terminated.
-    episode: (N,) int64, the number of each step's episode; its observation is step + episode.
-    left: (N,) int64 >= 1, steps from this one to its episode's last, both included.
-    elapsed: (N,) int64, steps since the real start.
+    episode: (N,) int64, episode number of each step; the observation before step i is at i + episode[i].
+    left: (N,) int64 >= 1, steps from this one to the last of its episode, both included.
+    elapsed: (N,) int64, steps since the reset of the environment.
     """
 
     codec: Codec
@@ -57,39 +57,39 @@ class EncodedEpisodes:
     elapsed: Tensor
 
     def __len__(self) -> int:
-        """N, the number of steps."""
+        """Number of steps, N."""
         return self.actions.shape[0]
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie, with the windows and contexts cut from them; statistics are taken on the CPU."""
+        """Device of the tensors, windows and contexts. Statistics are computed on the CPU."""
         return self.actions.device
 
     def to(self, device: torch.device) -> EncodedEpisodes:
-        """The same on another device."""
+        """Copy to another device."""
         moved = {key: value.to(device) for key, value in self.observations.items()}
         parts = {name: getattr(self, name).to(device) for name in _COLUMNS}
         return replace(self, observations=moved, **parts)
 
     def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
-        """`size` windows of `length` steps, their first steps uniform over all steps."""
+        """Sample `size` windows of `length` steps; their first steps are uniform over all steps."""
         steps = torch.randint(len(self), (size,), generator=generator)
         return self.gather(steps.to(self.device), length)
 
     def gather(self, steps: Tensor, length: int) -> Batch:
-        """Windows that begin at the given steps (B,) int64.
+        """Cut the windows of `length` steps that start at the given steps, (B,) int64.
 
-        Past the episode's end the last observation repeats, the rest is 0 and `valid` is False.
+        After the end of an episode, the last observation repeats, all else is 0 and `valid` is False.
         """
         if length < 1:
-            raise ValueError(f"length is {length}, expected at least 1 step")
+            raise ValueError(f"length must be at least 1 step, got {length}")
         offset = torch.arange(length + 1, device=self.device)
         left = self.left[steps][:, None]
-        seen = (steps + self.episode[steps])[:, None] + torch.minimum(offset, left)
+        places = (steps + self.episode[steps])[:, None] + torch.minimum(offset, left)
         valid = offset[:-1] < left
         taken = steps[:, None] + torch.minimum(offset[:-1], left - 1)
         return Batch(
-            {key: unpacked(_rows(value, seen)) for key, value in self.observations.items()},
+            {key: unpacked(_rows(value, places)) for key, value in self.observations.items()},
             _rows(self.actions, taken) * valid[..., None],
             _rows(self.rewards, taken) * valid,
             _rows(self.terminated, taken) * valid,
@@ -97,11 +97,11 @@ class EncodedEpisodes:
         )
 
     def seen(self, places: Tensor) -> Observation:
-        """Some of the M observations, by index, as numbers."""
+        """Observations at the given indices into all M, as float32."""
         return {key: unpacked(value[places]) for key, value in self.observations.items()}
 
     def contexts(self, steps: Tensor, length: int) -> Context:
-        """The past of each given step (B,) int64: the observation that it leaves and up to `length` - 1 before it."""
+        """Context of each given step, (B,) int64: its observation and up to `length` - 1 observations before it."""
         first = torch.searchsorted(self.episode, self.episode[steps])
         known = (steps - first + 1).clamp(max=length)
         offset = torch.arange(length, device=self.device)
@@ -118,24 +118,24 @@ class EncodedEpisodes:
         )
 
     def changes(self, key: str) -> Tensor:
-        """One step's change of every dimension, (N, D)."""
+        """Change of every dimension in every step, (N, D)."""
         steps = torch.arange(len(self)) + self.episode
         flat = self.observations[key].flatten(1)
         return flat[steps + 1] - flat[steps]
 
     def rewards_by_end(self) -> tuple[Tensor, Tensor]:
-        """Rewards of steps after which the episode went on, and of steps that terminated.
+        """Rewards of the steps that did not terminate, and of those that did.
 
-        Where one kind never happened, the other stands for both.
+        If one of the two is empty, both hold all rewards.
         """
         ended = self.terminated > 0
         usual = self.rewards if ended.all() else self.rewards[~ended]
         return usual, self.rewards[ended] if ended.any() else usual
 
     def statistics(self) -> Statistics:
-        """Scales for the models' normalisers, robust to rare spikes and constant columns.
+        """Compute the scales of the models' normalizers, robust to rare outliers and constant columns.
 
-        Only float and integer Box keys are scaled; pixels and one-hots keep [0, 1].
+        Only float and integer Box keys are scaled; images and one-hots keep [0, 1].
         """
         columns = {key: self._key_statistics(key) for key in self.observations}
         (center_usual, scale_usual), (center_final, scale_final) = (
@@ -162,7 +162,7 @@ class EncodedEpisodes:
         )
 
     def fingerprint(self) -> str:
-        """Tells one data set from another, so that a checkpoint never goes on with other episodes."""
+        """SHA-256 of the data set. A checkpoint is resumed only with the same data set."""
         digest = hashlib.sha256()
         for part in (
             *self.observations.values(),
@@ -197,7 +197,7 @@ class EncodedEpisodes:
         typical, change = robust_scale(changes)
         moving = np.ptp(changes, axis=0) > MIN_SPREAD * scale
         change = np.where(moving, change, _STILL * scale)
-        # Changes are not centred: a clock's would be millions of its own rounding.
+        # Changes are not centred: centred changes of a clock column would be rounding errors only.
         change = np.maximum(change, np.abs(typical))
         low, high = flat.amin(0), flat.amax(0)
         margin = _MARGIN * (high - low)
@@ -212,9 +212,12 @@ class EncodedEpisodes:
 
 
 def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisodes:
-    """All episodes through the codec. Raises DataError naming the episode that does not fit."""
+    """Encode episodes with a codec.
+
+    Raises DataError without episodes, or for an episode that does not fit the spaces of the codec.
+    """
     if not episodes:
-        raise DataError("there is no episode to encode: collect some first")
+        raise DataError("no episodes to encode: expected at least 1, collect some first")
     observations, actions = [], []
     for i, episode in enumerate(episodes):
         try:
@@ -243,15 +246,15 @@ def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisode
 
 
 def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
-    """The real starts among the episodes' first observations, as contexts of length 1.
+    """Initial states of the episodes that start at a reset (`elapsed` 0), as contexts of length 1.
 
-    Raises InitialStatesError if no piece begins at a real start.
+    Raises InitialStatesError if there is none.
     """
     first = [episode.cut(0, 1) for episode in episodes if episode.elapsed == 0]
     if not first:
         raise InitialStatesError(
-            f"none of the {len(episodes)} episodes begins at a real start (elapsed 0): keep whole "
-            "episodes beside the pieces"
+            f"none of the {len(episodes)} episodes starts at a reset of the environment (elapsed 0): add whole "
+            "episodes to the data"
         )
     encoded = encode_episodes(first, codec)
     observation = select(encoded.observations, torch.arange(len(first)) * 2)
@@ -261,12 +264,12 @@ def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
 def dataset_states(
     encoded: EncodedEpisodes, limit: int, seed: int = 0, *, context: int = 1
 ) -> Context:
-    """Up to `limit` observations from anywhere but an episode's end, with up to `context` - 1 before them."""
+    """Sample up to `limit` steps without replacement, each as a context of up to `context` observations."""
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
     return encoded.contexts(steps, context)
 
 
 def _rows(values: Tensor, places: Tensor) -> Tensor:
-    """`values[places]`: one list of rows is found in half the time of a table of places."""
+    """`values[places]`, in half the time: `index_select` with a flat index is faster than a 2-D index."""
     return values.index_select(0, places.flatten()).unflatten(0, places.shape)

@@ -1,6 +1,6 @@
-"""Real episodes: in memory, cut into parts, and on disk.
+"""Real episodes in memory, and their split into training and validation.
 
-Aligned as in `world_env.types`: observation[t] --action[t]--> reward[t], observation[t+1].
+Time alignment as in Minari: observation[t] --action[t]--> reward[t], terminated[t], observation[t+1].
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ import numpy as np
 from world_env.errors import DataError, TooLittleDataError
 from world_env.types import JSON, OBSERVATION
 
-_EPISODES_FOR_WHOLE = 10
-"""With fewer episodes than this, `split` holds out blocks of episodes instead of whole ones."""
+_MIN_EPISODES_FOR_WHOLE = 10
+"""With fewer episodes, `split` takes a block of each episode for validation instead of whole episodes."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Episode:
-    """One real episode, or a contiguous piece of one, in the environment's own units.
+    """One real episode, or a contiguous part of one, in the units of the environment.
 
     observations: (T+1, ...) array, or a dict of such arrays.
-    actions: (T, ...) as the environment took them.
+    actions: (T, ...) array, as passed to the environment.
     rewards: (T,) float32, task units.
-    terminated: whether the last step terminated the task; a time limit does not.
-    truncated: whether the episode was stopped, by a limit or by us, though the task went on.
-    elapsed: steps since the real start at observation 0.
-    seed: what the environment was reset with; None: unknown.
+    terminated: whether the last step terminated the task; a time limit is a truncation.
+    truncated: whether the episode was stopped before the task terminated.
+    elapsed: steps since the reset of the environment at observation 0.
+    seed: seed of the reset; None: unknown.
+
+    Raises DataError for columns of different lengths, an episode without steps, and NaN or infinite values.
     """
 
     observations: np.ndarray | dict[str, np.ndarray]
@@ -59,12 +61,12 @@ class Episode:
         )
 
     def observation_columns(self) -> dict[str, np.ndarray]:
-        """Key -> (T+1, ...); a plain observation has the one key "observation"."""
+        """Observations by key, (T+1, ...) each; a plain observation has the key "observation"."""
         parts = self.observations
         return parts if isinstance(parts, dict) else {OBSERVATION: parts}
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Every array under the name it has on disk."""
+        """All arrays by their names on disk."""
         named = {
             key if key == OBSERVATION and not isinstance(self.observations, dict)
             else f"{OBSERVATION}.{key}": value
@@ -73,7 +75,7 @@ class Episode:
         return {**named, "action": self.actions, "reward": self.rewards}
 
     def digest(self) -> str:
-        """8 hex digits of the SHA-256 of its arrays: tells whether an episode was seen before, wherever it was kept."""
+        """First 8 hex digits of the SHA-256 of the arrays: equal episodes have equal digests in any format."""
         total = hashlib.sha256()
         for name, column in sorted(self.columns().items()):
             total.update(f"{name} {column.dtype} {column.shape}".encode())
@@ -81,9 +83,12 @@ class Episode:
         return total.hexdigest()[:8]
 
     def cut(self, start: int, stop: int) -> Episode:
-        """Steps start..stop-1 as a piece; where it is cut before the end it counts as truncated."""
+        """Steps start..stop-1 as an episode of their own, truncated if they end before the last step."""
         if not 0 <= start < stop <= len(self):
-            raise ValueError(f"cannot cut steps {start}..{stop} out of {len(self)}")
+            raise ValueError(
+                f"cannot cut steps {start}..{stop} of an episode of {len(self)} steps: expected "
+                f"0 <= start < stop <= {len(self)}"
+            )
         parts = {key: value[start : stop + 1] for key, value in self.observation_columns().items()}
         whole = stop == len(self)
         return Episode(
@@ -99,11 +104,11 @@ class Episode:
     def _problem(self) -> str | None:
         steps = len(self.actions)
         if steps < 1:
-            return "it has no step, expected at least 1"
+            return "it has no steps, expected at least 1"
         for name, column in self.columns().items():
             expected = steps + 1 if name.startswith(OBSERVATION) else steps
             if column.ndim < 1 or len(column) != expected:
-                return f"column {name!r} has the shape {column.shape}, expected {expected} entries"
+                return f"column {name!r} has shape {column.shape}, expected {expected} entries"
             if not np.issubdtype(column.dtype, np.floating):
                 continue
             bad = ~np.isfinite(column.reshape(expected, -1))
@@ -112,7 +117,7 @@ class Episode:
                 value = column.reshape(expected, -1)[step, dimension]
                 return (
                     f"column {name!r}, dimension {dimension}, is {value} at entry {step}, expected "
-                    "finite numbers: repair the environment, or drop the episode"
+                    "finite values: repair the data, or remove the episode"
                 )
         return None
 
@@ -120,17 +125,21 @@ class Episode:
 def split(
     episodes: Sequence[Episode], held_out: float = 0.1, seed: int = 0
 ) -> tuple[list[Episode], list[Episode]]:
-    """(train, validation), by whole episodes; with few episodes, one contiguous block of each.
+    """Split episodes into (training, validation), by whole episodes.
 
-    held_out: share of the episodes (or of each episode's steps) for validation, in (0, 1).
-    Raises TooLittleDataError if either side would be empty.
+    With few episodes, one contiguous block of each episode goes to the validation split instead.
+
+    held_out: share of the episodes (or of each episode's steps) in the validation split, in (0, 1).
+    seed: seed of the choice.
+
+    Raises TooLittleDataError if one of the two would be empty.
     """
     if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}, expected a share between 0 and 1")
+        raise ValueError(f"held_out must be a share in (0, 1), got {held_out}")
     rng = np.random.default_rng(seed)
     train: list[Episode] = []
     validation: list[Episode] = []
-    if len(episodes) >= _EPISODES_FOR_WHOLE:
+    if len(episodes) >= _MIN_EPISODES_FOR_WHOLE:
         count = min(max(1, round(held_out * len(episodes))), len(episodes) - 1)
         chosen = set(rng.permutation(len(episodes))[:count].tolist())
         for i, episode in enumerate(episodes):
@@ -146,14 +155,17 @@ def split(
                 side.append(episode.cut(first, last))
     if not train or not validation:
         raise TooLittleDataError(
-            f"{len(episodes)} episodes with {sum(map(len, episodes))} steps cannot be split into "
-            "training and validation: collect at least one episode of 2 steps"
+            f"{len(episodes)} episodes with {sum(map(len, episodes))} steps cannot be split into training and "
+            "validation: collect at least one episode of 2 steps"
         )
     return train, validation
 
 
 def digests(episodes: Sequence[Episode], held_out: Sequence[Episode]) -> JSON:
-    """{"trained_on", "validated_on"}: digests by the sides of a `split`; an episode in blocks was trained on."""
+    """Digests of the two sides of a `split`: {"trained_on": [...], "validated_on": [...]}.
+
+    An episode of which only a block is in the validation split counts as trained on.
+    """
     whole = set(map(id, held_out))
     sides: JSON = {"trained_on": [], "validated_on": []}
     for episode in episodes:

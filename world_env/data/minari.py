@@ -1,7 +1,8 @@
-"""Episodes from and to Minari datasets."""
+"""Import and export of Minari data sets."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording, checked_episodes
 from world_env.errors import DataError, MissingExtraError, StageError, TwinFormatError
+from world_env.real.real_env import is_learned
 from world_env.spec import EnvConfig, WorldSpec
 from world_env.types import JSON
 
@@ -23,16 +25,18 @@ _ELAPSED = "elapsed"
 def to_minari(
     episodes: Sequence[Episode], spec: WorldSpec, dataset_id: str, *, algorithm: str = "unknown"
 ) -> Any:
-    """Write a Minari dataset under its usual folder and return it; `from_minari` gives all back.
+    """Write episodes as a local Minari data set and return it; `from_minari` is the inverse.
 
-    algorithm: what chose the actions.
-    Raises StageError if the dataset exists, DataError without episodes, MissingExtraError.
+    dataset_id: id of the new data set.
+    algorithm: name of the policy that chose the actions, for the metadata.
+
+    Raises StageError if the data set exists, DataError without episodes, MissingExtraError without Minari.
     """
     minari = _minari()
     from minari.data_collector import EpisodeBuffer
 
     if not episodes:
-        raise DataError("there is no episode to write: collect some first")
+        raise DataError("no episodes to write: expected at least 1, collect some first")
     buffers = [
         EpisodeBuffer(
             seed=episode.seed,
@@ -46,7 +50,7 @@ def to_minari(
         for episode in episodes
     ]
     with warnings.catch_warnings():
-        # Minari warns once for every description that is not given.
+        # Minari warns about every description that is not given.
         warnings.simplefilter("ignore", UserWarning)
         try:
             dataset = minari.create_dataset_from_buffers(
@@ -58,31 +62,35 @@ def to_minari(
                 **({"jpeg_encoding": False} if _has_pixels(spec.observation_space) else {}),
             )
         except ValueError as error:
-            raise StageError(f"cannot write the Minari dataset {dataset_id!r}: {error}") from error
-    # Added afterwards: given the environment, Minari would make one.
+            raise StageError(f"cannot write the Minari data set {dataset_id!r}: {error}") from error
+    # The spec is added afterwards: if Minari receives an environment spec, it makes that environment.
     extra = {_SPEC: json.dumps(spec.to_json(), allow_nan=False)}
     dataset.storage.update_metadata(extra | ({"env_spec": spec.real} if spec.real else {}))
     return minari.load_dataset(dataset_id)
 
 
 def from_minari(dataset: Any) -> tuple[WorldSpec, list[Episode]]:
-    """The interface and the episodes of a Minari dataset (its id, or the dataset itself).
+    """Read the spec and the episodes of a Minari data set (its id, or the data set itself).
 
-    Raises StageError for an unknown id, DataError for an episode that is not usable.
+    Raises StageError for an unknown id, DataError for an episode that is not usable, MissingExtraError without
+    Minari.
     """
     spec, recordings, _ = read_minari(dataset)
     return spec, checked_episodes(recordings)
 
 
 def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
-    """(spec, episodes, provenance) of a Minari dataset or the id of a local one."""
+    """Read (spec, unchecked episodes, provenance) of a Minari data set, or of the id of a local one.
+
+    The steps count as real steps ("collect"), unless the data set names a learned environment.
+    """
     if isinstance(dataset, str):
         try:
             dataset = _minari().load_dataset(dataset)
         except (OSError, ValueError) as error:
             raise StageError(
-                f"no local Minari dataset {dataset!r} ({error}): list them with `minari list local`, get one with "
-                "`minari download`"
+                f"unknown Minari data set {dataset!r} ({error}): list the local ones with `minari list local`, or get "
+                "one with `minari download`"
             ) from error
     numbers = [int(number) for number in dataset.episode_indices]
     seeds = [entry.get("seed") for entry in dataset.storage.get_episode_metadata(numbers)]
@@ -92,13 +100,17 @@ def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
         for seed, data in zip(seeds, dataset.iterate_episodes(), strict=True)
     ]
     steps = sum(map(len, recordings))
+    recorded_in = dataset.spec.env_spec
+    learned = recorded_in is not None and is_learned(recorded_in)
     provenance: JSON = {
         "data": {"minari": str(dataset.storage.metadata["dataset_id"])},
-        "real_steps": {"collect": steps},
+        "real_steps": {} if learned else {"collect": steps},
     }
     spec = _spec(dataset)
+    if learned:
+        spec = dataclasses.replace(spec, real=None)
     real = None if spec.real is None else json.loads(spec.real)
-    # Wrappers that an EnvSpec records are not named as ours are: such an environment is not made by guessing.
+    # An EnvSpec names its wrappers in another form than `EnvConfig`: such an environment cannot be made again.
     if real is not None and not real.get("additional_wrappers"):
         limit = real.get("max_episode_steps")
         kwargs = {**(real.get("kwargs") or {}), **({"max_episode_steps": limit} if limit else {})}
@@ -116,7 +128,7 @@ def _recording(data: Any, seed: Any, ours: bool) -> Recording:
         data.actions,
         data.rewards,
         terminated=terminated,
-        # A recording that just stops was cut, whatever it says.
+        # A recording without a flag at its last step was truncated there.
         truncated=truncated or not terminated,
         elapsed=0 if elapsed is None else int(elapsed[0]),
         seed=None if seed is None else int(seed),
@@ -130,7 +142,9 @@ def _spec(dataset: Any) -> WorldSpec:
         try:
             return WorldSpec.from_json(json.loads(text))
         except (ValueError, TwinFormatError) as error:
-            raise DataError(f"the dataset's {_SPEC} is damaged: {error}") from error
+            raise DataError(
+                f"the metadata {_SPEC!r} of the Minari data set is damaged ({error}): write the data set again"
+            ) from error
     real = dataset.spec.env_spec
     return WorldSpec(
         dataset.observation_space,

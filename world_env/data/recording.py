@@ -1,4 +1,4 @@
-"""Episodes with what is known of their environment."""
+"""Episodes as recorded, with possible errors: the input of `lint`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from world_env.errors import DataError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recording(Episode):
-    """An episode as somebody else recorded it, whatever is wrong with it: for `lint`, never for a fit.
+    """Unchecked episode from another source. `lint` reads it; a fit needs `checked`.
 
-    early_end: first step before the last that claims to end the episode; None: no such step.
+    early_end: first step before the last one that is marked as terminated or truncated; None: no such step.
     """
 
     early_end: int | None = None
@@ -22,9 +22,12 @@ class Recording(Episode):
         return None
 
     def checked(self) -> Episode:
-        """The episode that it is. Raises DataError where something is wrong."""
+        """Checked episode. Raises DataError if something is wrong."""
         if self.early_end is not None:
-            raise DataError(f"it goes on after step {self.early_end}, which ended it: cut it there")
+            raise DataError(
+                f"step {self.early_end} is marked as terminated or truncated, but further steps follow: cut the "
+                "episode there"
+            )
         return Episode(
             self.observations, self.actions, self.rewards, self.terminated, self.truncated,
             self.elapsed, self.seed,
@@ -32,14 +35,14 @@ class Recording(Episode):
 
 
 def checked_episodes(recordings: Sequence[Episode]) -> list[Episode]:
-    """The recordings as episodes. Raises DataError for the first that is not usable."""
+    """Check all recordings. Raises DataError for the first episode that is not usable."""
     episodes = []
     for number, recording in enumerate(recordings):
         try:
             usable = recording.checked() if isinstance(recording, Recording) else recording
         except (DataError, TypeError, AttributeError, IndexError) as error:
             raise DataError(
-                f"episode {number} is not usable: {error}. `world-env lint` lists all that is wrong."
+                f"episode {number} is not usable: {error}. `world-env lint` lists all problems of the data."
             ) from error
         episodes.append(usable)
     return episodes

@@ -1,4 +1,4 @@
-"""Episodes from wherever they are kept: our stores, and Minari, the common format of offline data."""
+"""Sources of episodes: episode stores and Minari data sets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _MINARI = "minari:"
 
 
 def open_dataset(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, list[Episode], JSON]:
-    """(interface, episodes, provenance for a twin) of an episode store's folder, or of "minari:ID".
+    """Open a data set: its spec, its episodes and the provenance of a twin fitted to them.
 
-    horizon: the task's time limit in steps, instead of the one that the data names, or does not.
-    Raises StageError where nothing is there, DataError for an episode that is not usable, InvalidOptionError for a
-    horizon that an episode outlasts.
+    text: folder of an episode store, or "minari:ID" of a local Minari data set.
+    horizon: time limit of the task in steps, instead of that of the data; None: that of the data.
+
+    Raises StageError if there is no such data set, DataError for an episode that is not usable, InvalidOptionError
+    for a horizon shorter than an episode.
     """
     spec, recordings, provenance = open_recordings(text)
     episodes = checked_episodes(recordings)
@@ -30,13 +32,13 @@ def open_dataset(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, l
     longest = max((episode.elapsed + len(episode) for episode in episodes), default=0)
     if longest > horizon or horizon < 1:
         raise InvalidOptionError(
-            f"horizon is {horizon}, but the longest episode lasts {longest} steps: give the task's own time limit"
+            f"horizon is {horizon}, but the longest episode has {longest} steps: give the time limit of the task"
         )
     return dataclasses.replace(spec, horizon=horizon), episodes, provenance
 
 
 def open_recordings(text: str) -> tuple[WorldSpec, Sequence[Episode], JSON]:
-    """The same as it was recorded, whatever is wrong with it: for `lint`."""
+    """`open_dataset` without checks of the episodes, for `lint`."""
     name = text.removeprefix(_MINARI)
     if name != text:
         return read_minari(name)

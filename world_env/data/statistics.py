@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,25 +21,25 @@ if TYPE_CHECKING:
     from world_env.data.dataset import EncodedEpisodes
 
 _RANGE_FLOOR = 0.05
-"""No scale is below this share of the column's range: rare spikes stay within 1 / this."""
-
-
+"""Smallest scale as a share of the column's range: rare outliers stay below the inverse of this in scaled units."""
 _NORMAL_WIDTHS = {0.25: 1.349, 0.05: 3.290, 0.01: 4.653}
-"""Standard deviations between a normal law's quantile at this share and its mirror image."""
+"""Share -> width between the quantiles at this share and at 1 - share, in standard deviations of a normal law."""
 _SPREAD_BOUNDS = (0.5, 2.0)
-"""How far the standard deviation is believed, in units of what the quantiles say."""
+"""Bounds of the standard deviation, in units of the spread by quantiles."""
 _QUANTILE_ROWS = 100_000
 _SPIKE_RATIO = 3.0
-"""Scale in units of the bulk's spread beyond which a column counts as rarely spiking."""
+"""Ratio of the scale to the spread by quantiles above which a column has rare outliers."""
 MIN_SPREAD = 1e-6
-"""A range below this share of the values' size is rounding, not information."""
+"""Range as a share of the largest absolute value below which a column is constant: rounding errors only."""
+_NAMES_SHOWN = 3
+"""Names in a message that counts several columns."""
 
 
 def robust_scale(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(center, scale) of (N, D) columns, (D,) float64 each, scale > 0.
+    """Compute (center, scale) of (N, D) columns, (D,) float64 each, scale > 0.
 
-    The scale is the standard deviation where the quantiles agree with it, never below a share of
-    the range, so that a spike stays a moderate number; 1 for constant columns.
+    The center is the median. The scale is the standard deviation, limited by the spread of the quantiles and by a share
+    of the range: rare outliers keep moderate scaled values. Constant columns have scale 1.
     """
     low, high = columns.min(0).astype(np.float64), columns.max(0).astype(np.float64)
     center, spread = _bulk(columns)
@@ -47,9 +48,9 @@ def robust_scale(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def floored_deviation(columns: Tensor) -> Tensor:
-    """(D,) standard deviations of (N, D) columns, with `robust_scale`'s floor; 1 for constant columns."""
+    """Standard deviations (D,) of (N, D) columns, with the lower limit of `robust_scale`; 1 for constant columns."""
     low, high = columns.amin(0), columns.amax(0)
-    # One row has no deviation, and is constant.
+    # One row has no standard deviation and is constant.
     scale = columns.std(0, correction=min(1, len(columns) - 1)).maximum(_RANGE_FLOOR * (high - low))
     constant = torch.from_numpy(_is_constant(low.numpy(force=True), high.numpy(force=True)))
     constant = constant.to(scale.device)
@@ -57,7 +58,7 @@ def floored_deviation(columns: Tensor) -> Tensor:
 
 
 def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(median, spread) of (N, D) columns, (D,) each, blind to what happens in under 1 % of rows."""
+    """(median, spread) of (N, D) columns, (D,) each; values in less than 1 % of the rows have no effect."""
     rows = columns[:: max(1, len(columns) // _QUANTILE_ROWS)].astype(np.float64)
     shares = [share for low in _NORMAL_WIDTHS for share in (low, 1.0 - low)]
     center, *bounds = np.quantile(rows, [0.5, *shares], axis=0)
@@ -75,37 +76,80 @@ def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def column_notes(encoded: EncodedEpisodes, *, without: Collection[str] = ()) -> list[str]:
-    """One sentence for each column that a fit should be warned of: constant, or rarely spiking.
+    """Describe constant columns and columns with rare outliers, for the warnings of a fit.
 
-    without: keys of which something else is said.
+    Columns of the same kind share one note. without: keys to leave out.
     """
     columns = {key: value.flatten(1).numpy() for key, value in encoded.observations.items()
                if key not in without and is_vector(encoded.codec.keys[key])}  # fmt: skip
     usual, _ = encoded.rewards_by_end()
-    columns["reward"] = usual[:, None].numpy()
-    return [f"{name} {text}" for _, name, text in column_traits(columns)]
+    return [trait.text for trait in column_traits(columns, usual.numpy())]
 
 
-def column_traits(columns: Mapping[str, np.ndarray]) -> list[tuple[str, str, str]]:
-    """("constant" or "spikes", column, what to say of it) of (N, D) columns where either is true."""
-    traits = []
+@dataclass(frozen=True)
+class ColumnTrait:
+    """Constant columns, or columns with rare outliers, of a data set.
+
+    kind: "constant" or "spikes". first: name of the first such column. text: one sentence about all of them.
+    """
+
+    kind: str
+    first: str
+    text: str
+
+
+def column_traits(columns: Mapping[str, np.ndarray], rewards: np.ndarray) -> list[ColumnTrait]:
+    """Find constant columns and columns with rare outliers in observations, (N, D) by key, and rewards (N,).
+
+    All observation columns of a kind are one trait; the rewards have traits of their own.
+    """
+    total = sum(values.shape[1] for values in columns.values())
+    return _traits(columns, total) + _traits({"reward": rewards[:, None]}, 1)
+
+
+def _traits(columns: Mapping[str, np.ndarray], total: int) -> list[ColumnTrait]:
+    constant: dict[str, str] = {}
+    spikes: dict[str, str] = {}
     for key, values in columns.items():
         low, high = values.min(0).astype(np.float64), values.max(0).astype(np.float64)
-        constant = _is_constant(low, high)
+        is_constant = _is_constant(low, high)
         _, scale = robust_scale(values)
         _, bulk = _bulk(values)
-        for i in range(values.shape[1]):
-            name = key if values.shape[1] == 1 else f"{key}[{i}]"
-            if constant[i]:
-                text = f"is constant at {low[i]:.4g}: there is nothing in it to learn"
-                traits.append(("constant", name, text))
-            elif scale[i] > _SPIKE_RATIO * bulk[i]:
-                text = (
-                    f"spikes rarely: it reaches {low[i]:.4g} to {high[i]:.4g} while nearly all of it varies by "
-                    f"{bulk[i]:.4g}"
-                )
-                traits.append(("spikes", name, text))
-    return traits
+        for i in np.flatnonzero(is_constant).tolist():
+            constant[column_name(key, i, values.shape[1])] = f"{low[i]:.4g}"
+        for i in np.flatnonzero(~is_constant & (scale > _SPIKE_RATIO * bulk)).tolist():
+            reach = f"values from {low[i]:.4g} to {high[i]:.4g}, typical spread {bulk[i]:.4g}"
+            spikes[column_name(key, i, values.shape[1])] = reach
+    found = []
+    if constant:
+        first, value = next(iter(constant.items()))
+        text = counted(list(constant), total, f"is constant at {value}", "are constant")
+        holds = "it holds" if len(constant) == 1 else "they hold"
+        found.append(ColumnTrait("constant", first, f"{text}: {holds} no information"))
+    if spikes:
+        first, reach = next(iter(spikes.items()))
+        text = counted(list(spikes), total, "has rare outliers", "have rare outliers")
+        of = "" if len(spikes) == 1 else f"{first} has "
+        found.append(ColumnTrait("spikes", first, f"{text}: {of}{reach}"))
+    return found
+
+
+def counted(
+    names: Sequence[str], total: int, singular: str, plural: str, *, noun: str = "columns"
+) -> str:
+    """One sentence about one name, or about several with their number and the first three.
+
+    "a[1] is constant", or "2,812 of 2,835 columns are constant (first: a[0], a[1], a[2])". total: names in all.
+    """
+    if len(names) == 1:
+        return f"{names[0]} {singular}"
+    first = ", ".join(names[:_NAMES_SHOWN])
+    return f"{len(names):,} of {total:,} {noun} {plural} (first: {first})"
+
+
+def column_name(key: str, index: int, size: int) -> str:
+    """Name of column `index` of a key with `size` columns."""
+    return key if size == 1 else f"{key}[{index}]"
 
 
 def data_range(
@@ -114,20 +158,25 @@ def data_range(
     *,
     ends: tuple[list[float | None], list[float | None]] | None = None,
 ) -> DataRange:
-    """What the episodes showed, in the environment's own units, with `ends` as given. Raises DataError if none."""
+    """Ranges of the observations, rewards and unbounded actions of the episodes, in the units of the environment.
+
+    ends: hard termination bounds to store with the ranges.
+
+    Raises DataError without episodes.
+    """
     if not episodes:
-        raise DataError("there is no episode to take a range from: collect some first")
-    shown = {}
+        raise DataError("no episodes to take ranges from: expected at least 1, collect some first")
+    observation = {}
     for key, space in observation_spaces(spec.observation_space).items():
         if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
-            shown[key] = _bounds([episode.observation_columns()[key] for episode in episodes])
+            observation[key] = _bounds([episode.observation_columns()[key] for episode in episodes])
     rewards = np.concatenate([episode.rewards for episode in episodes])
     actions = spec.action_space
-    open_ended = isinstance(actions, spaces.Box) and not actions.is_bounded()
+    unbounded = isinstance(actions, spaces.Box) and not actions.is_bounded()
     return DataRange(
-        observation=shown,
+        observation=observation,
         reward=(float(rewards.min()), float(rewards.max())),
-        action=_bounds([episode.actions for episode in episodes]) if open_ended else None,
+        action=_bounds([episode.actions for episode in episodes]) if unbounded else None,
         ends=ends,
     )
 
@@ -141,7 +190,7 @@ def _bounds(columns: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
 
 
 def is_vector(space: spaces.Space) -> bool:
-    """Whether a space is a Box of numbers and no image."""
+    """Whether a space is a Box that is not an image."""
     return isinstance(space, spaces.Box) and not is_image(space)
 
 

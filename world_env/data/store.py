@@ -1,4 +1,4 @@
-"""Episodes on disk."""
+"""Store of episodes on disk."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from world_env.twin.image_compression import packed_images, unpacked_images
 from world_env.types import JSON, OBSERVATION
 
 FORMAT = 2
-"""Version of the store on disk; older readers refuse newer stores. 2: images are compressed."""
+"""Format version on disk; a store of a newer format is refused. 2: images are compressed."""
 _MANIFEST = "manifest.json"
 
 
 class EpisodeStore:
-    """Episodes in a folder: flat safetensors shards and a manifest, each written in one move.
+    """Store of episodes: a folder of safetensors shards and a manifest, each written atomically.
 
-    A shard counts once the manifest names it; what a killed process left beside is ignored.
-    Opening raises StageError if the folder holds no store, DataError if it is damaged or newer.
+    Shards that the manifest does not list, for example after a kill, are ignored.
+
+    Raises StageError if the folder holds no store, DataError if the store is damaged or of a newer format.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -35,24 +36,23 @@ class EpisodeStore:
         path = self.folder / _MANIFEST
         if not path.is_file():
             raise StageError(
-                f"{self.folder} is no episode store: {_MANIFEST} is missing. Make one with "
-                "`world-env collect`, or check the path."
+                f"{self.folder} is not an episode store: {_MANIFEST} is missing. Check the path, or make a store "
+                "with `world-env collect`."
             )
         try:
             self._manifest: JSON = json.loads(path.read_text(encoding="utf-8"))
             version = self._manifest["format"]
             if type(version) is int and version > FORMAT:
                 raise DataError(
-                    f"{path} has the format {version}, this version reads up to {FORMAT}: upgrade "
-                    "world-env"
+                    f"{path} has format {version}, expected at most {FORMAT}: upgrade world-env"
                 )
             self.spec = WorldSpec.from_json(self._manifest["spec"])
             lengths = self.lengths
             totals = (self._manifest["episodes"], self._manifest["steps"])
             if totals != (len(lengths), sum(lengths)):
                 raise DataError(
-                    f"{path} is damaged: it says (episodes, steps) are {totals}, but its shards "
-                    f"hold {len(lengths), sum(lengths)}. Restore it, or collect again."
+                    f"{path} is damaged: it states {totals[0]} episodes and {totals[1]} steps, but lists shards of "
+                    f"{len(lengths)} episodes and {sum(lengths)} steps. Restore it, or collect again."
                 )
         except (KeyError, TypeError, AttributeError, TwinFormatError, UnicodeDecodeError,
                 json.JSONDecodeError) as error:  # fmt: skip
@@ -64,13 +64,17 @@ class EpisodeStore:
     def create(
         cls, folder: str | os.PathLike[str], spec: WorldSpec, *, provenance: JSON | None = None
     ) -> EpisodeStore:
-        """A new, empty store. Raises StageError if one is there or the folder cannot be written.
+        """Create an empty store.
 
-        provenance: how the data came about, a strict JSON tree.
+        provenance: origin of the data, a strict JSON tree.
+
+        Raises StageError if the folder holds a store or cannot be written.
         """
         target = Path(folder)
         if (target / _MANIFEST).exists():
-            raise StageError(f"{target} already holds an episode store: open it, or choose another")
+            raise StageError(
+                f"{target} already holds an episode store: open it, or choose another folder"
+            )
         tree = {
             "format": FORMAT,
             "spec": spec.to_json(),
@@ -85,39 +89,41 @@ class EpisodeStore:
 
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
-        """Whether the folder holds a store, damaged or not."""
+        """Whether the folder holds a store, also a damaged one."""
         return (Path(folder) / _MANIFEST).exists()
 
     def __len__(self) -> int:
-        """Episodes stored."""
+        """Number of stored episodes."""
         return int(self._manifest["episodes"])
 
     @property
     def steps(self) -> int:
-        """Steps stored; the real steps spent on them may be more."""
+        """Number of stored steps. The number of real steps (`real_steps`) may be larger."""
         return int(self._manifest["steps"])
 
     @property
     def lengths(self) -> list[int]:
-        """Steps of each episode stored, in order."""
+        """Steps of each stored episode, in order."""
         return [int(steps) for shard in self._manifest["shards"] for steps in shard["lengths"]]
 
     @property
     def provenance(self) -> JSON:
-        """How the data came about, as given to `create`."""
+        """Origin of the data, as given to `create`."""
         return dict(self._manifest["provenance"])
 
     @property
     def real_steps(self) -> dict[str, int]:
-        """Real steps spent on this data, by purpose."""
+        """Real environment steps taken for this data, by purpose."""
         return dict(self._manifest["real_steps"])
 
     def append(
         self, episodes: Sequence[Episode], *, real_steps: dict[str, int] | None = None
     ) -> None:
-        """Add one shard, all of it or nothing.
+        """Add episodes as one shard; after an error the store is unchanged.
 
-        real_steps: what all the data has cost so far, by purpose.
+        real_steps: real environment steps taken for all data so far, by purpose; None: unchanged.
+
+        Raises DataError for an episode that does not fit the spaces of the store.
         """
         shards = list(self._manifest["shards"])
         if episodes:
@@ -148,11 +154,11 @@ class EpisodeStore:
         if real_steps is not None:
             tree["real_steps"] = dict(real_steps)
         write_bytes(self.folder / _MANIFEST, _manifest_bytes(tree))
-        # One assignment, so that an interrupt never leaves the store half updated.
+        # One assignment: an interrupt cannot leave the store half updated.
         self._manifest = tree
 
     def load(self) -> list[Episode]:
-        """All episodes, in the order in which they came. Raises DataError on a damaged shard."""
+        """All episodes, in the order of their collection. Raises DataError for a damaged shard."""
         return [
             episode for shard in self._manifest["shards"] for episode in self._load_shard(shard)
         ]
@@ -169,8 +175,8 @@ class EpisodeStore:
             got = {key: value.shape[1:] for key, value in episode.columns().items()}
             if got != shapes:
                 raise DataError(
-                    f"episode {i} does not fit the store's spaces: its entries have the shapes "
-                    f"{got}, expected {shapes}"
+                    f"episode {i} does not fit the spaces of the store: expected entries of the shapes {shapes}, "
+                    f"got {got}"
                 )
 
     def _load_shard(self, shard: JSON) -> Iterable[Episode]:
@@ -179,7 +185,7 @@ class EpisodeStore:
             path = self.folder / Path(shard["file"]).name
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != shard["sha256"]:
-                raise ValueError("its content is not what the manifest recorded")
+                raise ValueError("its checksum differs from that in the manifest")
             flat = unpacked_images(library.numpy.load(content))
             return list(_cut_flat(flat, shard))
         except (OSError, KeyError, TypeError, ValueError, library.SafetensorError) as error:
@@ -193,16 +199,16 @@ def _cut_flat(flat: dict[str, np.ndarray], shard: JSON) -> Iterable[Episode]:
     prefix = f"{OBSERVATION}."
     step = 0
     for number, length in enumerate(shard["lengths"]):
-        # Each earlier episode left one more observation than steps.
+        # Each earlier episode has one more observation than steps.
         first = step + number
-        seen = {
+        observations = {
             key: value[first : first + length + 1]
             for key, value in flat.items()
             if key.startswith(OBSERVATION)
         }
-        parts = {key.removeprefix(prefix): value for key, value in seen.items()}
+        parts = {key.removeprefix(prefix): value for key, value in observations.items()}
         yield Episode(
-            parts[OBSERVATION] if OBSERVATION in seen else parts,
+            parts[OBSERVATION] if OBSERVATION in observations else parts,
             flat["action"][step : step + length],
             flat["reward"][step : step + length],
             terminated=shard["terminated"][number],

@@ -1,4 +1,4 @@
-"""Real environments and the count of their steps."""
+"""Real environments and the ledger of their steps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""The only place where real environments are made, and where their steps are counted.
+"""Creation of real environments: the only place that makes them and counts their steps.
 
-Real steps are money: every `step` is counted under a purpose, beneath all wrappers, so that a chunk
-of n actions costs n. Only "judge" is free.
+Each call of `step` is counted under a purpose, below all wrappers: a chunk of n actions costs n steps.
+`StepLedger.total` leaves out the purpose "judge" by default.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled
 
 from world_env.errors import MissingExtraError, StageError, WorldEnvError
@@ -31,21 +33,24 @@ _EXTRAS = {
     "classic_control": "classic",
     "toy_text": "classic",
 }
+"""Part of a Gymnasium entry point -> extra of this package that installs its simulator."""
+_PACKAGE = __name__.partition(".")[0]
+_VERSION = re.compile(r"-v\d+$")
 
 
 class _CountedEnv(gym.Wrapper):
-    """Counts every step; invisible in `spec`, so that a spec read through it can be made again."""
+    """Wrapper that counts every step. It is absent from `spec`, which therefore can be made again."""
 
     def __init__(self, env: gym.Env, count: Callable[[], None]) -> None:
         super().__init__(env)
         self._count = count
 
     @property
-    def spec(self) -> gym.envs.registration.EnvSpec | None:  # type: ignore[override]
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
         return self.env.spec
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        # Before the step: one that crashes or is killed was spent all the same.
+        # Count before the step: a step that crashes or is killed is spent as well.
         self._count()
         return self.env.step(action)
 
@@ -53,10 +58,15 @@ class _CountedEnv(gym.Wrapper):
 def make_real(
     real: EnvConfig, *, purpose: str, ledger: StepLedger, render_mode: str | None = None
 ) -> gym.Env:
-    """The real environment, its steps counted under `purpose`.
+    """Make a real environment whose steps are counted under `purpose`.
 
-    Raises StageError for an unknown id or wrapper, MissingExtraError for a missing simulator,
-    UnsupportedSpaceError for spaces that twins do not cover.
+    real: id, arguments and wrappers of the environment.
+    purpose: one of `PURPOSES`.
+    ledger: counts the steps.
+    render_mode: passed to the environment; None: not passed.
+
+    Raises StageError for an unknown id, an id of a learned environment, or an unknown wrapper; MissingExtraError
+    for a missing simulator; UnsupportedSpaceError for spaces that a twin does not support.
     """
     ledger.count(purpose, 0)
     base = _CountedEnv(_make_base(real, render_mode), lambda: ledger.count(purpose))
@@ -78,12 +88,16 @@ def make_real(
 
 def make_real_vec(
     real: EnvConfig,
-    rows: int,
+    num_envs: int,
     *,
     purpose: str,
     ledger: StepLedger,
 ) -> VecEnv:
-    """`rows` real environments as one Stable-Baselines3 VecEnv with episode statistics."""
+    """Make `num_envs` copies of a real environment as one Stable-Baselines3 `VecEnv`, wrapped in `VecMonitor`.
+
+    One vector step counts `num_envs` real steps. Raises what `make_real` raises, and MissingExtraError without
+    Stable-Baselines3.
+    """
     try:
         from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
     except ImportError as error:
@@ -92,11 +106,14 @@ def make_real_vec(
         ) from error
 
     maker = partial(make_real, real, purpose=purpose, ledger=ledger)
-    return VecMonitor(DummyVecEnv([maker] * rows))
+    return VecMonitor(DummyVecEnv([maker] * num_envs))
 
 
 def spec_of(real: EnvConfig) -> WorldSpec:
-    """The interface that a twin of this environment must share; takes no real step."""
+    """Read the spaces, the time limit and the step duration of a real environment, without a real step.
+
+    A twin of this environment has the same `WorldSpec`. Raises what `make_real` raises.
+    """
     env = make_real(real, purpose="collect", ledger=StepLedger())
     try:
         return spec_from(env, real)
@@ -105,7 +122,7 @@ def spec_of(real: EnvConfig) -> WorldSpec:
 
 
 def spec_from(env: gym.Env, real: EnvConfig) -> WorldSpec:
-    """`spec_of` for an environment that `make_real` has already made."""
+    """`spec_of` for an environment that `make_real` has made."""
     limit = None if env.spec is None else env.spec.max_episode_steps
     seconds = _seconds_per_step(env)
     chunk = real.action_chunk
@@ -119,12 +136,36 @@ def spec_from(env: gym.Env, real: EnvConfig) -> WorldSpec:
     )
 
 
+def is_learned(spec: EnvSpec) -> bool:
+    """Whether a Gymnasium spec makes a learned environment of this package instead of a real one."""
+    return any(map(_is_ours, (spec.entry_point, spec.vector_entry_point)))
+
+
+def _is_ours(entry_point: Any) -> bool:
+    """Whether an entry point is, or derives from, a class of this package."""
+    if isinstance(entry_point, str):
+        modules = [entry_point.partition(":")[0]]
+    else:
+        parts = entry_point.__mro__ if isinstance(entry_point, type) else (entry_point,)
+        modules = [getattr(part, "__module__", None) or "" for part in parts]
+    return any(module.partition(".")[0] == _PACKAGE for module in modules)
+
+
+def _check_is_real(env_id: str, learned: bool) -> None:
+    if learned:
+        raise StageError(
+            f"{env_id!r} is a learned environment (a world model), expected a real one: its steps would be counted as "
+            "real environment steps. Give the id of the real environment. To step or evaluate a twin, pass it as the "
+            "twin (on the command line: --twin)."
+        )
+
+
 def _spec_text(env: gym.Env) -> str | None:
     for layer in (env, env.unwrapped):
         try:
             return None if layer.spec is None else layer.spec.to_json()
         except (TypeError, ValueError):
-            # A wrapper or a callable entry point that JSON cannot name: the inner spec may do.
+            # JSON cannot name some wrappers and callable entry points: try the inner spec.
             continue
     return None
 
@@ -142,41 +183,70 @@ def _make_base(real: EnvConfig, render_mode: str | None) -> gym.Env:
     arguments = dict(real.kwargs)
     if render_mode is not None:
         arguments["render_mode"] = render_mode
+    versions = _registered_versions(_name_of(real.env_id))
+    _check_is_real(real.env_id, bool(versions) and all(map(is_learned, versions)))
     try:
-        # Gymnasium's own checker warns about, and slows down, every step.
-        return gym.make(real.env_id, disable_env_checker=True, **arguments)
+        # The checker of Gymnasium slows down every step and repeats its warnings.
+        env = gym.make(real.env_id, disable_env_checker=True, **arguments)
     except DependencyNotInstalled as error:
         raise MissingExtraError(
-            f"{real.env_id} needs a simulator that is not installed ({error}). "
-            f"{_pip_line(real.env_id)}"
+            f"the simulator of {real.env_id!r} is not installed ({error}). {_pip_line(real.env_id)}"
         ) from error
-    except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
         raise StageError(
-            f"no environment {real.env_id!r} ({error}). {_near(real.env_id)}"
+            f"cannot import the module of environment {real.env_id!r} ({error}). {_similar_ids(real.env_id)}"
+        ) from error
+    except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
+        # The text of Gymnasium's error is left out: it suggests ids of learned environments.
+        raise StageError(
+            f"unknown environment id {real.env_id!r}. {_similar_ids(real.env_id)}"
         ) from error
     except (gym.error.Error, TypeError) as error:
         raise StageError(
-            f"{real.env_id!r} cannot be made with {arguments}: {error}. Check its id and arguments."
+            f"cannot make {real.env_id!r} with the arguments {arguments}: {error}. Check the id and the arguments."
         ) from error
+    # An id that its module registers on import, or a function as entry point, is known only now.
+    try:
+        _check_is_real(real.env_id, _is_ours(type(env.unwrapped)))
+    except StageError:
+        env.close()
+        raise
+    return env
+
+
+def _name_of(env_id: str) -> str:
+    """The id without the module in front of it."""
+    return env_id.rpartition(":")[2]
+
+
+def _registered_versions(name: str) -> list[EnvSpec]:
+    """The spec with this id, or else those of the same id in other versions."""
+    if name in gym.registry:
+        return [gym.registry[name]]
+    stem = _VERSION.sub("", name)
+    return [spec for spec in gym.registry.values() if _VERSION.sub("", spec.id) == stem]
 
 
 def _pip_line(env_id: str) -> str:
-    entry = str(gym.spec(env_id.rpartition(":")[2]).entry_point)
+    entry = str(gym.spec(_name_of(env_id)).entry_point)
     for part, extra in _EXTRAS.items():
         if part in entry:
-            return f'Install it with: pip install "world-env[{extra}]"'
-    return "Install the package that registers it, with its extras."
+            return f'Install it: pip install "world-env[{extra}]"'
+    return "Install the package that registers this environment, with its extras."
 
 
-def _near(env_id: str) -> str:
-    known = {name.lower(): name for name in gym.registry}
-    matches = difflib.get_close_matches(env_id.rpartition(":")[2].lower(), known, n=5, cutoff=0.5)
-    advice = 'An id of another package is written "module:Id".'
+def _similar_ids(env_id: str) -> str:
+    """Registered ids of real environments with a similar name, and how to name an id of another package."""
+    known = {name.lower(): name for name, spec in gym.registry.items() if not is_learned(spec)}
+    matches = difflib.get_close_matches(_name_of(env_id).lower(), known, n=5, cutoff=0.5)
+    advice = (
+        'Write an id of another package as "module:Id": importing the module must register the id.'
+    )
     return f"Did you mean {', '.join(known[m] for m in matches)}? {advice}" if matches else advice
 
 
 def _wrapped(env: gym.Env, written: str) -> gym.Env:
-    """An environment in one of `EnvConfig.wrappers`."""
+    """The environment in one of `EnvConfig.wrappers`."""
     name, brace, rest = written.partition("{")
     module, _, attribute = name.partition(":")
     try:
@@ -184,12 +254,14 @@ def _wrapped(env: gym.Env, written: str) -> gym.Env:
         given = json.loads(brace + rest or "{}")
     except (ImportError, AttributeError, ValueError) as error:
         raise StageError(
-            f'no wrapper {written!r} ({error}): expected "module:Class", for example '
+            f'cannot load the wrapper {written!r} ({error}): expected "module:Class", for example '
             '"gymnasium.wrappers:FlattenObservation", or "module:Class{JSON of arguments}"'
         ) from error
     if not callable(wrapper):
-        raise StageError(f"{name!r} is a {type(wrapper).__name__}, expected a wrapper class")
-    # Gymnasium's wrappers want shapes as tuples, which JSON does not have.
+        raise StageError(
+            f"wrapper {name!r} is of type {type(wrapper).__name__}, expected a wrapper class"
+        )
+    # Gymnasium's wrappers take shapes as tuples; JSON has lists only.
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     try:
         made: gym.Env = wrapper(env, **arguments)
@@ -197,12 +269,12 @@ def _wrapped(env: gym.Env, written: str) -> gym.Env:
         raise
     except DependencyNotInstalled as error:
         raise MissingExtraError(
-            f'{name} needs a package that is not installed ({error}): pip install "world-env[pixels]" has those of '
-            "Gymnasium's image wrappers"
+            f"a package that the wrapper {name!r} needs is not installed ({error}). Install it; for the image wrappers "
+            'of Gymnasium: pip install "world-env[pixels]"'
         ) from error
     except (AssertionError, TypeError, ValueError) as error:
         raise StageError(
-            f"{name} cannot wrap {env} with the arguments {arguments} ({type(error).__name__}: {error}): see its "
-            "signature"
+            f"wrapper {name!r} failed on {env} with the arguments {arguments} ({type(error).__name__}: {error}). "
+            "Check the signature of the wrapper."
         ) from error
     return made

@@ -1,4 +1,4 @@
-"""The count of real environment steps by purpose."""
+"""Ledger of real environment steps, counted by purpose."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from world_env.errors import StageError
 from world_env.types import JSON
 
 PURPOSES = ("collect", "validate", "select", "spot_check", "judge")
-"""What a real step may be spent on."""
+"""Purposes of real environment steps.
+
+collect: training data. validate: validation of a policy during training. select: choice among policies.
+spot_check: real evaluation episodes. judge: the final evaluation of a policy.
+"""
 _RESERVED_STEPS = 100
-"""Steps that a ledger on disk books in advance: what a killed process may overcount, never "
-"under."""
+"""Steps that a ledger on disk reserves in advance. After a kill the file counts up to so many steps too many, never
+too few."""
 
 
 class StepLedger:
-    """Counts real steps by purpose; on disk it never forgets one, even after kill -9.
+    """Count of real environment steps by purpose, in memory or on disk.
 
-    path: JSON file to keep the counts in; None: in memory. The file is never below the truth:
-        steps are booked in blocks before they are taken, and `save` settles the account.
-    parent: a wider ledger that counts the same steps too.
+    path: JSON file of the counts; None: in memory. Steps are reserved in the file before they are taken: after a
+        kill the file may count too many steps, never too few. `save` writes the exact counts.
+    parent: a second ledger that counts the same steps, for example of a whole pipeline.
+
+    Raises StageError if the file is not a step ledger.
     """
 
     def __init__(
@@ -38,59 +44,56 @@ class StepLedger:
                 self._counts = _checked_counts(json.loads(self._path.read_text(encoding="utf-8")))
             except (OSError, ValueError) as error:
                 raise StageError(
-                    f"{self._path} is no step ledger ({error}): restore it, or delete it if the "
-                    "steps counted in it may be forgotten"
+                    f"{self._path} is not a step ledger ({error}): restore the file, or delete it to restart the "
+                    "count at 0"
                 ) from error
-        self._booked = dict(self._counts)
+        self._reserved = dict(self._counts)
 
     @property
     def by_purpose(self) -> dict[str, int]:
-        """Steps counted so far, purpose -> steps; purposes without a step are absent."""
+        """Steps counted so far, purpose -> steps. Purposes without a step are absent."""
         return dict(self._counts)
 
     def count(self, purpose: str, n: int = 1) -> None:
-        """Add `n` >= 0 real steps under a purpose."""
-        if purpose not in PURPOSES or n < 0:
-            raise ValueError(
-                f"cannot count {n} steps for {purpose!r}: expected one of {', '.join(PURPOSES)} "
-                "and at least 0 steps"
-            )
+        """Add `n` >= 0 real steps under a purpose. Raises ValueError for an unknown purpose or a negative `n`."""
+        if purpose not in PURPOSES:
+            raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
+        if n < 0:
+            raise ValueError(f"n must be >= 0 steps, got {n}")
         if n == 0:
             return
         self._counts[purpose] = self._counts.get(purpose, 0) + n
-        if self._path is not None and self._counts[purpose] > self._booked.get(purpose, 0):
-            self._booked[purpose] = self._counts[purpose] + _RESERVED_STEPS
-            self._write(self._booked)
+        if self._path is not None and self._counts[purpose] > self._reserved.get(purpose, 0):
+            self._reserved[purpose] = self._counts[purpose] + _RESERVED_STEPS
+            self._write(self._reserved)
         if self._parent is not None:
             self._parent.count(purpose, n)
 
     def total(self, exclude: Iterable[str] = ("judge",)) -> int:
-        """All steps but those of the excluded purposes."""
-        left_out = set(exclude)
-        return sum(n for purpose, n in self._counts.items() if purpose not in left_out)
+        """Number of steps of all purposes that are not in `exclude`."""
+        excluded = set(exclude)
+        return sum(n for purpose, n in self._counts.items() if purpose not in excluded)
 
     def save(self) -> None:
-        """Settle: steps that were booked but not taken are given back."""
-        self._booked = dict(self._counts)
+        """Write the exact counts: steps that were reserved and not taken are released."""
+        self._reserved = dict(self._counts)
         if self._path is not None:
-            self._write(self._booked)
+            self._write(self._reserved)
         if self._parent is not None:
             self._parent.save()
 
     def to_json(self) -> JSON:
-        """A strict JSON tree, purpose -> steps."""
+        """The counts as a strict JSON tree, purpose -> steps."""
         return dict(self._counts)
 
     @classmethod
     def from_json(cls, tree: Any) -> StepLedger:
-        """The inverse of `to_json`, in memory. Raises StageError on anything else."""
+        """The inverse of `to_json`, in memory. Raises StageError if `tree` is not a step ledger."""
         ledger = cls()
         try:
             ledger._counts = _checked_counts(tree)
         except ValueError as error:
-            raise StageError(
-                f"this describes no step ledger: {str(tree)[:200]} ({error})"
-            ) from error
+            raise StageError(f"not a step ledger ({error}): got {str(tree)[:200]}") from error
         return ledger
 
     def _write(self, counts: dict[str, int]) -> None:
@@ -102,5 +105,5 @@ def _checked_counts(tree: Any) -> dict[str, int]:
     if not isinstance(tree, dict) or not set(tree) <= set(PURPOSES):
         raise ValueError(f"expected an object with keys among {', '.join(PURPOSES)}")
     if not all(type(steps) is int and steps >= 0 for steps in tree.values()):
-        raise ValueError("expected whole numbers of steps, at least 0")
+        raise ValueError("expected integer numbers of steps, at least 0")
     return dict(tree)

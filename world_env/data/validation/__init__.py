@@ -1,1 +1,1 @@
-"""Checks of episodes before a world model is fitted to them."""
+"""Validation of episodes before a world model is fitted to them."""

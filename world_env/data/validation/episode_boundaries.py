@@ -1,4 +1,4 @@
-"""Where episodes begin, end and repeat: resets taken for movements, limits for deaths, one episode counted twice."""
+"""Checks of the boundaries of episodes: unmarked resets, time limits, duplicates, and overlap of splits."""
 
 from __future__ import annotations
 
@@ -9,70 +9,73 @@ from scipy.spatial import cKDTree
 from scipy.stats import rankdata
 
 from world_env.data.episode import Episode
-from world_env.data.validation.issue import LintIssue
+from world_env.data.validation.issue import LintIssue, number_of
 from world_env.data.validation.regression import (
     FOLDS,
     Transitions,
-    held_out_error,
-    held_out_prediction,
+    cross_validated_error,
+    cross_validated_prediction,
 )
 from world_env.spec import WorldSpec
 
-_FEW_STARTS = 3
-_NEAR = 2.0
-"""In medians of the distance between neighbouring starts: what lies as near to one may be one."""
-_MAX_NEAR = 0.8
-"""Where more observations than these look like starts, only the nearest of them do."""
-_JUMP_NEAR_STARTS, _JUMP_ELSEWHERE = 2.0, 1.3
-"""How far a jump must exceed the 99 % quantile of steps that leave a start, and of steps that arrive elsewhere."""
-_AT_LEAST = 1.2
-"""How far a step that a law does not explain must exceed that quantile in distance too."""
-_CHANCE = 0.01
-_FEW_STATES = 1_000
-"""Whole-numbered observations of fewer kinds are a world that repeats itself everywhere."""
-_SEPARATE = 0.9
-"""Chance that an end looks more like one than another arrival does, from which on it is one."""
+_MIN_STARTS = 3
+_MIN_STEPS = 100
+_NEAR_DISTANCE = 2.0
+"""Distance up to which an observation counts as near an initial state, in medians of their neighbour distance."""
+_MAX_SHARE_NEAR = 0.8
+"""Largest share of observations that count as near an initial state; beyond it only the nearest."""
+_MIN_JUMP_NEAR_STARTS, _MIN_JUMP_ELSEWHERE = 2.0, 1.3
+"""Size of a jump in 99 % quantiles of the steps that leave an initial state, and of the steps that end elsewhere."""
+_MIN_DISTANCE_RATIO = 1.2
+"""Distance in the same quantile that a jump with a large prediction error must have as well."""
+_MAX_CHANCE = 0.01
+"""Probability of the zero rewards by chance, below which they count as those of automatic resets."""
+_MIN_STATES = 1_000
+"""With fewer different integer observations, stretches of episodes repeat by chance and are not compared."""
+_MIN_SEPARATION = 0.9
+"""Probability that a termination has a higher score than another step, from which terminations are real."""
 
 
-def resets(data: Transitions) -> Iterator[LintIssue]:
-    """Steps that lead from one episode into the next: glued episodes, and rows that only carried a reset.
+def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
+    """Find steps from one episode into the next: concatenated episodes, and rows of automatic resets.
 
-    A step is one when it arrives where episodes begin, did not come from there, and moved farther than any step does
-    that leaves a start, or arrives anywhere else. Both the distance and what a fitted law of motion leaves unexplained
-    are looked at; of recorded reset rows, the second observation of an episode is the true start.
+    Such a step ends near an initial state, starts elsewhere, and is larger than the steps that leave an initial state
+    and those that end elsewhere. Both the distance and the error of a fitted dynamics model are compared. If the rows
+    of automatic resets are recorded, the initial state is the second observation of an episode.
     """
     firsts = [np.flatnonzero((data.step == place) & (data.elapsed == place)) for place in (0, 1)]
     moving = np.any(data.before != data.after, axis=0) & data.continuous
-    if len(firsts[0]) < _FEW_STARTS or not moving.any() or len(data) < 100:
+    if len(firsts[0]) < _MIN_STARTS or not moving.any() or len(data) < _MIN_STEPS:
         text = (
-            f"there are fewer than {_FEW_STARTS} real starts, or nothing continuous moves: whether an episode "
-            "was glued to the next was not looked at"
+            f"unmarked resets were not checked: expected at least {_MIN_STARTS} episodes that start at a reset, "
+            f"{_MIN_STEPS} steps and a continuous observation column that changes"
         )
         yield LintIssue("unchecked", "note", text)
         return
-    sizes = [_distance(data), _surprise(data)]
+    sizes = [_distance(data), _prediction_error(data)]
     first, second = (
-        _arrivals_from_nowhere(data, starts, sizes)
-        if len(starts) >= _FEW_STARTS
+        _jumps_to_starts(data, starts, sizes)
+        if len(starts) >= _MIN_STARTS
         else np.zeros(len(data), bool)
         for starts in firsts
     )
-    # Only the row of a reset jumps at once: what else does so is a wrong number.
+    # Only the row of an automatic reset jumps in the first step: any other such jump is a wrong value.
     within = (first | second) & (data.step > 0)
     for jumps in (second, within):
         found = np.flatnonzero(jumps)
-        places = ", ".join(data.where(index) for index in found[:3])
-        if len(found) and _carries_only_a_reset(data, found):
+        places = "; ".join(data.where(index) for index in found[:3])
+        if len(found) and _is_autoreset(data, found):
             text = (
-                f"at least {len(found)} steps are the reset that a vector environment makes by itself (reward 0, "
-                f"action ignored, next observation a start; {places}): drop the row after each end"
+                "automatic resets of a vector environment are recorded as steps: at least "
+                f"{number_of(len(found), 'step')} (first: {places}) with reward 0 and an initial state as next "
+                "observation. Remove the row after each end of an episode."
             )
             yield LintIssue("autoreset", "error", text, data.where(found[0]))
             return
     if within.any():
         text = (
-            f"at least {len(found)} steps jump to where episodes begin ({places}): an episode was glued to the next, "
-            "cut it there"
+            f"missing boundaries between episodes: at least {number_of(len(found), 'step')} to an initial state "
+            f"(first: {places}). Cut the episodes there."
         )
         yield LintIssue("glued", "error", text, data.where(found[0]))
 
@@ -80,35 +83,41 @@ def resets(data: Transitions) -> Iterator[LintIssue]:
 def time_limits(
     data: Transitions, episodes: Mapping[int, Episode], spec: WorldSpec
 ) -> Iterator[LintIssue]:
-    """Episodes that "terminated" at exactly the time limit, in states from which others went on."""
+    """Find episodes marked as terminated at exactly the time limit, in states after which others continue."""
     totals = {number: e.elapsed + len(e) for number, e in episodes.items()}
     limit = spec.horizon or max(totals.values())
     marked = [n for n, e in episodes.items() if e.terminated and totals[n] == limit]
-    if len(marked) < (1 if spec.horizon else _FEW_STARTS):
+    if len(marked) < (1 if spec.horizon else _MIN_STARTS):
         return
     places = np.isin(data.numbers[data.episode], marked) & _last(data)
-    if not _look_like_ends(data, places):
+    if not _are_distinguishable(data, places):
         yield LintIssue(
             "time_limit",
             "error" if len(marked) > 1 else "warning",
-            f"{len(marked)} episodes are marked as terminated after exactly {limit} steps, where others go on: a time "
-            "limit is a truncation; a twin would learn deaths that nothing explains",
+            f"the time limit is marked as a termination in {len(marked)} of {number_of(len(episodes), 'episode')}: "
+            f"after exactly {limit} steps, in states after which other episodes continue. Mark these episodes as "
+            "truncated, or a twin learns terminations without a cause.",
             f"episode {marked[0]}",
         )
 
 
-def repeats(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
-    """Episodes, or stretches of them, that are in the data twice, and episodes that were cut into pieces."""
-    twice, overlaps, joined = related(episodes)
+def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
+    """Find episodes, or stretches of episodes, that are in the data twice, and episodes cut into parts."""
+    twice, overlaps, joined = duplicate_episodes(episodes)
     if twice or overlaps:
-        pairs = [f"{a} = {b}" for a, b in twice] + [
-            f"{n} steps of {a} in {b}" for a, b, n in overlaps
+        pairs = [f"episode {b} equals episode {a}" for a, b in twice] + [
+            f"{number_of(n, 'step')} of episode {a} are in episode {b}" for a, b, n in overlaps
+        ]
+        counts = [
+            f"{number_of(len(found), 'episode')} {what}"
+            for found, what in ((twice, "in the data twice"), (overlaps, "partly in another one"))
+            if found
         ]
         yield LintIssue(
             "duplicates",
             "error",
-            f"{len(twice)} episodes are in the data twice, {len(overlaps)} share a stretch with another "
-            f"({'; '.join(pairs[:3])}): drop them, what is held out would not be",
+            f"duplicates: {', '.join(counts)} (first: {'; '.join(pairs[:3])}). Remove them, or the validation split "
+            "contains training data.",
             f"episode {(twice + [(a, b) for a, b, _ in overlaps])[0][1]}",
         )
     if joined:
@@ -116,17 +125,20 @@ def repeats(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
         yield LintIssue(
             "pieces",
             "warning",
-            f"{len(joined)} episodes go on where another was cut (the first: {a} into {b}): a split by episodes puts "
-            "pieces of one on both sides; join them first",
+            f"cut episodes: {number_of(len(joined), 'episode')} with the continuation of another one (first: episode "
+            f"{b} continues episode {a}). Join them, or parts of one episode are in both the training and the "
+            "validation split.",
             f"episode {b}",
         )
 
 
-def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> Iterator[LintIssue]:
-    """What two sides of a split have in common, though nothing of one should be in the other."""
+def split_overlap(
+    training: Mapping[int, Episode], held_out: Mapping[int, Episode]
+) -> Iterator[LintIssue]:
+    """Find episodes, parts of episodes and reset seeds that are in both splits."""
     number = max(training, default=-1) + 1
     both = dict(training) | {number + n: e for n, e in held_out.items()}
-    twice, overlaps, joined = related(both)
+    twice, overlaps, joined = duplicate_episodes(both)
     pairs = [*twice, *((a, b) for a, b, _ in overlaps), *joined]
     crossing = [(min(pair), max(pair)) for pair in pairs if min(pair) < number <= max(pair)]
     if crossing:
@@ -134,8 +146,9 @@ def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> 
         yield LintIssue(
             "split",
             "error",
-            f"{len(crossing)} times the two sides share an episode, or pieces of one (the first: {a} of the training "
-            f"side, {b - number} of the held-out one): what is measured there is not held out",
+            f"the splits overlap in {number_of(len(crossing), 'pair')} of equal or continued episodes (first: episode "
+            f"{a} of the training split, episode {b - number} of the validation split): the measured errors are too "
+            "small. Remove these episodes from one of the splits.",
             f"episode {b - number}",
         )
     ours, theirs = (
@@ -147,27 +160,30 @@ def shared(training: Mapping[int, Episode], held_out: Mapping[int, Episode]) -> 
         yield LintIssue(
             "split",
             "warning",
-            f"{len(seeds)} reset seeds are on both sides ({', '.join(map(str, sorted(seeds)[:4]))}): the same starts, "
-            "and with the same actions the same episodes; give each side seeds of its own",
+            f"{number_of(len(seeds), 'reset seed')} in both splits (first: {', '.join(map(str, sorted(seeds)[:3]))}): "
+            "episodes of one seed have the same initial state. Use different seeds in the two splits.",
         )
 
 
-def related(
+def duplicate_episodes(
     episodes: Mapping[int, Episode],
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]], list[tuple[int, int]]]:
-    """(the same twice, (one, other, steps of it that both hold), (one, the piece that goes on where it was cut)).
+    """Find duplicates, overlaps and continuations among episodes.
 
-    A shared stretch begins where one of the two begins and ends where one of them ends: physics alone repeats itself
-    in the middle, not there. Nothing is said of worlds of few states, which repeat themselves everywhere.
+    A shared stretch starts at the start of one of the two episodes and lasts to the end of one of them; repetitions in
+    the middle of both may come from the dynamics. Environments with few different observations repeat by chance: all
+    three lists are empty for them.
+
+    Returns (pairs of equal episodes, (one, other, steps that both contain), (one, its continuation)), by number.
     """
     rows = {number: _row_keys(episode) for number, episode in episodes.items()}
-    seen: dict[bytes, int] = {}
+    first_of: dict[bytes, int] = {}
     twice = []
     for number, keys in rows.items():
-        first = seen.setdefault(keys.tobytes(), number)
+        first = first_of.setdefault(keys.tobytes(), number)
         if first != number:
             twice.append((first, number))
-    once = {number: episodes[number] for number in seen.values()}
+    once = {number: episodes[number] for number in first_of.values()}
     if _has_few_states(once):
         return [], [], []
     return twice, _overlaps({number: rows[number] for number in once}), _joined(once)
@@ -179,9 +195,9 @@ def _has_few_states(episodes: Mapping[int, Episode]) -> bool:
         for episode in episodes.values()
         for column in episode.observation_columns().values()
     )
-    # Pixels are whole numbers too, but of many kinds.
+    # Images hold integers too, but many different ones.
     states = {key for episode in episodes.values() for key in _state_keys(episode)} if whole else ()
-    return whole and len(states) < _FEW_STATES
+    return whole and len(states) < _MIN_STATES
 
 
 def _overlaps(rows: Mapping[int, np.ndarray]) -> list[tuple[int, int, int]]:
@@ -209,26 +225,26 @@ def _joined(episodes: Mapping[int, Episode]) -> list[tuple[int, int]]:
     pairs = []
     for number, keys in states.items():
         following = begins.get(keys[-1], [])
-        # A start that many episodes share is a start, not a cut.
+        # An observation at which several episodes start is an initial state, not a cut.
         if len(following) == 1 and following[0] != number and not episodes[number].terminated:
             pairs.append((number, following[0]))
     return pairs
 
 
 def _row_keys(episode: Episode) -> np.ndarray:
-    """(T,) one number for all that a step shows before and of its action and reward."""
+    """Hash of observation, action and reward of each step, (T,)."""
     steps = len(episode)
     return _keys([column[:steps] for _, column in sorted(episode.columns().items())])
 
 
 def _state_keys(episode: Episode) -> list[int]:
-    """One number for each observation, T+1 of them."""
+    """Hash of each observation, T+1 in all."""
     found: list[int] = _keys([c for _, c in sorted(episode.observation_columns().items())]).tolist()
     return found
 
 
 def _keys(columns: list[np.ndarray]) -> np.ndarray:
-    """(rows,) uint64, equal where all columns are; a mixed sum, as good as a random number for anything else."""
+    """Hash of each row over all columns, (rows,) uint64: equal for equal rows."""
     flat = np.concatenate([c.reshape(len(c), -1).astype(np.float64) for c in columns], axis=1)
     bits = (flat + 0.0).view(np.uint64)
     factors = np.random.default_rng(0).integers(1, 2**63, flat.shape[1], dtype=np.uint64) * 2 + 1
@@ -238,88 +254,87 @@ def _keys(columns: list[np.ndarray]) -> np.ndarray:
 
 
 def _distance(data: Transitions) -> np.ndarray:
-    """(N,) how far each step moves, in what its columns usually do."""
+    """Distance of each step (N,), the mean over columns in units of their usual change."""
     moved = np.abs(data.after - data.before)[:, data.continuous]
     usual = np.maximum(np.median(moved, axis=0), 0.5 * moved.mean(0))
     moving = usual > 1e-12
     return np.clip(moved[:, moving] / usual[moving], 0, 20).sum(1) / max(1, moving.sum())
 
 
-def _surprise(data: Transitions) -> np.ndarray:
-    """(N,) what a law of motion fitted to other episodes leaves unexplained of each step."""
+def _prediction_error(data: Transitions) -> np.ndarray:
+    """Relative error of each step (N,) of a dynamics model fitted to other episodes."""
     moved = (data.after - data.before)[:, data.continuous]
     usual = np.quantile(np.abs(moved), 0.9, axis=0)
     moved, usual = moved[:, usual > 1e-9], usual[usual > 1e-9]
     inputs = np.concatenate([data.before, data.action], axis=1)
-    error = held_out_error(inputs, np.clip(moved / usual, -20, 20), data.folds())
+    error = cross_validated_error(inputs, np.clip(moved / usual, -20, 20), data.folds())
     relative = error / np.maximum(np.quantile(error, 0.98, axis=0), 1e-4)
     return np.clip(relative, 0, 10).sum(1) / max(1, relative.shape[1])
 
 
-def _arrivals_from_nowhere(
-    data: Transitions, starts: np.ndarray, sizes: list[np.ndarray]
-) -> np.ndarray:
-    """(N,) bool: steps that arrive among the observations that steps `starts` leave, and come from elsewhere."""
+def _jumps_to_starts(data: Transitions, starts: np.ndarray, sizes: list[np.ndarray]) -> np.ndarray:
+    """Steps (N,) bool that end near the observations before the steps `starts`, and do not start near them."""
     scale = data.scales()
     tree = cKDTree(data.before[starts] / scale)
-    near = _NEAR * np.median(tree.query(tree.data, k=2)[0][:, 1])
+    near = _NEAR_DISTANCE * np.median(tree.query(tree.data, k=2)[0][:, 1])
     place = data.step[starts[0]]
 
-    def distance(seen: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        (first, second), which = (part.T for part in tree.query(seen / scale, k=2))
-        # An episode's own start is no sign that others begin there.
+    def distance(observations: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        (first, second), which = (part.T for part in tree.query(observations / scale, k=2))
+        # The distance to the own initial state of an episode does not count.
         own = (data.episode[starts][which[0]] == data.episode) & (steps == place)
         return np.where(own, second, first)
 
     arriving = distance(data.after, data.step + 1)
-    near = min(near, float(np.quantile(arriving, _MAX_NEAR)))
+    near = min(near, float(np.quantile(arriving, _MAX_SHARE_NEAR)))
     arrives, leaves = arriving <= near, distance(data.before, data.step) <= near
     distance_moved, surprise = sizes
     usual = [np.quantile(size[leaves | (data.step == place)], 0.99) for size in sizes]
     elsewhere = [np.quantile(np.append(size[~arrives], 0.0), 0.99) for size in sizes]
     bound = [
-        max(_JUMP_NEAR_STARTS * u, _JUMP_ELSEWHERE * e)
+        max(_MIN_JUMP_NEAR_STARTS * u, _MIN_JUMP_ELSEWHERE * e)
         for u, e in zip(usual, elsewhere, strict=True)
     ]
-    unlikely = (surprise > bound[1]) & (distance_moved > _AT_LEAST * usual[0])
+    unlikely = (surprise > bound[1]) & (distance_moved > _MIN_DISTANCE_RATIO * usual[0])
     far = (distance_moved > bound[0]) | unlikely
-    return arrives & ~leaves & far & ~_came_back(data)
+    return arrives & ~leaves & far & ~_returns_to_previous(data)
 
 
-def _came_back(data: Transitions) -> np.ndarray:
-    """(N,) bool: steps back to where the episode was one step earlier; a wrong number does that, a reset does not."""
+def _returns_to_previous(data: Transitions) -> np.ndarray:
+    """Steps (N,) bool back to the observation before the last one: a single wrong value, not a reset."""
     earlier = np.concatenate([data.before[:1], data.before[:-1]])
     back, moved = (
-        np.linalg.norm((data.after - seen) / data.scales(), axis=1)
-        for seen in (earlier, data.before)
+        np.linalg.norm((data.after - start) / data.scales(), axis=1)
+        for start in (earlier, data.before)
     )
     return (data.step > 0) & (back < 0.5 * moved)
 
 
-def _carries_only_a_reset(data: Transitions, jumps: np.ndarray) -> bool:
-    """Whether the jumps all have reward 0, more often than chance, or nearly all open an episode."""
+def _is_autoreset(data: Transitions, jumps: np.ndarray) -> bool:
+    """Whether the jumps have reward 0, more often than by chance, or as first steps of episodes."""
     zero = data.reward == 0
     if not zero[jumps].mean() > 0.8:
         return False
     chance = max(zero.mean(), zero[_last(data)].mean())
-    return bool((data.step[jumps] == 0).mean() > 0.8 or chance ** len(jumps) < _CHANCE)
+    return bool((data.step[jumps] == 0).mean() > 0.8 or chance ** len(jumps) < _MAX_CHANCE)
 
 
-def _look_like_ends(data: Transitions, marked: np.ndarray) -> bool:
-    """Whether these arrivals (N,) bool can be told from those after which an episode went on.
+def _are_distinguishable(data: Transitions, marked: np.ndarray) -> bool:
+    """Whether the marked terminations (N,) bool differ from steps after which an episode continued.
 
-    By a law of all ends that was fitted to other episodes: real deaths may show what a death looks like.
+    The score of a step is the probability of termination, from a regression on all terminations of other episodes.
     """
-    asked = data.terminated | ~_last(data)
-    label = data.terminated[asked, None].astype(np.float64)
-    score = held_out_prediction(data.after[asked], label, data.episode[asked] % FOLDS)[:, 0]
-    ranks, ours, others = rankdata(score), marked[asked], label[:, 0] == 0
-    ends, went_on = np.count_nonzero(ours), np.count_nonzero(others)
-    if not went_on:
+    considered = data.terminated | ~_last(data)
+    label = data.terminated[considered, None].astype(np.float64)
+    folds = data.episode[considered] % FOLDS
+    score = cross_validated_prediction(data.after[considered], label, folds)[:, 0]
+    ranks, ours, others = rankdata(score), marked[considered], label[:, 0] == 0
+    ends, continued = np.count_nonzero(ours), np.count_nonzero(others)
+    if not continued:
         return True
-    # Pairs in which the end has the higher score; ends among themselves do not count.
+    # Pairs in which the termination has the higher score; pairs of two terminations do not count.
     above = ranks[ours].sum() - rankdata(score[label[:, 0] > 0])[ours[label[:, 0] > 0]].sum()
-    return bool(above > _SEPARATE * ends * went_on)
+    return bool(above > _MIN_SEPARATION * ends * continued)
 
 
 def _last(data: Transitions) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a check of data found, in words that a person can act on."""
+"""Issues that `lint` reports."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Literal, get_args
 from world_env.types import JSON
 
 Severity = Literal["error", "warning", "note"]
-"""error: a twin of this data learns something false, or its measures are. warning: it will be worse than it need be.
-note: worth knowing."""
+"""error: a twin of this data learns something wrong, or its measured fidelity is wrong. warning: the twin will be less
+accurate than it could be. note: information."""
 
 
 @dataclass(frozen=True)
 class LintIssue:
-    """One thing found in a dataset.
+    """One issue of a data set. Issues of the same kind in several columns or episodes are one `LintIssue`.
 
     check: name of the check, such as "reward_shift".
-    message: what is there, and what to do.
-    where: the first place, or the column; "" for the data as a whole.
+    severity: "error", "warning" or "note".
+    message: what is wrong, how often, and what to do.
+    where: first column or first place, such as "episode 3, step 49"; "" for the whole data set.
     """
 
     check: str
@@ -28,10 +29,15 @@ class LintIssue:
     where: str = ""
 
     def to_json(self) -> JSON:
-        """A strict JSON tree."""
+        """The issue as a strict JSON tree."""
         return asdict(self)
 
 
-def worst_first(found: Iterable[LintIssue]) -> list[LintIssue]:
-    """Errors, then warnings, then notes."""
-    return sorted(found, key=lambda finding: get_args(Severity).index(finding.severity))
+def number_of(count: int, noun: str) -> str:
+    """A number with its noun: "1 step", "1,200 steps"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def worst_first(issues: Iterable[LintIssue]) -> list[LintIssue]:
+    """Sort issues by severity: errors, then warnings, then notes."""
+    return sorted(issues, key=lambda issue: get_args(Severity).index(issue.severity))

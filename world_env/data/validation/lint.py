@@ -1,70 +1,92 @@
-"""What is wrong with episodes before a twin learns it: rewards, resets, limits, columns, actions, splits."""
+"""Check episodes for errors in rewards, resets, time limits, columns, actions and splits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from world_env.data.episode import Episode
-from world_env.data.validation.columns import actions_tried, outside, still_or_spiking, usable
-from world_env.data.validation.episode_boundaries import repeats, resets, shared, time_limits
+from world_env.data.validation.columns import (
+    action_coverage,
+    constant_or_spiking,
+    out_of_bounds,
+    usable_episodes,
+)
+from world_env.data.validation.episode_boundaries import (
+    duplicates,
+    split_overlap,
+    time_limits,
+    unmarked_resets,
+)
 from world_env.data.validation.issue import LintIssue, worst_first
-from world_env.data.validation.regression import flatten
-from world_env.data.validation.reward_alignment import by_the_clock, shifted
+from world_env.data.validation.regression import to_transitions
+from world_env.data.validation.reward_alignment import shifted_rewards, time_dependent_rewards
 from world_env.spec import WorldSpec
 
 _MAX_STEPS = 20_000
-"""Steps that laws are fitted to; whole episodes, spread over the data."""
+"""Steps that the regressions use; larger data sets are sampled by whole episodes."""
 
 
 def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
-    """What is wrong with episodes, the worst first; never raises because of what they hold.
+    """Check episodes for errors; return the issues, errors first.
 
-    episodes: as they were recorded (`Recording`), or checked ones; "episode 3" is the one at place 3.
-    Raises UnsupportedSpaceError for spaces that no twin covers.
+    The content of the episodes never raises an error.
+
+    episodes: unchecked (`Recording`) or checked episodes; "episode 3" is the one at index 3.
+    spec: spaces and time limit of the environment.
+
+    Raises UnsupportedSpaceError for spaces that a twin does not support.
     """
-    good, found = usable(dict(enumerate(episodes)), spec)
+    good, issues = usable_episodes(dict(enumerate(episodes)), spec)
     if good:
-        found += [*outside(good, spec), *repeats(good), *_of_transitions(good, spec)]
-    if any(finding.check == "autoreset" for finding in found):
-        # The row of a reset shows the end of the episode before: no episode was cut there.
-        found = [finding for finding in found if finding.check != "pieces"]
-    return worst_first(found)
+        issues += [*out_of_bounds(good, spec), *duplicates(good), *_of_transitions(good, spec)]
+    if any(issue.check == "autoreset" for issue in issues):
+        # The row of an automatic reset starts at the end of the episode before: that is not a cut episode.
+        issues = [issue for issue in issues if issue.check != "pieces"]
+    return worst_first(issues)
 
 
 def lint_split(
     training: Sequence[Episode], held_out: Sequence[Episode], spec: WorldSpec
 ) -> list[LintIssue]:
-    """What two sides of a split share, though nothing of one should be in the other."""
-    sides = (usable(dict(enumerate(side)), spec)[0] for side in (training, held_out))
-    return list(shared(*sides))
+    """Check that the training and the validation split share no episodes, parts of episodes or reset seeds.
+
+    training, held_out: episodes of the two splits. "episode 3" in an issue is the one at index 3 of `held_out`.
+    """
+    sides = (usable_episodes(dict(enumerate(side)), spec)[0] for side in (training, held_out))
+    return list(split_overlap(*sides))
 
 
 def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
     sample = _sample(episodes)
     if len(sample) < len(episodes):
         steps = f"{sum(map(len, sample.values())):,} of {sum(map(len, episodes.values())):,} steps"
-        yield LintIssue(
-            "unchecked", "note", f"columns, rewards and resets were looked at in {steps}"
+        text = (
+            f"columns, actions, rewards, resets and time limits were checked in a sample of {steps}"
         )
-    data = flatten(sample, spec)
-    yield from still_or_spiking(data, spec)
-    yield from actions_tried(data, spec)
+        yield LintIssue("unchecked", "note", text)
+    data = to_transitions(sample, spec)
+    yield from constant_or_spiking(data, spec)
+    yield from action_coverage(data, spec)
     if not data.before.shape[1]:
-        text = "observations are pixels: rewards, resets and limits were not looked at"
+        text = (
+            "rewards, resets and time limits were not checked: the observations are pixels (images), and these checks "
+            "need vectors"
+        )
         yield LintIssue("unchecked", "note", text)
         return
-    seams = [*time_limits(data, sample, spec), *resets(data)]
-    yield from seams
-    # Both make rewards look wrong that are right: the one by false ends, the other by rows without any.
-    if {"time_limit", "autoreset"} & {finding.check for finding in seams}:
-        yield LintIssue("unchecked", "note", "rewards were not looked at: repair the ends first")
+    boundaries = [*time_limits(data, sample, spec), *unmarked_resets(data)]
+    yield from boundaries
+    # Wrong terminations and rows of automatic resets would make correct rewards look wrong.
+    if {"time_limit", "autoreset"} & {issue.check for issue in boundaries}:
+        text = "rewards were not checked: repair the ends of the episodes first, then run the check again"
+        yield LintIssue("unchecked", "note", text)
         return
-    shifts = list(shifted(data))
-    yield from shifts or by_the_clock(data)
+    shifts = list(shifted_rewards(data))
+    yield from shifts or time_dependent_rewards(data)
 
 
 def _sample(episodes: Mapping[int, Episode]) -> dict[int, Episode]:
-    """Whole episodes spread over the data, about as many steps as are looked at."""
+    """Every n-th episode, for about `_MAX_STEPS` steps in total."""
     total = sum(map(len, episodes.values()))
     every = max(1, -(-total // _MAX_STEPS))
     return {number: e for n, (number, e) in enumerate(episodes.items()) if n % every == 0}

@@ -1,4 +1,4 @@
-"""Every step of some episodes as plain numbers, and how well one follows from others: what `lint` reasons with."""
+"""Transitions as arrays, and cross-validated regression on them: the basis of the checks of `lint`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from world_env.spaces import is_image, observation_spaces
 from world_env.spec import WorldSpec
 
 FOLDS = 5
-_BLOCKS = 10
-"""With fewer than two episodes a fold, a fold is so many contiguous blocks instead."""
-_WAVES = 300
-"""Random features: enough for smooth laws, few enough to be solved in a second."""
-_PAIRS_UP_TO = 45
-"""Inputs up to which all products of two are features; beyond it only the squares."""
+_BLOCKS_PER_FOLD = 10
+"""Contiguous blocks in one fold, where there are fewer than two episodes per fold."""
+_RANDOM_FEATURES = 300
+"""Number of random features: enough for smooth functions, solved in about a second."""
+_MAX_INPUTS_FOR_PAIRS = 45
+"""Largest number of inputs with all pairwise products as features; with more inputs only the squares."""
 _RIDGE = 1e-6
-_EXTREME = 8.0
+_CLIP = 8.0
+"""Largest absolute value of a scaled input."""
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """N steps end to end; D numbers an observation, A an action; pixels are left out.
+    """N concatenated steps with D observation columns and A action columns; images are left out.
 
-    before, after: (N, D) float64; Discrete parts as one-hots.
-    continuous: (D,) bool, which columns are of a Box.
-    action: (N, A) float64, Discrete ones as one-hots.
-    reward: (N,) float64. terminated: (N,) bool, the last step of an episode that terminated.
-    episode: (N,) which of the episodes, from 0. step: (N,) its place in it. elapsed: (N,) steps since the real start.
-    numbers: (episodes,) the number of each episode in its dataset.
+    before, after: (N, D) float64 observations before and after each step; Discrete parts as one-hots.
+    continuous: (D,) bool, True for columns of a Box.
+    action: (N, A) float64; Discrete parts as one-hots.
+    reward: (N,) float64.
+    terminated: (N,) bool, True for the last step of an episode that terminated.
+    episode: (N,) index of the episode, from 0.
+    step: (N,) index of the step in its episode.
+    elapsed: (N,) steps since the reset of the environment.
+    numbers: (episodes,) number of each episode in the data set.
     """
 
     before: np.ndarray
@@ -50,26 +54,29 @@ class Transitions:
         return len(self.reward)
 
     def where(self, index: int) -> str:
-        """A step's place in words."""
+        """Location of a step for messages, such as "episode 3, step 49"."""
         return f"episode {self.numbers[self.episode[index]]}, step {self.step[index]}"
 
     def scales(self) -> np.ndarray:
-        """(D,) widths of the observation's columns, > 0: what the middle 90 % span, or a share of the deviation."""
+        """Widths of the observation columns, (D,), > 0: of the middle 90 %, at least a share of the deviation."""
         low, high = np.quantile(self.before, [0.05, 0.95], axis=0)
         width = np.maximum(high - low, 0.2 * self.before.std(0))
         return np.where(width > 1e-9, width, 1.0)
 
     def folds(self) -> np.ndarray:
-        """(N,) numbers 0..4: whole episodes, or where these are few contiguous blocks."""
+        """Fold of each step, (N,) in [0, FOLDS): by whole episodes, or by contiguous blocks of few episodes."""
         episodes = int(self.episode[-1]) + 1
         if episodes >= 2 * FOLDS:
             return np.random.default_rng(0).permutation(episodes)[self.episode] % FOLDS
-        block = max(20, len(self) // (FOLDS * _BLOCKS))
+        block = max(20, len(self) // (FOLDS * _BLOCKS_PER_FOLD))
         return np.arange(len(self)) // block % FOLDS
 
 
-def flatten(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transitions:
-    """The steps of at least one episode, each valid for the spec's spaces; number in the dataset -> episode."""
+def to_transitions(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transitions:
+    """Concatenate the steps of at least one episode, each valid for the spaces of `spec`.
+
+    numbered: number in the data set -> episode.
+    """
     episodes = list(numbered.values())
     columns = [_observation_table(episode, spec) for episode in episodes]
     lengths = [len(episode) for episode in episodes]
@@ -93,13 +100,13 @@ def flatten(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transitions:
 
 
 def vector_spaces(spec: WorldSpec) -> dict[str, spaces.Space]:
-    """The parts of an observation that are not pixels."""
+    """Observation spaces by key, without images."""
     parts = observation_spaces(spec.observation_space)
     return {key: space for key, space in parts.items() if not is_image(space)}
 
 
 def table_of(values: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """(rows, ...) values of a space as a (rows, columns) float64 table: Discrete parts as one-hots."""
+    """Values (rows, ...) of a space as a (rows, columns) float64 table; Discrete parts as one-hots."""
     flat = values.reshape(len(values), -1)
     if isinstance(space, spaces.Box):
         return flat.astype(np.float64)
@@ -112,62 +119,70 @@ def table_of(values: np.ndarray, space: spaces.Space) -> np.ndarray:
 
 
 def discrete_sizes(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """(number of values, first value) of each part of a Discrete or MultiDiscrete space."""
+    """(numbers of values, first values) of the parts of a Discrete or MultiDiscrete space."""
     if isinstance(space, spaces.MultiDiscrete):
         return space.nvec, space.start
     assert isinstance(space, spaces.Discrete)
     return np.array([space.n]), np.array([space.start])
 
 
-def held_out_error(
+def cross_validated_error(
     inputs: np.ndarray, targets: np.ndarray, folds: np.ndarray, *, also: np.ndarray | None = None
 ) -> np.ndarray:
-    """(N, M) absolute errors of `held_out_prediction`."""
-    return np.abs(held_out_prediction(inputs, targets, folds, also=also) - targets)
+    """Absolute errors (N, M) of `cross_validated_prediction`."""
+    return np.abs(cross_validated_prediction(inputs, targets, folds, also=also) - targets)
 
 
-def held_out_prediction(
+def cross_validated_prediction(
     inputs: np.ndarray, targets: np.ndarray, folds: np.ndarray, *, also: np.ndarray | None = None
 ) -> np.ndarray:
-    """(N, M) what a law fitted to the other folds (N,) says of targets (N, M), given inputs (N, D).
+    """Predict targets from inputs by regressions that are fitted to the other folds.
 
-    Ridge regression on products of two inputs, or on these and random waves, whichever is better for a target: exact
-    for quadratic rewards, close for smooth ones (random features: Rahimi and Recht 2007).
-    also: (N, F) further features, taken as they are.
+    Ridge regression on pairwise products, or on these and random features, whichever has the smaller error for a
+    target: exact for quadratic functions, accurate for smooth ones (random features: Rahimi and Recht 2007).
+
+    inputs: (N, D).
+    targets: (N, M).
+    folds: (N,) in [0, FOLDS).
+    also: (N, F) further features, not scaled.
+
+    Returns (N, M) predictions.
     """
     scaled = _scaled(inputs)
     plain = _products(scaled)
     if also is not None:
         plain = np.concatenate([plain, also], axis=1)
-    wavy = np.concatenate([plain, _waves(scaled)], axis=1)
-    said = [_predicted(features, targets, folds) for features in (plain, wavy)]
-    errors = [np.abs(each - targets).mean(0) for each in said]
-    return np.where(errors[0] <= errors[1], *said)
+    smooth = np.concatenate([plain, _random_features(scaled)], axis=1)
+    predictions = [_predicted(features, targets, folds) for features in (plain, smooth)]
+    errors = [np.abs(each - targets).mean(0) for each in predictions]
+    return np.where(errors[0] <= errors[1], *predictions)
 
 
 def _scaled(columns: np.ndarray) -> np.ndarray:
     low, middle, high = np.quantile(columns, [0.05, 0.5, 0.95], axis=0)
     width = np.maximum((high - low) / 3.29, 0.3 * columns.std(0))
-    return np.clip((columns - middle) / np.where(width > 1e-9, width, 1.0), -_EXTREME, _EXTREME)
+    return np.clip((columns - middle) / np.where(width > 1e-9, width, 1.0), -_CLIP, _CLIP)
 
 
 def _products(x: np.ndarray) -> np.ndarray:
     first, second = (
-        np.triu_indices(x.shape[1]) if x.shape[1] <= _PAIRS_UP_TO else (np.arange(x.shape[1]),) * 2
+        np.triu_indices(x.shape[1])
+        if x.shape[1] <= _MAX_INPUTS_FOR_PAIRS
+        else (np.arange(x.shape[1]),) * 2
     )
     return np.concatenate([np.ones((len(x), 1)), x, x[:, first] * x[:, second]], axis=1)
 
 
-def _waves(x: np.ndarray) -> np.ndarray:
+def _random_features(x: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)
-    # Slow and steep ones: nothing is known of how fast the law changes.
-    speed = np.exp(rng.uniform(np.log(0.5), np.log(4.0), _WAVES))
-    slopes = rng.normal(size=(x.shape[1], _WAVES)) / np.sqrt(x.shape[1]) * speed
-    return np.tanh(x @ slopes + rng.uniform(-2.0, 2.0, _WAVES))
+    # Slopes of several orders: the length scale of the function is unknown.
+    slope = np.exp(rng.uniform(np.log(0.5), np.log(4.0), _RANDOM_FEATURES))
+    slopes = rng.normal(size=(x.shape[1], _RANDOM_FEATURES)) / np.sqrt(x.shape[1]) * slope
+    return np.tanh(x @ slopes + rng.uniform(-2.0, 2.0, _RANDOM_FEATURES))
 
 
 def _predicted(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Each fold's targets, from a ridge regression on the others."""
+    """Predict the targets of each fold by a ridge regression on the other folds."""
     features = features / (np.sqrt((features**2).mean(0)) + 1e-12)
     members = [folds == fold for fold in range(FOLDS)]
     grams = [features[rows].T @ features[rows] for rows in members]
@@ -180,9 +195,9 @@ def _predicted(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> 
 
 
 def _observation_table(episode: Episode, spec: WorldSpec) -> np.ndarray:
-    seen = episode.observation_columns()
+    columns = episode.observation_columns()
     rows = len(episode) + 1
-    parts = [table_of(seen[key], space) for key, space in vector_spaces(spec).items()]
+    parts = [table_of(columns[key], space) for key, space in vector_spaces(spec).items()]
     return np.concatenate([np.zeros((rows, 0)), *parts], axis=1)
 
 
