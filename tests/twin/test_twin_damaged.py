@@ -184,7 +184,7 @@ EDITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"ranges": {"observation": {"observation": [["nan"] * 4, [1] * 4]}, "reward": [0, 1], "action": None}},
      TwinFormatError, "range of 'observation'.*nan"),
     ({"ranges": {"observation": {"observation": [[0, 0, 2, 0], [1] * 4]}, "reward": [0, 1], "action": None}},
-     TwinFormatError, "from 2.0 to 1.0"),
+     TwinFormatError, r"\[2.0, 1.0\].*low <= high"),
     ({"ranges": {"observation": {}, "reward": [1, 0], "action": None}}, TwinFormatError, "range of 'reward'"),
     ({"ranges": {"observation": {}, "reward": ["-inf", 0], "action": None}}, TwinFormatError, "-inf"),
     ({"ranges": {"observation": {}, "reward": [0, 1], "action": [[1, 1], [0, 2]]}}, TwinFormatError, "'action'"),
