@@ -1,9 +1,9 @@
 """Conversion of environment arrays to model tensors and back. No other module does this.
 
-An encoded observation is a dict of float32 tensors. Box values are kept (models normalise them). uint8 images (H, W, C),
-(H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete and MultiDiscrete become one-hot vectors.
-An encoded action is float32 (B, A): a Box is scaled to [-1, 1], Discrete becomes a one-hot vector, MultiDiscrete becomes
-concatenated one-hot vectors.
+An encoded observation is a dict of float32 tensors. Box values are kept; models normalise them. uint8 images
+(H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete and MultiDiscrete become one-hot vectors.
+An encoded action is float32 (B, A). A Box is scaled to [-1, 1], Discrete becomes a one-hot vector, and MultiDiscrete
+becomes concatenated one-hot vectors.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Codec:
         }
 
     def decode_observation(self, observation: Observation) -> Any:
-        """Decode to new environment arrays (B, ...) with the dtype of the space, clipped to the space and the data range.
+        """Decode to new environment arrays (B, ...) with the dtype of the space.
 
-        The data range has a margin, see `data_range.MARGIN`.
+        Values are clipped to the space, and to the range of the data with its margin (`data_range.widened`).
         """
         arrays = {key: observation[key].numpy(force=True) for key in self.keys}
         return self.decode_arrays(arrays)
@@ -116,7 +116,7 @@ class Codec:
 
 
 def packed(observation: Observation, keys: Iterable[str]) -> Observation:
-    """Store the images of these keys as uint8: a quarter of the memory, without loss. `batch.unpacked` is the inverse."""
+    """Convert the images of these keys to uint8, without loss. `batch.unpacked` is the inverse."""
     return {
         key: (value * 255.0).round().to(torch.uint8) if key in keys else value
         for key, value in observation.items()
@@ -193,7 +193,8 @@ def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray
     if is_image(space):
         if array.dtype != np.uint8:
             raise InvalidObservationError(
-                f"observation {key!r} is an image with the dtype {array.dtype}, expected uint8 (0 to 255): {_excerpt(array)}"
+                f"observation {key!r} is an image with the dtype {array.dtype}, expected uint8 (0 to 255): "
+                f"{_excerpt(array)}"
             )
         image = array if array.ndim == 4 else array[..., None]
         image = image if channels_first(space) else np.moveaxis(image, -1, 1)

@@ -63,7 +63,7 @@ class WorldSpec:
         names = set(cls.__dataclass_fields__)
         if set(tree) != names:
             raise TwinFormatError(
-                f"expected a spec with the fields {sorted(names)}, got {sorted(tree)}: restore the file if it was edited"
+                f"the spec has the fields {sorted(tree)}, expected {sorted(names)}: restore the file if it was edited"
             )
         for name in ("horizon", "action_chunk"):
             if not (tree[name] is None and name == "horizon") and type(tree[name]) is not int:
@@ -92,7 +92,7 @@ def _has_id(text: Any) -> bool:
 
 
 class SpecOfStrings:
-    """Mixin for environments: `spec` stores the path of the twin as a string, because `spec.to_json()` needs strings."""
+    """Mixin for environments: `spec` stores the path of its twin as a string, which `spec.to_json()` needs."""
 
     _spec: EnvSpec | None = None
 
