@@ -31,10 +31,10 @@ class Prediction:
     """Result of one step, besides the next state.
 
     reward: (B,) float, reward of the step in task units, if the episode does not terminate at this step.
-    terminated: (B,) float in [0, 1], calibrated probability that the real environment terminates at this step. Time
-        limits are not part of it; the simulator applies them.
-    terminal_reward: (B,) float, reward of the step in task units, if the episode terminates at this step; None: equal to
-        `reward`. A separate value keeps goal bonuses and crash penalties out of the reward of all other steps.
+    terminated: (B,) float in [0, 1], calibrated probability that the real environment terminates at this step. The
+        simulator applies time limits; they are not part of it.
+    terminal_reward: (B,) float, reward of the step in task units, if the episode terminates at this step; None: equal
+        to `reward`. A separate value keeps goal bonuses and crash penalties out of the reward of all other steps.
     uncertainty: (B,) float >= 0, model uncertainty of the step, 0 if certain. The unit is the family's own; the twin
         stores a threshold in the same unit. None if it was not requested or the family has no estimate.
     extras: name -> (B, ...), other results of the family. No part of the library reads them.
@@ -73,7 +73,7 @@ class WorldModel(nn.Module, ABC):
     def inert_buffers(self) -> tuple[str, ...]:
         """Names of buffers whose current values have no effect; fingerprints of twins ignore them.
 
-        A buffer that is added to a family later is listed while it has no effect: twins saved without it still load, and
+        List a buffer that is added to a family later while it has no effect: twins saved without it still load, and
         keep their fingerprint.
         """
         return ()
@@ -145,8 +145,8 @@ class TrainableWorldModel(WorldModel):
     def warm_start(self, older: TrainableWorldModel) -> None:
         """Take over the weights of an older model of the same family, config and spec. Called after `prepare`.
 
-        The older model was fitted to other data, so its normalisers differ. Its weights must be converted such that this
-        model computes the same function. The default does nothing: the fit starts from scratch.
+        The older model was fitted to other data, so its normalisers differ. Convert its weights such that this model
+        computes the same function. The default does nothing: the fit starts from scratch.
         """
 
     @abstractmethod

@@ -33,7 +33,10 @@ class _LeastSquares:
         self._gram = self._moment = torch.zeros(())
 
     def solve(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Add inputs (N, I) and targets (N, J). Returns the least-squares weight (J, I) and bias (J,) of all rows so far."""
+        """Add inputs (N, I) and targets (N, J); solve for all rows so far.
+
+        Returns the weight (J, I) and the bias (J,).
+        """
         inputs = functional.pad(inputs, (0, 1), value=1.0).double()
         self._gram = self._gram + inputs.T @ inputs
         self._moment = self._moment + inputs.T @ targets.double()

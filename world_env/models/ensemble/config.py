@@ -36,7 +36,7 @@ class EnsembleConfig:
     log_std_max: float = 1.0
     """Largest logarithm of the noise's standard deviation, in the same unit."""
     partner_every: int = 2
-    """Steps between two comparisons with another member, if uncertainty is computed. Larger is faster and less exact."""
+    """Steps between two comparisons with another member, if uncertainty is computed. Larger: faster, less exact."""
 
     def __post_init__(self) -> None:
         if self.members < 2:

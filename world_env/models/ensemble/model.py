@@ -267,7 +267,7 @@ class EnsembleWorldModel(TrainableWorldModel):
     def loss(
         self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the Gaussian likelihood of one step, plus the multi-step error of the mean in the last part of the fit.
+        """Compute the negative log-likelihood of one step, and the multi-step error of the mean if T > 1.
 
         Each member is trained on its own share of the rows.
         """

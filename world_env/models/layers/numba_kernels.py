@@ -40,8 +40,8 @@ _DENOMINATOR = tuple(
         1.19825839466702e-06,
     )
 )
-"""Coefficients of tanh(x) = x numerator(x^2) / denominator(x^2) for |x| <= 9, exact to float32: the rational approximation of Eigen
-and XLA."""
+"""Coefficients of tanh(x) = x numerator(x^2) / denominator(x^2) for |x| <= 9, exact to float32: the approximation of
+Eigen and XLA."""
 
 
 class Network(NamedTuple):
