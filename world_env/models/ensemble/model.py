@@ -135,15 +135,15 @@ class EnsembleWorldModel(TrainableWorldModel):
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """Take the newest observation, and draw the member that the row uses for its whole episode."""
         member = rng.integers(self.config.members)
-        return self._new_state(self.layout.flatten(context.last()), member)
+        return self._fresh(self.layout.flatten(context.last()), member)
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """Replace the observation; the row keeps its member."""
-        return self._new_state(self.layout.flatten(observation), state["member"])
+        return self._fresh(self.layout.flatten(observation), state["member"])
 
-    def _new_state(self, vector: Tensor, member: Tensor) -> State:
+    def _fresh(self, vector: Tensor, member: Tensor) -> State:
         return {
             "observation": vector,
             "member": member,

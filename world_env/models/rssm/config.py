@@ -23,9 +23,9 @@ class RssmConfig:
     depth: int = 32
     """Channels after the first convolution of an image. Each further convolution doubles them."""
     vector_deviation: float = 0.05
-    """Standard deviation of the decoder's distribution of vector observations, in normalised symlog units. Smaller:
-    vectors have a larger weight in the loss. Pixels have 1. At 1 the model would ignore a short vector, because its information
-    costs more KL divergence than it gains."""
+    """Standard deviation of the decoder's distribution of vector observations, in normalised symlog units; pixels have
+    1. Smaller: vectors have a larger weight in the loss. At 1 the model would ignore a short vector, because its
+    information costs more KL divergence than it gains."""
     members: int = 5
     """Number of small networks whose disagreement is the uncertainty, at least 2."""
     window: int = 24
