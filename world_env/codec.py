@@ -34,8 +34,8 @@ class Codec:
     """Encoder and decoder of observations and actions for one spec. Pure functions: only bounds and sizes are stored.
 
     spec: the spaces.
-    ranges: range of the data. None (no data): observations are clipped to the space only, and unbounded Box actions
-        keep their values.
+    ranges: range of the data. None (no data): observations are clipped to the space only, and an unbounded Box action
+        has the bounds [-1, 1].
     """
 
     def __init__(self, spec: WorldSpec, ranges: DataRange | None = None) -> None:

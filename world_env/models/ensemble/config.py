@@ -13,15 +13,17 @@ class EnsembleConfig:
     """Number of ensemble members, at least 2. More members improve the uncertainty estimate; time and memory of a fit
     are proportional to the number."""
     width: int = 128
-    """Units per hidden layer of the dynamics network."""
+    """Units per hidden layer of the dynamics network. More: larger capacity, slower fit and steps."""
     layers: int = 3
-    """Number of hidden layers of the dynamics network."""
+    """Number of hidden layers of the dynamics network. More: larger capacity, slower fit and steps."""
     head_width: int = 96
     """Units per hidden layer of the network for reward and termination, which has two hidden layers."""
     rollout: int = 8
-    """Steps of the multi-step part of the training: the model is rolled out from its own predictions."""
+    """Steps of the multi-step part of the training, at least 1: the model is rolled out from its own predictions. More:
+    smaller errors over long rollouts, slower fit. 1: no multi-step part."""
     one_step_share: float = 0.85
-    """Share of the gradient steps, in [0, 1], that train one-step prediction; the others train `rollout` steps."""
+    """Share of the gradient steps, in [0, 1], that train one-step prediction. The remaining ones train `rollout` steps
+    and are slower."""
     terminal_weight: float = 20.0
     """Largest weight of a terminal step in the loss, relative to other steps. Rare terminal steps get a weight up to
     this."""
@@ -32,9 +34,10 @@ class EnsembleConfig:
     """Threshold of the Huber loss of prediction errors, in standard deviations of the predicted noise [Huber 1964].
     Larger errors count linearly, which limits the effect of rare spikes."""
     log_std_min: float = -6.0
-    """Smallest logarithm of the noise's standard deviation, in units of the typical change per step."""
+    """Smallest natural logarithm of the noise's standard deviation, in units of the typical change per step. Limits the
+    weight of steps without noise."""
     log_std_max: float = 1.0
-    """Largest logarithm of the noise's standard deviation, in the same unit."""
+    """Largest natural logarithm of the noise's standard deviation, in the same unit. Limits the noise of predictions."""
     partner_every: int = 2
     """Steps between two comparisons with another member, if uncertainty is computed. Larger: faster, less exact."""
 

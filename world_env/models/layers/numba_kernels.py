@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+# Compiled as a constant. The cache on disk follows changes of this file only: after a change of the margin, clear it.
 from world_env.data_range import MARGINS_PER_WIDENED_RANGE
 
 _FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}

@@ -10,30 +10,31 @@ class RssmConfig:
     """Network sizes and training settings of a recurrent state-space model. The defaults are for one CPU core."""
 
     deter: int = 192
-    """Units of the recurrent, deterministic part of the state."""
+    """Units of the recurrent, deterministic part of the state. More: longer memory, slower fit and steps."""
     groups: int = 16
-    """Number of categorical variables in the stochastic part of the state."""
+    """Number of categorical variables in the stochastic part of the state. More: finer states, slower fit and steps."""
     classes: int = 16
     """Number of classes of each categorical variable, at least 2."""
     hidden: int = 128
-    """Units of every hidden layer, at least 2."""
+    """Units of every hidden layer, at least 2. More: larger capacity, slower fit and steps."""
     patch: int = 4
     """Side of the pixel patches that become channels before the first convolution, in pixels. Larger: faster, with less
     detail. 1: no patches. Small images use smaller patches."""
     depth: int = 32
-    """Channels after the first convolution of an image. Each further convolution doubles them."""
+    """Channels after the first convolution of an image. Each further convolution doubles them. More: finer images, slower
+    fit and steps."""
     vector_deviation: float = 0.05
     """Standard deviation of the decoder's distribution of vector observations, in normalised symlog units; pixels have
     1. Smaller: vectors have a larger weight in the loss. At 1 the model would ignore a short vector, because its
     information costs more KL divergence than it gains."""
     members: int = 5
-    """Number of small networks whose disagreement is the uncertainty, at least 2."""
+    """Number of small networks whose disagreement is the uncertainty, at least 2. More: a better estimate, slower fit."""
     window: int = 24
-    """Steps of a training window; must exceed `context`."""
+    """Steps of a training window; must exceed `context`. More: longer dependencies are learned, slower fit."""
     context: int = 5
     """Largest number of real observations from which a state is inferred. At the start of an episode there is one."""
     windows: int = 32
-    """Windows per gradient step."""
+    """Windows per gradient step. More: smoother and slower gradient steps."""
     learning_rate: float = 1e-3
     """Peak learning rate (default of a fit)."""
     decoded: float = 0.25
@@ -43,11 +44,14 @@ class RssmConfig:
     """KL divergence between posterior and prior that is not penalised, in nats [Hafner et al. 2023, arXiv:2301.04104,
     eq. 5, with 1]. Larger: the posterior uses more information that the simulator must draw at random."""
     dynamics_weight: float = 1.0
-    """Loss weight of the KL divergence that trains the prior towards the posterior."""
+    """Loss weight of the KL divergence that trains the prior towards the posterior. Larger: better predictions, worse
+    reconstructions."""
     representation_weight: float = 0.1
-    """Loss weight of the KL divergence that trains the posterior towards the prior."""
+    """Loss weight of the KL divergence that trains the posterior towards the prior. Larger: the state holds less
+    information that is hard to predict."""
     unimix: float = 0.01
-    """Share of the uniform distribution in every categorical distribution, in (0, 1)."""
+    """Share of the uniform distribution in every categorical distribution, in (0, 1). It bounds the KL divergence; larger
+    values add noise to the samples."""
     terminal_weight: float = 20.0
     """Largest weight of a terminal step in the loss, relative to other steps. Rare terminal steps get a weight up to
     this."""
