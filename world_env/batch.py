@@ -1,11 +1,19 @@
-"""Rows of tensors: the types that travel between the data, the models and the simulator.
+"""Batches of tensors that the data, the models and the simulator exchange.
 
-Time alignment, said once:
+Time alignment:
     observation[t] --action[t]--> reward[t], terminated[t], observation[t+1]
-so observations have one more entry than actions, rewards and terminated (as in Minari).
+An episode or window has one more observation than actions, rewards and terminated flags, as in Minari.
 
-Letters: B rows · T steps of a window · K context observations · A action size · O an observation's own shape
-· D its flat size · E ensemble members · F feature size.
+Letters in shapes:
+    A   size of an encoded action
+    B   batch rows: environments stepped together, windows, or other independent samples
+    D   flat size of an observation: the product of O
+    E   ensemble members
+    F   size of the features of a state
+    K   context observations
+    N   number of rows where it may differ from B
+    *O  shape of one encoded observation of a key
+    T   steps of a window
 """
 
 from __future__ import annotations
@@ -17,22 +25,22 @@ from torch import Tensor
 from torch.nn import functional
 
 Observation = dict[str, Tensor]
-"""Key -> (B, *O). A plain Box has the one key "observation"."""
+"""Encoded observation: key -> (B, *O) float. A space that is not a Dict has the one key "observation"."""
 
 
 State = dict[str, Tensor]
-"""Name -> (B, ...). Same names, dtypes and trailing shapes after every step."""
+"""State of a world model: name -> (B, ...). Names, dtypes and trailing shapes are the same after every step."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """The last real observations of each row, oldest first, from which a state is inferred.
+    """Last real observations of each row, oldest first. A model infers its state from them.
 
-    observations: key -> (B, K, *O), encoded; entries from `length` on are padding. Pixels may lie as bytes: `to` makes
-        them numbers.
-    actions: (B, K-1, A) encoded; action k led from observation k to observation k+1.
-    length: (B,) int64 in 1..K; a true start has one observation.
-    elapsed: (B,) int64, steps since the real start at the last observation.
+    observations: key -> (B, K, *O) float, encoded; entries from `length` on are padding. Images may be stored as uint8;
+        `to` and `last` convert them to floats in [0, 1].
+    actions: (B, K-1, A) float, encoded; action k leads from observation k to observation k+1.
+    length: (B,) int64 in 1..K, number of observations of each row; 1 at the start of an episode.
+    elapsed: (B,) int64, steps from the start of the real episode to the last observation.
     """
 
     observations: Observation
@@ -42,7 +50,7 @@ class Context:
 
     @classmethod
     def from_observation(cls, observation: Observation, action_size: int) -> Context:
-        """True starts: one observation (B, *O) a row, nothing before it."""
+        """Create the context at the start of an episode: one observation (B, *O) per row, and no action."""
         first = next(iter(observation.values()))
         rows = first.shape[0]
         return cls(
@@ -56,7 +64,7 @@ class Context:
         return self.length.shape[0]
 
     def last(self) -> Observation:
-        """The newest real observation of each row, key -> (B, *O), numbers also where pixels lie as bytes."""
+        """Newest observation of each row, key -> (B, *O) float; uint8 images are converted to [0, 1]."""
         rows = torch.arange(len(self), device=self.length.device)
         newest = {key: value[rows, self.length - 1] for key, value in self.observations.items()}
         return {
@@ -65,22 +73,22 @@ class Context:
         }
 
     def padded(self, length: int) -> Context:
-        """The same with room for `length` observations, the last one repeated; no shorter than it is."""
-        more = length - 1 - self.actions.shape[1]
-        if more <= 0:
+        """Pad to K = `length` observations by repeating the last entry. A longer context is returned unchanged."""
+        missing = length - 1 - self.actions.shape[1]
+        if missing <= 0:
             return self
         return Context(
             {
-                key: torch.cat([value, value[:, -1:].expand(-1, more, *value.shape[2:])], 1)
+                key: torch.cat([value, value[:, -1:].expand(-1, missing, *value.shape[2:])], 1)
                 for key, value in self.observations.items()
             },
-            functional.pad(self.actions, (0, 0, 0, more)),
+            functional.pad(self.actions, (0, 0, 0, missing)),
             self.length,
             self.elapsed,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Context:
-        """On another device, floats in another precision; bytes become numbers in [0, 1]."""
+        """Move to a device and convert floats to `dtype`; uint8 images become floats in [0, 1]."""
         return Context(
             {key: unpacked(value.to(device), dtype) for key, value in self.observations.items()},
             self.actions.to(device, dtype),
@@ -89,7 +97,7 @@ class Context:
         )
 
     def select(self, rows: Tensor) -> Context:
-        """Some rows, by index (rows may repeat)."""
+        """Select rows by index (N,); indices may repeat."""
         return Context(
             select(self.observations, rows),
             self.actions[rows],
@@ -100,13 +108,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows cut from real episodes, encoded by the codec, aligned as in this module's docstring.
+    """Windows of real episodes, encoded by the codec and aligned as in this module's docstring.
 
-    observations: key -> (B, T+1, *O).
+    observations: key -> (B, T+1, *O) float32.
     actions: (B, T, A) float32.
-    rewards: (B, T) float32, in the task's own units, not scaled.
-    terminated: (B, T) float32, 1 where the real environment terminated; time limits are 0.
-    valid: (B, T) bool, False where the window runs past the episode's end.
+    rewards: (B, T) float32, in task units, not scaled.
+    terminated: (B, T) float32, 1 where the real environment terminated, else 0; a time limit is 0.
+    valid: (B, T) bool, False for steps after the end of the episode.
     """
 
     observations: Observation
@@ -119,24 +127,27 @@ class Batch:
         return self.actions.shape[0]
 
     def start(self) -> Observation:
-        """The first observation of each window, key -> (B, *O)."""
+        """First observation of each window, key -> (B, *O)."""
         return {key: value[:, 0] for key, value in self.observations.items()}
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Scales of encoded data, from which models set their normalisers once, before fitting.
+    """Statistics of encoded data. Models set their normalisers from them, once, before a fit.
 
-    center, scale: key -> (D,): a robust middle and spread of each observation dimension, scale > 0.
-    change_scale: key -> (D,): a robust spread of one step's change, > 0.
-    low, high: key -> (D,): what the data showed, widened as the models may predict.
-    carried: key -> (D,): 0 where a column rests at its center, leaves it now and then and is soon there again, else 1.
-    unit_vectors: key -> (D,) int64: a number for all dimensions whose squares sum to 1 in every state, -1 for others.
-    reward_center, reward_scale: of one step's reward where the episode goes on, task units.
-    terminal_reward_center, terminal_reward_scale: of the reward of steps that terminated; the same as above where
-        none did.
-    reward_low, reward_high: the range of one step's reward in the data.
-    terminal_fraction: share of steps that terminated, in [0, 1].
+    center, scale: key -> (D,): robust location and scale of each observation dimension; scale > 0.
+    change_scale: key -> (D,): robust scale of the change per step, > 0.
+    low, high: key -> (D,): range of the data with its margin (`data_range.widened`); models predict within it.
+    carried: key -> (D,): 0 for a dimension that rests at its center and returns there soon after each deviation,
+        else 1.
+    unit_vectors: key -> (D,) int64: group number of dimensions whose squares sum to 1 in every state (the cosine and
+        sine of an angle, a quaternion); -1 for dimensions without a group.
+    reward_center, reward_scale: robust location and scale of the reward of a step that does not terminate, in task
+        units.
+    terminal_reward_center, terminal_reward_scale: the same for steps that terminate; equal to the two above if no step
+        terminates.
+    reward_low, reward_high: range of the reward of one step in the data, in task units.
+    terminal_fraction: share of steps that terminate, in [0, 1].
     """
 
     center: Observation
@@ -156,17 +167,17 @@ class Statistics:
 
 
 def unpacked(value: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels that lie as bytes as numbers in [0, 1]; everything else in this precision."""
+    """Convert uint8 images to floats in [0, 1]; convert all other tensors to `dtype`."""
     return value.to(dtype) / 255.0 if value.dtype == torch.uint8 else value.to(dtype)
 
 
-def select(rows_of: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Some rows of every tensor, by (N,) index; rows may repeat."""
-    return {name: value[rows] for name, value in rows_of.items()}
+def select(tensors: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
+    """Select rows of every tensor by index (N,); indices may repeat."""
+    return {name: value[rows] for name, value in tensors.items()}
 
 
 def replace(old: dict[str, Tensor], mask: Tensor, new: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`new` where `mask` (B,) bool is set, `old` elsewhere; neither input is changed."""
+    """Take the rows of `new` where `mask` (B,) bool is True, and those of `old` elsewhere. Inputs are not modified."""
     return {
         name: torch.where(mask.view(-1, *[1] * (value.ndim - 1)), new[name], value)
         for name, value in old.items()
@@ -174,5 +185,5 @@ def replace(old: dict[str, Tensor], mask: Tensor, new: dict[str, Tensor]) -> dic
 
 
 def concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows of all parts, one after another."""
+    """Concatenate the rows of all parts."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,24 +1,40 @@
-"""The range of observations and rewards that a data set covers."""
+"""Range of the observations, rewards and actions of a data set, and the margin around it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from world_env.errors import TwinFormatError
 from world_env.types import JSON
 
+_Bounds = TypeVar("_Bounds")
+
+MARGIN = 0.1
+"""Predicted observations may leave the range of the data by this share of its width, on each side."""
+
+MARGINS_PER_WIDENED_RANGE = 1.0 / MARGIN + 2.0
+"""Width of a widened range in units of its margin."""
+
+
+def widened(low: _Bounds, high: _Bounds) -> tuple[_Bounds, _Bounds]:
+    """Add the margin to the range of the data on each side. Takes and returns arrays or tensors of any shape."""
+    lower: Any = low
+    upper: Any = high
+    margin = MARGIN * (upper - lower)
+    return lower - margin, upper + margin
+
 
 @dataclass(frozen=True)
 class DataRange:
-    """What the data showed, in the environment's own units; predictions stay near it.
+    """Smallest and largest values in the data, in the environment's units. Predictions are clipped near them.
 
-    observation: key -> (low, high), each a float list of the key's flat size; floating Box keys only.
-    reward: (low, high) of one step's reward, in task units.
-    action: (low, high) lists of flat size A: the scale of unbounded Box actions; None otherwise.
-    ends: (low, high) lists of flat size D of a Box observation: beyond these no episode ever went on, see
-        world_env.simulation.termination; None for those of which the data shows nothing like it.
+    observation: key -> (low, high), each a list of D floats (the flat size of the key); floating-point Box keys only.
+    reward: (low, high) of the reward of one step, in task units.
+    action: (low, high), each a list of A floats: the scale of an unbounded Box action; None otherwise.
+    ends: (low, high), each a list of D floats or Nones: hard termination bounds of a Box observation, see
+        `world_env.simulation.termination`; None where a dimension, or the whole observation, has no such bound.
     """
 
     observation: dict[str, tuple[list[float], list[float]]]
@@ -27,13 +43,13 @@ class DataRange:
     ends: tuple[list[float | None], list[float | None]] | None = None
 
     def to_json(self) -> JSON:
-        """A strict JSON tree."""
+        """Convert to strict JSON."""
         tree = {"observation": self.observation, "reward": self.reward, "action": self.action}
         return tree | ({} if self.ends is None else {"ends": self.ends})
 
     @classmethod
     def from_json(cls, tree: Any) -> DataRange:
-        """The inverse of `to_json`. Raises TwinFormatError, also for bounds that are not finite or not in order."""
+        """Inverse of `to_json`. Raises TwinFormatError, also if a bound is not finite or low > high."""
         try:
             pairs = {key: (list(map(float, low)), list(map(float, high)))
                      for key, (low, high) in tree["observation"].items()}  # fmt: skip
@@ -47,18 +63,19 @@ class DataRange:
             ranges = cls(pairs, (float(low), float(high)), pair, _ends(tree.get("ends")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TwinFormatError(
-                f"this describes no data range: {str(tree)[:200]} ({error})"
+                f"invalid data range: {str(tree)[:200]} ({error}). Expected the fields 'observation', 'reward' "
+                "and 'action'; restore the file if it was edited."
             ) from error
         ranges._check_order()
         return ranges
 
     def _check_order(self) -> None:
-        """Raises TwinFormatError unless every bound is a finite number and every low <= its high."""
-        rows = [*self.observation.items(), ("reward", ([self.reward[0]], [self.reward[1]]))]
+        """Raises TwinFormatError unless every bound is finite and every low <= its high."""
+        pairs = [*self.observation.items(), ("reward", ([self.reward[0]], [self.reward[1]]))]
         if self.action is not None:
-            rows.append(("action", self.action))
-        for name, (low, high) in rows:
-            # Not zipped strictly: where the two differ in length, the spec names it.
+            pairs.append(("action", self.action))
+        for name, (low, high) in pairs:
+            # Not zipped strictly: a difference in length is reported by the check against the spec.
             wrong = [
                 pair
                 for pair in zip(low, high, strict=False)
@@ -66,16 +83,16 @@ class DataRange:
             ]
             if wrong:
                 raise TwinFormatError(
-                    f"the data range of {name!r} runs from {wrong[0][0]} to {wrong[0][1]}, expected two finite "
-                    "numbers, the lower one first"
+                    f"data range of {name!r} is [{wrong[0][0]}, {wrong[0][1]}], expected two finite numbers with "
+                    "low <= high"
                 )
 
 
 def _ends(tree: Any) -> tuple[list[float | None], list[float | None]] | None:
-    """Raises ValueError or TypeError unless it is None or two lists of finite numbers and Nones."""
+    """Parse hard termination bounds. Raises ValueError or TypeError unless two lists of finite numbers or Nones."""
     if tree is None:
         return None
     low, high = [[None if v is None else float(v) for v in side] for side in tree]
     if not all(v is None or math.isfinite(v) for v in (*low, *high)):
-        raise ValueError("a bound of ends is no finite number")
+        raise ValueError("'ends' holds a value that is not finite")
     return low, high

@@ -1,7 +1,7 @@
-"""The named errors. Each message says what came, what was expected and what to do.
+"""Named errors. Each message says what is wrong, what came, what was expected and what to do.
 
-Every error is also the builtin that a caller would expect (`ValueError`, `FileNotFoundError`, ...),
-so code that knows nothing of this package can still catch it.
+Every error is also the builtin exception that a caller would expect (`ValueError`, `FileNotFoundError`, ...),
+so it can be caught without importing this package.
 """
 
 from __future__ import annotations
@@ -10,80 +10,87 @@ from gymnasium.error import ResetNeeded
 
 
 class WorldEnvError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of all errors of this package."""
 
 
 class TwinNotFoundError(WorldEnvError, FileNotFoundError):
-    """No bundled twin has this name and no folder lies at this path."""
+    """No bundled twin has this name, and no folder exists at this path."""
 
 
 class TwinFormatError(WorldEnvError, ValueError):
-    """The folder is no twin, or one of its files is damaged, edited or incomplete."""
+    """The folder is not a twin, or one of its files is damaged, edited or missing."""
 
 
 class TwinVersionError(TwinFormatError):
-    """The twin was written in a newer format than this version reads."""
+    """The twin has a newer format than this version of the package can read."""
 
 
 class TwinMismatchError(TwinFormatError):
-    """The weights in the folder do not fit the config in the folder."""
+    """The weights in the folder do not match the configuration in the folder."""
 
 
 class TwinSaveError(WorldEnvError, OSError):
-    """The twin could not be written; what was there before is untouched."""
+    """The twin could not be written. An existing twin at the same path is unchanged."""
 
 
 class TwinBusyError(TwinSaveError):
-    """Another process is saving the same twin right now."""
+    """Another process is saving the same twin."""
 
 
 class UnknownFamilyError(WorldEnvError, ValueError):
-    """No world model family is registered under this name."""
+    """No family of world models is registered under this name."""
 
 
 class UnsupportedSpaceError(WorldEnvError, TypeError):
-    """An observation or action space that no codec covers."""
+    """The observation or action space is not supported."""
 
 
 class SpaceMismatchError(WorldEnvError, ValueError):
-    """Two things that should share spaces (a twin and a policy, data and a spec) do not."""
+    """Two objects that must have equal spaces (a twin and a policy, data and a spec) have different ones."""
 
 
 class InvalidActionError(WorldEnvError, ValueError):
-    """An action that the real environment would not understand either."""
+    """The action is not in the action space: wrong shape, wrong type, or not finite."""
 
 
 class InvalidObservationError(WorldEnvError, ValueError):
-    """An observation that does not belong to the observation space."""
+    """The observation is not in the observation space: wrong shape, wrong type, or not finite."""
 
 
 class InvalidOptionError(WorldEnvError, ValueError):
-    """An option or a constructor argument with an unknown name or an impossible value."""
+    """An option or constructor argument has an unknown name or an invalid value."""
 
 
 class ResetNeededError(WorldEnvError, ResetNeeded):
-    """A step before the first reset, or of a row whose episode is over."""
+    """`step()` was called before the first `reset()`, or after the episode ended."""
 
 
 class KnownFunctionError(WorldEnvError, ValueError):
-    """A known reward or termination function is missing, or returned the wrong thing."""
+    """A known reward or termination function is missing, or returned an invalid result."""
 
 
 class MissingExtraError(WorldEnvError, ImportError):
-    """An optional dependency is not installed; the message holds the pip line."""
+    """An optional dependency is not installed. The message contains the pip command."""
 
 
 class DataError(WorldEnvError, ValueError):
-    """Data that no twin can be fitted to: the message names the column or the episode."""
+    """The data cannot be used to fit a twin. The message names the column or the episode."""
 
 
 class TooLittleDataError(DataError):
-    """Fewer steps or episodes than the stage needs; the message says how many are needed."""
+    """The data has fewer steps or episodes than the stage needs. The message gives the number needed."""
 
 
 class InitialStatesError(WorldEnvError, ValueError):
-    """A twin without start states, or a start that cannot be encoded."""
+    """A twin has no initial states, or an initial state cannot be encoded."""
 
 
 class StageError(WorldEnvError, RuntimeError):
-    """A stage of the pipeline cannot go on: inputs are missing, or belong to another run."""
+    """A pipeline stage cannot continue: inputs are missing, or belong to another run."""
+
+
+class CheckError(WorldEnvError, AssertionError):
+    """A contract check of `world_env.testing` failed.
+
+    It is also an AssertionError, and it is raised under `python -O` too.
+    """

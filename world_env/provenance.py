@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, date, machine, command."""
+"""Provenance of a result: commit, date, machine and command."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from world_env.types import JSON
 
 
 def current_commit() -> str | None:
-    """The commit of the checkout that runs, with "+" where tracked files are changed; None outside one."""
+    """Commit of the running checkout, with "+" if tracked files are modified; None outside a checkout."""
     commit = _git("rev-parse", "HEAD")
-    # Results are what is being written: they do not make the code that writes them another one.
+    # A benchmark writes its results while it runs: new results are no change of the code.
     code = (":(top)", ":(top,exclude)benchmarks/results")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return None if commit is None or changed is None else commit + ("+" if changed else "")
 
 
 def facts() -> JSON:
-    """{"commit", "date", "machine", "command"} of this process."""
+    """Provenance of this process: {"commit", "date", "machine", "command"}."""
     return {
         "commit": current_commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
@@ -32,7 +32,7 @@ def facts() -> JSON:
 
 
 def _git(*words: str) -> str | None:
-    """What git prints about this checkout; None where it cannot say."""
+    """Output of a git command in this checkout; None if git fails or is not installed."""
     try:
         return subprocess.run(
             ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
@@ -42,7 +42,7 @@ def _git(*words: str) -> str | None:
 
 
 def _program() -> list[str]:
-    """How this process was started: `-m package.module`, or the path of a script."""
+    """Arguments that started this process: `-m package.module`, or the path of a script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     root = Path(__file__).resolve().parents[1]
     if spec is not None and spec.origin:
@@ -53,7 +53,7 @@ def _program() -> list[str]:
 
 
 def _relative(word: str) -> str:
-    """Paths of this machine are nobody's business: inside the checkout relative, elsewhere the name."""
+    """An argument without private paths: relative inside the checkout, else only the last part of the path."""
     path = Path(word)
     if not path.is_absolute():
         return word

@@ -1,9 +1,9 @@
-"""Counter-based noise: one independent stream for each row of a batch.
+"""Counter-based random numbers: one independent stream per batch row.
 
-Row i's k-th draw is a hash of (its seed, k, the element's place) and of nothing else, so restarting,
-adding or removing a row never shifts the noise of its neighbours, and a stream is stored as two integers.
+Draw k of row i is a hash of (seed of row i, k, index of the element) and of nothing else. Resetting, adding or removing
+a row never changes the numbers of another row, and a stream is stored as two integers.
 Source: SplitMix64 of Steele, Lea & Flood 2014 (OOPSLA) as the hash; Salmon et al. 2011 (SC) for
-counter-based streams; Box & Muller 1958 for the normal law.
+counter-based streams; Box & Muller 1958 for the normal distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same bits as an unsigned 64-bit constant."""
+    """Reinterpret an unsigned 64-bit constant as int64."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -28,14 +28,14 @@ _PLACE = _signed(0xD1B54A32D192ED03)
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's `>>` on int64 keeps the sign, the hash must not."""
+    """Logical right shift of int64. torch's `>>` copies the sign bit, which the hash must not do."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def hash64(value: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 tensors (wrapping arithmetic), any shape."""
+    """Hash int64 tensors of any shape: the finaliser of SplitMix64, in wrapping arithmetic."""
     if value.device.type == "cpu":
-        # numpy has unsigned numbers, whose shifts need no mask, and quicker calls.
+        # numpy has unsigned integers, whose shifts need no mask, and a lower cost per call.
         return torch.from_numpy(_mix(value.numpy().view(np.uint64)).view(np.int64))
     value = value + _GOLDEN
     value = (value ^ _shift_right(value, 30)) * _MIX_1
@@ -44,7 +44,7 @@ def hash64(value: Tensor) -> Tensor:
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
-    """`hash64` on uint64, in place but for its first sum: new arrays would cost more than the arithmetic."""
+    """`hash64` on uint64 arrays. In place after the first sum: new arrays would cost more than the arithmetic."""
     value = np.atleast_1d(value) + np.uint64(_GOLDEN & _MASK)
     shifted = np.empty_like(value)
     for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
@@ -56,7 +56,10 @@ def _mix(value: np.ndarray) -> np.ndarray:
 
 
 def derive_seeds(seeds: Tensor, number: Tensor | int) -> Tensor:
-    """New (B,) int64 seeds, one for each (seed, number): the seed of a row's n-th episode."""
+    """Derive (B,) int64 seeds from seeds (B,) and a number: the seed of episode `number` of each row.
+
+    number: (B,) int64, or one int for all rows.
+    """
     return hash64(
         hash64(seeds) ^ (number * _PLACE if isinstance(number, Tensor) else _wrap(number))
     )
@@ -67,15 +70,19 @@ def _wrap(number: int) -> int:
 
 
 _AHEAD_ELEMENTS, _AHEAD_DRAWS = 1 << 16, 64
-"""Most numbers, and most draws, that are made at once: with few numbers, a call costs more than what it makes."""
+"""Largest number of elements, and of draws, to compute ahead. In small batches a call costs more than its numbers."""
 _NOTHING_AHEAD = (0, 0, torch.empty(0))
 
 
 class CounterRNG:
-    """Noise for B rows, each with a stream of its own.
+    """Random number generator for B batch rows, one independent stream per row.
 
-    seeds: (B,) int64, what makes a stream.
-    draws: (B,) int64, how often the row has drawn; every call advances it by one.
+    All methods that draw advance every stream by one draw. Two generators with equal `seeds` and `draws` return equal
+    numbers.
+
+    seeds: (B,) int64, one seed per row.
+    draws: (B,) int64, number of draws so far per row; None: 0.
+    Raises ValueError if the two differ in shape.
     """
 
     def __init__(self, seeds: Tensor, draws: Tensor | None = None) -> None:
@@ -83,19 +90,20 @@ class CounterRNG:
         self._base = torch.zeros_like(self.seeds) if draws is None else draws.to(torch.int64)
         if self.seeds.ndim != 1 or self.seeds.shape != self._base.shape:
             raise ValueError(
-                f"CounterRNG needs seeds and draws of one shape (B,), got {tuple(self.seeds.shape)} "
-                f"and {tuple(self._base.shape)}"
+                f"seeds have the shape {tuple(self.seeds.shape)} and draws {tuple(self._base.shape)}: expected "
+                "one shape (B,) for both"
             )
-        # `hash64(seeds)`, once it was needed: streams that are merged or placed before they draw never need it.
+        # `hash64(seeds)`, computed at the first draw: streams that are merged before they draw never need it.
         self._hashed: Tensor | None = None
-        # All rows draw together, so one number counts for all; nothing here is ever changed in place.
+        # All rows draw together, so one counter is enough. No tensor of a generator is changed in place.
         self._drawn = 0
-        # (law, numbers a row, dtype) -> first, end, (N, B, numbers): draws made ahead, shared with clones.
+        # (distribution, elements per row, dtype) -> (first draw, end, (N, B, elements)): draws computed ahead, shared
+        # with clones.
         self._ahead: dict[tuple[str, int, torch.dtype], tuple[int, int, Tensor]] = {}
 
     @classmethod
     def from_seed(cls, seed: int, rows: int, *, device: torch.device | str = "cpu") -> CounterRNG:
-        """Streams for `rows` rows, row i with the seed `seed` + i."""
+        """Create `rows` streams; row i has the seed `seed` + i."""
         return cls(torch.arange(rows, dtype=torch.int64, device=device) + seed)
 
     def __len__(self) -> int:
@@ -103,65 +111,65 @@ class CounterRNG:
 
     @property
     def draws(self) -> Tensor:
-        """(B,) int64, how often each row has drawn."""
+        """Number of draws so far per row, (B,) int64."""
         return self._base + self._drawn
 
     def clone(self) -> CounterRNG:
-        """The same streams at the same place, to draw the same numbers again."""
+        """Copy the streams at their current position. The copy returns the same numbers."""
         other = object.__new__(CounterRNG)
         other.seeds, other._base, other._drawn = self.seeds, self._base, self._drawn
         other._hashed, other._ahead = self._hashed, self._ahead
         return other
 
     def select(self, rows: Tensor) -> CounterRNG:
-        """The streams of some rows, by index (rows may repeat)."""
+        """Select streams by index (N,); indices may repeat."""
         return CounterRNG(self.seeds[rows], self.draws[rows])
 
     def merge(self, mask: Tensor, other: CounterRNG) -> CounterRNG:
-        """The streams of `other` (B rows) where `mask` (B,) bool is set, these elsewhere."""
+        """Take the streams of `other` where `mask` (B,) bool is True, and these streams elsewhere."""
         return CounterRNG(
             torch.where(mask, other.seeds, self.seeds), torch.where(mask, other.draws, self.draws)
         )
 
     def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns (B, *shape) uniform in (0, 1); 23 random bits as float32, 53 as float64."""
+        """Draw (B, *shape) numbers uniform in (0, 1): 23 random bits in float32, 53 in float64."""
         return self._next(shape, "uniform", dtype)
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Returns (B, *shape) standard normal; the tails end at 5.8 (float32)."""
+        """Draw (B, *shape) standard normal numbers; in float32 no number exceeds 5.8 in size."""
         return self._next(shape, "normal", dtype)
 
-    def _next(self, shape: tuple[int, ...], law: str, dtype: torch.dtype) -> Tensor:
-        """The next draw of a law, made ahead where draws of it follow one another."""
+    def _next(self, shape: tuple[int, ...], distribution: str, dtype: torch.dtype) -> Tensor:
+        """Next draw of a distribution. Repeated draws of the same kind are computed ahead."""
         count = shape[0] if len(shape) == 1 else math.prod(shape)
-        key, drawn = (law, count, dtype), self._drawn
+        key, drawn = (distribution, count, dtype), self._drawn
         first, end, made = self._ahead.get(key, _NOTHING_AHEAD)
         if not first <= drawn < end:
-            # Twice as far as last time if that was used up; after a restart, which makes new streams, one by one.
+            # Twice as many as last time if all of those were used; new streams start with one.
             fits = min(_AHEAD_DRAWS, _AHEAD_ELEMENTS // max(1, len(self) * count))
             ahead = 2 * (end - first) if drawn == end else 1
             end = drawn + max(1, min(ahead, fits))
-            make = self._normals if law == "normal" else self._uniforms
+            make = self._normals if distribution == "normal" else self._uniforms
             first, made = drawn, make(count, end - drawn, dtype)
             self._ahead[key] = (first, end, made)
         self._drawn = drawn + 1
-        # What is made ahead is kept: the caller gets numbers of its own.
+        # The draws computed ahead are shared, so the caller gets a copy.
         values = made[drawn - first].clone()
         return values if len(shape) == 1 else values.reshape(len(self), *shape)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
-        """Draw one class a row from (B, C) probabilities; returns (B,) int64 in [0, C)."""
+        """Draw one class per row from probabilities (B, C); returns (B,) int64 in [0, C)."""
         cumulative = probabilities.cumsum(-1)
         threshold = self.uniform(1, dtype=probabilities.dtype) * cumulative[:, -1:]
         return (cumulative < threshold).sum(-1).clamp(max=probabilities.shape[-1] - 1)
 
     def integers(self, high: int) -> Tensor:
-        """Returns (B,) int64 uniform in [0, high)."""
+        """Draw (B,) int64 uniform in [0, high)."""
         fraction = self.uniform(1, dtype=torch.float64).squeeze(-1)
         return (fraction * high).to(torch.int64).clamp(max=high - 1)
 
     def _bits(self, count: int, draws: int) -> Tensor:
-        """(draws, B, count) int64: this draw's bits and those of the next ones."""
+        """Random bits of the next draws, (draws, B, count) int64."""
         if self._hashed is None:
             self._hashed = hash64(self.seeds)
         ahead = torch.arange(self._drawn, self._drawn + draws, device=self.seeds.device)
@@ -171,16 +179,16 @@ class CounterRNG:
         return hash64(key[..., None] + elements)
 
     def _uniforms(self, count: int, draws: int, dtype: torch.dtype) -> Tensor:
-        """(draws, B, count) uniform in (0, 1)."""
+        """Uniform numbers in (0, 1), (draws, B, count)."""
         width = 53 if dtype == torch.float64 else 24
         bits = _shift_right(self._bits(count, draws), 64 - width)
         if width == 53:
             return (bits.to(dtype) + 0.5) * 2.0**-53
-        # float32 cannot hold k + 0.5 for k of 24 bits: the sum is formed in halves, on odd numbers.
+        # float32 cannot hold k + 0.5 for a 24-bit k: the odd 24-bit integers are the midpoints of a 23-bit grid.
         return (bits | 1).to(dtype) * 2.0**-24
 
     def _normals(self, count: int, draws: int, dtype: torch.dtype) -> Tensor:
-        """(draws, B, count) standard normal: two numbers from each hash, as Box and Muller give them."""
+        """Standard normal numbers (draws, B, count): two from each hash by the Box-Muller transform."""
         half = -(-count // 2)
         bits = self._bits(half, draws)
         angle = (bits & 0xFFFFFF).to(dtype).mul_(2.0 * math.pi * 2.0**-24)

@@ -1,4 +1,4 @@
-"""Gymnasium spaces: which are supported, their shapes as tensors, and their JSON form."""
+"""Supported Gymnasium spaces: their encoded shapes and their JSON form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from world_env.types import JSON, OBSERVATION
 
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
-    """A space as a JSON tree. Raises UnsupportedSpaceError for a space that twins do not cover."""
+    """Convert a space to strict JSON. Raises UnsupportedSpaceError if twins do not support the space."""
     if isinstance(space, spaces.Box):
         return {
             "type": "Box",
@@ -48,11 +48,12 @@ def space_to_json(space: spaces.Space[Any]) -> JSON:
 
 
 def space_from_json(tree: Any) -> spaces.Space[Any]:
-    """The inverse of `space_to_json`. Raises TwinFormatError where the tree is no space."""
+    """Inverse of `space_to_json`. Raises TwinFormatError if the JSON does not describe a space."""
     try:
         kind = tree["type"]
         if kind == "Dict":
-            # Of a plain dict the space would sort the keys, and what flattens it would flatten it otherwise.
+            # A list of pairs keeps the order of the keys; Dict would sort the keys of a plain dict, and a flattened
+            # observation would change its layout.
             return spaces.Dict(
                 [(key, space_from_json(value)) for key, value in tree["spaces"].items()]
             )
@@ -66,14 +67,14 @@ def space_from_json(tree: Any) -> spaces.Space[Any]:
         if kind == "MultiDiscrete":
             return spaces.MultiDiscrete(tree["nvec"], dtype=dtype.type, start=tree["start"])
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise TwinFormatError(f"this describes no space: {str(tree)[:200]} ({error})") from error
+        raise TwinFormatError(f"invalid space: {str(tree)[:200]} ({error})") from error
     raise TwinFormatError(
         f"unknown space type {kind!r}: expected Box, Discrete, MultiDiscrete or Dict"
     )
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:
-    """One number where all are equal (images), else the nested list; infinities as words."""
+    """One number if all are equal (images), else a flat list. Infinities become strings: strict JSON has none."""
     first = bound.reshape(-1)[:1]
     if bound.size and (bound == first).all():
         return _number_to_json(first[0])
@@ -92,9 +93,11 @@ def _number_to_json(value: Any) -> float | int | str:
 
 
 def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    """Key -> space of every part of an observation. Raises UnsupportedSpaceError by name.
+    """Map each observation key to its space, sorted by key; a space that is not a Dict has one key, `OBSERVATION`.
 
-    By name: models lay out their weights in this order, and equal spaces may list their keys in any.
+    The order is fixed because models lay out their weights in it, and equal Dict spaces may list their keys in any
+    order.
+    Raises UnsupportedSpaceError, which names the key.
     """
     parts = (
         dict(sorted(space.spaces.items()))
@@ -107,36 +110,36 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
         )
         if not (isinstance(part, spaces.Box) or flat):
             raise UnsupportedSpaceError(
-                f"observation {key!r} is a {type(part).__name__} space ({part}), which no codec covers: expected "
+                f"observation {key!r} is a {type(part).__name__} space ({part}), which is not supported: expected "
                 "Box, Discrete, flat MultiDiscrete, or one Dict of these. "
-                "gymnasium.wrappers.FlattenObservation turns most others into a Box."
+                "gymnasium.wrappers.FlattenObservation converts most other spaces to a Box."
             )
     return parts
 
 
 def one_row(observation: Any) -> Any:
-    """A single observation, or a dict of them, as a batch of one row."""
+    """Add a batch dimension of size 1 to an observation or to a dict of observations."""
     if isinstance(observation, dict):
         return {key: one_row(value) for key, value in observation.items()}
     return np.asarray(observation)[None]
 
 
 def row_of(observation: Any, row: int | np.ndarray) -> Any:
-    """One row, or those of an array of numbers, of batched environment arrays, or of a dict of them."""
+    """Index batched observations (B, ...), or a dict of them, by one row number or an array of row numbers."""
     if isinstance(observation, dict):
         return {key: row_of(value, row) for key, value in observation.items()}
     return observation[row]
 
 
 def copied(observation: Any) -> Any:
-    """Environment arrays, or a dict of them, that nobody else writes to."""
+    """Copy environment arrays, or a dict of them."""
     if isinstance(observation, dict):
         return {key: copied(value) for key, value in observation.items()}
     return np.array(observation)
 
 
 def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """The shape O of one encoded observation of this space."""
+    """Shape O of one encoded observation of this space."""
     if isinstance(space, spaces.Box):
         if is_image(space):
             if channels_first(space):
@@ -148,7 +151,7 @@ def encoded_shape(space: spaces.Space[Any]) -> tuple[int, ...]:
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether a space holds pixels: uint8 from 0 to 255 with height and width; other boxes are vectors of numbers."""
+    """Return True if the space holds images: uint8 from 0 to 255 with a height and a width. Other boxes are vectors."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8:
         return False
     sides = space.shape[1:] if channels_first(space) else space.shape[:2]
@@ -157,13 +160,13 @@ def is_image(space: spaces.Space[Any]) -> bool:
 
 
 def channels_first(space: spaces.Space[Any]) -> bool:
-    """Whether an image is (C, H, W), as stacked frames are: the first axis is the shortest, the last no colours."""
+    """Return True if images are (C, H, W), as stacked frames are: the first axis is the shortest, the last one > 4."""
     shape = space.shape or ()
     return len(shape) == 3 and shape[0] < min(shape[1:]) and shape[2] > 4
 
 
 def action_size(space: spaces.Space[Any]) -> int:
-    """A: the length of one encoded action. Raises UnsupportedSpaceError by name."""
+    """Size A of one encoded action. Raises UnsupportedSpaceError if actions of this space are not supported."""
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return int(np.prod(space.shape, dtype=int))
     if isinstance(space, spaces.Discrete):
@@ -171,6 +174,6 @@ def action_size(space: spaces.Space[Any]) -> int:
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return int(space.nvec.sum())
     raise UnsupportedSpaceError(
-        f"a {type(space).__name__} action space ({space}) is not supported: expected a float Box, Discrete or a "
-        "flat MultiDiscrete"
+        f"a {type(space).__name__} action space ({space}) is not supported: expected a floating-point Box, Discrete "
+        "or a flat MultiDiscrete"
     )

@@ -1,4 +1,4 @@
-"""What a world is from outside: its spaces, its time limit, its units, and where it came from."""
+"""Specification of an environment: spaces, time limit, units and origin."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from world_env.types import JSON
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """The interface that a twin shares with the real environment.
+    """Specification that a twin shares with the real environment.
 
-    observation_space, action_space: the real environment's own spaces, dtypes included.
-    horizon: the task's time limit in steps, counted from the real start; None: no limit.
-    seconds_per_step: simulated seconds that one step advances; None: unknown.
-    real: JSON text of the real `gymnasium` EnvSpec; None: the data came without an environment.
-    action_chunk: how many real actions one action of this world holds (1: a plain step).
+    observation_space, action_space: spaces of the real environment, dtypes included.
+    horizon: time limit of the task in steps, counted from `reset()` of the real environment; None: no limit.
+    seconds_per_step: simulated seconds per step; None: unknown.
+    real: JSON text of the `gymnasium` EnvSpec of the real environment; None: the data came without an environment.
+    action_chunk: number of real actions that one action holds (1: no chunks).
+    Raises ValueError if `horizon` or `action_chunk` is less than 1.
     """
 
     observation_space: spaces.Space[Any]
@@ -36,17 +37,17 @@ class WorldSpec:
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
-            raise ValueError(f"horizon is {self.horizon}, but an episode needs at least 1 step")
+            raise ValueError(f"horizon is {self.horizon}, expected at least 1 step")
         if self.action_chunk < 1:
             raise ValueError(f"action_chunk is {self.action_chunk}, expected at least 1")
 
     @property
     def real_id(self) -> str | None:
-        """The id of the real environment, or None."""
+        """Gymnasium id of the real environment; None if unknown."""
         return None if self.real is None else json.loads(self.real).get("id")
 
     def to_json(self) -> JSON:
-        """A strict JSON tree (no NaN, no Infinity) that `from_json` turns back into an equal spec."""
+        """Convert to strict JSON (no NaN, no Infinity). `from_json` returns an equal spec."""
         return {
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
@@ -58,23 +59,21 @@ class WorldSpec:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> WorldSpec:
-        """The inverse of `to_json`. Raises TwinFormatError on missing, unknown or ill-typed fields."""
+        """Inverse of `to_json`. Raises TwinFormatError for missing or unknown fields and for wrong types."""
         names = set(cls.__dataclass_fields__)
         if set(tree) != names:
             raise TwinFormatError(
-                f"a spec has the fields {sorted(names)}, got {sorted(tree)}: was the file edited?"
+                f"the spec has the fields {sorted(tree)}, expected {sorted(names)}: restore the file if it was edited"
             )
         for name in ("horizon", "action_chunk"):
             if not (tree[name] is None and name == "horizon") and type(tree[name]) is not int:
-                raise TwinFormatError(
-                    f"spec field {name!r} is {tree[name]!r}, expected a whole number"
-                )
+                raise TwinFormatError(f"spec field {name!r} is {tree[name]!r}, expected an integer")
         seconds, real = tree["seconds_per_step"], tree["real"]
         if seconds is not None and (type(seconds) not in (int, float) or seconds <= 0):
             raise TwinFormatError(
-                f"spec field 'seconds_per_step' is {seconds!r}, expected a number"
+                f"spec field 'seconds_per_step' is {seconds!r}, expected a number > 0 or null"
             )
-        if real is not None and not _names_an_id(real):
+        if real is not None and not _has_id(real):
             raise TwinFormatError(f"spec field 'real' is {real!r:.80}, expected JSON with an 'id'")
         values = dict(tree)
         for name in ("observation_space", "action_space"):
@@ -82,10 +81,10 @@ class WorldSpec:
         try:
             return cls(**values)
         except ValueError as error:
-            raise TwinFormatError(f"the spec is not valid: {error}") from error
+            raise TwinFormatError(f"invalid spec: {error}") from error
 
 
-def _names_an_id(text: Any) -> bool:
+def _has_id(text: Any) -> bool:
     try:
         return isinstance(json.loads(text)["id"], str)
     except (TypeError, ValueError, KeyError):
@@ -93,20 +92,20 @@ def _names_an_id(text: Any) -> bool:
 
 
 class SpecOfStrings:
-    """For environments: a `spec` that names its twin by a string, so that `spec.to_json()` can be made from again."""
+    """Mixin for environments: `spec` stores the path of its twin as a string, which `spec.to_json()` needs."""
 
     _spec: EnvSpec | None = None
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What `gym.make` made this environment from; None: it was made otherwise."""
+        """The EnvSpec that `gym.make` used; None if the environment was created by its constructor."""
         return self._spec
 
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         twin = None if spec is None else spec.kwargs.get("twin")
         if spec is not None and isinstance(twin, os.PathLike):
-            # With a separator, because a bare word names a bundled twin.
+            # With a separator: a name without one means a bundled twin.
             text = os.path.join(os.curdir, os.path.expanduser(twin))
             spec.kwargs = {**spec.kwargs, "twin": text}
         self._spec = spec
@@ -119,31 +118,34 @@ def check_same_spaces(
     called: str = "the real environment's {}",
     advice: str = "use the environment, with its arguments and wrappers, that the twin was made from",
 ) -> None:
-    """Raises SpaceMismatchError where an environment, or another spec, differs from a twin in its spaces.
+    """Check that an environment, or another spec, has the spaces of a twin. Raises SpaceMismatchError otherwise.
 
-    called: what a space of the other is called in the message, {} for its name.
+    other: an environment or a spec. twin: the spec of the twin.
+    called: name of the other's space in the message; {} is replaced by "observation_space" or "action_space".
+    advice: last part of the message.
     """
     for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(other, name), getattr(twin, name)
-        if theirs != ours:
+        found, expected = getattr(other, name), getattr(twin, name)
+        if found != expected:
             raise SpaceMismatchError(
-                f"{called.format(name)} is {theirs}, the twin's is {ours}: {advice}"
+                f"{called.format(name)} is {found}, expected the twin's {expected}: {advice}"
             )
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """Which real environment, and how it is wrapped."""
+    """Real environment: its id, its arguments and its wrappers."""
 
     env_id: str
-    """A Gymnasium id, or "module:Id" where importing the module registers it."""
+    """Gymnasium id, or "module:Id" if importing the module registers the id."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """JSON-able keyword arguments of the environment."""
+    """Keyword arguments of the environment; strict JSON values only."""
     wrappers: tuple[str, ...] = ()
-    """Wrappers as "module:Class" or "module:Class{JSON of arguments}", innermost first; each is called with the
-    environment and the arguments, lists as tuples: 'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}'."""
+    """Wrappers as "module:Class" or "module:Class{JSON of arguments}", innermost first (default: none). Each one is
+    called with the environment and the arguments; lists become tuples. Example:
+    'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}'."""
     action_chunk: int = 1
-    """Real actions that one action of the wrapped environment plays."""
+    """Number of real actions that one action of the wrapped environment holds (1: no chunks)."""
 
     def __post_init__(self) -> None:
         if self.action_chunk < 1:
@@ -152,19 +154,19 @@ class EnvConfig:
             json.dumps(self.kwargs, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidOptionError(
-                f"kwargs {self.kwargs!r} are not strict JSON: {error}"
+                f"kwargs is {self.kwargs!r}, expected strict JSON values: {error}"
             ) from error
 
     def to_json(self) -> JSON:
-        """A strict JSON tree."""
+        """Convert to strict JSON."""
         return {**asdict(self), "wrappers": list(self.wrappers)}
 
     @classmethod
     def from_json(cls, tree: Any) -> EnvConfig:
-        """The inverse of `to_json`. Raises StageError."""
+        """Inverse of `to_json`. Raises StageError if the JSON does not describe an environment."""
         try:
             return cls(**{**tree, "wrappers": tuple(tree["wrappers"])})
         except (KeyError, TypeError, ValueError) as error:
             raise StageError(
-                f"this describes no real environment: {str(tree)[:200]} ({error})"
+                f"invalid configuration of a real environment: {str(tree)[:200]} ({error})"
             ) from error

@@ -1,18 +1,17 @@
-"""Types without tensors that every layer uses."""
+"""Types without tensors that all layers use."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 OBSERVATION = "observation"
-"""The key of an observation that is not a Dict."""
+"""Key of an observation whose space is not a Dict."""
 
 
 JSON = dict[str, Any]
+"""A JSON object: str keys; values are dicts, lists, strings, numbers, booleans or None."""
 
 
 Uncertainty = bool | Literal["full"]
-"""Whether `Prediction.uncertainty` is wanted: True, as the family gives it cheaply; "full", at whatever it costs."""
-
-
-"""Of a model's hidden layers while it steps; the state is never rounded."""
+"""Whether to compute `Prediction.uncertainty`. False: skip it. True: the family's cheap estimate. "full": the family's
+best estimate, at any cost."""

@@ -191,7 +191,9 @@ def test_bad_observations(batch: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
 def test_pictures_that_are_no_bytes_are_refused(dtype: type) -> None:
     codec = codec_for(spaces.Box(0, 255, (4, 4, 3), np.uint8))
-    with pytest.raises(InvalidObservationError, match=r"picture of bytes \(uint8, 0 to 255\), got"):
+    with pytest.raises(
+        InvalidObservationError, match=r"image with the dtype .*expected uint8 \(0 to 255\)"
+    ):
         codec.encode_observation(np.ones((1, 4, 4, 3), dtype))
 
 

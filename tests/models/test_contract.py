@@ -1,7 +1,11 @@
 """The public checks: every family passes them, and broken ones do not."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +27,7 @@ from torch import Tensor
 from world_env.batch import Observation, State
 from world_env.codec import Codec
 from world_env.envs.vector_env import WorldModelVectorEnv
+from world_env.errors import CheckError, WorldEnvError
 from world_env.models.base import Prediction
 from world_env.models.registry import FAMILIES, load_family
 from world_env.rng import CounterRNG
@@ -207,7 +212,7 @@ class Grows(CartPoleOracle):
     [
         (Remembers, "pure"),
         (Mutates, "changed the state"),
-        (Mixes, "neighbour|alone"),
+        (Mixes, "another row's action or state"),
         (GlobalNoise, "two results"),
         (Detaches, "gradient"),
         (Grows, "form of the state"),
@@ -272,6 +277,54 @@ def test_the_vector_check_finds_faults() -> None:
         check_vector_env(NoFinal(twin, 2, autoreset_mode="same_step"))
     with pytest.raises(AssertionError, match="no episode ended"):
         check_vector_env(WorldModelVectorEnv(twin, 2), steps=3)
+
+
+BROKEN = """
+from oracle import CartPoleOracle, OracleConfig, oracle_twin, real_spec
+from world_env import check_vector_env, check_world_model
+from world_env.envs.vector_env import WorldModelVectorEnv
+from world_env.errors import CheckError
+
+
+class Mixes(CartPoleOracle):
+    def step(self, state, action, **kwargs):
+        return super().step(state, action - action.mean(0), **kwargs)
+
+
+class OtherRewards(WorldModelVectorEnv):
+    def step(self, actions):
+        observation, rewards, *rest = super().step(actions)
+        return observation, rewards.astype("float32"), *rest
+
+
+assert False, "assert statements run: this is no python -O"
+for check in (
+    lambda: check_world_model(Mixes(real_spec("CartPole-v1"), OracleConfig())),
+    lambda: check_vector_env(OtherRewards(oracle_twin("CartPole-v1", horizon=20), 2)),
+):
+    try:
+        check()
+    except CheckError as error:
+        print(error)
+"""
+
+
+def test_the_checks_refuse_what_is_broken_without_assert_statements_too() -> None:
+    tests = Path(__file__).resolve().parents[1]
+    paths = os.pathsep.join([str(tests), str(tests.parent)])
+    shown = subprocess.run(
+        [sys.executable, "-O", "-c", BROKEN],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "another row's action or state changed a row" in shown
+    assert "rewards is a ndarray float32, expected a numpy array of float64" in shown
+
+
+def test_a_failed_check_is_an_error_of_the_package_and_an_assertion_error() -> None:
+    assert issubclass(CheckError, WorldEnvError) and issubclass(CheckError, AssertionError)
 
 
 def test_oracles_are_families() -> None:

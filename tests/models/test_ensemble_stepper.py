@@ -28,7 +28,7 @@ def test_the_stepper_steps_as_the_model_does(
     model.prepare(scales())
     awake(model)
     fast = model.for_inference()
-    assert fast._few is not None, "numba is missing: the compiled step would go untested"
+    assert fast._compiled_step is not None, "numba is missing: the compiled step would go untested"
     rng = CounterRNG.from_seed(2, rows)
     state = model._fresh(0.5 * rng.normal(SIZE), rng.integers(MEMBERS))
     for step in range(5):
@@ -92,7 +92,7 @@ def test_without_numba_a_stepper_takes_the_way_of_torch(
     monkeypatch.setattr(loops, "compiled_loops", lambda: None)
     monkeypatch.setattr(ensemble, "compiled_loops", lambda: None)
     plain = model.for_inference()
-    assert compiled._few is not None and plain._few is None
+    assert compiled._compiled_step is not None and plain._compiled_step is None
     for rows in (1, 100):
         state = model._fresh(torch.zeros(rows, SIZE), torch.arange(rows) % MEMBERS)
         action = torch.eye(ACTIONS)[torch.arange(rows) % ACTIONS]

@@ -277,7 +277,7 @@ def test_beyond_the_older_scales_it_begins_anew() -> None:
     for parameter in older.parameters():
         parameter.data += 1.0
     before = {name: value.clone() for name, value in newer.state_dict().items()}
-    with pytest.warns(UserWarning, match="begins anew"):
+    with pytest.warns(UserWarning, match="starts from scratch"):
         newer.warm_start(older)
     # 19 would be 38 of the older scales, and look like 20 of them.
     assert all(torch.equal(value, before[name]) for name, value in newer.state_dict().items())

@@ -18,6 +18,7 @@ from world_env.codec import Codec, packed
 from world_env.data.column_structure import comes_back, unit_vectors
 from world_env.data.episode import Episode
 from world_env.data.statistics import MIN_SPREAD, is_vector, robust_scale
+from world_env.data_range import widened
 from world_env.errors import (
     DataError,
     InitialStatesError,
@@ -27,8 +28,6 @@ from world_env.errors import (
 
 _STILL = 1e-3
 """Change scale of a column that never changes, in units of its own scale: it should stay put."""
-_MARGIN = 0.1
-"""Predictions may leave the data's range by this share of its width."""
 _COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
 """Fields of `EncodedEpisodes` with one entry per step."""
 
@@ -199,8 +198,7 @@ class EncodedEpisodes:
         change = np.where(moving, change, _STILL * scale)
         # Changes are not centred: centred changes of a clock column would be rounding errors only.
         change = np.maximum(change, np.abs(typical))
-        low, high = flat.amin(0), flat.amax(0)
-        margin = _MARGIN * (high - low)
+        low, high = widened(flat.amin(0), flat.amax(0))
         carried = ~comes_back(flat.numpy(), changes, center, MIN_SPREAD * scale)
         change = np.where(carried, change, scale)
         scales = (
@@ -208,7 +206,7 @@ class EncodedEpisodes:
             for array in (center, scale, change, carried)
         )
         *usual, kept = scales
-        return (*usual, low - margin, high + margin, kept)
+        return (*usual, low, high, kept)
 
 
 def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisodes:

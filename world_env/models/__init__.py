@@ -1,4 +1,4 @@
-"""Families of world models behind one protocol."""
+"""World models: the protocol, the registry of families, and the built-in families."""
 
 from typing import TYPE_CHECKING
 

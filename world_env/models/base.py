@@ -1,7 +1,15 @@
-"""The protocol that every family of world models speaks. The simulator knows nothing else of them.
+"""Protocol of world models. The simulator and the fit use only what is defined here.
 
-A world model is a set of pure functions on rows: state in, state out; nothing is remembered between calls,
-inputs are never changed, and all noise comes from the `CounterRNG` that is passed in.
+A world model is a set of pure functions on batch rows, from state to state:
+
+- Nothing is stored between calls, and inputs are not modified.
+- Rows are independent: a row's result does not depend on the other rows of the batch or on their number.
+- All random numbers come from the `CounterRNG` argument, which has one stream per row.
+
+`world_env.testing.check_world_model` tests these properties.
+
+The letters in shapes (B rows, A action size, *O observation shape, F feature size, T steps) are explained in
+`world_env.batch`. All observations and actions are encoded (`world_env.codec`): a model receives floats only.
 """
 
 from __future__ import annotations
@@ -20,14 +28,16 @@ from world_env.types import Uncertainty
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one step says besides the next state.
+    """Result of one step, besides the next state.
 
-    reward: (B,) in task units, where the episode goes on.
-    terminated: (B,) calibrated probability in [0, 1] that the real environment terminates here.
-    terminal_reward: (B,) in task units, the reward instead where the episode terminates here; None: the same.
-        Goal bonuses and crash penalties live there: mixed into `reward` they would leak to steps that go on.
-    uncertainty: (B,) >= 0, how far the model is from what it knows; None where it was not asked for.
-    extras: anything a family wants to show, (B, ...) each.
+    reward: (B,) float, reward of the step in task units, if the episode does not terminate at this step.
+    terminated: (B,) float in [0, 1], calibrated probability that the real environment terminates at this step. The
+        simulator applies time limits; they are not part of it.
+    terminal_reward: (B,) float, reward of the step in task units, if the episode terminates at this step; None: equal
+        to `reward`. A separate value keeps goal bonuses and crash penalties out of the reward of all other steps.
+    uncertainty: (B,) float >= 0, model uncertainty of the step, 0 if certain. The unit is the family's own; the twin
+        stores a threshold in the same unit. None if it was not requested or the family has no estimate.
+    extras: name -> (B, ...), other results of the family. No part of the library reads them.
     """
 
     reward: Tensor
@@ -38,14 +48,22 @@ class Prediction:
 
 
 class WorldModel(nn.Module, ABC):
-    """Learned (or exact) equations of a world, on encoded tensors."""
+    """Base class of world models: learned or exact dynamics on encoded tensors.
+
+    A subclass implements `encode`, `observe`, `step`, `decode` and `features`, and is registered with
+    `world_env.register_world_model`. Weights and all other fitted numbers are parameters or buffers, so that
+    `state_dict` holds the whole model.
+
+    spec: spaces and time limit of the environment.
+    config: settings of the family, a frozen dataclass whose fields can be stored as JSON.
+    """
 
     spec: WorldSpec
     context: int = 1
-    """Real observations that a state is best inferred from, where there are so many; one is always enough."""
+    """Number of real observations K from which `encode` infers the best state. `encode` accepts any K >= 1."""
     scored_by_draws: bool = False
-    """Whether a rollout is one of many ways that things may be and keeps to it: its held-out errors have to be those of
-    draws (energy scores), not of the most likely one."""
+    """Whether the model is evaluated by its random rollouts (energy scores) and not by its most likely rollout. Set it
+    if a single rollout is one of several possible outcomes and stays consistent with that outcome."""
 
     def __init__(self, spec: WorldSpec, config: Any) -> None:
         super().__init__()
@@ -53,22 +71,34 @@ class WorldModel(nn.Module, ABC):
         self.config = config
 
     def inert_buffers(self) -> tuple[str, ...]:
-        """Names of buffers that, as they are, change nothing: twins of before they existed count as the same."""
+        """Names of buffers whose current values have no effect; fingerprints of twins ignore them.
+
+        List a buffer that is added to a family later while it has no effect: twins saved without it still load, and
+        keep their fingerprint.
+        """
         return ()
 
     def for_inference(self) -> WorldModel:
-        """The same model with its current weights, prepared for fast steps without gradients."""
+        """Return a model with the current weights, prepared for fast steps without gradients (default: this model)."""
         return self
 
     @abstractmethod
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
-        """The state inferred from each row's real past; a context of length 1 is always enough."""
+        """Infer the state after the last observation of a context.
+
+        context: real observations and actions of each row; a length of 1 must be enough.
+        Returns the state, name -> (B, ...). Names, dtypes and trailing shapes are the family's choice.
+        """
 
     @abstractmethod
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
-        """Take in one more real observation: (B, A) led from `state` to `observation` (B, *O)."""
+        """Update the state with one more real observation.
+
+        action: (B, A), the action between `state` and `observation`. observation: key -> (B, *O).
+        Returns the new state, with the names, dtypes and shapes of `state`.
+        """
 
     @abstractmethod
     def step(
@@ -80,49 +110,59 @@ class WorldModel(nn.Module, ABC):
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
-        """One step of every row with encoded actions (B, A).
+        """Predict one step of every row.
 
-        temperature: scales the model's noise; 0 gives its most likely future.
-        uncertainty: whether `Prediction.uncertainty` is wanted, and how good.
+        action: (B, A), encoded.
+        temperature: scale of the model's noise; 1 is the learned noise, 0 the most likely outcome.
+        uncertainty: whether to compute `Prediction.uncertainty`: False, True (the cheap estimate) or "full".
+        Returns (next state, prediction). The next state has the names, dtypes and shapes of `state`.
         """
 
     @abstractmethod
     def decode(self, state: State) -> Observation:
-        """What the agent sees in this state, key -> (B, *O), encoded."""
+        """Compute the observation of a state, key -> (B, *O), encoded. Deterministic."""
 
     @abstractmethod
     def features(self, state: State) -> Tensor:
-        """(B, F) float: what a policy on latents sees."""
+        """Compute the features of a state, (B, F) float: the observation of policies in latent space. Deterministic."""
 
 
 class TrainableWorldModel(WorldModel):
-    """A world model that learns from windows of real episodes by gradient descent."""
+    """World model that is fitted to windows of real episodes by gradient descent.
+
+    A subclass also implements `prepare`, `window` and `loss`.
+    """
 
     windows: int = 640
-    """Windows an update, where nobody says another number."""
+    """Windows per gradient step (default of a fit)."""
     learning_rate: float = 1e-3
-    """Peak step size of a fit, where nobody says another one."""
+    """Peak learning rate (default of a fit)."""
 
     @abstractmethod
     def prepare(self, statistics: Statistics) -> None:
-        """Set the normalisers, once, before fitting."""
+        """Set the normalisers from the statistics of the data. Called once, before the fit."""
 
     def warm_start(self, older: TrainableWorldModel) -> None:
-        """Begin where an older model of the same family, configuration and spec ended; called after `prepare`.
+        """Take over the weights of an older model of the same family, config and spec. Called after `prepare`.
 
-        The older model was fitted to other data and so has other scales: what is taken over must be the same function
-        in this model's. Families that solve their weights anew, or know no better, ignore it.
+        The older model was fitted to other data, so its normalisers differ. Convert its weights such that this model
+        computes the same function. The default does nothing: the fit starts from scratch.
         """
 
     @abstractmethod
     def window(self, progress: float) -> int:
-        """Steps T of the windows that `loss` wants at this progress (0..1) of the fit."""
+        """Number of steps T of the windows that `loss` needs.
+
+        progress: share of the gradient steps that are done, in [0, 1].
+        """
 
     @abstractmethod
     def loss(
         self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise and its parts (scalars, detached).
+        """Compute the training loss of a batch of windows.
 
-        progress: 0..1, how far the fit is; families may go from one-step to k-step prediction.
+        progress: share of the gradient steps that are done, in [0, 1]. A family may use it as a schedule, for example
+            from one-step to multi-step prediction.
+        Returns (loss, parts): a scalar with gradients, and name -> detached tensor for the log.
         """

@@ -1,4 +1,4 @@
-"""Least squares of the change and the reward: the baseline, and the proof that nothing else knows the family."""
+"""Linear world model: the baseline family, and a short example of the protocol."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from world_env.spec import WorldSpec
 from world_env.types import Uncertainty
 
 _RIDGE = 1e-9
-"""Pull towards zero, in units of a normalised column's own weight: only ties notice it."""
+"""Ridge penalty, relative to the sum of squares of a normalised column: it only selects one of equal solutions."""
 
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """Nothing to choose: least squares has no sizes."""
+    """Settings of the linear family: none."""
 
 
 class _LeastSquares:
-    """The products of all rows seen so far: what least squares needs to know of them."""
+    """Incremental least squares: the sums of products of all rows so far."""
 
     def __init__(self) -> None:
         self._gram = self._moment = torch.zeros(())
 
     def solve(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Add rows (N, I) and (N, O); returns weight (O, I) and bias (O,) that suit all rows best."""
+        """Add inputs (N, I) and targets (N, J); solve for all rows so far.
+
+        Returns the weight (J, I) and the bias (J,).
+        """
         inputs = functional.pad(inputs, (0, 1), value=1.0).double()
         self._gram = self._gram + inputs.T @ inputs
         self._moment = self._moment + inputs.T @ targets.double()
-        # One-hot actions sum to the bias: of the equally good solutions, about the smallest.
+        # One-hot actions sum to the bias column, so the solution is not unique: take about the smallest one.
         ridge = _RIDGE * self._gram[-1, -1] * torch.eye(*self._gram.shape).to(self._gram)
         weight, bias = (
             torch.linalg.solve(self._gram + ridge, self._moment)
@@ -48,10 +51,13 @@ class _LeastSquares:
 
 
 class LinearWorldModel(TrainableWorldModel):
-    """The change of a vector observation as a linear function of observation and action.
+    """Change of a vector observation as a linear function of observation and action.
 
-    `loss` solves for the change and the reward in closed form, over all batches since the fit began (or went on
-    after a kill): only termination, a logistic regression, is left to the gradient.
+    `loss` solves for the change and the reward in closed form, by least squares over all batches since the fit started
+    or was resumed. Only termination, a logistic regression, is trained by gradient descent.
+
+    State: observation (B, D).
+    Raises UnsupportedSpaceError for image observations.
     """
 
     def __init__(self, spec: WorldSpec, config: LinearConfig) -> None:
@@ -67,24 +73,24 @@ class LinearWorldModel(TrainableWorldModel):
         self._change_sums, self._reward_sums = _LeastSquares(), _LeastSquares()
 
     def inert_buffers(self) -> tuple[str, ...]:
-        """The ties of data that has none."""
+        """Buffers of the normaliser that have no effect for this data."""
         return self.normalizer.inert_buffers("normalizer")
 
     def prepare(self, statistics: Statistics) -> None:
-        """Take over the scales; start from the share of steps that terminated."""
+        """Set the normaliser; initialise the termination bias to the share of terminal steps."""
         self.normalizer.prepare(statistics)
         share = min(max(statistics.terminal_fraction, 1e-6), 0.5)
         nn.init.constant_(self.outcome.bias, 0.0)
         self.outcome.bias.data[1] = torch.logit(torch.tensor(share))
 
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
-        """The newest observation is the state."""
+        """Return the newest observation as the state."""
         return {"observation": self.layout.flatten(context.last())}
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
-        """The new observation replaces the state."""
+        """Replace the state by the new observation."""
         return {"observation": self.layout.flatten(observation)}
 
     def step(
@@ -96,7 +102,7 @@ class LinearWorldModel(TrainableWorldModel):
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
-        """Deterministic; uncertainty is unknown to this family (None)."""
+        """Predict one step. Deterministic; this family has no uncertainty estimate (None)."""
         vector = state["observation"]
         arrived = self.normalizer.arrive(vector, self._change(vector, action))
         reward, logit = self.outcome(self.normalizer.transition(vector, action, arrived)).unbind(-1)
@@ -104,21 +110,21 @@ class LinearWorldModel(TrainableWorldModel):
         return {"observation": arrived}, prediction
 
     def decode(self, state: State) -> Observation:
-        """The state is the observation."""
+        """Return the state, which is the observation."""
         return self.layout.unflatten(state["observation"])
 
     def features(self, state: State) -> Tensor:
-        """(B, D) normalised observation."""
+        """Return the normalised observation, (B, D)."""
         return self.normalizer.normalize(state["observation"])
 
     def window(self, progress: float) -> int:
-        """One step, always."""
+        """Return 1: all windows have one step."""
         return 1
 
     def loss(
         self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of termination over one step; change and reward are solved, not descended."""
+        """Solve for change and reward, and compute the cross-entropy of termination. Windows of one step."""
         vectors = self.layout.flatten(batch.observations)
         vector, arrived, action = vectors[:, 0], vectors[:, 1], batch.actions[:, 0]
         change = self.normalizer.change(vector, arrived).clamp(-10.0, 10.0)
@@ -131,11 +137,11 @@ class LinearWorldModel(TrainableWorldModel):
             weight, bias = self._reward_sums.solve(transition, rewards[:, None])
             self.outcome.weight[0], self.outcome.bias[0] = weight[0], bias[0]
         reward, logit = self.outcome(transition).unbind(-1)
-        ended = functional.binary_cross_entropy_with_logits(logit, batch.terminated[:, 0])
-        return ended, {
+        termination = functional.binary_cross_entropy_with_logits(logit, batch.terminated[:, 0])
+        return termination, {
             "change": functional.mse_loss(self._change(vector, action), change).detach(),
             "reward": functional.mse_loss(reward, rewards).detach(),
-            "terminated": ended.detach(),
+            "terminated": termination.detach(),
         }
 
     def _inputs(self, vector: Tensor, action: Tensor) -> Tensor:

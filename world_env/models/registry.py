@@ -1,4 +1,4 @@
-"""The families of world models by name, imported only when one is asked for."""
+"""Registry of the families of world models. A family is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -22,27 +22,32 @@ FAMILIES: dict[str, tuple[str, str]] = {
         "world_env.models.rssm.model:LargeRssmConfig",
     ),
 }
-"""Name -> ("module:Model", "module:Config"): a new family is one file and one line here."""
+"""Name of a family -> ("module:Model", "module:Config")."""
 
 
 def register_world_model(name: str, model: str, config: str) -> None:
-    """Make a family of your own known: `model` and `config` are "module:Class" strings.
+    """Register a family of world models under a name.
 
-    The model is a `WorldModel(spec, config)`; the config a frozen dataclass of JSON-able fields. Twins store the
-    name only, so the same registration must run before such a twin is loaded.
+    name: name of the family, stored in twins. An existing family of this name is replaced.
+    model: "module:Class" of a `WorldModel`, called with (spec, config).
+    config: "module:Class" of its config, a frozen dataclass whose fields can be stored as JSON.
+    A twin stores only the name: register the family before you load such a twin.
+    Raises UnknownFamilyError if `model` or `config` is not of the form "module:Class".
     """
     for text in (model, config):
         if text.count(":") != 1:
-            raise UnknownFamilyError(f"family {name!r}: expected 'module:Class', got {text!r}")
+            raise UnknownFamilyError(
+                f"family {name!r} has the entry {text!r}, expected 'module:Class'"
+            )
     FAMILIES[name] = (model, config)
 
 
 def load_family(name: str) -> tuple[type[Any], type[Any]]:
-    """(model class, config class) of a family. Raises UnknownFamilyError with the names that exist."""
+    """Import a family; returns (model class, config class). Raises UnknownFamilyError for an unknown name."""
     if name not in FAMILIES:
         raise UnknownFamilyError(
-            f"no family {name!r}: known are {', '.join(sorted(FAMILIES))}. "
-            "A family of your own is made known with world_env.register_world_model before its twins are loaded."
+            f"unknown family {name!r}, expected one of {', '.join(sorted(FAMILIES))}. "
+            "Register your own family with world_env.register_world_model before you load its twins."
         )
     model, config = (_resolve(text) for text in FAMILIES[name])
     return model, config

@@ -1,4 +1,4 @@
-"""Public contract checks for world models and vector environments."""
+"""Public contract checks of world models and vector environments. A failed check raises `CheckError`."""
 
 from typing import TYPE_CHECKING
 

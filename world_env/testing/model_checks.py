@@ -1,4 +1,4 @@
-"""Contract check for world models."""
+"""Contract check of world models."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from world_env.batch import Context, Observation, State, select
 from world_env.codec import Codec
+from world_env.errors import CheckError
 from world_env.models.base import Prediction, WorldModel
 from world_env.rng import CounterRNG
 
-_FAR = 1e-4
-"""Largest difference that another batch size may make, relative to the largest value (matrix products round)."""
-_NUDGE = 1e-3
-"""A change of inputs that shows in whatever is computed smoothly from them."""
-_MODULE = set(vars(nn.Module())) - {"training"}
-"""What torch itself keeps in every module; parameters and buffers are looked at by name."""
+_MAX_RELATIVE_DIFFERENCE = 1e-4
+"""Largest difference between batch sizes, relative to the largest value: matrix products round differently."""
+_PERTURBATION = 1e-3
+"""Change of the inputs that changes every smooth output."""
+_MODULE_ATTRIBUTES = set(vars(nn.Module())) - {"training"}
+"""Attributes of every torch module; parameters and buffers are compared by name."""
 
 
 def check_world_model(
@@ -31,24 +32,30 @@ def check_world_model(
     differentiable: bool = True,
     rebuild: Callable[[], WorldModel] | None = None,
 ) -> None:
-    """Check that a model keeps the protocol that simulators rely on.
+    """Check that a world model satisfies the protocol of `world_env.models.base`.
 
-    It is pure, rows are independent, equal noise gives equal results, 1 and 64 rows work, and a state keeps its names,
-    types and shapes.
+    The check covers purity, independent rows, equal results for equal random numbers, batches of 1 and of 64 rows, and
+    the names, dtypes and shapes of states and predictions.
 
-    starts: real contexts to begin from; None: samples of the observation space.
-    differentiable: whether gradients must flow to action and state from the next observation and from the reward.
-    rebuild: makes a second model of the same family and config, which must behave alike after `load_state_dict`.
+    starts: contexts of real episodes; None: samples of the observation space.
+    differentiable: also check that gradients flow from the next observation and the reward to the state and the action.
+    rebuild: function that creates a second model of the same family and config; also check that it gives equal results
+        after `load_state_dict`.
+    Raises CheckError (an AssertionError, also under `python -O`) at the first violation.
     """
     starts = _sampled_starts(model) if starts is None else starts
-    before = _memory(model)
+    before = _stored_values(model)
     with torch.no_grad():
         for rows in (1, 64):
             _check_shapes(model, starts, rows)
         _check_repeatable(model, starts)
         _check_rows_independent(model, starts)
         _check_observe(model, starts)
-    _check_equal(before, _memory(model), "the model changed while it was used: it must be pure")
+    _check_equal(
+        before,
+        _stored_values(model),
+        "the model is not pure, a call changed a stored value (pass it through the state instead)",
+    )
     if differentiable:
         _check_gradients(model, starts)
     if rebuild is not None:
@@ -62,23 +69,28 @@ def _check_shapes(model: WorldModel, starts: Context, rows: int) -> None:
     shapes = Codec(model.spec).shapes
     for step in range(3):
         for name, value in state.items():
-            assert value.shape[:1] == (rows,), (
-                f"state {name!r} has the shape {tuple(value.shape)}, expected ({rows}, ...)"
+            if value.shape[:1] != (rows,):
+                raise CheckError(
+                    f"state {name!r} has the shape {tuple(value.shape)}, expected ({rows}, ...): every tensor of a "
+                    "state needs the batch dimension first"
+                )
+        decoded = {key: tuple(value.shape) for key, value in model.decode(state).items()}
+        expected = {key: (rows, *shape) for key, shape in shapes.items()}
+        if decoded != expected:
+            raise CheckError(
+                f"decode() returned the shapes {decoded}, expected {expected}: return every key of the observation "
+                "space in its encoded shape"
             )
-        shown = {key: tuple(value.shape) for key, value in model.decode(state).items()}
-        wanted = {key: (rows, *shape) for key, shape in shapes.items()}
-        assert shown == wanted, f"decode gives {shown}, expected {wanted}"
         features = model.features(state)
-        assert features.ndim == 2 and len(features) == rows, (
-            f"features have the shape {tuple(features.shape)}, expected ({rows}, F)"
-        )
+        if features.ndim != 2 or len(features) != rows:
+            raise CheckError(
+                f"features() returned the shape {tuple(features.shape)}, expected ({rows}, F): flatten the features"
+            )
         arrived, prediction = model.step(
             state, _actions(model, rows, step), rng=rng, uncertainty=True
         )
         _check_prediction(prediction, rows)
-        assert _form(arrived) == _form(state), (
-            f"step changed the form of the state: {_form(state)} became {_form(arrived)}"
-        )
+        _check_form(state, arrived, "step()")
         state = arrived
 
 
@@ -87,35 +99,63 @@ def _check_prediction(prediction: Prediction, rows: int) -> None:
         value = getattr(prediction, name)
         if value is None and name in ("terminal_reward", "uncertainty"):
             continue
-        assert isinstance(value, Tensor) and value.shape == (rows,), (
-            f"Prediction.{name} is {value!r}, expected a tensor of shape ({rows},)"
+        if not isinstance(value, Tensor) or value.shape != (rows,):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise CheckError(f"Prediction.{name} is {found}, expected a tensor of shape ({rows},)")
+        if not torch.isfinite(value).all():
+            raise CheckError(
+                f"Prediction.{name} has NaN or infinite values: {value!s:.200}, expected finite numbers"
+            )
+    probability = prediction.terminated
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise CheckError(
+            f"Prediction.terminated is {probability!s:.200}, expected probabilities in [0, 1]: apply a sigmoid "
+            "to a logit"
         )
-        assert torch.isfinite(value).all(), f"Prediction.{name} holds non-finite numbers: {value}"
-    ends = prediction.terminated
-    assert ((ends >= 0) & (ends <= 1)).all(), f"terminated is no probability: {ends}"
-    if prediction.uncertainty is not None:
-        assert (prediction.uncertainty >= 0).all(), (
-            f"negative uncertainty: {prediction.uncertainty}"
+    if prediction.uncertainty is not None and not (prediction.uncertainty >= 0).all():
+        raise CheckError(
+            f"Prediction.uncertainty is {prediction.uncertainty!s:.200}, expected values >= 0"
+        )
+
+
+def _check_form(state: State, later: State, method: str) -> None:
+    if _form(later) != _form(state):
+        raise CheckError(
+            f"{method} changed the form of the state from {_form(state)} to {_form(later)}, expected the same names, "
+            "dtypes and shapes"
         )
 
 
 def _check_repeatable(model: WorldModel, starts: Context) -> None:
     context, rng = _begin(starts, 8)
-    kept = _tensors_of(context)
+    context_before = _tensors_of(context)
     state = model.encode(context, rng=rng)
-    _check_equal(kept, _tensors_of(context), "encode changed the context it was given")
-    given, action = _clone(state), _actions(model, 8, 0)
-    pushed = action.clone()
+    _check_equal(
+        context_before,
+        _tensors_of(context),
+        "encode() changed the context (copy it before a change)",
+    )
+    state_before, action = _clone(state), _actions(model, 8, 0)
+    action_before = action.clone()
     results = [model.step(state, action, rng=rng.clone(), uncertainty=True) for _ in range(2)]
     model.decode(state), model.features(state)
-    _check_equal(given, state, "step, decode or features changed the state they were given")
-    assert torch.equal(pushed, action), "step changed the action it was given"
-    first, second = ({**s, "reward": p.reward, "ends": p.terminated} for s, p in results)
-    _check_equal(first, second, "the same state, action and noise gave two results")
+    _check_equal(
+        state_before,
+        state,
+        "step(), decode() or features() changed the state (copy it before a change)",
+    )
+    if not torch.equal(action_before, action):
+        raise CheckError("step() changed the action, expected no change: copy it before a change")
+    first, second = ({**s, "reward": p.reward, "terminated": p.terminated} for s, p in results)
+    _check_equal(
+        first,
+        second,
+        "step() returned two results for the same state, action and rng (draw all random numbers from `rng`)",
+    )
 
 
 def _check_rows_independent(model: WorldModel, starts: Context) -> None:
-    """Another neighbour, or none, never changes a row."""
+    """Check that other rows, and the number of rows, do not change a row."""
     context, rng = _begin(starts, 8)
     noise = rng.clone()
     state = model.encode(context, rng=rng)
@@ -131,24 +171,30 @@ def _check_rows_independent(model: WorldModel, starts: Context) -> None:
     _check_close(
         select(reference, alone),
         select(changed, alone),
-        "a neighbour's action or state changed a row",
+        "another row's action or state changed a row (do not mix rows)",
     )
     lone_rng = noise.select(alone)
     lone_state = model.encode(context.select(alone), rng=lone_rng)
-    _check_close(select(state, alone), lone_state, "a row encoded alone differs")
+    _check_close(
+        select(state, alone),
+        lone_state,
+        "encode() of a single row differs from the same row in a batch",
+    )
     lone = _outcome(model, select(state, alone), action[alone], lone_rng)
-    _check_close(select(reference, alone), lone, "a row stepped alone differs")
+    _check_close(
+        select(reference, alone),
+        lone,
+        "step() of a single row differs from the same row in a batch",
+    )
 
 
 def _check_observe(model: WorldModel, starts: Context) -> None:
     context, rng = _begin(starts, 4)
     state = model.encode(context, rng=rng)
-    given = _clone(state)
-    seen = model.observe(state, _actions(model, 4, 0), context.last(), rng=rng)
-    assert _form(seen) == _form(state), (
-        f"observe changed the form of the state: {_form(state)} became {_form(seen)}"
-    )
-    _check_equal(given, state, "observe changed the state it was given")
+    before = _clone(state)
+    updated = model.observe(state, _actions(model, 4, 0), context.last(), rng=rng)
+    _check_form(state, updated, "observe()")
+    _check_equal(before, state, "observe() changed the state (copy it before a change)")
 
 
 def _check_gradients(model: WorldModel, starts: Context) -> None:
@@ -157,28 +203,36 @@ def _check_gradients(model: WorldModel, starts: Context) -> None:
         state = _clone(model.encode(context, rng=rng))
         action = _actions(model, 4, 0)
         floats = {name: value for name, value in state.items() if value.is_floating_point()}
-        nudged = {name: value + _NUDGE for name, value in floats.items()}
-        plain = _shown(model, state, action, rng)
-        other = _shown(model, {**state, **nudged}, action + _NUDGE, rng)
+        perturbed = {name: value + _PERTURBATION for name, value in floats.items()}
+        plain = _step_outputs(model, state, action, rng)
+        other = _step_outputs(model, {**state, **perturbed}, action + _PERTURBATION, rng)
     inputs = [value.requires_grad_() for value in (action, *floats.values())]
-    reached = False
-    for name, value in _shown(model, state, action, rng).items():
-        flowing: list[Tensor] = []
+    any_gradient = False
+    for name, value in _step_outputs(model, state, action, rng).items():
+        gradients: list[Tensor] = []
         if value.requires_grad:
             found = torch.autograd.grad(value.sum(), inputs, allow_unused=True, retain_graph=True)
-            flowing = [gradient for gradient in found if gradient is not None]
-        # A constant (a reward of 1 a step) has no gradient, and needs none.
-        assert flowing or torch.equal(plain[name], other[name]), (
-            f"no gradient flows from the {name} to the state or the action: is it detached?"
+            gradients = [gradient for gradient in found if gradient is not None]
+        # A constant, such as a reward of 1 per step, needs no gradient.
+        if not gradients and not torch.equal(plain[name], other[name]):
+            raise CheckError(
+                f"the {name} has no gradient with respect to the state or the action: is it detached? "
+                "Pass differentiable=False for a model without gradients."
+            )
+        if not all(torch.isfinite(gradient).all() for gradient in gradients):
+            raise CheckError(
+                f"gradients of the {name} have NaN or infinite values, expected finite ones"
+            )
+        any_gradient |= bool(gradients)
+    if not any_gradient:
+        raise CheckError(
+            "neither the next observation nor the reward has a gradient with respect to the state or the action: "
+            "pass differentiable=False for a model without gradients"
         )
-        finite = all(torch.isfinite(gradient).all() for gradient in flowing)
-        assert finite, f"gradients of the {name} hold non-finite numbers"
-        reached |= bool(flowing)
-    assert reached, "no gradient flows from the next observation or the reward to the inputs"
 
 
-def _shown(model: WorldModel, state: State, action: Tensor, rng: CounterRNG) -> State:
-    """What one step shows, with its gradient: the next observation, all of it flat, and the reward."""
+def _step_outputs(model: WorldModel, state: State, action: Tensor, rng: CounterRNG) -> State:
+    """Differentiable outputs of one step: the next observation, flattened, and the reward."""
     arrived, prediction = model.step(state, action, rng=rng.clone())
     decoded = [value.flatten() for value in model.decode(arrived).values()]
     return {"next observation": torch.cat(decoded), "reward": prediction.reward}
@@ -193,7 +247,11 @@ def _check_state_dict(model: WorldModel, other: WorldModel, starts: Context) -> 
         noise = rng.clone()
         state = one.encode(context, rng=noise)
         results.append(_outcome(one, state, _actions(one, 4, 0), noise))
-    _check_equal(results[0], results[1], "a model rebuilt from its state_dict behaves differently")
+    _check_equal(
+        results[0],
+        results[1],
+        "a model restored from state_dict gives other results (use parameters or buffers)",
+    )
 
 
 def _sampled_starts(model: WorldModel) -> Context:
@@ -228,25 +286,27 @@ def _outcome(model: WorldModel, state: State, action: Tensor, rng: CounterRNG) -
     return {**arrived, "reward": prediction.reward, "terminated": prediction.terminated}
 
 
-def _memory(model: WorldModel) -> dict[str, Any]:
-    """A copy of all that a model could remember: tensors and attributes, private ones too."""
+def _stored_values(model: WorldModel) -> dict[str, Any]:
+    """Copies of all values that are stored in a model: parameters, buffers and attributes, also private ones."""
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     for path, module in model.named_modules():
-        own = {name: value for name, value in vars(module).items() if name not in _MODULE}
+        own = {
+            name: value for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES
+        }
         tensors |= {f"{path}:{name}": value for name, value in own.items()}
-    return {name: _kept(value) for name, value in tensors.items()}
+    return {name: _comparable(value) for name, value in tensors.items()}
 
 
-def _kept(value: Any) -> Any:
-    """A copy that compares with ==; what is neither array nor container, itself."""
+def _comparable(value: Any) -> Any:
+    """Copy that supports ==. A value that is neither an array nor a container is returned unchanged."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().reshape(-1).view(torch.uint8).numpy()
     if isinstance(value, np.ndarray):
         return value.tobytes()
     if isinstance(value, Mapping):
-        return [(key, _kept(part)) for key, part in value.items()]
+        return [(key, _comparable(part)) for key, part in value.items()]
     if isinstance(value, list | tuple | set | deque):
-        return [_kept(part) for part in value]
+        return [_comparable(part) for part in value]
     return value
 
 
@@ -264,15 +324,28 @@ def _tensors_of(context: Context) -> Observation:
 
 
 def _check_equal(old: dict[str, Any], new: dict[str, Any], message: str) -> None:
-    assert old.keys() == new.keys(), f"{message}: {sorted(old.keys() ^ new.keys())}"
+    _check_names(old, new, message)
     for name, value in old.items():
         same = torch.equal(value, new[name]) if isinstance(value, Tensor) else value in [new[name]]
-        assert same, f"{message}: {name!r} was {value!s:.200}, now {new[name]!s:.200}"
+        if not same:
+            raise CheckError(f"{message}: {name!r} is {new[name]!s:.200}, expected {value!s:.200}")
 
 
 def _check_close(old: State, new: State, message: str) -> None:
-    assert old.keys() == new.keys(), f"{message}: {sorted(old.keys() ^ new.keys())}"
+    _check_names(old, new, message)
     for name, value in old.items():
-        far = (value.double() - new[name].double()).abs().max().item() if value.numel() else 0.0
-        limit = _FAR * max(1.0, value.double().abs().max().item() if value.numel() else 0.0)
-        assert far <= limit, f"{message}: {name!r} by {far:g} (allowed {limit:g})"
+        difference = (
+            (value.double() - new[name].double()).abs().max().item() if value.numel() else 0.0
+        )
+        largest = value.double().abs().max().item() if value.numel() else 0.0
+        limit = _MAX_RELATIVE_DIFFERENCE * max(1.0, largest)
+        # Not "difference > limit": a NaN difference must fail.
+        if not difference <= limit:
+            raise CheckError(
+                f"{message}: {name!r} differs by {difference:g}, expected at most {limit:g}"
+            )
+
+
+def _check_names(old: dict[str, Any], new: dict[str, Any], message: str) -> None:
+    if old.keys() != new.keys():
+        raise CheckError(f"{message}: it has the names {sorted(new)}, expected {sorted(old)}")

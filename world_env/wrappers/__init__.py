@@ -1,4 +1,4 @@
-"""Wrappers that give a real environment the interface of a twin."""
+"""Wrappers of real environments: latent observations, action chunks, and changes of spaces and attributes."""
 
 from world_env.wrappers.action_chunk import ActionChunk
 from world_env.wrappers.latent_observation import LatentObservation

@@ -1,4 +1,4 @@
-"""Wrapper that plays several actions as one."""
+"""Wrapper that plays several actions per step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from world_env.errors import InvalidActionError, InvalidOptionError, Unsupported
 
 
 class ActionChunk(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
-    """One action holds `n` actions of the wrapped environment, taken one after another.
+    """Play chunks of `n` actions: one action of this wrapper holds `n` actions of the wrapped environment.
 
-    Box becomes Box (n, *A), Discrete becomes MultiDiscrete (n,). A chunk stops where the episode ends; rewards are
-    summed; observation and info are the last ones, `info["chunk_steps"]` counts the steps taken.
+    The action space Box (*A) becomes Box (n, *A), Discrete becomes MultiDiscrete (n,). A chunk stops at the end of the
+    episode. The reward is the sum over the chunk; observation and info are those of the last step;
+    `info["chunk_steps"]` is the number of steps taken.
     Raises InvalidOptionError for n < 1, UnsupportedSpaceError for other action spaces.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], n: int) -> None:
         if n < 1:
-            raise InvalidOptionError(f"n is {n}: a chunk holds at least 1 action")
+            raise InvalidOptionError(f"n is {n}, expected at least 1 action per chunk")
         gymnasium.utils.RecordConstructorArgs.__init__(self, n=n)
         gymnasium.Wrapper.__init__(self, env)
         self.n = n
@@ -29,11 +30,11 @@ class ActionChunk(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordC
         self.action_space = _chunked(self._one, n)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Take up to `n` steps. Raises InvalidActionError for a chunk of the wrong shape."""
+        """Play one chunk, up to `n` steps. Raises InvalidActionError if the shape of the chunk is wrong."""
         chunk = np.asarray(action)
         if chunk.shape != self.action_space.shape:
             raise InvalidActionError(
-                f"a chunk of {self.n} actions has the shape {self.action_space.shape}, got {chunk.shape}"
+                f"action has the shape {chunk.shape}, expected {self.action_space.shape}: a chunk of {self.n} actions"
             )
         total, steps = 0.0, 0
         for one in chunk:
@@ -55,5 +56,5 @@ def _chunked(space: spaces.Space[Any], n: int) -> spaces.Space[Any]:
             np.full(n, space.n), dtype=space.dtype.type, start=np.full(n, space.start)
         )
     raise UnsupportedSpaceError(
-        f"chunks of {space} are not supported: expected a Box or Discrete action space"
+        f"chunks of {space} actions are not supported: expected a Box or Discrete action space"
     )

@@ -1,4 +1,4 @@
-"""Wrapper that shows the latent state of a twin instead of observations."""
+"""Wrapper that replaces observations by features of a twin's latent state."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from world_env.twin.twin import Twin, load_cached
 class LatentObservation(
     gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs
 ):
-    """A real environment as a twin's model takes it in: a policy that learned on latents in the twin acts here.
+    """Real environment with latent observations, for policies that were trained on latent observations in a twin.
 
-    The model's state is inferred from the first observation of an episode and then filtered with every further one
-    (`WorldModel.encode`, `WorldModel.observe`); observations are the features of that state, as in a simulator with the
-    same observation mode.
+    The state of the world model is inferred from the first observation of an episode (`WorldModel.encode`), and
+    updated with each later one (`WorldModel.observe`). The observation is `WorldModel.features` of that state, as in a
+    simulator with the same observation mode.
 
-    twin: a bundled name, a folder, or a Twin. mode: "latent" or "both", as in SimulatorConfig.
-    Raises SpaceMismatchError where the environment is not the one that the twin is of.
+    twin: name of a bundled twin, a folder, or a Twin. mode: "latent" or "both", as
+        `SimulatorConfig.observation_mode`.
+    Raises SpaceMismatchError if the spaces of the environment are not those of the twin.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class LatentObservation(
         check_same_spaces(env, self.twin.spec)
         if mode == "pixels":
             raise InvalidOptionError(
-                "LatentObservation with mode='pixels' would change nothing: take 'latent' or 'both'"
+                "mode is 'pixels', which would change nothing: pass 'latent' or 'both'"
             )
         self._filter = StateFilter(self.twin, mode)
         self.observation_space = self._filter.view.space
@@ -52,7 +53,7 @@ class LatentObservation(
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; the seed is that of the model's draws too, as a simulator's row would have it."""
+        """Start an episode. The seed also seeds the random draws of the world model, as in a simulator."""
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
             self._seed, self._episode = seed, 0
@@ -61,13 +62,16 @@ class LatentObservation(
         return row_of(self._filter.begin(one_row(observation), seeds.tolist()), 0), info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """One real step. Raises ResetNeededError before the first reset, InvalidActionError for a bad action."""
+        """Play one real step.
+
+        Raises ResetNeededError before the first reset, InvalidActionError for an invalid action.
+        """
         if self._episode == 0:
-            raise ResetNeededError("no episode has begun: call reset() before step()")
-        # A copy: environments may keep, or change, the array that they are given.
-        taken = np.array(action)[None]
-        # Before the real step: one that the model could not follow should not be spent.
-        self.twin.codec.encode_action(taken)
+            raise ResetNeededError("step() called before reset(): call reset() first")
+        # A copy, because the environment may modify the array.
+        batched = np.array(action)[None]
+        # Checked before the real step, so that no real step is spent on an action that the model cannot encode.
+        self.twin.codec.encode_action(batched)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        latent = self._filter.go_on(taken, one_row(observation), np.zeros(1, np.int64))
+        latent = self._filter.go_on(batched, one_row(observation), np.zeros(1, np.int64))
         return row_of(latent, 0), reward, terminated, truncated, info

@@ -1,4 +1,4 @@
-"""Wrapper that keeps some columns of vector observations."""
+"""Wrapper that selects columns of vector observations."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from world_env.errors import InvalidOptionError, UnsupportedSpaceError
 class SelectColumns(
     gymnasium.ObservationWrapper[Any, Any, Any], gymnasium.utils.RecordConstructorArgs
 ):
-    """Some columns of a vector observation: what an agent would see that lacks the other sensors.
+    """Select columns of a vector observation, for example to remove velocities from it.
 
-    columns: numbers of those that are kept, in this order.
-    Raises UnsupportedSpaceError for anything but vectors, InvalidOptionError for columns that are not there.
+    columns: indices of the selected columns, in the order of the new observation.
+    Raises UnsupportedSpaceError if the observation is not a vector, InvalidOptionError for an invalid index.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], columns: Sequence[int]) -> None:
@@ -25,11 +25,13 @@ class SelectColumns(
         gymnasium.ObservationWrapper.__init__(self, env)
         space = env.observation_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise UnsupportedSpaceError(f"{space} has no columns to select: expected a vector Box")
+            raise UnsupportedSpaceError(
+                f"observation space {space} has no columns: expected a Box of shape (n,)"
+            )
         known = range(space.shape[0])
         if not columns or len(set(columns)) < len(columns) or not set(columns) <= set(known):
             raise InvalidOptionError(
-                f"columns is {columns}: expected at least one of 0..{len(known) - 1}, each once"
+                f"columns is {columns}, expected at least one of 0..{len(known) - 1}, each once"
             )
         self._columns = list(columns)
         self.observation_space = spaces.Box(
@@ -37,5 +39,5 @@ class SelectColumns(
         )
 
     def observation(self, observation: Any) -> Any:
-        """The kept columns."""
+        """Return the selected columns."""
         return observation[self._columns]

@@ -10,12 +10,11 @@ from world_env.errors import InvalidOptionError
 
 
 class SetAttributes(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
-    """Attributes of the environment underneath that its constructor does not ask for, set before its first episode.
+    """Set attributes of the unwrapped environment that are not arguments of its constructor, before the first episode.
 
-    {"screen_dim": 128}: classic control draws at the size that is looked at, which is several times as fast as drawing
-    500 x 500 pixels and shrinking them. Spaces that the constructor made stay as they are.
-    Raises InvalidOptionError for attributes that are not there, or of another type: a mistyped name would change
-    nothing.
+    Example: {"screen_dim": 128} renders classic control environments at 128 x 128 pixels, which is several times faster
+    than to render 500 x 500 pixels and resize them. Spaces are not changed.
+    Raises InvalidOptionError if the environment has no such attribute, or the value has another type.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], **attributes: Any) -> None:
@@ -28,12 +27,12 @@ class SetAttributes(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.Recor
             if known is None or mixed or not isinstance(value, kinds):
                 raise InvalidOptionError(
                     f"{type(env.unwrapped).__name__}.{name} is {known!r} and cannot become {value!r}: expected an "
-                    "attribute that it has, and a value of the same type"
+                    "existing attribute and a value of its type"
                 )
             try:
                 setattr(env.unwrapped, name, value)
             except AttributeError as error:
                 raise InvalidOptionError(
-                    f"{type(env.unwrapped).__name__}.{name} cannot be set ({error}): expected an attribute that is "
-                    "no property"
+                    f"{type(env.unwrapped).__name__}.{name} cannot be set ({error}): expected a plain attribute, not a "
+                    "property"
                 ) from error

@@ -1,4 +1,4 @@
-"""Wrapper for action spaces that do not start at zero."""
+"""Wrapper that shifts discrete actions to start at zero."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from world_env.errors import UnsupportedSpaceError
 class ZeroBasedActions(
     gymnasium.ActionWrapper[Any, Any, Any], gymnasium.utils.RecordConstructorArgs
 ):
-    """Discrete and MultiDiscrete actions counted from 0, as Stable-Baselines3 counts them whatever `start` says.
+    """Shift Discrete and MultiDiscrete actions to start at 0. Stable-Baselines3 ignores `start` and needs this wrapper.
 
     Raises UnsupportedSpaceError for other action spaces.
     """
@@ -24,7 +24,7 @@ class ZeroBasedActions(
         space = env.action_space
         if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             raise UnsupportedSpaceError(
-                f"{space} has no first action to count from: expected Discrete or MultiDiscrete"
+                f"action space {space} is not supported: expected Discrete or MultiDiscrete"
             )
         self._start = space.start
         self.action_space = (
@@ -34,5 +34,5 @@ class ZeroBasedActions(
         )
 
     def action(self, action: Any) -> Any:
-        """The wrapped environment's own number of an action."""
+        """Convert an action to that of the wrapped environment."""
         return action + self._start

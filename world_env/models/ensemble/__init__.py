@@ -1,4 +1,4 @@
-"""Probabilistic ensemble for vector observations."""
+"""Probabilistic ensemble of neural networks for vector observations."""
 
 from typing import TYPE_CHECKING
 

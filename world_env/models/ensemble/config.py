@@ -1,4 +1,4 @@
-"""The sizes and training choices of an ensemble."""
+"""Configuration of the ensemble family."""
 
 from __future__ import annotations
 
@@ -7,43 +7,53 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """Sizes and training choices of an ensemble."""
+    """Network sizes and training settings of an ensemble."""
 
     members: int = 5
-    """Independent networks; disagreement needs at least 2."""
+    """Number of ensemble members, at least 2. More members improve the uncertainty estimate; time and memory of a fit
+    are proportional to the number."""
     width: int = 128
-    """Units per hidden layer of the dynamics."""
+    """Units per hidden layer of the dynamics network. More: larger capacity, slower fit and steps."""
     layers: int = 3
-    """Hidden layers of the dynamics."""
+    """Number of hidden layers of the dynamics network. More: larger capacity, slower fit and steps."""
     head_width: int = 96
-    """Units per hidden layer (two) of the reward and termination heads."""
+    """Units per hidden layer of the network for reward and termination, which has two hidden layers."""
     rollout: int = 8
-    """Steps k of the autoregressive part of training."""
+    """Steps of the multi-step part of the training, at least 1: the model is rolled out from its own predictions. More:
+    smaller errors over long rollouts, slower fit. 1: no multi-step part."""
     one_step_share: float = 0.85
-    """Share of the updates that train one step; the rest trains `rollout` steps."""
+    """Share of the gradient steps, in [0, 1], that train one-step prediction. The remaining ones train `rollout` steps
+    and are slower."""
     terminal_weight: float = 20.0
-    """Most that a terminal step weighs more than another in the loss."""
+    """Largest weight of a terminal step in the loss, relative to other steps. Rare terminal steps get a weight up to
+    this."""
     beta: float = 0.5
-    """Likelihoods are weighted by variance ** beta [beta-NLL: Seitzer et al. 2022, arXiv:2203.09168]."""
+    """Exponent of beta-NLL: the likelihood of a sample is weighted by variance ** beta [Seitzer et al. 2022,
+    arXiv:2203.09168]. 0: plain likelihood. 1: the mean is trained as with a squared error."""
     outlier: float = 5.0
-    """Miss, in units of its own noise, from which it teaches no more than that [Huber 1964]: else one rare spike weighs
-    more than the batch it is in."""
+    """Threshold of the Huber loss of prediction errors, in standard deviations of the predicted noise [Huber 1964].
+    Larger errors count linearly, which limits the effect of rare spikes."""
     log_std_min: float = -6.0
-    """Least logarithm of the noise, in units of one step's typical change."""
+    """Smallest natural logarithm of the noise's standard deviation, in units of the typical change per step. Limits the
+    weight of steps without noise."""
     log_std_max: float = 1.0
-    """Largest logarithm of the noise, same unit."""
+    """Largest natural logarithm of the noise's standard deviation, in the same unit. Limits the noise of predictions."""
     partner_every: int = 2
-    """Steps from one look at another member's opinion to the next, where uncertainty is asked for."""
+    """Steps between two comparisons with another member, if uncertainty is computed. Larger: faster, less exact."""
 
     def __post_init__(self) -> None:
         if self.members < 2:
-            raise ValueError(f"members is {self.members}, but disagreement needs at least 2")
+            raise ValueError(
+                f"members is {self.members}, expected at least 2: uncertainty is their disagreement"
+            )
         if self.rollout < 1 or not 0.0 <= self.one_step_share <= 1.0:
             raise ValueError(
-                f"rollout is {self.rollout} and one_step_share {self.one_step_share}: expected at least 1 step "
-                "and a share in 0..1"
+                f"rollout is {self.rollout} and one_step_share is {self.one_step_share}, expected rollout >= 1 and "
+                "one_step_share in [0, 1]"
             )
         if self.outlier <= 0.0:
-            raise ValueError(f"outlier is {self.outlier}, expected more than 0 units of noise")
+            raise ValueError(
+                f"outlier is {self.outlier}, expected > 0 (standard deviations of the noise)"
+            )
         if self.partner_every < 1:
             raise ValueError(f"partner_every is {self.partner_every}, expected at least 1 step")

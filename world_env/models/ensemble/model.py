@@ -1,19 +1,21 @@
-"""A probabilistic ensemble for vector observations: the family that learns well on a CPU.
+"""Probabilistic ensemble for vector observations; fits and steps fast on a CPU.
 
-What it does, and why (evidence in brackets):
-- members share nothing, and each row follows one member until its episode ends: an imagined world stays
-  consistent with itself, and disagreement stays honest [TS-infinity: Chua et al. 2018, arXiv:1805.12114];
-- it predicts the change in normalised space, LayerNorm inside, last layer at zero [NEUBAY]; cosine and sine stay an
-  angle's, forces go back to rest: else errors add up where no data lie [benchmarks/README.md, "Agreement"];
-- one-step Gaussian likelihood first, then k-step rollouts of the mean, because a one-step model can be worse
-  than "nothing moves" after a few hundred steps [Lambert et al. 2022; RWM, arXiv:2501.10100];
-- one miss counts by its square up to a few of its own noise's deviations and by its size beyond: a dimension that
-  spikes rarely does not outweigh all others [benchmarks/diagnostics/scales.py];
-- reward and termination are read from the whole transition; the reward of a terminal step has its own head,
-  so that a goal bonus cannot leak to steps that go on;
-- the rare terminal class is weighted, and the weight's logarithm is taken off the logit again;
-- disagreement is a running average over one other member at a time, all others in turn: a fraction of asking all of
-  them at each step, and nearly as good at telling where the model is wrong [benchmarks/diagnostics/uncertainty.py].
+Design, with sources in brackets:
+- Members share no weights. Each row uses one member until its episode ends, so a rollout is consistent
+  [TS-infinity: Chua et al. 2018, arXiv:1805.12114].
+- A member predicts the change of the normalised observation, with LayerNorm and a last layer initialised to zero
+  [NEUBAY]. Unit vectors (cosine and sine of an angle) are normalised after each step, and dimensions that rest at their
+  center are predicted from there: both limit the accumulation of errors.
+- Training starts with the one-step Gaussian likelihood and ends with multi-step rollouts of the mean. A model trained
+  on one step only can be worse than "no change" after a few hundred steps [Lambert et al. 2022; RWM, arXiv:2501.10100].
+- The likelihood uses a Huber loss, so a dimension with rare spikes does not dominate the others
+  [benchmarks/diagnostics/scales.py].
+- Reward and termination are predicted from the whole transition. The reward of terminal steps has its own output, so a
+  goal bonus does not affect the reward of other steps.
+- The rare terminal class has a larger weight in the loss. The logarithm of the weight is subtracted from the logit, so
+  the probability stays calibrated.
+- The uncertainty is a running average of the disagreement with one other member at a time. It costs a fraction of a
+  comparison of all members at each step, at nearly the same quality [benchmarks/diagnostics/uncertainty.py].
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from world_env.models.layers.ensemble_mlp import MemberMLP, PreparedMLP, RowGrou
 from world_env.models.layers.fused_activation import compiled_loops
 from world_env.models.layers.losses import terminal_weight, weighted_mean
 from world_env.models.layers.normalizer import Normalizer
-from world_env.models.layers.rescaling import Units
+from world_env.models.layers.rescaling import Rescaling
 from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import CounterRNG
 from world_env.spaces import action_size
@@ -44,21 +46,22 @@ from world_env.types import Uncertainty
 
 __all__ = ["EnsembleConfig", "EnsembleWorldModel"]
 
-_FEW = 64
-"""Rows up to which the compiled step is the quicker one."""
-_UNKNOWN = -1.0
-"""A row's disagreement before anybody was asked."""
+_MAX_COMPILED_ROWS = 64
+"""Largest batch for which the compiled step is faster than the tensor operations."""
+_NO_ESTIMATE = -1.0
+"""Disagreement of a row before the first estimate."""
 
 
 class EnsembleWorldModel(TrainableWorldModel):
-    """Independent probabilistic networks, of which a row follows one.
+    """Ensemble of independent probabilistic networks; each row of a batch uses one of them.
 
-    State: observation (B, D); member (B,) int64; disagreement (B,), mean square so far, -1 before the first look;
-    looks (B,) int64, steps since then.
+    State: observation (B, D); member (B,) int64, the member of the row; disagreement (B,), average squared
+    disagreement so far, -1 before the first estimate; looks (B,) int64, number of steps since the first estimate.
+    Raises UnsupportedSpaceError for image observations.
     """
 
     log_terminal_weight: Tensor
-    _few: Callable[..., Any] | None = None
+    _compiled_step: Callable[..., Any] | None = None
 
     def __init__(self, spec: WorldSpec, config: EnsembleConfig) -> None:
         super().__init__(spec, config)
@@ -73,11 +76,11 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.register_buffer("log_terminal_weight", torch.zeros(()))
 
     def inert_buffers(self) -> tuple[str, ...]:
-        """The ties of data that has none."""
+        """Buffers of the normaliser that have no effect for this data."""
         return self.normalizer.inert_buffers("normalizer")
 
     def prepare(self, statistics: Statistics) -> None:
-        """Take over the scales, and weigh terminal steps by how rare they are."""
+        """Set the normaliser and the weight of terminal steps."""
         self.normalizer.prepare(statistics)
         log_weight, bias = terminal_weight(
             statistics.terminal_fraction, self.config.terminal_weight
@@ -86,23 +89,23 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.heads.biases[-1].data[:, :, 2] = bias
 
     def warm_start(self, older: TrainableWorldModel) -> None:
-        """The older members, in this model's scales."""
+        """Take over the older members, converted to the scales of this model."""
         assert isinstance(older, EnsembleWorldModel)
         self.normalizer.carry_as(older.normalizer)
-        units = Units.between(older.normalizer, self.normalizer)
+        rescaling = Rescaling.between(older.normalizer, self.normalizer)
         actions = action_size(self.spec.action_space)
         weight = (self.log_terminal_weight - older.log_terminal_weight)[None]
         outcome = (
-            torch.cat([units.reward_gain, torch.ones_like(weight)]),
-            torch.cat([units.reward_shift, weight]),
+            torch.cat([rescaling.reward_gain, torch.ones_like(weight)]),
+            torch.cat([rescaling.reward_shift, weight]),
         )
         self.dynamics.take_over(
-            older.dynamics, units.observation_action(actions), units.noisy_change()
+            older.dynamics, rescaling.observation_action(actions), rescaling.noisy_change()
         )
-        self.heads.take_over(older.heads, units.transition(actions), outcome)
+        self.heads.take_over(older.heads, rescaling.transition(actions), outcome)
 
     def for_inference(self) -> EnsembleWorldModel:
-        """The same model for fast steps without gradients."""
+        """Return the model for fast steps without gradients; small batches on the CPU use the compiled step."""
         dtype = self.normalizer.center.dtype
         fast = copy.copy(self)
         prepared = {
@@ -111,15 +114,15 @@ class EnsembleWorldModel(TrainableWorldModel):
         }
         fast._modules = {**self._modules, **prepared}
         if dtype == torch.float32 and self.normalizer.center.device.type == "cpu":
-            fast._few = self._few_rows()
+            fast._compiled_step = self._compile_step()
         return fast
 
-    def _few_rows(self) -> Callable[..., Any] | None:
-        """The compiled step of few rows, with everything but rows filled in; None where numba is not installed."""
+    def _compile_step(self) -> Callable[..., Any] | None:
+        """Compiled step of small batches, with the networks and scales bound; None if numba is not available."""
         compiled = compiled_loops()
         if compiled is None:
             return None
-        scales = compiled.Scales.of(
+        scales = compiled.KernelScales.of(
             self.normalizer,
             std_low=math.exp(self.config.log_std_min),
             std_high=math.exp(self.config.log_std_max),
@@ -130,21 +133,21 @@ class EnsembleWorldModel(TrainableWorldModel):
         return partial(compiled.step_rows, networks[0], networks[1], scales)
 
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
-        """The newest observation, and a member drawn for the row's whole episode."""
+        """Take the newest observation, and draw the member that the row uses for its whole episode."""
         member = rng.integers(self.config.members)
         return self._fresh(self.layout.flatten(context.last()), member)
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
-        """The new observation replaces the old one; the row keeps its member."""
+        """Replace the observation; the row keeps its member."""
         return self._fresh(self.layout.flatten(observation), state["member"])
 
     def _fresh(self, vector: Tensor, member: Tensor) -> State:
         return {
             "observation": vector,
             "member": member,
-            "disagreement": vector.new_full((len(member),), _UNKNOWN),
+            "disagreement": vector.new_full((len(member),), _NO_ESTIMATE),
             "looks": torch.zeros_like(member),
         }
 
@@ -157,16 +160,17 @@ class EnsembleWorldModel(TrainableWorldModel):
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
-        """One step of each row by its own member.
+        """Predict one step of each row with the row's member.
 
-        `Prediction.uncertainty`: disagreement of the members' mean next observation, root mean square over the
-        dimensions, plus how far the step leads out of the data's range, both in units of one step's typical
-        change: members that were never told may agree on nonsense. "full" asks all members at each step; True asks
-        all at a row's first step, then one other member every `partner_every` steps, and averages.
+        `Prediction.uncertainty` is the sum of two terms, in units of the typical change per step: the disagreement of
+        the members' mean next observation (root mean square over the dimensions), and the distance to the range of the
+        data, because members can agree on wrong predictions outside of it. "full" compares all members at each step.
+        True compares all members at the first step of a row, then one other member every `partner_every` steps, and
+        averages.
         """
         vector, member = state["observation"], state["member"]
-        if self._few is not None and len(member) <= _FEW:
-            return self._step_few(state, action, rng, temperature, uncertainty)
+        if self._compiled_step is not None and len(member) <= _MAX_COMPILED_ROWS:
+            return self._step_compiled(state, action, rng, temperature, uncertainty)
         groups = RowGroups.of(member, self.config.members)
         normalized = self.normalizer.normalize(vector)
         inputs = torch.cat([normalized, action], -1)
@@ -174,24 +178,24 @@ class EnsembleWorldModel(TrainableWorldModel):
         noise = rng.normal(self.layout.size, dtype=mean.dtype)
         change = torch.addcmul(mean, self._deviation(raw), noise, value=temperature)
         arrived = self.normalizer.arrive(vector, change)
-        seen = [normalized, action, *self.normalizer.arrival(vector, arrived)]
-        outcome = self.heads.own(torch.cat(seen, -1), groups)
-        reward, bonus, logit = outcome.unbind(-1)
-        doubt = {name: state[name] for name in ("disagreement", "looks")}
-        doubts = None
+        transition = [normalized, action, *self.normalizer.arrival(vector, arrived)]
+        outcome = self.heads.own(torch.cat(transition, -1), groups)
+        reward, terminal_reward, logit = outcome.unbind(-1)
+        estimate = {name: state[name] for name in ("disagreement", "looks")}
+        total = None
         if uncertainty:
-            doubt = self._look(state, inputs, mean, uncertainty)
+            estimate = self._update_disagreement(state, inputs, mean, uncertainty)
             outside = self.normalizer.outside(vector, change)
-            doubts = doubt["disagreement"].sqrt() + outside
+            total = estimate["disagreement"].sqrt() + outside
         prediction = Prediction(
             self.normalizer.reward_units(reward),
             (logit - self.log_terminal_weight).sigmoid(),
-            self.normalizer.reward_units(bonus, terminal=True),
-            doubts,
+            self.normalizer.reward_units(terminal_reward, terminal=True),
+            total,
         )
-        return {"observation": arrived, "member": member, **doubt}, prediction
+        return {"observation": arrived, "member": member, **estimate}, prediction
 
-    def _step_few(
+    def _step_compiled(
         self,
         state: State,
         action: Tensor,
@@ -199,18 +203,19 @@ class EnsembleWorldModel(TrainableWorldModel):
         temperature: float,
         uncertainty: Uncertainty,
     ) -> tuple[State, Prediction]:
-        assert self._few is not None
+        """`step` through the compiled loops of `numba_kernels`."""
+        assert self._compiled_step is not None
         noise = rng.normal(self.layout.size)
-        rows = (state["observation"], action, state["member"], state["disagreement"])
+        inputs = (state["observation"], action, state["member"], state["disagreement"])
         looks = state["looks"]
         scaled = noise if temperature == 1.0 else noise * temperature
-        arrived, outcome, doubt = self._few(
-            *[value.numpy() for value in (*rows, looks, scaled)],
+        arrived, outcome, estimate = self._compiled_step(
+            *[value.numpy() for value in (*inputs, looks, scaled)],
             2 if uncertainty == "full" else int(uncertainty),
             self.config.partner_every,
         )
-        reward, bonus, probability, disagreement, doubts = (
-            torch.from_numpy(values) for values in (*outcome, *doubt)
+        reward, terminal_reward, probability, disagreement, total = (
+            torch.from_numpy(values) for values in (*outcome, *estimate)
         )
         state = {
             "observation": torch.from_numpy(arrived),
@@ -218,48 +223,54 @@ class EnsembleWorldModel(TrainableWorldModel):
             "disagreement": disagreement,
             "looks": looks + 1 if uncertainty else looks,
         }
-        return state, Prediction(reward, probability, bonus, doubts if uncertainty else None)
+        prediction = Prediction(
+            reward, probability, terminal_reward, total if uncertainty else None
+        )
+        return state, prediction
 
-    def _look(
+    def _update_disagreement(
         self, state: State, inputs: Tensor, own: Tensor, uncertainty: Uncertainty
     ) -> dict[str, Tensor]:
-        """`disagreement` and `looks` after this step. own: (B, D) mean change by each row's own member."""
-        known, looks = state["disagreement"], state["looks"]
+        """`disagreement` and `looks` after this step. own: (B, D) mean change predicted by the row's member."""
+        average, looks = state["disagreement"], state["looks"]
         others = self.config.members - 1
         if uncertainty == "full":
             return {"disagreement": self._disagreement(inputs), "looks": looks + 1}
-        fresh = known < 0
-        if bool(fresh.any()):
-            rows = fresh.nonzero().squeeze(1)
-            known = known.index_copy(0, rows, self._disagreement(inputs[rows]))
-        due = ((looks % self.config.partner_every == 0) & ~fresh).nonzero().squeeze(1)
+        first = average < 0
+        if bool(first.any()):
+            rows = first.nonzero().squeeze(1)
+            average = average.index_copy(0, rows, self._disagreement(inputs[rows]))
+        due = ((looks % self.config.partner_every == 0) & ~first).nonzero().squeeze(1)
         if len(due):
-            # Each of the others in turn, so that the average goes over all of them.
+            # The other members take turns, so the average covers all of them.
             turn = 1 + looks[due] // self.config.partner_every % others
             partner = (state["member"][due] + turn) % self.config.members
             groups = RowGroups(partner, self.config.members)
             other, _ = self.dynamics.own(inputs[due], groups).chunk(2, -1)
-            # Half the squared difference of two is their variance.
-            seen = (own[due] - other).square().mean(-1) * 0.5
-            known = known.index_copy(0, due, known[due].lerp(seen, 1.0 / others))
-        return {"disagreement": known, "looks": looks + 1}
+            # The sample variance of two values is half their squared difference.
+            variance = (own[due] - other).square().mean(-1) * 0.5
+            average = average.index_copy(0, due, average[due].lerp(variance, 1.0 / others))
+        return {"disagreement": average, "looks": looks + 1}
 
     def decode(self, state: State) -> Observation:
-        """The state's observation."""
+        """Return the observation of the state."""
         return self.layout.unflatten(state["observation"])
 
     def features(self, state: State) -> Tensor:
-        """(B, D) normalised observation."""
+        """Return the normalised observation, (B, D)."""
         return self.normalizer.normalize(state["observation"])
 
     def window(self, progress: float) -> int:
-        """One step first, `rollout` steps at the end."""
+        """Return 1 in the one-step part of the fit, then `rollout`."""
         return 1 if progress < self.config.one_step_share else self.config.rollout
 
     def loss(
         self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Each member learns from its own share of the rows: Gaussian likelihood, then k-step error of the mean."""
+        """Compute the negative log-likelihood of one step, and the multi-step error of the mean if T > 1.
+
+        Each member is trained on its own share of the rows.
+        """
         members = self.config.members
         rows = len(batch) // members * members
         split = lambda value: value[:rows].unflatten(0, (members, -1))  # noqa: E731
@@ -271,31 +282,31 @@ class EnsembleWorldModel(TrainableWorldModel):
         start = vectors[:, :, 0]
         inputs = torch.cat([self.normalizer.normalize(start), actions[:, :, 0]], -1)
         mean, log_std = self._change(self.dynamics(inputs))
-        miss = self.normalizer.change(start, vectors[:, :, 1]) - mean
-        surprise = miss * (-log_std).exp()
+        error = self.normalizer.change(start, vectors[:, :, 1]) - mean
+        scaled = error * (-log_std).exp()
         misfit = functional.huber_loss(
-            surprise, torch.zeros_like(surprise), reduction="none", delta=self.config.outlier
+            scaled, torch.zeros_like(scaled), reduction="none", delta=self.config.outlier
         )
-        # beta-NLL: without the weight, points that are noisy or badly fitted stop teaching the mean.
+        # beta-NLL: without the weight, noisy or badly fitted samples have almost no effect on the mean.
         weight = (2.0 * self.config.beta * log_std).exp().detach()
         likelihood = weight * (misfit + log_std)
         parts["change"] = weighted_mean(likelihood.mean(-1), valid[:, :, 0])
         if actions.shape[2] > 1:
             parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
         logs = {name: part.detach() for name, part in parts.items()}
-        logs["per_dimension"] = miss.detach().square().mean((0, 1)).sqrt()
+        logs["per_dimension"] = error.detach().square().mean((0, 1)).sqrt()
         return torch.stack(list(parts.values())).sum(), logs
 
     def _rollout_loss(
         self, vectors: Tensor, actions: Tensor, valid: Tensor, mean: Tensor
     ) -> Tensor:
-        """Error of the mean rolled on from its own first step `mean` (E, N, D), for windows (E, N, T, ...)."""
+        """Multi-step error of the mean on windows (E, N, T, ...), from the predicted first step `mean` (E, N, D)."""
         steps = actions.shape[2]
         vector, total = vectors[:, :, 0], mean.new_zeros(())
         for step in range(1, steps):
             vector = self.normalizer.moved(vector, mean)
             inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
-            # The noise is not rolled out: its half of the outputs need not be computed.
+            # Only the mean is rolled out, so the outputs of the noise are not needed.
             mean = self.dynamics(inputs, outputs=self.layout.size)
             target = self.normalizer.change(vector, vectors[:, :, step + 1])
             error = functional.smooth_l1_loss(mean, target, reduction="none").mean(-1)
@@ -305,39 +316,41 @@ class EnsembleWorldModel(TrainableWorldModel):
     def _outcome_loss(
         self, vectors: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor, valid: Tensor
     ) -> dict[str, Tensor]:
-        """Reward and termination of the first, real transition of each window (E, N, ...)."""
+        """Losses of reward and termination on the first, real transition of each window (E, N, ...)."""
         transition = self.normalizer.transition(
             vectors[:, :, 0], actions[:, :, 0], vectors[:, :, 1]
         )
-        reward, bonus, logit = self.heads(transition).unbind(-1)
+        reward, terminal_reward, logit = self.heads(transition).unbind(-1)
         first, ends = valid[:, :, 0], terminated[:, :, 0]
         target = self.normalizer.normalize_reward(rewards[:, :, 0])
-        target_bonus = self.normalizer.normalize_reward(rewards[:, :, 0], terminal=True)
+        terminal_target = self.normalizer.normalize_reward(rewards[:, :, 0], terminal=True)
         weight = self.log_terminal_weight.exp()
         cross_entropy = functional.binary_cross_entropy_with_logits(
             logit, ends, pos_weight=weight, reduction="none"
         )
         error = functional.smooth_l1_loss(reward, target, reduction="none")
-        error_bonus = functional.smooth_l1_loss(bonus, target_bonus, reduction="none")
+        terminal_error = functional.smooth_l1_loss(
+            terminal_reward, terminal_target, reduction="none"
+        )
         return {
             "reward": weighted_mean(error, first * (1.0 - ends)),
-            "terminal_reward": weighted_mean(error_bonus, first * ends),
+            "terminal_reward": weighted_mean(terminal_error, first * ends),
             "terminated": weighted_mean(cross_entropy, first),
         }
 
     def _change(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean, log-std) of the change; the log-std is clamped softly, so that its gradient never dies."""
+        """(mean, log-std) of the change. The log-std has soft bounds, so its gradient is never 0."""
         mean, raw = outputs.chunk(2, -1)
         low, high = self.config.log_std_min, self.config.log_std_max
         log_std = high - functional.softplus(high - raw)
         return mean, low + functional.softplus(log_std - low)
 
     def _deviation(self, raw: Tensor) -> Tensor:
-        """The exponential of `_change`'s log-std, with one sigmoid instead of two logarithms and three exponentials."""
+        """Standard deviation of the change: the exponential of `_change`'s log-std, computed with one sigmoid."""
         low, high = math.exp(self.config.log_std_min), math.exp(self.config.log_std_max)
         return (raw - self.config.log_std_max).sigmoid() * high + low
 
     def _disagreement(self, inputs: Tensor) -> Tensor:
-        """(B,) variance over all members of the mean change, averaged over the dimensions."""
+        """Variance over all members of the mean change, averaged over the dimensions: (B,)."""
         mean, _ = self.dynamics(inputs[None]).chunk(2, -1)
         return mean.var(0).mean(-1)

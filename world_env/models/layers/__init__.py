@@ -1,1 +1,1 @@
-"""Network layers and losses that several families share."""
+"""Network layers and losses shared by the families of world models."""

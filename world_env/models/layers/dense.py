@@ -1,4 +1,4 @@
-"""Dense layers with normalisation, for training and for inference."""
+"""Dense layers with LayerNorm, for training and for inference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from world_env.models.layers.fused_activation import activation
 
 
 def dense(inputs: int, width: int, layers: int = 1) -> nn.Sequential:
-    """Hidden layers with LayerNorm and SiLU."""
+    """Create `layers` hidden layers with LayerNorm and SiLU."""
     sizes = [inputs] + [width] * layers
     parts: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(sizes):
@@ -21,7 +21,7 @@ def dense(inputs: int, width: int, layers: int = 1) -> nn.Sequential:
 
 
 class PreparedDense(nn.Module):
-    """Layers of `dense`, and maybe a linear one after them, for stepping: fewer calls, no gradients, shared weights."""
+    """Inference version of `dense` layers and an optional linear layer: fewer calls, no gradients, shared weights."""
 
     def __init__(self, layers: nn.Sequential) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class PreparedDense(nn.Module):
         self.last = _product(parts[-1]) if isinstance(parts[-1], nn.Linear) else None
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(N, inputs) to (N, outputs)."""
+        """Map (N, inputs) to (N, outputs)."""
         for (weight, bias), gain, shift in self.hidden:
             rows = self._activate(torch.addmm(bias, rows, weight), gain, shift)
         return rows if self.last is None else torch.addmm(self.last[1], rows, self.last[0])

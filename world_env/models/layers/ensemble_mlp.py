@@ -1,4 +1,4 @@
-"""Multilayer perceptrons of independent ensemble members."""
+"""Multilayer perceptrons with one set of weights per ensemble member."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from world_env.models.layers.fused_activation import activation
 
 
 class RowGroups:
-    """Rows sorted by the member each follows, so that a member's rows are one slice.
+    """Batch rows sorted by ensemble member, so that the rows of a member are one slice.
 
-    parts: (member, its rows) as (index, slice of the sorted rows), members without rows left out.
+    parts: list of (member, slice of the sorted rows), without members that have no rows.
     """
 
     def __init__(self, member: Tensor, members: int) -> None:
@@ -24,43 +24,43 @@ class RowGroups:
         if len(member) == 1:
             self.parts = [(int(member[0]), slice(0, 1))]
             return
-        # Few members fit into 8 bits, which numpy sorts by counting.
+        # numpy sorts 8-bit integers by counting, which is faster.
         small = member.to(torch.int8 if members < 128 else torch.int32)
         order = small.numpy(force=True).argsort(kind="stable")
         self.order = torch.from_numpy(order).to(member.device)
         self.inverse = torch.empty_like(self.order)
         self.inverse[self.order] = torch.arange(len(order), device=member.device)
-        ends = torch.bincount(member, minlength=members).cumsum(0).tolist()
-        begins = [0, *ends[:-1]]
+        stops = torch.bincount(member, minlength=members).cumsum(0).tolist()
+        begins = [0, *stops[:-1]]
         self.parts = [
-            (index, slice(begin, end))
-            for index, (begin, end) in enumerate(zip(begins, ends, strict=True))
-            if end > begin
+            (index, slice(begin, stop))
+            for index, (begin, stop) in enumerate(zip(begins, stops, strict=True))
+            if stop > begin
         ]
 
     @classmethod
     def of(cls, member: Tensor, members: int) -> RowGroups:
-        """The groups of a state's member tensor, found once: it stays the same tensor until a row restarts."""
-        kept = member.__dict__.get("row_groups")
-        if kept is None or kept[:2] != (members, member._version):
-            kept = (members, member._version, cls(member, members))
-            member.__dict__["row_groups"] = kept
-        groups: RowGroups = kept[2]
+        """Groups of a state's member tensor, cached on the tensor: it is the same object until a row is reset."""
+        cached = member.__dict__.get("row_groups")
+        if cached is None or cached[:2] != (members, member._version):
+            cached = (members, member._version, cls(member, members))
+            member.__dict__["row_groups"] = cached
+        groups: RowGroups = cached[2]
         return groups
 
     def sort(self, rows: Tensor) -> Tensor:
-        """(B, ...) with each member's rows side by side."""
+        """Sort rows (B, ...) by member."""
         return rows if self.order is None else rows.index_select(0, self.order)
 
     def restore(self, rows: Tensor) -> Tensor:
-        """The inverse of `sort` on what was computed from it."""
+        """Inverse of `sort`."""
         return rows if self.inverse is None else rows.index_select(0, self.inverse)
 
 
 class MemberMLP(nn.Module):
-    """E independent networks: hidden layers with LayerNorm and SiLU, a zero-initialised last layer.
+    """E independent networks: hidden layers with LayerNorm and SiLU, and a linear last layer initialised to zero.
 
-    LayerNorm keeps long rollouts from exploding (NEUBAY); the zero last layer starts as "nothing happens".
+    LayerNorm keeps long rollouts bounded (NEUBAY). With a zero last layer, an untrained model predicts no change.
     """
 
     def __init__(self, members: int, inputs: int, width: int, layers: int, outputs: int) -> None:
@@ -85,10 +85,10 @@ class MemberMLP(nn.Module):
     def take_over(
         self, older: MemberMLP, inputs: tuple[Tensor, Tensor], outputs: tuple[Tensor, Tensor]
     ) -> None:
-        """Become an older network of the same sizes, as the same function in other units.
+        """Copy an older network of the same sizes, converted to other scales of its inputs and outputs.
 
-        inputs: (gain, shift), (inputs,) each: what the older one saw is gain * what this one sees + shift.
-        outputs: (gain, shift), (outputs,) each: what this one says is gain * what the older one said + shift.
+        inputs: (gain, shift), each (inputs,): older input = gain * input + shift.
+        outputs: (gain, shift), each (outputs,): output = gain * older output + shift.
         """
         self.load_state_dict(older.state_dict())
         first, last = self.weights[0], self.weights[-1]
@@ -98,9 +98,9 @@ class MemberMLP(nn.Module):
         self.biases[-1].copy_(self.biases[-1] * outputs[0] + outputs[1])
 
     def forward(self, inputs: Tensor, *, outputs: int | None = None) -> Tensor:
-        """(E, N, inputs) or (1, N, inputs), seen by all members, to (E, N, outputs).
+        """Map (E, N, inputs), or (1, N, inputs) for all members, to (E, N, outputs).
 
-        outputs: only that many, the first ones; None: all.
+        outputs: number of outputs to compute, from the first one; None: all.
         """
         hidden = inputs.expand(self.weights[0].shape[0], -1, -1)
         for weight, bias, gain, shift in zip(
@@ -108,16 +108,16 @@ class MemberMLP(nn.Module):
         ):
             hidden = torch.baddbmm(bias, hidden, weight)
             hidden = functional.layer_norm(hidden, hidden.shape[-1:])
-            # Not addcmul: its backward multiplies whole layers by its constant 1.
+            # addcmul would be slower: its backward pass multiplies all values by the constant 1.
             hidden = functional.silu((hidden * gain).add_(shift))
         weight, bias = self.weights[-1], self.biases[-1]
         return torch.baddbmm(bias[..., :outputs], hidden, weight[..., :outputs])
 
     def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
-        """(B, inputs) to (B, outputs), each row through its own member only."""
+        """Map (B, inputs) to (B, outputs), each row through its own member only."""
         rows = groups.sort(inputs)
-        made = [self._member(rows[part], index) for index, part in groups.parts]
-        return groups.restore(torch.cat(made))
+        outputs = [self._member(rows[part], index) for index, part in groups.parts]
+        return groups.restore(torch.cat(outputs))
 
     def _member(self, hidden: Tensor, index: int) -> Tensor:
         for weight, bias, gain, shift in zip(
@@ -131,31 +131,30 @@ class MemberMLP(nn.Module):
         return torch.addmm(self.biases[-1][index], hidden, self.weights[-1][index])
 
 
-_CHUNK, _MANY = 512, 1 << 18
-"""Rows that go through a whole network at once, on the CPU and elsewhere: what they need on the way does not grow with
-all rows. A GPU is fed with as many as it holds."""
+_CPU_CHUNK, _GPU_CHUNK = 512, 1 << 18
+"""Rows per pass through a network: bounds the memory of the hidden layers. A GPU needs large passes to be fast."""
 
 
 class PreparedMLP(nn.Module):
-    """A `MemberMLP` as it is now, for stepping without gradients: the same numbers from fewer and larger calls.
+    """Inference version of a `MemberMLP`: the same function in fewer and larger calls, without gradients.
 
-    Weights are shared where the precision allows, so memory does not grow; it has no parameters of its own.
-    dtype: of the hidden layers; inputs and outputs keep theirs.
+    It has no parameters of its own. Weights are shared with the network if the precision is the same.
+    dtype: precision of the hidden layers; inputs and outputs keep their own.
     """
 
     def __init__(self, network: MemberMLP, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.outputs = network.weights[-1].shape[-1]
-        place = network.weights[-1].device.type
-        self.chunk = _CHUNK if place == "cpu" else _MANY
-        self._activate = activation(dtype, place)
+        device = network.weights[-1].device.type
+        self.chunk = _CPU_CHUNK if device == "cpu" else _GPU_CHUNK
+        self._activate = activation(dtype, device)
         parts = (network.weights, network.biases, network.gains, network.shifts)
         weights, biases, gains, shifts = (
             [value.detach().to(dtype).unbind(0) for value in part] for part in parts
         )
         vectors = [[[one[0] for one in layer] for layer in part] for part in (gains, shifts)]
-        # One list of layers a member: looking them up costs as much as a small product.
+        # One list of layers per member: indexing the stacked weights costs as much as a small matrix product.
         self.members = [
             (
                 [
@@ -168,7 +167,7 @@ class PreparedMLP(nn.Module):
         ]
 
     def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
-        """(B, inputs) to (B, outputs), each row through its own member only."""
+        """Map (B, inputs) to (B, outputs), each row through its own member only."""
         rows = groups.sort(inputs).to(self.dtype)
         out = torch.empty(len(rows), self.outputs, dtype=self.dtype, device=rows.device)
         for index, part in groups.parts:
@@ -178,7 +177,7 @@ class PreparedMLP(nn.Module):
         return groups.restore(out).to(inputs.dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(1, N, inputs), seen by all members, to (E, N, outputs)."""
+        """Map (1, N, inputs) through all members to (E, N, outputs)."""
         rows = inputs[0].to(self.dtype)
         shape = (len(self.members), len(rows), self.outputs)
         out = torch.empty(shape, dtype=self.dtype, device=rows.device)

@@ -1,4 +1,4 @@
-"""Compiled loops where there are some, and what does the same where there are none."""
+"""LayerNorm and SiLU as one operation: by compiled loops if numba is available, else by torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 
-def activation(dtype: torch.dtype, place: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """LayerNorm and SiLU of hidden layers (N, width), given their gain and shift (width,): without gradients.
+def activation(dtype: torch.dtype, device: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Create the function (hidden, gain, shift) -> LayerNorm and SiLU of hidden (N, width), without gradients.
 
-    dtype, place: of the layers, which may be overwritten; compiled loops exist for float32 on the CPU.
+    gain, shift: (width,). The input may be overwritten.
+    dtype, device: precision and device type of the layers. Compiled loops exist for float32 on the CPU.
     """
-    loops = compiled_loops() if (dtype, place) == (torch.float32, "cpu") else None
+    loops = compiled_loops() if (dtype, device) == (torch.float32, "cpu") else None
     if loops is None:
-        # What torch.nn.functional does, without its checks.
+        # The operations of torch.nn.functional, without the cost of its checks.
         return lambda hidden, gain, shift: torch.ops.aten.silu_(
             torch.layer_norm(hidden, gain.shape, gain, shift)
         )
@@ -31,7 +32,10 @@ def activation(dtype: torch.dtype, place: str) -> Callable[[Tensor, Tensor, Tens
 
 @functools.cache
 def compiled_loops() -> Any:
-    """`world_env.models.layers.numba_kernels`; None where numba is not installed, or has nowhere to keep what it compiled."""
+    """Import `world_env.models.layers.numba_kernels`.
+
+    Returns None if numba is not installed, or if no folder for its compiled code can be written.
+    """
     try:
         from world_env.models.layers import numba_kernels as compiled
     except (ImportError, RuntimeError):

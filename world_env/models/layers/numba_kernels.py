@@ -1,12 +1,12 @@
-"""Loops compiled by numba at first use and cached on disk: optional, `pip install "world-env[fast]"`.
+"""Loops compiled by numba at first use and cached on disk. Optional: `pip install "world-env[fast]"`.
 
-Between the products of many rows, LayerNorm and SiLU in one pass; and the whole step of a few rows as one call, because
-calls cost more than numbers there. The equations are those of `networks` and `ensemble` (tests hold them together), on
-numpy arrays. Letters as in `world_env.types`.
+For large batches: LayerNorm and SiLU in one pass. For small batches: the whole step of an ensemble as one call, because
+there the calls cost more than the arithmetic. The equations are those of `layers.ensemble_mlp`, `layers.normalizer` and
+`ensemble.model`, on numpy arrays; tests compare the two. Letters as in `world_env.batch`.
 
-What loops call is always inlined. As a function of its own it would be linked in one way by the process that
-compiles it and in another by those that find it on disk: with the liberties below they round otherwise, and the same
-seeds would not give the same policy.
+All inner functions are inlined. Otherwise the process that compiles them and the processes that load them from disk
+would link them differently: with the fast-math flags below they would round differently, and equal seeds would not give
+equal results.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+# Compiled as a constant. The cache on disk follows changes of this file only: after a change of the margin, clear it.
+from world_env.data_range import MARGINS_PER_WIDENED_RANGE
+
 _FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}
-"""Liberties that let loops run in vector registers. Not taken: that there are no NaNs; simulators look for them."""
+"""Fast-math flags that allow vector instructions. "nnan" is not among them: the simulator must detect NaN."""
 _EPSILON = np.float32(1e-5)
-_SHORT = np.float32(1e-6)
-_LIMIT = np.float32(9.0)
-_TOP = tuple(
+_MIN_SQUARED_LENGTH = np.float32(1e-6)
+_TANH_LIMIT = np.float32(9.0)
+_NUMERATOR = tuple(
     np.float32(value)
     for value in (
         *(4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08),
         *(-8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16),
     )
 )
-_BOTTOM = tuple(
+_DENOMINATOR = tuple(
     np.float32(value)
     for value in (
         4.89352518554385e-03,
@@ -38,11 +41,12 @@ _BOTTOM = tuple(
         1.19825839466702e-06,
     )
 )
-"""tanh(x) = x top(x^2) / bottom(x^2) within 9 of 0, to float32 precision: the approximation of Eigen and XLA."""
+"""Coefficients of tanh(x) = x numerator(x^2) / denominator(x^2) for |x| <= 9, exact to float32: the approximation of
+Eigen and XLA."""
 
 
 class Network(NamedTuple):
-    """A `MemberMLP` as arrays: one (E, in, out), (E, 1, out), ... a layer, float32."""
+    """Weights of a `MemberMLP` as float32 arrays; per layer (E, inputs, outputs) and (E, 1, outputs)."""
 
     weights: tuple[np.ndarray, ...]
     biases: tuple[np.ndarray, ...]
@@ -51,13 +55,13 @@ class Network(NamedTuple):
 
     @classmethod
     def of(cls, network: Any) -> Network:
-        """The numbers of a `MemberMLP`, shared with it."""
+        """Weights of a `MemberMLP`, without a copy."""
         parts = (network.weights, network.biases, network.gains, network.shifts)
         return cls(*(tuple(value.detach().numpy() for value in part) for part in parts))
 
 
-class Scales(NamedTuple):
-    """A `Normalizer` as arrays, and what a step needs besides; see `EnsembleWorldModel`."""
+class KernelScales(NamedTuple):
+    """Buffers of a `Normalizer` as arrays, and the other constants of a step; see `EnsembleWorldModel`."""
 
     center: np.ndarray
     scale: np.ndarray
@@ -74,15 +78,15 @@ class Scales(NamedTuple):
     log_terminal_weight: float
 
     @classmethod
-    def of(cls, normalizer: Any, **others: Any) -> Scales:
-        """The buffers of a `Normalizer`, shared with it, and all that is no buffer."""
+    def of(cls, normalizer: Any, **others: Any) -> KernelScales:
+        """Buffers of a `Normalizer`, without a copy. others: the fields that are not buffers."""
         buffers = [name for name in cls._fields if name not in others]
         return cls(**{name: getattr(normalizer, name).numpy() for name in buffers}, **others)
 
 
 @njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
-    """Put inputs @ weight + bias into `out`; with four rows of the weight at a time, it is read a quarter as often."""
+    """Write inputs @ weight + bias to `out`. Four rows of the weight per pass: `out` is read a quarter as often."""
     count, width = weight.shape
     for j in range(width):
         out[j] = bias[j]
@@ -116,35 +120,35 @@ def _activate(hidden: Any, gain: Any, shift: Any) -> None:
     factor = np.float32(1.0) / np.sqrt(variance / np.float32(width) + _EPSILON)
     for j in range(width):
         value = hidden[j] * factor * gain[j] + shift[j]
-        # x sigmoid(x) = x (1 + tanh(x / 2)) / 2. An exponential is a call for each number; this is arithmetic alone.
+        # x sigmoid(x) = x (1 + tanh(x / 2)) / 2. An exponential would need a call per value; this is arithmetic only.
         x = np.float32(0.5) * value
-        x = _LIMIT if x > _LIMIT else x
-        x = -_LIMIT if x < -_LIMIT else x
+        x = _TANH_LIMIT if x > _TANH_LIMIT else x
+        x = -_TANH_LIMIT if x < -_TANH_LIMIT else x
         y = x * x
-        top = _TOP[6]
-        top = top * y + _TOP[5]
-        top = top * y + _TOP[4]
-        top = top * y + _TOP[3]
-        top = top * y + _TOP[2]
-        top = top * y + _TOP[1]
-        top = top * y + _TOP[0]
-        bottom = _BOTTOM[3]
-        bottom = bottom * y + _BOTTOM[2]
-        bottom = bottom * y + _BOTTOM[1]
-        bottom = bottom * y + _BOTTOM[0]
-        hidden[j] = np.float32(0.5) * value * (np.float32(1.0) + x * top / bottom)
+        numerator = _NUMERATOR[6]
+        numerator = numerator * y + _NUMERATOR[5]
+        numerator = numerator * y + _NUMERATOR[4]
+        numerator = numerator * y + _NUMERATOR[3]
+        numerator = numerator * y + _NUMERATOR[2]
+        numerator = numerator * y + _NUMERATOR[1]
+        numerator = numerator * y + _NUMERATOR[0]
+        denominator = _DENOMINATOR[3]
+        denominator = denominator * y + _DENOMINATOR[2]
+        denominator = denominator * y + _DENOMINATOR[1]
+        denominator = denominator * y + _DENOMINATOR[0]
+        hidden[j] = np.float32(0.5) * value * (np.float32(1.0) + x * numerator / denominator)
 
 
 @njit(fastmath=_FAST, error_model="numpy", cache=True)
 def activate_rows(hidden: Any, gain: Any, shift: Any) -> None:
-    """LayerNorm and SiLU of (B, W) float32, in place; gain, shift: (W,)."""
+    """LayerNorm and SiLU of (B, W) float32, in place. gain, shift: (W,)."""
     for row in range(len(hidden)):
         _activate(hidden[row], gain, shift)
 
 
 @njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _run(network: Any, member: int, inputs: Any) -> Any:
-    """One row through one member: (inputs,) to (outputs,)."""
+    """Map one row (inputs,) through one member to (outputs,)."""
     hidden = inputs
     layers = len(network.gains)
     for i in range(layers):
@@ -159,14 +163,14 @@ def _run(network: Any, member: int, inputs: Any) -> Any:
 
 @njit(forceinline=True)
 def _clip(value: float, low: float, high: float) -> float:
-    """NaN stays NaN."""
+    """Clip a value; NaN stays NaN."""
     if value < low:
         return low
     return high if value > high else value
 
 
 @njit(fastmath=_FAST, error_model="numpy", forceinline=True)
-def _all_disagree(dynamics: Any, inputs: Any, size: int) -> float:
+def _full_disagreement(dynamics: Any, inputs: Any, size: int) -> float:
     """Variance over all members of the mean change, averaged over the dimensions."""
     members = dynamics.weights[0].shape[0]
     means = np.empty((members, size), np.float32)
@@ -174,40 +178,40 @@ def _all_disagree(dynamics: Any, inputs: Any, size: int) -> float:
         means[member] = _run(dynamics, member, inputs)[:size]
     total = 0.0
     for i in range(size):
-        middle = means[:, i].mean()
+        mean = means[:, i].mean()
         for member in range(members):
-            total += (means[member, i] - middle) ** 2
+            total += (means[member, i] - mean) ** 2
     return total / (members - 1) / size
 
 
 @njit(fastmath=_FAST, error_model="numpy", forceinline=True)
-def _look(
+def _update_disagreement(
     dynamics: Any,
     inputs: Any,
     own: Any,
     member: int,
-    known: float,
+    average: float,
     looks: int,
     full: bool,
     every: int,
 ) -> float:
-    """A row's disagreement after this step."""
+    """Disagreement of a row after this step: `EnsembleWorldModel._update_disagreement`."""
     size, members = len(own) // 2, dynamics.weights[0].shape[0]
-    if full or known < 0.0:
-        return _all_disagree(dynamics, inputs, size)
+    if full or average < 0.0:
+        return _full_disagreement(dynamics, inputs, size)
     if looks % every != 0:
-        return known
+        return average
     partner = (member + 1 + looks // every % (members - 1)) % members
     other = _run(dynamics, partner, inputs)
-    seen = 0.0
+    squared = 0.0
     for i in range(size):
-        seen += (own[i] - other[i]) ** 2
-    return known + (0.5 * seen / size - known) / (members - 1)
+        squared += (own[i] - other[i]) ** 2
+    return average + (0.5 * squared / size - average) / (members - 1)
 
 
 @njit(fastmath=_FAST, error_model="numpy", forceinline=True)
 def _hold_together(vector: Any, together: Any) -> None:
-    """Unit vectors of one row (D,) to length 1 again, in place; together: (D, D)."""
+    """Rescale the unit vectors of one row (D,) to length 1, in place. together: (D, D)."""
     size = len(vector)
     factors = np.ones(size, np.float32)
     for i in range(size):
@@ -215,7 +219,7 @@ def _hold_together(vector: Any, together: Any) -> None:
         if together[i, i] > 0.0:
             for j in range(size):
                 square += together[i, j] * vector[j] * vector[j]
-        if square > _SHORT:
+        if square > _MIN_SQUARED_LENGTH:
             factors[i] = np.float32(1.0) / np.sqrt(square)
     for i in range(size):
         vector[i] *= factors[i]
@@ -238,56 +242,58 @@ def step_rows(
     """One step of B rows.
 
     vector: (B, D). action: (B, A). member: (B,) int64. disagreement: (B,). looks: (B,) int64. noise: (B, D), scaled by
-        the temperature. wanted: 0 no uncertainty, 1 the default, 2 "full". every: `partner_every`.
-    Returns arrived (B, D), outcome (3, B) of reward, terminal reward and probability of an end, doubt (2, B) of
-        disagreement and uncertainty.
+        the temperature. wanted: uncertainty, 0: none, 1: the cheap estimate, 2: "full". every: `partner_every`.
+    Returns (next vector (B, D), (3, B) of reward, terminal reward and termination probability, (2, B) of disagreement
+        and uncertainty).
     """
     rows, size = vector.shape
     actions = action.shape[1]
     arrived = np.empty((rows, size), np.float32)
-    outcome, doubt = np.empty((3, rows), np.float32), np.empty((2, rows), np.float32)
+    outcome, estimate = np.empty((3, rows), np.float32), np.empty((2, rows), np.float32)
     inputs = np.empty(size + actions, np.float32)
-    seen = np.empty(3 * size + actions, np.float32)
+    transition = np.empty(3 * size + actions, np.float32)
     for row in range(rows):
         for i in range(size):
             inputs[i] = _clip((vector[row, i] - scales.center[i]) / scales.scale[i], -10.0, 10.0)
         inputs[size:] = action[row]
-        seen[: size + actions] = inputs
-        made = _run(dynamics, member[row], inputs)
+        transition[: size + actions] = inputs
+        predicted = _run(dynamics, member[row], inputs)
         outside = np.float32(0.0)
         for i in range(size):
             unit = scales.change_scale[i]
-            gate = 1.0 / (1.0 + math.exp(scales.log_std_max - made[size + i]))
-            change = made[i] + (gate * scales.std_high + scales.std_low) * noise[row, i]
+            gate = 1.0 / (1.0 + math.exp(scales.log_std_max - predicted[size + i]))
+            change = predicted[i] + (gate * scales.std_high + scales.std_low) * noise[row, i]
             base = vector[row, i] if scales.carried[i] > 0.0 else scales.center[i]
-            where = base + change * unit
-            margin = (scales.high[i] - scales.low[i]) / 12.0
-            over = max(scales.low[i] + margin - where, where - scales.high[i] + margin) / unit
-            outside = max(outside, np.float32(over))
-            arrived[row, i] = _clip(where, scales.low[i], scales.high[i])
+            arrival = base + change * unit
+            margin = (scales.high[i] - scales.low[i]) / MARGINS_PER_WIDENED_RANGE
+            excess = max(scales.low[i] + margin - arrival, arrival - scales.high[i] + margin) / unit
+            outside = max(outside, np.float32(excess))
+            arrived[row, i] = _clip(arrival, scales.low[i], scales.high[i])
         if len(scales.together) > 0:
             _hold_together(arrived[row], scales.together)
         for i in range(size):
-            unit, where = scales.change_scale[i], arrived[row, i]
-            near = _clip((where - scales.center[i]) / scales.scale[i], -10.0, 10.0)
-            seen[size + actions + i] = near
-            seen[2 * size + actions + i] = _clip((where - vector[row, i]) / unit, -10.0, 10.0)
-        ends = _run(heads, member[row], seen)
+            unit, arrival = scales.change_scale[i], arrived[row, i]
+            normalized = _clip((arrival - scales.center[i]) / scales.scale[i], -10.0, 10.0)
+            transition[size + actions + i] = normalized
+            transition[2 * size + actions + i] = _clip(
+                (arrival - vector[row, i]) / unit, -10.0, 10.0
+            )
+        predicted_outcome = _run(heads, member[row], transition)
         for kind in range(2):
-            value = ends[kind] * scales.reward[kind, 1] + scales.reward[kind, 0]
+            value = predicted_outcome[kind] * scales.reward[kind, 1] + scales.reward[kind, 0]
             outcome[kind, row] = _clip(value, scales.reward_range[0], scales.reward_range[1])
-        outcome[2, row] = 1.0 / (1.0 + math.exp(scales.log_terminal_weight - ends[2]))
-        doubt[0, row] = disagreement[row]
+        outcome[2, row] = 1.0 / (1.0 + math.exp(scales.log_terminal_weight - predicted_outcome[2]))
+        estimate[0, row] = disagreement[row]
         if wanted > 0:
-            doubt[0, row] = _look(
+            estimate[0, row] = _update_disagreement(
                 dynamics,
                 inputs,
-                made,
+                predicted,
                 member[row],
                 disagreement[row],
                 looks[row],
                 wanted == 2,
                 every,
             )
-            doubt[1, row] = math.sqrt(doubt[0, row]) + outside
-    return arrived, outcome, doubt
+            estimate[1, row] = math.sqrt(estimate[0, row]) + outside
+    return arrived, outcome, estimate

@@ -1,4 +1,4 @@
-"""The same function in other units: how a network goes on when the scales of its data have changed."""
+"""Conversion of a fitted network to new normalisation scales, for a warm start."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from world_env.models.layers.normalizer import Normalizer
 
 
 @dataclass(frozen=True)
-class Units:
-    """What an older normaliser's numbers are in a newer one's.
+class Rescaling:
+    """Linear maps between the normalised values of an older and a newer normaliser.
 
-    gain, shift: (D,); what the older network saw is gain * what the newer one sees + shift.
-    change, change_shift: (D,); a newer change is change * the older one + change_shift.
-    reward_gain, reward_shift: (2,) of outputs; a newer normalised reward is gain * the older one + shift, where the
-        episode goes on and where it terminates.
+    gain, shift: (D,); older normalised observation = gain * newer one + shift.
+    change, change_shift: (D,); newer normalised change = change * older one + change_shift.
+    reward_gain, reward_shift: (2,); newer normalised reward = reward_gain * older one + reward_shift, for steps that do
+        not terminate and for steps that terminate.
     """
 
     gain: Tensor
@@ -28,8 +28,8 @@ class Units:
     reward_shift: Tensor
 
     @classmethod
-    def between(cls, older: Normalizer, newer: Normalizer) -> Units:
-        """From two prepared normalisers of the same layout that carry the same dimensions."""
+    def between(cls, older: Normalizer, newer: Normalizer) -> Rescaling:
+        """Compute the maps from two prepared normalisers with the same layout and equal `carried`."""
         (old_center, old_scale), (center, scale) = older.reward.T, newer.reward.T
         return cls(
             newer.scale / older.scale,
@@ -41,14 +41,14 @@ class Units:
         )
 
     def observation_action(self, actions: int) -> tuple[Tensor, Tensor]:
-        """(gain, shift), (D + A,) each, of inputs (observation, action)."""
+        """(gain, shift), each (D + A,), of the inputs (observation, action)."""
         return (
             torch.cat([self.gain, self.gain.new_ones(actions)]),
             torch.cat([self.shift, self.shift.new_zeros(actions)]),
         )
 
     def transition(self, actions: int) -> tuple[Tensor, Tensor]:
-        """(gain, shift), (3 D + A,) each, of inputs (observation, action, arrival, change)."""
+        """(gain, shift), each (3 D + A,), of the inputs (observation, action, next observation, change)."""
         gain, shift = self.observation_action(actions)
         return (
             torch.cat([gain, self.gain, 1.0 / self.change]),
@@ -56,7 +56,7 @@ class Units:
         )
 
     def noisy_change(self) -> tuple[Tensor, Tensor]:
-        """(gain, shift), (2 D,) each, of outputs (mean change, logarithm of its noise)."""
+        """(gain, shift), each (2 D,), of the outputs (mean change, logarithm of its standard deviation)."""
         return (
             torch.cat([self.change, torch.ones_like(self.change)]),
             torch.cat([self.change_shift, self.change.log()]),

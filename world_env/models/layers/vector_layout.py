@@ -1,4 +1,4 @@
-"""Where the keys of an observation lie in one flat vector."""
+"""Layout of an observation's keys in one flat vector."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from world_env.spec import WorldSpec
 
 
 class VectorLayout:
-    """How the keys of an observation lie in one flat vector of D numbers."""
+    """Conversion between an observation and one flat vector of D numbers.
+
+    family: name of the family, for the message.
+    Raises UnsupportedSpaceError if the observation space holds an image.
+    """
 
     def __init__(self, spec: WorldSpec, *, family: str) -> None:
         parts = observation_spaces(spec.observation_space)
         images = [key for key, space in parts.items() if is_image(space)]
         if images:
             raise UnsupportedSpaceError(
-                f"family {family!r} predicts vectors, but observation {images[0]!r} is an image {parts[images[0]]}: "
-                "use a family with an image encoder, such as 'rssm'"
+                f"family {family!r} supports vector observations only, but observation {images[0]!r} is an image "
+                f"{parts[images[0]]}: use a family with an image encoder, such as 'rssm'"
             )
         self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.size = sum(self.sizes)
-        # One flat key, the usual case, is the vector itself.
+        # A single flat key, the usual case, needs no conversion.
         flat = [key for key, shape in self.shapes.items() if len(shape) == 1]
         self._plain = flat[0] if len(flat) == len(self.shapes) == 1 else None
 
     def flatten(self, observation: Observation) -> Tensor:
-        """Key -> (..., *O) as one (..., D)."""
+        """Flatten an observation, key -> (..., *O), to (..., D)."""
         parts = [observation[key].flatten(-len(shape)) for key, shape in self.shapes.items()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def unflatten(self, vector: Tensor) -> Observation:
-        """(..., D) as key -> (..., *O)."""
+        """Inverse of `flatten`: (..., D) to key -> (..., *O)."""
         if self._plain is not None:
             return {self._plain: vector}
         parts = vector.split(self.sizes, -1)

@@ -1,4 +1,4 @@
-"""Recurrent state-space model for images, vectors and hidden state."""
+"""Recurrent state-space model for images, vectors and partially observed environments."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The sizes and training choices of a recurrent state-space model."""
+"""Configuration of the recurrent state-space models."""
 
 from __future__ import annotations
 
@@ -7,81 +7,89 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RssmConfig:
-    """Sizes and training choices of a recurrent state-space model; the defaults suit one CPU core."""
+    """Network sizes and training settings of a recurrent state-space model. The defaults are for one CPU core."""
 
     deter: int = 192
-    """Units of the recurrent part of a state."""
+    """Units of the recurrent, deterministic part of the state. More: longer memory, slower fit and steps."""
     groups: int = 16
-    """Categorical variables of the stochastic part."""
+    """Number of categorical variables in the stochastic part of the state. More: finer states, slower fit and steps."""
     classes: int = 16
-    """Classes of each of them."""
+    """Number of classes of each categorical variable, at least 2."""
     hidden: int = 128
-    """Units of every hidden layer."""
+    """Units of every hidden layer, at least 2. More: larger capacity, slower fit and steps."""
     patch: int = 4
-    """Side of the squares of pixels that are one place with many channels for the convolutions: with 1 most of the time
-    goes into the finest layers."""
+    """Side of the pixel patches that become channels before the first convolution, in pixels. Larger: faster, with less
+    detail. 1: no patches. Small images use smaller patches."""
     depth: int = 32
-    """Channels after an image's first convolution; they double with every further one."""
+    """Channels after the first convolution of an image. Each further convolution doubles them. More: finer images, slower
+    fit and steps."""
     vector_deviation: float = 0.05
-    """How exactly vectors have to be shown: the deviation that their normalised, squashed numbers may have. With 1, as
-    pixels have, a few numbers are worth less than the nats that tell them."""
+    """Standard deviation of the decoder's distribution of vector observations, in normalised symlog units; pixels have
+    1. Smaller: vectors have a larger weight in the loss. At 1 the model would ignore a short vector, because its
+    information costs more KL divergence than it gains."""
     members: int = 5
-    """Small networks whose disagreement is the uncertainty; at least 2."""
+    """Number of small networks whose disagreement is the uncertainty, at least 2. More: a better estimate, slower fit."""
     window: int = 24
-    """Steps of the windows to learn from."""
+    """Steps of a training window; must exceed `context`. More: longer dependencies are learned, slower fit."""
     context: int = 5
-    """Real observations that a state is inferred from, at most, where there are so many; a true start has one."""
+    """Largest number of real observations from which a state is inferred. At the start of an episode there is one."""
     windows: int = 32
-    """Windows an update."""
+    """Windows per gradient step. More: smoother and slower gradient steps."""
     learning_rate: float = 1e-3
-    """Peak step size of a fit, where nobody says another one."""
+    """Peak learning rate (default of a fit)."""
     decoded: float = 0.25
-    """Share of a window's images that are decoded an update: neighbours look alike, and decoding costs most."""
+    """Share of the images of a window, in (0, 1], that are decoded in a gradient step. Smaller: faster. Successive
+    images are similar, and decoding is the most expensive part."""
     free_nats: float = 0.3
-    """What the posterior may know beyond the prior at no price [Hafner et al. 2023, arXiv:2301.04104, eq. 5, with 1]:
-    what it knows more, a simulator draws at random."""
+    """KL divergence between posterior and prior that is not penalised, in nats [Hafner et al. 2023, arXiv:2301.04104,
+    eq. 5, with 1]. Larger: the posterior uses more information that the simulator must draw at random."""
     dynamics_weight: float = 1.0
-    """Of the prior's way to the posterior."""
+    """Loss weight of the KL divergence that trains the prior towards the posterior. Larger: better predictions, worse
+    reconstructions."""
     representation_weight: float = 0.1
-    """Of the posterior's way to the prior."""
+    """Loss weight of the KL divergence that trains the posterior towards the prior. Larger: the state holds less
+    information that is hard to predict."""
     unimix: float = 0.01
-    """Share of every categorical that is uniform."""
+    """Share of the uniform distribution in every categorical distribution, in (0, 1). It bounds the KL divergence; larger
+    values add noise to the samples."""
     terminal_weight: float = 20.0
-    """Most that a terminal step weighs more than another in the loss."""
+    """Largest weight of a terminal step in the loss, relative to other steps. Rare terminal steps get a weight up to
+    this."""
 
     def __post_init__(self) -> None:
         images = (self.patch, self.depth)
         sizes = (self.deter, self.groups, self.context, self.windows)
         if min(*images, *sizes) < 1 or min(self.classes, self.members, self.hidden) < 2:
             raise ValueError(
-                f"{self}: expected sizes of at least 1, and at least 2 classes, members and hidden units"
+                f"{self}: expected patch, depth, deter, groups, context and windows >= 1, and classes, members and "
+                "hidden >= 2"
             )
         if self.window <= self.context:
             raise ValueError(
-                f"window is {self.window} and context {self.context}: expected a window longer than the context, "
-                "because what follows on it is learned too"
+                f"window is {self.window} and context is {self.context}, expected window > context: the loss needs "
+                "steps after the context"
             )
         if min(self.vector_deviation, self.learning_rate) <= 0.0:
             raise ValueError(
-                f"vector_deviation is {self.vector_deviation} and learning_rate {self.learning_rate}: expected more "
-                "than 0"
+                f"vector_deviation is {self.vector_deviation} and learning_rate is {self.learning_rate}, expected both "
+                "> 0"
             )
         if not 0.0 < self.decoded <= 1.0:
             raise ValueError(f"decoded is {self.decoded}, expected a share in (0, 1]")
         if not 0.0 < self.unimix < 1.0:
             raise ValueError(
-                f"unimix is {self.unimix}, expected a share in (0, 1): without any, what is held to be "
-                "impossible would cost infinitely much"
+                f"unimix is {self.unimix}, expected a share in (0, 1): with 0 the KL divergence could be infinite"
             )
         if self.free_nats < 0.0 or self.terminal_weight < 1.0:
             raise ValueError(
-                f"free_nats is {self.free_nats} and terminal_weight {self.terminal_weight}: expected at least 0 and 1"
+                f"free_nats is {self.free_nats} and terminal_weight is {self.terminal_weight}, expected free_nats >= 0 "
+                "and terminal_weight >= 1"
             )
 
 
 @dataclass(frozen=True)
 class LargeRssmConfig(RssmConfig):
-    """Sizes for a GPU, about those of DreamerV3's S [Hafner et al. 2023, arXiv:2301.04104v1, table B.1]."""
+    """Network sizes for a GPU, close to size S of DreamerV3 [Hafner et al. 2023, arXiv:2301.04104v1, table B.1]."""
 
     deter: int = 512
     groups: int = 32
@@ -90,4 +98,4 @@ class LargeRssmConfig(RssmConfig):
     window: int = 64
     windows: int = 16
     learning_rate: float = 3e-4
-    """With 1e-3, layers so wide move too far at a time: draws are ignored before they are of use."""
+    """Peak learning rate (default of a fit). With 1e-3 these wide layers learn to ignore the categorical variables."""

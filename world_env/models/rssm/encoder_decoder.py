@@ -1,6 +1,7 @@
-"""From observations to one embedding and back: vectors through dense layers, images through convolutions.
+"""Encoder of observations to one embedding, and decoder of states to observations.
 
-Vectors are normalised by the data's scales and then squashed by symlog; images stay in [0, 1].
+Vectors use dense layers, images use convolutions. Vectors are normalised by the scales of the data and transformed by
+symlog; images stay in [0, 1].
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from world_env.models.layers.symlog import symexp, symlog
 from world_env.spaces import encoded_shape, is_image, observation_spaces
 from world_env.spec import WorldSpec
 
-_REACH = 20.0
-"""Scales within which values are told apart."""
-_SMALLEST = 4
-"""Rows or columns of an image after the last convolution, about."""
+_MAX_NORMALIZED = 20.0
+"""Largest normalised value; larger values are clipped."""
+_MIN_SIDE = 4
+"""Approximate height or width of the last feature map, the smaller of the two."""
 
 
-class Scales(nn.Module):
-    """Center, scale and range of the numbers of a vector key, as buffers: (D,) each."""
+class ObservationScaler(nn.Module):
+    """Normaliser of one vector key: `center`, `scale`, `low` and `high` of the data as buffers, each (D,)."""
 
     center: Tensor
     scale: Tensor
@@ -39,26 +40,27 @@ class Scales(nn.Module):
             self.register_buffer(name, torch.full((size,), value))
 
     def squash(self, values: Tensor) -> Tensor:
-        """(..., D) as the networks see and predict them."""
-        return symlog(((values - self.center) / self.scale).clamp(-_REACH, _REACH))
+        """Normalise values (..., D) and apply symlog: the inputs and targets of the networks."""
+        normalized = (values - self.center) / self.scale
+        return symlog(normalized.clamp(-_MAX_NORMALIZED, _MAX_NORMALIZED))
 
     def unsquash(self, squashed: Tensor) -> Tensor:
-        """The inverse, kept near the data."""
+        """Inverse of `squash`, clipped to [`low`, `high`]."""
         values = torch.addcmul(self.center, symexp(squashed.clamp(-4.0, 4.0)), self.scale)
         return values.clamp(self.low, self.high)
 
-    def within(self, others: Scales) -> bool:
-        """Whether other scales tell the values of this range apart, but for its margin."""
-        reached = torch.stack([self.low, self.high]).sub(others.center).abs()
-        return bool((reached <= 1.25 * _REACH * others.scale).all())
+    def within(self, other: ObservationScaler) -> bool:
+        """Return True if the other scaler represents [`low`, `high`] with at most a small part clipped."""
+        distance = torch.stack([self.low, self.high]).sub(other.center).abs()
+        return bool((distance <= 1.25 * _MAX_NORMALIZED * other.scale).all())
 
 
 class EncoderDecoder(nn.Module):
     """Encoder and decoder of all keys of an observation.
 
-    precision: how exactly vectors have to be shown, as the deviation of their squashed numbers. Pixels are many, and
-    have a deviation of 1.
-    size: E, of an embedding.
+    hidden: units of the hidden layers. patch, depth: see `RssmConfig`. features: size F of the features of a state.
+    precision: standard deviation of the decoder's distribution of vectors, in normalised symlog units; pixels have 1.
+    size: size of the embedding (attribute).
     """
 
     def __init__(
@@ -77,15 +79,15 @@ class EncoderDecoder(nn.Module):
         self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
         self.images = [key for key, space in parts.items() if is_image(space)]
         self.vectors = [key for key in self.shapes if key not in self.images]
-        # Keys are free text, modules' names are not.
-        numbers = [math.prod(self.shapes[key]) for key in self.vectors]
-        self.scales = nn.ModuleList(Scales(size) for size in numbers)
-        self.sizes = numbers
+        # The attribute names of all modules are names of stored weights: do not rename them. Lists, because keys of
+        # observations may contain characters that module names may not.
+        self.sizes = [math.prod(self.shapes[key]) for key in self.vectors]
+        self.scales = nn.ModuleList(ObservationScaler(size) for size in self.sizes)
         self.size = 0
         if self.vectors:
-            self.read: nn.Module = dense(sum(numbers), hidden, 2)
+            self.read: nn.Module = dense(sum(self.sizes), hidden, 2)
             self.write: nn.Module = nn.Sequential(
-                *dense(features, hidden, 2), nn.Linear(hidden, sum(numbers))
+                *dense(features, hidden, 2), nn.Linear(hidden, sum(self.sizes))
             )
             self.size += hidden
         self.eyes = nn.ModuleList(
@@ -97,69 +99,75 @@ class EncoderDecoder(nn.Module):
         self.size += hidden * len(self.images)
 
     def prepare(self, statistics: Statistics) -> None:
-        """Take over the data's scales."""
-        for key, scales in zip(self.vectors, self.scales, strict=True):
+        """Set the scales of all vector keys from the statistics of the data."""
+        for key, scaler in zip(self.vectors, self.scales, strict=True):
             for name in ("center", "scale", "low", "high"):
-                getattr(scales, name).copy_(getattr(statistics, name)[key].flatten())
+                getattr(scaler, name).copy_(getattr(statistics, name)[key].flatten())
 
-    def within(self, others: EncoderDecoder) -> bool:
-        """Whether the scales of others tell all that this data holds apart."""
-        pairs = zip(self.scales, others.scales, strict=True)
-        return all(cast("Scales", mine).within(cast("Scales", theirs)) for mine, theirs in pairs)
+    def within(self, other: EncoderDecoder) -> bool:
+        """Return True if the scalers of the other one represent the range of this one's data."""
+        pairs = zip(self.scales, other.scales, strict=True)
+        return all(
+            cast("ObservationScaler", scaler).within(cast("ObservationScaler", other_scaler))
+            for scaler, other_scaler in pairs
+        )
 
     def encode(self, observation: Observation) -> Tensor:
-        """Key -> (N, *O) to (N, E)."""
+        """Encode an observation, key -> (N, *O), to an embedding (N, size)."""
         parts = []
         if self.vectors:
             parts.append(self.read(self._squashed(observation)))
-        parts += [eye(observation[key]) for key, eye in zip(self.images, self.eyes, strict=True)]
+        parts += [
+            encoder(observation[key]) for key, encoder in zip(self.images, self.eyes, strict=True)
+        ]
         return torch.cat(parts, -1)
 
     def decode(self, features: Tensor) -> Observation:
-        """(N, F) to key -> (N, *O): the most likely observation."""
-        found: Observation = {}
+        """Decode features (N, F) to the most likely observation, key -> (N, *O)."""
+        decoded: Observation = {}
         if self.vectors:
             parts = self.write(features).split(self.sizes, -1)
-            for key, part, scales in zip(self.vectors, parts, self.scales, strict=True):
-                found[key] = cast("Scales", scales).unsquash(part).unflatten(-1, self.shapes[key])
-        for key, pen in zip(self.images, self.pens, strict=True):
-            found[key] = pen(features).clamp(0.0, 1.0)
-        return {key: found[key] for key in self.shapes}
+            for key, part, scaler in zip(self.vectors, parts, self.scales, strict=True):
+                values = cast("ObservationScaler", scaler).unsquash(part)
+                decoded[key] = values.unflatten(-1, self.shapes[key])
+        for key, decoder in zip(self.images, self.pens, strict=True):
+            decoded[key] = decoder(features).clamp(0.0, 1.0)
+        return {key: decoded[key] for key in self.shapes}
 
-    def miss_vectors(self, features: Tensor, observation: Observation) -> Tensor:
-        """(N,) negative log-likelihood of all vectors but for constants: half of squared errors over variances."""
+    def vector_loss(self, features: Tensor, observation: Observation) -> Tensor:
+        """Negative log-likelihood of all vector keys without constants, (N,): half the squared error per variance."""
         if not self.vectors:
             return features.new_zeros(len(features))
         difference = self.write(features) - self._squashed(observation)
         return 0.5 * (difference / self.precision).square().sum(-1)
 
-    def miss_images(self, features: Tensor, observation: Observation) -> Tensor:
-        """(N,) the same for all images."""
-        missed = features.new_zeros(len(features))
-        for key, pen in zip(self.images, self.pens, strict=True):
-            difference = pen(features) - observation[key]
-            missed = missed + 0.5 * difference.square().flatten(1).sum(-1)
-        return missed
+    def image_loss(self, features: Tensor, observation: Observation) -> Tensor:
+        """Negative log-likelihood of all image keys without constants, (N,)."""
+        total = features.new_zeros(len(features))
+        for key, decoder in zip(self.images, self.pens, strict=True):
+            difference = decoder(features) - observation[key]
+            total = total + 0.5 * difference.square().flatten(1).sum(-1)
+        return total
 
     def _squashed(self, observation: Observation) -> Tensor:
         return torch.cat(
             [
-                cast("Scales", scales).squash(observation[key].flatten(1))
-                for key, scales in zip(self.vectors, self.scales, strict=True)
+                cast("ObservationScaler", scaler).squash(observation[key].flatten(1))
+                for key, scaler in zip(self.vectors, self.scales, strict=True)
             ],
             -1,
         )
 
 
 class _ImageEncoder(nn.Module):
-    """Patches, convolutions of stride 2 down to about 4 x 4, then one dense layer: it is read every step."""
+    """Image encoder: patches, convolutions of stride 2 down to about 4 x 4, and one dense layer."""
 
     def __init__(self, shape: Sequence[int], patch: int, depth: int, hidden: int) -> None:
         super().__init__()
-        patch = _fitting(patch, shape)
+        patch = _patch_side(patch, shape)
         channels, height, width = _in_patches(shape, patch)
-        # Rows and columns that are missing for whole patches.
-        self.patch, self.missing = patch, (height * patch - shape[1], width * patch - shape[2])
+        # Padding that completes the last row and the last column of patches.
+        self.patch, self.padding = patch, (height * patch - shape[1], width * patch - shape[2])
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
         for index in range(_halvings(height, width)):
@@ -170,8 +178,8 @@ class _ImageEncoder(nn.Module):
         self.last = dense(channels * height * width, hidden)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, C, height, width) in [0, 1] to (N, hidden)."""
-        rows, columns = self.missing
+        """Map (N, C, height, width) in [0, 1] to (N, hidden)."""
+        rows, columns = self.padding
         hidden = functional.pixel_unshuffle(
             functional.pad(image, (0, columns, 0, rows)) - 0.5, self.patch
         )
@@ -182,13 +190,13 @@ class _ImageEncoder(nn.Module):
 
 
 class _ImageDecoder(nn.Module):
-    """The way back: transposed convolutions, and patches put together and cut to the image's size."""
+    """Image decoder: transposed convolutions to patches, joined and cropped to the size of the image."""
 
     def __init__(
         self, shape: Sequence[int], patch: int, depth: int, features: int, hidden: int
     ) -> None:
         super().__init__()
-        self.patch, (_, self.height, self.width) = _fitting(patch, shape), shape
+        self.patch, (_, self.height, self.width) = _patch_side(patch, shape), shape
         channels, height, width = _in_patches(shape, self.patch)
         halvings = _halvings(height, width)
         widths = [depth * 2**index for index in reversed(range(halvings))]
@@ -203,7 +211,7 @@ class _ImageDecoder(nn.Module):
             self.layers.append(nn.ConvTranspose2d(wide, narrow, 4, 2, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, F) to (N, C, height, width), about [0, 1]."""
+        """Map (N, F) to (N, C, height, width), approximately in [0, 1]."""
         hidden = self.first(features).unflatten(-1, self.start)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             hidden = layer(functional.silu(norm(hidden)))
@@ -211,17 +219,17 @@ class _ImageDecoder(nn.Module):
         return whole[..., : self.height, : self.width] + 0.5
 
 
-def _fitting(patch: int, shape: Sequence[int]) -> int:
-    """The side of patches of an image of this shape: small ones leave something for the convolutions."""
-    return min(patch, max(1, min(shape[1:]) // _SMALLEST))
+def _patch_side(patch: int, shape: Sequence[int]) -> int:
+    """Side of the patches of an image: small images have smaller patches, so that the convolutions have an input."""
+    return min(patch, max(1, min(shape[1:]) // _MIN_SIDE))
 
 
 def _in_patches(shape: Sequence[int], side: int) -> tuple[int, int, int]:
-    """(channels, height, width) of an image of this shape whose squares of `side` pixels have become channels."""
+    """Shape (channels, height, width) of an image after its patches of `side` x `side` pixels became channels."""
     channels, height, width = shape
     return channels * side**2, -(-height // side), -(-width // side)
 
 
 def _halvings(height: int, width: int) -> int:
-    """How often an image can be halved before its shorter side is about as small as the last layer's."""
-    return max(1, round(math.log2(min(height, width) / _SMALLEST)))
+    """Number of convolutions of stride 2 that reduce the shorter side to about `_MIN_SIDE`."""
+    return max(1, round(math.log2(min(height, width) / _MIN_SIDE)))
