@@ -115,7 +115,7 @@ def environment_page(env_id: str, twin: str) -> str:
         count = {
             name: file.get_slice(f"{name}.length").get_shape()[0]
             for name in ("starts", "states")
-            if f"{name}.length" in file.keys()  # noqa: SIM118
+            if f"{name}.length" in file.keys()
         }
     spec, provenance, ranges = tree["spec"], tree["provenance"], tree["ranges"]
     real = provenance["real"]
@@ -177,7 +177,11 @@ def _bounds(value: Any) -> str:
     if not isinstance(value, list):
         return _number(float(value))
     numbers = {_number(float(each)) for each in value}
-    return numbers.pop() if len(numbers) == 1 else "[" + ", ".join(map(_number, map(float, value))) + "]"
+    return (
+        numbers.pop()
+        if len(numbers) == 1
+        else "[" + ", ".join(map(_number, map(float, value))) + "]"
+    )
 
 
 def _number(value: float) -> str:
@@ -195,19 +199,14 @@ def _real_table(env_id: str, title: str) -> list[str]:
         return []
     _, found, rest = text.partition(f"## {title}")
     section = re.split(r"^\s*## ", rest, maxsplit=1, flags=re.M)[0] if found else ""
-    return [
-        row[1].strip()
-        for row in re.findall(r"^\s*\| *(\d+) *\|([^|]+)\|", section, re.M)
-    ]
+    return [row[1].strip() for row in re.findall(r"^\s*\| *(\d+) *\|([^|]+)\|", section, re.M)]
 
 
 def _action_text(space: dict[str, Any], real_id: str) -> str:
     names = _real_table(real_id, "Action Space")
     if space["type"] == "Discrete":
         if len(names) != space["n"]:
-            return (
-                f"`{_short(space)}`: {space['n']} discrete actions, the same as in `{real_id}`."
-            )
+            return f"`{_short(space)}`: {space['n']} discrete actions, the same as in `{real_id}`."
         rows = [f"| {number} | {name} |" for number, name in enumerate(names)]
         return "\n".join(["| Num | Action |", "|---|---|", *rows])
     size = math.prod(space["shape"])
@@ -240,8 +239,13 @@ def _observation_table(space: dict[str, Any], ranges: dict[str, Any], real: dict
         f"| {number} | {names[number]} | {' | '.join(_number(c[number]) for c in columns)} |"
         for number in range(size)
     ]
-    head = ["| Num | Observation | Min | Max | Min in the data | Max in the data |", "|---|---|---|---|---|---|"]
-    note = "Observations are clipped to the space, then to the range of the data, widened by a margin."
+    head = [
+        "| Num | Observation | Min | Max | Min in the data | Max in the data |",
+        "|---|---|---|---|---|---|",
+    ]
+    note = (
+        "Observations are clipped to the space, then to the range of the data, widened by a margin."
+    )
     return "\n".join([*head, *rows, "", note])
 
 
@@ -256,7 +260,9 @@ def _end_text(tree: dict[str, Any], spec: dict[str, Any]) -> str:
         low, high = tree["ranges"]["ends"]
         bounds = [f"dimension {n} < {v:.4g}" for n, v in enumerate(low) if v is not None]
         bounds += [f"dimension {n} > {v:.4g}" for n, v in enumerate(high) if v is not None]
-        lines.append(f"* **Termination**: a hard termination bound is crossed ({', '.join(bounds)}).")
+        lines.append(
+            f"* **Termination**: a hard termination bound is crossed ({', '.join(bounds)})."
+        )
     if spec["horizon"] is not None:
         lines.append(f"* **Truncation**: the episode is {spec['horizon']:,} steps long.")
     lines.append(

@@ -123,9 +123,7 @@ def _process_signature(
     return None
 
 
-def _skip_member(
-    app: Any, what: str, name: str, obj: Any, skip: bool, options: Any
-) -> bool | None:
+def _skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     # Of a configuration only the fields are settings; its functions serve the library.
     function = obj.fget if isinstance(obj, property) else getattr(obj, "__func__", obj)
     owner, dot, _ = getattr(function, "__qualname__", "").rpartition(".")
