@@ -11,6 +11,8 @@ import dataclasses
 import re
 from typing import Any
 
+from sphinx.pycode import ModuleAnalyzer
+
 _ITEM = re.compile(r"^(`?[A-Za-z_][\w.]*`?(?:, `?[A-Za-z_][\w.]*`?)*): +(\S.*)$")
 _BULLET = re.compile(r"^[-*] +")
 _SECTION = re.compile(r"^(Args|Arguments|Attributes|Raises|Returns|Yields|Example|Examples):$")
@@ -115,12 +117,24 @@ def _process_docstring(
 
 
 def _process_signature(
-    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
-) -> tuple[str, str] | None:
-    # The fields below a dataclass already show its arguments, with types, defaults and meaning.
-    if what == "class" and dataclasses.is_dataclass(obj):
+    app: Any,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str, str | None] | None:
+    # Documented fields below a dataclass already show its arguments, with types and defaults.
+    if what == "class" and dataclasses.is_dataclass(obj) and _has_field_docs(obj):
         return "", ""
-    return None
+    # A default that Sphinx cannot parse would leave the whole signature unformatted.
+    return None if signature is None else (signature.replace("<factory>", "..."), returns)
+
+
+def _has_field_docs(dataclass: Any) -> bool:
+    documented = ModuleAnalyzer.for_module(dataclass.__module__).find_attr_docs()
+    return any(owner == dataclass.__qualname__ for owner, _ in documented)
 
 
 def _skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
