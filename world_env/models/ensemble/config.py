@@ -37,7 +37,7 @@ class EnsembleConfig:
     """Smallest natural logarithm of the noise's standard deviation, in units of the typical change per step. Limits the
     weight of steps without noise."""
     log_std_max: float = 1.0
-    """Largest natural logarithm of the noise's standard deviation, in the same unit. Limits the noise of predictions."""
+    """Largest natural logarithm of the noise's standard deviation, in the same unit. Limits the predicted noise."""
     partner_every: int = 2
     """Steps between two comparisons with another member, if uncertainty is computed. Larger: faster, less exact."""
 

@@ -251,12 +251,12 @@ def step_rows(
     arrived = np.empty((rows, size), np.float32)
     outcome, estimate = np.empty((3, rows), np.float32), np.empty((2, rows), np.float32)
     inputs = np.empty(size + actions, np.float32)
-    transition = np.empty(3 * size + actions, np.float32)
+    features = np.empty(3 * size + actions, np.float32)
     for row in range(rows):
         for i in range(size):
             inputs[i] = _clip((vector[row, i] - scales.center[i]) / scales.scale[i], -10.0, 10.0)
         inputs[size:] = action[row]
-        transition[: size + actions] = inputs
+        features[: size + actions] = inputs
         predicted = _run(dynamics, member[row], inputs)
         outside = np.float32(0.0)
         for i in range(size):
@@ -264,21 +264,19 @@ def step_rows(
             gate = 1.0 / (1.0 + math.exp(scales.log_std_max - predicted[size + i]))
             change = predicted[i] + (gate * scales.std_high + scales.std_low) * noise[row, i]
             base = vector[row, i] if scales.carried[i] > 0.0 else scales.center[i]
-            arrival = base + change * unit
+            moved = base + change * unit
             margin = (scales.high[i] - scales.low[i]) / MARGINS_PER_WIDENED_RANGE
-            excess = max(scales.low[i] + margin - arrival, arrival - scales.high[i] + margin) / unit
+            excess = max(scales.low[i] + margin - moved, moved - scales.high[i] + margin) / unit
             outside = max(outside, np.float32(excess))
-            arrived[row, i] = _clip(arrival, scales.low[i], scales.high[i])
+            arrived[row, i] = _clip(moved, scales.low[i], scales.high[i])
         if len(scales.together) > 0:
             _hold_together(arrived[row], scales.together)
         for i in range(size):
-            unit, arrival = scales.change_scale[i], arrived[row, i]
-            normalized = _clip((arrival - scales.center[i]) / scales.scale[i], -10.0, 10.0)
-            transition[size + actions + i] = normalized
-            transition[2 * size + actions + i] = _clip(
-                (arrival - vector[row, i]) / unit, -10.0, 10.0
-            )
-        predicted_outcome = _run(heads, member[row], transition)
+            unit, moved = scales.change_scale[i], arrived[row, i]
+            normalized = _clip((moved - scales.center[i]) / scales.scale[i], -10.0, 10.0)
+            features[size + actions + i] = normalized
+            features[2 * size + actions + i] = _clip((moved - vector[row, i]) / unit, -10.0, 10.0)
+        predicted_outcome = _run(heads, member[row], features)
         for kind in range(2):
             value = predicted_outcome[kind] * scales.reward[kind, 1] + scales.reward[kind, 0]
             outcome[kind, row] = _clip(value, scales.reward_range[0], scales.reward_range[1])

@@ -21,14 +21,14 @@ class RssmConfig:
     """Side of the pixel patches that become channels before the first convolution, in pixels. Larger: faster, with less
     detail. 1: no patches. Small images use smaller patches."""
     depth: int = 32
-    """Channels after the first convolution of an image. Each further convolution doubles them. More: finer images, slower
-    fit and steps."""
+    """Channels after the first convolution of an image. Each further convolution doubles them. More: finer images,
+    slower fit and steps."""
     vector_deviation: float = 0.05
     """Standard deviation of the decoder's distribution of vector observations, in normalised symlog units; pixels have
     1. Smaller: vectors have a larger weight in the loss. At 1 the model would ignore a short vector, because its
     information costs more KL divergence than it gains."""
     members: int = 5
-    """Number of small networks whose disagreement is the uncertainty, at least 2. More: a better estimate, slower fit."""
+    """Number of small networks whose disagreement is the uncertainty, at least 2. More: better estimate, slower fit."""
     window: int = 24
     """Steps of a training window; must exceed `context`. More: longer dependencies are learned, slower fit."""
     context: int = 5
@@ -50,8 +50,8 @@ class RssmConfig:
     """Loss weight of the KL divergence that trains the posterior towards the prior. Larger: the state holds less
     information that is hard to predict."""
     unimix: float = 0.01
-    """Share of the uniform distribution in every categorical distribution, in (0, 1). It bounds the KL divergence; larger
-    values add noise to the samples."""
+    """Share of the uniform distribution in every categorical distribution, in (0, 1). It bounds the KL divergence.
+    Larger: more noise in the samples."""
     terminal_weight: float = 20.0
     """Largest weight of a terminal step in the loss, relative to other steps. Rare terminal steps get a weight up to
     this."""
