@@ -143,18 +143,18 @@ class CounterRNG:
         """Next draw of a distribution. Repeated draws of the same kind are computed ahead."""
         count = shape[0] if len(shape) == 1 else math.prod(shape)
         key, drawn = (distribution, count, dtype), self._drawn
-        first, end, made = self._ahead.get(key, _NOTHING_AHEAD)
+        first, end, computed = self._ahead.get(key, _NOTHING_AHEAD)
         if not first <= drawn < end:
             # Twice as many as last time if all of those were used; new streams start with one.
             fits = min(_AHEAD_DRAWS, _AHEAD_ELEMENTS // max(1, len(self) * count))
             ahead = 2 * (end - first) if drawn == end else 1
             end = drawn + max(1, min(ahead, fits))
             make = self._normals if distribution == "normal" else self._uniforms
-            first, made = drawn, make(count, end - drawn, dtype)
-            self._ahead[key] = (first, end, made)
+            first, computed = drawn, make(count, end - drawn, dtype)
+            self._ahead[key] = (first, end, computed)
         self._drawn = drawn + 1
         # The draws computed ahead are shared, so the caller gets a copy.
-        values = made[drawn - first].clone()
+        values = computed[drawn - first].clone()
         return values if len(shape) == 1 else values.reshape(len(self), *shape)
 
     def categorical(self, probabilities: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from world_env.codec import Codec
-from world_env.data_range import DataRange
+from world_env.data_range import MARGINS_PER_WIDENED_RANGE, DataRange, widened
 from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
 from world_env.spaces import action_size, encoded_shape, is_image, observation_spaces
 from world_env.spec import WorldSpec
@@ -230,6 +230,35 @@ def test_bad_dict_observations_name_the_keys() -> None:
 def test_bad_actions(space: spaces.Space, batch: np.ndarray) -> None:
     with pytest.raises(InvalidActionError):
         codec_for(action=space).encode_action(batch)
+
+
+def test_messages_name_the_value_the_expectation_and_no_batch_dimension() -> None:
+    with pytest.raises(
+        InvalidActionError, match=r"^invalid action 5 for Discrete\(2\): .* in \[0, 1\]$"
+    ):
+        codec_for(action=spaces.Discrete(2)).encode_action(np.array([5]))
+    with pytest.raises(InvalidActionError, match=r"integers in \[0, 1\], \[2, 4\]"):
+        codec_for(action=spaces.MultiDiscrete([2, 3], start=[0, 2])).encode_action(
+            np.array([[0, 1]])
+        )
+    with pytest.raises(InvalidActionError, match=r"action has the shape \(2,\), expected \(3,\)"):
+        codec_for(action=FLAT).encode_action(np.zeros((1, 2)))
+    with pytest.raises(
+        InvalidObservationError, match=r"'observation' has the shape \(4,\), expected"
+    ):
+        codec_for().encode_observation(np.zeros((1, 4)))
+
+
+def test_the_margin_of_the_data_range_is_defined_once() -> None:
+    low, high = widened(np.array([-1.0, 2.0]), np.array([1.0, 7.0]))
+    np.testing.assert_allclose([low, high], [[-1.2, 1.5], [1.2, 7.5]])
+    # What models take off a widened range again, and compiled loops have as a constant.
+    assert MARGINS_PER_WIDENED_RANGE == 12.0
+    np.testing.assert_allclose((high - low) / MARGINS_PER_WIDENED_RANGE, [0.2, 0.5])
+    ranges = DataRange({"observation": ([-1.0] * 3, [1.0] * 3)}, (0.0, 1.0))
+    wide = spaces.Box(-10.0, 10.0, (3,), np.float64)
+    far = {"observation": torch.full((1, 3), 5.0)}
+    np.testing.assert_allclose(Codec(WorldSpec(wide, FLAT), ranges).decode_observation(far), 1.2)
 
 
 def test_unsupported_spaces_are_named() -> None:

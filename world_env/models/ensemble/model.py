@@ -56,7 +56,7 @@ class EnsembleWorldModel(TrainableWorldModel):
     """Ensemble of independent probabilistic networks; each row of a batch uses one of them.
 
     State: observation (B, D); member (B,) int64, the member of the row; disagreement (B,), average squared
-    disagreement so far, -1 before the first estimate; looks (B,) int64, number of steps since the first estimate.
+    disagreement so far, -1 before the first estimate; looks (B,) int64, number of steps with an estimate.
     Raises UnsupportedSpaceError for image observations.
     """
 
