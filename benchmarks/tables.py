@@ -95,7 +95,9 @@ PAGES: dict[str, dict[str, Section]] = {
         "uncertainty": _of(uncertainty_table.uncertainty_section, "uncertainty"),
         "scales": _of(scales_table.scales_section, "scales"),
     },
-    "docs/results/learning.md": {"learn_table": _of(learning_table.learning_section, "learn_table")},
+    "docs/results/learning.md": {
+        "learn_table": _of(learning_table.learning_section, "learn_table")
+    },
 }
 """Page -> name of its markers -> section."""
 

@@ -15,7 +15,9 @@ def alarm_section(tree: JSON) -> str:
     """Signals by task and sabotage, for the seeds that the limits were not chosen on."""
     rows = [row for row in tree["rows"] if not row["tuning"]]
     share = f"Checks took {mean_of(tree['rows'], 'alarm_share'):.0%} of the training time."
-    return paragraphs(_table(rows), _summary(rows), f"{source(tree, commits(tree['rows']))} {share}")
+    return paragraphs(
+        _table(rows), _summary(rows), f"{source(tree, commits(tree['rows']))} {share}"
+    )
 
 
 def tuning_section(tree: JSON) -> str:

@@ -231,7 +231,14 @@ def tried_section(tree: JSON) -> str:
         tried, lambda row: (row["task"], row["policy"], json.dumps(row["change"], sort_keys=True))
     )
     return table(
-        ["task", "policy", "change", "real return by seed", "predicted return [interval]", "commits"],
+        [
+            "task",
+            "policy",
+            "change",
+            "real return by seed",
+            "predicted return [interval]",
+            "commits",
+        ],
         [
             [
                 task,

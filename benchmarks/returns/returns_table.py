@@ -171,7 +171,9 @@ def goals_section(tree: JSON) -> str:
             shown = "" if value is None else f"{value:.{digits}f}"
             spent = max(twin, default=None)
             used = "" if spent is None else f"{spent:,}"
-            lines.append([task, name, f"{goal.real_steps:,}", shown, used, _word(goal, value, spent)])
+            lines.append(
+                [task, name, f"{goal.real_steps:,}", shown, used, _word(goal, value, spent)]
+            )
     header = ["task", "goal", "real steps allowed", "measured", "real steps used", "verdict"]
     return table(header, lines)
 
@@ -267,9 +269,7 @@ def summary_section(returns: JSON, refined: JSON) -> str:
         if not of:
             return "not measured"
         best = max(of, key=mean_of)
-        used.extend(
-            row | {"commit": row.get("commit") or cells[task, row["seed"]]} for row in best
-        )
+        used.extend(row | {"commit": row.get("commit") or cells[task, row["seed"]]} for row in best)
         digits = 0 if task not in GOALS else 1
         values = [row["real_mean"] for row in best]
         shown = mean_interval(values, digits) if ci else f"{mean_of(best):,.{digits}f}"
@@ -299,8 +299,9 @@ def summary_section(returns: JSON, refined: JSON) -> str:
     header += ["PPO, 10x real steps or more, best", "random"]
     return paragraphs(
         table(header, lines),
-        "Mean real return over seeds. Policies of `Pendulum-v1-pixels` act on latents of the twin, whose real steps are "
-        f"additional for those trained in the real environment. Commits {commits(used)}; {returns['machine']}; commands "
+        "Mean real return over seeds. Policies of `Pendulum-v1-pixels` act on latents of the twin, whose real steps "
+        "are additional for policies trained in the real environment. "
+        f"Commits {commits(used)}; {returns['machine']}; commands "
         "`python -m benchmarks.returns.returns` and `python -m benchmarks.refinement.refined`; "
         "all tables: [docs/results](docs/results).",
     )

@@ -155,8 +155,10 @@ def fit_section(tree: JSON) -> str:
     phases = ("prepare", "updates", "validation", "finish", "total")
     return paragraphs(
         table(
-            ["data", "change", "threads", "gradient steps a second", " + ".join(phases[:-1])]
-            + ["total (s)", "open-loop error", "peak memory (MB)", "commit"],
+            [
+                *("data", "change", "threads", "gradient steps a second", " + ".join(phases[:-1])),
+                *("total (s)", "open-loop error", "peak memory (MB)", "commit"),
+            ],
             [
                 [
                     f"{row['task']}, {row['transitions']:,} steps",

@@ -53,7 +53,7 @@ def tiny(
         "EVERY": 64,
         "SPOT_CHECKS": 1,
         "SPOT_EPISODES": 2,
-        "JUDGE_SEEDS": range(2),
+        "EVALUATION_SEEDS": range(2),
         "SELECT_SEEDS": range(2),
         "JUDGED": ("frozen",),
     }.items():

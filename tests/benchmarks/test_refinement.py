@@ -46,7 +46,7 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
     monkeypatch.setitem(TASKS, TASK, tiny_task())
     monkeypatch.setattr(script, "refine_task", refined)
-    monkeypatch.setattr(script, "JUDGE_SEEDS", range(50))
+    monkeypatch.setattr(script, "EVALUATION_SEEDS", range(50))
     monkeypatch.setattr(script, "ROUND_SEEDS", range(10))
     monkeypatch.setattr(script, "LONG", 512)
     monkeypatch.setattr(script, "EXPLORING", 200)
