@@ -1,7 +1,7 @@
 """Tables of docs/results and of the main README, generated from benchmarks/results/*.json.
 
-    python -m benchmarks.tables            write them
-    python -m benchmarks.tables --check    exit status 1 if one is stale
+    python -m benchmarks.tables            # write them
+    python -m benchmarks.tables --check    # exit status 1 if one is stale
 
 Each table stands between two markers, `<!-- name:begin -->` and `<!-- name:end -->`; the text around them is written by
 hand. A cell that was not measured is named as missing.

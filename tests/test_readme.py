@@ -271,7 +271,9 @@ def test_the_summary_has_one_row_a_task_and_the_best_baseline(generator: ModuleT
         "| 1,000 (1,006,000 steps) | 1 |"
     )
     assert "| PPO: 500.0 [500.0, 500.0] (5 seeds) |" in lines[0]
-    assert "Commits `11111111`, `22222222`; x86_64;" in text and "[docs/results](docs/results)" in text
+    assert (
+        "Commits `11111111`, `22222222`; x86_64;" in text and "[docs/results](docs/results)" in text
+    )
 
 
 def test_the_summary_of_the_stored_results_has_at_most_ten_rows(generator: ModuleType) -> None:

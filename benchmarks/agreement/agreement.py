@@ -249,7 +249,9 @@ def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list
         learn(last.twin, own, out=out, callbacks=[milestones(marks, trained_in="learned")])
         for share, policy in [*stages.items(), (1.0, out)]:
             actor = policy_actor(load_policy(policy))
-            real_returns = run_real(actor, found.real, found.seeds, purpose="judge", ledger=StepLedger())
+            real_returns = run_real(
+                actor, found.real, found.seeds, purpose="judge", ledger=StepLedger()
+            )
             trained.append(
                 TrainedPolicy(f"{run}, {share:.0%}", run, lambda actor=actor: actor, real_returns)
             )

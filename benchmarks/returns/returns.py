@@ -178,7 +178,9 @@ def reference_pair(
         ledger=own,
         purpose="collect",
     )
-    real_returns = run_real(policy_actor(policy), real, EVALUATION_SEEDS, purpose="judge", ledger=own)
+    real_returns = run_real(
+        policy_actor(policy), real, EVALUATION_SEEDS, purpose="judge", ledger=own
+    )
     difference = twin.values - real_returns.values
     return {
         "task": task_id,
