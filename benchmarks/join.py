@@ -8,10 +8,10 @@ all commands, and the commit of the newest file. Equal rows are written once.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
+from benchmarks.arguments import script_parser
 from world_env.atomic_io import write_json
 from world_env.types import JSON
 
@@ -20,9 +20,7 @@ LISTS = ("rows", "pairs", "cells", "rounds")
 
 def main() -> None:
     """Join the files and write the first one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("target", type=Path, help="results file to write, and to join if it exists")
     parser.add_argument("others", type=Path, nargs="+", help="results files to add")
     arguments = parser.parse_args()

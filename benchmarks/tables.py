@@ -9,14 +9,15 @@ hand. A cell that was not measured is named as missing.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.agreement import agreement_tables, misses_table
+from benchmarks.arguments import script_parser
 from benchmarks.diagnostics import alarm_table, lint_table, scales_table, uncertainty_table
 from benchmarks.families import families_table
 from benchmarks.learning import learning_table
@@ -46,58 +47,39 @@ class Section:
         return self.write(*trees)
 
 
-def _of(write: Callable[..., str], *files: str) -> Section:
-    return Section(write, files)
+def _sections(module: ModuleType, *names: str, files: str = "") -> dict[str, Section]:
+    """Sections by name of their markers: function "<name>_section" of the module.
+
+    files: names of their results files, separated by spaces; empty: the name of the section.
+    """
+    return {
+        name: Section(getattr(module, f"{name}_section"), tuple((files or name).split()))
+        for name in names
+    }
 
 
 OPTIONAL = "README.md"
 """Page that may lack its markers: then it has nothing to check."""
 PAGES: dict[str, dict[str, Section]] = {
-    "README.md": {"results": _of(returns_table.summary_section, "returns", "refined")},
-    "docs/results/returns.md": {
-        "returns": _of(returns_table.returns_section, "returns"),
-        "pairs": _of(returns_table.pairs_section, "returns"),
-        "goals": _of(returns_table.goals_section, "returns"),
-        "returns_speed": _of(returns_table.repeated_section, "returns_speed", "returns"),
-        "tuning": _of(returns_table.tuning_section, "tuning"),
-    },
-    "docs/results/refinement.md": {
-        "refined": _of(refined_table.refined_section, "refined"),
-        "goals": _of(refined_table.goals_section, "refined"),
-        "rounds": _of(refined_table.rounds_section, "refined"),
-        "ablation": _of(refined_table.ablation_section, "refined"),
-        "tried": _of(refined_table.tried_section, "refined"),
-        "missing": _of(refined_table.missing_section, "refined"),
-    },
-    "docs/results/agreement.md": {
-        "agreement": _of(agreement_tables.agreement_section, "agreement"),
-        "intervals": _of(agreement_tables.intervals_section, "agreement"),
-        "goals": _of(agreement_tables.goals_section, "agreement"),
-        "changes": _of(agreement_tables.changes_section, "agreement"),
-        "misses": _of(misses_table.misses_section, "misses"),
-    },
-    "docs/results/speed.md": {
-        "steps_per_second": _of(speed_tables.steps_section, "steps_per_second"),
-        "image_steps": _of(speed_tables.image_section, "image_steps"),
-        "gpu": _of(speed_tables.gpu_section, "gpu"),
-        "parts": _of(speed_tables.parts_section, "parts"),
-        "fit_speed": _of(speed_tables.fit_section, "fit_speed"),
-        "ppo_speed": _of(speed_tables.ppo_section, "ppo_speed"),
-    },
-    "docs/results/families.md": {
-        "families": _of(families_table.families_section, "families"),
-        "one_frame": _of(families_table.one_frame_section, "one_frame"),
-    },
-    "docs/results/diagnostics.md": {
-        "lint": _of(lint_table.lint_section, "lint"),
-        "alarm": _of(alarm_table.alarm_section, "alarm"),
-        "alarm_tuning": _of(alarm_table.tuning_section, "alarm"),
-        "uncertainty": _of(uncertainty_table.uncertainty_section, "uncertainty"),
-        "scales": _of(scales_table.scales_section, "scales"),
-    },
-    "docs/results/learning.md": {
-        "learn_table": _of(learning_table.learning_section, "learn_table")
-    },
+    "README.md": {"results": Section(returns_table.summary_section, ("returns", "refined"))},
+    "docs/results/returns.md": _sections(returns_table, "returns", "tuning")
+    | _sections(returns_table, "pairs", "goals", files="returns")
+    | _sections(returns_table, "returns_speed", files="returns_speed returns"),
+    "docs/results/refinement.md": _sections(refined_table, "refined")
+    | _sections(refined_table, "goals", "rounds", "ablation", "tried", "missing", files="refined"),
+    "docs/results/agreement.md": _sections(agreement_tables, "agreement")
+    | _sections(agreement_tables, "intervals", "goals", "changes", files="agreement")
+    | _sections(misses_table, "misses"),
+    "docs/results/speed.md": _sections(
+        speed_tables, "steps_per_second", "image_steps", "gpu", "parts", "fit_speed", "ppo_speed"
+    ),
+    "docs/results/families.md": _sections(families_table, "families", "one_frame"),
+    "docs/results/diagnostics.md": _sections(lint_table, "lint")
+    | _sections(alarm_table, "alarm")
+    | _sections(alarm_table, "alarm_tuning", files="alarm")
+    | _sections(uncertainty_table, "uncertainty")
+    | _sections(scales_table, "scales"),
+    "docs/results/learning.md": _sections(learning_table, "learn_table"),
 }
 """Page -> name of its markers -> section."""
 
@@ -119,9 +101,7 @@ def render(text: str, sections: dict[str, str]) -> str:
 
 def main() -> int:
     """Write or check the tables; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit status 1 if a table is stale"
     )

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.agreement.agreement_tables import TASKS as WANTED
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import read
 from training.tasks import TASKS, Task, pool_task, real_of, refine_task
 from world_env import learn, refine
@@ -65,25 +66,7 @@ STAGES = (0.1, 0.3)
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=list(WANTED),
-        choices=list(TASKS),
-        help="tasks to measure (default: all of the tables)",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/results/agreement.json"),
-        help="results file to write (default: %(default)s)",
-    )
+    parser = script_parser(__doc__, "agreement", tasks=TASKS, default_tasks=WANTED, seeds=range(3))
     parser.add_argument(
         "--resume", action="store_true", help="load finished cells instead of running them again"
     )

@@ -14,7 +14,6 @@ in m/s):
 
 from __future__ import annotations
 
-import argparse
 import os
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.agreement.agreement import LEARN_RUNS, place_of
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import read
 from world_env.atomic_io import write_json
 from world_env.batch import Batch, Context
@@ -48,24 +48,9 @@ MAX_STEPS = 500
 
 def main() -> None:
     """Measure the twins of the named cells and write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--task", default="HalfCheetah-v5", help="task to measure (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--column", type=int, default=8, help="observation dimension (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
+    parser = script_parser(__doc__, BENCHMARK, seeds=range(3))
+    parser.add_argument("--task", default="HalfCheetah-v5", help="task to measure")
+    parser.add_argument("--column", type=int, default=8, help="observation dimension")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))

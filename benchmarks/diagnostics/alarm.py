@@ -9,13 +9,13 @@ to them (once, stored in WORLD_ENV_RUNS). PPO trains in the sound ("none") or sa
 real environment.
 
 The limits of `AlarmConfig` were chosen on the sabotages and seeds of `--tuning` alone, before the evaluation:
-above the measures of sound twins and below those of exploited twins. Rows hold the extremes of all measures. "noisy reward"
-and "deaf" cannot be exploited. "late ends" has no effect without terminations; "no deaths" is measured on CartPole only.
+above the measures of sound twins and below those of exploited twins. Rows hold the extremes of all measures.
+"noisy reward" and "deaf" cannot be exploited. "late ends" has no effect without terminations; "no deaths" is measured
+on CartPole only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.diagnostics.sabotages import JUDGED, TUNING, sabotaged
 from benchmarks.returns.returns import merge, read
 from training.tasks import TASKS, real_of, refine_task
@@ -53,39 +54,13 @@ _SECOND_TWIN_SEED = 1_000
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=list(CELLS),
-        choices=list(CELLS),
-        help="tasks to measure (default: all)",
-    )
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0, 1, 2],
-        choices=range(10),
-        help="seeds (default: %(default)s)",
+    parser = script_parser(
+        __doc__, BENCHMARK, tasks=CELLS, seeds=range(3), seed_choices=range(10), resume=True
     )
     parser.add_argument(
         "--tuning",
         action="store_true",
         help="measure the seeds and sabotages that the limits were chosen on",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the rows of the results file and skip those (default: replace the file)",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -20,7 +20,7 @@ def alarm_section(tree: JSON) -> str:
     )
 
 
-def tuning_section(tree: JSON) -> str:
+def alarm_tuning_section(tree: JSON) -> str:
     """Counts for the seeds and sabotages that the limits were chosen on."""
     return _summary([row for row in tree["rows"] if row["tuning"]])
 

@@ -11,7 +11,6 @@ all are equal, values outside a space without bounds. Stored rows are skipped.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -23,7 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.random import Generator
 
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import merge, read
 from training.tasks import TASKS as REAL_TASKS
 from training.tasks import real_of
@@ -49,33 +50,31 @@ TASKS = {
 """Task -> real steps and exploration."""
 
 Episodes = list[Episode]
-Plant = Callable[[Episodes, WorldSpec, np.random.Generator], Episodes | None]
+Plant = Callable[[Episodes, WorldSpec, Generator], Episodes | None]
 """(episodes, spec, rng) -> the episodes with the fault; None: the data cannot hold it."""
 
 
-def reward_late(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def reward_late(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """All rewards of the log one step late."""
     return _rolled(episodes, 1)
 
 
-def reward_early(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def reward_early(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """All rewards of the log one step early."""
     return _rolled(episodes, -1)
 
 
-def reward_late_filled(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def reward_late_filled(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Rewards of each episode one step late, the first one 0."""
     return [change(e, rewards=np.append(np.float32(0), e.rewards[:-1])) for e in episodes]
 
 
-def reward_clock(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def reward_clock(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Rewards multiplied by 0.99 to the power of the step."""
     return [change(e, rewards=e.rewards * 0.99 ** np.arange(len(e))) for e in episodes]
 
 
-def glued(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def glued(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Every second episode joined to the one before, without the flags of its end."""
     pairs = list(zip(episodes[::2], episodes[1::2], strict=False))
     return [
@@ -90,9 +89,7 @@ def glued(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Epis
     ] + episodes[2 * len(pairs) :]
 
 
-def autoreset_rows(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def autoreset_rows(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Each episode begins with the autoreset step of a vector environment."""
     later = [
         change(
@@ -106,9 +103,7 @@ def autoreset_rows(
     return [episodes[0], *later]
 
 
-def limit_as_death(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def limit_as_death(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Episodes truncated by the time limit marked as terminated."""
     cut = [len(e) == spec.horizon and not e.terminated for e in episodes]
     marked = [
@@ -118,40 +113,34 @@ def limit_as_death(
     return marked if sum(cut) > 1 else None
 
 
-def non_finite(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def non_finite(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """One NaN in one observation."""
     return _with_values(episodes, rng, 1, lambda values: values * np.nan)
 
 
-def constant(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def constant(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """One constant dimension of the observation."""
     stuck = episodes[0].observations[0, 0]
     return [change(e, observations=_column(e, lambda column: 0 * column + stuck)) for e in episodes]
 
 
-def spikes(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def spikes(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """One value in a thousand of one dimension times 1,000."""
     return _with_values(episodes, rng, 0.001, lambda values: 1000 * values)
 
 
-def duplicate_episode(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def duplicate_episode(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """One episode twice."""
     return [*episodes, episodes[1]]
 
 
-def duplicate_stretch(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def duplicate_stretch(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """A part of one episode again as an episode of its own."""
     longest = max(episodes, key=len)
     return [*episodes, longest.cut(len(longest) // 4, len(longest) // 2 + 1)]
 
 
-def outside_observation(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def outside_observation(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """One observation in a hundred outside the space."""
     high = float(spec.observation_space.high.reshape(-1)[0])
     if not np.isfinite(high):
@@ -159,9 +148,7 @@ def outside_observation(
     return _with_values(episodes, rng, 0.01, lambda values: 0 * values + 1.5 * high)
 
 
-def outside_action(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
+def outside_action(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Actions outside the space."""
     if isinstance(spec.action_space, spaces.Discrete):
         return [
@@ -171,7 +158,7 @@ def outside_action(
     return [change(e, actions=e.actions * 1.5) for e in episodes]
 
 
-def action_unused(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def action_unused(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """The last discrete action never taken; or Box actions within a twentieth of the bounds."""
     if isinstance(spec.action_space, spaces.Discrete):
         last = spec.action_space.n - 1
@@ -179,18 +166,18 @@ def action_unused(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator)
     return [change(e, actions=e.actions * np.float32(0.05)) for e in episodes]
 
 
-def action_held(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def action_held(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Each episode repeats its first action."""
     return [change(e, actions=np.repeat(e.actions[:1], len(e), axis=0)) for e in episodes]
 
 
-def pieces(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def pieces(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """Every episode cut in two, the second half on the other side of the split."""
     half = [e for e in episodes if len(e) > 1]
     return [e.cut(0, len(e) // 2) for e in half] + [e.cut(len(e) // 2, len(e)) for e in half]
 
 
-def same_seeds(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
+def same_seeds(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
     """The same reset seeds on both sides of the split."""
     count = len(episodes) // 2
     return [dataclasses.replace(e, seed=i % count) for i, e in enumerate(episodes[: 2 * count])]
@@ -273,10 +260,7 @@ def _column(episode: Episode, does: Callable[[np.ndarray], np.ndarray]) -> np.nd
 
 
 def _with_values(
-    episodes: Episodes,
-    rng: np.random.Generator,
-    amount: float,
-    does: Callable[[np.ndarray], np.ndarray],
+    episodes: Episodes, rng: Generator, amount: float, does: Callable[[np.ndarray], np.ndarray]
 ) -> Episodes:
     """Change `amount` values of the first dimension, or that share of them if below 1."""
     lengths = [len(episode) + 1 for episode in episodes]
@@ -305,31 +289,13 @@ def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one row for each task, seed and fault."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=list(TASKS),
-        choices=list(TASKS),
-        help="tasks to measure (default: all)",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: %(default)s)"
-    )
+    parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(3))
     parser.add_argument(
         "--faults",
         nargs="+",
         default=["clean", *FAULTS],
         choices=["clean", *FAULTS],
         help="faults to plant (default: all, and clean data)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
     )
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

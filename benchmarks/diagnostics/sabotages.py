@@ -20,9 +20,10 @@ from world_env.rng import CounterRNG
 from world_env.twin import Twin
 from world_env.types import Uncertainty
 
-Step = Callable[[State, Tensor, CounterRNG], tuple[State, Prediction]]
+Next = tuple[State, Prediction]
+Step = Callable[[State, Tensor, CounterRNG], Next]
 """(state, action, rng) -> next state and prediction of the sound model, with uncertainty."""
-Change = Callable[[WorldModel, Step, State, Tensor, CounterRNG], tuple[State, Prediction]]
+Change = Callable[[WorldModel, Step, State, Tensor, CounterRNG], Next]
 """(sound model, its step, state, action, rng) -> next state and prediction of the sabotaged model."""
 
 JUDGED = ("reward off the data", "no deaths", "frozen")
@@ -65,11 +66,7 @@ class SabotagedModel(WorldModel):
 
         def step(state: State, action: Tensor, rng: CounterRNG) -> tuple[State, Prediction]:
             return self.sound.step(
-                state,
-                action,
-                rng=rng,
-                temperature=temperature,
-                uncertainty=uncertainty or True,
+                state, action, rng=rng, temperature=temperature, uncertainty=uncertainty or True
             )
 
         following, prediction = self.change(self.sound, step, state, action, rng)
@@ -100,7 +97,7 @@ def sabotaged(twin: Twin, name: str) -> Twin:
 
 def _no_deaths(
     sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
+) -> Next:
     """No episode terminates."""
     following, prediction = step(state, action, rng)
     return following, dataclasses.replace(
@@ -108,9 +105,7 @@ def _no_deaths(
     )
 
 
-def _frozen(
-    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
+def _frozen(sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG) -> Next:
     """The state never changes; reward and termination are those of the sound model."""
     _, prediction = step(state, action, rng)
     return state, prediction
@@ -149,7 +144,7 @@ class _OffData:
 
 def _scaled_reward(
     sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
+) -> Next:
     """Every reward times 1.5."""
     following, prediction = step(state, action, rng)
     final = prediction.terminal_reward
@@ -162,16 +157,14 @@ def _scaled_reward(
 
 def _noisy_reward(
     sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
+) -> Next:
     """Rewards with noise of standard deviation 1, which a policy cannot exploit."""
     following, prediction = step(state, action, rng)
     noise = rng.normal(1).squeeze(-1).to(prediction.reward.dtype)
     return following, dataclasses.replace(prediction, reward=prediction.reward + noise)
 
 
-def _pushed(
-    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
+def _pushed(sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG) -> Next:
     """The last dimension drifts by half of its typical change in a step."""
     following, prediction = step(state, action, rng)
     vector, normalizer = following["observation"].clone(), cast(Any, sound.normalizer)
@@ -179,9 +172,7 @@ def _pushed(
     return following | {"observation": vector}, prediction
 
 
-def _deaf(
-    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
+def _deaf(sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG) -> Next:
     """Half of the actions are replaced by zero, or by the first discrete action."""
     executed = rng.uniform(1) < 0.5
     other = torch.zeros_like(action)

@@ -13,19 +13,18 @@ nearly all of its values are equal; constant columns are skipped. Scalings:
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import world_env.fitting.fit
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.fit_speed import transitions
 from world_env.batch import Batch, Context
@@ -58,42 +57,19 @@ _GAUSSIAN = {"outlier": 1e9}
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=list(TASKS),
-        choices=list(TASKS),
-        help="tasks to measure (default: all)",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds (default: %(default)s)"
-    )
+    parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(5), resume=True)
     parser.add_argument(
         "--scalings",
         nargs="+",
         default=["before", "after"],
         choices=SCALINGS,
-        help="scalings to fit with (default: %(default)s)",
+        help="scalings to fit with",
     )
     parser.add_argument(
         "--updates",
         type=int,
         default=world_env.fitting.config.MIN_UPDATES,
-        help="gradient steps of a fit (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the rows of the results file and skip those (default: replace the file)",
+        help="gradient steps of a fit",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -11,7 +11,6 @@ tenth. AUROC is the probability that such a step has a larger uncertainty than a
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import merge, read
 from benchmarks.speed.fit_speed import transitions
 from world_env.batch import Batch, Context, Observation
@@ -48,22 +48,7 @@ SEED = 100
 
 def main() -> None:
     """Write one row for each task and kind of uncertainty."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=list(TASKS),
-        choices=list(TASKS),
-        help="tasks to measure (default: all)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
+    parser = script_parser(__doc__, BENCHMARK, tasks=TASKS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)

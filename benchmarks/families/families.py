@@ -13,7 +13,6 @@ real outcome: squared errors favour the mean of possible futures, energy scores 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.families.families_table import FAMILIES, WORLDS
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.timing import device_name
@@ -55,9 +55,7 @@ def real_world(world: str, **kwargs: int) -> EnvConfig:
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__, BENCHMARK, seeds=range(3), resume=True)
     parser.add_argument(
         "--worlds",
         nargs="+",
@@ -70,28 +68,14 @@ def main() -> None:
         nargs="+",
         default=["ensemble", "rssm"],
         choices=list(FAMILIES),
-        help="families to fit (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: %(default)s)"
+        help="families to fit",
     )
     parser.add_argument(
         "--updates",
         type=int,
         help="gradient steps of a fit (default: those of the recipe or of FitConfig)",
     )
-    parser.add_argument("--device", default="cpu", help="device of the fits (default: %(default)s)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the rows of the results file and skip those (default: replace the file)",
-    )
+    parser.add_argument("--device", default="cpu", help="device of the fits")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)

@@ -42,9 +42,7 @@ def families_section(tree: JSON) -> str:
             of = found.get((world, family))
             if of:
                 means = [f"{mean_of(of, 'reward_error'):.3f}", f"{mean_of(of, 'seconds'):.0f}"]
-                lines += [
-                    [world, name, *_over(of, steps, "error", "energy"), *means, str(len(of))],
-                ]
+                lines += [[world, name, *_over(of, steps, "error", "energy"), *means, str(len(of))]]
         if here:
             constant = _over(here, steps, "hold_last", "hold_energy")
             lines.append([world, "constant prediction", *constant, "", "", ""])

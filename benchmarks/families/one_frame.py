@@ -10,7 +10,6 @@ additional), and a random policy.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 from functools import partial
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from benchmarks.arguments import script_parser
 from benchmarks.families.families_table import LATENTS, ONE_FRAME, RANDOM, STATE
 from benchmarks.returns.returns import EVALUATION_SEEDS, add_missing
 from training.tasks import TASKS, real_of
@@ -58,23 +58,7 @@ class OneFrame(gym.ObservationWrapper[Any, Any, Any]):
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the rows of the results file and skip those (default: replace the file)",
-    )
+    parser = script_parser(__doc__, BENCHMARK, seeds=range(3), resume=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.resume:

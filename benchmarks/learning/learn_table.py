@@ -11,7 +11,6 @@ skipped. `seconds` are the time of training alone, `environment_seconds` the par
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -23,6 +22,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import merge, read
 from benchmarks.returns.tuning import TUNING_SEEDS
 from benchmarks.speed.timing import Watch
@@ -59,35 +59,16 @@ CHECKS = 7
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
     tasks = [*CONTROL, "CartPole-v1", "Pendulum-v1"]
-    parser.add_argument(
-        "--tasks", nargs="+", default=tasks, choices=tasks, help="tasks (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[100],
-        choices=list(TUNING_SEEDS),
-        help="tuning seeds (default: %(default)s)",
-    )
+    parser = script_parser(__doc__, BENCHMARK, tasks=tasks, seeds=[100], seed_choices=TUNING_SEEDS)
     parser.add_argument(
         "--settings",
         nargs="+",
         default=list(SETTINGS),
-        help="settings ENVIRONMENTSxSTEPS/BATCH/EPOCHS (default: %(default)s)",
+        help="settings ENVIRONMENTSxSTEPS/BATCH/EPOCHS",
     )
     parser.add_argument("--change", type=json.loads, default={}, help="more options of PPO as JSON")
     parser.add_argument("--steps", type=int, help="training steps (default: those of the task)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     made = {name: facts()[name] for name in ("commit", "date")}
@@ -119,11 +100,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     if task in CONTROL:
         world = real_of(task)
         config = LearnConfig(
-            steps=steps,
-            rows=rows,
-            seed=seed,
-            options=options,
-            normalization=exploring_scales(task),
+            steps=steps, rows=rows, seed=seed, options=options, normalization=exploring_scales(task)
         )
     else:
         world = Twin.load(TASKS[task].twin)

@@ -10,7 +10,7 @@ from world_env.types import JSON
 PLACES = {"learned": "twin", "real": "real environment"}
 
 
-def learning_section(tree: JSON) -> str:
+def learn_table_section(tree: JSON) -> str:
     """Real return and time by PPO setting, the best first."""
     found = grouped(
         tree["rows"],

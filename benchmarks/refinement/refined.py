@@ -27,7 +27,6 @@ Seeds 100 to 109 are for tuning.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import importlib
@@ -42,6 +41,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.learning.learn_table import exploring_scales
 from benchmarks.refinement.refined_arms import ARMS
 from benchmarks.refinement.refined_table import applies
@@ -64,6 +64,7 @@ ROUND_SEEDS = EVALUATION_SEEDS[:20]
 """Reset seeds of the evaluation of every round."""
 EVALUATED_ROUNDS = 10
 EXPLORING = 5_000
+TASKS_BY_DEFAULT = ("Hopper-v5", "HalfCheetah-v5")
 TWINS = ("ppo_twin", "ppo_twin_known", "sac_twin", "sac_twin_known")
 ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
 """Numbers of environments of PPO that differ from those in a twin."""
@@ -85,26 +86,17 @@ COLUMNS = (
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
     tasks = [name for name, task in TASKS.items() if task.many_steps >= LONG]
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        default=["Hopper-v5", "HalfCheetah-v5"],
-        choices=tasks,
-        help="tasks to measure (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds (default: %(default)s)"
+    parser = script_parser(
+        __doc__, BENCHMARK, tasks=tasks, default_tasks=TASKS_BY_DEFAULT, seeds=range(3), resume=True
     )
     parser.add_argument(
         "--columns",
         nargs="+",
+        metavar="COLUMN",
         default=list(COLUMNS),
         choices=COLUMNS,
-        help="policies to train and evaluate (default: all)",
+        help="columns to measure, as above (default: all)",
     )
     parser.add_argument(
         "--change",
@@ -115,19 +107,9 @@ def main() -> None:
     parser.add_argument(
         "--arms",
         nargs="+",
+        metavar="ARM",
         choices=ARMS,
-        help="named changes (refined_arms.py), measured one by one",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the rows of the results file and skip those (default: replace the file)",
+        help=f"named changes, measured one by one: {'; '.join(ARMS)}".replace("%", "%%"),
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)

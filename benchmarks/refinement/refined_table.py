@@ -56,12 +56,7 @@ WORDS = {
     "random": "random",
 }
 LEARNERS = ("sac_twin", "ppo_twin")
-BASELINES = (
-    "ppo_real_long",
-    "ppo_real_long_few",
-    "ppo_real_long_discount",
-    "ppo_real_long_same",
-)
+BASELINES = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_discount", "ppo_real_long_same")
 MIN_RETURNS = {"Hopper-v5": 1_500.0, "InvertedDoublePendulum-v5": 9_000.0}
 CLOSE = 0.15
 """Largest return gap of a goal, as a share of the real return."""

@@ -10,7 +10,6 @@ that must not change returns.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
 from world_env.atomic_io import write_json
@@ -48,29 +48,8 @@ EVALUATION_SEEDS = range(20_000, 20_000 + EPISODES)
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--tasks", nargs="+", default=list(JUDGED), choices=list(TASKS), help="tasks to measure"
-    )
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0, 1, 2, 3, 4],
-        help="seeds of data, fit and policies",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/results/returns.json"),
-        help="results file to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the cells of the results file and skip those (default: replace the file)",
+    parser = script_parser(
+        __doc__, "returns", tasks=TASKS, default_tasks=JUDGED, seeds=range(5), resume=True
     )
     parser.add_argument(
         "--pairs",

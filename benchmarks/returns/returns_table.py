@@ -211,7 +211,7 @@ def _word(goal: Goal, value: float | None, spent: int | None) -> str:
     return verdict(value >= goal.level)
 
 
-def repeated_section(tree: JSON, first: JSON) -> str:
+def returns_speed_section(tree: JSON, first: JSON) -> str:
     """Policies of the twin trained and evaluated again, beside the rows of returns.json."""
     lines = []
     for (task,), again in grouped(

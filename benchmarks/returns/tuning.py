@@ -9,7 +9,6 @@ Rows are added to the file; stored rows are skipped.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import add_missing
 from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
@@ -39,9 +39,7 @@ _TASK = {field.name for field in dataclasses.fields(Task)}
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__, "tuning")
     parser.add_argument("--task", required=True, choices=list(TASKS), help="task to tune")
     parser.add_argument(
         "--seeds",
@@ -57,12 +55,6 @@ def main() -> None:
         type=json.loads,
         default=[{}],
         help="changes to measure one by one, JSON (default: the unchanged configuration)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("benchmarks/results/tuning.json"),
-        help="results file to write (default: %(default)s)",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -85,11 +77,7 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
     config: LearnConfig = refine_task(task, real_of(task_id), Path(), seed).learn
     policy = learn(twin, dataclasses.replace(config, **rest))
     real_returns = run_real(
-        policy_actor(policy),
-        real_of(task_id),
-        RESET_SEEDS,
-        purpose="select",
-        ledger=StepLedger(),
+        policy_actor(policy), real_of(task_id), RESET_SEEDS, purpose="select", ledger=StepLedger()
     )
     learned = run_learned(policy_actor(policy), twin, real_returns.first, seed=seed)
     return {

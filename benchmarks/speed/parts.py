@@ -9,17 +9,16 @@ environment class. torch.compile gets the networks of one member without noise a
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.arguments import script_parser
 from benchmarks.speed.stepping import env, forward, real, vector_env
 from benchmarks.speed.steps_per_second import NETWORK, spec_by, twin_of
 from benchmarks.speed.timing import JSON, alternate, rate
@@ -140,27 +139,11 @@ def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]
 
 def main() -> None:
     """Time everything and write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__, BENCHMARK)
     parser.add_argument(
-        "--repeats",
-        type=int,
-        default=20,
-        help="rounds, of which the minimum is kept (default: %(default)s)",
+        "--repeats", type=int, default=20, help="rounds, of which the minimum is kept"
     )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=0.1,
-        help="duration of a case in a round (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
-    )
+    parser.add_argument("--seconds", type=float, default=0.1, help="duration of a case in a round")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[JSON] = []

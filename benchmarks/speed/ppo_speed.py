@@ -5,9 +5,9 @@
     python -m benchmarks.speed.ppo_speed --twin runs/cheetah/twin --to-return 1500 --steps 3000000
 
 Both trainings run `world_env.learn`; real environments are stepped one after another in this process. The time is
-split by functions of Stable-Baselines3. With `--to-return`, both train until the real return of the policy reaches a value
-(mean of `--episodes`, evaluated every `--check-every` steps without counting the time), at most `--steps`. Each run adds
-one row to the file. One thread, because two processes on the same cores slow each other down.
+split by functions of Stable-Baselines3. With `--to-return`, both train until the real return of the policy reaches a
+value (mean of `--episodes`, evaluated every `--check-every` steps without counting the time), at most `--steps`. Each
+run adds one row to the file. One thread, because two processes on the same cores slow each other down.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.arguments import script_parser
 from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
 from world_env import learn
 from world_env.envs import WorldModelSB3VecEnv
@@ -203,12 +204,8 @@ class _AfterEachUpdate(BaseCallback):
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--task", default="HalfCheetah-v5", help="real environment id (default: %(default)s)"
-    )
+    parser = script_parser(__doc__, BENCHMARK)
+    parser.add_argument("--task", default="HalfCheetah-v5", help="real environment id")
     parser.add_argument("--twin", type=Path, help="folder of a twin (default: an untrained twin)")
     parser.add_argument(
         "--model",
@@ -216,53 +213,27 @@ def parse() -> argparse.Namespace:
         default={},
         help="fields of EnsembleConfig of the untrained twin as JSON",
     )
+    parser.add_argument("--steps", type=int, default=327_680, help="training steps")
+    parser.add_argument("--rows", type=int, default=512, help="environments stepped together")
     parser.add_argument(
-        "--steps", type=int, default=327_680, help="training steps (default: %(default)s)"
+        "--rollout", type=int, default=16_384, help="steps of a rollout, all environments"
     )
+    parser.add_argument("--batch-size", type=int, default=2048, help="batch size of PPO")
     parser.add_argument(
-        "--rows", type=int, default=512, help="environments stepped together (default: %(default)s)"
+        "--epochs", type=int, default=MANY_ROWS["n_epochs"], help="epochs of PPO a rollout"
     )
-    parser.add_argument(
-        "--rollout",
-        type=int,
-        default=16_384,
-        help="steps of a rollout, all environments (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=2048, help="batch size of PPO (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        default=MANY_ROWS["n_epochs"],
-        help="epochs of PPO a rollout (default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="first seed (default: %(default)s)")
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="number of seeds (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--repeats", type=int, default=3, help="number of seeds")
     parser.add_argument(
         "--to-return",
         type=float,
         help="real return that ends a training (default: train all --steps)",
     )
     parser.add_argument(
-        "--check-every",
-        type=int,
-        default=65_536,
-        help="steps between evaluations of --to-return (default: %(default)s)",
+        "--check-every", type=int, default=65_536, help="steps between evaluations of --to-return"
     )
     parser.add_argument(
-        "--episodes",
-        type=int,
-        default=10,
-        help="episodes of an evaluation of --to-return (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(f"benchmarks/results/{BENCHMARK}.json"),
-        help="results file to write (default: %(default)s)",
+        "--episodes", type=int, default=10, help="episodes of an evaluation of --to-return"
     )
     return parser.parse_args()
 

@@ -24,7 +24,7 @@ LAYERS = {
 """Value in the results file -> column."""
 
 
-def steps_section(tree: JSON) -> str:
+def steps_per_second_section(tree: JSON) -> str:
     """Steps a second by environment, number of environments and uncertainty estimate."""
     network = tree["network"]
     rows = [row for row in tree["rows"] if "members" not in row]
@@ -77,7 +77,7 @@ def _rate(row: JSON | None) -> str:
     return f"{row['steps_per_second']:,.0f}" + ("" if share in (None, 1.0) else f" ({share:.0%})")
 
 
-def image_section(tree: JSON) -> str:
+def image_steps_section(tree: JSON) -> str:
     """Steps a second of twins with image observations, with their goals."""
     counts = sorted({row["rows"] for row in tree["rows"]})
     found = {(row["size"], row["what"], row["rows"]): row for row in tree["rows"]}
@@ -111,8 +111,7 @@ def gpu_section(tree: JSON) -> str:
     }
     counts = sorted({row["rows"] for row in steps})
     found = grouped(
-        steps,
-        lambda row: (row["family"], row["size"], row["mode"], row["device"], row["threads"]),
+        steps, lambda row: (row["family"], row["size"], row["mode"], row["device"], row["threads"])
     )
     lines = []
     for (family, size, mode, device, threads), rows in found.items():
@@ -142,7 +141,7 @@ def parts_section(tree: JSON) -> str:
         name = f"{what} (option removed)" if "bfloat16" in what else what
         lines.append([name, *("" if cell is None else f"{cell:,.0f}" for cell in cells)])
     times = [
-        f"{column[2] * found['real', *column] / found['environment', *column]:.1f}"
+        f"{column[2] * found[('real', *column)] / found[('environment', *column)]:.1f}"
         for column in columns
     ]
     lines.append(["**speed relative to one real environment**", *times])
@@ -150,7 +149,7 @@ def parts_section(tree: JSON) -> str:
     return paragraphs(table(["microseconds", *header], lines), source(tree))
 
 
-def fit_section(tree: JSON) -> str:
+def fit_speed_section(tree: JSON) -> str:
     """One line a fit, in the order of the runs."""
     phases = ("prepare", "updates", "validation", "finish", "total")
     return paragraphs(
@@ -178,7 +177,7 @@ def fit_section(tree: JSON) -> str:
     )
 
 
-def ppo_section(tree: JSON) -> str:
+def ppo_speed_section(tree: JSON) -> str:
     """One line a comparison of PPO in the twin and in the real environment."""
     lines = []
     for row in tree["rows"]:

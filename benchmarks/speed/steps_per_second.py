@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from benchmarks.arguments import script_parser
 from benchmarks.speed.mbrl_speed import MbrlError, Worker, mbrl_python, whole_rows
 from benchmarks.speed.speed_plot import plot
 from benchmarks.speed.stepping import NETWORKS, PARTS, WORLDS, Step, core, real
@@ -352,67 +353,37 @@ def open_workers(arguments: argparse.Namespace, head: JSON, stack: ExitStack) ->
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
-        "--sizes",
-        nargs="+",
-        default=list(SIZES),
-        help="real environment ids, for their spaces (default: %(default)s)",
+        "--sizes", nargs="+", default=list(SIZES), help="real environment ids, for their spaces"
     )
     parser.add_argument(
         "--what", nargs="+", default=list(WHAT), choices=WHAT, help="cases to time (default: all)"
     )
     parser.add_argument(
-        "--rows",
-        nargs="+",
-        type=int,
-        default=list(ROWS),
-        help="numbers of environments (default: %(default)s)",
+        "--rows", nargs="+", type=int, default=list(ROWS), help="numbers of environments"
     )
     parser.add_argument(
         "--dtypes",
         nargs="+",
         default=["float32"],
         choices=list(DTYPES),
-        help="number types of the matrix products (default: %(default)s)",
+        help="number types of the matrix products",
     )
     parser.add_argument(
-        "--repeats",
-        type=int,
-        default=5,
-        help="rounds, of which the median is kept (default: %(default)s)",
+        "--repeats", type=int, default=5, help="rounds, of which the median is kept"
     )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=0.5,
-        help="duration of a case in a round (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--square", type=int, default=1024, help="side of the large matrices (default: %(default)s)"
-    )
+    parser.add_argument("--seconds", type=float, default=0.5, help="duration of a case in a round")
+    parser.add_argument("--square", type=int, default=1024, help="side of the large matrices")
     parser.add_argument(
         "--scaling", action="store_true", help="also by members and observation size"
     )
+    parser.add_argument("--scaling-rows", type=int, default=1000, help="environments of --scaling")
     parser.add_argument(
-        "--scaling-rows",
-        type=int,
-        default=1000,
-        help="environments of --scaling (default: %(default)s)",
+        "--memory-rows", type=int, default=16384, help="environments of the memory measurement"
     )
     parser.add_argument(
-        "--memory-rows",
-        type=int,
-        default=16384,
-        help="environments of the memory measurement (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--memory-steps",
-        type=int,
-        default=1000,
-        help="steps of the memory measurement; 0: none (default: %(default)s)",
+        "--memory-steps", type=int, default=1000, help="steps of the memory measurement; 0: none"
     )
     parser.add_argument("--skip-mbrl", action="store_true", help="do not install and time mbrl-lib")
     parser.add_argument(
