@@ -11,7 +11,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """Keep the lines of the description; append defaults that have a value."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if not action.default or "(default" in (action.help or ""):
+        shown = isinstance(action.default, str | list | Path | float) or type(action.default) is int
+        if not shown or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -61,3 +62,23 @@ def script_parser(
         out = Path(f"benchmarks/results/{benchmark}.json")
         parser.add_argument("--out", type=Path, default=out, help="results file to write")
     return parser
+
+
+def option(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: int | float | str | Iterable[int | float | str],
+    text: str,
+    choices: Iterable[str] | None = None,
+) -> None:
+    """Add an option of the type of its default; several values if the default has several."""
+    values = [default] if isinstance(default, int | float | str) else list(default)
+    several = values != [default]
+    parser.add_argument(
+        name,
+        type=type(values[0]),
+        nargs="+" if several else None,
+        default=values if several else default,
+        choices=None if choices is None else list(choices),
+        help=text,
+    )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.agreement.agreement import LEARN_RUNS, place_of
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import read
 from world_env.atomic_io import write_json
 from world_env.batch import Batch, Context
@@ -49,8 +49,8 @@ MAX_STEPS = 500
 def main() -> None:
     """Measure the twins of the named cells and write the file."""
     parser = script_parser(__doc__, BENCHMARK, seeds=range(3))
-    parser.add_argument("--task", default="HalfCheetah-v5", help="task to measure")
-    parser.add_argument("--column", type=int, default=8, help="observation dimension")
+    option(parser, "--task", "HalfCheetah-v5", "task to measure")
+    option(parser, "--column", 8, "observation dimension")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))

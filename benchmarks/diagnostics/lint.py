@@ -24,7 +24,7 @@ import torch
 from gymnasium import spaces
 from numpy.random import Generator
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import merge, read
 from training.tasks import TASKS as REAL_TASKS
 from training.tasks import real_of
@@ -290,12 +290,12 @@ def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one row for each task, seed and fault."""
     parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(3))
-    parser.add_argument(
+    option(
+        parser,
         "--faults",
-        nargs="+",
-        default=["clean", *FAULTS],
-        choices=["clean", *FAULTS],
-        help="faults to plant (default: all, and clean data)",
+        ["clean", *FAULTS],
+        "faults to plant (default: all, and clean data)",
+        ["clean", *FAULTS],
     )
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

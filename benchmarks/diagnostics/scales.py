@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import world_env.fitting.fit
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.fit_speed import transitions
 from world_env.batch import Batch, Context
@@ -58,19 +58,8 @@ _GAUSSIAN = {"outlier": 1e9}
 def main() -> None:
     """Run the missing rows and write the file after each."""
     parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(5), resume=True)
-    parser.add_argument(
-        "--scalings",
-        nargs="+",
-        default=["before", "after"],
-        choices=SCALINGS,
-        help="scalings to fit with",
-    )
-    parser.add_argument(
-        "--updates",
-        type=int,
-        default=world_env.fitting.config.MIN_UPDATES,
-        help="gradient steps of a fit",
-    )
+    option(parser, "--scalings", ["before", "after"], "scalings to fit with", SCALINGS)
+    option(parser, "--updates", world_env.fitting.config.MIN_UPDATES, "gradient steps of a fit")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)

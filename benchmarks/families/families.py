@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.families.families_table import FAMILIES, WORLDS
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.timing import device_name
@@ -56,26 +56,14 @@ def real_world(world: str, **kwargs: int) -> EnvConfig:
 def main() -> None:
     """Run the missing rows and write the file after each."""
     parser = script_parser(__doc__, BENCHMARK, seeds=range(3), resume=True)
-    parser.add_argument(
-        "--worlds",
-        nargs="+",
-        default=list(WORLDS),
-        choices=list(WORLDS),
-        help="environments to measure (default: all)",
-    )
-    parser.add_argument(
-        "--families",
-        nargs="+",
-        default=["ensemble", "rssm"],
-        choices=list(FAMILIES),
-        help="families to fit",
-    )
+    option(parser, "--worlds", WORLDS, "environments to measure (default: all)", WORLDS)
+    option(parser, "--families", ["ensemble", "rssm"], "families to fit", FAMILIES)
     parser.add_argument(
         "--updates",
         type=int,
         help="gradient steps of a fit (default: those of the recipe or of FitConfig)",
     )
-    parser.add_argument("--device", default="cpu", help="device of the fits")
+    option(parser, "--device", "cpu", "device of the fits")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)

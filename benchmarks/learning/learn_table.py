@@ -22,7 +22,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import merge, read
 from benchmarks.returns.tuning import TUNING_SEEDS
 from benchmarks.speed.timing import Watch
@@ -61,12 +61,7 @@ def main() -> None:
     """Run the missing rows and write the file after each."""
     tasks = [*CONTROL, "CartPole-v1", "Pendulum-v1"]
     parser = script_parser(__doc__, BENCHMARK, tasks=tasks, seeds=[100], seed_choices=TUNING_SEEDS)
-    parser.add_argument(
-        "--settings",
-        nargs="+",
-        default=list(SETTINGS),
-        help="settings ENVIRONMENTSxSTEPS/BATCH/EPOCHS",
-    )
+    option(parser, "--settings", SETTINGS, "settings ENVIRONMENTSxSTEPS/BATCH/EPOCHS")
     parser.add_argument("--change", type=json.loads, default={}, help="more options of PPO as JSON")
     parser.add_argument("--steps", type=int, help="training steps (default: those of the task)")
     arguments = parser.parse_args()

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import world_env.fitting.fit
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.timing import JSON, Watch, append, peak_mb, resident_mb
 from training.tasks import real_of
 from world_env import collect
@@ -130,24 +130,18 @@ def reached(curve: list[JSON], level: float) -> float | None:
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = script_parser(__doc__, BENCHMARK)
-    parser.add_argument("--task", default="HalfCheetah-v5", help="real environment id")
-    parser.add_argument("--transitions", type=int, default=100_000, help="real steps to fit to")
-    parser.add_argument("--exploration", default="held:5", help="exploration of the collection")
-    parser.add_argument("--data-seed", type=int, default=0, help="seed of the collection")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the fit")
+    option(parser, "--task", "HalfCheetah-v5", "real environment id")
+    option(parser, "--transitions", 100_000, "real steps to fit to")
+    option(parser, "--exploration", "held:5", "exploration of the collection")
+    option(parser, "--data-seed", 0, "seed of the collection")
+    option(parser, "--seed", 0, "seed of the fit")
     parser.add_argument(
         "--change", type=json.loads, default={}, help="changed fields of FitConfig as JSON"
     )
-    parser.add_argument(
-        "--levels",
-        nargs="+",
-        type=float,
-        default=[0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3],
-        help="levels of the validation error",
+    option(
+        parser, "--levels", [0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3], "levels of the validation error"
     )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads; more help only if nothing else runs"
-    )
+    option(parser, "--threads", 1, "CPU threads; more help only if nothing else runs")
     return parser.parse_args()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.fit_speed import timed_fit
 from benchmarks.speed.stepping import core
 from benchmarks.speed.timing import JSON, device_name, median, rate
@@ -130,16 +130,10 @@ def made_up(spec: WorldSpec) -> list[Episode]:
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = script_parser(__doc__, BENCHMARK)
-    parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"], help="devices")
-    parser.add_argument(
-        "--rows", nargs="+", type=int, default=list(ROWS), help="numbers of environments"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help="duration of each of three measurements"
-    )
-    parser.add_argument(
-        "--updates", type=int, default=50, help="gradient steps of a fit; a tenth on the CPU"
-    )
+    option(parser, "--devices", ["cpu", "cuda"], "devices")
+    option(parser, "--rows", ROWS, "numbers of environments")
+    option(parser, "--seconds", 0.5, "duration of each of three measurements")
+    option(parser, "--updates", 50, "gradient steps of a fit; a tenth on the CPU")
     return parser.parse_args()
 
 

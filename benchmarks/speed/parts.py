@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.stepping import env, forward, real, vector_env
 from benchmarks.speed.steps_per_second import NETWORK, spec_by, twin_of
 from benchmarks.speed.timing import JSON, alternate, rate
@@ -140,10 +140,8 @@ def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]
 def main() -> None:
     """Time everything and write the file."""
     parser = script_parser(__doc__, BENCHMARK)
-    parser.add_argument(
-        "--repeats", type=int, default=20, help="rounds, of which the minimum is kept"
-    )
-    parser.add_argument("--seconds", type=float, default=0.1, help="duration of a case in a round")
+    option(parser, "--repeats", 20, "rounds, of which the minimum is kept")
+    option(parser, "--seconds", 0.1, "duration of a case in a round")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[JSON] = []

@@ -28,7 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
 from world_env import learn
 from world_env.envs import WorldModelSB3VecEnv
@@ -205,7 +205,7 @@ class _AfterEachUpdate(BaseCallback):
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = script_parser(__doc__, BENCHMARK)
-    parser.add_argument("--task", default="HalfCheetah-v5", help="real environment id")
+    option(parser, "--task", "HalfCheetah-v5", "real environment id")
     parser.add_argument("--twin", type=Path, help="folder of a twin (default: an untrained twin)")
     parser.add_argument(
         "--model",
@@ -213,28 +213,20 @@ def parse() -> argparse.Namespace:
         default={},
         help="fields of EnsembleConfig of the untrained twin as JSON",
     )
-    parser.add_argument("--steps", type=int, default=327_680, help="training steps")
-    parser.add_argument("--rows", type=int, default=512, help="environments stepped together")
-    parser.add_argument(
-        "--rollout", type=int, default=16_384, help="steps of a rollout, all environments"
-    )
-    parser.add_argument("--batch-size", type=int, default=2048, help="batch size of PPO")
-    parser.add_argument(
-        "--epochs", type=int, default=MANY_ROWS["n_epochs"], help="epochs of PPO a rollout"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--repeats", type=int, default=3, help="number of seeds")
+    option(parser, "--steps", 327_680, "training steps")
+    option(parser, "--rows", 512, "environments stepped together")
+    option(parser, "--rollout", 16_384, "steps of a rollout, all environments")
+    option(parser, "--batch-size", 2048, "batch size of PPO")
+    option(parser, "--epochs", MANY_ROWS["n_epochs"], "epochs of PPO a rollout")
+    option(parser, "--seed", 0, "first seed")
+    option(parser, "--repeats", 3, "number of seeds")
     parser.add_argument(
         "--to-return",
         type=float,
         help="real return that ends a training (default: train all --steps)",
     )
-    parser.add_argument(
-        "--check-every", type=int, default=65_536, help="steps between evaluations of --to-return"
-    )
-    parser.add_argument(
-        "--episodes", type=int, default=10, help="episodes of an evaluation of --to-return"
-    )
+    option(parser, "--check-every", 65_536, "steps between evaluations of --to-return")
+    option(parser, "--episodes", 10, "episodes of an evaluation of --to-return")
     return parser.parse_args()
 
 

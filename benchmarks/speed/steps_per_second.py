@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from benchmarks.arguments import script_parser
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.mbrl_speed import MbrlError, Worker, mbrl_python, whole_rows
 from benchmarks.speed.speed_plot import plot
 from benchmarks.speed.stepping import NETWORKS, PARTS, WORLDS, Step, core, real
@@ -354,37 +354,19 @@ def open_workers(arguments: argparse.Namespace, head: JSON, stack: ExitStack) ->
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = script_parser(__doc__)
-    parser.add_argument(
-        "--sizes", nargs="+", default=list(SIZES), help="real environment ids, for their spaces"
-    )
-    parser.add_argument(
-        "--what", nargs="+", default=list(WHAT), choices=WHAT, help="cases to time (default: all)"
-    )
-    parser.add_argument(
-        "--rows", nargs="+", type=int, default=list(ROWS), help="numbers of environments"
-    )
-    parser.add_argument(
-        "--dtypes",
-        nargs="+",
-        default=["float32"],
-        choices=list(DTYPES),
-        help="number types of the matrix products",
-    )
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="rounds, of which the median is kept"
-    )
-    parser.add_argument("--seconds", type=float, default=0.5, help="duration of a case in a round")
-    parser.add_argument("--square", type=int, default=1024, help="side of the large matrices")
+    option(parser, "--sizes", SIZES, "real environment ids, for their spaces")
+    option(parser, "--what", WHAT, "cases to time (default: all)", WHAT)
+    option(parser, "--rows", ROWS, "numbers of environments")
+    option(parser, "--dtypes", ["float32"], "number types of the matrix products", DTYPES)
+    option(parser, "--repeats", 5, "rounds, of which the median is kept")
+    option(parser, "--seconds", 0.5, "duration of a case in a round")
+    option(parser, "--square", 1024, "side of the large matrices")
     parser.add_argument(
         "--scaling", action="store_true", help="also by members and observation size"
     )
-    parser.add_argument("--scaling-rows", type=int, default=1000, help="environments of --scaling")
-    parser.add_argument(
-        "--memory-rows", type=int, default=16384, help="environments of the memory measurement"
-    )
-    parser.add_argument(
-        "--memory-steps", type=int, default=1000, help="steps of the memory measurement; 0: none"
-    )
+    option(parser, "--scaling-rows", 1000, "environments of --scaling")
+    option(parser, "--memory-rows", 16384, "environments of the memory measurement")
+    option(parser, "--memory-steps", 1000, "steps of the memory measurement; 0: none")
     parser.add_argument("--skip-mbrl", action="store_true", help="do not install and time mbrl-lib")
     parser.add_argument(
         "--images", action="store_true", help="time twins with image observations instead"
