@@ -14,7 +14,7 @@ TASKS = (
     *("InvertedDoublePendulum-v5", "HalfCheetah-v5", "Pendulum-v1-pixels"),
 )
 MIN_PEARSON = {"Pendulum-v1-pixels": 0.95}
-"""Goal of a task, where it is not .99."""
+"""Smallest Pearson correlation of tasks with another goal than .99."""
 SEEDS = {0, 1, 2}
 KINDS = ("evaluation", "optimisation", "oracle")
 

@@ -264,7 +264,7 @@ def summary_section(returns: JSON, refined: JSON) -> str:
     cells = {(cell["task"], cell["seed"]): cell["commit"] for cell in returns["cells"]}
 
     def cell(task: str, policies: tuple[str, ...], *, steps: bool = False, ci: bool = False) -> str:
-        """Best of some policies by mean return; empty where none was measured."""
+        """Best of some policies by mean return."""
         of = [found[task, policy] for policy in policies if (task, policy) in found]
         if not of:
             return "not measured"

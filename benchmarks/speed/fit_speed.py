@@ -37,7 +37,7 @@ UPDATE_PARTS = ("windows", "loss", "backward", "clip", "optimizer")
 
 
 def main() -> None:
-    """Collect what is missing, fit once, and add the row."""
+    """Collect missing data, fit once, and add the row."""
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore", FitWarning)

@@ -145,7 +145,7 @@ def parts_section(tree: JSON) -> str:
         for column in columns
     ]
     lines.append(["**speed relative to one real environment**", *times])
-    header = [f"{size}, {network} network, {rows:,}" for size, network, rows in columns]
+    header = [f"{size}, {network} network, num_envs {rows:,}" for size, network, rows in columns]
     return paragraphs(table(["microseconds", *header], lines), source(tree))
 
 
