@@ -1,4 +1,4 @@
-"""Every results file is valid, comes from a clean commit of this history, and was judged on fair seeds."""
+"""Every results file is valid, comes from a clean commit of this history, and uses its own seeds only."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ def schema_of(name: str) -> JSON:
 
 
 def problems(tree: JSON, schema: JSON) -> list[str]:
-    """What is wrong with a results tree, in words; empty where nothing is."""
+    """Problems of a results tree; empty without any."""
     found = [
         f"{error.json_path}: {error.message}"
         for error in jsonschema.Draft202012Validator(schema).iter_errors(tree)
@@ -34,7 +34,7 @@ def problems(tree: JSON, schema: JSON) -> list[str]:
 
 
 def cell_problems(tree: JSON) -> list[str]:
-    """Every row belongs to a cell, and the cells of one task to one configuration: one commit."""
+    """Every row has a cell, and all cells of a task have the same commit."""
     made: dict[str, set[str]] = {}
     for cell in tree["cells"]:
         made.setdefault(cell["task"], set()).add(cell["commit"])
@@ -47,7 +47,7 @@ def cell_problems(tree: JSON) -> list[str]:
 
 
 def row_problems(rows: list[JSON]) -> list[str]:
-    """What a schema cannot say of the rows of returns.json."""
+    """Problems of the rows of returns.json that a schema cannot express."""
     found: list[str] = []
     seen = set()
     for row in rows:

@@ -1,11 +1,11 @@
-"""Do learned returns stand for real ones? A pool of policies that never saw a twin, in twins of several seeds.
+"""How well the return of a policy in a twin predicts its real return, for a pool of policies.
 
     python -m benchmarks.agreement.agreement --tasks CartPole-v1 Pendulum-v1 --seeds 0 1 2 --resume
 
-A cell (task, seed) is a twin made as `world-env refine` makes it, the task's pool judged in it, and policies trained
-in it (three runs of three stages), judged in reality once. Rows put the cells of a task together: for "evaluation" the
-mean over twins of each measure, for "optimisation" all policies in one plot, each in its own twin.
-Tuning used the seeds 100-109 only. Pools are made first where they are missing (`world-env pool`).
+A cell is one task and one seed: a twin made by refinement, the policy pool of the task evaluated in it, and policies
+trained in it (three runs, three stages each), evaluated in the real environment once. Rows combine the cells of a task:
+"evaluation" holds means over twins, "optimisation" all policies together, each in its own twin. Missing pools are
+trained first (`world-env pool`). Seeds 100 to 109 are for tuning.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.agreement.agreement_tables import TASKS as WANTED
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import read
 from training.tasks import TASKS, Task, pool_task, real_of, refine_task
 from world_env import learn, refine
@@ -54,41 +55,36 @@ from world_env.types import JSON
 
 ORACLE = "oracle"
 ORACLES = ("CartPole-v1", "Pendulum-v1")
-"""Tasks whose equations are known exactly, see tests/oracle.py."""
+"""Tasks with exact equations, see tests/oracle.py."""
 JUDGED_FILE = "judged.json"
-EYES_SEED = 90
-"""Of the twin that a pool sees through: no twin that is judged has it."""
+LATENT_SEED = 90
+"""Seed of the twin whose latents the pool acts on; no evaluated twin has it."""
 LEARN_RUNS = 3
 STAGES = (0.1, 0.3)
-"""Shares of a run after which its policy is judged too, beside the last one."""
+"""Shares of a run after which its policy is evaluated too, besides the last one."""
 
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--tasks", nargs="+", default=list(WANTED), choices=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/agreement.json"))
+    parser = script_parser(__doc__, "agreement", tasks=TASKS, default_tasks=WANTED, seeds=range(3))
     parser.add_argument(
-        "--resume", action="store_true", help="read back the cells that were judged before"
+        "--resume", action="store_true", help="load finished cells instead of running them again"
     )
     parser.add_argument(
         "--change",
         type=fields_of(Task),
         default={},
-        help="JSON of fields of the task's row to change, such as '{\"rounds\": 3}'; rows say it",
+        help="changed fields of the task as JSON, such as '{\"rounds\": 3}'; stored in the rows",
     )
     parser.add_argument(
         "--refit",
         type=fields_of(FitConfig),
         default={},
-        help='JSON of fields of FitConfig, such as \'{"model": {"width": 200}}\': the last twin is fitted again so, to '
-        "the very same\ndata, and that one is judged; rows say it",
+        help='changed fields of FitConfig as JSON, such as \'{"model": {"width": 200}}\'; the last twin is fitted '
+        "again to the same data with them; stored in the rows",
     )
     parser.add_argument(
-        "--oracle", action="store_true", help="also judge twins whose equations are exact"
+        "--oracle", action="store_true", help="also evaluate twins with exact equations"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -116,35 +112,38 @@ def main() -> None:
 
 
 def pool_of(task_id: str, runs: Path) -> Pool:
-    """The task's pool; made now where it is missing.
+    """Policy pool of the task, trained now if it is missing.
 
-    Where policies learn on latents, the pool's see through a twin of other data, which nobody judges.
+    If policies act on latents, the pool acts on those of a twin of other data that is not evaluated.
     """
     task, real, through = TASKS[task_id], real_of(task_id), None
     if task.observation_mode is not None:
         folder = runs / "eyes" / task_id
         ledger = StepLedger(folder / "twin-real-steps.json")
-        # Its policy is of no use; its real steps are stated beside the pool's.
-        blind = dataclasses.replace(task, learn_steps=1)
-        eyes = refine(refine_task(blind, real, folder, EYES_SEED), ledger=ledger)[-1]
-        print(f"{task_id}: the pool sees through a twin of {ledger.total():,} more real steps")
-        through = str(eyes.twin_folder)
+        # Its policy is not used; its real steps are printed.
+        short = dataclasses.replace(task, learn_steps=1)
+        source = refine(refine_task(short, real, folder, LATENT_SEED), ledger=ledger)[-1]
+        print(
+            f"{task_id}: the pool acts on latents of a twin of {ledger.total():,} more real steps"
+        )
+        through = str(source.twin_folder)
     return pool(pool_task(task, real, runs / "pools" / task_id, through=through))
 
 
 def fields_of(kind: type) -> Callable[[str], JSON]:
-    """Reads JSON of some fields of a config, and says which it has not before anything is run."""
+    """Parser of JSON with fields of a config; unknown fields are refused before anything is run."""
 
     def read_fields(text: str) -> JSON:
         try:
             given = json.loads(text)
         except json.JSONDecodeError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no JSON: {error}") from error
+            raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {error}") from error
         names = [field.name for field in dataclasses.fields(kind)]
         wrong = sorted(set(given) - set(names)) if isinstance(given, dict) else [text]
         if wrong:
             raise argparse.ArgumentTypeError(
-                f"{', '.join(wrong)} is no field of {kind.__name__}: expected an object of some of {', '.join(names)}"
+                f"not a field of {kind.__name__}: {', '.join(wrong)}; "
+                f"expected a JSON object with some of {', '.join(names)}"
             )
         return given
 
@@ -157,7 +156,7 @@ SHOWN = ("kind", "policies", "pearson", "pearson_ci95", "ceiling", "mmrv_fractio
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """The policies as the twin of one seed saw them. real_steps: what the twin cost. made: commit and date."""
+    """Returns of all policies in the twin of one seed. real_steps: of the twin. made: commit and date."""
 
     seed: int
     judged: list[PolicyReturns]
@@ -172,7 +171,7 @@ def place_of(runs: Path, task_id: str, seed: int, change: JSON) -> Path:
 
 
 def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed: int) -> None:
-    """A twin, made in `base` or read back from there, the pool in it, and what was trained in it; kept in `place`."""
+    """Make or load a twin in `base`, evaluate the pool and new policies in it, and write `place`."""
     ledger = StepLedger(base / "twin-real-steps.json")
     config = refine_task(task, found.real, base, seed)
     last = refine(config, ledger=ledger)[-1]
@@ -194,7 +193,7 @@ def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed
 
 
 def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> Twin:
-    """The last round's twin of another fit to the same data: what the fit is worth, with nothing else changed."""
+    """Twin of another fit to the data of the last round."""
     if not (out / "twin.json").is_file():
         wanted = dataclasses.replace(config.fit_of(last.number), **refit)
         episodes = episodes_until(config.out, last.number)
@@ -212,7 +211,7 @@ def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> T
 
 
 def read_cell(path: Path) -> Cell:
-    """What `run_cell` kept."""
+    """Load the file that `run_cell` wrote."""
     tree = json.loads(path.read_text(encoding="utf-8"))
     arrays = [
         PolicyReturns(**(part | {side: np.array(part[side]) for side in ("real", "learned")}))
@@ -222,7 +221,7 @@ def read_cell(path: Path) -> Cell:
 
 
 def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list[TrainedPolicy]:
-    """Policies that were trained in the twin, in a few runs, each at a few stages; judged in reality once."""
+    """Policies trained in the twin, a few runs with a few stages each, with their real returns."""
     trained = []
     for number in range(LEARN_RUNS):
         run = f"twin {seed}, run {number}"
@@ -233,15 +232,17 @@ def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list
         learn(last.twin, own, out=out, callbacks=[milestones(marks, trained_in="learned")])
         for share, policy in [*stages.items(), (1.0, out)]:
             actor = policy_actor(load_policy(policy))
-            reality = run_real(actor, found.real, found.seeds, purpose="judge", ledger=StepLedger())
+            real_returns = run_real(
+                actor, found.real, found.seeds, purpose="judge", ledger=StepLedger()
+            )
             trained.append(
-                TrainedPolicy(f"{run}, {share:.0%}", run, lambda actor=actor: actor, reality)
+                TrainedPolicy(f"{run}, {share:.0%}", run, lambda actor=actor: actor, real_returns)
             )
     return trained
 
 
 def oracle_twin(task_id: str):
-    """A twin with the exact equations: what this very measuring says where nothing is wrong."""
+    """Twin with exact equations: the measures without model error."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
     import oracle
 
@@ -252,7 +253,7 @@ def oracle_twin(task_id: str):
 def put(
     path: Path, task_id: str, change: JSON, found: Pool, cells: list[Cell], only: str | None = None
 ) -> list[JSON]:
-    """Put a task's rows into the file, in place of those that it had; returns them."""
+    """Replace the rows of a task in the file; returns the new rows."""
     named = {"task": task_id, "change": change}
     rows, points = [], []
     span = float(np.ptp([part.mean for part in found.returns]))
@@ -280,22 +281,22 @@ def put(
 
 
 def row_of(kind: str, cells: list[Cell], span: float) -> tuple[JSON, list[JSON]]:
-    """One line of the file, and one point a policy and seed."""
+    """One row of the file, and one point a policy and seed."""
     source = OPTIMISATION if kind == OPTIMISATION else EVALUATION
-    twins, promises = [], []
+    twins, predictions = [], []
     for cell in cells:
         of_kind = {name: (p, q) for name, p, q in predictions_by_kind(cell.judged)}
         twins.append(of_kind[source][0])
-        promises.append(of_kind[source][1])
+        predictions.append(of_kind[source][1])
     together = [policy for policies in twins for policy in policies]
-    given = [promise for part in promises for promise in part]
-    # A pool's policy is one policy, however many twins saw it; one trained in a twin belongs to that twin.
+    given = [prediction for part in predictions for prediction in part]
+    # A pool policy is one policy in all twins; a policy trained in a twin belongs to that twin.
     groups = [together] if kind == OPTIMISATION else twins
     parts = [statistics(group, span=span, intervals=False) for group in groups]
     row = averaged(parts) | bootstrap(groups) | coverage(together, given, span=span)
     supported = [
         [p for p, q in zip(*pair, strict=True) if not q.reason]
-        for pair in zip(twins, promises, strict=True)
+        for pair in zip(twins, predictions, strict=True)
     ]
     if kind == OPTIMISATION:
         supported = [[policy for part in supported for policy in part]]
@@ -319,15 +320,17 @@ def row_of(kind: str, cells: list[Cell], span: float) -> tuple[JSON, list[JSON]]
             "real": round(float(policy.real.mean()), 4),
             "learned": round(float(policy.learned.mean()), 4),
             "past_threshold": policy.past_threshold,
-            "interval": None if promise.reason else [round(promise.low, 4), round(promise.high, 4)],
+            "interval": None
+            if prediction.reason
+            else [round(prediction.low, 4), round(prediction.high, 4)],
         }
-        for seed, policy, promise in zip(seeds, together, given, strict=True)
+        for seed, policy, prediction in zip(seeds, together, given, strict=True)
     ]
     return row, points
 
 
 def averaged(parts: list[JSON]) -> JSON:
-    """The mean of each number over several twins; None where no twin has it."""
+    """Mean of each number over twins; None if no twin has it."""
     found: JSON = {}
     for name, value in parts[0].items():
         if isinstance(value, dict):

@@ -1,19 +1,19 @@
-"""Where a twin misses: how policies move in reality, and one step of the twin along their real steps.
+"""One-step errors of a twin along real episodes of policies, and how these policies move.
 
     python -m benchmarks.agreement.misses --task HalfCheetah-v5 --seeds 0 1 2 --column 8
 
-For each seed, the twin of agreement.py's cell; the policies of the task's pool that never saw it, and those that
-agreement.py trained in it. All act for a few real episodes, counted in the file. In the column's own units (column 8 of
-HalfCheetah is its forward speed in m/s):
-turned: share of steps from which an action changes its sign to the next, over the dimensions of actions.
-change: root mean square of the column's change in one step.
-miss, miss_rms: mean of predicted minus real after one step of the twin, its members' mean; and its root mean square.
-reward, reward_miss: mean real reward of a step; mean of predicted minus real.
+For each seed: the twin of the cell of agreement.py, the policies of the pool, and the policies trained in the twin. All
+play a few real episodes, counted in the file. In units of the observed column (column 8 of HalfCheetah: forward speed
+in m/s):
+
+    turned               share of steps after which an action changes its sign, over dimensions of the action
+    change               root mean square change of the column in one step
+    miss, miss_rms       mean and root mean square of predicted minus real after one step (mean of the members)
+    reward, reward_miss  mean real reward of a step; mean of predicted minus real
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.agreement.agreement import LEARN_RUNS, place_of
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import read
 from world_env.atomic_io import write_json
 from world_env.batch import Batch, Context
@@ -40,20 +41,16 @@ from world_env.types import JSON, OBSERVATION
 
 BENCHMARK = "misses"
 SEEDS = range(60_000, 60_004)
-"""Reset seeds of the real episodes: nothing else uses them."""
-LONGEST = 500
-"""Steps after which an episode is left."""
+"""Reset seeds of the real episodes, used by nothing else."""
+MAX_STEPS = 500
+"""Largest number of steps of an episode."""
 
 
 def main() -> None:
     """Measure the twins of the named cells and write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--task", default="HalfCheetah-v5")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--column", type=int, default=8, help="of the observation vector")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser = script_parser(__doc__, BENCHMARK, seeds=range(3))
+    option(parser, "--task", "HalfCheetah-v5", "task to measure")
+    option(parser, "--column", 8, "observation dimension")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
@@ -69,7 +66,7 @@ def main() -> None:
             policy = load_policy(place / f"learned-{number}")
             actors[f"run {number}", "twin"] = policy_actor(policy)
         for (name, trained_in), actor in actors.items():
-            episodes = lived(actor, found.real, ledger)
+            episodes = real_episodes(actor, found.real, ledger)
             row = {"task": arguments.task, "seed": seed, "policy": name, "trained_in": trained_in}
             row |= {"column": arguments.column} | moved_and_missed(episodes, twin, arguments.column)
             rows.append(row)
@@ -80,18 +77,18 @@ def main() -> None:
     write_json(arguments.out, tree | {"rows": kept + rows})
 
 
-def lived(actor: Actor, real: EnvConfig, ledger: StepLedger) -> list[Episode]:
-    """A policy's real episodes, up to `LONGEST` steps of each."""
+def real_episodes(actor: Actor, real: EnvConfig, ledger: StepLedger) -> list[Episode]:
+    """Real episodes of a policy, at most `MAX_STEPS` steps each."""
 
     def act(observation: np.ndarray) -> np.ndarray:
         return actor(observation[None], np.arange(1))[0]
 
     with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
-        return [play(env, act, seed, LONGEST) for seed in SEEDS]
+        return [play(env, act, seed, MAX_STEPS) for seed in SEEDS]
 
 
 def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:
-    """The rest of one row, from real episodes of Box actions and observations."""
+    """Rest of one row, from real episodes with Box actions and observations."""
     data = encode_episodes(episodes, twin.codec)
     batch = data.gather(torch.arange(len(data.left)), 1)
     before, after = batch.observations[OBSERVATION][:, :, column].unbind(1)
@@ -111,17 +108,17 @@ def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:
 
 @torch.no_grad()
 def mean_step(model: WorldModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, D) next observations and (B,) rewards of all members that begin there, their mean, without noise."""
+    """(B, D) next observations and (B,) rewards, means over members without noise."""
     context = Context.from_observation(batch.start(), batch.actions.shape[-1])
-    seen, paid = [], []
-    # An ensemble draws a member for each row: enough draws see them all.
+    observations, rewards = [], []
+    # An ensemble draws one member for each batch row: ten draws cover all members.
     for draw in range(10):
         rng = CounterRNG.from_seed(draw, len(batch))
         state = model.encode(context, rng=rng)
-        state, said = model.step(state, batch.actions[:, 0], rng=rng, temperature=0.0)
-        seen.append(model.decode(state)[OBSERVATION])
-        paid.append(said.reward)
-    return torch.stack(seen).mean(0), torch.stack(paid).mean(0)
+        state, prediction = model.step(state, batch.actions[:, 0], rng=rng, temperature=0.0)
+        observations.append(model.decode(state)[OBSERVATION])
+        rewards.append(prediction.reward)
+    return torch.stack(observations).mean(0), torch.stack(rewards).mean(0)
 
 
 def _root_mean_square(values: torch.Tensor) -> float:

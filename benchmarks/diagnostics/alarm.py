@@ -1,21 +1,21 @@
-"""Whether the alarm notices sabotaged twins, and keeps quiet in sound ones.
+"""Detections of the exploitation alarm in sabotaged twins, and false alarms in sound ones.
 
-    python -m benchmarks.diagnostics.alarm --tuning                         the limits' origin: seeds 100 to 102
-    python -m benchmarks.diagnostics.alarm --seeds 0 1 2 --resume           the judged cells
+    python -m benchmarks.diagnostics.alarm --tuning                   # seeds and sabotages of the limits
+    python -m benchmarks.diagnostics.alarm --seeds 0 1 2 --resume     # evaluation
 
-For each task and seed real episodes are collected as in `training/tasks.py`, and a twin and its judge fitted to them
-(once, kept in WORLD_ENV_RUNS). PPO trains in the twin, sound ("none") or sabotaged, with nothing that guards it
-(`on_uncertain="ignore"`): guards would keep it from what the alarm has to notice. The policy is then judged in reality.
+For each task and seed, real episodes are collected with the recipe of the task, and a twin and a second twin are fitted
+to them (once, stored in WORLD_ENV_RUNS). PPO trains in the sound ("none") or sabotaged twin with
+`on_uncertain="ignore"`, because other settings keep it from exploiting the twin. The policy is then evaluated in the
+real environment.
 
-The limits of `AlarmConfig` were chosen on the sabotages and seeds of --tuning alone, before one of the judged ones was
-run: each lies well above what sound twins showed there and below what the sabotages showed whose learned returns
-reality did not pay. The rows keep the extremes of all measures. "noisy reward" and "deaf" cannot be exploited, "late
-ends" changes nothing where nothing ends; for the same reason "no deaths" is judged on CartPole alone.
+The limits of `AlarmConfig` were chosen on the sabotages and seeds of `--tuning` alone, before the evaluation:
+above the measures of sound twins and below those of exploited twins. Rows hold the extremes of all measures.
+"noisy reward" and "deaf" cannot be exploited. "late ends" has no effect without terminations; "no deaths" is measured
+on CartPole only.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.diagnostics.sabotages import JUDGED, TUNING, sabotaged
 from benchmarks.returns.returns import merge, read
 from training.tasks import TASKS, real_of, refine_task
@@ -42,26 +43,24 @@ BENCHMARK = "alarm"
 CELLS = ("CartPole-v1", "Pendulum-v1")
 TUNING_SEEDS = (100, 101, 102)
 STEPS = 100_000
-"""Learned steps of a policy: in both tasks enough to learn them."""
+"""Training steps of a policy, enough for both tasks."""
 EVERY = 25_000
 SPOT_CHECKS, SPOT_EPISODES = 2, 4
 EPISODES = 100
-JUDGE_SEEDS, SELECT_SEEDS = range(20_000, 20_000 + EPISODES), range(30_000, 30_000 + EPISODES)
-_ANOTHER = 1_000
-"""Between the seeds of a twin's fit and of its judge's."""
+EVALUATION_SEEDS, SELECT_SEEDS = range(20_000, 20_000 + EPISODES), range(30_000, 30_000 + EPISODES)
+_SECOND_TWIN_SEED = 1_000
+"""Difference between the fit seeds of a twin and of its second twin."""
 
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = script_parser(
+        __doc__, BENCHMARK, tasks=CELLS, seeds=range(3), seed_choices=range(10), resume=True
     )
-    parser.add_argument("--tasks", nargs="+", default=list(CELLS), choices=list(CELLS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], choices=range(10))
-    parser.add_argument("--tuning", action="store_true", help="the tuning seeds and sabotages")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     parser.add_argument(
-        "--resume", action="store_true", help="keep the cells that the file already holds"
+        "--tuning",
+        action="store_true",
+        help="measure the seeds and sabotages that the limits were chosen on",
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -85,9 +84,9 @@ def main() -> None:
 
 
 def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
-    """The rest of one row: what the alarm said while a policy trained, and what the policy earns in both worlds."""
+    """Rest of one row: signals of the alarm during training, learned and real return of the policy."""
     row, real, ledger = TASKS[task], real_of(task), StepLedger()
-    twin, judge = twins(task, seed)
+    twin, second = twins(task, seed)
     twin = sabotaged(twin, sabotage)
     assert twin.spec.horizon is not None
     config = AlarmConfig(
@@ -97,19 +96,19 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
         spot_check_episodes=SPOT_EPISODES,
         seed=seed,
     )
-    alarm = ExploitationAlarm(twin, config, judge=judge, real=real, ledger=ledger)
+    alarm = ExploitationAlarm(twin, config, judge=second, real=real, ledger=ledger)
     learning = LearnConfig(steps=STEPS, options=row.options, on_uncertain="ignore", seed=seed)
     began = time.perf_counter()
     actor = policy_actor(learn(twin, learning, callbacks=[alarm]))
     seconds = time.perf_counter() - began
-    seeds, purpose = (SELECT_SEEDS, "select") if tuning else (JUDGE_SEEDS, "judge")
-    reality = run_real(actor, real, seeds, purpose=purpose, ledger=StepLedger())
-    learned = run_learned(actor, twin, reality.first, seed=seed)
+    seeds, purpose = (SELECT_SEEDS, "select") if tuning else (EVALUATION_SEEDS, "judge")
+    real_returns = run_real(actor, real, seeds, purpose=purpose, ledger=StepLedger())
+    learned = run_learned(actor, twin, real_returns.first, seed=seed)
     return {
         "raised": alarm.raised,
         "signals": alarm.signals,
         "at_steps": [first_step(alarm, signal) for signal in alarm.signals],
-        "real_mean": reality.mean,
+        "real_mean": real_returns.mean,
         "learned_mean": learned.mean,
         "real_steps_spot_check": ledger.by_purpose.get("spot_check", 0),
         "extremes": extremes(alarm),
@@ -119,14 +118,14 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
 
 
 def twins(task: str, seed: int) -> tuple[Twin, Twin]:
-    """A twin of the task's real steps, and a judge: the same episodes fitted with another seed."""
+    """A twin of the task's real steps, and a second twin: the same episodes fitted with another seed."""
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / f"{task}-{seed}"
     row = refine_task(TASKS[task], real_of(task), folder, seed)
     store = collect(
         CollectConfig(row.real, folder / "data", row.steps, row.exploration, seed=seed * 1000)
     )
     made = []
-    for name, of_fit in (("twin", seed), ("judge", seed + _ANOTHER)):
+    for name, of_fit in (("twin", seed), ("judge", seed + _SECOND_TWIN_SEED)):
         if not (folder / name / "twin.json").is_file():
             fit_episodes(store.load(), store.spec, FitConfig(seed=of_fit)).save(folder / name)
         made.append(Twin.load((folder / name).resolve()))
@@ -134,20 +133,20 @@ def twins(task: str, seed: int) -> tuple[Twin, Twin]:
 
 
 def first_step(alarm: ExploitationAlarm, signal: str) -> int:
-    """Learned steps after which a signal first fired."""
+    """Training steps after which a signal was first raised."""
     return min(found["step"] for found in alarm.findings if found["signal"] == signal)
 
 
 def extremes(alarm: ExploitationAlarm) -> JSON:
-    """The most that each signal's measure came to at any check; of motion the least."""
+    """Largest measure of each signal over all checks; of motion the smallest."""
     checks = alarm.checks
-    spots = [check["spot_check_gap"] for check in checks if "spot_check_gap" in check]
+    gaps = [check["spot_check_gap"] for check in checks if "spot_check_gap" in check]
     return {
         "reward": max(check["learned_odd_rewards"] for check in checks),
         "uncertainty": max(check["learned_uncertain"] for check in checks),
         "frozen": min(check["learned_motion"] / check["judge_motion"] for check in checks),
         "judge": max(check["judge_gap"] for check in checks),
-        "spot_check": max(spots) if spots else None,
+        "spot_check": max(gaps) if gaps else None,
     }
 
 

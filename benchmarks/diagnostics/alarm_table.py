@@ -1,97 +1,91 @@
-"""The table of alarm.py, for tables.py."""
+"""Tables of alarm.json for tables.py."""
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Callable
 
-NOTHING = "Nothing was measured yet: `benchmarks/results/alarm.json` does not exist."
+from benchmarks.markdown import commits, grouped, mean_of, paragraphs, source, table
+from world_env.types import JSON
+
 EXPLOITED = 0.1
-"""Share of the larger of the two by which the learned mean return lies above the real one: that was exploitation."""
+"""Return gap, as a share of the larger absolute return, from which a policy exploits model errors."""
 
 
-def alarm_section(tree: dict | None) -> str:
-    """The Markdown between the `alarm` markers."""
-    if tree is None:
-        return NOTHING
-    parts = []
-    for tuning, words in ((False, "PolicyReturns"), (True, "Tuning")):
-        rows = [row for row in tree["rows"] if row["tuning"] == tuning]
-        if rows:
-            parts += [_table(rows, words), _summary(rows)]
-    share = statistics.fmean(row["alarm_share"] for row in tree["rows"])
-    commits = " ".join(sorted({f"`{row['commit'][:8]}`" for row in tree["rows"]}))
-    parts.append(
-        f"Checks took {share:.0%} of the wall clock on average, where a policy trains for little more than a minute. "
-        f"Made at {commits}, on {tree['machine']}."
+def alarm_section(tree: JSON) -> str:
+    """Signals by task and sabotage, for the seeds that the limits were not chosen on."""
+    rows = [row for row in tree["rows"] if not row["tuning"]]
+    share = f"Checks took {mean_of(tree['rows'], 'alarm_share'):.0%} of the training time."
+    return paragraphs(
+        _table(rows), _summary(rows), f"{source(tree, commits(tree['rows']))} {share}"
     )
-    return "\n\n".join(parts)
 
 
-def _table(rows: list[dict], words: str) -> str:
-    lines = [
-        f"**{words}**\n",
-        "| task | sabotage | learned and real return, by seed | raised | without spot checks | signals, and the steps "
-        "after which they came | real steps |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for task, name in dict.fromkeys((row["task"], row["sabotage"]) for row in rows):
-        found = [row for row in rows if (row["task"], row["sabotage"]) == (task, name)]
-        each = ", ".join(
-            f"{row['seed']}: {row['learned_mean']:.0f} / {row['real_mean']:.0f}" for row in found
-        )
-        steps = ", ".join(f"{row['real_steps_spot_check']:,}" for row in found)
-        lines.append(
-            f"| {task} | {name} | {each} | {_of(found, raised)} | {_of(found, raised_without)} | {_signals(found)} "
-            f"| {steps} |"
-        )
-    return "\n".join(lines)
+def alarm_tuning_section(tree: JSON) -> str:
+    """Counts for the seeds and sabotages that the limits were chosen on."""
+    return _summary([row for row in tree["rows"] if row["tuning"]])
 
 
-def _summary(rows: list[dict]) -> str:
+def _table(rows: list[JSON]) -> str:
+    lines = []
+    for (task, name), found in grouped(rows, lambda row: (row["task"], row["sabotage"])).items():
+        each = ", ".join(f"{row['learned_mean']:.0f} / {row['real_mean']:.0f}" for row in found)
+        counts = [_of(found, raised), _of(found, raised_without)]
+        steps = f"{max(row['real_steps_spot_check'] for row in found):,}"
+        lines.append([task, name, each, *counts, _signals(found), steps])
+    header = ["task", "sabotage", "learned / real return by seed", "raised"]
+    header += ["raised without real episodes", "signals, first step", "real steps, at most"]
+    return table(header, lines)
+
+
+def _summary(rows: list[JSON]) -> str:
+    if not rows:
+        return ""
     sound = [row for row in rows if row["sabotage"] == "none"]
     bad = [row for row in rows if row["sabotage"] != "none"]
-    harmed = [row for row in bad if exploited(row)]
-    lines = [
-        "| | with spot checks | without |",
-        "|---|---|---|",
-        f"| detected, of the sabotaged twins | {_of(bad, raised)} | {_of(bad, raised_without)} |",
-        f"| detected, of those that were exploited | {_of(harmed, raised)} | {_of(harmed, raised_without)} |",
-        f"| false alarms, of the sound twins | {_of(sound, raised)} | {_of(sound, raised_without)} |",
-    ]
-    missed = [
-        f"{row['task']} {row['sabotage']} seed {row['seed']}" for row in bad if not raised(row)
-    ]
-    lines.append(f"\nNot noticed: {', '.join(missed) or 'none'}. Exploited: learned above real by more than "
-                 f"{EXPLOITED:.0%} of the larger.")  # fmt: skip
-    return "\n".join(lines)
+    kinds = {
+        "detected, of sabotaged twins": bad,
+        "detected, of exploited twins": [row for row in bad if exploited(row)],
+        "false alarms, of sound twins": sound,
+    }
+    missed = grouped(
+        [row for row in bad if not raised(row)], lambda row: (row["task"], row["sabotage"])
+    )
+    shown = ", ".join(f"{task} {name} ({len(rows)} seeds)" for (task, name), rows in missed.items())
+    return paragraphs(
+        table(
+            ["", "with real evaluation episodes", "without"],
+            [[name, _of(of, raised), _of(of, raised_without)] for name, of in kinds.items()],
+        ),
+        f"Not detected: {shown or 'none'}.",
+    )
 
 
-def raised(row: dict) -> bool:
-    """Whether the alarm went off."""
+def raised(row: JSON) -> bool:
+    """Whether the alarm was raised."""
     return row["raised"]
 
 
-def raised_without(row: dict) -> bool:
-    """Whether it would have without asking reality."""
+def raised_without(row: JSON) -> bool:
+    """Whether it was raised by a signal that needs no real episode."""
     return any(signal != "spot_check" for signal in row["signals"])
 
 
-def exploited(row: dict) -> bool:
-    """Whether the policy's learned return was not paid in reality."""
+def exploited(row: JSON) -> bool:
+    """Whether the learned return exceeds the real return by more than `EXPLOITED`."""
     learned, real = row["learned_mean"], row["real_mean"]
     return learned - real > EXPLOITED * max(abs(learned), abs(real))
 
 
-def _of(rows: list[dict], what) -> str:
+def _of(rows: list[JSON], what: Callable[[JSON], bool]) -> str:
     return f"{sum(map(what, rows))} of {len(rows)}"
 
 
-def _signals(rows: list[dict]) -> str:
+_NAMES = {"judge": "second twin", "spot_check": "real episodes"}
+
+
+def _signals(rows: list[JSON]) -> str:
     steps: dict[str, list[int]] = {}
     for row in rows:
         for signal, step in zip(row["signals"], row["at_steps"], strict=True):
-            steps.setdefault(signal, []).append(step)
-    return ", ".join(
-        f"{signal} {len(found)} x ({min(found):,} to {max(found):,})"
-        for signal, found in steps.items()
-    )
+            steps.setdefault(_NAMES.get(signal, signal), []).append(step)
+    return ", ".join(f"{name} {len(found)}x ({min(found):,})" for name, found in steps.items())

@@ -1,17 +1,16 @@
-"""Whether `lint` finds every fault that is planted, and nothing in data without one.
+"""Faults that `world-env lint` finds in data with one planted fault, and issues in clean data.
 
     python -m benchmarks.diagnostics.lint --out benchmarks/results/lint.json
 
-Each task's data is collected anew for each seed, by a mixture of explorations and, where a bundled twin can teach one,
-a policy of PPO. Each fault is planted into the same data by one function here. A row says whether the check that is
-meant for it spoke, and which other checks raised an error or a warning; of the row "clean", whether any did.
-A fault that the data cannot hold (a limit marked as a death where no episode reached the limit; shifted rewards where
-all are equal; values outside a space without bounds) has no row.
+Data of each task is collected anew for each seed, by a mixture of explorations and, with a bundled twin, a PPO policy.
+Each fault is planted into the same data by one function of this script. A row holds whether the check for this fault
+reported it, and the other checks with an error or a warning; the row "clean" holds whether any check did. A fault that
+the data cannot hold has no row: a time limit marked as termination if no episode reached the limit, shifted rewards if
+all are equal, values outside a space without bounds. Stored rows are skipped.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -23,7 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.random import Generator
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import merge, read
 from training.tasks import TASKS as REAL_TASKS
 from training.tasks import real_of
@@ -46,37 +47,35 @@ TASKS = {
     "HalfCheetah-v5": (5_000, "mix:0.5*random+0.5*held:5"),
     "InvertedDoublePendulum-v5": (3_000, "mix:0.5*random+0.5*held:3"),
 }
-"""Task -> real steps, and who collects them."""
+"""Task -> real steps and exploration."""
 
 Episodes = list[Episode]
-Plant = Callable[[Episodes, WorldSpec, np.random.Generator], Episodes | None]
-"""(episodes, their spec, chance) -> the episodes with the fault; None: this data cannot hold it."""
+Plant = Callable[[Episodes, WorldSpec, Generator], Episodes | None]
+"""(episodes, spec, rng) -> the episodes with the fault; None: the data cannot hold it."""
 
 
-def reward_late(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """The whole log's rewards one row late."""
+def reward_late(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """All rewards of the log one step late."""
     return _rolled(episodes, 1)
 
 
-def reward_early(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """The whole log's rewards one row early."""
+def reward_early(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """All rewards of the log one step early."""
     return _rolled(episodes, -1)
 
 
-def reward_late_filled(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """Each episode's rewards one step late, its first one 0: as where a reset gives a reward."""
+def reward_late_filled(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Rewards of each episode one step late, the first one 0."""
     return [change(e, rewards=np.append(np.float32(0), e.rewards[:-1])) for e in episodes]
 
 
-def reward_clock(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """Rewards discounted when they were logged."""
+def reward_clock(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Rewards multiplied by 0.99 to the power of the step."""
     return [change(e, rewards=e.rewards * 0.99 ** np.arange(len(e))) for e in episodes]
 
 
-def glued(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """Every second episode follows the one before without a cut, as if the flags had been lost."""
+def glued(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Every second episode joined to the one before, without the flags of its end."""
     pairs = list(zip(episodes[::2], episodes[1::2], strict=False))
     return [
         change(
@@ -90,10 +89,8 @@ def glued(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Epis
     ] + episodes[2 * len(pairs) :]
 
 
-def autoreset_rows(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """Each episode begins with the row in which a vector environment reset itself."""
+def autoreset_rows(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Each episode begins with the autoreset step of a vector environment."""
     later = [
         change(
             second,
@@ -106,10 +103,8 @@ def autoreset_rows(
     return [episodes[0], *later]
 
 
-def limit_as_death(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """Episodes that the time limit cut are marked as terminated."""
+def limit_as_death(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Episodes truncated by the time limit marked as terminated."""
     cut = [len(e) == spec.horizon and not e.terminated for e in episodes]
     marked = [
         change(e, terminated=True, truncated=False) if at_limit else e
@@ -118,51 +113,43 @@ def limit_as_death(
     return marked if sum(cut) > 1 else None
 
 
-def non_finite(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """One number of one observation is NaN."""
+def non_finite(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """One NaN in one observation."""
     return _with_values(episodes, rng, 1, lambda values: values * np.nan)
 
 
-def constant(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """One dimension of the observation is stuck."""
+def constant(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """One constant dimension of the observation."""
     stuck = episodes[0].observations[0, 0]
     return [change(e, observations=_column(e, lambda column: 0 * column + stuck)) for e in episodes]
 
 
-def spikes(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """One value in a thousand of one dimension is a thousand times as large."""
+def spikes(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """One value in a thousand of one dimension times 1,000."""
     return _with_values(episodes, rng, 0.001, lambda values: 1000 * values)
 
 
-def duplicate_episode(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """One episode is in the data twice."""
+def duplicate_episode(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """One episode twice."""
     return [*episodes, episodes[1]]
 
 
-def duplicate_stretch(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """A stretch of one episode is in the data again, as a piece of its own."""
+def duplicate_stretch(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """A part of one episode again as an episode of its own."""
     longest = max(episodes, key=len)
     return [*episodes, longest.cut(len(longest) // 4, len(longest) // 2 + 1)]
 
 
-def outside_observation(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """One observation in a hundred lies beyond the space."""
+def outside_observation(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """One observation in a hundred outside the space."""
     high = float(spec.observation_space.high.reshape(-1)[0])
     if not np.isfinite(high):
         return None
     return _with_values(episodes, rng, 0.01, lambda values: 0 * values + 1.5 * high)
 
 
-def outside_action(
-    episodes: Episodes, spec: WorldSpec, rng: np.random.Generator
-) -> Episodes | None:
-    """Actions that the space does not hold."""
+def outside_action(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Actions outside the space."""
     if isinstance(spec.action_space, spaces.Discrete):
         return [
             change(episodes[0], actions=episodes[0].actions * 0 + spec.action_space.n),
@@ -171,27 +158,27 @@ def outside_action(
     return [change(e, actions=e.actions * 1.5) for e in episodes]
 
 
-def action_unused(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """The last of the discrete actions was never taken; or only a twentieth of the box."""
+def action_unused(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """The last discrete action never taken; or Box actions within a twentieth of the bounds."""
     if isinstance(spec.action_space, spaces.Discrete):
         last = spec.action_space.n - 1
         return [change(e, actions=np.minimum(e.actions, last - 1)) for e in episodes]
     return [change(e, actions=e.actions * np.float32(0.05)) for e in episodes]
 
 
-def action_held(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """Each episode holds its first action."""
+def action_held(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Each episode repeats its first action."""
     return [change(e, actions=np.repeat(e.actions[:1], len(e), axis=0)) for e in episodes]
 
 
-def pieces(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """Every episode is two pieces, the second on the other side of the split."""
+def pieces(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Every episode cut in two, the second half on the other side of the split."""
     half = [e for e in episodes if len(e) > 1]
     return [e.cut(0, len(e) // 2) for e in half] + [e.cut(len(e) // 2, len(e)) for e in half]
 
 
-def same_seeds(episodes: Episodes, spec: WorldSpec, rng: np.random.Generator) -> Episodes | None:
-    """Both sides of the split were reset with the same seeds."""
+def same_seeds(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """The same reset seeds on both sides of the split."""
     count = len(episodes) // 2
     return [dataclasses.replace(e, seed=i % count) for i, e in enumerate(episodes[: 2 * count])]
 
@@ -216,15 +203,15 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "pieces": (pieces, "split"),
     "same_seeds": (same_seeds, "split"),
 }
-"""Fault -> what plants it, and the check that is meant for it."""
+"""Fault -> function that plants it, and the check for it."""
 COLUMNS = ("non_finite", "constant", "spikes", "outside_observation")
-"""Faults of the observation's first dimension: found only where the check names it."""
+"""Faults of the first observation dimension: found only if the check names the dimension."""
 SPLITS = ("pieces", "same_seeds")
 """Faults between the two halves of the episodes."""
 
 
 def judge(fault: str, episodes: Episodes, spec: WorldSpec, seed: int) -> JSON | None:
-    """{"fault", "found", "other_findings"}; None where the data cannot hold the fault."""
+    """{"fault", "found", "other_findings"}; None if the data cannot hold the fault."""
     planted: Episodes | None = episodes
     if fault != "clean":
         planted = FAULTS[fault][0](episodes, spec, np.random.default_rng(seed))
@@ -235,19 +222,19 @@ def judge(fault: str, episodes: Episodes, spec: WorldSpec, seed: int) -> JSON | 
         findings = lint(planted[:half], spec) + lint_split(planted[:half], planted[half:], spec)
     else:
         findings = lint(planted, spec)
-    loud = sorted({f.check for f in findings if f.severity != "note"})
+    reported = sorted({f.check for f in findings if f.severity != "note"})
     if fault == "clean":
-        return {"fault": fault, "found": bool(loud), "other_findings": loud}
+        return {"fault": fault, "found": bool(reported), "other_findings": reported}
     check = FAULTS[fault][1]
     return {
         "fault": fault,
         "found": any(_names(finding, fault, check) for finding in findings),
-        "other_findings": [name for name in loud if name != check],
+        "other_findings": [name for name in reported if name != check],
     }
 
 
 def change(episode: Episode, **columns: object) -> Recording:
-    """The episode with other columns, unchecked."""
+    """The episode with other columns, without validation."""
     fields = {field.name: getattr(episode, field.name) for field in dataclasses.fields(Episode)}
     return Recording(**(fields | columns))
 
@@ -267,18 +254,15 @@ def _rolled(episodes: Episodes, rows: int) -> Episodes | None:
 
 
 def _column(episode: Episode, does: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    seen = episode.observations.copy()
-    seen[:, 0] = does(seen[:, 0])
-    return seen
+    observations = episode.observations.copy()
+    observations[:, 0] = does(observations[:, 0])
+    return observations
 
 
 def _with_values(
-    episodes: Episodes,
-    rng: np.random.Generator,
-    amount: float,
-    does: Callable[[np.ndarray], np.ndarray],
+    episodes: Episodes, rng: Generator, amount: float, does: Callable[[np.ndarray], np.ndarray]
 ) -> Episodes:
-    """Some values of the first dimension changed: `amount` of them in all, or as a share of all where below 1."""
+    """Change `amount` values of the first dimension, or that share of them if below 1."""
     lengths = [len(episode) + 1 for episode in episodes]
     total = sum(lengths)
     chosen = np.zeros(total, bool)
@@ -291,7 +275,7 @@ def _with_values(
 
 
 def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
-    """The task's data for a seed; what is on disk is taken."""
+    """Data of a task and seed, loaded if it is on disk."""
     steps, exploration = TASKS[task]
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     if "{policy}" in exploration:
@@ -304,16 +288,15 @@ def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """One row a task, seed and fault."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Write one row for each task, seed and fault."""
+    parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(3))
+    option(
+        parser,
+        "--faults",
+        ["clean", *FAULTS],
+        "faults to plant (default: all, and clean data)",
+        ["clean", *FAULTS],
     )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--faults", nargs="+", default=["clean", *FAULTS], choices=["clean", *FAULTS]
-    )
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

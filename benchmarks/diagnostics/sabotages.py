@@ -1,7 +1,7 @@
-"""Twins that are wrong on purpose: what an alarm has to notice.
+"""Sabotaged twins for the benchmark of the exploitation alarm.
 
-A sabotage wraps a twin's model; everything else (starts, states, thresholds, what the data showed) stays, but for the
-range of rewards: a simulator clips rewards to what the data showed, and would undo a sabotage of them by itself.
+A sabotage wraps the model of a twin. Initial states, thresholds and data range stay, except for the range of rewards:
+the simulator clips rewards to it and would undo a sabotage of rewards.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ from world_env.rng import CounterRNG
 from world_env.twin import Twin
 from world_env.types import Uncertainty
 
-Step = Callable[[State, Tensor, CounterRNG], tuple[State, Prediction]]
-"""(state, action, random) -> what the sound model says, uncertainty included."""
-Change = Callable[[WorldModel, Step, State, Tensor, CounterRNG], tuple[State, Prediction]]
-"""(sound model, its step, state, action, random) -> what the sabotaged one says."""
+Next = tuple[State, Prediction]
+Step = Callable[[State, Tensor, CounterRNG], Next]
+"""(state, action, rng) -> next state and prediction of the sound model, with uncertainty."""
+Change = Callable[[WorldModel, Step, State, Tensor, CounterRNG], Next]
+"""(sound model, its step, state, action, rng) -> next state and prediction of the sabotaged model."""
 
 JUDGED = ("reward off the data", "no deaths", "frozen")
-"""What the alarm is judged on."""
+"""Sabotages of the evaluation."""
 TUNING = ("scaled reward", "noisy reward", "pushed", "deaf", "late ends")
-"""What its limits were chosen on."""
+"""Sabotages that the limits of the alarm were chosen on."""
 
 
 class SabotagedModel(WorldModel):
-    """A model whose step is another one's, changed."""
+    """World model with a changed step of a sound model."""
 
     def __init__(self, sound: WorldModel, change: Change) -> None:
         super().__init__(sound.spec, sound.config)
         self.sound, self.change = sound, change
 
     def for_inference(self) -> SabotagedModel:
-        """The same sabotage of the sound model's stepper."""
+        """The same sabotage of the sound model for inference."""
         return SabotagedModel(self.sound.for_inference(), self.change).eval()
 
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
-        """The sound model's."""
+        """As in the sound model."""
         return self.sound.encode(context, rng=rng)
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
-        """The sound model's."""
+        """As in the sound model."""
         return self.sound.observe(state, action, observation, rng=rng)
 
     def step(
@@ -61,37 +62,33 @@ class SabotagedModel(WorldModel):
         temperature: float = 1.0,
         uncertainty: Uncertainty = False,
     ) -> tuple[State, Prediction]:
-        """The sound model's, changed."""
+        """Changed step of the sound model."""
 
         def step(state: State, action: Tensor, rng: CounterRNG) -> tuple[State, Prediction]:
             return self.sound.step(
-                state,
-                action,
-                rng=rng,
-                temperature=temperature,
-                uncertainty=uncertainty or True,
+                state, action, rng=rng, temperature=temperature, uncertainty=uncertainty or True
             )
 
-        arrived, prediction = self.change(self.sound, step, state, action, rng)
+        following, prediction = self.change(self.sound, step, state, action, rng)
         if not uncertainty:
             prediction = dataclasses.replace(prediction, uncertainty=None)
-        return arrived, prediction
+        return following, prediction
 
     def decode(self, state: State) -> Observation:
-        """The sound model's."""
+        """As in the sound model."""
         return self.sound.decode(state)
 
     def features(self, state: State) -> Tensor:
-        """The sound model's."""
+        """As in the sound model."""
         return self.sound.features(state)
 
 
 def sabotaged(twin: Twin, name: str) -> Twin:
-    """The twin with one of JUDGED or TUNING done to it; "none": itself."""
+    """The twin with one sabotage of JUDGED or TUNING; "none": the twin itself."""
     if name == "none":
         return twin
     if name == "late ends":
-        # What a threshold chosen on the wrong data does: only what is beyond doubt ends an episode.
+        # The effect of a threshold chosen on wrong data: only near certain terminations end an episode.
         return dataclasses.replace(twin, termination_threshold=0.9999)
     change = _OffData(twin) if name == "reward off the data" else _CHANGES[name]
     ranges = _widened(twin.ranges) if "reward" in name else twin.ranges
@@ -100,22 +97,22 @@ def sabotaged(twin: Twin, name: str) -> Twin:
 
 def _no_deaths(
     sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
-    """Nothing ever terminates."""
-    arrived, said = step(state, action, rng)
-    return arrived, dataclasses.replace(said, terminated=torch.zeros_like(said.terminated))
+) -> Next:
+    """No episode terminates."""
+    following, prediction = step(state, action, rng)
+    return following, dataclasses.replace(
+        prediction, terminated=torch.zeros_like(prediction.terminated)
+    )
 
 
-def _frozen(
-    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
-    """The state never changes, but the step is paid, and ends where the sound model would end it."""
-    _, said = step(state, action, rng)
-    return state, said
+def _frozen(sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG) -> Next:
+    """The state never changes; reward and termination are those of the sound model."""
+    _, prediction = step(state, action, rng)
+    return state, prediction
 
 
 class _OffData:
-    """One more reward wherever the state lies outside the data's range, or uncertainty beyond the data's."""
+    """A bonus of 1 for states outside the data range or with an uncertainty above the threshold."""
 
     def __init__(self, twin: Twin) -> None:
         assert twin.ranges is not None and twin.uncertainty_threshold is not None
@@ -128,68 +125,64 @@ class _OffData:
     def __call__(
         self, sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
     ) -> tuple[State, Prediction]:
-        arrived, said = step(state, action, rng)
-        assert said.uncertainty is not None
-        off = said.uncertainty > self.threshold
-        for key, values in sound.decode(arrived).items():
+        following, prediction = step(state, action, rng)
+        assert prediction.uncertainty is not None
+        off = prediction.uncertainty > self.threshold
+        for key, values in sound.decode(following).items():
             if key in self.bounds:
                 low, high = self.bounds[key]
                 flat = values.flatten(1)
                 off = off | ((flat < low) | (flat > high)).any(-1)
-        bonus = off.to(said.reward.dtype)
-        final = said.terminal_reward
-        return arrived, dataclasses.replace(
-            said,
-            reward=said.reward + bonus,
+        bonus = off.to(prediction.reward.dtype)
+        final = prediction.terminal_reward
+        return following, dataclasses.replace(
+            prediction,
+            reward=prediction.reward + bonus,
             terminal_reward=None if final is None else final + bonus,
         )
 
 
 def _scaled_reward(
     sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
-    """Every reward half as large again."""
-    arrived, said = step(state, action, rng)
-    final = said.terminal_reward
-    return arrived, dataclasses.replace(
-        said,
-        reward=1.5 * said.reward,
+) -> Next:
+    """Every reward times 1.5."""
+    following, prediction = step(state, action, rng)
+    final = prediction.terminal_reward
+    return following, dataclasses.replace(
+        prediction,
+        reward=1.5 * prediction.reward,
         terminal_reward=None if final is None else 1.5 * final,
     )
 
 
 def _noisy_reward(
     sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
-    """Rewards with a deviation of 1: nothing that a policy could exploit."""
-    arrived, said = step(state, action, rng)
-    noise = rng.normal(1).squeeze(-1).to(said.reward.dtype)
-    return arrived, dataclasses.replace(said, reward=said.reward + noise)
+) -> Next:
+    """Rewards with noise of standard deviation 1, which a policy cannot exploit."""
+    following, prediction = step(state, action, rng)
+    noise = rng.normal(1).squeeze(-1).to(prediction.reward.dtype)
+    return following, dataclasses.replace(prediction, reward=prediction.reward + noise)
 
 
-def _pushed(
-    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
-    """The last dimension drifts by half of a step's typical change, as under another gravity."""
-    arrived, said = step(state, action, rng)
-    vector, normalizer = arrived["observation"].clone(), cast(Any, sound.normalizer)
+def _pushed(sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG) -> Next:
+    """The last dimension drifts by half of its typical change in a step."""
+    following, prediction = step(state, action, rng)
+    vector, normalizer = following["observation"].clone(), cast(Any, sound.normalizer)
     vector[:, -1] += 0.5 * normalizer.change_scale[-1]
-    return arrived | {"observation": vector}, said
+    return following | {"observation": vector}, prediction
 
 
-def _deaf(
-    sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG
-) -> tuple[State, Prediction]:
-    """Half of the actions are not played: the middle one is, or the first of a choice."""
-    heard = rng.uniform(1) < 0.5
+def _deaf(sound: WorldModel, step: Step, state: State, action: Tensor, rng: CounterRNG) -> Next:
+    """Half of the actions are replaced by zero, or by the first discrete action."""
+    executed = rng.uniform(1) < 0.5
     other = torch.zeros_like(action)
     if (action.sum(-1) == 1).all() and action.shape[-1] > 1:
         other[:, 0] = 1.0
-    return step(state, torch.where(heard, action, other), rng)
+    return step(state, torch.where(executed, action, other), rng)
 
 
 def _widened(ranges: DataRange | None) -> DataRange | None:
-    """Room for what a sabotage pays."""
+    """Data range with room for changed rewards."""
     if ranges is None:
         return None
     low, high = ranges.reward

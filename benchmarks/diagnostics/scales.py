@@ -1,30 +1,30 @@
-"""What rarely spiking observation dimensions cost a fit, with the old scaling and the new.
+"""Errors of fits to data with rarely spiking observation dimensions, by scaling of the loss.
 
     python -m benchmarks.diagnostics.scales --tasks Ant-v5 --seeds 0 1 2 3 4 --resume
 
-A twin is fitted to each task's real steps and rolled out along as many others, with other seeds. Errors are in units of
-`scales_of`; `relative` is the error divided by that of "nothing moves". A column spikes rarely where nearly all of its
-rows hold one and the same value; constant columns count nowhere. Scalings:
-before: errors in standard deviations of the few held-out episodes, however small, and a plain Gaussian likelihood.
-units: only the unit of errors, and with it the choice of weights, is today's.
-after: as a fit is today.
+A twin is fitted to the real steps of each task and rolled out along as many others, with other seeds. Errors are in
+units of `scales_of`; `relative` is the error divided by that of the last observation repeated. A column is "spiking" if
+nearly all of its values are equal; constant columns are skipped. Scalings:
+
+    before   errors in standard deviations of the validation split, and a Gaussian likelihood
+    units    errors in robust units of all data (which selects the weights), and a Gaussian likelihood
+    after    robust units and a Huber likelihood, the default of a fit
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import world_env.fitting.fit
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.fit_speed import transitions
 from world_env.batch import Batch, Context
@@ -43,29 +43,23 @@ TASKS = {
     "CartPole-v1": (2_000, "random"),
     "Pendulum-v1": (3_000, "random"),
 }
-"""Task -> real steps, and who collects them. The last two have no such dimension: nothing should change."""
+"""Task -> real steps and exploration. The last two have no spiking dimension, as a control."""
 SCALINGS = ("before", "units", "after")
 HORIZONS = (1, 10, 50)
-FEWEST = 32
-"""Windows below which a horizon is left out: the episodes are shorter."""
+MIN_WINDOWS = 32
+"""A horizon with fewer windows is skipped."""
 TEST_SEEDS = 40_000
-"""Added to a row's seed: what the twin is measured on."""
-_STILL = 0.9
-"""Share of rows at one value from which a column counts as rarely spiking."""
+"""Added to the seed of a row: seeds of the test episodes."""
+_MIN_CONSTANT_SHARE = 0.9
+"""Share of equal values from which a column counts as spiking."""
 _GAUSSIAN = {"outlier": 1e9}
 
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--scalings", nargs="+", default=["before", "after"], choices=SCALINGS)
-    parser.add_argument("--updates", type=int, default=world_env.fitting.config.MIN_UPDATES)
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
-    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
+    parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(5), resume=True)
+    option(parser, "--scalings", ["before", "after"], "scalings to fit with", SCALINGS)
+    option(parser, "--updates", world_env.fitting.config.MIN_UPDATES, "gradient steps of a fit")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -80,7 +74,7 @@ def main() -> None:
 
 
 def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
-    """The rest of one row."""
+    """Rest of one row."""
     steps, exploration = TASKS[task]
     store = transitions(task, steps, exploration, seed)
     others = transitions(task, steps, exploration, TEST_SEEDS + seed).load()
@@ -107,45 +101,47 @@ def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
 
 @contextmanager
 def old_units() -> Iterator[None]:
-    """Fits measure in standard deviations of the held-out episodes alone, as they did once."""
-    now = world_env.fitting.fit.evaluate_open_loop
+    """Within the block, fits measure errors in standard deviations of the validation split."""
+    original = world_env.fitting.fit.evaluate_open_loop
 
-    def then(model: WorldModel, data: EncodedEpisodes, *, scale: Any = None, **rest: Any) -> Any:
+    def evaluate(
+        model: WorldModel, data: EncodedEpisodes, *, scale: Any = None, **rest: Any
+    ) -> Any:
         old = {
             key: value.flatten(1).std(0).clamp(min=1e-6) for key, value in data.observations.items()
         }
-        return now(model, data, scale=old, **rest)
+        return original(model, data, scale=old, **rest)
 
-    world_env.fitting.fit.evaluate_open_loop = then
+    world_env.fitting.fit.evaluate_open_loop = evaluate
     try:
         yield
     finally:
-        world_env.fitting.fit.evaluate_open_loop = now
+        world_env.fitting.fit.evaluate_open_loop = original
 
 
 def moving_columns(data: EncodedEpisodes) -> Tensor:
-    """(D,) bool: what is not constant."""
+    """(D,) bool: columns that are not constant."""
     values = data.observations[OBSERVATION]
     return values.amax(0) > values.amin(0)
 
 
 def spiking_columns(data: EncodedEpisodes) -> Tensor:
-    """(D,) bool: nearly always one and the same value, but not quite."""
+    """(D,) bool: columns with nearly always the same value."""
     values = data.observations[OBSERVATION]
     still = (values == values.median(0).values).float().mean(0)
-    return (still >= _STILL) & moving_columns(data)
+    return (still >= _MIN_CONSTANT_SHARE) & moving_columns(data)
 
 
 @torch.no_grad()
 def errors_by_kind(
     model: WorldModel, data: EncodedEpisodes, scale: Tensor, kinds: dict[str, Tensor]
 ) -> list[JSON]:
-    """For each horizon that enough windows reach, root mean square errors of each kind of column."""
+    """Root mean square errors of each kind of column, for each horizon with enough windows."""
     found = []
     for horizon in HORIZONS:
-        # Rare spikes need many windows: all that are long enough, not an even choice of few.
+        # Rare spikes need many windows: nearly all that are long enough.
         starts = (data.left >= horizon).nonzero().squeeze(1)
-        if len(starts) < FEWEST:
+        if len(starts) < MIN_WINDOWS:
             continue
         batch = data.gather(starts[:: max(1, len(starts) // 4000)], horizon)
         missed, moved = _misses(model, batch, scale)
@@ -157,7 +153,7 @@ def errors_by_kind(
 
 
 def _misses(model: WorldModel, batch: Batch, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, D) errors after the whole window, of the model and of "nothing moves"."""
+    """(B, D) errors at the end of the window, of the model and of the first observation repeated."""
     rng = CounterRNG.from_seed(0, len(batch))
     first = batch.start()
     state = model.encode(Context.from_observation(first, batch.actions.shape[-1]), rng=rng)
@@ -178,7 +174,7 @@ def _relative(missed: Tensor, moved: Tensor) -> JSON:
 
 @torch.no_grad()
 def disagreement_share(model: Any, data: EncodedEpisodes, kind: Tensor) -> float:
-    """Share of the members' mean disagreement, summed over columns, that lies in this kind of column."""
+    """Share of this kind of column in the disagreement of the members."""
     batch = evaluation_windows(data, 1)
     inputs = torch.cat(
         [model.normalizer.normalize(batch.start()[OBSERVATION]), batch.actions[:, 0]], -1

@@ -1,45 +1,37 @@
-"""The table of scales.py, for tables.py."""
+"""Table of scales.json for tables.py."""
 
 from __future__ import annotations
 
 import statistics
 
-NOTHING = "Nothing was measured yet: `benchmarks/results/scales.json` does not exist."
+from benchmarks.markdown import commits, paragraphs, source, table
+from world_env.types import JSON
+
 KINDS = ("ordinary", "spiking")
-FEWEST_PAIRS = 3
-"""Seeds below which no word is said about which scaling is better."""
+MIN_SEEDS = 3
+"""Fewer seeds give no verdict."""
 
 
-def scales_section(tree: dict | None) -> str:
-    """The Markdown between the `scales` markers."""
-    if tree is None:
-        return NOTHING
+def scales_section(tree: JSON) -> str:
+    """Errors of both scalings by task and kind of column, one column a horizon."""
     rows = tree["rows"]
-    lines = [
-        "| task | columns | step | error before | after | after / before, seed by seed | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for task, kind, horizon in dict.fromkeys(
-        (row["task"], kind, part["horizon"])
-        for row in rows
-        for kind in KINDS
-        for part in row["errors"]
-        if part[kind] is not None
-    ):
-        lines.append(_line([row for row in rows if row["task"] == task], task, kind, horizon))
-    commits = ", ".join(sorted({f"`{row['commit'][:12]}`" for row in rows}))
+    horizons = sorted({part["horizon"] for row in rows for part in row["errors"]})
+    lines = []
+    for task in dict.fromkeys(row["task"] for row in rows):
+        here = [row for row in rows if row["task"] == task]
+        for kind in KINDS:
+            cells = [_cell(here, kind, horizon) for horizon in horizons]
+            if any(cells):
+                lines.append([task, f"{max(row['columns'][kind] for row in here)} {kind}", *cells])
+    header = ["task", "columns", *(f"step {horizon}" for horizon in horizons)]
     updates = " / ".join(f"{value:,}" for value in sorted({row["updates"] for row in rows}))
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f'Errors are over those of "nothing moves", means over seeds; fits of {updates} updates. Made at {commits} '
-            f"on {tree['machine']}.",
-        ]
+    return paragraphs(
+        table(header, lines), f"Fits of {updates} gradient steps. {source(tree, commits(rows))}"
     )
 
 
-def _line(rows: list[dict], task: str, kind: str, horizon: int) -> str:
+def _cell(rows: list[JSON], kind: str, horizon: int) -> str:
+    """Cell such as "0.80 -> 0.79 (better)"; empty if the kind was not measured at this horizon."""
     errors = {
         scaling: {
             row["seed"]: part[kind]
@@ -50,23 +42,22 @@ def _line(rows: list[dict], task: str, kind: str, horizon: int) -> str:
         }
         for scaling in ("before", "after")
     }
+    if not errors["before"] and not errors["after"]:
+        return ""
     both = sorted(set(errors["before"]) & set(errors["after"]))
-    # Both are over the same "nothing moves", which is 0 where the column did not spike in any window.
+    # Both are divided by the same constant prediction, which is 0 if the column did not spike in any window.
     ratios = [errors["after"][seed]["error"] / errors["before"][seed]["error"] for seed in both]
-    means = [_mean(errors[scaling]) for scaling in ("before", "after")]
-    count = max(row["columns"][kind] for row in rows)
-    each = ", ".join(f"{seed}: {ratio:.2f}" for seed, ratio in zip(both, ratios, strict=True))
-    return f"| {task} | {count} {kind} | {horizon} | {means[0]} | {means[1]} | {each} | {_verdict(ratios)} |"
+    return f"{_mean(errors['before'])} -> {_mean(errors['after'])} ({_verdict(ratios)})"
 
 
-def _mean(errors: dict[int, dict]) -> str:
+def _mean(errors: dict[int, JSON]) -> str:
     known = [part["relative"] for part in errors.values() if part["relative"] is not None]
     return f"{statistics.fmean(known):.3f}" if known else "-"
 
 
 def _verdict(ratios: list[float]) -> str:
-    """A word only where every seed says the same, in the two decimals that are shown."""
-    if len(ratios) < FEWEST_PAIRS:
+    """A verdict only if all seeds agree in the two decimals that are shown."""
+    if len(ratios) < MIN_SEEDS:
         return "too few seeds"
     shown = [round(ratio, 2) for ratio in ratios]
     if set(shown) == {1.0}:

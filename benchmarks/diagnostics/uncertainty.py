@@ -1,17 +1,16 @@
-"""How well uncertainty tells where a twin is wrong, and how much of that its cheap default keeps.
+"""AUROC of the uncertainty estimate for steps with large errors, for its default and for costlier kinds.
 
     python -m benchmarks.diagnostics.uncertainty
 
-For each task a twin is fitted (once, kept in WORLD_ENV_RUNS) and rolled out along held-out real episodes that it never
-saw, from the first observation alone. A step is wrong where the error exceeds half a standard deviation of the data, or
-where it is among the worst tenth. AUROC: the chance that a wrong step looks more uncertain than another. `gap` is the
-difference to "full", all members at every step. `partner_every`: the default asks one other member every so many steps,
-each in turn, and averages; "fixed": always the same other member, every step, no average.
+For each task a twin is fitted (once, stored in WORLD_ENV_RUNS) and rolled out along episodes of the validation split
+from their first observation. A step has a large error above half a standard deviation of the data, or in the worst
+tenth. AUROC is the probability that such a step has a larger uncertainty than another step. `gap` is the difference to
+"full", all members at every step. `partner_every` evaluates one other member every n-th step, in turn, and averages
+(the default); "fixed" the same other member at every step, without average.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import merge, read
 from benchmarks.speed.fit_speed import transitions
 from world_env.batch import Batch, Context, Observation
@@ -39,20 +39,16 @@ TASKS = {
     "Hopper-v5": (30_000, "held:5"),
     "HalfCheetah-v5": (100_000, "held:5"),
 }
-"""Task -> real steps, and who collects them."""
+"""Task -> real steps and exploration."""
 EVERY = (1, 2, 4, 8)
 HORIZON = 200
 SEED = 100
-"""Of data and fit: a tuning seed, it judges nothing."""
+"""Seed of data and fit, a tuning seed."""
 
 
 def main() -> None:
-    """One row a task and kind of uncertainty."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    """Write one row for each task and kind of uncertainty."""
+    parser = script_parser(__doc__, BENCHMARK, tasks=TASKS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -69,7 +65,7 @@ def main() -> None:
 
 @torch.no_grad()
 def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSON]:
-    """What each kind of uncertainty knows of one and the same rollouts' errors."""
+    """AUROC of each kind of uncertainty on the same rollouts."""
     model: Any = twin.model
     scores: dict[str, list[torch.Tensor]] = {}
     errors: list[torch.Tensor] = []
@@ -80,25 +76,27 @@ def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSO
         rng = CounterRNG.from_seed(SEED, len(batch))
         start = Context.from_observation(batch.start(), batch.actions.shape[-1])
         state = model.encode(start, rng=rng)
-        seen, errors = [], []
+        estimates, errors = [], []
         for step in range(batch.actions.shape[1]):
             left, action = state, batch.actions[:, step]
             state, prediction = model.step(left, action, rng=rng, uncertainty=kind)
-            doubt = prediction.uncertainty
+            estimate = prediction.uncertainty
             if name == "fixed":
-                doubt = doubt - state["disagreement"].sqrt() + one_partner(model, left, action)
-            seen.append(doubt)
+                estimate = (
+                    estimate - state["disagreement"].sqrt() + one_partner(model, left, action)
+                )
+            estimates.append(estimate)
             real = {key: value[:, step + 1] for key, value in batch.observations.items()}
             errors.append(row_errors(model.decode(state), real, scale))
-        scores[name] = seen
+        scores[name] = estimates
     valid = batch.valid.T.numpy()
     error = torch.stack(errors).numpy()[valid]
-    wrong = {"auroc_worst_tenth": error > np.quantile(error, 0.9), "auroc_half": error > 0.5}
+    large = {"auroc_worst_tenth": error > np.quantile(error, 0.9), "auroc_half": error > 0.5}
     rows = []
-    for name, seen in scores.items():
+    for name, estimates in scores.items():
         row: JSON = {"task": task, "seed": SEED, "kind": name, "steps": int(valid.sum())}
-        for label, is_wrong in wrong.items():
-            row[label] = round(auroc(torch.stack(seen).numpy()[valid], is_wrong), 4)
+        for label, is_large in large.items():
+            row[label] = round(auroc(torch.stack(estimates).numpy()[valid], is_large), 4)
             row[label.replace("auroc", "gap")] = round(
                 row[label] - (rows[0][label] if rows else row[label]), 4
             )
@@ -107,7 +105,7 @@ def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSO
 
 
 def prepared(task: str) -> tuple[Twin, Batch, Observation]:
-    """The task's twin, windows of its held-out episodes, and the scales of their errors."""
+    """Twin of a task, windows of its validation split, and the scales of their errors."""
     steps, exploration = TASKS[task]
     store = transitions(task, steps, exploration, SEED)
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / task
@@ -116,13 +114,13 @@ def prepared(task: str) -> tuple[Twin, Batch, Observation]:
     if not (folder / "twin.json").is_file():
         fit_episodes(episodes, store.spec, config).save(folder)
     twin = Twin.load(folder.resolve())
-    _, held_out = split(list(episodes), config.held_out, config.seed)
-    data = encode_episodes(held_out, twin.codec)
+    _, validation = split(list(episodes), config.held_out, config.seed)
+    data = encode_episodes(validation, twin.codec)
     return twin, evaluation_windows(data, HORIZON), scales_of(data)
 
 
 def one_partner(model: Any, state: Any, action: torch.Tensor) -> torch.Tensor:
-    """(B,) disagreement of each row's member with the next one, always the same."""
+    """(B,) disagreement of the member of each batch row with the next member."""
     inputs = torch.cat([model.normalizer.normalize(state["observation"]), action], -1)
     mean, _ = model.dynamics(inputs[None]).chunk(2, -1)
     rows, member = torch.arange(len(action)), state["member"]

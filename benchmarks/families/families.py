@@ -1,20 +1,18 @@
-"""Families of world models on the same real steps: how far are they off after 1, 5, ... steps that they only imagine?
+"""Open-loop errors of families of world models after 1 to 200 steps, fitted to the same real steps.
 
     python -m benchmarks.families.families --seeds 0 1 2 --resume
     python -m benchmarks.families.families --worlds "Pendulum-v1 without velocity" --families rssm --seeds 0 --resume
     python -m benchmarks.families.families --worlds Pendulum-v1-pixels --families rssm-large --device cuda --resume
 
-Each family is fitted, as a fit is by default (the pixel world as its row says), to the same episodes, and rolled out
-along others, collected by the same policy with other seeds. Its state is inferred from as many real observations as it
-takes (`WorldModel.context`: an ensemble 1, a recurrent model several, where there are so many); then it sees nothing
-more. Errors are root mean squares in standard deviations of the data, beside those of "nothing moves" (hold-last), and
-energy scores of what a simulator draws (`world_env.model_evaluation.errors.energy_score`): who keeps to one of many ways that things
-may be is off by more than who shows the mean of them, and nothing that ever is looks like that mean.
+Each family is fitted to the same episodes with the default configuration (pixel task: that of its recipe) and rolled
+out along other episodes of the same policy. Its state is inferred from as many real observations as it supports
+(`WorldModel.context`); after these it gets actions only. Errors are root mean squares in standard deviations of the
+data, compared with the last observation repeated (hold-last). Energy scores compare two draws of the model with the
+real outcome: squared errors favour the mean of possible futures, energy scores do not.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import time
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.families.families_table import FAMILIES, WORLDS
 from benchmarks.returns.returns import add_missing
 from benchmarks.speed.timing import device_name
@@ -39,16 +38,16 @@ from world_env.types import JSON
 
 BENCHMARK = "families"
 EXPLORATION = "mix:0.5*random+0.5*held:5"
-NO_VELOCITY = 'world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}'
+NO_VELOCITY = 'world_env.wrappers:SelectColumns{"columns": [0, 1]}'
 TEST_STEPS, TEST_LIMIT = 6_000, 300
-"""Real steps, and the length of their episodes: longer than the task's, so that 200 imagined steps begin anywhere."""
+"""Real steps and episode length; longer than the task's, to allow 200 open-loop steps from any step."""
 TEST_SEEDS = 40_000
-"""Added to a row's seed: what the twin is measured on."""
+"""Added to the seed of a row: seeds of the test episodes."""
 STEPS = (1, 5, 10, 20, 50, 100, 200)
 
 
 def real_world(world: str, **kwargs: int) -> EnvConfig:
-    """The real environment of a row, with more arguments."""
+    """Real environment of a row, with more arguments."""
     hidden = world.endswith(" without velocity")
     real = real_of(world.removesuffix(" without velocity"), kwargs)
     return dataclasses.replace(real, wrappers=(NO_VELOCITY,)) if hidden else real
@@ -56,18 +55,15 @@ def real_world(world: str, **kwargs: int) -> EnvConfig:
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
+    parser = script_parser(__doc__, BENCHMARK, seeds=range(3), resume=True)
+    option(parser, "--worlds", WORLDS, "environments to measure (default: all)", WORLDS)
+    option(parser, "--families", ["ensemble", "rssm"], "families to fit", FAMILIES)
     parser.add_argument(
-        "--families", nargs="+", default=["ensemble", "rssm"], choices=list(FAMILIES)
+        "--updates",
+        type=int,
+        help="gradient steps of a fit (default: those of the recipe or of FitConfig)",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--updates", type=int, help="other than a fit's own number")
-    parser.add_argument("--device", default="cpu", help="where the fits run")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
-    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
+    option(parser, "--device", "cpu", "device of the fits")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -83,13 +79,13 @@ def main() -> None:
 
 
 def usual_updates(world: str) -> int:
-    """Those of the world's row, or of any fit to so much data."""
+    """Gradient steps of the recipe, or the default for as many real steps."""
     task = TASKS[world.removesuffix(" without velocity")]
     return task.updates or updates_for(task.real_steps)
 
 
 def measured(world: str, family: str, seed: int, updates: int, device: str = "cpu") -> JSON:
-    """The rest of one row."""
+    """Rest of one row."""
     task = TASKS[world.removesuffix(" without velocity")]
     store = episodes_of(world, real_world(world), task.real_steps, seed, "collect")
     longer = real_world(world, max_episode_steps=TEST_LIMIT)
@@ -122,7 +118,7 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
 
 
 def episodes_of(world: str, real: EnvConfig, steps: int, seed: int, purpose: str) -> EpisodeStore:
-    """Real episodes of a world; kept, so that all families get the same."""
+    """Real episodes of an environment, stored for all families."""
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     folder = runs / f"{world.replace(' ', '-')}-{seed}"
     config = CollectConfig(real, folder, steps, EXPLORATION, seed, purpose=purpose)

@@ -1,16 +1,15 @@
-"""Can a policy that sees one frame swing the pendulum of the pixel world up? What a frame shows, and the whole state.
+"""Real return of PPO with the information of one frame of the pixel task, compared with the full state.
 
     python -m benchmarks.families.one_frame --seeds 0 1 2 --resume
 
-PPO learns in reality from the exact numbers that a frame shows (cosine and sine of the angle, and the last torque,
-whose arrow is drawn): no network that sees a single frame knows more. Beside it the same training with the speed in the
-torque's place, and on real pictures as the bundled twin's model takes them in (its latents; the twin's own real steps
-come on top); and a random policy.
+PPO trains in the real environment on the numbers that one frame shows: cosine and sine of the angle, and the last
+torque, which is drawn as an arrow. A policy with single frames cannot have more information. Compared with the same
+training with the velocity instead of the torque, training on latents of the bundled twin (whose real steps are
+additional), and a random policy.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 from functools import partial
@@ -22,8 +21,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from benchmarks.arguments import script_parser
 from benchmarks.families.families_table import LATENTS, ONE_FRAME, RANDOM, STATE
-from benchmarks.returns.returns import JUDGE_SEEDS, add_missing
+from benchmarks.returns.returns import EVALUATION_SEEDS, add_missing
 from training.tasks import TASKS, real_of
 from world_env import learn
 from world_env.real import StepLedger, spec_of
@@ -35,15 +35,15 @@ from world_env.types import JSON
 
 BENCHMARK = "one_frame"
 TASK = "Pendulum-v1-pixels"
-SEEN = {
-    ONE_FRAME: EnvConfig("Pendulum-v1", {}, ("one_frame:OneFrame",)),
+ENVIRONMENTS = {
+    ONE_FRAME: EnvConfig("Pendulum-v1", {}, ("benchmarks.families.one_frame:OneFrame",)),
     STATE: EnvConfig("Pendulum-v1"),
     LATENTS: real_of(TASK),
 }
 
 
 class OneFrame(gym.ObservationWrapper[Any, Any, Any]):
-    """Pendulum as the picture of it shows it: cosine and sine of the angle, and the last torque, 0 where none was."""
+    """Pendulum observed as one frame: cosine and sine of the angle, and the last torque (0 after a reset)."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -58,45 +58,40 @@ class OneFrame(gym.ObservationWrapper[Any, Any, Any]):
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
-    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
+    parser = script_parser(__doc__, BENCHMARK, seeds=range(3), resume=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.resume:
         arguments.out.unlink(missing_ok=True)
     for seed in arguments.seeds:
-        for seen in (RANDOM, *SEEN):
-            key = {"task": TASK, "seed": seed, "policy": seen}
-            add_missing(arguments.out, BENCHMARK, key, partial(measured, seen, seed))
+        for sight in (RANDOM, *ENVIRONMENTS):
+            key = {"task": TASK, "seed": seed, "policy": sight}
+            add_missing(arguments.out, BENCHMARK, key, partial(measured, sight, seed))
 
 
-def measured(seen: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON:
-    """The rest of one row: trained in reality as long as the bar of the pixel world, and judged."""
+def measured(sight: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON:
+    """Rest of one row: training with as many steps as the baseline of the pixel task, and evaluation."""
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     ledger = StepLedger()
-    if seen == RANDOM:
-        real, steps = SEEN[STATE], 0
-        actor = random_actor(spec_of(real).action_space, JUDGE_SEEDS)
+    if sight == RANDOM:
+        real, steps = ENVIRONMENTS[STATE], 0
+        actor = random_actor(spec_of(real).action_space, EVALUATION_SEEDS)
     else:
-        real = SEEN[seen]
+        real = ENVIRONMENTS[sight]
         config = LearnConfig(steps=steps, seed=seed, options=TASKS[TASK].options)
-        out, through = runs / f"{seen.replace(' ', '-')}-{seed}", None
-        if seen == LATENTS:
+        out, through = runs / f"{sight.replace(' ', '-')}-{seed}", None
+        if sight == LATENTS:
             through = Twin.load(TASKS[TASK].twin)
             config = dataclasses.replace(config, observation_mode="latent")
         policy = learn(real, config, out=out, ledger=ledger, through=through)
-        # Stable-Baselines3 finishes its last rollout.
+        # Stable-Baselines3 finishes the last rollout.
         actor, steps = policy_actor(policy), policy.num_timesteps
-    reality = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
+    real_returns = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
     return {
         "real_steps": steps,
-        "real_mean": reality.mean,
-        "real_ci95": list(reality.ci95()),
-        "episodes": len(reality.values),
+        "real_mean": real_returns.mean,
+        "real_ci95": list(real_returns.ci95()),
+        "episodes": len(real_returns.values),
     }
 
 

@@ -1,17 +1,16 @@
-"""Which PPO settings learn: rows x rollout x batch x epochs, judged by final return first and wall clock second.
+"""Real return and time of PPO by numbers of environments and steps, batch size and epochs.
 
     python -m benchmarks.learning.learn_table --tasks CartPole-v1 Pendulum-v1 --seeds 100 101
     python -m benchmarks.learning.learn_table --tasks Hopper-v5 --seeds 100 --settings 64x64/128/10 256x64/2048/10
 
-CartPole and Pendulum learn in their bundled twins; Hopper in reality, the control: what PPO cannot learn there it
-cannot learn in any twin. All returns are real, of the deterministic policy, on reset seeds that judge nothing; tuning
-seeds only. A setting is ROWSxSTEPS/BATCH/EPOCHS, at the default step size (--change: other options of PPO). A row that
-is in the file is skipped. `seconds` are of learning alone, `environment_seconds` of stepping within them.
+CartPole and Pendulum are trained in their bundled twins, Hopper in the real environment as a control. Returns are real
+returns of the deterministic policy, on tuning seeds and reset seeds that no other table uses. A setting is
+ENVIRONMENTSxSTEPS/BATCH/EPOCHS with the default learning rate (`--change`: other options of PPO). Stored rows are
+skipped. `seconds` are the time of training alone, `environment_seconds` the part of environment steps.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -23,6 +22,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import merge, read
 from benchmarks.returns.tuning import TUNING_SEEDS
 from benchmarks.speed.timing import Watch
@@ -52,23 +52,18 @@ SETTINGS = (
     "512x32/4096/10",
 )
 CONTROL = {"Hopper-v5": 700_000}
-"""Tasks learned in reality -> steps."""
+"""Tasks trained in the real environment -> steps."""
 RESET_SEEDS = range(50_000, 50_050)
 CHECKS = 7
 
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
     tasks = [*CONTROL, "CartPole-v1", "Pendulum-v1"]
-    parser.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[100], choices=list(TUNING_SEEDS))
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
-    parser.add_argument("--change", type=json.loads, default={}, help="options of PPO, JSON")
-    parser.add_argument("--steps", type=int, help="of learning; default: the task's own")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser = script_parser(__doc__, BENCHMARK, tasks=tasks, seeds=[100], seed_choices=TUNING_SEEDS)
+    option(parser, "--settings", SETTINGS, "settings ENVIRONMENTSxSTEPS/BATCH/EPOCHS")
+    parser.add_argument("--change", type=json.loads, default={}, help="more options of PPO as JSON")
+    parser.add_argument("--steps", type=int, help="training steps (default: those of the task)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     made = {name: facts()[name] for name in ("commit", "date")}
@@ -87,12 +82,12 @@ def main() -> None:
 
 
 def learning_of(task: str) -> LearnConfig:
-    """How the task's policy is trained in its twin."""
+    """Configuration of policy training in the twin of a task."""
     return refine_task(TASKS[task], real_of(task), Path(), 0).learn
 
 
 def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
-    """Learn once; what the policy earns on the way and in the end, and what the learning cost."""
+    """Train once; returns during and after training, and its time."""
     shape, batch, epochs = setting.split("/")
     rows, rollout = (int(word) for word in shape.split("x"))
     options = {"n_steps": rollout, "batch_size": int(batch), "n_epochs": int(epochs)} | change
@@ -100,11 +95,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     if task in CONTROL:
         world = real_of(task)
         config = LearnConfig(
-            steps=steps,
-            rows=rows,
-            seed=seed,
-            options=options,
-            normalization=exploring_scales(task),
+            steps=steps, rows=rows, seed=seed, options=options, normalization=exploring_scales(task)
         )
     else:
         world = Twin.load(TASKS[task].twin)
@@ -122,7 +113,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
         began = time.perf_counter()
         model = learn(world, config, ledger=StepLedger(), callbacks=[checks])
         seconds = time.perf_counter() - began - checks.seconds
-    returns = checks.earn(model, RESET_SEEDS)
+    returns = checks.returns(model, RESET_SEEDS)
     return {
         "world": "learned" if isinstance(world, Twin) else "real",
         "real_mean": round(float(returns.mean()), 2),
@@ -134,7 +125,7 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
 
 
 def exploring_scales(task: str) -> JSON:
-    """{"mean", "scale"} of 5,000 exploring real steps: about what a policy in a twin would get."""
+    """{"mean", "scale"} of 5,000 exploration steps, as normalisation of a policy."""
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / task
     store = collect(CollectConfig(real_of(task), folder, 5_000, "held:5", TUNING_SEEDS[0]))
     columns = torch.cat([torch.as_tensor(e.observations) for e in store.load()]).numpy()
@@ -143,7 +134,7 @@ def exploring_scales(task: str) -> JSON:
 
 
 class Checks(BaseCallback):
-    """Plays the policy in reality from time to time; its steps are not learned from, its time is not counted."""
+    """Real evaluation episodes during training; their steps are not trained on, their time is not counted."""
 
     def __init__(self, task: str, steps: int) -> None:
         super().__init__()
@@ -151,8 +142,8 @@ class Checks(BaseCallback):
         self.curve: list[list[float]] = []
         self.seconds = 0.0
 
-    def earn(self, model: Any, seeds: range) -> Any:
-        """Real returns of the deterministic policy, one a reset seed."""
+    def returns(self, model: Any, seeds: range) -> Any:
+        """Real returns of the deterministic policy, one for each reset seed."""
         actor = policy_actor(model)
         ledger = StepLedger()
         return run_real(actor, EnvConfig(self.task), seeds, purpose="select", ledger=ledger).values
@@ -160,7 +151,7 @@ class Checks(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= (len(self.curve) + 1) * self.every:
             began = time.perf_counter()
-            returns = self.earn(self.model, RESET_SEEDS[:5])
+            returns = self.returns(self.model, RESET_SEEDS[:5])
             self.curve.append([self.num_timesteps, round(float(returns.mean()), 1)])
             self.seconds += time.perf_counter() - began
 

@@ -1,33 +1,32 @@
-"""Policies that never saw reality train, round after round, beside what else one could do: MuJoCo, 100,000 real steps.
+"""Real return of policies trained only in twins with repeated data collection, compared with baselines.
 
     python -m benchmarks.refinement.refined --tasks Hopper-v5 HalfCheetah-v5 --seeds 0 1 2 --resume
-    python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 0 --columns ppo_real_long --resume      # one control
-    python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 102 --change '{"rounds": 5}' --resume   # an arm, tuning seed
-    python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 103 --columns ppo_twin --arms "no sharp ends" --resume
+    python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 0 --columns ppo_real_long --resume
+    python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 102 --change '{"rounds": 5}' --resume
+    python -m benchmarks.refinement.refined --tasks Hopper-v5 --seeds 103 --columns ppo_twin --arms "2 members" --resume
 
-A row is one policy of one (task, seed), judged once at the end over the same 100 reset seeds; `rounds` hold what every
-round predicted (of many rounds, ten) and what its policy earns in reality, judged at the end too, when nothing reads it
-any more. Columns:
+A row is one policy of one task and seed, evaluated once at the end on the same 100 reset seeds. `rounds` hold the
+predicted return of every round (at most ten) and the real return of its policy, measured at the end and not used.
+Columns:
 
-    ppo_twin              PPO, only ever in the twin, rounds as in the task's row (training/tasks.py)
-    ppo_twin_known        the same, with the task's true termination function instead of a learned one, where it has one
-    sac_twin              SAC, only ever in the twin, in short branches (world_env/refinement/config.py)
+    ppo_twin              PPO trained only in the twin, with the recipe of the task (training/tasks.py)
+    ppo_twin_known        the same, with the task's true termination function instead of a learned one
+    sac_twin              SAC trained only in the twin, in truncated rollouts
     sac_twin_known        the same, with the true termination function
-    ppo_real_twin_steps   PPO of the same configuration in reality, as many steps as `ppo_twin` learned from
-    ppo_real_long         PPO of the default configuration in reality at 1,000,000 steps: the bar
-    ppo_real_long_few     the same in 8 rows, as one would without a twin: the bar where higher
-    ppo_real_same_steps   PPO in reality, as many steps as the twin cost
-    sac_real_same_steps   SAC in reality, as many
+    ppo_real_twin_steps   PPO with the same configuration in the real environment, with the steps of `ppo_twin`
+    ppo_real_long         PPO with the default configuration in the real environment, 1,000,000 steps (baseline)
+    ppo_real_long_few     the same in 8 environments (baseline)
+    ppo_real_same_steps   PPO in the real environment, as many steps as the twin was fitted to
+    sac_real_same_steps   SAC in the real environment, as many
     random                not trained
 
-Policies in reality get the scales of 5,000 exploring real steps, which count, as those in a twin get the data's.
-`forward_mean`: the reward for going forward alone, where the environment tells it apart (standing still earns about
-1,000 in Hopper). Tuning seeds are 100 to 109; they are never judged.
+Policies in the real environment are normalised by the scales of 5,000 exploration steps, which count; policies in a
+twin by those of its data. `forward_mean` is the return of the forward reward alone, if the environment reports it.
+Seeds 100 to 109 are for tuning.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import importlib
@@ -42,10 +41,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.learning.learn_table import exploring_scales
 from benchmarks.refinement.refined_arms import ARMS
 from benchmarks.refinement.refined_table import applies
-from benchmarks.returns.returns import JUDGE_SEEDS, merge, read
+from benchmarks.returns.returns import EVALUATION_SEEDS, merge, read
 from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
 from world_env.fitting import FitWarning
@@ -59,16 +59,17 @@ from world_env.types import JSON
 
 BENCHMARK = "refined"
 LONG = 1_000_000
-"""Real steps of the bar; tasks whose rows ask for as many are measured here."""
-ROUND_SEEDS = JUDGE_SEEDS[:20]
-"""Reset seeds of the rounds' policies."""
-JUDGED_ROUNDS = 10
+"""Real steps of the baselines; tasks with as many `many_steps` can be measured."""
+ROUND_SEEDS = EVALUATION_SEEDS[:20]
+"""Reset seeds of the evaluation of every round."""
+EVALUATED_ROUNDS = 10
 EXPLORING = 5_000
+TASKS_BY_DEFAULT = ("Hopper-v5", "HalfCheetah-v5")
 TWINS = ("ppo_twin", "ppo_twin_known", "sac_twin", "sac_twin_known")
 ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
-"""Rows of PPO where they are not those in a twin."""
+"""Numbers of environments of PPO that differ from those in a twin."""
 IN_REALITY = ("algo", "rows", "options", "normalize_rewards")
-"""Fields of LearnConfig that mean something in reality, where controls have steps of their own."""
+"""Fields of LearnConfig that apply to baselines in the real environment; their steps are their own."""
 COLUMNS = (
     "ppo_twin",
     "random",
@@ -85,29 +86,31 @@ COLUMNS = (
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
     tasks = [name for name, task in TASKS.items() if task.many_steps >= LONG]
-    parser.add_argument(
-        "--tasks", nargs="+", default=["Hopper-v5", "HalfCheetah-v5"], choices=tasks
+    parser = script_parser(
+        __doc__, BENCHMARK, tasks=tasks, default_tasks=TASKS_BY_DEFAULT, seeds=range(3), resume=True
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=COLUMNS)
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="COLUMN",
+        default=list(COLUMNS),
+        choices=COLUMNS,
+        help="columns to measure, as above (default: all)",
+    )
     parser.add_argument(
         "--change",
         type=json.loads,
         default={},
-        help="what differs from the task's row, JSON: RefineConfig's fields, fit, learn (in reality too), model",
+        help='changed fields of RefineConfig as JSON; "fit", "learn" (also of baselines), "model" hold their fields',
     )
     parser.add_argument(
         "--arms",
         nargs="+",
+        metavar="ARM",
         choices=ARMS,
-        help="changes by name (refined_arms.py), one after another",
+        help=f"named changes, measured one by one: {'; '.join(ARMS)}".replace("%", "%%"),
     )
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
-    parser.add_argument("--resume", action="store_true", help="keep the rows of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -130,12 +133,10 @@ def main() -> None:
 
 
 def changed(config: RefineConfig, change: JSON) -> RefineConfig:
-    """The configuration with some fields changed; "fit", "learn" and "model" (of the fit) name fields of theirs."""
+    """The configuration with changed fields; "fit", "learn" and "model" (of the fit) hold fields of theirs."""
     fields = dict(change)
     fit = fields.pop("fit", {}) | ({"model": fields.pop("model")} if "model" in fields else {})
     learning = fields.pop("learn", {})
-    if "candidates" in fields:
-        fields["candidates"] = tuple(fields["candidates"])
     return dataclasses.replace(
         config,
         fit=dataclasses.replace(config.fit, **fit),
@@ -145,21 +146,21 @@ def changed(config: RefineConfig, change: JSON) -> RefineConfig:
 
 
 def _slug(change: JSON) -> str:
-    """A short name for a change, for its folder."""
+    """Folder name of a change."""
     return hashlib.sha256(json.dumps(change, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def function_of(name: str) -> KnownFunction:
-    """What "module:function" names."""
+    """Function with the name "module:function"."""
     module, _, function = name.partition(":")
     found: KnownFunction = getattr(importlib.import_module(module), function)
     return found
 
 
 class Cell:
-    """All columns of one (task, seed) and change; their runs lie in one folder.
+    """All columns of one task, seed and change, in one folder.
 
-    results: the file of rows that are there already, if any.
+    results: the results file with stored rows; None: none.
     """
 
     def __init__(self, task_id: str, seed: int, change: JSON, results: Path | None = None) -> None:
@@ -171,7 +172,7 @@ class Cell:
         self.folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
 
     def of(self, column: str) -> JSON:
-        """What tells a row from all others."""
+        """Fields that identify a row."""
         change = self.change
         if "twin" not in column:
             learning = change.get("learn", {}) if column != "random" else {}
@@ -180,21 +181,21 @@ class Cell:
         return {"task": self.task_id, "seed": self.seed, "policy": column, "change": change}
 
     def run(self, column: str) -> JSON:
-        """{"rows", "rounds"} of one column; a killed run goes on where it was."""
+        """{"rows", "rounds"} of one column; an interrupted run is resumed."""
         began = time.perf_counter()
         ledger = StepLedger(self.folder / f"{column}-real-steps.json")
         found: list[Round] = []
         if column == "random":
-            actor, steps = random_actor(spec_of(self.real).action_space, JUDGE_SEEDS), 0
+            actor, steps = random_actor(spec_of(self.real).action_space, EVALUATION_SEEDS), 0
         elif column in TWINS:
             found = self.refine(column, ledger)
             actor, steps = policy_actor(found[-1].policy), found[-1].learned_steps
         else:
             actor, steps = self.control(column, ledger)
         seconds = time.perf_counter() - began
-        reality = run_real(actor, self.real, JUDGE_SEEDS, purpose="judge", ledger=ledger)
+        real_returns = run_real(actor, self.real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
         made = {name: facts()[name] for name in ("commit", "date")}
-        row = self.of(column) | {"learned_steps": steps} | returns_of(reality)
+        row = self.of(column) | {"learned_steps": steps} | returns_of(real_returns)
         counted = Counter(ledger.by_purpose)
         if column.startswith("ppo_real"):
             counted["collect"] += EXPLORING  # of other runs
@@ -203,24 +204,24 @@ class Cell:
             "predicted_return": found[-1].log["predicted_return"] if found else None,
             "seconds": round(seconds, 1),
         }
-        every = max(1, len(found) // JUDGED_ROUNDS)
+        every = max(1, len(found) // EVALUATED_ROUNDS)
         kept = range(len(found) - 1, -1, -every)[::-1]
-        rounds = [self.of(column) | self.judged(found[number]) | made for number in kept]
+        rounds = [self.of(column) | self.evaluated_round(found[number]) | made for number in kept]
         return {"rows": [row | made], "rounds": rounds}
 
     def refine(self, column: str, ledger: StepLedger) -> list[Round]:
-        """The rounds of a column, read back where they are finished."""
-        ends = None
+        """The rounds of a column; finished rounds are loaded."""
+        termination = None
         if column.endswith("_known"):
             assert self.task.termination is not None
-            ends = function_of(self.task.termination)
+            termination = function_of(self.task.termination)
         algo = column[:3].upper()
         config = refine_task(self.task, self.real, self.folder / column, self.seed, algo=algo)
         config = changed(config, self.change)
-        return refine(config, ledger=ledger, termination_fn=ends)
+        return refine(config, ledger=ledger, termination_fn=termination)
 
     def control(self, column: str, ledger: StepLedger) -> tuple[Any, int]:
-        """(actor, steps it learned from) of what one could do instead."""
+        """(actor, training steps) of a baseline in the real environment."""
         if column == "ppo_real_twin_steps":
             steps = self.twin_steps()
             same = refine_task(self.task, self.real, self.folder, self.seed, algo="PPO")
@@ -243,7 +244,7 @@ class Cell:
         return policy_actor(policy), steps
 
     def twin_steps(self) -> int:
-        """What `ppo_twin` learned from, as its row says; where there is none it is made now."""
+        """Training steps of `ppo_twin`, from its row or by training it now."""
         wanted = self.of("ppo_twin")
         stored = None if self.results is None else read(self.results)
         for row in (stored or {"rows": []})["rows"]:
@@ -252,25 +253,25 @@ class Cell:
         ledger = StepLedger(self.folder / "ppo_twin-real-steps.json")
         return self.refine("ppo_twin", ledger)[-1].learned_steps
 
-    def judged(self, done: Round) -> JSON:
-        """What a round predicted, and what its policy earns in reality: no step of this is counted, nothing reads it."""
-        reality = run_real(
+    def evaluated_round(self, done: Round) -> JSON:
+        """Predicted and real return of a round; these real steps are not counted and nothing uses the result."""
+        real_returns = run_real(
             policy_actor(done.policy), self.real, ROUND_SEEDS, purpose="judge", ledger=StepLedger()
         )
         kept = ("real_steps", "learned_steps", "chosen", "predicted_return", "reality", "seconds")
         log = {name: done.log[name] for name in kept}
-        return {"round": done.number} | log | returns_of(reality)
+        return {"round": done.number} | log | returns_of(real_returns)
 
 
-def returns_of(reality: Returns) -> JSON:
-    """The numbers of a row that were measured."""
-    forward = reality.parts.get("reward_forward")
+def returns_of(real_returns: Returns) -> JSON:
+    """Measured numbers of a row."""
+    forward = real_returns.parts.get("reward_forward")
     return {
-        "real_mean": reality.mean,
-        "real_ci95": list(reality.ci95()),
+        "real_mean": real_returns.mean,
+        "real_ci95": list(real_returns.ci95()),
         "forward_mean": None if forward is None else float(forward.mean()),
-        "length_mean": float(reality.lengths.mean()),
-        "episodes": len(reality.values),
+        "length_mean": float(real_returns.lengths.mean()),
+        "episodes": len(real_returns.values),
     }
 
 

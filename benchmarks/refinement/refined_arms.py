@@ -1,4 +1,4 @@
-"""What is left out of, or put into, a refinement to see what it is worth: one change of the task's row each."""
+"""Ablations of a refinement: named changes of the task's recipe, for `refined.py --arms`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from world_env.types import JSON
 
 _LARGE: JSON = {"n_steps": 256, "batch_size": 1024}
 _SMALL: JSON = {"n_steps": 64, "batch_size": 256}
-ROW = "as the row stands"
-OF_ROW: dict[str, JSON] = {
-    ROW: {},
+RECIPE = "recipe"
+OF_RECIPE: dict[str, JSON] = {
+    RECIPE: {},
     "no restarts": {"restart_every": None},
-    "past the threshold an episode is cut": {"learn": {"on_uncertain": "truncate"}},
+    "out of distribution: truncated": {"learn": {"on_uncertain": "truncate"}},
 }
-"""Name -> what differs from the row, as `--change` of refined.py."""
-OLDER = "the older row"
-_OLDER: JSON = {"restart_every": None, "patience": 5}
-_OF_OLDER: dict[str, JSON] = {
-    OLDER: {},
-    "no sharp ends": {"fit": {"sharp_ends": False}},
-    "no explorers: the newest policy alone collects": {
+"""Name -> difference to the recipe, as `--change` of refined.py."""
+EARLIER = "earlier recipe"
+_EARLIER: JSON = {"restart_every": None, "patience": 5}
+_OF_EARLIER: dict[str, JSON] = {
+    EARLIER: {},
+    "no hard termination bounds": {"fit": {"sharp_ends": False}},
+    "no explorers, only the newest policy collects": {
         "explorers": {},
         "later_exploration": "policy:{newest}",
     },
-    "explorers that discount as the policy does": {"explorers": {"hasty": {}, "steady": {}}},
-    "all discount .99": {
+    "explorers with the gamma of the policy": {"explorers": {"hasty": {}, "steady": {}}},
+    "gamma 0.99 for all": {
         "explorers": {"hasty": {}, "steady": {}},
         "learn": {"options": {"gamma": 0.99}},
     },
@@ -34,40 +34,49 @@ _OF_OLDER: dict[str, JSON] = {
             "steady": {"options": _SMALL | {"gamma": 0.998}},
         },
     },
-    "rollouts of 256 steps in the last 40 % of the rounds": {
-        "last_learn": {"options": _LARGE},
-        "last_share": 0.4,
-    },
-    "rollouts of 256 steps in the last 40 %, twice the learned steps": {
-        "last_learn": {"options": _LARGE, "steps": 600_000},
-        "last_share": 0.4,
-    },
     "2 members": {"model": {"members": 2}},
     "10 members": {"model": {"members": 10}},
-    "single steps only, no k-step training": {"model": {"one_step_share": 1.0}},
-    "k = 16 instead of 8": {"model": {"rollout": 16}},
-    "all episodes from true starts": {"learn": {"dataset_starts": 0.0}},
-    "90 % of episodes from the data, cut after 50 steps": {
+    "single-step training": {"model": {"one_step_share": 1.0}},
+    "k = 16 instead of 8 in k-step training": {"model": {"rollout": 16}},
+    "all episodes from initial states": {"learn": {"dataset_starts": 0.0}},
+    "90 % of episodes from data states, rollout length 50": {
         "learn": {"dataset_starts": 0.9, "branch_length": 50}
     },
-    "90 % from the data, cut after 20 steps, later 200": {
-        "learn": {"dataset_starts": 0.9, "branch_length": 200, "first_branch_length": 20}
-    },
-    "past the threshold an episode ends at a price": {"learn": {"on_uncertain": "pessimistic"}},
-    "past the threshold an episode ends for nothing": {"learn": {"on_uncertain": "terminate"}},
-    "past the threshold an episode goes on": {"learn": {"on_uncertain": "ignore"}},
-    "a judge ends trainings and has a say": {"judge": True},
+    "out of distribution: pessimistic": {"learn": {"on_uncertain": "pessimistic"}},
+    "out of distribution: terminated": {"learn": {"on_uncertain": "terminate"}},
+    "out of distribution: ignored": {"learn": {"on_uncertain": "ignore"}},
 }
 
 
-def of_older(change: JSON) -> JSON:
-    """A change of the row as it was when most arms ran, as one of today's row.
+def of_earlier(change: JSON) -> JSON:
+    """A change of the earlier recipe, with which most arms were measured, as a change of the recipe.
 
-    It had no restarts, cut episodes past the threshold, and ended after five rounds without another choice.
+    The earlier recipe has no restarts, truncates episodes out of distribution, and stops after five rounds without a
+    new choice of policy.
     """
-    return _OLDER | change | {"learn": {"on_uncertain": "truncate"} | change.get("learn", {})}
+    return _EARLIER | change | {"learn": {"on_uncertain": "truncate"} | change.get("learn", {})}
 
 
-OF_OLDER = {name: of_older(change) for name, change in _OF_OLDER.items()}
-"""The same for changes of the older row."""
-ARMS = OF_ROW | OF_OLDER
+OF_EARLIER = {name: of_earlier(change) for name, change in _OF_EARLIER.items()}
+"""The same for the earlier recipe."""
+ARMS = OF_RECIPE | OF_EARLIER
+REMOVED_ARMS = {
+    "rollouts of 256 steps in the last 40 % of the rounds, twice the learned steps": of_earlier(
+        {"last_learn": {"options": _LARGE, "steps": 600_000}, "last_share": 0.4}
+    )
+}
+"""Arms with stored rows whose options the library does not have: for the table, not for `--arms`."""
+_REMOVED = ("judge", "last_learn", "last_share", "first_steps", "candidates")
+_REMOVED_PLACEHOLDERS = ("{early}", "{middle}")
+
+
+def removed_options(change: JSON) -> list[str]:
+    """Options of a stored change that the library does not have; such a row cannot be measured again."""
+    exploration = change.get("later_exploration", "")
+    names = [name for name in _REMOVED if name in change]
+    return names + [name for name in _REMOVED_PLACEHOLDERS if name in exploration]
+
+
+def mark_removed(name: str, change: JSON) -> str:
+    """The name of a change, marked if one of its options is removed."""
+    return f"{name} (option removed)" if removed_options(change) else name

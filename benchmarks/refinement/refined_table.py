@@ -1,19 +1,34 @@
-"""The tables of refined.py, for tables.py."""
+"""Tables of refined.json for tables.py: policies, goals, rounds, ablations and missing cells."""
 
 from __future__ import annotations
 
 import json
-import math
-import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-from scipy.stats import t as student_t
-
-from benchmarks.refinement.refined_arms import ARMS, OF_OLDER, OF_ROW, OLDER, ROW
+from benchmarks.markdown import (
+    by_seed,
+    commits,
+    grouped,
+    mean_interval,
+    mean_of,
+    paragraphs,
+    source,
+    table,
+    verdict,
+)
+from benchmarks.refinement.refined_arms import (
+    ARMS,
+    EARLIER,
+    OF_EARLIER,
+    OF_RECIPE,
+    RECIPE,
+    REMOVED_ARMS,
+    mark_removed,
+)
 from training.tasks import real_of, refine_task, task_of
 from world_env.types import JSON
 
-NOTHING = "Nothing was measured yet: `benchmarks/results/refined.json` does not exist."
 SEEDS = (0, 1, 2)
 TUNING = range(100, 110)
 TASKS = (
@@ -25,285 +40,227 @@ TASKS = (
     "Swimmer-v5",
     "LunarLander-v3",
 )
+_REAL = "in the real environment"
 WORDS = {
-    "sac_twin": "SAC, only in the twin",
-    "sac_twin_known": "SAC, only in the twin, true termination",
-    "ppo_twin": "PPO, only in the twin",
-    "ppo_twin_known": "PPO, only in the twin, true termination",
-    "ppo_real_twin_steps": "PPO in reality, the twin's steps",
-    "ppo_real_long": "PPO in reality, 1,000,000 steps (a bar)",
-    "ppo_real_long_few": "PPO in reality, 1,000,000 steps in 8 rows (a bar)",
-    "ppo_real_long_discount": "PPO in reality, 1,000,000 steps, discount as in the twin (a bar)",
-    "ppo_real_long_same": "PPO in reality, 1,000,000 steps, batches too as in the twin (a bar)",
-    "ppo_real_same_steps": "PPO in reality, same steps",
-    "sac_real_same_steps": "SAC in reality, same steps",
+    "sac_twin": "SAC trained only in the twin",
+    "sac_twin_known": "SAC trained only in the twin, true termination function",
+    "ppo_twin": "PPO trained only in the twin",
+    "ppo_twin_known": "PPO trained only in the twin, true termination function",
+    "ppo_real_twin_steps": f"PPO {_REAL}, as many steps as in the twin",
+    "ppo_real_long": f"PPO {_REAL}, 1,000,000 steps, 64 environments (baseline)",
+    "ppo_real_long_few": f"PPO {_REAL}, 1,000,000 steps, 8 environments (baseline)",
+    "ppo_real_long_discount": f"PPO {_REAL}, 1,000,000 steps, gamma as in the twin (baseline)",
+    "ppo_real_long_same": f"PPO {_REAL}, 1,000,000 steps, options as in the twin (baseline)",
+    "ppo_real_same_steps": f"PPO {_REAL}, same steps",
+    "sac_real_same_steps": f"SAC {_REAL}, same steps",
     "random": "random",
 }
 LEARNERS = ("sac_twin", "ppo_twin")
-BARS = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_discount", "ppo_real_long_same")
-FLOORS = {"Hopper-v5": 1_500.0, "InvertedDoublePendulum-v5": 9_000.0}
-_OLDER_WAS = "no restarts, cut past the threshold, an end after five rounds without another choice"
+BASELINES = ("ppo_real_long", "ppo_real_long_few", "ppo_real_long_discount", "ppo_real_long_same")
+MIN_RETURNS = {"Hopper-v5": 1_500.0, "InvertedDoublePendulum-v5": 9_000.0}
 CLOSE = 0.15
-"""Share of the real return within which a promise is to be."""
-_PLAIN = "{}"
+"""Largest return gap of a goal, as a share of the real return."""
+_SHOWN_ROUNDS = 5
+_LONGEST_CHANGE = 100
+"""Characters of a change in a table; of a longer one the names of its fields are shown."""
 
 
-def refined_section(tree: dict | None) -> str:
-    """The Markdown between the `refined` markers: policies, goals, rounds, and what was tried."""
-    if tree is None:
-        return NOTHING
-    rows = _judged(tree["rows"])
-    parts = [_policies(task, [row for row in rows if row["task"] == task]) for task in _tasks(rows)]
-    parts += [_goals(rows), _rounds(tree), _ablation(tree["rows"])]
-    parts += [_tried(tree["rows"]), _missing(rows)]
-    commits = ", ".join(sorted({f"`{row['commit'][:12]}`" for row in tree["rows"]}))
-    parts.append(
-        f"Made at {commits} on {tree['machine']} by `python -m benchmarks.refinement.refined`."
-    )
-    return "\n\n".join(part for part in parts if part)
-
-
-def _judged(rows: list[dict]) -> list[dict]:
-    """Rows of judged seeds: the tasks' own, and the bars that learn as in the twin."""
-    named = [row | {"policy": _bar(row), "change": {}} for row in rows if _bar(row)]
+def evaluated(rows: list[JSON]) -> list[JSON]:
+    """Rows of evaluation seeds: the recipe's own, and the baselines with the options of the twin's PPO."""
+    named = [row | {"policy": _baseline(row), "change": {}} for row in rows if _baseline(row)]
     return [row for row in [*rows, *named] if row["seed"] in SEEDS and not row["change"]]
 
 
-def _bar(row: dict) -> str | None:
-    """Which of the bars that learn as in the twin a row of `ppo_real_long` is."""
+def _baseline(row: JSON) -> str | None:
+    """Name of the baseline that a row of `ppo_real_long` with changed options is."""
     if row["policy"] != "ppo_real_long":
         return None
     options = _twin_options(row["task"])
-    bars = {
+    baselines = {
         "ppo_real_long_discount": {"gamma": options["gamma"]} if "gamma" in options else None,
         "ppo_real_long_same": options,
     }
-    learns = row["change"].get("learn", {})
-    return next((name for name, of in bars.items() if of and learns == {"options": of}), None)
+    learn = row["change"].get("learn", {})
+    return next((name for name, of in baselines.items() if of and learn == {"options": of}), None)
 
 
-def _twin_options(task: str) -> dict:
+def _twin_options(task: str) -> JSON:
     return refine_task(task_of(real_of(task)), real_of(task), Path(), 0).learn.options
 
 
-def refined_summary(tree: dict | None) -> str:
-    """The Markdown between the main page's `refined` markers: tasks on which twins were refined, and their goals."""
-    if tree is None:
-        return NOTHING
-    rows = _judged(tree["rows"])
-    done = {row["task"] for row in rows if row["policy"] in LEARNERS}
-    kept_rows = [row for row in rows if row["task"] in done]
-    parts = [
-        _policies(task, [row for row in kept_rows if row["task"] == task])
-        for task in _tasks(kept_rows)
-        if task in done
-    ]
-    left = [
-        f"{task} (seeds {', '.join(map(str, SEEDS))})" for task in TASKS if task not in done
-    ] + [
-        f"{task} (seed {seed})"
-        for task in _tasks(kept_rows)
-        if task in done
-        for seed in SEEDS
-        if not any(
-            (row["task"], row["seed"]) == (task, seed) and row["policy"] in LEARNERS for row in rows
-        )
-    ]
-    missing = f"Not judged yet: {', '.join(left)}." if left else ""
-    return "\n\n".join(part for part in [*parts, _goals(kept_rows), missing] if part)
-
-
-def _tasks(rows: list[dict]) -> list[str]:
+def _tasks(rows: list[JSON]) -> list[str]:
     return list(dict.fromkeys([*TASKS, *sorted({row["task"] for row in rows})]))
 
 
-def _policies(task: str, rows: list[dict]) -> str:
-    lines = [
-        f"**{task}**",
-        "",
-        "| policy | real steps | learned from | real return, mean [95 %] | seed by seed | forward | promise |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for policy, words in WORDS.items():
-        of = sorted((row for row in rows if row["policy"] == policy), key=lambda row: row["seed"])
-        if not of:
-            continue
-        each = ", ".join(f"{row['seed']}: {row['real_mean']:,.0f}" for row in of)
-        forward = [row["forward_mean"] for row in of if row["forward_mean"] is not None]
-        shown = f"{statistics.fmean(forward):,.0f}" if forward else "-"
-        promise = ", ".join(_promise(row) for row in of if row["predicted_return"]) or "-"
-        real, learned = (
-            f"{statistics.fmean(row[name] for row in of):,.0f}"
-            for name in ("real_steps", "learned_steps")
-        )
-        mean = _mean([row["real_mean"] for row in of])
-        lines.append(f"| {words} | {real} | {learned} | {mean} | {each} | {shown} | {promise} |")
-    return "\n".join(lines)
-
-
-def _promise(row: dict) -> str:
-    promise = row["predicted_return"]
-    ends = "" if promise["low"] is None else f" [{promise['low']:,.0f}, {promise['high']:,.0f}]"
-    return f"{row['seed']}: {promise['mean']:,.0f}{ends}"
-
-
-def _mean(values: list[float]) -> str:
-    middle = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{middle:,.0f}"
-    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{middle:,.0f} [{middle - half:,.0f}, {middle + half:,.0f}]"
-
-
-def kept(row: dict) -> bool:
-    """Whether a promise was close enough, or its interval held what came."""
-    promise, real = row["predicted_return"], row["real_mean"]
-    inside = promise["low"] is not None and promise["low"] <= real <= promise["high"]
-    return inside or abs(promise["mean"] - real) <= CLOSE * abs(real)
-
-
-def _goals(rows: list[dict]) -> str:
-    lines = ["| task | policy | goal | measured | verdict |", "|---|---|---|---|---|"]
+def refined_section(tree: JSON) -> str:
+    """Real return of every policy by task."""
+    rows = evaluated(tree["rows"])
+    found = grouped(rows, lambda row: (row["task"], row["policy"]))
+    lines = []
     for task in _tasks(rows):
-        of = {
-            policy: [row for row in rows if (row["task"], row["policy"]) == (task, policy)]
-            for policy in (*LEARNERS, *BARS)
-        }
-        levels = {"the floor": FLOORS[task]} if task in FLOORS else {}
-        bars = [statistics.fmean(row["real_mean"] for row in of[bar]) for bar in BARS if of[bar]]
-        if bars:
-            levels["the highest bar"] = max(bars)
+        for policy, name in WORDS.items():
+            of = sorted(found.get((task, policy), []), key=lambda row: row["seed"])
+            if of:
+                steps = [f"{mean_of(of, field):,.0f}" for field in ("real_steps", "learned_steps")]
+                mean = mean_interval([row["real_mean"] for row in of], 0)
+                seeds = by_seed(of, form=",.0f")
+                lines.append([task, name, *steps, mean, seeds, _predictions(of)])
+    header = ["task", "policy", "real steps", "training steps", "real return, mean [95 %]"]
+    header += ["by seed", "predicted return [interval] by seed"]
+    return paragraphs(table(header, lines), source(tree, commits(rows)))
+
+
+def _predictions(rows: Sequence[JSON]) -> str:
+    shown = []
+    for row in rows:
+        predicted = row["predicted_return"]
+        if predicted:
+            low, high = predicted["low"], predicted["high"]
+            ends = "" if low is None else f" [{low:,.0f}, {high:,.0f}]"
+            shown.append(f"{row['seed']}: {predicted['mean']:,.0f}{ends}")
+    return ", ".join(shown) or "-"
+
+
+def prediction_holds(row: JSON) -> bool:
+    """Whether the interval covers the real return, or the return gap is small."""
+    predicted, real = row["predicted_return"], row["real_mean"]
+    inside = predicted["low"] is not None and predicted["low"] <= real <= predicted["high"]
+    return inside or abs(predicted["mean"] - real) <= CLOSE * abs(real)
+
+
+def goals_section(tree: JSON) -> str:
+    """Goals with the measured value and the verdict."""
+    rows = evaluated(tree["rows"])
+    found = grouped(rows, lambda row: (row["task"], row["policy"]))
+    lines = []
+    for task in _tasks(rows):
+        levels = {"set before": MIN_RETURNS[task]} if task in MIN_RETURNS else {}
+        baselines = [mean_of(found[task, name]) for name in BASELINES if (task, name) in found]
+        if baselines:
+            levels["best baseline"] = max(baselines)
         for learner in LEARNERS:
-            twin = of[learner]
+            twin = found.get((task, learner), [])
             if not twin:
                 continue
-            begin = f"| {task} | {WORDS[learner]} |"
-            mean = statistics.fmean(row["real_mean"] for row in twin)
+            begin, mean = [task, WORDS[learner]], mean_of(twin)
             for name, level in levels.items():
-                verdict = _verdict(mean >= level, len(twin))
-                lines.append(
-                    f"{begin} mean over seeds >= {level:,.0f} ({name}) | {mean:,.0f} | {verdict} |"
-                )
-            good = sum(map(kept, twin))
-            verdict = _verdict(good == len(twin), len(twin))
-            lines.append(
-                f"{begin} promise within {CLOSE:.0%} of reality, or its interval covers "
-                f"| {good} of {len(twin)} seeds | {verdict} |"
-            )
-    return "\n".join(lines) if len(lines) > 2 else ""
+                goal = f"mean over seeds >= {level:,.0f} ({name})"
+                lines.append([*begin, goal, f"{mean:,.0f}", _word(mean >= level, len(twin))])
+            good = sum(map(prediction_holds, twin))
+            goal = f"predicted return within {CLOSE:.0%}, or its interval covers the real return"
+            met = _word(good == len(twin), len(twin))
+            lines.append([*begin, goal, f"{good} of {len(twin)} seeds", met])
+    return table(["task", "policy", "goal", "measured", "verdict"], lines)
 
 
-def _verdict(met: bool, seeds: int) -> str:
+def _word(met: bool, seeds: int) -> str:
     so_far = "" if seeds >= len(SEEDS) else f" so far ({seeds} of {len(SEEDS)} seeds)"
-    return f"{'met' if met else '**missed**'}{so_far}"
+    return f"{verdict(met)}{so_far}"
 
 
-def _rounds(tree: dict) -> str:
-    """What every round predicted / what its policy earns in reality."""
-    lines = [
-        "| task, policy, seed | after real steps: predicted / in reality (judged afterwards) |",
-        "|---|---|",
-    ]
-    found: dict[tuple[str, str, int], list[dict]] = {}
-    for row in tree["rounds"]:
-        if row["policy"] in LEARNERS and not row["change"] and row["seed"] in SEEDS:
-            found.setdefault((row["task"], row["policy"], row["seed"]), []).append(row)
-    for (task, policy, seed), rows in sorted(found.items()):
-        rows.sort(key=lambda row: row["round"])
-        # At most twelve of them, the last one among them.
-        rows = rows[len(rows) - 1 :: -max(1, len(rows) // 12)][::-1]
-        told = "; ".join(
+def rounds_section(tree: JSON) -> str:
+    """Predicted and real return of the chosen policy during refinement."""
+    found = grouped(
+        sorted(
+            (
+                row
+                for row in tree["rounds"]
+                if row["policy"] in LEARNERS and not row["change"] and row["seed"] in SEEDS
+            ),
+            key=lambda row: (row["task"], row["policy"], row["seed"], row["round"]),
+        ),
+        lambda row: (row["task"], row["policy"], row["seed"]),
+    )
+    lines = []
+    for (task, policy, seed), rows in found.items():
+        # Evenly spaced, the last round among them.
+        shown = rows[len(rows) - 1 :: -max(1, len(rows) // _SHOWN_ROUNDS)][::-1]
+        each = "; ".join(
             f"{row['real_steps']:,}: {row['predicted_return']['mean']:,.0f} / {row['real_mean']:,.0f}"
-            for row in rows
+            for row in shown
         )
-        lines.append(f"| {task}, {WORDS[policy]}, {seed} | {told} |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+        lines.append([task, policy[:3].upper(), str(seed), each])
+    return table(["task", "algorithm", "seed", "real steps: predicted / real return"], lines)
 
 
-def _ablation(rows: list[dict]) -> str:
-    """What each part of PPO's configuration is worth: changes by name, each beside its base on the same seed."""
-    tables = [
-        _arms(rows, OF_ROW, ROW, "**Beside the row**"),
-        _arms(rows, OF_OLDER, OLDER, f"**What each part is worth, in {OLDER}** ({_OLDER_WAS})"),
-    ]
-    return "\n\n".join(table for table in tables if table)
+def ablation_section(tree: JSON) -> str:
+    """Changes by name, each beside its base on the same seed."""
+    rows = tree["rows"]
+    return paragraphs(
+        _arms(rows, OF_RECIPE, RECIPE), _arms(rows, OF_EARLIER | REMOVED_ARMS, EARLIER)
+    )
 
 
-def _arms(rows: list[dict], arms: dict[str, JSON], base: str, title: str) -> str:
-    """One table of arms; in brackets what their base earns."""
-    lines = [
-        title,
-        "",
-        f"| task | changed | seed: real return ({base}) | for going forward | real steps | promise | commits |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    named = {json.dumps(change, sort_keys=True): name for name, change in arms.items()}
-    plain: dict[tuple[str, int], dict] = {}
-    found: dict[tuple[str, str], list[dict]] = {}
-    for row in rows:
-        arm = named.get(json.dumps(row["change"], sort_keys=True))
-        if row["policy"] == "ppo_twin" and arm == base:
-            plain[(row["task"], row["seed"])] = row
-        if row["policy"] == "ppo_twin" and arm and row["change"]:
-            found.setdefault((row["task"], arm), []).append(row)
-    for (task, arm), of in sorted(
-        found.items(), key=lambda item: (item[0][0], item[1][0]["real_mean"])
-    ):
+def _arms(rows: list[JSON], arms: dict[str, JSON], base: str) -> str:
+    """One table of arms; the return of the base in brackets."""
+    names = {json.dumps(change, sort_keys=True): name for name, change in arms.items()}
+    arm_of = lambda row: names.get(json.dumps(row["change"], sort_keys=True))  # noqa: E731
+    own = [row for row in rows if row["policy"] == "ppo_twin" and arm_of(row)]
+    plain = {(row["task"], row["seed"]): row for row in own if arm_of(row) == base}
+    found = grouped([row for row in own if row["change"]], lambda row: (row["task"], arm_of(row)))
+    lines = []
+    for (task, arm), of in sorted(found.items(), key=lambda item: (item[0][0], mean_of(item[1]))):
         each = ", ".join(
             f"{row['seed']}: {row['real_mean']:,.0f}"
             + ("" if other is None or other is row else f" ({other['real_mean']:,.0f})")
             for row in of
             for other in [plain.get((task, row["seed"]))]
         )
-        forward, promise, commits = _cells(of)
-        steps = ", ".join(f"{row['real_steps']:,}" for row in of)
-        lines.append(f"| {task} | {arm} | {each} | {forward} | {steps} | {promise} | {commits} |")
-    return "\n".join(lines) if len(lines) > 4 else ""
+        name = mark_removed(arm, of[0]["change"])
+        lines.append([task, name, each, _predictions(of), commits(of)])
+    seeds = f"seed: real return ({base})"
+    return table(["task", "change", seeds, "predicted return [interval]", "commits"], lines)
 
 
-def _cells(rows: list[dict]) -> tuple[str, str, str]:
-    """(returns for going forward, promises, commits) of some rows."""
-    forward = ", ".join(
-        "-" if row["forward_mean"] is None else f"{row['forward_mean']:,.0f}" for row in rows
-    )
-    promise = ", ".join(_promise(row) for row in rows if row["predicted_return"]) or "-"
-    return forward, promise, ", ".join(sorted({f"`{row['commit'][:8]}`" for row in rows}))
-
-
-def _tried(rows: list[dict]) -> str:
+def tried_section(tree: JSON) -> str:
     """Changes without a name, and tuning seeds."""
-    named = [change for change in ARMS.values() if change]
+    named = [change for change in (*ARMS.values(), *REMOVED_ARMS.values()) if change]
     tried = [
         row
-        for row in rows
-        if (row["change"] or row["seed"] in TUNING) and row["change"] not in named and not _bar(row)
+        for row in tree["rows"]
+        if (row["change"] or row["seed"] in TUNING)
+        and row["change"] not in named
+        and not _baseline(row)
     ]
-    if not tried:
-        return ""
-    lines = [
-        "**What was tried**",
-        "",
-        "| task | policy | change | real return by seed | for going forward | promise | commits |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    found: dict[tuple[str, str, str], list[dict]] = {}
-    for row in tried:
-        key = (row["task"], row["policy"], json.dumps(row["change"], sort_keys=True))
-        found.setdefault(key, []).append(row)
-    for (task, policy, change), of in found.items():
-        each = ", ".join(f"{row['seed']}: {row['real_mean']:,.0f}" for row in of)
-        forward, promise, commits = _cells(of)
-        shown = "as the row stood" if change == _PLAIN else f"`{change}`"
-        lines.append(
-            f"| {task} | {WORDS[policy]} | {shown} | {each} | {forward} | {promise} | {commits} |"
-        )
-    return "\n".join(lines)
+    found = grouped(
+        tried, lambda row: (row["task"], row["policy"], json.dumps(row["change"], sort_keys=True))
+    )
+    return table(
+        [
+            "task",
+            "policy",
+            "change",
+            "real return by seed",
+            "predicted return [interval]",
+            "commits",
+        ],
+        [
+            [
+                task,
+                WORDS[policy],
+                mark_removed(change_text(of[0]["change"]), of[0]["change"]),
+                by_seed(of, form=",.0f"),
+                _predictions(of),
+                commits(of),
+            ]
+            for (task, policy, _), of in found.items()
+        ],
+    )
 
 
-def _missing(rows: list[dict]) -> str:
-    """What no row tells yet, task by task."""
+def change_text(change: JSON) -> str:
+    """A change as JSON; the names of its fields if that is long."""
+    text = json.dumps(change, sort_keys=True)
+    if len(text) > _LONGEST_CHANGE:
+        return ", ".join(f"`{name}`" for name in sorted(change))
+    return f"`{text}`" if change else "none"
+
+
+def missing_section(tree: JSON) -> str:
+    """Policies and seeds without a row, task by task."""
+    rows = evaluated(tree["rows"])
     there = {(row["task"], row["seed"], row["policy"]) for row in rows}
-    lines = ["| task | not measured yet: policies (seeds) |", "|---|---|"]
+    lines = []
     for task in _tasks(rows):
         wanted = [policy for policy in WORDS if applies(policy, task)]
         left: dict[tuple[int, ...], list[str]] = {}
@@ -311,21 +268,21 @@ def _missing(rows: list[dict]) -> str:
             seeds = tuple(seed for seed in SEEDS if (task, seed, policy) not in there)
             left.setdefault(seeds, []).append(WORDS[policy])
         left.pop((), None)
-        told = [
+        shown = [
             f"{'all' if len(names) == len(wanted) else '; '.join(names)} ({', '.join(map(str, seeds))})"
             for seeds, names in left.items()
         ]
-        if told:
-            lines.append(f"| {task} | {'; '.join(told)} |")
-    return "\n".join(lines) if len(lines) > 2 else ""
+        if shown:
+            lines.append([task, "; ".join(shown)])
+    return table(["task", "not measured: policies (seeds)"], lines)
 
 
 def applies(policy: str, task: str) -> bool:
-    """Whether a task can have a column: a known termination, continuous actions for SAC."""
+    """Whether a task can have a column: a known termination function, continuous actions for SAC."""
     row = task_of(real_of(task))
     known = row.termination is not None or not policy.endswith("_known")
     if policy in ("ppo_real_long_same", "ppo_real_long_discount"):
         options = _twin_options(task)
         if options == row.options or (policy.endswith("same") and set(options) == {"gamma"}):
-            return False  # it is another bar
+            return False  # the same as another baseline
     return known and (row.offpolicy == "SAC" or not policy.startswith("sac"))

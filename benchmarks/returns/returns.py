@@ -1,17 +1,15 @@
-"""PPO trained only in the twin, judged once in reality, beside what else one could do with the same real steps.
+"""Real return of PPO trained only in a twin, compared with training in the real environment.
 
-    python -m benchmarks.returns.returns --tasks CartPole-v1 --seeds 0 1 2 3 4 --out benchmarks/results/returns.json --resume
+    python -m benchmarks.returns.returns --tasks CartPole-v1 --seeds 0 1 2 3 4 --resume
 
-With --only-twin --out benchmarks/results/returns_speed.json: the twin's policies alone, judged again after a change
-that should have changed nothing.
-
-Every cell (task, seed) re-seeds data, model and policy. All policies meet the same 100 reset seeds, once.
-Tuning used the seeds 100-109 only.
+A cell is one task and one seed; data, world model and policies are made anew for it. All policies play the same 100
+reset seeds in the real environment once, after all choices. Tuning uses the seeds 100 to 109 only.
+`--only-twin --out benchmarks/results/returns_speed.json` repeats the policies of the twin after a change of the code
+that must not change returns.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
 from world_env.atomic_io import write_json
@@ -43,28 +42,22 @@ from world_env.spec import EnvConfig
 
 EPISODES = 100
 JUDGED = ("CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0")
-"""Tasks that are judged where none is named; those of pixels are asked for by name."""
-JUDGE_SEEDS = range(20_000, 20_000 + EPISODES)
+"""Default tasks; pixel tasks must be named, a cell takes an hour."""
+EVALUATION_SEEDS = range(20_000, 20_000 + EPISODES)
 
 
 def main() -> None:
     """Run the missing cells and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--tasks", nargs="+", default=list(JUDGED), choices=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/returns.json"))
-    parser.add_argument(
-        "--resume", action="store_true", help="keep the cells that the file already holds"
+    parser = script_parser(
+        __doc__, "returns", tasks=TASKS, default_tasks=JUDGED, seeds=range(5), resume=True
     )
     parser.add_argument(
         "--pairs",
         action="store_true",
-        help="only pair the saved policies of the cells that the file holds with the task's reference",
+        help="only compare the saved policies of stored cells with the reference of their task",
     )
     parser.add_argument(
-        "--only-twin", action="store_true", help="leave out the policies trained in reality"
+        "--only-twin", action="store_true", help="skip the policies trained in the real environment"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -99,12 +92,12 @@ def main() -> None:
 
 
 def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) -> dict:
-    """All policies of one (task, seed): {"rows", "pairs", "cells"}. A killed cell goes on where it was."""
+    """All policies of one task and seed: {"rows", "pairs", "cells"}. An interrupted cell is resumed."""
     task, real = TASKS[task_id], real_of(task_id)
     ledger = StepLedger(folder / "twin-real-steps.json")
     rounds = refine(refine_task(task, real, folder, seed), ledger=ledger)
     last = rounds[-1]
-    actors = {"random": (random_actor(last.twin.spec.action_space, JUDGE_SEEDS), StepLedger())}
+    actors = {"random": (random_actor(last.twin.spec.action_space, EVALUATION_SEEDS), StepLedger())}
     actors["ppo_twin"] = (policy_actor(last.policy), ledger)
     for name, config in {} if only_twin else real_configs(task, seed).items():
         own = StepLedger(folder / f"{name}-real-steps.json")
@@ -119,11 +112,11 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
         actors[name] = (policy_actor(policy), own)
     rows, returns = [], {}
     for name, (actor, own) in actors.items():
-        reality = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=own)
-        learned = run_learned(actor, last.twin, reality.first, seed=seed)
-        returns[name] = reality
+        real_returns = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=own)
+        learned = run_learned(actor, last.twin, real_returns.first, seed=seed)
+        returns[name] = real_returns
         number = last.number if name == "ppo_twin" else 0
-        rows.append(row_of(task_id, seed, number, name, reality, learned, own))
+        rows.append(row_of(task_id, seed, number, name, real_returns, learned, own))
     pairs = []
     if task.reference_steps and not only_twin:
         pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
@@ -132,7 +125,7 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
 
 
 def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
-    """What one could do in reality instead; on latents where the twin's policy learns on them."""
+    """Baselines in the real environment; they act on latents if the policy of the twin does."""
     configs = {
         "ppo_real_same_steps": LearnConfig(
             steps=task.real_steps, rows=1, seed=seed, options=task.options
@@ -151,7 +144,7 @@ def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
 def reference_pair(
     task_id: str, task: Task, real: EnvConfig, seed: int, folder: Path, twin: Returns
 ) -> dict:
-    """Episode by episode: PPO in the twin minus the off-policy algorithm trained long in reality."""
+    """Difference to the off-policy algorithm trained for longer in the real environment, episode by episode."""
     assert task.reference_steps is not None
     config = dataclasses.replace(
         real_configs(task, seed)["offpolicy_real_same_steps"], steps=task.reference_steps
@@ -164,20 +157,22 @@ def reference_pair(
         ledger=own,
         purpose="collect",
     )
-    reality = run_real(policy_actor(policy), real, JUDGE_SEEDS, purpose="judge", ledger=own)
-    difference = twin.values - reality.values
+    real_returns = run_real(
+        policy_actor(policy), real, EVALUATION_SEEDS, purpose="judge", ledger=own
+    )
+    difference = twin.values - real_returns.values
     return {
         "task": task_id,
         "seed": seed,
         "against": f"{task.offpolicy} in reality, {task.reference_steps} steps",
-        "real_mean": reality.mean,
+        "real_mean": real_returns.mean,
         "difference": float(difference.mean()),
         "difference_ci95": list(bootstrap_mean(difference)),
     } | {name: facts()[name] for name in ("commit", "date")}
 
 
 def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> None:
-    """Pair the policies of the file's cells with the reference as it is now; other references stay beside it."""
+    """Compare stored policies with the current reference of their task; other references are kept."""
     for task_id in tasks:
         task, real = TASKS[task_id], real_of(task_id)
         for seed in seeds if task.reference_steps else []:
@@ -189,11 +184,11 @@ def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> N
                 continue
             folder = runs / f"{task_id}-{seed}"
             actor = policy_actor(load_policy(chosen_until(folder, policy["round"])))
-            twin = run_real(actor, real, JUDGE_SEEDS, purpose="judge", ledger=StepLedger())
+            twin = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=StepLedger())
             if twin.mean != policy["real_mean"]:
                 raise SystemExit(
-                    f"{folder} holds another policy than the file: it earns {twin.mean}, not {policy['real_mean']}. "
-                    "Delete the cell from the file and judge it anew."
+                    f"{folder} holds another policy than {path}: its real return is {twin.mean}, expected "
+                    f"{policy['real_mean']}. Delete the cell from the file and run it again."
                 )
             pair = reference_pair(task_id, task, real, seed, folder, twin)
             same = wanted | {"against": pair["against"]}
@@ -208,11 +203,11 @@ def row_of(
     seed: int,
     number: int,
     policy: str,
-    reality: Returns,
+    real_returns: Returns,
     learned: Returns,
     ledger: StepLedger,
 ) -> dict:
-    """One line of the results file."""
+    """One row of the results file."""
     return {
         "task": task_id,
         "real_steps": ledger.total(),
@@ -221,16 +216,16 @@ def row_of(
         "round": number,
         "final": True,
         "policy": policy,
-        "real_mean": reality.mean,
-        "real_ci95": list(reality.ci95()),
+        "real_mean": real_returns.mean,
+        "real_ci95": list(real_returns.ci95()),
         "learned_mean": learned.mean,
         "learned_ci95": list(learned.ci95()),
-        "episodes": len(reality.values),
+        "episodes": len(real_returns.values),
     }
 
 
 def read(path: Path) -> dict | None:
-    """The results file, or None."""
+    """Contents of a results file; None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -240,7 +235,7 @@ def has_cell(stored: dict, task_id: str, seed: int) -> bool:
 
 
 def add_missing(path: Path, benchmark: str, key: dict, measure: Callable[[], dict]) -> None:
-    """Measure the row of a key and add it to the file, with its commit and date, unless it is there."""
+    """Add the row of a key to the file, with commit and date; nothing is measured if the row exists."""
     stored = read(path) or {"rows": []}
     if any(key.items() <= row.items() for row in stored["rows"]):
         return
@@ -250,7 +245,7 @@ def add_missing(path: Path, benchmark: str, key: dict, measure: Callable[[], dic
 
 
 def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
-    """Add a cell's lists of rows to the file, beside and renamed; two processes may fill different cells in turn."""
+    """Add the rows of a cell to the file; several processes may add cells in turn."""
     stored = (read(path) if keep else None) or {}
     tree = {"benchmark": benchmark} | facts()
     for name, rows in cell.items():

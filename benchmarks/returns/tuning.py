@@ -1,15 +1,14 @@
-"""What was tried before judging: one change of a task's configuration at a time, on the tuning seeds 100 to 109 only.
+"""Real return after one change of a task's configuration, on the tuning seeds 100 to 109 only.
 
     python -m benchmarks.returns.tuning --task Pendulum-v1 --seeds 101 102 --changes '{}' '{"options": {"gamma": 0.9}}'
 
-A change names fields of `training.tasks.Task` or of `LearnConfig`; {} is the configuration as it stands. Changes of
-learning share the twin of their seed. Returns are of the last round's policy, over reset seeds that judge nothing.
-Rows are added to the file; a row that is there already is skipped.
+A change names fields of `training.tasks.Task` or of `LearnConfig`; {} is the unchanged configuration. Changes of policy
+training share the twin of their seed. Returns are those of the last policy over reset seeds that no other table uses.
+Rows are added to the file; stored rows are skipped.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import add_missing
 from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
@@ -39,13 +39,23 @@ _TASK = {field.name for field in dataclasses.fields(Task)}
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    parser = script_parser(__doc__, "tuning")
+    parser.add_argument("--task", required=True, choices=list(TASKS), help="task to tune")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        required=True,
+        choices=list(TUNING_SEEDS),
+        help="tuning seeds of data, fit and policy",
     )
-    parser.add_argument("--task", required=True, choices=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, required=True, choices=list(TUNING_SEEDS))
-    parser.add_argument("--changes", nargs="+", type=json.loads, default=[{}])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/tuning.json"))
+    parser.add_argument(
+        "--changes",
+        nargs="+",
+        type=json.loads,
+        default=[{}],
+        help="changes to measure one by one, JSON (default: the unchanged configuration)",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -57,7 +67,7 @@ def main() -> None:
 
 
 def try_change(task_id: str, seed: int, change: dict) -> dict:
-    """The rest of one row: what the changed configuration earns in reality and in its own twin."""
+    """Rest of one row: real and learned return of the changed configuration."""
     task = dataclasses.replace(TASKS[task_id], **{k: v for k, v in change.items() if k in _TASK})
     rest = {name: value for name, value in change.items() if name not in _TASK}
     began = time.perf_counter()
@@ -66,24 +76,20 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
     )
     config: LearnConfig = refine_task(task, real_of(task_id), Path(), seed).learn
     policy = learn(twin, dataclasses.replace(config, **rest))
-    reality = run_real(
-        policy_actor(policy),
-        real_of(task_id),
-        RESET_SEEDS,
-        purpose="select",
-        ledger=StepLedger(),
+    real_returns = run_real(
+        policy_actor(policy), real_of(task_id), RESET_SEEDS, purpose="select", ledger=StepLedger()
     )
-    learned = run_learned(policy_actor(policy), twin, reality.first, seed=seed)
+    learned = run_learned(policy_actor(policy), twin, real_returns.first, seed=seed)
     return {
         "real_steps": task.real_steps,
-        "real_mean": reality.mean,
+        "real_mean": real_returns.mean,
         "learned_mean": learned.mean,
         "seconds": round(time.perf_counter() - began),
     }
 
 
 def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
-    """The last round's twin of the task as it stands, but for changes of its data."""
+    """Twin of the last round of the task, with changes of its data."""
     task = dataclasses.replace(TASKS[task_id], **change)
     key = hashlib.sha256(json.dumps(dataclasses.asdict(task), sort_keys=True).encode())
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "tuning"
@@ -92,7 +98,7 @@ def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     last = folder / f"round-{rounds - 1}" / "twin"
     if (last / "twin.json").is_file():
         return Twin.load(last)
-    # Where one round is all, its policy would be thrown away: a short one does.
+    # With a single round its policy is not used: one training step is enough.
     short = task if rounds > 1 else dataclasses.replace(task, learn_steps=1)
     ledger = StepLedger(folder / "real-steps.json")
     return refine(refine_task(short, real_of(task_id), folder, seed), ledger=ledger)[-1].twin

@@ -1,10 +1,10 @@
-"""How fast a twin is fitted: updates a second, where their time goes, and when the held-out error was first how low.
+"""Time of a fit by phase, gradient steps a second, and time until the validation error is below given levels.
 
     python -m benchmarks.speed.fit_speed --transitions 100000
     python -m benchmarks.speed.fit_speed --change '{"batch_size": 2560}' --levels 0.4 0.35
 
-The real steps are collected once, into WORLD_ENV_RUNS. A change names fields of `world_env.fitting.config.FitConfig`; {} is the
-default fit. Each run adds one row to the file. --threads: 1 by default; more help only while nothing else runs.
+Real steps are collected once, into WORLD_ENV_RUNS. A change names fields of `FitConfig`; {} is the default fit. Each
+run adds one row to the file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 import world_env.fitting.fit
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.timing import JSON, Watch, append, peak_mb, resident_mb
 from training.tasks import real_of
 from world_env import collect
@@ -36,7 +37,7 @@ UPDATE_PARTS = ("windows", "loss", "backward", "clip", "optimizer")
 
 
 def main() -> None:
-    """Collect what is missing, fit once, and add the row."""
+    """Collect missing data, fit once, and add the row."""
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore", FitWarning)
@@ -60,14 +61,14 @@ def main() -> None:
 
 
 def transitions(task: str, steps: int, exploration: str, seed: int) -> EpisodeStore:
-    """Real episodes of `steps` steps in all; those on disk are taken."""
+    """Real episodes of `steps` steps in total, loaded if they are on disk."""
     name = f"{task}-{steps}-{exploration}-{seed}".replace(":", "-").replace("/", "-")
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
     return collect(CollectConfig(real_of(task), folder, steps, exploration, seed))
 
 
 def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JSON:
-    """The measured part of a row. What reads and encodes the data counts, what collects it does not."""
+    """Measured part of a row: reading, encoding and fitting, without collection."""
     before = resident_mb()
     watch = Watch()
     curve: list[JSON] = []
@@ -78,7 +79,7 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
         seconds = round(time.perf_counter() - began, 3)
         score = logs["open_loop"] if math.isfinite(logs["open_loop"]) else None
         curve.append({"updates": done, "seconds": seconds, "open_loop": score})
-        # The last call ends the updates: what the twin's own measures cost after it is counted apart.
+        # The last call ends the gradient steps; measures of the finished twin are counted separately.
         parts.update(watch.seconds())
 
     model_class, _ = load_family(config.family)
@@ -121,27 +122,26 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
 
 
 def reached(curve: list[JSON], level: float) -> float | None:
-    """Seconds until the held-out open-loop score was first below `level`; None: never."""
+    """Seconds until the open-loop score of the validation split is below `level`; None: never."""
     scores = ((point["seconds"], point["open_loop"]) for point in curve)
     return next((at for at, score in scores if score is not None and score < level), None)
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--task", default="HalfCheetah-v5", help="a real environment's id")
-    parser.add_argument("--transitions", type=int, default=100_000)
-    parser.add_argument("--exploration", default="held:5", help="who collects")
-    parser.add_argument("--data-seed", type=int, default=0, help="of the transitions")
-    parser.add_argument("--seed", type=int, default=0, help="of the fit")
-    parser.add_argument("--change", type=json.loads, default={}, help="fields of FitConfig, JSON")
+    """Parse the command line."""
+    parser = script_parser(__doc__, BENCHMARK)
+    option(parser, "--task", "HalfCheetah-v5", "real environment id")
+    option(parser, "--transitions", 100_000, "real steps to fit to")
+    option(parser, "--exploration", "held:5", "exploration of the collection")
+    option(parser, "--data-seed", 0, "seed of the collection")
+    option(parser, "--seed", 0, "seed of the fit")
     parser.add_argument(
-        "--levels", nargs="+", type=float, default=[0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3]
+        "--change", type=json.loads, default={}, help="changed fields of FitConfig as JSON"
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    option(
+        parser, "--levels", [0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3], "levels of the validation error"
+    )
+    option(parser, "--threads", 1, "CPU threads; more help only if nothing else runs")
     return parser.parse_args()
 
 

@@ -1,11 +1,10 @@
-"""What a GPU is worth: steps a second of untrained twins, and updates a second of fits, on the CPU and on the GPU.
+"""Steps a second of untrained twins and gradient steps a second of fits, on CPU and GPU.
 
     python -m benchmarks.speed.gpu
-    python -m benchmarks.speed.gpu --devices cpu --rows 64 --updates 2      # where there is none
+    python -m benchmarks.speed.gpu --devices cpu --rows 64 --updates 2      # without a GPU
 
-Steps are those of the simulator's core with what an agent would see as arrays, so each of them waits for the device.
-Fits learn from made-up episodes, because speed does not ask what there is to learn; updates are counted without the
-looks at held-out data. The CPU has all its cores here, where everything else is timed on one.
+Steps are those of the simulator with observations as arrays: each step waits for the device. Fits use random episodes;
+gradient steps are counted without validation. The CPU uses all its cores.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.fit_speed import timed_fit
 from benchmarks.speed.stepping import core
 from benchmarks.speed.timing import JSON, device_name, median, rate
@@ -35,7 +35,7 @@ from world_env.twin import Twin
 BENCHMARK = "gpu"
 ROWS = (64, 1024, 16384, 65536)
 MAX_IMAGES = 1024
-"""Rows of a world of images, at most: what they show would not fit into the memory."""
+"""Largest number of environments with image observations; more do not fit into memory."""
 SPECS = {
     "17 numbers": WorldSpec(
         spaces.Box(-np.inf, np.inf, (17,), np.float64),
@@ -51,21 +51,21 @@ WORLDS = {
     "rssm": ("64x64", ("latent", "pixels")),
     "rssm-large": ("64x64", ("latent", "pixels")),
 }
-"""Family -> (size, what agents see)."""
+"""Family -> (size, observation modes)."""
 NETWORK = EnsembleConfig(members=5, width=200, layers=4)
-"""Of the ensemble, as in steps_per_second.py."""
+"""Sizes of the ensemble, as in steps_per_second.py."""
 EPISODES, LENGTH = 12, 70
-"""Few: each is looked at when a fit ends."""
+"""Few episodes: all are evaluated at the end of a fit."""
 
 
 def main() -> None:
-    """Time everything on every device, and write the file after each."""
+    """Time all cases on every device and write the file after each family."""
     arguments = parse()
     warnings.simplefilter("ignore", FitWarning)
     head: JSON = {"benchmark": BENCHMARK} | facts()
     rows: list[JSON] = []
     for device in arguments.devices:
-        # What is left for the CPU beside a GPU is quickest on one thread.
+        # With a GPU, the work left for the CPU is fastest on one thread.
         torch.set_num_threads(os.cpu_count() or 1 if device == "cpu" else 1)
         place = {"device": device_name(device), "threads": torch.get_num_threads()}
         for family, (size, modes) in WORLDS.items():
@@ -77,7 +77,7 @@ def main() -> None:
                         rows.append(row | {"rows": number} | place | {"per_second": speed})
                         print(rows[-1], flush=True)
             row = {"what": "updates", "family": family, "size": size}
-            # A CPU takes seconds for an update of the largest.
+            # A CPU takes seconds for a gradient step of the largest network.
             updates = arguments.updates if device != "cpu" else max(2, arguments.updates // 10)
             speed = fitted(family, size, device, updates)
             rows.append(row | place | {"per_second": speed})
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: float) -> float:
-    """Steps a second of all rows together."""
+    """Steps a second of all environments together."""
     config = NETWORK if family == "ensemble" else None
     twin = Twin.untrained(SPECS[size], family, config)
     twin.model.to(device)
@@ -96,7 +96,7 @@ def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: 
 
 
 def fitted(family: str, size: str, device: str, updates: int) -> float:
-    """Updates a second at the family's own batch."""
+    """Gradient steps a second with the batch size of the family."""
     network = {"members": NETWORK.members, "width": NETWORK.width, "layers": NETWORK.layers}
     model = network if family == "ensemble" else {}
     config = FitConfig(
@@ -105,34 +105,35 @@ def fitted(family: str, size: str, device: str, updates: int) -> float:
     with TemporaryDirectory() as folder:
         store = EpisodeStore.create(Path(folder) / "data", SPECS[size])
         store.append(made_up(SPECS[size]))
-        # The first updates on a device make what all others use.
+        # The first gradient steps on a device include its initialisation.
         timed_fit(store, replace(config, updates=2, validate_every=2), [])
         return float(timed_fit(store, config, [])["updates_per_second"])
 
 
 def made_up(spec: WorldSpec) -> list[Episode]:
-    """Episodes of noise."""
-    rng, seen, taken = np.random.default_rng(0), spec.observation_space, spec.action_space
+    """Random episodes."""
+    rng, observed, action = np.random.default_rng(0), spec.observation_space, spec.action_space
     made = []
     for seed in range(EPISODES):
-        noise = rng.uniform(0.0, 255.0, (LENGTH + 1, *(seen.shape or ())))
-        actions = rng.uniform(-1.0, 1.0, (LENGTH, *(taken.shape or ())))
+        noise = rng.uniform(0.0, 255.0, (LENGTH + 1, *(observed.shape or ())))
+        actions = rng.uniform(-1.0, 1.0, (LENGTH, *(action.shape or ())))
         rewards = rng.normal(size=LENGTH)
-        arrays = (noise.astype(seen.dtype), actions.astype(taken.dtype), rewards.astype(np.float32))
+        arrays = (
+            noise.astype(observed.dtype),
+            actions.astype(action.dtype),
+            rewards.astype(np.float32),
+        )
         made.append(Episode(*arrays, terminated=False, truncated=True, seed=seed))
     return made
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--devices", nargs="+", default=["cpu", "cuda"])
-    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each of three measures")
-    parser.add_argument("--updates", type=int, default=50, help="of each fit")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    """Parse the command line."""
+    parser = script_parser(__doc__, BENCHMARK)
+    option(parser, "--devices", ["cpu", "cuda"], "devices")
+    option(parser, "--rows", ROWS, "numbers of environments")
+    option(parser, "--seconds", 0.5, "duration of each of three measurements")
+    option(parser, "--updates", 50, "gradient steps of a fit; a tenth on the CPU")
     return parser.parse_args()
 
 

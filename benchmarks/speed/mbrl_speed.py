@@ -1,7 +1,7 @@
-"""Steps a second of mbrl-lib's `ModelEnv` with the network that `steps_per_second.py` times, in a process of its own.
+"""Steps a second of `ModelEnv` of mbrl-lib, with the network of `steps_per_second.py`, in a process of its own.
 
-mbrl-lib wants other versions than ours, so it is installed into a virtual environment that is thrown away; what it
-shares with ours (torch, gymnasium, numpy) is the very same code. Started in that environment, this file is the worker.
+mbrl-lib needs other versions of some packages and is installed into a temporary virtual environment; torch, gymnasium
+and numpy are those of this one. In that environment, this file is the worker process.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PACKAGES = ("hydra-core", "omegaconf", "termcolor", "tqdm")
 
 
 class MbrlError(RuntimeError):
-    """Why mbrl-lib cannot be timed here, in one line."""
+    """mbrl-lib cannot be timed; the message holds the reason in one line."""
 
 
 @contextmanager
 def mbrl_python() -> Iterator[Path]:
-    """The interpreter of a throw-away environment with mbrl-lib. Raises MbrlError where it cannot be made."""
+    """Python of a temporary environment with mbrl-lib. Raises MbrlError if it cannot be made."""
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder) / "bin" / "python"
         pip = [str(python), *_PIP]
@@ -35,7 +35,7 @@ def mbrl_python() -> Iterator[Path]:
         _run("install mbrl-lib", *pip, "--no-deps", "mbrl")
         _run("install what mbrl-lib needs", *pip, *_PACKAGES)
         own = _run("ask for its folder", str(python), "-c", _WHERE).strip()
-        # Its own packages come first, ours fill in the rest.
+        # Packages of the temporary environment take precedence.
         shared = Path(own) / "shared.pth"
         shared.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
         yield python
@@ -50,13 +50,13 @@ def _run(what: str, *command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MbrlError(f"could not {what}: {type(error).__name__}") from error
     if done.returncode != 0:
-        # pip's output may name hosts and paths: the step that failed is enough.
+        # The output of pip may contain hosts and paths: the failed step is enough.
         raise MbrlError(f"could not {what}: exit status {done.returncode}")
     return done.stdout
 
 
 class Worker:
-    """mbrl-lib's environment for one size of world, waiting in its process for rounds to be timed."""
+    """Process with the environment of mbrl-lib of one size."""
 
     def __init__(self, python: Path, observations: int, actions: int) -> None:
         self._process = subprocess.Popen(
@@ -68,14 +68,14 @@ class Worker:
         )
 
     def rate(self, rows: int, seconds: float) -> float:
-        """Steps a second in about `seconds`. Raises MbrlError if the process gave up."""
+        """Steps a second over about `seconds`. Raises MbrlError if the process ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(f"{rows} {seconds}\n")
             self._process.stdin.flush()
             return float(self._process.stdout.readline())
         except (OSError, ValueError) as error:
-            raise MbrlError("mbrl-lib's process ended without an answer") from error
+            raise MbrlError("the process of mbrl-lib ended without an answer") from error
 
     def close(self) -> None:
         """End the process."""
@@ -84,12 +84,12 @@ class Worker:
 
 
 def whole_rows(rows: int) -> int:
-    """The least number of rows that mbrl-lib takes for these: each member must have as many as the others."""
+    """Number of environments rounded up to a multiple of the members, as mbrl-lib requires."""
     return -(-rows // MEMBERS) * MEMBERS
 
 
 def _serve(observations: int, actions: int) -> None:
-    """Answer each line "rows seconds" with the steps a second."""
+    """Answer each line "environments seconds" with the steps a second."""
     made: dict[int, Any] = {}
     for line in sys.stdin:
         rows, seconds = int(line.split()[0]), float(line.split()[1])
@@ -104,7 +104,7 @@ def _serve(observations: int, actions: int) -> None:
 
 
 def _stepper(observations: int, actions: int, rows: int) -> Any:
-    """A function that does one step of all rows through `ModelEnv`."""
+    """Function that steps all environments of `ModelEnv` once."""
     import gymnasium as gym
     import numpy as np
     import omegaconf
@@ -142,7 +142,7 @@ def _stepper(observations: int, actions: int, rows: int) -> Any:
     start = 0.1 * rng.standard_normal((rows, observations)).astype(np.float32)
     state = world.reset(start, return_as_np=True)
     action = rng.uniform(-1.0, 1.0, (rows, actions)).astype(np.float32)
-    # Always from the same state, in a dict of its own, because `step` writes into it: an untrained network runs away.
+    # Always from a copy of the same state: `step` writes into it, and an untrained network diverges.
     return lambda: world.step(action, dict(state), sample=True)
 
 

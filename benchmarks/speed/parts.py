@@ -1,25 +1,24 @@
-"""Where the time of a step goes, and what was tried to make it less.
+"""Time of one step by part of the work, with and without numba and torch.compile.
 
     python -m benchmarks.speed.parts
 
-Untrained worlds, one thread: microseconds a step of all rows, the least of many rounds in alternation. `real` is one
-real environment. `around` is the environment around a model that computes nothing: what core and shell cost alone.
-torch.compile is given the bare networks of one member, the best case for it: no other member, no noise, no state.
+Untrained twins, one thread: microseconds of one step of all environments, minimum of many alternating rounds. `real` is
+one real environment. `around` is the environment around a model without computation: the cost of simulator and
+environment class. torch.compile gets the networks of one member without noise and state, its best case.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.stepping import env, forward, real, vector_env
 from benchmarks.speed.steps_per_second import NETWORK, spec_by, twin_of
 from benchmarks.speed.timing import JSON, alternate, rate
@@ -42,23 +41,23 @@ CASES = (
 """(size, network, rows)."""
 
 
-class Nothing(WorldModel):
-    """A world that stands still and pays nothing."""
+class ConstantModel(WorldModel):
+    """World model without computation: constant state, zero rewards."""
 
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
-        """The start."""
+        """The last observation."""
         return dict(context.last())
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
-        """What was seen."""
+        """The observation."""
         return dict(observation)
 
     def step(
         self, state: State, action: Tensor, *, rng: CounterRNG, **options: Any
     ) -> tuple[State, Prediction]:
-        """Nothing happens."""
+        """The same state, reward and termination zero."""
         nothing = torch.zeros(len(action))
         return state, Prediction(nothing, nothing)
 
@@ -73,7 +72,7 @@ class Nothing(WorldModel):
 
 @contextmanager
 def without_numba() -> Iterator[None]:
-    """Within the block, what is made to step is made as if numba were not installed."""
+    """Within the block, models are built as without numba."""
     kept = fused_activation.compiled_loops
     fused_activation.compiled_loops = ensemble.compiled_loops = lambda: None
     try:
@@ -83,7 +82,7 @@ def without_numba() -> Iterator[None]:
 
 
 def by_torch_compile(twin: Twin) -> Callable[[], Any]:
-    """The bare networks of the first member, each compiled whole."""
+    """The networks of the first member, compiled by torch.compile."""
     model: Any = twin.model
 
     def run(
@@ -115,13 +114,13 @@ def by_torch_compile(twin: Twin) -> Callable[[], Any]:
 
 
 def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]:
-    """What is timed for one case, by name; each makes one step of all rows, but for `real`."""
+    """Cases by name; each steps all environments once (`real`: one environment)."""
     twin = twin_of(spec_by(size), NETWORKS[network])
     off, on = {"uncertainty": False}, {"uncertainty": True}
     shell = env if rows == 1 else vector_env
     rng = CounterRNG.from_seed(0, rows)
     numbers = twin.spec.observation_space.shape[0]
-    still = Twin(twin.spec, "nothing", Nothing(twin.spec, None), twin.starts)
+    still = Twin(twin.spec, "constant", ConstantModel(twin.spec, None), twin.starts)
     steps: dict[str, Callable[[], Any]] = {
         "environment": shell(twin, rows, off),
         "environment, default uncertainty": shell(twin, rows, on),
@@ -140,12 +139,9 @@ def steps_of(size: str, network: str, rows: int) -> dict[str, Callable[[], Any]]
 
 def main() -> None:
     """Time everything and write the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=20, help="rounds; the quickest is kept")
-    parser.add_argument("--seconds", type=float, default=0.1, help="of each in each round")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    parser = script_parser(__doc__, BENCHMARK)
+    option(parser, "--repeats", 20, "rounds, of which the minimum is kept")
+    option(parser, "--seconds", 0.1, "duration of a case in a round")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[JSON] = []

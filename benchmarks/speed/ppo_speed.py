@@ -1,13 +1,13 @@
-"""Wall clock of Stable-Baselines3's PPO in a twin against the real environment: same steps, rows, batches and epochs.
+"""Wall clock of PPO of Stable-Baselines3 in a twin and in the real environment, with the same configuration.
 
     python -m benchmarks.speed.ppo_speed                                      # an untrained HalfCheetah twin
     python -m benchmarks.speed.ppo_speed --twin runs/cheetah/twin --steps 1000000
     python -m benchmarks.speed.ppo_speed --twin runs/cheetah/twin --to-return 1500 --steps 3000000
 
-Both sides run `world_env.rl.learn.learn`; real environments are stepped one after another in this process, as there. The
-time is split by watching Stable-Baselines3's own functions. With --to-return, both learn until the policy earns so much
-in reality (mean of --episodes, checked every --check-every steps while the clock stands still), --steps at most.
-Each run adds one row to the file. One thread always: with more, two processes on the same cores slow each other down.
+Both trainings run `world_env.learn`; real environments are stepped one after another in this process. The time is
+split by functions of Stable-Baselines3. With `--to-return`, both train until the real return of the policy reaches a
+value (mean of `--episodes`, evaluated every `--check-every` steps without counting the time), at most `--steps`. Each
+run adds one row to the file. One thread, because two processes on the same cores slow each other down.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
 from world_env import learn
 from world_env.envs import WorldModelSB3VecEnv
@@ -41,12 +42,12 @@ from world_env.twin import Twin
 
 BENCHMARK = "ppo_speed"
 CHECK_SEEDS = 40_000
-"""First reset seed of the episodes that say whether a return is reached; they judge nothing."""
+"""First reset seed of the evaluation episodes of --to-return."""
 World = Twin | EnvConfig
 
 
 def main() -> None:
-    """Both worlds in turn, `--repeats` times; adds one row with the ratio of their medians."""
+    """Train in both environments in turn, `--repeats` times, and add one row with the ratio of medians."""
     arguments = parse()
     torch.set_num_threads(1)
     made = facts()
@@ -81,11 +82,11 @@ def main() -> None:
         "trainings": trainings,
     }
     append(arguments.out, BENCHMARK, row, made)
-    print(f"the real world takes {row['ratio']} times as long", flush=True)
+    print(f"training time, real environment / twin: {row['ratio']}", flush=True)
 
 
 def twin_of(arguments: argparse.Namespace) -> Twin:
-    """The given twin, or an untrained one: speed does not ask what it knows."""
+    """The given twin, or an untrained one."""
     if arguments.twin is not None:
         return Twin.load(arguments.twin.resolve())
     spec = spec_of(EnvConfig(arguments.task))
@@ -93,7 +94,7 @@ def twin_of(arguments: argparse.Namespace) -> Twin:
 
 
 def config_of(arguments: argparse.Namespace) -> LearnConfig:
-    """The same PPO for both worlds."""
+    """PPO configuration of both trainings."""
     options = {
         "n_steps": -(-arguments.rollout // arguments.rows),
         "batch_size": arguments.batch_size,
@@ -105,7 +106,7 @@ def config_of(arguments: argparse.Namespace) -> LearnConfig:
 
 
 def ratio(trainings: list[JSON]) -> float | None:
-    """Real seconds over the twin's, medians; None where one of them did not arrive."""
+    """Median time in the real environment over that in the twin; None if a return was not reached."""
     seconds = {
         name: [training["seconds"] for training in trainings if training["world"] == name]
         for name in ("twin", "real")
@@ -116,10 +117,10 @@ def ratio(trainings: list[JSON]) -> float | None:
 
 
 def same_steps(world: World, config: LearnConfig) -> JSON:
-    """One training and where its time went, in seconds.
+    """One training with its time in seconds, by part.
 
-    environment: stepping all rows. policy: the rest of the rollouts: the policy's forward, buffers, wrappers.
-    update: PPO's own gradient steps, and whatever else lies between two rollouts.
+    environment: steps of all environments. policy: rest of the rollouts (forward passes, buffers, wrappers).
+    update: gradient steps of PPO and everything else between two rollouts.
     """
     watch = Watch()
     shell = WorldModelSB3VecEnv if isinstance(world, Twin) else DummyVecEnv
@@ -140,16 +141,16 @@ def same_steps(world: World, config: LearnConfig) -> JSON:
 
 
 class _Reached(Exception):
-    """The wanted return was reached: ends the training."""
+    """Raised to end a training that reached its return."""
 
 
 def to_return(
     world: World, config: LearnConfig, real: EnvConfig, arguments: argparse.Namespace
 ) -> JSON:
-    """One training until the policy earns enough in reality. Real steps of checking are not learned from."""
+    """One training until the real return is reached. Evaluation steps are not trained on."""
     seeds = range(CHECK_SEEDS, CHECK_SEEDS + arguments.episodes)
     checks: list[JSON] = []
-    # The clock starts with the first rollout, and stands still while the policy is checked.
+    # The time counts from the first rollout, without evaluations.
     began, checking = 0.0, 0.0
 
     def look(model: BaseAlgorithm) -> None:
@@ -185,7 +186,7 @@ def to_return(
 
 
 class _AfterEachUpdate(BaseCallback):
-    """Shows the algorithm to `look` before each rollout, and at the end."""
+    """Call `look` with the algorithm before each rollout and at the end."""
 
     def __init__(self, look: Callable[[BaseAlgorithm], None]) -> None:
         super().__init__()
@@ -202,26 +203,30 @@ class _AfterEachUpdate(BaseCallback):
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--task", default="HalfCheetah-v5", help="a real environment's id")
-    parser.add_argument("--twin", type=Path, help="a twin's folder; without, an untrained one")
+    """Parse the command line."""
+    parser = script_parser(__doc__, BENCHMARK)
+    option(parser, "--task", "HalfCheetah-v5", "real environment id")
+    parser.add_argument("--twin", type=Path, help="folder of a twin (default: an untrained twin)")
     parser.add_argument(
-        "--model", type=json.loads, default={}, help="EnsembleConfig of the untrained one, JSON"
+        "--model",
+        type=json.loads,
+        default={},
+        help="fields of EnsembleConfig of the untrained twin as JSON",
     )
-    parser.add_argument("--steps", type=int, default=327_680)
-    parser.add_argument("--rows", type=int, default=512, help="worlds stepped together")
-    parser.add_argument("--rollout", type=int, default=16_384, help="steps of all rows in one")
-    parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument("--epochs", type=int, default=MANY_ROWS["n_epochs"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=3, help="seeds, both worlds in turn")
-    parser.add_argument("--to-return", type=float, help="a real return instead of so many steps")
-    parser.add_argument("--check-every", type=int, default=65_536, help="with --to-return")
-    parser.add_argument("--episodes", type=int, default=10, help="with --to-return")
-    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{BENCHMARK}.json"))
+    option(parser, "--steps", 327_680, "training steps")
+    option(parser, "--rows", 512, "environments stepped together")
+    option(parser, "--rollout", 16_384, "steps of a rollout, all environments")
+    option(parser, "--batch-size", 2048, "batch size of PPO")
+    option(parser, "--epochs", MANY_ROWS["n_epochs"], "epochs of PPO a rollout")
+    option(parser, "--seed", 0, "first seed")
+    option(parser, "--repeats", 3, "number of seeds")
+    parser.add_argument(
+        "--to-return",
+        type=float,
+        help="real return that ends a training (default: train all --steps)",
+    )
+    option(parser, "--check-every", 65_536, "steps between evaluations of --to-return")
+    option(parser, "--episodes", 10, "episodes of an evaluation of --to-return")
     return parser.parse_args()
 
 

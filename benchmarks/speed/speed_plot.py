@@ -1,4 +1,4 @@
-"""A picture of `results/steps_per_second.json`.
+"""Plot of `results/steps_per_second.json`.
 
 python -m benchmarks.speed.speed_plot benchmarks/results/steps_per_second.json steps_per_second.png
 """
@@ -33,7 +33,7 @@ JSON = dict[str, Any]
 
 
 def plot(tree: JSON, path: Path) -> None:
-    """Draw steps a second against rows, one panel a size, and against members and observation size if timed."""
+    """Draw steps a second by number of environments, one panel a size, and by members and observation size."""
     sizes = list(dict.fromkeys(row["size"] for row in tree["rows"] if "members" not in row))
     scaling = [row for row in tree["rows"] if "members" in row]
     panels = len(sizes) + (2 if scaling else 0)
@@ -59,7 +59,7 @@ def plot(tree: JSON, path: Path) -> None:
         _panel(by_members, [row for row in scaling if row["observation_size"] == 17], "members")
         _panel(by_size, [row for row in scaling if row["members"] == 5], "observation_size")
         for axis in (by_members, by_size):
-            axis.set_title(f"{scaling[0]['rows']} rows")
+            axis.set_title(f"{scaling[0]['rows']} environments")
     for axis in axes[panels:]:
         axis.remove()
     shown = [axis.get_legend_handles_labels() for axis in axes[:panels]]
@@ -72,7 +72,7 @@ def plot(tree: JSON, path: Path) -> None:
 
 
 def _panel(axis: Axes, rows: list[JSON], along: str) -> None:
-    """One line for each what, number type and uncertainty, log-log."""
+    """One line for each case, number type and uncertainty, log-log."""
     lines: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
     for row in rows:
         name = (row["what"], row["dtype"], row["uncertainty"])
@@ -92,12 +92,12 @@ def _panel(axis: Axes, rows: list[JSON], along: str) -> None:
             fillstyle="full" if uncertainty == "off" else "none",
         )
     axis.set_xscale("log")
-    # mbrl-lib's row counts lie a hair beside ours.
+    # Numbers of environments of mbrl-lib are multiples of its members.
     ticks = sorted({row[along] for row in rows if row["what"] != "mbrl"})
     axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.set_yscale("log")
-    axis.set_xlabel(along.replace("_", " "))
+    axis.set_xlabel({"rows": "environments"}.get(along, along.replace("_", " ")))
     axis.set_ylabel("steps a second, one thread")
     axis.grid(alpha=0.3)
 

@@ -1,6 +1,6 @@
-"""What `steps_per_second.py` times: each function makes one step of all rows, ready to be called again and again.
+"""Steps that `steps_per_second.py` times: each function returns a function that steps all environments once.
 
-Actions are drawn beforehand. Nothing restarts while it is timed, but in `vector_env_restarts`.
+Actions are drawn in advance. No episode ends during the measurement, except in `vector_env_restarts`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from world_env.twin import Twin
 
 JSON = dict[str, Any]
 Step = Callable[[], Any]
-"""One step of all rows."""
+"""Function that steps all environments once."""
 
 _NEVER = 10**9
 _BATCHES = 16
 
 
 def forward(twin: Twin, rows: int, options: JSON, *, heads: bool = True) -> Step:
-    """All that the networks compute for rows sorted by member, as a simulator steps them, and nothing around it."""
+    """The networks alone, for batch rows sorted by member as in a simulator."""
     model: Any = twin.model
     fast: Any = model.for_inference()
     groups = RowGroups(torch.arange(rows) * model.config.members // rows, model.config.members)
@@ -50,7 +50,7 @@ def forward(twin: Twin, rows: int, options: JSON, *, heads: bool = True) -> Step
 
 
 def core(twin: Twin, rows: int, options: JSON) -> Step:
-    """The simulator without a shell."""
+    """`Simulator`."""
     simulator = Simulator(twin, rows, seed=0, config=SimulatorConfig(horizon=_NEVER, **options))
     simulator.reset()
     actions = actions_of(twin.spec, rows)
@@ -58,7 +58,7 @@ def core(twin: Twin, rows: int, options: JSON) -> Step:
 
 
 def env(twin: Twin, rows: int, options: JSON) -> Step:
-    """`gymnasium.Env`: one row."""
+    """`gymnasium.Env`."""
     world = WorldModelEnv(twin, horizon=_NEVER, **options)
     world.reset(seed=0)
     actions = (batch[0] for batch in actions_of(twin.spec, 1))
@@ -67,35 +67,35 @@ def env(twin: Twin, rows: int, options: JSON) -> Step:
 
 def vector_env(twin: Twin, rows: int, options: JSON) -> Step:
     """`gymnasium.vector.VectorEnv`."""
-    worlds = WorldModelVectorEnv(twin, rows, horizon=_NEVER, **options)
-    worlds.reset(seed=0)
+    envs = WorldModelVectorEnv(twin, rows, horizon=_NEVER, **options)
+    envs.reset(seed=0)
     actions = actions_of(twin.spec, rows)
-    return lambda: worlds.step(next(actions))
+    return lambda: envs.step(next(actions))
 
 
 def vector_env_restarts(twin: Twin, rows: int, options: JSON) -> Step:
-    """The same with the task's own horizon, the rows' ends spread evenly over it: some row restarts all the time."""
-    worlds = WorldModelVectorEnv(twin, rows, **options)
-    observations, _ = worlds.reset(seed=0)
+    """The same with the horizon of the task and evenly spaced episode ends: resets at every step."""
+    envs = WorldModelVectorEnv(twin, rows, **options)
+    observations, _ = envs.reset(seed=0)
     actions = actions_of(twin.spec, rows)
     none = next(actions)[:, None][:, :0]
     elapsed = np.arange(rows) * (twin.spec.horizon or _NEVER) // rows
     context = {"observations": observations[:, None], "actions": none, "elapsed": elapsed}
-    worlds.reset(seed=0, options={"context": context})
-    return lambda: worlds.step(next(actions))
+    envs.reset(seed=0, options={"context": context})
+    return lambda: envs.step(next(actions))
 
 
 def vec_env(twin: Twin, rows: int, options: JSON) -> Step:
-    """Stable-Baselines3's `VecEnv`."""
-    worlds = WorldModelSB3VecEnv(twin, rows, seed=0, horizon=_NEVER, **options)
-    worlds.reset()
+    """`VecEnv` of Stable-Baselines3."""
+    envs = WorldModelSB3VecEnv(twin, rows, seed=0, horizon=_NEVER, **options)
+    envs.reset()
     actions = actions_of(twin.spec, rows)
-    return lambda: worlds.step(next(actions))
+    return lambda: envs.step(next(actions))
 
 
 def real(env_id: str) -> Step:
     """One real environment with random actions."""
-    # Not from `make_real`: its counting would slow it, and nobody learns from these steps.
+    # Not from `make_real`: counting steps costs time, and nothing is fitted to these steps.
     world = gym.make(env_id, disable_env_checker=True)
     world.action_space.seed(0)
     world.reset(seed=0)
@@ -110,17 +110,17 @@ def real(env_id: str) -> Step:
 
 
 def model_alone(part: str, twin: Twin, rows: int) -> Step:
-    """The world model without a simulator: its "step", "decode", or "observe" of a real observation."""
+    """The world model without a simulator: "step", "decode", or "observe" of a real observation."""
     model: Any = twin.model.for_inference()
     starts = twin.starts.select(torch.zeros(rows, dtype=torch.int64)).to("cpu", torch.float32)
     rng, action = CounterRNG.from_seed(0, rows), torch.zeros(rows, twin.codec.action_size)
     with torch.no_grad():
         state = model.encode(starts, rng=CounterRNG.from_seed(0, rows))
-    seen = {key: value[:, 0] for key, value in starts.observations.items()}
+    observation = {key: value[:, 0] for key, value in starts.observations.items()}
     calls: dict[str, Step] = {
         "step": partial(model.step, state, action, rng=rng),
         "decode": partial(model.decode, state),
-        "observe": partial(model.observe, state, action, seen, rng=rng),
+        "observe": partial(model.observe, state, action, observation, rng=rng),
     }
     return torch.no_grad()(calls[part])
 
@@ -149,11 +149,11 @@ PARTS: dict[str, Callable[[Twin, int], Step]] = {
     "model.decode": partial(model_alone, "decode"),
     "model.observe": partial(model_alone, "observe"),
 }
-"""What is timed of a world of images."""
+"""Cases of twins with image observations."""
 
 
 def actions_of(spec: WorldSpec, rows: int) -> Iterator[Any]:
-    """Batches of random actions, made before the clock runs, over and over."""
+    """Endless batches of random actions, drawn before the measurement."""
     space = batch_space(spec.action_space, rows)
     space.seed(0)
     return itertools.cycle([space.sample() for _ in range(_BATCHES)])

@@ -1,13 +1,13 @@
-"""Steps a second of a twin on one thread: the bare network, the core and the three shells, beside what limits them.
+"""Steps a second of a twin on one thread: networks alone, simulator, environment classes, and comparisons.
 
     python -m benchmarks.speed.steps_per_second --scaling --plot benchmarks/results/steps_per_second.png
     python -m benchmarks.speed.steps_per_second --sizes HalfCheetah-v5 --rows 1000 --dtypes float32 bfloat16
     python -m benchmarks.speed.steps_per_second --images --rows 1 16 64
 
-Twins are untrained (5 members of 4 x 200 units), because speed does not ask what a network knows. All cases of one size
-and row count are timed in alternation, and the median over the rounds is kept. Nothing restarts while it is timed, but
-in `vector_env_restarts`. One thread always: more are slower as soon as anything else runs. `--images`: worlds of images
-alone, in the recurrent family at its default size, with what is decoded and without.
+Twins are untrained (5 members of 4 x 200 units). All cases of one size and number of environments are timed in
+alternating rounds, and the median is kept. No episode ends during the measurement, except in `vector_env_restarts`. One
+thread, because more are slower if anything else runs. `--images` measures twins with image observations instead
+(recurrent family, default size), with and without decoding.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from benchmarks.arguments import option, script_parser
 from benchmarks.speed.mbrl_speed import MbrlError, Worker, mbrl_python, whole_rows
 from benchmarks.speed.speed_plot import plot
 from benchmarks.speed.stepping import NETWORKS, PARTS, WORLDS, Step, core, real
@@ -48,7 +49,7 @@ UNCERTAINTY: dict[str, JSON] = {
     "default": {"uncertainty": True},
     "full": {"uncertainty": "full"},
 }
-"""Word in the results file -> options of a simulator."""
+"""Value in the results file -> options of a simulator."""
 SCALING = tuple(
     dict.fromkeys(
         [*((members, 17) for members in (2, 5, 10)), *((5, n) for n in (4, 17, 105, 376))]
@@ -61,7 +62,7 @@ WHAT = (*NETWORKS, *WORLDS, "real", "mbrl")
 
 @dataclass(frozen=True)
 class Key:
-    """What was timed: the words that one row of the results file begins with."""
+    """Fields that identify a case."""
 
     size: str
     what: str
@@ -74,19 +75,19 @@ class Key:
 
 Case = tuple[Key, Measure]
 Rates = dict[Key, list[float]]
-"""What `alternate` measured, steps a second."""
+"""Case -> measured steps a second, one a round."""
 
 
 # -- cases ---------------------------------------------------------------------------------------------------------
 
 
 def twin_of(spec: WorldSpec, network: EnsembleConfig = NETWORK) -> Twin:
-    """An untrained twin, by default with the network that all sizes share."""
+    """Untrained twin, by default with the network of all sizes."""
     return Twin.untrained(spec, "ensemble", network)
 
 
 def prepared(key: Key, make: Callable[[], Step]) -> list[Case]:
-    """The case, stepped once; none where this number type is not supported, with a word why."""
+    """The case after one step; none, with a printed reason, if the number type is not supported."""
     try:
         step = make()
         step()
@@ -105,12 +106,12 @@ def _say_once(line: str) -> None:
 
 @cache
 def spec_by(env_id: str) -> WorldSpec:
-    """The real environment's spaces and horizon."""
+    """Spaces and horizon of a real environment."""
     return spec_of(EnvConfig(env_id))
 
 
 def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig) -> list[Case]:
-    """Networks and environments of one size and number of environments."""
+    """Networks, simulator and environment classes of one size and number of environments."""
     twin = twin_of(spec, network)
     scaling = "scaling_" if key.members else ""
     cases: list[Case] = []
@@ -125,7 +126,7 @@ def cases_of(key: Key, spec: WorldSpec, what: list[str], network: EnsembleConfig
 
 
 def matrix_cases(shape: tuple[int, int, int], dtypes: Iterable[str]) -> list[Case]:
-    """A plain matrix product in GFLOP/s."""
+    """Matrix products, in GFLOP/s."""
     cases: list[Case] = []
     for name in dtypes:
         left, right = (torch.rand(pair).to(DTYPES[name]) for pair in (shape[:2], shape[1:]))
@@ -137,7 +138,7 @@ def matrix_cases(shape: tuple[int, int, int], dtypes: Iterable[str]) -> list[Cas
 
 
 def scaling_cases(rows: int) -> list[Case]:
-    """The core and its bare network against members and observation size."""
+    """Simulator and networks alone by members and observation size."""
     cases: list[Case] = []
     for members, size in SCALING:
         spec = WorldSpec(
@@ -152,7 +153,7 @@ def scaling_cases(rows: int) -> list[Case]:
 
 
 def image_cases(rows: int) -> list[Case]:
-    """Worlds of images, and what their time goes into."""
+    """Twins with image observations, and the parts of their step."""
     cases: list[Case] = []
     for size, shape in IMAGES.items():
         spec = WorldSpec(
@@ -167,7 +168,7 @@ def image_cases(rows: int) -> list[Case]:
 
 
 def memory(size: str, rows: int, steps: int) -> JSON:
-    """What a simulator holds, and whether it holds more after `steps` steps of all rows."""
+    """Memory of a simulator, and its growth over `steps` steps of all environments."""
     twin = twin_of(spec_by(size))
     before = resident_mb()
     step = core(twin, rows, UNCERTAINTY["off"])
@@ -208,20 +209,20 @@ def row_of(key: Key, rates: Rates) -> JSON:
 
 
 def limits(sizes: list[str], dtypes: list[str], rates: Rates) -> list[JSON]:
-    """How fast each size would be if its matrix products were all it did, at the best speed seen in this run."""
+    """Upper bound of steps a second by matrix products alone, at the best rate of this run."""
     found = []
     for size, dtype in itertools.product(sizes, dtypes):
         model: Any = twin_of(spec_by(size)).model
         weights = [*model.dynamics.weights, *model.heads.weights]
         flops = 2 * sum(weight[0].numel() for weight in weights)
-        seen = [
+        measured = [
             statistics.median(values)
             for key, values in rates.items()
             if key.what == "matrix" and key.dtype == dtype
         ]
-        if seen:
-            limit = {"gflops": median([max(seen)]), "flops_per_step": flops}
-            speed = median([max(seen) * 1e9 / flops])
+        if measured:
+            limit = {"gflops": median([max(measured)]), "flops_per_step": flops}
+            speed = median([max(measured) * 1e9 / flops])
             found.append({"size": size, "dtype": dtype, **limit, "steps_per_second": speed})
     return found
 
@@ -261,12 +262,12 @@ def image_tree(arguments: argparse.Namespace, head: JSON, rates: Rates) -> JSON:
 
 
 def main() -> None:
-    """Time everything that was asked for and write the file after each group."""
+    """Time the selected cases and write the file after each group."""
     arguments = parse()
     torch.set_num_threads(1)
     if arguments.images:
         return time_images(arguments)
-    # Once, at the start: what runs is what was loaded, whatever is committed meanwhile.
+    # Before the measurement: the commit of the loaded code, also if another commit is made meanwhile.
     head: JSON = {"benchmark": "steps_per_second"} | facts() | {"memory": None, "notes": []}
     if arguments.memory_steps:
         size = "HalfCheetah-v5" if "HalfCheetah-v5" in arguments.sizes else arguments.sizes[0]
@@ -291,8 +292,8 @@ def main() -> None:
         for size in arguments.sizes:
             spec = spec_by(size)
             for rows in arguments.rows:
-                # What one hidden layer asks for; and a large square, in both number types at least once a size:
-                # where a processor has no bfloat16 products, one takes seconds.
+                # The product of one hidden layer, and a large square once a size: without bfloat16 instructions
+                # one such product takes seconds.
                 cases = matrix_cases((rows, NETWORK.width, NETWORK.width), arguments.dtypes)
                 if rows == arguments.rows[0]:
                     cases += matrix_cases((arguments.square,) * 3, DTYPES)
@@ -303,7 +304,7 @@ def main() -> None:
                     whole = whole_rows(rows)
                     measure = partial(workers[size].rate, whole)
                     cases.append((Key(size, "mbrl", whole), measure))
-                time_group(f"{size}, {rows} rows", cases)
+                time_group(f"{size}, {rows} environments", cases)
     if arguments.scaling:
         time_group("scaling", scaling_cases(arguments.scaling_rows))
     if arguments.plot is not None:
@@ -311,7 +312,7 @@ def main() -> None:
 
 
 def time_images(arguments: argparse.Namespace) -> None:
-    """Time worlds of images alone and write their file."""
+    """Time twins with image observations and write their file."""
     head, rates = {"benchmark": "image_steps"} | facts(), Rates()
     for rows in arguments.rows:
         cases = image_cases(rows)
@@ -321,14 +322,17 @@ def time_images(arguments: argparse.Namespace) -> None:
     tree = image_tree(arguments, head, rates)
     write_json(arguments.out, tree)
     for row in tree["rows"]:
-        print(f"{row['size']}, {row['rows']} rows, {row['what']}: {row['steps_per_second']:,.0f}")
+        print(
+            f"{row['size']}, {row['rows']} environments, {row['what']}: "
+            f"{row['steps_per_second']:,.0f} steps/s"
+        )
 
 
 def open_workers(arguments: argparse.Namespace, head: JSON, stack: ExitStack) -> dict[str, Worker]:
-    """mbrl-lib's process for each size with continuous actions; none, and a note, where it cannot be had."""
+    """Process of mbrl-lib for each size with continuous actions; none, and a note, if it cannot be installed."""
     workers: dict[str, Worker] = {}
     if arguments.skip_mbrl or "mbrl" not in arguments.what:
-        head["notes"].append("mbrl-lib was not asked for")
+        head["notes"].append("mbrl-lib was not selected")
         return workers
     try:
         python = stack.enter_context(mbrl_python())
@@ -348,25 +352,31 @@ def open_workers(arguments: argparse.Namespace, head: JSON, stack: ExitStack) ->
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    """Parse the command line."""
+    parser = script_parser(__doc__)
+    option(parser, "--sizes", SIZES, "real environment ids, for their spaces")
+    option(parser, "--what", WHAT, "cases to time (default: all)", WHAT)
+    option(parser, "--rows", ROWS, "numbers of environments")
+    option(parser, "--dtypes", ["float32"], "number types of the matrix products", DTYPES)
+    option(parser, "--repeats", 5, "rounds, of which the median is kept")
+    option(parser, "--seconds", 0.5, "duration of a case in a round")
+    option(parser, "--square", 1024, "side of the large matrices")
+    parser.add_argument(
+        "--scaling", action="store_true", help="also by members and observation size"
     )
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), help="real ids: their spaces")
-    parser.add_argument("--what", nargs="+", default=list(WHAT), choices=WHAT)
-    parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=list(DTYPES))
-    parser.add_argument("--repeats", type=int, default=5, help="rounds; their median is kept")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each case in each round")
-    parser.add_argument("--square", type=int, default=1024, help="side of the large matrices")
-    parser.add_argument("--scaling", action="store_true", help="members and observation size too")
-    parser.add_argument("--scaling-rows", type=int, default=1000)
-    parser.add_argument("--memory-rows", type=int, default=16384)
-    parser.add_argument("--memory-steps", type=int, default=1000, help="0: leave memory out")
-    parser.add_argument("--skip-mbrl", action="store_true", help="install and time no mbrl-lib")
-    parser.add_argument("--images", action="store_true", help="worlds of images alone")
-    parser.add_argument("--plot", type=Path, help="a PNG, steps a second against rows")
-    parser.add_argument("--out", type=Path, help="default: the results file of what is timed")
+    option(parser, "--scaling-rows", 1000, "environments of --scaling")
+    option(parser, "--memory-rows", 16384, "environments of the memory measurement")
+    option(parser, "--memory-steps", 1000, "steps of the memory measurement; 0: none")
+    parser.add_argument("--skip-mbrl", action="store_true", help="do not install and time mbrl-lib")
+    parser.add_argument(
+        "--images", action="store_true", help="time twins with image observations instead"
+    )
+    parser.add_argument("--plot", type=Path, help="PNG to draw (default: none)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="results file to write (default: steps_per_second.json or image_steps.json)",
+    )
     arguments = parser.parse_args()
     if arguments.out is None:
         name = "image_steps" if arguments.images else "steps_per_second"

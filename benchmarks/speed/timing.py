@@ -1,4 +1,4 @@
-"""What the speed scripts share: alternating rounds, time spent inside a function, memory, and results files."""
+"""Timing for the speed scripts: alternating rounds, time inside functions, memory, and results files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from world_env.atomic_io import write_json
 
 JSON = dict[str, Any]
 Measure = Callable[[float], float]
-"""Works for about so many seconds and returns how many steps (or operations) a second it did."""
+"""Function of a duration in seconds that returns a rate: steps or operations a second."""
 
 
 def rate(step: Callable[[], Any], amount: float, seconds: float) -> float:
-    """How much a second `step` does, `amount` a call, over at least one call and about `seconds`."""
+    """Rate of `step`, which does `amount` a call, over about `seconds` and at least one call."""
     calls, began = 0, time.perf_counter()
     while True:
         step()
@@ -37,7 +37,7 @@ def rate(step: Callable[[], Any], amount: float, seconds: float) -> float:
 
 
 def alternate(measures: Sequence[Measure], *, repeats: int, seconds: float) -> list[list[float]]:
-    """Each measure's rates, `repeats` each: round by round, so that a slow minute of the machine slows all alike."""
+    """Rates of all measures, `repeats` each, in alternating rounds: a slow minute of the machine affects all."""
     rates: list[list[float]] = [[] for _ in measures]
     for _ in range(repeats):
         for place, measure in enumerate(measures):
@@ -46,12 +46,12 @@ def alternate(measures: Sequence[Measure], *, repeats: int, seconds: float) -> l
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value, to four digits: more would be noise."""
+    """Median with four digits."""
     return float(f"{statistics.median(values):.4g}")
 
 
 def device_name(device: str) -> str:
-    """What results call a device of torch."""
+    """Name of a torch device in the results."""
     found = torch.device(device)
     return torch.cuda.get_device_name(found) if found.type == "cuda" else platform.machine()
 
@@ -67,9 +67,9 @@ class Spent:
 
 @dataclass
 class Watch:
-    """Adds up the time inside functions of others while they run, wherever they are called from.
+    """Sum of the time inside functions of other modules.
 
-    spent: name -> time. A function that is never called is there with 0 calls.
+    spent: name -> time. A function without calls has 0 calls.
     """
 
     spent: dict[str, Spent] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Watch:
 
 
 def resident_mb() -> float:
-    """Memory of this process now, MB; its peak where the system does not tell."""
+    """Memory of this process, MB; its peak if the system does not report it."""
     pages = Path("/proc/self/statm")
     if not pages.is_file():
         return peak_mb()
@@ -116,14 +116,14 @@ def resident_mb() -> float:
 
 
 def peak_mb() -> float:
-    """The most memory that this process ever held, MB."""
+    """Peak memory of this process, MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes everywhere but on macOS.
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
 def append(path: Path, benchmark: str, row: JSON, made: JSON) -> None:
-    """Add one row, with its own commit and date, to a results file; `made` is the head of the file."""
+    """Add one row with commit and date to a results file. made: head of the file."""
     stored = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     row = row | {name: made[name] for name in ("commit", "date")}
     write_json(path, {"benchmark": benchmark} | made | {"rows": [*stored, row]})

@@ -81,17 +81,17 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ('{"updats": 3}', "updats is no field of FitConfig.*updates"),
+        ('{"updats": 3}', "not a field of FitConfig: updats.*updates"),
         ("[3]", "3.*object"),
-        ("{", "no JSON"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_a_wrong_field_is_named_before_anything_is_run(
-    script: ModuleType, text: str, said: str
+    script: ModuleType, text: str, message: str
 ) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=said):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
         script.fields_of(FitConfig)(text)
     assert script.fields_of(FitConfig)('{"updates": 3}') == {"updates": 3}
 

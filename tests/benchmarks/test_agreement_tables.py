@@ -40,7 +40,7 @@ def row(**change: Any) -> dict[str, Any]:
             {"pearson": 0.945, "task": "Pendulum-v1-pixels"},
             {"Pearson >= .99 (pixels: .95) or the ceiling"},
         ),
-        ({"pearson_ci95": [0.94, 1.0]}, {"its lower end >= .95"}),
+        ({"pearson_ci95": [0.94, 1.0]}, {"its lower bound >= .95"}),
         ({"mmrv_fraction": 0.021}, {"MMRV <= 2 %"}),
         ({"bias_fraction": -0.051}, {"bias within 5 %"}),
         ({"coverage90": 0.84}, {"coverage 85 to 95 %"}),
@@ -63,12 +63,23 @@ def test_bad_rows_and_missing_cells_are_shown(tables: ModuleType) -> None:
     tree = {"rows": rows, "machine": "m", "command": "python a.py --tasks b"}
     written = tables.agreement_section(tree)
     assert "| 2.0 % (2.0 %) | -5.0 % | 10.0 % | 2.5 % |" in written
-    assert json.dumps(change) in written and "| 0.500 [0.960, 0.999] | 40.0 % |" in written
     assert "CartPole-v1 (seeds 1)" in written and "HalfCheetah-v5 (seeds 0, 1, 2)" in written
-    assert tables.agreement_section(None) == tables.NOTHING
+    assert "| CartPole-v1, oracle |" in written and "`aaaaaaaa` on m by `python a.py`" in written
+    changes = tables.changes_section(tree)
+    assert json.dumps(change) in changes and "| 0.500 [0.960, 0.999] | 40.0 % |" in changes
+    assert "option removed" not in changes
+    intervals = tables.intervals_section(tree)
+    assert "| CartPole-v1, evaluation | 75 % | 90 % | 25.0 % | 10.0 % | 0.970 |" in intervals
+    assert "| CartPole-v1 | met | met | met | met | met | met |" in tables.goals_section(tree)
 
 
-def test_what_policies_see_that_was_not_measured_is_told() -> None:
+def test_a_change_of_a_removed_option_is_marked(tables: ModuleType) -> None:
+    change = {"later_exploration": "mix:0.5*policy:{policy}+0.5*policy:{middle}"}
+    tree = {"rows": [row(change=change, seeds=[101])], "machine": "m", "command": "python a.py"}
+    assert f"| `{json.dumps(change)}` (option removed) |" in tables.changes_section(tree)
+
+
+def test_missing_observations_of_one_frame_are_named() -> None:
     tables = importlib.import_module("benchmarks.families.families_table")
     schema = json.loads((BENCHMARKS / "results" / "one_frame.schema.json").read_text("utf-8"))
     assert set(tables.SIGHTS) == set(schema["$defs"]["row"]["properties"]["policy"]["enum"])
@@ -77,10 +88,12 @@ def test_what_policies_see_that_was_not_measured_is_told() -> None:
         for policy, seeds in ((tables.STATE, (0, 1, 2)), (tables.LATENTS, (1,)), ("something else", (0,)))
         for seed in seeds
     ]  # fmt: skip
-    written = tables.one_frame_section({"rows": rows, "machine": "m"})
-    assert f"| {tables.STATE} | 1,000 | -101.0 |" in written
-    assert f"| {tables.LATENTS} | 1,000 | -101.0 | 1: -101.0 |" in written
+    tree = {"rows": rows, "machine": "m", "command": "python a.py"}
+    written, names = tables.one_frame_section(tree), tables.SIGHTS
+    assert f"| {names[tables.STATE]} | 1,000 | -101.0 |" in written
+    assert f"| {names[tables.LATENTS]} | 1,000 | -101.0 | 1: -101.0 |" in written
     assert "| something else |" in written
-    missing = written.split("Not measured yet: ")[1].splitlines()[0]
-    assert f"{tables.LATENTS} (0, 2)" in missing and f"{tables.RANDOM} (0, 1, 2)" in missing
-    assert tables.STATE not in missing
+    missing = written.split("Not measured: ")[1].splitlines()[0]
+    assert f"{names[tables.LATENTS]} (0, 2)" in missing
+    assert f"{names[tables.RANDOM]} (0, 1, 2)" in missing
+    assert names[tables.STATE] not in missing

@@ -46,13 +46,12 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
     monkeypatch.setitem(TASKS, TASK, tiny_task())
     monkeypatch.setattr(script, "refine_task", refined)
-    monkeypatch.setattr(script, "JUDGE_SEEDS", range(50))
+    monkeypatch.setattr(script, "EVALUATION_SEEDS", range(50))
     monkeypatch.setattr(script, "ROUND_SEEDS", range(10))
     monkeypatch.setattr(script, "LONG", 512)
     monkeypatch.setattr(script, "EXPLORING", 200)
     scales = {"mean": [0.0] * 10, "scale": [2.0] * 10}
     monkeypatch.setattr(script, "exploring_scales", lambda task: scales)
-    monkeypatch.setattr("world_env.refinement.keeper.EPISODES", 2)
     monkeypatch.setattr("world_env.refinement.rounds._PREDICTION_EPISODES", 2)
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
     return script
@@ -85,13 +84,12 @@ def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: 
     assert made["ppo_real_twin_steps"]["real_steps"] == 512 + 200
     assert made["ppo_real_long"]["real_steps"] == 64 * 64 + 200  # one rollout of the defaults
     tables = importlib.import_module("benchmarks.refinement.refined_table")
-    table, page = tables.refined_section(tree), tables.refined_summary(tree)
-    assert "PPO, only in the twin | 400 | 512" in table
-    assert "| Walker2d-v5 | all (0, 1, 2) |" in table
-    for task in ("Hopper-v5 (seeds 0, 1, 2)", f"{TASK} (seed 1)", f"{TASK} (seed 2)"):
-        assert task in page.rpartition("Not judged yet: ")[2]
-    verdicts = [line for line in page.splitlines() if line.endswith("so far (1 of 3 seeds) |")]
-    assert len(verdicts) == 4
+    assert "| PPO trained only in the twin | 400 | 512 |" in tables.refined_section(tree)
+    missing = tables.missing_section(tree)
+    assert "| Walker2d-v5 | all (0, 1, 2) |" in missing and f"| {TASK} | " in missing
+    goals = tables.goals_section(tree).splitlines()
+    assert sum(line.endswith("so far (1 of 3 seeds) |") for line in goals) == 4
+    assert f"| {TASK} | PPO | 0 | 200: " in tables.rounds_section(tree)
 
 
 def test_a_control_of_as_many_steps_takes_them_from_the_row_that_is_there(
@@ -121,10 +119,10 @@ def test_a_change_of_learning_is_one_in_reality_too(small: ModuleType) -> None:
 
 def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
     plain = RefineConfig(EnvConfig(TASK), Path("x"), fit=FitConfig(updates=9))
-    change = {"rounds": 3, "candidates": ["warm", "fresh"], "model": {"members": 2},
+    change = {"rounds": 3, "compared": 5, "model": {"members": 2},
               "fit": {"batch_size": 3}, "learn": {"temperature": 0.5}}  # fmt: skip
     config = script.changed(plain, change)
-    assert (config.rounds, config.candidates) == (3, ("warm", "fresh"))
+    assert (config.rounds, config.compared) == (3, 5)
     assert (config.fit.model, config.fit.batch_size, config.fit.updates) == ({"members": 2}, 3, 9)
     assert config.learn == LearnConfig(temperature=0.5)
     assert change["learn"] == {"temperature": 0.5}
@@ -133,24 +131,42 @@ def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) ->
 def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: ModuleType) -> None:
     row = refine_task(TASKS["Hopper-v5"], EnvConfig("Hopper-v5"), Path("x"), 0)
     arms = {name: script.changed(row, change) for name, change in script.ARMS.items()}
-    assert arms.pop("as the row stands") == row
+    assert arms.pop("recipe") == row
     assert len({repr(arm) for arm in (row, *arms.values())}) == 1 + len(arms)
     made = {"task": "Hopper-v5", "seed": 103, "policy": "ppo_twin", "real_mean": 1_000.0}
     made |= {"forward_mean": 9.0, "real_steps": 5, "predicted_return": None, "commit": "0" * 40}
     table = importlib.import_module("benchmarks.refinement.refined_table")
     for arm, base in (
-        ("no sharp ends", script.ARMS["the older row"]),
-        ("past the threshold an episode is cut", {}),
+        ("no hard termination bounds", script.ARMS["earlier recipe"]),
+        ("out of distribution: truncated", {}),
     ):
         rows = [made | {"change": base}, made | {"change": script.ARMS[arm], "real_mean": 400.0}]
-        told = table._ablation(rows)
-        assert f"| Hopper-v5 | {arm} | 103: 400 (1,000) | 9 |" in told
-        assert table._tried(rows[1:]) == ""
-    assert table._ablation(rows[:1]) == ""
+        written = table.ablation_section({"rows": rows})
+        assert f"| Hopper-v5 | {arm} | 103: 400 (1,000) | - | `00000000` |" in written
+        assert table.tried_section({"rows": rows[1:]}) == ""
+    assert table.ablation_section({"rows": rows[:1]}) == ""
+
+
+def test_rows_of_removed_arms_are_shown_but_cannot_be_run(script: ModuleType) -> None:
+    arms = importlib.import_module("benchmarks.refinement.refined_arms")
+    table = importlib.import_module("benchmarks.refinement.refined_table")
+    stored = json.loads((BENCHMARKS / "results" / "refined.json").read_text("utf-8"))
+    written = table.ablation_section(stored) + table.tried_section(stored)
+    assert not set(arms.REMOVED_ARMS) & set(script.ARMS)
+    for name, change in arms.REMOVED_ARMS.items():
+        rows = [row for row in stored["rows"] if row["change"] == change]
+        (line,) = (line for line in written.splitlines() if f"| {name} (option removed) |" in line)
+        assert rows and all(row["commit"][:8] in line for row in rows)
+    assert not any(map(arms.removed_options, script.ARMS.values()))
+    for change in ({"judge": True}, {"first_steps": 5}, {"later_exploration": "policy:{early}"}):
+        assert arms.removed_options(change)
+    # Every changed row is in one of the two tables.
+    changed = [row for row in stored["rows"] if row["change"] and row["policy"] == "ppo_twin"]
+    assert all(f"{row['seed']}: {row['real_mean']:,.0f}" in written for row in changed)
 
 
 @pytest.mark.parametrize(
-    ("promise", "real", "kept"),
+    ("predicted", "real", "holds"),
     [
         ({"mean": 100.0, "low": None, "high": None}, 110.0, True),
         ({"mean": 100.0, "low": None, "high": None}, 130.0, False),
@@ -158,11 +174,12 @@ def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: Mo
         ({"mean": -100.0, "low": None, "high": None}, -90.0, True),
     ],
 )
-def test_a_promise_is_kept_where_it_is_close_or_its_interval_covers(
-    script: ModuleType, promise: dict[str, float | None], real: float, kept: bool
+def test_a_prediction_holds_if_it_is_close_or_its_interval_covers(
+    predicted: dict[str, float | None], real: float, holds: bool
 ) -> None:
     table = importlib.import_module("benchmarks.refinement.refined_table")
-    assert table.kept({"predicted_return": promise, "real_mean": real}) is kept
+    row = {"predicted_return": predicted, "real_mean": real}
+    assert table.prediction_holds(row) is holds
 
 
 def known_ends() -> list[tuple[str, str]]:
