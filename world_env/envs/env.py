@@ -139,7 +139,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
                     "render() does nothing without a render mode: make the environment with render_mode='rgb_array'"
                 )
             return None
-        observation = row_of(self.simulator.picture(), 0)
+        observation = row_of(self.simulator.decoded_observation(), 0)
         if self._renderer is None:
             from world_env.rendering.renderer import Renderer
 

@@ -123,7 +123,7 @@ class WorldModelSB3VecEnv(VecEnv):
             from world_env.rendering.renderer import Renderer
 
             self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.picture()
+        observation = self.simulator.decoded_observation()
         return [self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs)]
 
     # -- what the algorithms and wrappers ask for ----------------------------------------------------------------

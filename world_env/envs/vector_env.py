@@ -146,7 +146,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
             from world_env.rendering.renderer import Renderer
 
             self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.picture()
+        observation = self.simulator.decoded_observation()
         return tuple(self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:

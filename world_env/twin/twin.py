@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,9 @@ class Twin:
                 "a twin needs at least one start state, got none: collect at least one episode from its real start"
             )
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
-        """The codec of this twin's spec and data."""
+        """Codec of the spec and the data range. Built once per twin; `dataclasses.replace` makes a twin of its own."""
         return Codec(self.spec, self.ranges)
 
     @property
@@ -270,7 +271,7 @@ def load_cached(
     return _loaded[key]
 
 
-def home_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
+def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
     """The device and the float precision of a twin's model; an exact one without tensors: CPU, float32."""
     tensors = list(twin.model.state_dict().values())
     device = tensors[0].device if tensors else torch.device("cpu")
