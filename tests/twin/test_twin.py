@@ -73,12 +73,12 @@ def test_the_folder_is_strict_json_and_holds_nothing_executable(folder: Path) ->
 
 
 def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TwinNotFoundError, match="bundled"):
+    with pytest.raises(TwinNotFoundError, match="no bundled twin"):
         Twin.load("no-such-twin")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         Twin.load(tmp_path / "nothing")
     (tmp_path / "plain").mkdir()
-    with pytest.raises(TwinFormatError, match="no twin"):
+    with pytest.raises(TwinFormatError, match="is not a twin"):
         Twin.load(tmp_path / "plain")
     for escaping in ("..", ".", "", "a b", "~"):
         with pytest.raises(TwinNotFoundError):

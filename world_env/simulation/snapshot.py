@@ -55,7 +55,7 @@ def row_seeds(seed: Seeds, rows: int) -> Tensor:
 def reseeded(
     seed: Seeds | None, mask: np.ndarray, seeds: Tensor, episodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return new (environment seeds, episode numbers), (B,) each, after `seed` is given to the environments in `mask`."""
+    """Return new (environment seeds, episode numbers), (B,) each, with `seed` given to the environments in `mask`."""
     if seed is None:
         return seeds, episodes.clone()
     fresh = row_seeds(seed, len(mask))
@@ -74,7 +74,7 @@ def as_mask(rows: Any, count: int) -> np.ndarray:
     mask = np.asarray(rows)
     if mask.dtype != bool or mask.shape != (count,):
         raise InvalidOptionError(
-            f"expected a bool mask of shape ({count},), one entry per environment, got {mask.dtype} of shape {mask.shape}"
+            f"expected a bool mask of shape ({count},), one entry per environment, got {mask.dtype} {mask.shape}"
         )
     return mask
 
