@@ -161,7 +161,7 @@ class Simulator:
             self._row_seeds, self._episodes = row_seeds, episodes
             self.restore(options["snapshot"], rows=mask, fresh_noise=seed is not None)
             return self.observe()
-        # Indexing costs more than the rest of a reset of one environment.
+        # Indexing tensors is a large part of the cost of a reset of one environment.
         seeds = derive_seeds(*(v if everywhere else v[index] for v in (row_seeds, episodes)))
         rng = CounterRNG(seeds)
         if options:
