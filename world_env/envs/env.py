@@ -41,10 +41,12 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     **Starting state.** A real initial state of the data, drawn at random; with `dataset_starts` also states inside data
     episodes. `reset(options=...)` takes one of "observation", "context" and "snapshot" instead.
 
-    **Episode end.** Termination: the predicted probability exceeds the twin's threshold, the observation passes a hard
-    termination bound, or `termination_fn` returns True. Truncation: the time limit `horizon`, `rollout_length`, or
-    `on_uncertain`. `info["end"]` is the reason ("terminated", "horizon", "rollout", "uncertainty", "non_finite"; ""
-    while the episode is running), `info["uncertainty"]` the uncertainty of the step, if the model family has one.
+    **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
+    hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
+    `rollout_length`, `branch_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a
+    truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
+    "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
+    step, if the model family has one.
 
     **Arguments.**
 
