@@ -235,7 +235,7 @@ def test_wrong_reset_options_are_named(noisy: Twin, options: Any) -> None:
         with pytest.raises(InvalidOptionError, match="options"):
             env.reset(options=options)
         env.reset(options={})
-    with pytest.raises(InvalidObservationError, match="no array"):
+    with pytest.raises(InvalidObservationError, match="cannot be converted to an array"):
         WorldModelEnv(noisy).reset(options={"observation": [[0.0], [0.0, 1.0]]})
 
 

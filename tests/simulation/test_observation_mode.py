@@ -71,9 +71,9 @@ def test_latents_are_features_and_need_no_decoding(
     state = simulator.snapshot().state
     assert np.array_equal(seen, pixels.model.features(state).numpy())
     with pytest.raises(AssertionError, match="decoded"):
-        simulator.picture()
+        simulator.decoded_observation()
     monkeypatch.undo()
-    assert simulator.picture().shape == (2, 16, 16)
+    assert simulator.decoded_observation().shape == (2, 16, 16)
 
 
 def test_latents_of_no_numbers_end_the_episode(

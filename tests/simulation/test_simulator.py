@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,13 @@ from world_env.errors import (
     SpaceMismatchError,
 )
 from world_env.models.base import Prediction
-from world_env.simulation.simulator import ENDS, Simulator, SimulatorConfig, StepResult
+from world_env.simulation.simulator import (
+    ENDS,
+    Simulator,
+    SimulatorConfig,
+    Snapshot,
+    StepResult,
+)
 from world_env.twin.twin import Twin
 
 ROWS = 4
@@ -77,6 +84,49 @@ def test_same_seed_same_life_other_seed_other(noisy: Twin) -> None:
     assert not np.array_equal(first[-1].observation, other[-1].observation)
 
 
+def assert_equal_snapshots(first: Snapshot, second: Snapshot) -> None:
+    for name, value in first.state.items():
+        assert torch.equal(value, second.state[name]), name
+    assert torch.equal(first.seeds, second.seeds) and torch.equal(first.draws, second.draws)
+    np.testing.assert_array_equal(first.counters, second.counters)
+    np.testing.assert_array_equal(first.finished, second.finished)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("family", ["oracle", "ensemble", "linear"])
+def test_a_reset_of_all_environments_equals_resets_one_by_one(family: str, rows: int) -> None:
+    twin = oracle_twin("CartPole-v1", noise=0.01)
+    if family != "oracle":
+        model = Twin.untrained(twin.spec, family)
+        twin = dataclasses.replace(model, starts=twin.starts)
+    together, single = Simulator(twin, rows, seed=1), Simulator(twin, rows, seed=1)
+    single.reset(seed=90)
+    for seeds in ([5, 6, 7], [None, None, None], [None, 8, None]):
+        shown = together.reset(seed=seeds[:rows] if any(seeds) else None)
+        for i in range(rows):
+            one = [seed if j == i else None for j, seed in enumerate(seeds[:rows])]
+            last = single.reset(np.arange(rows) == i, seed=one)
+        np.testing.assert_array_equal(shown, last)
+        assert_equal_snapshots(together.snapshot(), single.snapshot())
+        same(live(together, 20), live(single, 20))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_without_an_episode_is_refused(noisy: Twin, rows: int) -> None:
+    simulator = Simulator(noisy, rows)
+    actions = np.ones(rows, int)
+    with pytest.raises(ResetNeededError, match=r"step\(\) called before reset\(\).*: call reset"):
+        simulator.step(actions)
+    simulator.reset(seed=0)
+    while not simulator.finished.any():
+        simulator.step(actions)
+    ended = np.flatnonzero(simulator.finished).tolist()
+    expected = "episode ended: call reset" if rows == 1 else f"environments {ended} ended"
+    with pytest.raises(ResetNeededError, match=re.escape(expected)) as error:
+        simulator.step(actions)
+    assert "row" not in str(error.value)
+
+
 def test_fresh_noise_is_another_future_from_one_past(noisy: Twin) -> None:
     simulator = started(noisy)
     snapshot = simulator.snapshot()
@@ -118,7 +168,7 @@ def test_fork_gives_different_futures_and_leaves_the_parent_alone(noisy: Twin) -
     after = live(simulator, 20)
     simulator.restore(snapshot)
     same(after, live(simulator, 20))
-    with pytest.raises(InvalidOptionError, match="at least 1"):
+    with pytest.raises(InvalidOptionError, match="n is 0, expected an integer >= 1"):
         simulator.fork(n=0)
 
 
@@ -159,13 +209,13 @@ def test_partial_restore(noisy: Twin) -> None:
 
 def test_restore_refuses_what_does_not_fit(noisy: Twin) -> None:
     simulator = started(noisy)
-    with pytest.raises(InvalidOptionError, match="1 rows, but 4"):
+    with pytest.raises(InvalidOptionError, match="1 environments, but 4"):
         simulator.restore(simulator.snapshot([0]))
     with pytest.raises(InvalidOptionError, match="Snapshot"):
         simulator.restore({"state": 1})
     with pytest.raises(InvalidOptionError, match="twice"):
         simulator.restore(simulator.snapshot([0, 1]), [1, 1])
-    with pytest.raises(InvalidOptionError, match="indices"):
+    with pytest.raises(InvalidOptionError, match=r"environment indices in \[0, 3\]"):
         simulator.snapshot([4])
     other = started(oracle_twin("Pendulum-v1"))
     with pytest.raises(SpaceMismatchError, match="another twin"):
@@ -225,12 +275,12 @@ def test_step_needs_a_running_episode(noisy: Twin) -> None:
         simulator.step(np.zeros(ROWS, int))
     with pytest.raises(ResetNeededError):
         simulator.observe()
-    with pytest.raises(ResetNeededError, match="all rows"):
+    with pytest.raises(ResetNeededError, match="all environments"):
         simulator.reset(np.array([True, False, False, False]))
     simulator.reset()
     while not simulator.finished.any():
         simulator.step(np.ones(ROWS, int))
-    with pytest.raises(ResetNeededError, match="reset"):
+    with pytest.raises(ResetNeededError, match=r"environments \[.*\] ended: call reset"):
         simulator.step(np.ones(ROWS, int))
     simulator.reset(simulator.finished.copy())
     simulator.step(np.ones(ROWS, int))

@@ -126,7 +126,7 @@ def test_dataset_starts(noisy: Twin) -> None:
     assert not np.isclose(started(twin).observe(), 0.15).all(1).any()
     simulator = started(twin, dataset_starts=1.0, horizon=10)
     assert [ENDS[code] for code in simulator.step(ACTION).end] == ["horizon"] * ROWS
-    with pytest.raises(InitialStatesError, match="only true starts"):
+    with pytest.raises(InitialStatesError, match="only real initial states"):
         started(noisy, dataset_starts=0.5)
 
 

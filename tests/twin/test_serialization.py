@@ -33,7 +33,7 @@ def test_saving_replaces_a_twin_and_nothing_else(tmp_path: Path) -> None:
     (precious / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("one file")
     for occupied in (precious, tmp_path / "file"):
-        with pytest.raises(TwinSaveError, match="no twin"):
+        with pytest.raises(TwinSaveError, match="is not a twin"):
             small().save(occupied)
     assert (precious / "thesis.txt").read_text() == "years"
     (tmp_path / "empty").mkdir()
@@ -85,7 +85,7 @@ def test_where_the_old_twin_cannot_come_back_its_place_is_named(
 ) -> None:
     with monkeypatch.context() as patch:
         planted((".new", ".old"), patch, OSError(5, "Input/output error"))
-        with pytest.raises(TwinSaveError, match=r"lies whole at .*\.old") as raised:
+        with pytest.raises(TwinSaveError, match=r"complete at .*\.old") as raised:
             small(1).save(folder)
     assert "unchanged" not in str(raised.value)
     assert_same_twin(Twin.load(folder), small(0))

@@ -1,6 +1,9 @@
 """A twin on disk: what comes back, by which names it is found, and what the cache keeps."""
 
+import copy
+import dataclasses
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from oracle import oracle_twin
 from small_twin import small
 
 import world_env.twin.serialization as folder_module
+import world_env.twin.twin as twin_module
+from world_env.codec import Codec
 from world_env.data_range import DataRange
 from world_env.errors import (
     InvalidOptionError,
@@ -19,6 +24,7 @@ from world_env.errors import (
     TwinNotFoundError,
 )
 from world_env.simulation.simulator import Simulator
+from world_env.simulation.state_filter import StateFilter
 from world_env.twin.serialization import find_twin, list_twins
 from world_env.twin.twin import Twin, load_cached
 
@@ -51,6 +57,35 @@ def test_a_twin_comes_back_whole(tmp_path: Path, real_id: str) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+def test_the_codec_is_built_once_per_twin() -> None:
+    twin = dataclasses.replace(
+        small(), ranges=DataRange({"observation": ([-5.0] * 4, [5.0] * 4)}, (0.0, 1.0))
+    )
+    codec = twin.codec
+    assert twin.codec is codec
+    for copied in (copy.deepcopy(twin), pickle.loads(pickle.dumps(twin)), copy.copy(twin)):
+        again = copied.codec
+        assert copied.codec is again
+        np.testing.assert_array_equal(again.clip_reward(np.array([-9.0, 9.0])), [0.0, 1.0])
+        assert again.shapes == codec.shapes and again.action_size == codec.action_size
+    other = dataclasses.replace(twin, ranges=DataRange({}, (-3.0, 3.0)))
+    assert other.codec is not codec and twin.codec is codec
+    np.testing.assert_array_equal(other.codec.clip_reward(np.array([-9.0, 9.0])), [-3.0, 3.0])
+    assert dataclasses.replace(twin, ranges=None).codec.clip_reward(np.array([9.0])) == 9.0
+
+
+def test_steps_of_a_state_filter_build_no_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin, built = small(), []
+    monkeypatch.setattr(twin_module, "Codec", lambda *args: built.append(args) or Codec(*args))
+    state_filter = StateFilter(twin)
+    observation = np.zeros((2, 4), np.float32)
+    state_filter.begin(observation, [0, 1])
+    for _ in range(5):
+        state_filter.go_on(np.zeros(2, int), observation, np.arange(2))
+    assert StateFilter(twin).view.space == state_filter.view.space
+    assert len(built) == 1
+
+
 def test_untrained_twins_are_seeded_and_leave_the_global_generator_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = small(0), small(0), small(1)
@@ -73,12 +108,12 @@ def test_the_folder_is_strict_json_and_holds_nothing_executable(folder: Path) ->
 
 
 def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TwinNotFoundError, match="bundled"):
+    with pytest.raises(TwinNotFoundError, match="no bundled twin"):
         Twin.load("no-such-twin")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         Twin.load(tmp_path / "nothing")
     (tmp_path / "plain").mkdir()
-    with pytest.raises(TwinFormatError, match="no twin"):
+    with pytest.raises(TwinFormatError, match="is not a twin"):
         Twin.load(tmp_path / "plain")
     for escaping in ("..", ".", "", "a b", "~"):
         with pytest.raises(TwinNotFoundError):

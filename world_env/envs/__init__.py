@@ -1,4 +1,4 @@
-"""Gymnasium and Stable-Baselines3 environments around the stepping core."""
+"""Twins as environments: `gymnasium.Env`, `gymnasium.vector.VectorEnv` and Stable-Baselines3 `VecEnv`."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A twin as one `gymnasium.Env`: the shell that adds and drops the row axis."""
+"""A twin as a single `gymnasium.Env`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,46 @@ from world_env.spec import SpecOfStrings
 from world_env.twin.twin import KnownFunction, Twin
 
 RENDER_FPS = 30
-"""Frames per second where the twin does not know how long a step takes."""
+"""Frames per second of a twin whose step duration is unknown."""
 
 
 class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
-    """One world of a twin, with the real environment's spaces and units.
+    """Learned simulator of one environment, registered as `WorldModel-v0` and, per bundled twin, `WorldModel/NAME-v0`.
 
-    twin: a bundled name, a folder (anything with a separator, or a Path), or a Twin. `spec.to_json()` of a made
-        environment needs a name or a folder: a Twin or a known function is no JSON.
-    render_mode: None or "rgb_array".
-    device: where a named twin's model is loaded; a Twin stays where it is.
-    max_episode_steps: another word for `horizon`.
-    reward_fn, termination_fn: known functions (obs, action, next_obs), batched numpy.
-    options: fields of SimulatorConfig: horizon, rollout_length, termination, on_uncertain, uncertainty_threshold,
-        uncertainty (default True here), temperature, dataset_starts, observation_mode.
+    **Description.** A twin of a real environment: the transitions, rewards and terminations are predicted by a world
+    model that was fitted to episodes of the real environment. No real environment is stepped.
 
-    `step` reports `info["end"]` (why the episode ended, "" while it goes on) and `info["uncertainty"]` where the
-    family knows it. `reset(options=...)` takes one of "observation", "context" or "snapshot", of one row.
+    **Action space.** That of the real environment, dtype included. A finite Box action outside the bounds is clipped.
+
+    **Observation space.** That of the real environment, dtype included, unless `observation_mode` is "latent" (the
+    model's features, a float32 Box) or "both" (a Dict of the two). Observations are clipped to the space and to the
+    data range plus a margin.
+
+    **Rewards.** Predicted by the model in the units of the task and clipped to the range in the data, or computed by
+    `reward_fn`.
+
+    **Starting state.** A real initial state of the data, drawn at random; with `dataset_starts` also states inside data
+    episodes. `reset(options=...)` takes one of "observation", "context" and "snapshot" instead.
+
+    **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
+    hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
+    `rollout_length`, `branch_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a
+    truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
+    "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
+    step, if the model family has one.
+
+    **Arguments.**
+
+    - twin: name of a bundled twin, folder of a twin (a Path, or a str with a separator), or a Twin. For
+      `spec.to_json()` use a name or a folder: a Twin and known functions cannot be written as JSON.
+    - render_mode: None or "rgb_array".
+    - device: torch device of the model, for a name or a folder. A Twin keeps its device.
+    - max_episode_steps: alias of `horizon`.
+    - reward_fn, termination_fn: known functions (obs, action, next_obs) -> (B,), on batched numpy arrays.
+    - options: fields of SimulatorConfig: horizon, rollout_length, branch_length, termination, on_uncertain,
+      uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, observation_mode.
+
+    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}
@@ -64,25 +87,28 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         )
         self.render_mode = render_mode
         self._renderer: Any = None
-        world = self.simulator.twin.spec
+        spec = self.simulator.twin.spec
         self.observation_space = self.simulator.view.space
-        self.action_space = world.action_space
-        seconds = world.seconds_per_step
+        self.action_space = spec.action_space
+        seconds = spec.seconds_per_step
         fps = RENDER_FPS if not seconds else max(1, round(1.0 / seconds))
         self.metadata = {**type(self).metadata, "render_fps": fps}
 
     @property
     def twin(self) -> Twin:
-        """The twin that this world lives in."""
+        """The twin that this environment simulates."""
         return self.simulator.twin
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode: (observation, info).
+        """Start an episode and return (observation, info).
 
+        seed: of the initial state and all noise; None: the next episode of the current seed.
         options: at most one of "observation" (one observation), "context" (a dict with "observations" (K, ...),
-            "actions" (K-1, ...), optional "elapsed"), "snapshot" (of one row). Raises InvalidOptionError otherwise.
+            "actions" (K-1, ...), optional "elapsed", steps since the real initial state) and "snapshot" (of one
+            environment).
+        Raises InvalidOptionError for other options.
         """
         super().reset(seed=seed)
         given = _with_row_axis(reset_options(options))
@@ -90,17 +116,18 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         return row_of(observation, 0), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step with one action of `action_space`.
+        """Step with an action of `action_space` and return (observation, reward, terminated, truncated, info).
 
-        Raises ResetNeededError before a reset or after an end, InvalidActionError for a bad action.
+        Raises ResetNeededError before the first reset or after the end of the episode, InvalidActionError for an
+        action outside the action space.
         """
         try:
-            rows = np.asarray(action)[None]
+            batch = np.asarray(action)[None]
         except ValueError as error:
             raise InvalidActionError(
-                f"the action {action!r} is no array of the space {self.action_space}"
+                f"invalid action {action!r:.80} for {self.action_space}: it cannot be converted to an array"
             ) from error
-        result = self.simulator.step(rows)
+        result = self.simulator.step(batch)
         info: dict[str, Any] = {"end": ENDS[result.end[0]]}
         if result.uncertainty is not None:
             info["uncertainty"] = float(result.uncertainty[0])
@@ -113,33 +140,33 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         )
 
     def snapshot(self) -> Snapshot:
-        """All there is to this world now; `restore` replays the same future bit by bit."""
+        """Copy the complete state. After a `restore`, the same actions give bit-identical results."""
         return self.simulator.snapshot()
 
     def restore(self, snapshot: Snapshot, *, fresh_noise: bool = False) -> Any:
-        """Go back (or over) to a snapshot of one row; returns its observation.
+        """Set the environment to a snapshot of one environment and return the observation.
 
-        fresh_noise: another future from the same past.
+        fresh_noise: do not restore the noise, so that the same state gets a different future.
         """
         self.simulator.restore(snapshot, fresh_noise=fresh_noise)
         return row_of(self.simulator.observe(), 0)
 
     def fork(self, n: int = 1, *, seed: int | None = None) -> Simulator:
-        """`n` futures of this world as a Simulator of `n` rows, each with noise of its own."""
+        """Return a Simulator with `n` copies of this environment and independent noise."""
         return self.simulator.fork(n=n, seed=seed)
 
     def render(self) -> Any:
-        """The current observation as an RGB frame, (H, W, 3) uint8; None without a render mode.
+        """Return the current observation as an RGB frame, (H, W, 3) uint8; None if `render_mode` is None.
 
-        Raises ResetNeededError before the first reset.
+        Raises ResetNeededError before the first reset, MissingExtraError if a package for drawing is not installed.
         """
         if self.render_mode is None:
             if self.spec is not None:
                 gymnasium.logger.warn(
-                    "render() does nothing without a render mode: make the environment with render_mode='rgb_array'"
+                    "render() returns None without a render mode: make the environment with render_mode='rgb_array'"
                 )
             return None
-        observation = row_of(self.simulator.picture(), 0)
+        observation = row_of(self.simulator.decoded_observation(), 0)
         if self._renderer is None:
             from world_env.rendering.renderer import Renderer
 
@@ -147,14 +174,14 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         return self._renderer.frame(observation)
 
     def close(self) -> None:
-        """Let go of the renderer, if there is one; closing twice is fine."""
+        """Close the renderer. Can be called more than once."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
 
 def _with_row_axis(options: dict[str, Any]) -> dict[str, Any]:
-    """One world's reset options as those of a batch of one."""
+    """Convert reset options of one environment to those of a batch of one."""
     return {
         name: _add_axis(value) if name in ("observation", "context") else value
         for name, value in options.items()
@@ -168,5 +195,5 @@ def _add_axis(value: Any) -> Any:
         return np.asarray(value)[None]
     except ValueError as error:
         raise InvalidObservationError(
-            f"the start {value!r:.80} is no array of the observation space: {error}"
+            f"reset option {value!r:.80} cannot be converted to an array of the observation space: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""What the three shells around a simulator have in common."""
+"""Simulator from the keyword arguments that the three environment classes share."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def open_simulator(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Simulator:
-    """A simulator from the keyword arguments that all three shells share, each checked once, here.
+    """Create a simulator from the keyword arguments of an environment, and check them.
 
-    options: fields of SimulatorConfig by name. max_episode_steps: another word for `horizon`, which wins.
-    Raises InvalidOptionError for an unknown name, and what `Twin.load` raises.
+    num_rows: number of environments. options: fields of SimulatorConfig by name.
+    max_episode_steps: alias of the option `horizon`, which takes precedence; -1 or None: not given.
+    Raises InvalidOptionError for an unknown option or a wrong value, and the errors of `Twin.load`.
     """
     if render_mode not in (None, "rgb_array"):
         raise InvalidOptionError(f"render_mode is {render_mode!r}, expected None or 'rgb_array'")
@@ -37,11 +38,11 @@ def open_simulator(
     unknown = sorted(set(options) - set(names))
     if unknown:
         raise InvalidOptionError(
-            f"unknown arguments {', '.join(unknown)}: a world takes twin, device, render_mode, max_episode_steps, "
+            f"unknown arguments {', '.join(unknown)}: expected twin, device, render_mode, max_episode_steps, "
             f"reward_fn, termination_fn, {', '.join(names)}"
         )
     config = SimulatorConfig(**options)
-    # Gymnasium's -1 means "no wrapper"; anything else must be a horizon.
+    # Gymnasium passes -1 for "no TimeLimit wrapper".
     if config.horizon is None and max_episode_steps is not None and max_episode_steps != -1:
         limit = whole_number(max_episode_steps, "max_episode_steps")
         config = dataclasses.replace(config, horizon=limit)

@@ -1,4 +1,4 @@
-"""A twin as one natively batched `stable_baselines3` VecEnv: what its algorithms take directly."""
+"""A twin as a Stable-Baselines3 `VecEnv` of parallel environments, without worker processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,26 @@ except ImportError as error:
 
 
 class WorldModelSB3VecEnv(VecEnv):
-    """`num_envs` worlds of a twin under Stable-Baselines3's contract.
+    """Learned simulator of `num_envs` parallel environments for Stable-Baselines3.
 
-    Finished rows restart within the step; their infos hold "terminal_observation" and "TimeLimit.truncated", so that
-    algorithms bootstrap exactly at truncations. Wrap in VecMonitor for episode returns.
+    **Description, action space, observation space, rewards, starting state, episode end.** As for WorldModelEnv.
 
-    twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv, but
-    uncertainty is computed only on demand: `uncertainty=True` puts it into every info, an `on_uncertain` rule alone
-    into those of ends. Infos of rows that go on are otherwise empty dicts, the same ones at every step.
+    **Autoreset.** Environments whose episode has ended are reset in the same step. Their infos hold "end",
+    "terminal_observation" and "TimeLimit.truncated", from which the algorithms bootstrap at truncations. Wrap in
+    VecMonitor to record episode returns.
+
+    **Arguments.**
+
+    - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv, except
+      that the uncertainty is not computed by default. With `uncertainty=True` it is in every info, with an
+      `on_uncertain` rule alone in the infos at the end of an episode.
+    - num_envs: number of environments (default: 1).
+    - seed: environment i gets the seed `seed` + i at the first reset (default None: a random seed).
+
+    Other infos are empty dicts, which are reused at every step: copy them before you write to them.
+
+    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`. The import raises
+    MissingExtraError if stable-baselines3 is not installed.
     """
 
     def __init__(
@@ -63,8 +75,8 @@ class WorldModelSB3VecEnv(VecEnv):
         self._renderer: Any = None
         self._actions: Any = None
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.simulator.num_rows)]
-        # Where only a rule needs it, it is told at ends: all rows at each step would cost a dict each.
-        self._tells_uncertainty = bool(options.get("uncertainty"))
+        # One dict per environment and step is expensive: an `on_uncertain` rule alone reports at the end of episodes.
+        self._reports_uncertainty = bool(options.get("uncertainty"))
         super().__init__(
             self.simulator.num_rows, self.simulator.view.space, self.twin.spec.action_space
         )
@@ -73,11 +85,14 @@ class WorldModelSB3VecEnv(VecEnv):
 
     @property
     def twin(self) -> Twin:
-        """The twin that these worlds live in."""
+        """The twin that these environments simulate."""
         return self.simulator.twin
 
     def reset(self) -> Any:
-        """Begin new episodes everywhere; `seed()` and `set_options()` take effect here. Returns observations."""
+        """Start new episodes in all environments and return the observations, (N, ...).
+
+        `seed()` and `set_options()` take effect at this call.
+        """
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         options = self._batched_options()
         observation = self.simulator.reset(seed=seeds, options=options)
@@ -87,66 +102,70 @@ class WorldModelSB3VecEnv(VecEnv):
         return observation
 
     def step_async(self, actions: Any) -> None:
-        """Keep actions (N, ...) for `step_wait`."""
+        """Store actions (N, ...) for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """(observations, rewards (N,) float32, dones (N,) bool, infos); finished rows show their new start.
+        """Step and return (observations, rewards (N,) float32, dones (N,) bool, infos).
 
+        The observation of an environment whose episode has ended is that of its reset.
         Raises ResetNeededError before the first reset or without `step_async`.
         """
         if self._actions is None:
-            raise ResetNeededError("no actions to step with: call step_async(actions) first")
+            raise ResetNeededError(
+                "step_wait() called without actions: call step_async(actions) first"
+            )
         actions, self._actions = self._actions, None
         result = self.simulator.step(actions)
         observation, dones = result.observation, result.end != 0
-        # Thousands of new dicts would cost more than the rest of the shell: rows that go on have nothing to say.
+        # New dicts for thousands of environments would cost more than the rest of this method.
         infos = self._infos.copy()
-        if self._tells_uncertainty and result.uncertainty is not None:
+        if self._reports_uncertainty and result.uncertainty is not None:
             infos = [{"uncertainty": value} for value in result.uncertainty.tolist()]
         if dones.any():
-            _tell_ends(infos, result)
+            _write_ends(infos, result)
             observation = self.simulator.reset(dones)
         return observation, result.reward, dones, infos
 
     def close(self) -> None:
-        """Let go of the renderer, if there is one; closing twice is fine."""
+        """Close the renderer. Can be called more than once."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """One RGB frame for each row; Nones without a render mode."""
+        """Return one RGB frame per environment, (H, W, 3) uint8; None each if `render_mode` is None."""
         if self.render_mode is None:
             return [None] * self.num_envs
         if self._renderer is None:
             from world_env.rendering.renderer import Renderer
 
             self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.picture()
+        observation = self.simulator.decoded_observation()
         return [self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs)]
 
-    # -- what the algorithms and wrappers ask for ----------------------------------------------------------------
+    # -- attributes and methods for algorithms and wrappers ------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute, once for each row asked for."""
+        """Return an attribute, once per selected environment."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute; rows share it, so only all of them can be set.
+        """Set an attribute, which all environments share.
 
-        Raises InvalidOptionError for some of the rows.
+        Raises InvalidOptionError unless all environments are selected.
         """
         if len(set(self._get_indices(indices))) != self.num_envs:
             raise InvalidOptionError(
-                f"rows share their attributes: {attr_name!r} can only be set for all {self.num_envs} of them"
+                f"environments share their attributes: set {attr_name!r} for all {self.num_envs} environments, "
+                f"not for indices={indices}"
             )
         setattr(self, attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method once, because rows share one simulator; its result once for each row asked for."""
+        """Call a method once, on the simulator of all environments; return its result per selected environment."""
         if method_name == "render":
             images = self.get_images()
             return [images[row] for row in self._get_indices(indices)]
@@ -154,30 +173,33 @@ class WorldModelSB3VecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No row is wrapped by anything."""
+        """Return False per selected environment: single environments are not wrapped."""
         return [False for _ in self._get_indices(indices)]
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def snapshot(self, rows: Any = None) -> Snapshot:
-        """All there is to `rows` ((N,) bool or indices; None: all); `restore` replays the same future."""
+        """Copy the complete state of environments, by (N,) bool mask or indices; None: all. See `restore`."""
         return self.simulator.snapshot(rows)
 
     def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> Any:
-        """Put a snapshot's rows into `rows` (None: all); returns all rows' observations."""
+        """Set environments (mask or indices; None: all) to a snapshot; return all observations, (N, ...).
+
+        fresh_noise: do not restore the noise, so that the same state gets a different future.
+        """
         self.simulator.restore(snapshot, rows, fresh_noise=fresh_noise)
         return self.simulator.observe()
 
     def fork(self, rows: Any = None, n: int = 1, *, seed: int | None = None) -> Simulator:
-        """A Simulator with `n` futures of each of `rows`, each with noise of its own."""
+        """Return a Simulator with `n` copies of each selected environment and independent noise."""
         return self.simulator.fork(rows, n, seed=seed)
 
     # -- details -------------------------------------------------------------------------------------------------
 
     def _batched_options(self) -> dict[str, Any] | None:
-        """SB3 keeps one dict of options a row; a batched simulator can only take the plain case.
+        """Combine SB3's dicts of options, one per environment, into the options of one batched reset.
 
-        Raises InvalidOptionError for anything but one "observation" a row.
+        Raises InvalidOptionError unless every dict has the one key "observation".
         """
         if not any(self._options):
             return None
@@ -186,8 +208,8 @@ class WorldModelSB3VecEnv(VecEnv):
             for options in self._options
         ):
             raise InvalidOptionError(
-                "set_options takes {'observation': ...} for every row; for contexts and snapshots use "
-                "restore(), or WorldModelVectorEnv"
+                "set_options() takes {'observation': ...} for every environment, got "
+                f"{self._options!r:.80}; for snapshots use restore(), for contexts WorldModelVectorEnv"
             )
         rows = [options["observation"] for options in self._options]
         if isinstance(rows[0], dict):
@@ -196,8 +218,8 @@ class WorldModelSB3VecEnv(VecEnv):
         return {"observation": np.stack([np.asarray(row) for row in rows])}
 
 
-def _tell_ends(infos: list[dict[str, Any]], result: StepResult) -> None:
-    """Write what SB3 expects into the infos of the rows that ended."""
+def _write_ends(infos: list[dict[str, Any]], result: StepResult) -> None:
+    """Write the infos that SB3 expects for environments whose episode has ended."""
     for row in np.flatnonzero(result.end).tolist():
         infos[row] = {
             "end": ENDS[result.end[row]],

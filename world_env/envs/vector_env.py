@@ -1,4 +1,4 @@
-"""A twin as one natively batched `gymnasium.vector.VectorEnv`: N worlds, one model call a step."""
+"""A twin as a `gymnasium.vector.VectorEnv` of N environments, with one model call per step."""
 
 from __future__ import annotations
 
@@ -24,19 +24,26 @@ _END_NAMES = np.array(ENDS, dtype=object)
 
 
 class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
-    """`num_envs` worlds of a twin, stepped together.
+    """Learned simulator of `num_envs` parallel environments, for `gymnasium.make_vec("WorldModel-v0", num_envs=N)`.
 
-    twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv.
-    autoreset_mode: NEXT_STEP (the step after an end ignores the action, resets and pays 0), SAME_STEP (the reset
-        observation at once, the last one in `infos["final_obs"]`), or DISABLED (the caller resets finished rows with
-        `reset(options={"reset_mask": ...})`); the enum or its name.
+    **Description, action space, observation space, rewards, starting state, episode end.** As for WorldModelEnv, with a
+    batch axis of `num_envs`. Infos are dicts of arrays; the mask `_key` is True for environments with a value in `key`.
 
-    Infos are dicts of arrays, each with a `_key` mask of the rows it speaks of.
+    **Arguments.**
+
+    - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv.
+    - num_envs: number of environments (default: 1).
+    - autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name (default: NEXT_STEP). NEXT_STEP: the step after the
+      end of an episode ignores the action, resets the environment and has reward 0. SAME_STEP: the environment is reset
+      at once, and its last observation and info are `infos["final_obs"]` and `infos["final_info"]`. DISABLED: call
+      `reset(options={"reset_mask": mask})` for environments whose episode has ended.
+
+    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}
 
-    # On the class, because Gymnasium closes in `__del__` even what was never fully made.
+    # On the class: Gymnasium calls close() in `__del__`, also if the constructor has failed.
     _renderer: Any = None
 
     def __init__(
@@ -65,12 +72,12 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         )
         num_envs = self.simulator.num_rows
         self.num_envs, self.render_mode = num_envs, render_mode
-        world = self.simulator.twin.spec
+        spec = self.simulator.twin.spec
         self.single_observation_space = self.simulator.view.space
-        self.single_action_space = world.action_space
+        self.single_action_space = spec.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(world.action_space, num_envs)
-        seconds = world.seconds_per_step
+        self.action_space = batch_space(spec.action_space, num_envs)
+        seconds = spec.seconds_per_step
         fps = 30 if not seconds else max(1, round(1.0 / seconds))
         self.metadata = {
             **type(self).metadata,
@@ -80,7 +87,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
 
     @property
     def twin(self) -> Twin:
-        """The twin that these worlds live in."""
+        """The twin that these environments simulate."""
         return self.simulator.twin
 
     # -- gymnasium -----------------------------------------------------------------------------------------------
@@ -91,11 +98,12 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin new episodes: (observations, infos).
+        """Start new episodes and return (observations, infos).
 
-        seed: row i gets `seed` + i, or the i-th of a list.
-        options: "reset_mask" ((num_envs,) bool: only these rows), and at most one of "observation", "context",
-            "snapshot", batched over the rows that are reset.
+        seed: environment i gets `seed` + i, or the i-th of a list; None: the next episode of its current seed.
+        options: "reset_mask" ((num_envs,) bool: reset only these environments), and at most one of "observation",
+            "context" and "snapshot", batched over the environments that are reset.
+        Raises InvalidOptionError for other options.
         """
         if seed is None or isinstance(seed, int | np.integer):
             super().reset(seed=None if seed is None else int(seed))
@@ -104,20 +112,20 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         return self.simulator.reset(mask, seed=seed, options=options), {}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """One step of all rows: (observations, rewards (N,) float64, terminated, truncated, infos).
+        """Step all environments; return (observations, rewards (N,) float64, terminated, truncated, infos).
 
-        Raises ResetNeededError before a reset, and in DISABLED for a row whose episode is over.
+        Raises ResetNeededError before the first reset and, in the mode DISABLED, if an episode is over.
         """
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             return self._step_next(actions)
-        result = self.simulator.step(self._as_rows(actions))
+        result = self.simulator.step(self._as_array(actions))
         infos = _infos(result, np.ones(self.num_envs, bool))
         observation = result.observation
         ended = result.end != 0
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
             final = _object_rows(observation, ended)
             observation = self.simulator.reset(ended)
-            infos = _going_on(infos, ended) | {
+            infos = _without_ended(infos, ended) | {
                 "final_obs": final,
                 "_final_obs": ended.copy(),
                 "final_info": _infos(result, ended),
@@ -130,35 +138,35 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         resetting = self.simulator.finished
         if not resetting.any():
-            result = self.simulator.step(self._as_rows(actions))
+            result = self.simulator.step(self._as_array(actions))
             observation = result.observation
         else:
-            result = self.simulator.step(self._as_rows(actions), ~resetting)
+            result = self.simulator.step(self._as_array(actions), ~resetting)
             observation = self.simulator.reset(resetting)
         infos = _infos(result, ~resetting)
         return observation, _rewards(result), result.terminated, result.truncated, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """One RGB frame for each row, (H, W, 3) uint8; None without a render mode."""
+        """Return one RGB frame per environment, (H, W, 3) uint8; None if `render_mode` is None."""
         if self.render_mode is None:
             return None
         if self._renderer is None:
             from world_env.rendering.renderer import Renderer
 
             self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.picture()
+        observation = self.simulator.decoded_observation()
         return tuple(self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the renderer, if there is one."""
+        """Close the renderer."""
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
 
-    # -- what clients of SyncVectorEnv use -----------------------------------------------------------------------
+    # -- methods of SyncVectorEnv --------------------------------------------------------------------------------
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method: (result,) * num_envs, because all rows share one simulator; attributes likewise."""
+        """Call a method, or get an attribute, of all environments at once; return one result per environment."""
         value = self.get_attr(name)[0]
         if callable(value):
             value = value(*args, **kwargs)
@@ -167,7 +175,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         return (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute, once for each row."""
+        """Return an attribute, once per environment."""
         if name == "spec":
             return (self.spec,) * self.num_envs
         if name in ("observation_space", "action_space"):
@@ -175,11 +183,14 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         return (getattr(self, name),) * self.num_envs
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute: one value, or a list or tuple of num_envs equal ones; rows share it."""
+        """Set an attribute, which all environments share.
+
+        values: one value, or a list or tuple of `num_envs` equal values. Raises InvalidOptionError otherwise.
+        """
         if isinstance(values, list | tuple):
             if len(values) != self.num_envs or any(value != values[0] for value in values):
                 raise InvalidOptionError(
-                    f"rows share their attributes: {name!r} takes one value or {self.num_envs} equal ones, "
+                    f"environments share their attributes: {name!r} takes one value or {self.num_envs} equal values, "
                     f"got {len(values)} values"
                 )
             values = values[0]
@@ -188,19 +199,20 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def snapshot(self, rows: Any = None) -> Snapshot:
-        """All there is to `rows` ((N,) bool or indices; None: all); `restore` replays the same future."""
+        """Copy the complete state of environments, by (N,) bool mask or indices; None: all. See `restore`."""
         return self.simulator.snapshot(rows)
 
     def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> Any:
-        """Put a snapshot's rows into `rows` (None: all); returns all rows' observations.
+        """Set environments (mask or indices; None: all) to a snapshot; return all observations, (N, ...).
 
-        fresh_noise: another future from the same past. Finished rows of the snapshot reset as the mode says.
+        fresh_noise: do not restore the noise, so that the same state gets a different future.
+        Environments whose episode had ended are reset according to the autoreset mode.
         """
         self.simulator.restore(snapshot, rows, fresh_noise=fresh_noise)
         return self.simulator.observe()
 
     def fork(self, rows: Any = None, n: int = 1, *, seed: int | None = None) -> Simulator:
-        """A Simulator with `n` futures of each of `rows`, each with noise of its own."""
+        """Return a Simulator with `n` copies of each selected environment and independent noise."""
         return self.simulator.fork(rows, n, seed=seed)
 
     # -- details -------------------------------------------------------------------------------------------------
@@ -215,16 +227,17 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
             or not mask.any()
         ):
             raise InvalidOptionError(
-                f"options['reset_mask'] is a bool array of shape ({self.num_envs},) with a True in it, got {mask!r}"
+                f"options['reset_mask'] must be a bool array of shape ({self.num_envs},) with at least one True, got "
+                f"{mask!r:.80}"
             )
         return mask
 
-    def _as_rows(self, actions: Any) -> np.ndarray:
+    def _as_array(self, actions: Any) -> np.ndarray:
         try:
             return np.asarray(actions)
         except ValueError as error:
             raise InvalidActionError(
-                f"the actions are no array of the space {self.action_space}: {error}"
+                f"actions cannot be converted to an array of {self.action_space}: {error}"
             ) from error
 
 
@@ -245,7 +258,7 @@ def _rewards(result: StepResult) -> np.ndarray:
 
 
 def _infos(result: StepResult, rows: np.ndarray) -> dict[str, Any]:
-    """Infos of the rows that stepped, as Gymnasium batches them: arrays, each with its mask."""
+    """Return infos of the environments in the mask `rows`, batched as in Gymnasium: arrays, each with a mask."""
     infos: dict[str, Any] = {
         "end": np.where(rows, _END_NAMES[result.end], None),
         "_end": rows.copy(),
@@ -256,8 +269,8 @@ def _infos(result: StepResult, rows: np.ndarray) -> dict[str, Any]:
     return infos
 
 
-def _going_on(infos: dict[str, Any], ended: np.ndarray) -> dict[str, Any]:
-    """Same-step infos speak of the new episode where one began: the old one's are in `final_info`."""
+def _without_ended(infos: dict[str, Any], ended: np.ndarray) -> dict[str, Any]:
+    """Mask out environments that were reset in this step: the infos of their last step are in `final_info`."""
     return {
         **infos,
         "end": np.where(ended, None, infos["end"]),
@@ -266,7 +279,7 @@ def _going_on(infos: dict[str, Any], ended: np.ndarray) -> dict[str, Any]:
 
 
 def _object_rows(observation: Any, rows: np.ndarray) -> np.ndarray:
-    """(N,) object array: the observation of each chosen row, None elsewhere."""
+    """Return an (N,) object array with the observations of the environments in the mask `rows`, None elsewhere."""
     out = np.full(len(rows), None, dtype=object)
     for row in np.flatnonzero(rows):
         out[row] = _copy(row_of(observation, int(row)))

@@ -1,4 +1,4 @@
-"""Images of observations."""
+"""RGB frames of observations."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The stepping core: many environments of one twin, stepped together."""
+"""Simulator of parallel environments of one twin, and the options and results of its steps."""
 
 from typing import TYPE_CHECKING
 

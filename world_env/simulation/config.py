@@ -1,4 +1,4 @@
-"""How a twin is lived in, and how episodes end: the rules, without the stepping."""
+"""Options of a simulator and of its observation mode."""
 
 from __future__ import annotations
 
@@ -14,38 +14,39 @@ from world_env.errors import InvalidOptionError
 from world_env.types import Uncertainty
 
 ON_UNCERTAIN = ("ignore", "truncate", "terminate", "pessimistic")
+"""Values of `SimulatorConfig.on_uncertain`."""
 
 
 @dataclass(frozen=True)
 class SimulatorConfig:
-    """How a twin is lived in.
-
-    horizon: steps from the real start until truncation; None: the twin's.
-    rollout_length: cap on one learned rollout, from wherever it began; None: none.
-    branch_length: the same for those that began inside the data (`dataset_starts`) only, so that rollouts from real
-        starts go on to the horizon; None: none.
-    termination: "threshold" (the twin's) or "sample" (by the predicted probability).
-    on_uncertain: what happens past the uncertainty threshold. "pessimistic" terminates and pays the lowest reward in
-        the data for every step left, so that leaving the data never pays.
-    uncertainty_threshold: None: the twin's.
-    uncertainty: whether to compute it: True, cheaply; "full", at each step with all that the model knows; None: only
-        where `on_uncertain` needs it.
-    temperature: scale of the model's noise.
-    dataset_starts: share of resets that begin from a state inside an episode of the data.
-    observation_mode: what agents see: "pixels", the observation in the real environment's form, vectors too; "latent",
-        the model's features alone, without decoding; "both".
-    """
+    """Simulation options of a twin. Raises InvalidOptionError for a wrong value."""
 
     horizon: int | None = None
+    """Time limit in steps, counted from the real initial state (default None: the twin's). The episode is truncated
+    there."""
     rollout_length: int | None = None
+    """Maximum length in steps of any learned rollout, counted from its reset (default None: no limit)."""
     branch_length: int | None = None
+    """Maximum length in steps of rollouts that start inside a data episode, see `dataset_starts` (default None: no
+    limit). Rollouts from real initial states are not affected."""
     termination: str = "threshold"
+    """When a step terminates: "threshold" (default) compares the predicted probability with the twin's threshold,
+    "sample" draws from the predicted probability."""
     on_uncertain: str = "ignore"
+    """What happens above the uncertainty threshold: "ignore" (default), "truncate", "terminate", or "pessimistic",
+    which terminates with the lowest reward in the data for every remaining step."""
     uncertainty_threshold: float | None = None
+    """Uncertainty above which `on_uncertain` applies (default None: the twin's, its largest value on the data)."""
     uncertainty: Uncertainty | None = None
+    """Compute the uncertainty of each step: True (cheap estimate), "full" (all ensemble members at each step), False,
+    or None (default: only if `on_uncertain` needs it)."""
     temperature: float = 1.0
+    """Scale of the model's noise (default 1.0). 0 gives the most likely next state."""
     dataset_starts: float = 0.0
+    """Fraction of resets that start from a state inside a data episode (default 0.0: real initial states only)."""
     observation_mode: str = "pixels"
+    """What the agent receives: "pixels" (default), the real environment's observation, also if it is a vector;
+    "latent", the model's features, without decoding; "both", a dict of the two."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -68,32 +69,36 @@ class SimulatorConfig:
                 f"uncertainty is {self.uncertainty!r}, expected True, False, 'full' or None"
             )
         threshold = 0.0 if self.uncertainty_threshold is None else self.uncertainty_threshold
-        for name, number, most, expected in (
-            ("dataset_starts", self.dataset_starts, 1.0, "a share in 0..1"),
+        for name, number, largest, expected in (
+            ("dataset_starts", self.dataset_starts, 1.0, "a fraction in [0, 1]"),
             ("temperature", self.temperature, sys.float_info.max, "a finite number >= 0"),
             ("uncertainty_threshold", threshold, math.inf, "a number >= 0, or None"),
         ):
-            # Comparisons with NaN are False.
-            if not isinstance(number, Real) or not 0.0 <= float(number) <= most:
+            # A comparison with NaN is False.
+            if not isinstance(number, Real) or not 0.0 <= float(number) <= largest:
                 raise InvalidOptionError(f"{name} is {number!r}, expected {expected}")
 
 
 def whole_number(value: Any, name: str) -> int:
-    """`value` as an int. Raises InvalidOptionError unless it is a whole number of at least 1."""
+    """Return `value` as an int. Raises InvalidOptionError unless it is an integer >= 1.
+
+    name: of the argument, for the message.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InvalidOptionError(f"{name} is {value!r}, expected a whole number of at least 1")
+        raise InvalidOptionError(f"{name} is {value!r}, expected an integer >= 1")
     return int(value)
 
 
 OBSERVATION_MODES = ("pixels", "latent", "both")
+"""Values of `SimulatorConfig.observation_mode`."""
 
 
 LATENT = "latent"
-"""Key of the model's features beside observations, (B, F) float32."""
+"""Key of the model's features, (B, F) float32, in a dict observation."""
 
 
 def check_mode(mode: str) -> None:
-    """Raises InvalidOptionError for what is no observation mode."""
+    """Raise InvalidOptionError unless `mode` is an observation mode."""
     if mode not in OBSERVATION_MODES:
         raise InvalidOptionError(
             f"observation_mode is {mode!r}, expected one of {', '.join(map(repr, OBSERVATION_MODES))}"

@@ -1,4 +1,4 @@
-"""A pure, differentiable rollout: for gradients through the world, and for planning."""
+"""Differentiable rollout of a policy in a world model: for policy gradients through the model and for planning."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from world_env.models.base import WorldModel
 from world_env.rng import CounterRNG
 
 Policy = Callable[[Tensor], Tensor]
-"""Features (B, F) -> encoded action (B, A)."""
+"""Features (B, F) -> encoded actions (B, A)."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What T imagined steps of B rows show; every tensor keeps its gradient.
-
-    states: T+1 states, the given one first. observations: T+1 decoded observations, key -> (B, *O).
-    actions: (B, T, A). rewards: (B, T), task units, expected over whether the step terminates.
-    terminated: (B, T) probability of terminating at each step, given that it is reached.
-    alive: (B, T) probability that the step is reached: alive[:, 0] is 1.
-    """
+    """Learned rollouts of T steps in B environments. All tensors keep their gradients."""
 
     states: list[State]
+    """T+1 model states; the first is the initial state."""
     observations: list[Observation]
+    """T+1 decoded observations, key -> (B, *O), encoded as in `world_env.codec`."""
     actions: Tensor
+    """(B, T, A) encoded actions."""
     rewards: Tensor
+    """(B, T) expected reward of each step, in task units, over both outcomes of its termination."""
     terminated: Tensor
+    """(B, T) probability that a step terminates the episode, given that the step is reached."""
     alive: Tensor
+    """(B, T) probability that a step is reached; alive[:, 0] is 1."""
 
     def returns(self, discount: float = 1.0) -> Tensor:
-        """(B,) expected discounted return: each reward weighted by the chance that it is reached."""
+        """Return the expected discounted returns, (B,): rewards weighted by the probability that they are reached."""
         powers = discount ** torch.arange(
             self.rewards.shape[1], device=self.rewards.device, dtype=self.rewards.dtype
         )
@@ -50,13 +50,15 @@ def rollout(
     *,
     temperature: float = 1.0,
 ) -> Rollout:
-    """Step `model` from `state` for `steps` steps; nothing given is changed.
+    """Roll out `policy` in `model` for `steps` steps from `state`. The arguments are not modified.
 
-    `rng` is copied: the same call gives the same future. No row is ever cut: ends are probabilities.
-    Raises ValueError for fewer than one step.
+    state: of B environments, from `WorldModel.encode`. policy: features (B, F) -> encoded actions (B, A).
+    rng: copied, so that the same call returns the same rollout. temperature: scale of the model's noise.
+
+    Rollouts are not truncated: terminations are probabilities. Raises ValueError unless `steps` is at least 1.
     """
     if steps < 1:
-        raise ValueError(f"steps is {steps}, expected at least 1")
+        raise ValueError(f"steps is {steps}, expected an integer >= 1")
     rng = rng.clone()
     states, observations = [state], [model.decode(state)]
     actions, rewards, terminated = [], [], []

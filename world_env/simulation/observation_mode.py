@@ -1,4 +1,4 @@
-"""What an agent sees of a model's states: what they look like, what the model makes of them, or both."""
+"""Observation modes of a twin: decoded observations, features of the model's state, or both."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from world_env.errors import InvalidOptionError
 from world_env.models.base import WorldModel
 from world_env.rng import CounterRNG
 from world_env.simulation.config import LATENT, check_mode
-from world_env.twin.twin import Twin, home_of
+from world_env.twin.twin import Twin, device_and_dtype_of
 
 
-class View:
-    """One of the `OBSERVATION_MODES` of a twin.
+class ObservationView:
+    """Observation space and observations of a twin in one observation mode.
 
-    "pixels": the observation, in the real environment's form; "latent": the features of the state alone, so that
-    nothing is decoded; "both": a dict of all keys of the observation (of a plain one "observation") and "latent".
-    space: what an agent observes. decodes: whether observations are part of it.
+    "pixels": the real environment's observation. "latent": the features of the model's state, which needs no decoding.
+    "both": a dict of the observation's keys ("observation" if it is not a dict) and "latent".
+
+    space: the observation space of one environment. decodes: True if the decoded observation is part of it.
+    Raises InvalidOptionError for an unknown mode, or if the key "latent" is already in use.
     """
 
     def __init__(self, twin: Twin, mode: str = "pixels") -> None:
@@ -29,13 +31,16 @@ class View:
         self.decodes = mode != LATENT
 
     def latent(self, model: WorldModel, state: State) -> np.ndarray | None:
-        """(B, F) float32 features, fresh; None where agents see none."""
+        """Return new (B, F) float32 features of `state`; None in the mode "pixels"."""
         # numpy has no bfloat16.
         features = None if self.mode == "pixels" else model.features(state).float()
         return None if features is None else features.numpy(force=True).copy()
 
-    def shown(self, observation: Any, latent: np.ndarray | None) -> Any:
-        """What agents get to see. observation: environment arrays; latent: from `latent`, of the same states."""
+    def combine(self, observation: Any, latent: np.ndarray | None) -> Any:
+        """Return the observation in this mode.
+
+        observation: environment arrays (B, ...). latent: from `latent`, of the same states.
+        """
         if latent is None:
             return observation
         if self.mode == LATENT:
@@ -45,25 +50,25 @@ class View:
 
 
 def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
-    whole = twin.spec.observation_space
+    real = twin.spec.observation_space
     check_mode(mode)
     if mode == "pixels":
-        return whole
+        return real
     latent = spaces.Box(-np.inf, np.inf, (_feature_size(twin),), np.float32)
     if mode == LATENT:
         return latent
-    parts = dict(whole.spaces) if isinstance(whole, spaces.Dict) else {"observation": whole}
+    parts = dict(real.spaces) if isinstance(real, spaces.Dict) else {"observation": real}
     if LATENT in parts:
         raise InvalidOptionError(
-            f"observation_mode='both' adds the key {LATENT!r}, which the world's observation has already: take 'latent'"
+            f"observation_mode='both' adds the key {LATENT!r}, which the observation space has already: use 'latent'"
         )
     return spaces.Dict({**parts, LATENT: latent})
 
 
 @torch.no_grad()
 def _feature_size(twin: Twin) -> int:
-    """F: known only when a state is looked at."""
-    device, dtype = home_of(twin)
+    """Return F, measured on one state: the protocol of world models does not declare it."""
+    device, dtype = device_and_dtype_of(twin)
     context = twin.starts.select(torch.zeros(1, dtype=torch.int64)).to(device, dtype)
     rng = CounterRNG(torch.zeros(1, dtype=torch.int64, device=device))
     return int(twin.model.features(twin.model.encode(context, rng=rng)).shape[1])

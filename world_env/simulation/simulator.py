@@ -1,4 +1,4 @@
-"""The stepping core: many rows of one twin, stepped together. Autoreset belongs to the shells above."""
+"""Simulator of parallel environments of one twin. Autoreset is done by the environments of `world_env.envs`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from world_env.simulation.initial_states import (
     given_initial_states,
     reset_options,
 )
-from world_env.simulation.observation_mode import View
+from world_env.simulation.observation_mode import ObservationView
 from world_env.simulation.snapshot import (
     Seeds,
     Snapshot,
@@ -37,21 +37,37 @@ from world_env.simulation.snapshot import (
     reseeded,
     row_seeds,
 )
-from world_env.simulation.step_outputs import StepResult, array, check_known, finite_rows, numbers
-from world_env.simulation.termination import ENDS, Limits, TerminalBounds
-from world_env.twin.twin import Twin, home_of
+from world_env.simulation.step_outputs import (
+    StepResult,
+    array,
+    check_known,
+    finite_rows,
+    prediction_arrays,
+)
+from world_env.simulation.termination import ENDS, EpisodeLimits, TerminalBounds
+from world_env.twin.twin import Twin, device_and_dtype_of
 
 __all__ = ["ENDS", "ON_UNCERTAIN", "Simulator", "SimulatorConfig", "Snapshot",
            "StepResult"]  # fmt: skip
 
 _CACHE = "cache."
-"""State entries with this prefix can be rebuilt by the model; snapshots leave them out."""
+"""Prefix of state entries that the model can rebuild; snapshots do not hold them."""
 
 
 class Simulator:
-    """B rows of a twin. `reset` some, `step` some, `snapshot`, `restore`, `fork`; finished rows wait for a reset.
+    """Parallel environments of one twin, stepped with one model call.
 
-    finished: (B,) bool, rows whose episode is over, or has not begun. view: what agents see, `view.space` its space.
+    `reset` and `step` take a mask of environments; `snapshot`, `restore` and `fork` copy them. An environment whose
+    episode has ended must be reset before its next step: the simulator has no autoreset.
+
+    twin: the twin. num_rows: number of environments B (`num_envs`). seed: environment i gets the seed `seed` + i;
+    None: a random seed. config: simulation options.
+
+    finished: (B,) bool, True if the episode is over or not started. view: observation mode; `view.space` is the
+    observation space of one environment. horizon: time limit in steps, or None.
+
+    Raises InvalidOptionError for a wrong option, InitialStatesError if `dataset_starts` needs states that the twin
+    does not have.
     """
 
     def __init__(
@@ -65,7 +81,7 @@ class Simulator:
         self.num_rows = whole_number(num_rows, "num_rows (num_envs)")
         self.twin, self.config = twin, config or SimulatorConfig()
         self.codec: Codec = twin.codec
-        self.device, self.dtype = home_of(twin)
+        self.device, self.dtype = device_and_dtype_of(twin)
         self.horizon = (
             twin.spec.horizon if self.config.horizon is None else int(self.config.horizon)
         )
@@ -74,24 +90,25 @@ class Simulator:
         if self.config.on_uncertain != "ignore" and threshold is None:
             raise InvalidOptionError(
                 f"on_uncertain={self.config.on_uncertain!r} needs a threshold, and this twin has none: pass "
-                "uncertainty_threshold=..., or use 'ignore'"
+                "uncertainty_threshold, or use on_uncertain='ignore'"
             )
         if self.config.dataset_starts and twin.states is None:
             raise InitialStatesError(
-                "dataset_starts asks for dataset states, but this twin holds only true starts: pass 0"
+                f"dataset_starts is {self.config.dataset_starts}, but this twin has only real initial states and none "
+                "inside data episodes: use dataset_starts=0"
             )
         lowest = 0.0 if twin.ranges is None else twin.ranges.reward[0]
-        # float32, as the model's probabilities: a comparison should not depend on how numpy casts.
+        # float32, as the model's probabilities: the comparison must not depend on numpy's casting rules.
         self._termination_threshold = np.float32(twin.termination_threshold)
         self._bounds = TerminalBounds(twin.ranges)
-        self.view = View(twin, self.config.observation_mode)
-        self._limits = Limits(self.config, self.horizon, threshold, lowest)
+        self.view = ObservationView(twin, self.config.observation_mode)
+        self._limits = EpisodeLimits(self.config, self.horizon, threshold, lowest)
         self._model = twin.model.for_inference()
         self._known = bool(twin.known)
-        # Who judges by what is seen has to see it.
+        # Known functions and hard termination bounds read decoded observations.
         self._decodes = self.view.decodes or self._known or bool(self._bounds)
-        asked = self.config.uncertainty
-        self._uncertainty = self.config.on_uncertain != "ignore" if asked is None else asked
+        option = self.config.uncertainty
+        self._uncertainty = self.config.on_uncertain != "ignore" if option is None else option
         self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
         self._episodes = torch.zeros(num_rows, dtype=torch.int64)
         self._rng = CounterRNG(self._row_seeds.to(self.device))
@@ -100,7 +117,7 @@ class Simulator:
         self.finished = np.ones(num_rows, bool)
 
     def set_branch_length(self, length: int) -> None:
-        """Another `branch_length` from the next step on: curricula let branches grow."""
+        """Change `branch_length` from the next step on, for curricula over the rollout length."""
         self.config = dataclasses.replace(self.config, branch_length=length)
         self._limits = dataclasses.replace(self._limits, config=self.config)
 
@@ -114,24 +131,28 @@ class Simulator:
         seed: Seeds | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Begin new episodes in `rows` ((B,) bool; None: all) and return all rows' observations.
+        """Start new episodes and return the observations of all environments, (B, ...).
 
-        seed: row i gets the seed `seed` + i, or the i-th of B seeds, and starts its first episode; without (or with
-            None for a row), the next episode of its own.
-        options: at most one of "observation" (environment arrays, one for each reset row), "context" (a dict with
-            "observations" (n, K, ...), "actions" (n, K-1, ...), optional "elapsed" (n,)), "snapshot" (a seed then
-            gives it another future).
-        Raises InvalidOptionError on anything else; after an error nothing has moved.
+        rows: (B,) bool mask of the environments to reset; None: all.
+        seed: environment i gets the seed `seed` + i, or the i-th of B seeds, and starts its first episode. None, for
+            all or in the list: the environment keeps its seed and starts its next episode.
+        options: at most one of "observation" (environment arrays (n, ...), one per reset environment), "context" (a
+            dict with "observations" (n, K, ...), "actions" (n, K-1, ...), optional "elapsed" (n,)) and "snapshot" (a
+            Snapshot of n environments; with a seed, its noise is replaced).
+        Raises InvalidOptionError for other options, ResetNeededError if the first reset does not cover all
+        environments. After an error the simulator is unchanged.
         """
         mask = as_mask(rows, self.num_rows)
         options = reset_options(options)
         if set(options) - {"observation", "context", "snapshot"} or len(options) > 1:
             raise InvalidOptionError(
-                f"options {sorted(map(str, options))}: expected at most one of 'observation', 'context', 'snapshot'"
+                f"options has the keys {sorted(map(str, options))}, expected at most one of 'observation', 'context', "
+                "'snapshot'"
             )
-        if self._state is None and not mask.all():
+        everywhere = bool(mask.all())
+        if self._state is None and not everywhere:
             raise ResetNeededError(
-                "the first reset must cover all rows: call reset() without a mask"
+                "the first reset must cover all environments: call reset() without a mask"
             )
         index = np.flatnonzero(mask)
         row_seeds, episodes = reseeded(seed, mask, self._row_seeds, self._episodes)
@@ -140,54 +161,64 @@ class Simulator:
             self._row_seeds, self._episodes = row_seeds, episodes
             self.restore(options["snapshot"], rows=mask, fresh_noise=seed is not None)
             return self.observe()
-        rng = CounterRNG(derive_seeds(row_seeds[index], episodes[index]))
+        # Indexing tensors is a large part of the cost of a reset of one environment.
+        seeds = derive_seeds(*(v if everywhere else v[index] for v in (row_seeds, episodes)))
+        rng = CounterRNG(seeds)
         if options:
             context = given_initial_states(options, self.codec, len(index))
         else:
             share = self.config.dataset_starts
             context = draw_initial_states(self.twin.starts, self.twin.states, share, rng)
-        rng = CounterRNG(rng.seeds.to(self.device), rng.draws.to(self.device))
+        if self.device.type != "cpu":
+            rng = CounterRNG(rng.seeds.to(self.device), rng.draws.to(self.device))
         state = self._model.encode(context.to(self.device, self.dtype), rng=rng)
         self._row_seeds, self._episodes = row_seeds, episodes
-        self._episodes[index] += 1
-        self._place(index, state, rng)
-        self._counters[0, index] = context.elapsed.cpu().numpy()
-        self._counters[1, index] = 0
-        self.finished[index] = False
+        elapsed = context.elapsed.cpu().numpy()
+        if everywhere:
+            self._episodes += 1
+            self._state = {name: value.contiguous() for name, value in state.items()}
+            self._rng = rng
+            self._counters[0], self._counters[1] = elapsed, 0
+            self.finished[:] = False
+        else:
+            self._episodes[index] += 1
+            self._place(index, state, rng)
+            self._counters[0, index], self._counters[1, index] = elapsed, 0
+            self.finished[index] = False
         return self.observe()
 
     @torch.no_grad()
     def observe(self) -> Any:
-        """What agents see of all rows now, fresh arrays; as `observation_mode` says."""
-        observation = self.picture() if self.view.decodes else None
-        return self.view.shown(observation, self.view.latent(self._model, self._now()))
+        """Return new arrays with the current observations (B, ...), in the observation mode."""
+        observation = self.decoded_observation() if self.view.decodes else None
+        return self.view.combine(observation, self.view.latent(self._model, self._current_state()))
 
     @torch.no_grad()
-    def picture(self) -> Any:
-        """The current observation of all rows in the real environment's form, whatever agents see."""
-        return self.codec.decode_observation(self._model.decode(self._now()))
+    def decoded_observation(self) -> Any:
+        """Return the current observations in the real environment's form, in every observation mode."""
+        return self.codec.decode_observation(self._model.decode(self._current_state()))
 
-    def _now(self) -> State:
+    def _current_state(self) -> State:
         if self._state is None:
-            raise ResetNeededError("nothing to observe yet: call reset() first")
+            raise ResetNeededError("no observation before the first reset: call reset() first")
         return self._state
 
     # -- step ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, action: Any, rows: np.ndarray | None = None) -> StepResult:
-        """Advance `rows` ((B,) bool; None: all) with actions (B, ...); other rows stay as they are.
+        """Step environments with actions (B, ...), environment arrays of the action space.
 
-        Raises ResetNeededError for a row whose episode is over, InvalidActionError for a bad action of a stepped row;
-        after an error nothing has moved.
+        rows: (B,) bool mask of the environments to step; None: all. Other environments do not change: their reward
+            is 0, and their actions are ignored.
+        Raises ResetNeededError if an episode is over or not started, InvalidActionError for an action outside the
+        action space, KnownFunctionError if a known function returns a wrong shape. After an error the simulator is
+        unchanged.
         """
         mask = None if rows is None else as_mask(rows, self.num_rows)
         over = self.finished if mask is None else self.finished & mask
         if self._state is None or over.any():
-            which = np.flatnonzero(over)[:8].tolist()
-            raise ResetNeededError(
-                f"rows {which} have no running episode: call reset() before step()"
-            )
+            raise ResetNeededError(self._no_episode(over))
         if mask is not None and mask.all():
             mask = None
         encoded, action = self._encode_action(action, mask)
@@ -199,19 +230,19 @@ class Simulator:
             temperature=self.config.temperature,
             uncertainty=self._uncertainty,
         )
-        said = numbers(prediction)
-        seen, latent = self._look(state)
-        finite = finite_rows([*seen.values(), *([] if latent is None else [latent])], said)
+        predicted = prediction_arrays(prediction)
+        decoded, latent = self._decode(state)
+        finite = finite_rows([*decoded.values(), *([] if latent is None else [latent])], predicted)
         moved = both(mask, finite)
         if moved is not None:
-            # A row that did not move, or went to no number, keeps what it last showed.
+            # An environment that did not step, or whose prediction is not finite, keeps its last state.
             state = replace(self._state, torch.as_tensor(moved, device=self.device), state)
-            seen, latent = self._look(state)
-        before = self.picture() if self._known else None
-        observation = self.codec.decode_arrays(seen) if self._decodes else None
-        terminated = self._terminated(before, action, observation, said["terminated"], rng)
-        reward = self._reward(before, action, observation, said, terminated)
-        # From here on nothing can fail: the rows move.
+            decoded, latent = self._decode(state)
+        before = self.decoded_observation() if self._known else None
+        observation = self.codec.decode_arrays(decoded) if self._decodes else None
+        terminated = self._terminated(before, action, observation, predicted["terminated"], rng)
+        reward = self._reward(before, action, observation, predicted, terminated)
+        # Nothing below can fail, so the simulator may change.
         self._state = state
         if mask is None:
             self._rng = rng
@@ -219,21 +250,34 @@ class Simulator:
         else:
             self._rng = self._rng.merge(torch.as_tensor(mask, device=self.device), rng)
             self._counters[:, mask] += 1
-        doubt = None if prediction.uncertainty is None else array(prediction.uncertainty).copy()
-        reward, terminated, end = self._limits.judge(
-            reward, terminated, doubt, self._counters, mask, finite
+        uncertainty = prediction.uncertainty
+        uncertainties = None if uncertainty is None else array(uncertainty).copy()
+        reward, terminated, end = self._limits.apply(
+            reward, terminated, uncertainties, self._counters, mask, finite
         )
         ended = end != 0
         if ended.any():
             self.finished = self.finished | ended
-        shown = self.view.shown(observation, latent)
-        return StepResult(shown, reward, terminated, ended & ~terminated, end, doubt)
+        observation = self.view.combine(observation, latent)
+        truncated = ended & ~terminated
+        return StepResult(observation, reward, terminated, truncated, end, uncertainties)
 
-    def _look(self, state: State) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        """(decoded observation, still encoded; latent) of a state, each as far as somebody needs it."""
+    def _no_episode(self, over: np.ndarray) -> str:
+        """Return the message for a step of environments without a running episode. over: (B,) bool."""
+        if self.num_rows == 1:
+            return "step() called before reset() or after the episode ended: call reset() first"
+        if self._state is None:
+            return "step() called before reset(): call reset() first"
+        return (
+            f"step() called after the episodes of environments {np.flatnonzero(over)[:8].tolist()} ended: "
+            "call reset() for these environments first"
+        )
+
+    def _decode(self, state: State) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """Return (encoded observations, latent features) of a state, each only if it is needed."""
         decoded = self._model.decode(state) if self._decodes else {}
-        seen = {key: value.numpy(force=True) for key, value in decoded.items()}
-        return seen, self.view.latent(self._model, state)
+        arrays = {key: value.numpy(force=True) for key, value in decoded.items()}
+        return arrays, self.view.latent(self._model, state)
 
     def _terminated(
         self, before: Any, action: Any, after: Any, probability: np.ndarray, rng: CounterRNG
@@ -252,23 +296,26 @@ class Simulator:
         before: Any,
         action: Any,
         after: Any,
-        said: dict[str, np.ndarray],
+        predicted: dict[str, np.ndarray],
         terminated: np.ndarray,
     ) -> np.ndarray:
         if self.twin.reward_fn is not None:
             reward = np.asarray(self.twin.reward_fn(before, action, after))
             return check_known(reward, self.num_rows, "reward_fn").astype(np.float32)
-        reward = said["reward"]
-        if "terminal_reward" in said and terminated.any():
-            reward = np.where(terminated, said["terminal_reward"], reward)
+        reward = predicted["reward"]
+        if "terminal_reward" in predicted and terminated.any():
+            reward = np.where(terminated, predicted["terminal_reward"], reward)
         return self.codec.clip_reward(reward)
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
     def snapshot(self, rows: Any = None) -> Snapshot:
-        """All there is to `rows` ((B,) bool or indices; None: all), independent of what happens next."""
+        """Copy the complete state of environments.
+
+        rows: (B,) bool mask or indices (which may repeat); None: all. Raises ResetNeededError before the first reset.
+        """
         if self._state is None:
-            raise ResetNeededError("nothing to snapshot yet: call reset() first")
+            raise ResetNeededError("no state before the first reset: call reset() first")
         index = as_index(rows, self.num_rows)
         where = torch.as_tensor(index, device=self.device)
         identity = [self._episodes.numpy(), self._row_seeds.numpy()]
@@ -282,15 +329,17 @@ class Simulator:
         )
 
     def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> None:
-        """Put the rows of a snapshot into `rows` ((B,) bool or indices; None: all).
+        """Set environments to the states of a snapshot.
 
-        fresh_noise: keep each row's own stream of noise instead of the stored one: another future from one past.
-        Raises InvalidOptionError where the row counts differ, SpaceMismatchError for another twin's snapshot.
+        rows: (B,) bool mask or indices; None: all.
+        fresh_noise: do not restore the noise streams, so that the same state gets a different future.
+        Raises InvalidOptionError if the numbers of environments differ, SpaceMismatchError for a snapshot of another
+        twin.
         """
         index = as_index(rows, self.num_rows)
         self._check_snapshot(snapshot, index)
         if len(np.unique(index)) != len(index):
-            raise InvalidOptionError(f"rows to restore are named twice: {index[:8].tolist()}")
+            raise InvalidOptionError(f"rows names an environment twice: {index[:8].tolist()}")
         rng = CounterRNG(snapshot.seeds.to(self.device), snapshot.draws.to(self.device))
         if fresh_noise:
             fresh = derive_seeds(self._row_seeds[index], self._episodes[index])
@@ -306,11 +355,12 @@ class Simulator:
         self.finished[index] = snapshot.finished
 
     def fork(self, rows: Any = None, n: int = 1, *, seed: int | None = None) -> Simulator:
-        """A new simulator with `n` futures of each of `rows`, one after another, each with noise of its own.
+        """Return a new simulator with `n` copies of each selected environment, in order, with independent noise.
 
-        seed: of the futures' noise; None: derived from where each row stands, so that a replay forks alike.
+        rows: (B,) bool mask or indices; None: all.
+        seed: of the copies' noise; None: derived from the current noise streams, so that a replay forks identically.
         """
-        n = whole_number(n, "n, the futures of each row,")
+        n = whole_number(n, "n")
         chosen = as_index(rows, self.num_rows)
         index = np.repeat(chosen, n)
         snapshot = self.snapshot(index)
@@ -327,28 +377,30 @@ class Simulator:
     def _check_snapshot(self, snapshot: Any, index: np.ndarray) -> None:
         if not isinstance(snapshot, Snapshot):
             raise InvalidOptionError(
-                f"expected a Snapshot from snapshot(), got {type(snapshot).__name__}"
+                f"snapshot must be a Snapshot from snapshot(), got {type(snapshot).__name__}"
             )
         if len(index) != len(snapshot):
             raise InvalidOptionError(
-                f"the snapshot holds {len(snapshot)} rows, but {len(index)} are to be restored"
+                f"snapshot holds {len(snapshot)} environments, but {len(index)} are selected: expected equal numbers"
             )
         if self._state is None:
             if len(index) != self.num_rows:
-                raise ResetNeededError("the first reset or restore must cover all rows")
+                raise ResetNeededError(
+                    "the first reset or restore must cover all environments: call reset() first"
+                )
             return
-        mine = {n: v.shape[1:] for n, v in self._state.items() if not n.startswith(_CACHE)}
+        expected = {n: v.shape[1:] for n, v in self._state.items() if not n.startswith(_CACHE)}
         got = {name: value.shape[1:] for name, value in snapshot.state.items()}
-        if mine != got:
+        if expected != got:
             raise SpaceMismatchError(
-                f"the snapshot is of another twin: it holds {got}, this one's state is {mine}"
+                f"snapshot is of another twin: its state has the shapes {got}, expected {expected}"
             )
 
     def _encode_action(self, action: Any, mask: np.ndarray | None) -> tuple[Tensor, Any]:
         action = np.asarray(action)
         if action.shape[:1] != (self.num_rows,):
             raise InvalidActionError(
-                f"{self.num_rows} rows need a batch of {self.num_rows} actions, got the shape {action.shape}"
+                f"actions have shape {action.shape}, expected ({self.num_rows}, ...), one per environment"
             )
         if mask is None:
             return self.codec.encode_action(action, device=self.device).to(self.dtype), action
@@ -361,13 +413,13 @@ class Simulator:
         return encoded, action
 
     def _place(self, index: np.ndarray, state: State, rng: CounterRNG) -> None:
-        """Write rows into the state; always new tensors, because snapshots and models may share the old ones."""
+        """Write environments into the state. Makes new tensors: snapshots and models may share the old ones."""
         where = torch.as_tensor(index, device=self.device)
         if len(index) == self.num_rows:
             self._state = select(state, torch.argsort(where))
         else:
             assert self._state is not None
-            # A rebuildable entry that one side lacks is dropped: the model builds it again.
+            # An entry that the model can rebuild is dropped if one side does not have it.
             self._state = {
                 name: value.index_copy(0, where, state[name])
                 for name, value in self._state.items()

@@ -1,4 +1,4 @@
-"""Naming rows: seeds, masks, indices, and the snapshots that hold them."""
+"""Snapshots of environments, and the seeds, masks and indices that select environments."""
 
 from __future__ import annotations
 
@@ -14,33 +14,37 @@ from world_env.batch import State
 from world_env.errors import InvalidOptionError
 
 Seeds = int | Sequence[int | None]
-"""One seed s for all rows (row i gets s + i), or one for each row, None where it keeps its own."""
+"""One seed s (environment i gets s + i), or one per environment; None keeps that environment's seed."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All there is to some rows; restoring it replays the same future bit by bit.
-
-    state: name -> (B, ...). seeds, draws: (B,) int64 of the noise. counters: (4, B) int64: elapsed, age, episode and
-    row seed. finished: (B,) bool.
-    """
+    """Complete state of B environments. After a restore, the same actions give bit-identical results."""
 
     state: State
+    """Model state, name -> (B, ...), without entries that the model can rebuild."""
     seeds: Tensor
+    """(B,) int64, seeds of the noise streams."""
     draws: Tensor
+    """(B,) int64, number of draws from each noise stream."""
     counters: np.ndarray
+    """(4, B) int64: steps since the real initial state, steps since the reset, episode number, environment seed."""
     finished: np.ndarray
+    """(B,) bool, True if the episode is over."""
 
     def __len__(self) -> int:
         return len(self.finished)
 
 
 def row_seeds(seed: Seeds, rows: int) -> Tensor:
-    """(B,) int64: `seed` + i, or B given seeds (None counts as 0). Raises InvalidOptionError for another number."""
+    """Return (B,) int64 seeds: `seed` + i, or those given (None counts as 0).
+
+    Raises InvalidOptionError unless a list has one seed per environment.
+    """
     if isinstance(seed, Sequence | np.ndarray):
         if len(seed) != rows:
             raise InvalidOptionError(
-                f"{len(seed)} seeds were given for {rows} rows: pass one for each, or one number"
+                f"seed has {len(seed)} seeds for {rows} environments: pass one seed per environment, or one integer"
             )
         values = [0 if one is None else int(one) for one in seed]
     else:
@@ -51,32 +55,32 @@ def row_seeds(seed: Seeds, rows: int) -> Tensor:
 def reseeded(
     seed: Seeds | None, mask: np.ndarray, seeds: Tensor, episodes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(row seeds, episode numbers), (B,) new tensors, after `seed` reached the rows of `mask`."""
+    """Return new (environment seeds, episode numbers), (B,) each, with `seed` given to the environments in `mask`."""
     if seed is None:
         return seeds, episodes.clone()
     fresh = row_seeds(seed, len(mask))
-    known = np.ones(len(mask), bool)
+    given = np.ones(len(mask), bool)
     if isinstance(seed, Sequence | np.ndarray):
-        known = np.array([one is not None for one in seed])
-    reached = torch.as_tensor(mask & known)
+        given = np.array([one is not None for one in seed])
+    reached = torch.as_tensor(mask & given)
     none = torch.zeros_like(fresh)
     return torch.where(reached, fresh, seeds), torch.where(reached, none, episodes)
 
 
 def as_mask(rows: Any, count: int) -> np.ndarray:
-    """A (count,) bool mask; None: all rows. Raises InvalidOptionError."""
+    """Return a (count,) bool mask; None: all environments. Raises InvalidOptionError."""
     if rows is None:
         return np.ones(count, bool)
     mask = np.asarray(rows)
     if mask.dtype != bool or mask.shape != (count,):
         raise InvalidOptionError(
-            f"rows are chosen by a bool mask of shape ({count},), got {mask.dtype} {mask.shape}"
+            f"expected a bool mask of shape ({count},), one entry per environment, got {mask.dtype} {mask.shape}"
         )
     return mask
 
 
 def as_index(rows: Any, count: int) -> np.ndarray:
-    """(n,) indices of a bool mask or of indices; None: all rows. Raises InvalidOptionError."""
+    """Return (n,) indices from a bool mask or from indices; None: all environments. Raises InvalidOptionError."""
     if rows is None:
         return np.arange(count)
     array = np.atleast_1d(np.asarray(rows))
@@ -85,13 +89,13 @@ def as_index(rows: Any, count: int) -> np.ndarray:
     whole = np.issubdtype(array.dtype, np.integer) and array.ndim == 1
     if not whole or ((array < 0) | (array >= count)).any():
         raise InvalidOptionError(
-            f"rows are a bool mask or indices in 0..{count - 1}, got {array[:8].tolist()}"
+            f"expected a bool mask or environment indices in [0, {count - 1}], got {array[:8].tolist()}"
         )
     return array
 
 
 def both(mask: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
-    """The rows of both masks, None for all."""
+    """Return the intersection of two masks; None means all environments."""
     if mask is None or other is None:
         return other if mask is None else mask
     return mask & other

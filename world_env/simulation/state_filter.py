@@ -1,4 +1,4 @@
-"""States inferred from what is observed in reality: the latents of policies that act outside of their twin."""
+"""Model states inferred from real observations: for latent policies that act in the real environment."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from torch import Tensor
 
 from world_env.batch import Context, Observation, State, select
 from world_env.rng import CounterRNG
-from world_env.simulation.observation_mode import View
-from world_env.twin.twin import Twin, home_of
+from world_env.simulation.observation_mode import ObservationView
+from world_env.twin.twin import Twin, device_and_dtype_of
 
 
 class StateFilter:
-    """Latents of many rows: from the first observation of an episode, then from one after each action.
+    """Filter of real observations with the `encode` and `observe` methods of a world model.
 
-    `WorldModel.encode` and `WorldModel.observe`, as a twin's simulator would show their states in the same mode.
-    view: what is shown. mode: "latent" or "both", as in SimulatorConfig.
+    The results have the form of a simulator's observations in the same mode.
+
+    mode: "latent" or "both", as in SimulatorConfig. view: observation space and mode.
     """
 
     def __init__(self, twin: Twin, mode: str = "latent") -> None:
-        self.view = View(twin, mode)
+        self.view = ObservationView(twin, mode)
         self._codec, self._model = twin.codec, twin.model.for_inference()
-        self._device, self._dtype = home_of(twin)
+        self._device, self._dtype = device_and_dtype_of(twin)
         self._rng = CounterRNG(torch.zeros(0, dtype=torch.int64))
         self._state: State | None = None
 
     @torch.no_grad()
     def begin(self, observation: Any, seeds: Sequence[int], rows: np.ndarray | None = None) -> Any:
-        """What rows see where their episodes begin.
+        """Start episodes and return the observations in this mode.
 
-        observation: batched environment arrays (B, ...). seeds: of each row's draws. rows: (B,) those of all rows that
-        begin, by number; None: there are these and no others.
+        observation: environment arrays (B, ...). seeds: of the noise, one per environment.
+        rows: (B,) indices of the environments that start an episode; None: B new environments replace all old ones.
         """
         encoded = self._codec.encode_observation(observation)
         context = Context.from_observation(encoded, self._codec.action_size)
@@ -45,39 +46,40 @@ class StateFilter:
             self._state, self._rng = state, rng
         else:
             self._put(torch.as_tensor(rows, device=self._device), state, rng)
-        return self._shown(state, observation)
+        return self._combined(state, observation)
 
     @torch.no_grad()
     def go_on(self, action: Any, observation: Any, rows: np.ndarray) -> Any:
-        """What the rows (R,), by number, see after their actions (R, ...); the others stay where they are.
+        """Update environments with their actions and new observations; return the observations in this mode.
 
-        Raises InvalidActionError for an action that the world does not have.
+        action, observation: environment arrays (R, ...). rows: (R,) indices; other environments do not change.
+        Raises InvalidActionError for an action outside the action space.
         """
-        assert self._state is not None, "begin() comes first"
-        taken = self._codec.encode_action(np.asarray(action), device=self._device)
-        seen: Observation = {
+        assert self._state is not None, "call begin() first"
+        encoded_action = self._codec.encode_action(np.asarray(action), device=self._device)
+        encoded: Observation = {
             key: value.to(self._device, self._dtype)
             for key, value in self._codec.encode_observation(observation).items()
         }
         index = torch.as_tensor(rows, device=self._device)
         rng = self._rng.select(index)
         state = self._model.observe(
-            select(self._state, index), taken.to(self._dtype), seen, rng=rng
+            select(self._state, index), encoded_action.to(self._dtype), encoded, rng=rng
         )
         self._put(index, state, rng)
-        return self._shown(state, observation)
+        return self._combined(state, observation)
 
     def fork(self, number: int) -> StateFilter:
-        """`number` rows that all stand where row 0 of this one does; each filters on by itself."""
-        assert self._state is not None, "begin() comes first"
+        """Return a filter of `number` independent copies of environment 0."""
+        assert self._state is not None, "call begin() first"
         other = copy.copy(self)
         rows = torch.zeros(number, dtype=torch.int64, device=self._device)
         other._state, other._rng = select(self._state, rows), self._rng.select(rows)
         return other
 
     def _put(self, index: Tensor, state: State, rng: CounterRNG) -> None:
-        """Let some rows stand elsewhere."""
-        assert self._state is not None, "begin() of all rows comes first"
+        """Replace the states and noise streams of some environments."""
+        assert self._state is not None, "call begin() without rows first"
         self._state = {
             name: value.index_copy(0, index, state[name]) for name, value in self._state.items()
         }
@@ -86,5 +88,5 @@ class StateFilter:
             self._rng.draws.index_copy(0, index, rng.draws),
         )
 
-    def _shown(self, state: State, observation: Any) -> Any:
-        return self.view.shown(observation, self.view.latent(self._model, state))
+    def _combined(self, state: State, observation: Any) -> Any:
+        return self.view.combine(observation, self.view.latent(self._model, state))

@@ -1,4 +1,4 @@
-"""What a step's prediction says, as arrays: whether it is numbers, and what known functions say instead."""
+"""Results of a simulation step: predictions as arrays, and checks of their values."""
 
 from __future__ import annotations
 
@@ -15,48 +15,50 @@ from world_env.models.base import Prediction
 
 
 def array(values: Tensor) -> np.ndarray:
-    """(B,) float32; may share the tensor's memory."""
+    """Convert (B,) values to a float32 array, which may share the tensor's memory."""
     # numpy has no bfloat16.
     return (values if values.dtype is torch.float32 else values.float()).numpy(force=True)
 
 
-def numbers(prediction: Prediction) -> dict[str, np.ndarray]:
-    """What a prediction says of reward and end, by name; may share its memory."""
-    said = {"reward": array(prediction.reward), "terminated": array(prediction.terminated)}
+def prediction_arrays(prediction: Prediction) -> dict[str, np.ndarray]:
+    """Return reward, termination probability and terminal reward by name; they may share the prediction's memory."""
+    arrays = {"reward": array(prediction.reward), "terminated": array(prediction.terminated)}
     if prediction.terminal_reward is not None:
-        said["terminal_reward"] = array(prediction.terminal_reward)
-    return said
+        arrays["terminal_reward"] = array(prediction.terminal_reward)
+    return arrays
 
 
-def finite_rows(decoded: list[np.ndarray], said: dict[str, np.ndarray]) -> np.ndarray | None:
-    """(B,) bool: whether all that a row predicts are numbers; None: they all are."""
-    parts = [*decoded, *said.values()]
-    # A sum of squares is a number only if its terms are. One of numbers may overflow: then each is looked at.
+def finite_rows(decoded: list[np.ndarray], arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Return (B,) bool, True for environments whose predictions are all finite; None if all environments' are."""
+    parts = [*decoded, *arrays.values()]
+    # A finite sum of squares has finite terms. It may also overflow, so a non-finite sum is only a reason to look.
     if math.isfinite(sum([float(np.vdot(part, part)) for part in parts])):
         return None
     return np.all([np.isfinite(part.reshape(len(part), -1)).all(1) for part in parts], axis=0)
 
 
 def check_known(values: np.ndarray, rows: int, name: str) -> np.ndarray:
-    """What a known function returned, (B,). Raises KnownFunctionError unless it is that many numbers."""
+    """Return the result of a known function. Raises KnownFunctionError unless it is `rows` finite numbers."""
     if values.shape != (rows,) or not np.isfinite(values.astype(float)).all():
         raise KnownFunctionError(
-            f"{name} returned the shape {values.shape}, expected ({rows},) finite values"
+            f"{name} returned an array of shape {values.shape}, expected ({rows},) finite numbers, one per environment"
         )
     return values
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step of B rows shows; all arrays are fresh.
-
-    observation: batched environment arrays. reward: (B,) float32. terminated, truncated: (B,) bool.
-    end: (B,) int8 codes into ENDS. uncertainty: (B,) float32, or None where it is not computed.
-    """
+    """Result of one step of B environments. All arrays are new."""
 
     observation: Any
+    """Environment arrays (B, ...), or a dict of them, in the simulator's observation mode."""
     reward: np.ndarray
+    """(B,) float32, in task units."""
     terminated: np.ndarray
+    """(B,) bool."""
     truncated: np.ndarray
+    """(B,) bool."""
     end: np.ndarray
+    """(B,) int8, index into `ENDS`: the reason why the episode ended; 0 while it is running."""
     uncertainty: np.ndarray | None
+    """(B,) float32, >= 0; None if it is not computed."""

@@ -1,8 +1,8 @@
-"""Sharp ends: bounds of single dimensions beyond which no real episode ever went on.
+"""Ends of episodes: hard termination bounds, time limits, uncertainty and non-finite predictions.
 
-Many tasks end where one number passes a limit: an angle, a height. A network learns such a limit only as sharply as the
-data that crossed it slowly, and a policy finds the rest: it hovers a little beyond, where in reality it would be over.
-The data tells such limits themselves.
+A hard termination bound is a bound of one observation dimension beyond which every data episode ended, for example an
+angle or a height. A network learns such a limit only approximately, and a policy can exploit states slightly beyond it.
+The bounds are therefore read from the data and applied exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from world_env.simulation.config import SimulatorConfig
 
 
 class TerminalBounds:
-    """The bounds in a data range, quick to ask; none of them where there is no range, or nothing in it ended so."""
+    """Hard termination bounds of a data range. Empty, and False, if the data has none.
+
+    ranges: the data range of a twin; None: no bounds.
+    """
 
     def __init__(self, ranges: DataRange | None) -> None:
         low, high = ([], []) if ranges is None or ranges.ends is None else ranges.ends
@@ -30,7 +33,7 @@ class TerminalBounds:
         return bool(self._below or self._above)
 
     def told(self) -> list[str]:
-        """Each as a text."""
+        """Return a text per bound."""
         below = zip(self._below, self._low.tolist(), strict=True)
         above = zip(self._above, self._high.tolist(), strict=True)
         return [f"dimension {place} below {value:.4g}" for place, value in below] + [
@@ -38,14 +41,18 @@ class TerminalBounds:
         ]
 
     def beyond(self, observation: Any) -> np.ndarray:
-        """(B,) bool: which of the observations (B, *O), environment units, lie beyond one of them."""
+        """Return (B,) bool, True for observations (B, *O) beyond at least one bound, in environment units."""
         flat = np.asarray(observation).reshape(len(observation), -1)
         below = (flat[:, self._below] < self._low).any(1)
         return np.asarray(below | (flat[:, self._above] > self._high).any(1))
 
 
 ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
-"""`info["end"]` by code: why a row's episode ended; "" while it goes on."""
+"""Values of `info["end"]` by code: the reason why an episode ended; "" while it is running.
+
+"terminated": by the world model or a hard termination bound. "horizon": the task's time limit. "rollout":
+`rollout_length` or `branch_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite predictions.
+"""
 
 
 _ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
@@ -54,19 +61,18 @@ _ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What ends an episode besides the world itself.
-
-    horizon: steps from the real start; None: no limit. threshold: largest trusted uncertainty; None: no rule.
-    lowest_reward: of one step in the data, task units.
-    """
+class EpisodeLimits:
+    """Time limits and uncertainty rule of a simulator, applied after each step."""
 
     config: SimulatorConfig
     horizon: int | None
+    """Time limit in steps from the real initial state; None: no limit."""
     threshold: float | None
+    """Uncertainty above which `config.on_uncertain` applies; None: never."""
     lowest_reward: float
+    """Lowest reward of one step in the data, in task units."""
 
-    def judge(
+    def apply(
         self,
         reward: np.ndarray,
         terminated: np.ndarray,
@@ -75,47 +81,48 @@ class Limits:
         stepped: np.ndarray | None,
         finite: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(reward (B,) float32, terminated (B,) bool, end (B,) int8) after a step, fresh arrays.
+        """Return new arrays (reward (B,) float32, terminated (B,) bool, end (B,) int8) of a step.
 
-        counters: (2, B) steps since the real start / since this rollout began, this step included.
-        stepped: (B,) bool, the other rows did not move; None: all did.
-        finite: (B,) bool, whether the prediction was a number; None: all are.
+        uncertainty: (B,), or None if it is not computed.
+        counters: (2, B) steps since the real initial state and since the reset, including this step.
+        stepped: (B,) bool, False for environments that did not step; None: all stepped.
+        finite: (B,) bool, False for non-finite predictions; None: all are finite.
         """
         elapsed, age = counters
-        alive: np.ndarray | bool = True
+        valid: np.ndarray | bool = True
         for mask in (stepped, finite):
-            alive = alive if mask is None else alive & mask
-        if alive is not True:
-            terminated = terminated & alive
-        # "terminated" is code 1: what is a bool already counts as one.
+            valid = valid if mask is None else valid & mask
+        if valid is not True:
+            terminated = terminated & valid
+        # "terminated" has code 1, the integer value of True.
         end = terminated.astype(np.int8)
         rule = self.config.on_uncertain
         if uncertainty is not None and rule != "ignore" and self.threshold is not None:
-            cut = (uncertainty > self.threshold) & alive & (end == 0)
+            cut = (uncertainty > self.threshold) & valid & (end == 0)
             end[cut] = _UNCERTAIN
             if rule == "pessimistic":
-                reward = np.where(cut, self._worst_rest(elapsed), reward)
+                reward = np.where(cut, self._lowest_remaining(elapsed), reward)
             if rule in ("terminate", "pessimistic"):
                 terminated = terminated | cut
         moved = True if stepped is None else stepped
-        branch = self.config.branch_length
-        if branch is not None:
-            # Of those that began inside the data more steps have passed since the real start than since they began.
-            end[(age >= branch) & (elapsed > age) & moved & (end == 0)] = _ROLLOUT
+        branch_length = self.config.branch_length
+        if branch_length is not None:
+            # A rollout that started inside a data episode has more steps since the real initial state than since reset.
+            end[(age >= branch_length) & (elapsed > age) & moved & (end == 0)] = _ROLLOUT
         for limit, steps, code in (
             (self.config.rollout_length, age, _ROLLOUT),
             (self.horizon, elapsed, _HORIZON),
         ):
             if limit is not None and int(steps.max()) >= limit:
-                # The task's own limit names the end where both apply.
+                # If both limits apply, the task's time limit is the reason.
                 at_limit = (steps >= limit) & moved & ((end == 0) | (end == _ROLLOUT))
                 end[at_limit] = code
         if finite is not None:
             end[~finite & moved] = _NON_FINITE
-        reward = reward.astype(np.float32) if alive is True else np.where(alive, reward, 0.0)
+        reward = reward.astype(np.float32) if valid is True else np.where(valid, reward, 0.0)
         return reward.astype(np.float32, copy=False), terminated, end
 
-    def _worst_rest(self, elapsed: np.ndarray) -> np.ndarray:
-        """The lowest reward in the data for this step and every one left; never above 0."""
-        left = 1 if self.horizon is None else np.maximum(self.horizon - elapsed, 0) + 1
-        return np.asarray(min(self.lowest_reward, 0.0) * left)
+    def _lowest_remaining(self, elapsed: np.ndarray) -> np.ndarray:
+        """Return the lowest reward in the data, at most 0, times the number of remaining steps with this one."""
+        remaining = 1 if self.horizon is None else np.maximum(self.horizon - elapsed, 0) + 1
+        return np.asarray(min(self.lowest_reward, 0.0) * remaining)

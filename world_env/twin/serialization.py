@@ -1,7 +1,7 @@
-"""A twin's folder on disk: found by name, read without trust, written beside and renamed.
+"""Folder of a twin: find it by name, read and check its files, replace it atomically.
 
-A save writes `.name.*.new`, renames what was there to `.name.*.old`, renames the new one to `name`, and removes the
-old one. A process killed between the two renames leaves only the old one: the next load or save puts it back.
+A save writes `.NAME.*.new`, renames an existing folder NAME to `.NAME.*.old`, renames the new one to NAME and removes
+the old one. If the process is killed between the two renames, the next load or save restores the old folder.
 """
 
 from __future__ import annotations
@@ -35,26 +35,28 @@ from world_env.twin.image_compression import packed_images, unpacked_images
 from world_env.types import JSON
 
 FORMAT = 3
-"""The newest folder format that this version writes and reads. 3: images are compressed."""
-
-
-"""The twins that come with the package."""
+"""Folder format that this version writes, and the newest that it reads. Since format 3 images are compressed."""
 
 FILES = ("weights.safetensors", "starts.safetensors")
+"""Tensor files of a twin."""
 
 
 def list_twins() -> list[str]:
-    """The names of the bundled twins."""
+    """Return the names of the bundled twins."""
     if not BUNDLED.is_dir():
         return []
     return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / "twin.json").is_file())
 
 
 def find_twin(name: str | Path) -> Path:
-    """The folder of a twin. Raises TwinNotFoundError, TwinFormatError, InvalidOptionError for no name and no path."""
+    """Return the folder of a twin.
+
+    name: a bundled twin, or a folder (a Path, or a str with a separator).
+    Raises TwinNotFoundError, TwinFormatError if the folder is not a twin, InvalidOptionError for another type.
+    """
     if not isinstance(name, str | os.PathLike):
         raise InvalidOptionError(
-            f"a twin is named by a str or a Path, got {type(name).__name__}: {name!r:.80}"
+            f"twin must be a str or a Path, got {type(name).__name__}: {name!r:.80}"
         )
     text = os.fspath(name)
     is_path = not isinstance(name, str) or os.sep in text or "/" in text
@@ -63,19 +65,19 @@ def find_twin(name: str | Path) -> Path:
     if is_path or is_name:
         put_back(folder)
     if not is_path and not (is_name and (folder / "twin.json").is_file()):
-        hint = f" For the folder of that name write './{text}'." if Path(text).is_dir() else ""
+        hint = f" For the folder of this name use './{text}'." if Path(text).is_dir() else ""
         raise TwinNotFoundError(
-            f"no twin {text!r}: the bundled ones are {', '.join(list_twins()) or 'none'}.{hint} "
-            "Train one with `world-env build ENV_ID`, or list them with `world-env twins`."
+            f"no bundled twin {text!r}: expected one of {', '.join(list_twins()) or 'none'}, or a folder.{hint} "
+            "Train a twin with `world-env build ENV_ID`, or list the bundled ones with `world-env twins`."
         )
     if not folder.is_dir():
         raise TwinNotFoundError(
-            f"no twin at {folder}: there is no such folder. Bundled: {', '.join(list_twins())}"
+            f"no twin at {folder}: no such folder. Bundled twins: {', '.join(list_twins())}"
         )
     if not (folder / "twin.json").is_file():
         raise TwinFormatError(
-            f"{folder} is no twin: it has no twin.json (it holds {sorted(os.listdir(folder))[:6]}). "
-            "A twin is the folder that `world-env fit` or Twin.save wrote."
+            f"{folder} is not a twin: it has no twin.json, only {sorted(os.listdir(folder))[:6]}. "
+            "Pass a folder that was written by `world-env fit` or Twin.save."
         )
     return folder
 
@@ -96,45 +98,47 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def read_json(folder: Path) -> JSON:
-    """The checked content of a twin's twin.json. Raises TwinFormatError, TwinVersionError."""
+    """Read and check the twin.json of a folder. Raises TwinFormatError or TwinVersionError."""
     path = folder / "twin.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
-        raise TwinFormatError(f"{path} is not valid JSON ({error}): the file is damaged") from error
+        raise TwinFormatError(
+            f"{path} is not valid JSON ({error}): the file is damaged, fit or copy the twin again"
+        ) from error
     if not isinstance(tree, dict) or "format" not in tree:
-        raise TwinFormatError(f"{path} has no 'format' field: it does not describe a twin")
+        raise TwinFormatError(f"{path} has no field 'format': it is not a twin.json")
     if isinstance(tree["format"], int) and tree["format"] > FORMAT:
         raise TwinVersionError(
-            f"{path} has format {tree['format']}, this version of world-env reads up to {FORMAT}: "
+            f"{path} has format {tree['format']}, this version of world-env reads formats up to {FORMAT}: "
             "upgrade with `pip install -U world-env`"
         )
     for name, types in _TYPES.items():
         if name not in tree or not isinstance(tree[name], types) or isinstance(tree[name], bool):
             got = repr(tree[name])[:80] if name in tree else "nothing"
-            raise TwinFormatError(
-                f"{path}: field {name!r} should be {types[0].__name__}, got {got}"
-            )
+            raise TwinFormatError(f"{path}: field {name!r} must be {types[0].__name__}, got {got}")
     low, high = tree["termination_threshold"], tree["uncertainty_threshold"]
     if not 0.0 <= low <= 1.0:
         raise TwinFormatError(
-            f"{path}: field 'termination_threshold' is {low}, expected a probability in 0..1"
+            f"{path}: field 'termination_threshold' is {low}, expected a probability in [0, 1]"
         )
-    # 1e999 is strict JSON, and infinite.
+    # 1e999 is strict JSON and is read as infinity.
     if high is not None and not (math.isfinite(high) and high >= 0.0):
         raise TwinFormatError(
             f"{path}: field 'uncertainty_threshold' is {high}, expected a finite number >= 0, or null"
         )
     if tree["format"] < 1:
-        raise TwinFormatError(f"{path}: field 'format' is {tree['format']}, formats start at 1")
+        raise TwinFormatError(
+            f"{path}: field 'format' is {tree['format']}, expected an integer >= 1"
+        )
     if any(known not in ("reward", "termination") for known in tree["known"]):
         raise TwinFormatError(
-            f"{path}: field 'known' is {tree['known']!s:.80}, expected 'reward' and 'termination' at most"
+            f"{path}: field 'known' is {tree['known']!s:.80}, expected a list of 'reward' and 'termination'"
         )
     if set(tree["files"]) != set(FILES):
         raise TwinFormatError(
-            f"{path} lists the files {sorted(tree['files'])}, a twin has exactly {sorted(FILES)}: "
-            "a twin never reads outside its folder"
+            f"{path}: field 'files' lists {sorted(tree['files'])}, expected {sorted(FILES)}: "
+            "a twin never reads files outside its folder"
         )
     return tree
 
@@ -144,29 +148,28 @@ def _reject_constant(text: str) -> float:
 
 
 def read_tensors(folder: Path, name: str, tree: JSON) -> dict[str, Tensor]:
-    """One checked safetensors file of a twin. Raises TwinFormatError."""
+    """Read a safetensors file of a twin, after a check of its SHA-256. Raises TwinFormatError."""
     path = folder / name
     if not path.is_file() or path.is_symlink():
         raise TwinFormatError(
-            f"{path} is missing (or a link): a twin is a folder with {', '.join(FILES)}"
+            f"{path} is missing or a link: the folder of a twin must contain {', '.join(FILES)}"
         )
     blob = path.read_bytes()
     digest = hashlib.sha256(blob).hexdigest()
     if digest != tree["files"][name]:
         raise TwinFormatError(
-            f"{path} is damaged: its sha256 is {digest[:12]}..., twin.json says {str(tree['files'][name])[:12]}... "
-            f"({len(blob)} bytes). Copy the twin again, or fit it again."
+            f"{path} is damaged: the SHA-256 of its {len(blob)} bytes is {digest[:12]}..., twin.json expects "
+            f"{str(tree['files'][name])[:12]}.... Copy the twin again, or fit it again."
         )
     try:
         return _with_images(load(blob))
-    except (
-        Exception
-    ) as error:  # safetensors raises its own class, which is not part of its stable interface
-        raise TwinFormatError(f"{path} is no readable safetensors file: {error}") from error
+    except Exception as error:
+        # The exception class of safetensors is not part of its stable interface.
+        raise TwinFormatError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def dump_tensors(tensors: dict[str, Tensor]) -> bytes:
-    """A safetensors file of tensors on the CPU; images as streams (`world_env.twin.image_compression`)."""
+    """Serialize CPU tensors as a safetensors file, with compressed images (`world_env.twin.image_compression`)."""
     images = {key: value.numpy() for key, value in tensors.items() if value.dtype is torch.uint8}
     rest = {key: value for key, value in tensors.items() if key not in images}
     return save(rest | {key: torch.tensor(value) for key, value in packed_images(images).items()})
@@ -175,15 +178,15 @@ def dump_tensors(tensors: dict[str, Tensor]) -> bytes:
 def _with_images(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if not any(value.dtype is torch.uint8 for value in tensors.values()):
         return tensors
-    # numpy has no bfloat16: only what belongs to images goes through it.
-    whole = {torch.uint8, torch.int64}
-    packed = {key: value.numpy() for key, value in tensors.items() if value.dtype in whole}
+    # numpy has no bfloat16: convert only the types that compressed images have.
+    image_types = {torch.uint8, torch.int64}
+    packed = {key: value.numpy() for key, value in tensors.items() if value.dtype in image_types}
     rest = {key: value for key, value in tensors.items() if key not in packed}
     return rest | {key: torch.tensor(value) for key, value in unpacked_images(packed).items()}
 
 
 def write_bytes(path: Path, blob: bytes) -> None:
-    """Write a file and wait until it is on disk."""
+    """Write a file and flush it to disk."""
     with path.open("wb") as file:
         file.write(blob)
         file.flush()
@@ -192,16 +195,16 @@ def write_bytes(path: Path, blob: bytes) -> None:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Keep other processes from saving this twin.
+    """Lock the folder of a twin against saves of other processes.
 
-    The lock ends with its process, so a killed process leaves nothing to clean up. Raises TwinBusyError.
+    The operating system releases the lock of a killed process. Raises TwinBusyError if it is taken.
     """
     lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise TwinBusyError(
-            f"another process is saving {target} right now: wait for it, or save to another folder"
+            f"another process is saving {target}: wait until it has finished, or save to another folder"
         ) from error
     try:
         yield
@@ -210,8 +213,8 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def _left_behind(target: Path, suffix: str) -> list[Path]:
-    """The folders that saves of this target made and did not remove, the newest last."""
-    # Eight characters are mkdtemp's: another twin's name may begin with this one's.
+    """Return temporary folders of interrupted saves of this twin, the newest last."""
+    # mkdtemp adds eight characters. A shorter pattern would match other twins whose name starts with this name.
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.{suffix}")
     if not target.parent.is_dir():
         return []
@@ -224,38 +227,38 @@ def _is_whole(folder: Path) -> bool:
 
 
 def put_back(target: Path) -> None:
-    """Give a missing twin back the folder that a killed save had moved aside; does nothing else.
+    """Restore a twin whose folder an interrupted save had renamed.
 
-    While another process saves, or where the folder may not be changed, nothing happens.
+    Has no effect if the folder exists, while another process saves, or without permission to write.
     """
     try:
         target = target.resolve()
         if target.exists() or not _left_behind(target, "old"):
             return
         with locked(target):
-            _adopt(target)
+            _restore_old(target)
     except (OSError, ValueError):
-        # Only reading was asked for: whoever called says that there is no twin. ValueError: a path with a null byte.
+        # The caller reports a missing twin. ValueError: a path with a null byte.
         return
 
 
-def _adopt(target: Path) -> None:
+def _restore_old(target: Path) -> None:
     whole = [path for path in _left_behind(target, "old") if _is_whole(path)]
     if whole and not target.exists():
         whole[-1].rename(target)
 
 
 def tidy(target: Path) -> None:
-    """Put back or remove what killed saves left. Only for who holds the lock: all of it belongs to the dead."""
-    _adopt(target)
-    done = _left_behind(target, "old") if (target / "twin.json").is_file() else []
-    for folder in (*done, *_left_behind(target, "new")):
+    """Restore or remove temporary folders of interrupted saves. Call it only while the lock is held."""
+    _restore_old(target)
+    replaced = _left_behind(target, "old") if (target / "twin.json").is_file() else []
+    for folder in (*replaced, *_left_behind(target, "new")):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """A fresh folder beside the target, removed unless it was renamed away."""
+    """Create a temporary folder in the parent of `target`; remove it at the end unless it was renamed."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     try:
         fresh.chmod(0o755)
@@ -265,14 +268,17 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def swap(fresh: Path, target: Path) -> None:
-    """Put the finished folder in place; only a twin is ever replaced, and it comes back where that fails."""
+    """Replace `target` by the folder `fresh`. On failure the old folder is restored.
+
+    Raises TwinSaveError if `target` exists and is neither a twin nor empty.
+    """
     if (
         target.exists()
         and not (target / "twin.json").is_file()
         and (target.is_file() or any(target.iterdir()))
     ):
         raise TwinSaveError(
-            f"{target} exists and is no twin: it is not overwritten. Choose another folder, or remove it first."
+            f"{target} exists and is not a twin, so it is not overwritten: save to another folder, or remove it first"
         )
     if not target.exists():
         fresh.rename(target)
@@ -291,8 +297,8 @@ def swap(fresh: Path, target: Path) -> None:
             old.rename(target)
         except OSError:
             raise TwinSaveError(
-                f"cannot put the new twin in place ({error}), nor the old one back: it lies whole at {old}. "
-                f"Rename it to {target}, or load or save {target} again once it can be written."
+                f"cannot rename the new twin to {target} ({error}) or restore the old one, which is complete at {old}. "
+                f"Rename {old} to {target}, or load or save {target} again when the folder is writable."
             ) from error
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""A twin: a world model plus all that is needed to live in it, as one folder on disk.
+"""Twin: a world model with all that is needed to simulate it, stored as one folder.
 
-The folder is readable without this package, and loading it executes nothing:
+The folder can be read without this package, and loading it runs no code:
     twin.json             strict JSON: format, family, config, spec, data range, thresholds, provenance, fidelity
-    weights.safetensors   the model's parameters and normalisers
-    starts.safetensors    true episode starts, and dataset states to begin from
-    card.md               what twin.json says, for people; written at every save, never read
+    weights.safetensors   parameters and normalisers of the model
+    starts.safetensors    real initial states, and states inside data episodes
+    card.md               model card made from twin.json at every save; never read
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,53 +60,61 @@ KnownFunction = Callable[[Any, Any, Any], np.ndarray]
 
 @dataclass(frozen=True)
 class Twin:
-    """A world model with its spec, starts, thresholds, provenance and measured fidelity.
+    """A world model with its spec, initial states, thresholds, provenance and measured fidelity.
 
-    starts: true episode starts, for judging. states: dataset states to begin training episodes from, or None.
-    termination_threshold: a step terminates where the model's probability is above it; chosen on held-out episodes,
-        or on all of them where ends are few.
-    uncertainty_threshold: the largest uncertainty that the data itself showed; None: not measured.
-    reward_fn, termination_fn: known functions (obs, action, next_obs), batched numpy; never stored as code.
+    Raises InitialStatesError if it has no initial state.
     """
 
     spec: WorldSpec
+    """Spaces, time limit and real environment."""
     family: str
+    """Name of the model family, as registered by `register_world_model`."""
     model: WorldModel
+    """The world model, on its device and in evaluation mode."""
     starts: Context
+    """Real initial states of episodes."""
     states: Context | None = None
+    """States inside data episodes, for the option `dataset_starts`; None: not stored."""
     ranges: DataRange | None = None
+    """Range of observations and rewards in the data, to which predictions are clipped; None: no clipping."""
     termination_threshold: float = 0.5
+    """Probability above which a step terminates. Chosen on the validation split, or on all episodes if few ended."""
     uncertainty_threshold: float | None = None
+    """Largest uncertainty on the data; a state above it is out of distribution. None: not measured."""
     provenance: JSON = field(default_factory=dict)
+    """Origin of the twin: data, settings and versions."""
     fidelity: JSON = field(default_factory=dict)
+    """Measured errors of the model."""
     reward_fn: KnownFunction | None = None
+    """Known reward function (obs, action, next_obs) -> (B,), on batched numpy arrays; None: the model predicts."""
     termination_fn: KnownFunction | None = None
+    """Known termination function, likewise. Known functions are recorded by name and never stored as code."""
 
     def __post_init__(self) -> None:
         if len(self.starts) == 0:
             raise InitialStatesError(
-                "a twin needs at least one start state, got none: collect at least one episode from its real start"
+                "starts is empty, but a twin needs at least one initial state: collect at least one complete episode"
             )
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
-        """The codec of this twin's spec and data."""
+        """Codec of the spec and the data range, built once per twin."""
         return Codec(self.spec, self.ranges)
 
     @property
     def known(self) -> list[str]:
-        """Which outcomes come from known functions instead of the model."""
+        """Outcomes that known functions compute instead of the model: "reward", "termination" or both."""
         return [
             name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None
         ]
 
     def fingerprint(self) -> str:
-        """A hash of the spec, the thresholds and the weights: the same twin gives the same one, in every folder."""
-        said = [self.spec.to_json(), self.family, self.termination_threshold]
-        said += [self.uncertainty_threshold, self.known]
+        """Return a SHA-256 of spec, thresholds and weights, independent of the folder."""
+        described: list[Any] = [self.spec.to_json(), self.family, self.termination_threshold]
+        described += [self.uncertainty_threshold, self.known]
         if self.ranges is not None and self.ranges.ends is not None:
-            said.append(self.ranges.ends)
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+            described.append(self.ranges.ends)
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         tensors = self.model.state_dict()
         for name in sorted(tensors.keys() - set(self.model.inert_buffers())):
             value = tensors[name].detach().cpu().reshape(-1).view(torch.uint8)
@@ -116,7 +125,10 @@ class Twin:
     def untrained(
         cls, spec: WorldSpec, family: str = "ensemble", config: Any = None, *, seed: int = 0
     ) -> Twin:
-        """A twin with random weights and one start in the middle of the space: for benchmarks and tests."""
+        """Create a twin with random weights and one initial state, in the middle of the space.
+
+        For tests and benchmarks. config: of the family (default None: its default config).
+        """
         model_class, config_class = load_family(family)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -124,15 +136,15 @@ class Twin:
         model.eval().requires_grad_(False)
         codec = Codec(spec)
         observation = {key: torch.zeros(1, *shape) for key, shape in codec.shapes.items()}
-        # Through the environment's own arrays and back, so that the start lies in the space.
+        # Decoded and encoded again, so that the initial state lies in the space.
         observation = codec.encode_observation(codec.decode_observation(observation))
         return cls(spec, family, model, Context.from_observation(observation, codec.action_size))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the twin, beside and renamed: whatever was there stays whole until the new one is.
+        """Save the twin to a folder and return its path. An older twin is replaced only when the new one is complete.
 
-        Raises TwinSaveError where it cannot be written or the model's config is no dataclass, TwinBusyError while
-        another process saves the same twin.
+        Raises TwinSaveError if the folder cannot be written, is not a twin, or the twin cannot be stored as JSON;
+        TwinBusyError while another process saves the same twin.
         """
         target = Path(folder).resolve()
         try:
@@ -146,8 +158,8 @@ class Twin:
             if isinstance(error, TwinSaveError):
                 raise
             raise TwinSaveError(
-                f"cannot write the twin to {target}: {error}. What was there is unchanged; "
-                "check permissions and free space, or save to another folder."
+                f"cannot write the twin to {target}: {error}. The existing files are unchanged. "
+                "Check permissions and free space, or save to another folder."
             ) from error
         return target
 
@@ -161,11 +173,14 @@ class Twin:
         reward_fn: KnownFunction | None = None,
         termination_fn: KnownFunction | None = None,
     ) -> Twin:
-        """A bundled twin by name, or a folder (anything with a separator, or a Path). The model is frozen.
+        """Load a twin. Its model is frozen and in evaluation mode.
 
-        Raises TwinNotFoundError, TwinFormatError (damaged), TwinVersionError (newer format), TwinMismatchError
-        (weights and config disagree), UnknownFamilyError, KnownFunctionError (it was fitted with known functions),
-        InvalidOptionError (no such device, or not float32 or float64).
+        name: a bundled twin, or a folder (a Path, or a str with a separator).
+        device: torch device of the model (default: CPU). dtype: torch.float32 (default) or torch.float64.
+        reward_fn, termination_fn: required if the twin was fitted with known functions.
+        Raises TwinNotFoundError, TwinFormatError (damaged files), TwinVersionError (newer format), TwinMismatchError
+        (weights do not fit the config), UnknownFamilyError, KnownFunctionError (a known function is missing) or
+        InvalidOptionError (unknown device or dtype).
         """
         folder, device, dtype = find_twin(name), as_device(device), as_dtype(dtype)
         tree = read_json(folder)
@@ -173,7 +188,7 @@ class Twin:
         missing = [known for known in tree["known"] if functions.get(known) is None]
         if missing:
             raise KnownFunctionError(
-                f"the twin {folder.name!r} was made with known {' and '.join(missing)} functions, which are never "
+                f"the twin {folder.name!r} was fitted with known {' and '.join(missing)} functions, which are not "
                 f"stored: pass {', '.join(f'{known}_fn=' for known in missing)} (obs, action, next_obs) to Twin.load"
             )
         spec = WorldSpec.from_json(tree["spec"])
@@ -209,8 +224,8 @@ class Twin:
         config = self.model.config
         if not dataclasses.is_dataclass(config) or isinstance(config, type):
             raise TwinSaveError(
-                f"the config of the {type(self.model).__name__} is {config!r:.80}, which no twin can store: give the "
-                "model a frozen dataclass config of JSON-able fields, and register_world_model its class"
+                f"the config of the {type(self.model).__name__} is {config!r:.80}, expected a frozen dataclass with "
+                "JSON fields: change the config and register its class with register_world_model"
             )
         tree = {
             "format": FORMAT,
@@ -229,7 +244,7 @@ class Twin:
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
         except TypeError as error:
             raise TwinSaveError(
-                f"twin.json cannot hold this twin: {error}. Its config, provenance and fidelity take numbers, "
+                f"the twin cannot be written as JSON: {error}. Its config, provenance and fidelity may hold numbers, "
                 "strings, bools, None, and lists and dicts of these."
             ) from error
         blobs["twin.json"] = text.encode()
@@ -239,7 +254,7 @@ class Twin:
 
 
 _loaded: dict[tuple[Any, ...], Twin] = {}
-"""Twins by (folder, times of its files, device, dtype); one entry a folder, device and dtype."""
+"""Twins by (folder, device, dtype, times of the files); one entry per folder, device and dtype."""
 
 
 def load_cached(
@@ -250,7 +265,10 @@ def load_cached(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Twin:
-    """`Twin.load`, but a folder that did not change is read once: many environments share one frozen model."""
+    """Load a twin as `Twin.load`, but read an unchanged folder only once, so that environments share one model.
+
+    Twins with known functions are not cached.
+    """
     if reward_fn is not None or termination_fn is not None:
         return Twin.load(
             name, device=device, dtype=dtype, reward_fn=reward_fn, termination_fn=termination_fn
@@ -270,8 +288,8 @@ def load_cached(
     return _loaded[key]
 
 
-def home_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
-    """The device and the float precision of a twin's model; an exact one without tensors: CPU, float32."""
+def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
+    """Return the device and float dtype of a twin's model; CPU and float32 for a model without tensors."""
     tensors = list(twin.model.state_dict().values())
     device = tensors[0].device if tensors else torch.device("cpu")
     floats = [value.dtype for value in tensors if value.is_floating_point()]
@@ -280,7 +298,7 @@ def home_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
     model_class, config_class = load_family(tree["family"])
-    # Initial values are overwritten at once; the caller's global generator should not notice.
+    # The initial values are overwritten below; the global generator of the caller must not change.
     with torch.random.fork_rng(devices=[]):
         try:
             model: WorldModel = model_class(spec, config_class(**tree["config"]))
@@ -288,30 +306,32 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
             if isinstance(error, WorldEnvError):
                 raise
             raise TwinFormatError(
-                f"config {tree['config']!s:.200} does not fit the family {tree['family']!r}: {error}"
+                f"config {tree['config']!s:.200} is not valid for the family {tree['family']!r}: {error}"
             ) from error
-    if tree["format"] == 1:  # from before there were such
+    if tree["format"] == 1:  # This format has no inert buffers.
         weights = {name: model.get_buffer(name) for name in model.inert_buffers()} | weights
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
-    if wanted != got:
+    if expected != got:
         wrong = sorted(
-            name for name in wanted.keys() | got.keys() if wanted.get(name) != got.get(name)
+            name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name)
         )
         first = wrong[0]
         raise TwinMismatchError(
-            f"weights and config disagree in {len(wrong)} tensors, first {first!r}: the config makes "
-            f"{wanted.get(first, 'none')}, the file holds {got.get(first, 'none')}"
+            f"weights and config disagree in {len(wrong)} tensors, first {first!r}: the config expects the shape "
+            f"{expected.get(first, 'none')}, the file has {got.get(first, 'none')}"
         )
     bad = sorted(name for name, value in weights.items() if not torch.isfinite(value).all())
     if bad:
-        raise TwinFormatError(f"the weights hold non-finite numbers in {bad[:4]}: the fit diverged")
+        raise TwinFormatError(
+            f"the weights have non-finite values in {bad[:4]}: the fit diverged, fit the twin again"
+        )
     model.load_state_dict(weights)
     return model
 
 
 def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
-    """The data range, if there is one. Raises TwinFormatError where it is of other sizes than the spec."""
+    """Return the data range, or None. Raises TwinFormatError if its sizes do not fit the spec."""
     if tree is None:
         return None
     ranges = DataRange.from_json(tree)
@@ -325,7 +345,7 @@ def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
     for key, size, (low, high) in pairs:
         if (len(low), len(high)) != (size, size):
             raise TwinFormatError(
-                f"the data range of {key!r} holds {len(low)} and {len(high)} numbers, the spec has {size}"
+                f"the data range of {key!r} has {len(low)} and {len(high)} values, the spec expects {size}"
             )
     return ranges
 
@@ -350,39 +370,40 @@ def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
     )
     if shapes != codec.shapes or actions is None or length is None or elapsed is None:
         raise TwinMismatchError(
-            f"the {name} hold observations {shapes}, the spec asks for {codec.shapes}"
+            f"{name} has observations of the shapes {shapes}, the spec expects {codec.shapes}"
         )
     _check_counts(name, length, elapsed)
     rows = len(length)
     known = max((value.shape[1] for value in observations.values()), default=0)
     if int(length.max()) > known:
         raise TwinFormatError(
-            f"the {name} say that a row has {int(length.max())} observations, but they hold {known} for each"
+            f"'length' of {name} is up to {int(length.max())} observations, but {name} has {known} per context"
         )
     parts = [(key, value, (rows, known, *shapes[key])) for key, value in observations.items()]
     parts.append(("actions", actions, (rows, known - 1, codec.action_size)))
     for key, value, shape in parts:
         if tuple(value.shape) != shape:
             raise TwinFormatError(
-                f"{key!r} of the {name} has the shape {tuple(value.shape)}, expected {shape}"
+                f"{key!r} of {name} has the shape {tuple(value.shape)}, expected {shape}"
             )
         as_bytes = value.dtype is torch.uint8 and key in codec.images
         if not as_bytes and not (value.is_floating_point() and bool(torch.isfinite(value).all())):
+            wrong = " with NaN or infinite values" if value.is_floating_point() else ""
             raise TwinFormatError(
-                f"{key!r} of the {name} holds what is no finite float ({value.dtype}): no episode can begin there"
+                f"{key!r} of {name} must hold finite floats, got {value.dtype}{wrong}"
             )
     return Context(observations, actions, length, elapsed)
 
 
 def _check_counts(name: str, length: Tensor, elapsed: Tensor) -> None:
-    """Raises TwinFormatError unless both are (B,) int64, B >= 1, length from 1 and elapsed from 0."""
+    """Raise TwinFormatError unless both are (B,) int64 with B >= 1, length >= 1 and elapsed >= 0."""
     for part, value, least in (("length", length, 1), ("elapsed", elapsed, 0)):
         if value.dtype != torch.int64 or value.ndim != 1 or not 0 < len(value) == len(length):
             raise TwinFormatError(
-                f"{part!r} of the {name} is {value.dtype} of the shape {tuple(value.shape)}, expected int64 of one "
-                "entry a start, and at least one start"
+                f"{part!r} of {name} is {value.dtype} of the shape {tuple(value.shape)}, expected int64 with one entry "
+                "per context, and at least one context"
             )
         if int(value.min()) < least:
             raise TwinFormatError(
-                f"{part!r} of the {name} goes down to {int(value.min())}, expected at least {least}"
+                f"{part!r} of {name} has the smallest value {int(value.min())}, expected at least {least}"
             )
