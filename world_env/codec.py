@@ -243,7 +243,7 @@ def _one_hot(
     array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], name: str
 ) -> np.ndarray:
     sizes, starts = _categories(space)
-    if array.dtype == bool or not np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind not in "iu":
         raise error(
             f"invalid {name} for {space}: the dtype is {array.dtype}, expected integers: {_excerpt(array)}"
         )
@@ -253,7 +253,8 @@ def _one_hot(
             f"invalid {name} {_excerpt(array)} for {space}: expected {_integer_ranges(starts, sizes)}"
         )
     encoded = np.zeros((len(array), int(sizes.sum())), np.float32)
-    np.put_along_axis(encoded, indices + np.concatenate([[0], sizes.cumsum()[:-1]]), 1.0, axis=1)
+    # Plain indexing: `put_along_axis` has twice the cost for one row.
+    encoded[np.arange(len(array))[:, None], indices + (sizes.cumsum() - sizes)] = 1.0
     return encoded
 
 

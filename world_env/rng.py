@@ -25,6 +25,9 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 _PLACE = _signed(0xD1B54A32D192ED03)
+# numpy scalars are made once: making one costs as much as an operation on a small array.
+_UGOLDEN, _UMIX_1, _UMIX_2 = (np.uint64(constant & _MASK) for constant in (_GOLDEN, _MIX_1, _MIX_2))
+_U27, _U30, _U31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
 def _shift_right(value: Tensor, bits: int) -> Tensor:
@@ -45,13 +48,13 @@ def hash64(value: Tensor) -> Tensor:
 
 def _mix(value: np.ndarray) -> np.ndarray:
     """`hash64` on uint64 arrays. In place after the first sum: new arrays would cost more than the arithmetic."""
-    value = np.atleast_1d(value) + np.uint64(_GOLDEN & _MASK)
+    value = np.atleast_1d(value) + _UGOLDEN
     shifted = np.empty_like(value)
-    for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
-        np.right_shift(value, np.uint64(bits), out=shifted)
+    for bits, factor in ((_U30, _UMIX_1), (_U27, _UMIX_2)):
+        np.right_shift(value, bits, out=shifted)
         np.bitwise_xor(value, shifted, out=value)
-        np.multiply(value, np.uint64(factor & _MASK), out=value)
-    np.right_shift(value, np.uint64(31), out=shifted)
+        np.multiply(value, factor, out=value)
+    np.right_shift(value, _U31, out=shifted)
     return np.bitwise_xor(value, shifted, out=value)
 
 
@@ -71,6 +74,8 @@ def _wrap(number: int) -> int:
 
 _AHEAD_ELEMENTS, _AHEAD_DRAWS = 1 << 16, 64
 """Largest number of elements, and of draws, to compute ahead. In small batches a call costs more than its numbers."""
+_FEW_ELEMENTS = 256
+"""Number of elements up to which a draw costs the same. New streams compute as many ahead at their first draw."""
 _NOTHING_AHEAD = (0, 0, torch.empty(0))
 
 
@@ -145,9 +150,10 @@ class CounterRNG:
         key, drawn = (distribution, count, dtype), self._drawn
         first, end, computed = self._ahead.get(key, _NOTHING_AHEAD)
         if not first <= drawn < end:
-            # Twice as many as last time if all of those were used; new streams start with one.
+            # Twice as many as last time if all of those were used, but at least those that cost no more than one.
             fits = min(_AHEAD_DRAWS, _AHEAD_ELEMENTS // max(1, len(self) * count))
             ahead = 2 * (end - first) if drawn == end else 1
+            ahead = max(ahead, _FEW_ELEMENTS // max(1, len(self) * count))
             end = drawn + max(1, min(ahead, fits))
             make = self._normals if distribution == "normal" else self._uniforms
             first, computed = drawn, make(count, end - drawn, dtype)

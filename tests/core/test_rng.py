@@ -137,6 +137,22 @@ def test_numbers_made_ahead_are_those_made_one_by_one(rows: int) -> None:
     assert int(ahead.draws[0]) == 150
 
 
+def test_a_short_episode_of_few_rows_hashes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, bits = [], CounterRNG._bits
+
+    def counted(self: CounterRNG, count: int, draws: int) -> torch.Tensor:
+        made.append(draws)
+        return bits(self, count, draws)
+
+    monkeypatch.setattr(CounterRNG, "_bits", counted)
+    for rows, calls in ((1, 1), (2, 1), (100, 5)):
+        rng = CounterRNG.from_seed(3, rows)
+        made.clear()
+        for _ in range(20):
+            rng.normal(4)
+        assert len(made) == calls, rows
+
+
 def test_the_two_numbers_of_one_hash_are_independent() -> None:
     drawn = CounterRNG.from_seed(0, 200_000).normal(2).double()
     for powers in ((1, 1), (2, 2), (1, 3)):
