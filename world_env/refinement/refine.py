@@ -6,13 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import StageError
 from world_env.fitting.config import FitConfig
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import ALGOS, RefineConfig, check_actions
+from world_env.refinement.preconditions import check_settings
 from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
-from world_env.rl.learn import check_counts_from_zero
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
 
@@ -36,18 +36,11 @@ def refine(
     ledger: counts the real steps under "collect" and "spot_check" (real evaluation episodes).
     report: progress callback, (stage, steps done, steps in total, values to log).
     reward_fn, termination_fn: known functions of every twin, as in `fit`.
-    Raises StageError, before a real step, for a folder of a run with other settings.
+    Raises, before a real step: the errors of `check_settings`, and StageError for a folder of a run with other settings.
     """
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     spec = spec_of(config.real)
-    # Errors that are known in advance come before a real step.
-    check_counts_from_zero(spec.action_space)
-    check_actions(config.learn.algo, spec)
-    if spec.horizon is None and config.rounds > 1:
-        raise InvalidOptionError(
-            f"{config.real.env_id} has no time limit, so policies cannot be compared in its twins: set a time limit by "
-            'an argument ("max_episode_steps") or a wrapper, or run one round'
-        )
+    check_settings(config, spec)
     _check_folder(config, known)
     run = Rounds(config, ledger, report or (lambda *_: None), known, spec)
     while run.next_round():
