@@ -234,7 +234,9 @@ def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
     del log["contender"]
     path.write_text(json.dumps(log))
     ledger = StepLedger()
-    with pytest.raises(StageError, match=r"round-0 holds a round of an older version.*another folder"):
+    with pytest.raises(
+        StageError, match=r"round-0 holds a round of an older version.*another folder"
+    ):
         refine(tiny(tmp_path / "run"), ledger=ledger)
     assert ledger.total() == 0
 

@@ -122,7 +122,10 @@ def build(
         # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
         real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
         seconds.append(
-            (f"{config.algo} in the real environment, same steps", round(time.perf_counter() - mark, 1))
+            (
+                f"{config.algo} in the real environment, same steps",
+                round(time.perf_counter() - mark, 1),
+            )
         )
     mark = time.perf_counter()
     comparison = compare(
@@ -244,8 +247,8 @@ def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
     check_actions(config.algo, spec)
     if spec.horizon is None:
         raise InvalidOptionError(
-            f"{config.real.env_id} has no time limit, so returns in its twin cannot be compared with real returns: set a "
-            'time limit by an argument ("max_episode_steps") or a wrapper'
+            f"{config.real.env_id} has no time limit, so learned and real returns cannot be compared: set a time "
+            'limit by an argument ("max_episode_steps") or a wrapper'
         )
     if config.pool is None:
         return None

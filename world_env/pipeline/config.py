@@ -68,11 +68,11 @@ class BuildConfig:
                 )
         if self.algo not in ALGOS:
             raise InvalidOptionError(
-                f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}: use `world-env refine` for other algorithms"
+                f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}: use `world-env refine` for others"
             )
         if self.episodes < MIN_EPISODES:
             raise InvalidOptionError(
-                f"episodes is {self.episodes}: expected at least {MIN_EPISODES}, because intervals of fewer are too wide"
+                f"episodes is {self.episodes}, expected at least {MIN_EPISODES}: intervals of fewer are too wide"
             )
 
     @property

@@ -168,10 +168,7 @@ class RefineConfig:
             ) from error
 
     def kinds_of(self, number: int) -> tuple[str, ...]:
-        """Policies that round `number` trains and may select: "fresh" (from scratch) or "newest" (warm start), "restart".
-
-        The restart comes last.
-        """
+        """Kinds of policies that round `number` trains: "fresh" (from scratch) or "newest" (warm start), then "restart"."""
         if number == 0 or not self.warm_start:
             return ("fresh",)
         again = self.restart_every is not None and number % self.restart_every == 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_env.data.episode import Episode
-from world_env.policy_evaluation.rollout_statistics import starts_of
+from world_env.policy_evaluation.rollout_statistics import sample_first_observations
 from world_env.rollouts.actors import Actor
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
@@ -63,7 +63,7 @@ def estimate_return(
 
     on_uncertain: of SimulatorConfig, as in the policy's training. discount: weight of step t is discount**t.
     """
-    first = starts_of(twin, ESTIMATE_EPISODES, seed)
+    first = sample_first_observations(twin, ESTIMATE_EPISODES, seed)
     return run_learned(
         actor, twin, first, seed=seed, on_uncertain=on_uncertain, discount=discount
     ).mean

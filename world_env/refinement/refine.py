@@ -36,7 +36,8 @@ def refine(
     ledger: counts the real steps under "collect" and "spot_check" (real evaluation episodes).
     report: progress callback, (stage, steps done, steps in total, values to log).
     reward_fn, termination_fn: known functions of every twin, as in `fit`.
-    Raises, before a real step: the errors of `check_settings`, and StageError for a folder of a run with other settings.
+    Raises, before a real step: the errors of `check_settings`, and StageError for a folder of a run with other
+    settings.
     """
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     spec = spec_of(config.real)

@@ -256,9 +256,7 @@ class Rounds:
         checkpoint.unlink(missing_ok=True)
         return Twin.load(out, **self.known)
 
-    def _learn(
-        self, out: Path, twin: Twin, learning: LearnConfig, warm_start: Path | None
-    ) -> None:
+    def _learn(self, out: Path, twin: Twin, learning: LearnConfig, warm_start: Path | None) -> None:
         """Train a policy that can be selected."""
         learn(
             twin,
