@@ -168,7 +168,7 @@ class RefineConfig:
             ) from error
 
     def kinds_of(self, number: int) -> tuple[str, ...]:
-        """Kinds of policies that round `number` trains: "fresh" (from scratch) or "newest" (warm start), then "restart"."""
+        """Kinds of policies that round `number` trains: "fresh" or "newest" (warm start), then perhaps "restart"."""
         if number == 0 or not self.warm_start:
             return ("fresh",)
         again = self.restart_every is not None and number % self.restart_every == 0
