@@ -62,7 +62,7 @@ def measure_horizons(
     """
     windows = _Windows.of(encode_episodes(episodes, twin.codec))
     actions = np.concatenate([episode.actions for episode in episodes])
-    learned = _rolled(twin, windows, actions, seed)
+    learned = _rollout_errors(twin, windows, actions, seed)
     squared = torch.stack(learned.squared)
     held = torch.stack(
         [windows.squared(windows.start(rows), rows, steps).mean(0) for steps, rows in windows.left]
@@ -88,7 +88,7 @@ def measure_horizons(
 
 
 @dataclass(frozen=True)
-class Ahead:
+class RolloutStep:
     """Predictions of a model after `steps` steps, for the R windows that have so many.
 
     rows: (R,) int64, indices of the windows. place: (R,) int64, indices of the real steps in the data.
@@ -111,7 +111,7 @@ def roll(
     *,
     seed: int = 0,
     uncertainty: Uncertainty = False,
-) -> Iterator[Ahead]:
+) -> Iterator[RolloutStep]:
     """Roll a model out at temperature 0 along the data, from the steps `first` (W,) to the ends of their episodes."""
     model = model.for_inference()
     rows, rng = torch.arange(len(first)), CounterRNG.from_seed(seed, len(first))
@@ -126,7 +126,7 @@ def roll(
         state, prediction = model.step(
             left, action, rng=rng, temperature=0.0, uncertainty=uncertainty
         )
-        yield Ahead(steps, rows, place, left, model.decode(state), prediction)
+        yield RolloutStep(steps, rows, place, left, model.decode(state), prediction)
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class _Windows:
 
 
 @dataclass(frozen=True)
-class _Rolled:
+class _RolloutErrors:
     """Errors of a twin's rollouts, one entry for each measured step, which R windows have.
 
     squared: (D,) mean over the windows. error: (R,) over all dimensions. reward, returns: (R,) signed errors of the
@@ -199,46 +199,48 @@ class _Rolled:
     uncertainty: list[np.ndarray] = field(default_factory=list)
 
 
-def _rolled(twin: Twin, windows: _Windows, actions: np.ndarray, seed: int) -> _Rolled:
+def _rollout_errors(
+    twin: Twin, windows: _Windows, actions: np.ndarray, seed: int
+) -> _RolloutErrors:
     """Errors of the twin. actions: (N, ...) of the data, as in the environment."""
     data, first = windows.data, windows.first
     total, uncertainty = torch.zeros(2, len(first), dtype=torch.float64)
-    rolled = _Rolled()
-    for ahead in roll(twin.model, data, first, seed=seed, uncertainty="full"):
-        rows, known = ahead.rows, ahead.prediction.uncertainty
-        off = _reward(twin, data, actions, ahead) - data.rewards[ahead.place]
+    errors = _RolloutErrors()
+    for step in roll(twin.model, data, first, seed=seed, uncertainty="full"):
+        rows, known = step.rows, step.prediction.uncertainty
+        off = _reward(twin, data, actions, step) - data.rewards[step.place]
         total[rows] += off
         uncertainty[rows] += math.nan if known is None else known
-        if ahead.steps not in windows.steps:
+        if step.steps not in windows.steps:
             continue
-        squared = windows.squared(ahead.observation, rows, ahead.steps)
-        rolled.squared.append(squared.mean(0))
-        rolled.error.append(over_keys(squared, windows.scale).sqrt().numpy())
-        rolled.reward.append(off)
-        rolled.returns.append(total[rows])
-        rolled.uncertainty.append(uncertainty[rows].numpy())
-    return rolled
+        squared = windows.squared(step.observation, rows, step.steps)
+        errors.squared.append(squared.mean(0))
+        errors.error.append(over_keys(squared, windows.scale).sqrt().numpy())
+        errors.reward.append(off)
+        errors.returns.append(total[rows])
+        errors.uncertainty.append(uncertainty[rows].numpy())
+    return errors
 
 
-def _reward(twin: Twin, data: EncodedEpisodes, actions: np.ndarray, ahead: Ahead) -> Tensor:
+def _reward(twin: Twin, data: EncodedEpisodes, actions: np.ndarray, step: RolloutStep) -> Tensor:
     """(R,) learned reward as in a simulator, where the episode continues or ends as the real one."""
-    codec, prediction = twin.codec, ahead.prediction
+    codec, prediction = twin.codec, step.prediction
     if twin.reward_fn is not None:
-        before = codec.decode_observation(twin.model.decode(ahead.left))
-        after = codec.decode_observation(ahead.observation)
-        return torch.as_tensor(twin.reward_fn(before, actions[ahead.place.numpy()], after))
+        before = codec.decode_observation(twin.model.decode(step.left))
+        after = codec.decode_observation(step.observation)
+        return torch.as_tensor(twin.reward_fn(before, actions[step.place.numpy()], after))
     reward = prediction.reward
     if prediction.terminal_reward is not None:
-        reward = torch.where(data.terminated[ahead.place] > 0, prediction.terminal_reward, reward)
+        reward = torch.where(data.terminated[step.place] > 0, prediction.terminal_reward, reward)
     return torch.from_numpy(codec.clip_reward(reward.numpy()))
 
 
 def _baseline(model: WorldModel, windows: _Windows, seed: int) -> list[list[float | None]]:
     rollout = roll(model, windows.data, windows.first, seed=seed)
     squared = [
-        windows.squared(ahead.observation, ahead.rows, ahead.steps).mean(0)
-        for ahead in rollout
-        if ahead.steps in windows.steps
+        windows.squared(step.observation, step.rows, step.steps).mean(0)
+        for step in rollout
+        if step.steps in windows.steps
     ]
     return windows.by_dimension(torch.stack(squared))
 
@@ -250,7 +252,7 @@ def _termination(twin: Twin, data: EncodedEpisodes, seed: int) -> JSON | None:
     return termination_scores(probability, label, twin.termination_threshold)
 
 
-def _reward_errors(windows: _Windows, learned: _Rolled) -> JSON:
+def _reward_errors(windows: _Windows, learned: _RolloutErrors) -> JSON:
     summed = torch.cat([torch.zeros(1), windows.data.rewards]).double().cumsum(0)
     spread = []
     for steps, rows in windows.left:
@@ -265,7 +267,7 @@ def _reward_errors(windows: _Windows, learned: _Rolled) -> JSON:
     }
 
 
-def _ranking(windows: _Windows, learned: _Rolled) -> JSON | None:
+def _ranking(windows: _Windows, learned: _RolloutErrors) -> JSON | None:
     """Rank correlation of uncertainty and error; None for steps with few windows, or with constant values."""
     from scipy.stats import spearmanr
 

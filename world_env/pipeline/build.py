@@ -92,9 +92,8 @@ def build(
     settings show them.
     """
     report = report or (lambda stage, done, wanted, logs: None)
-    out, name = Path(config.out), config.algo.lower()
-    real = config.real
-    policy_pool = _checked(config, spec_of(real))
+    out = Path(config.out)
+    policy_pool = _checked(config, spec_of(config.real))
     ledger = StepLedger(out / "real-steps.json")
     began = time.perf_counter()
     rounds = refine(
@@ -105,46 +104,18 @@ def build(
         termination_fn=termination_fn,
     )
     last = rounds[-1]
-    policies = {
-        "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
-        f"{name}_twin": policy_actor(last.policy),
-    }
-    real_steps = {"random": 0, f"{name}_twin": last.real_steps}
     seconds = [
         (f"{stage} (round {part.number})", value)
         for part in rounds
         for stage, value in part.seconds.items()
     ]
-    if config.baseline:
-        mark = time.perf_counter()
-        baseline = _baseline(config, last, ledger, report)
-        policies[f"{name}_real_same_steps"] = policy_actor(baseline)
-        # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
-        real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
-        seconds.append(
-            (
-                f"{config.algo} in the real environment, same steps",
-                round(time.perf_counter() - mark, 1),
-            )
-        )
-    mark = time.perf_counter()
-    comparison = compare(
-        policies,
-        last.twin,
-        real,
-        ledger=ledger,
-        episodes=config.episodes,
-        seed=JUDGE_SEEDS,
-        real_steps=real_steps,
-        progress=lambda done, wanted: report("compare", done, wanted, {}),
-    )
-    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
+    comparison = _compared(config, last, ledger, report, seconds)
     comparison["seed"] = config.seed
     _write(out, comparison, ledger)
     mark = time.perf_counter()
     curves, measured = _measured(config, last, ledger)
     if policy_pool is not None:
-        measured |= _agreement(f"{name}_twin", last, policy_pool, ledger)
+        measured |= _agreement(f"{config.algo.lower()}_twin", last, policy_pool, ledger)
     now = time.perf_counter()
     seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
     last = dataclasses.replace(last, twin=_with_fidelity(config, last, comparison, measured))
@@ -153,6 +124,43 @@ def build(
     _write(out, comparison, ledger)  # again, because measures and videos take real steps too
     page = _page(config, rounds, last.twin, comparison, curves, seconds, frames)
     return Built(rounds, comparison, seconds, folder, page)
+
+
+def _compared(
+    config: BuildConfig,
+    last: Round,
+    ledger: StepLedger,
+    report: Report,
+    seconds: list[tuple[str, float]],
+) -> JSON:
+    """Comparison of the policies, after training the baseline; durations are added to `seconds`."""
+    name = config.algo.lower()
+    policies = {
+        "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
+        f"{name}_twin": policy_actor(last.policy),
+    }
+    real_steps = {"random": 0, f"{name}_twin": last.real_steps}
+    if config.baseline:
+        mark = time.perf_counter()
+        baseline = _baseline(config, last, ledger, report)
+        policies[f"{name}_real_same_steps"] = policy_actor(baseline)
+        # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
+        real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
+        duration = round(time.perf_counter() - mark, 1)
+        seconds.append((f"{config.algo} in the real environment, same steps", duration))
+    mark = time.perf_counter()
+    comparison = compare(
+        policies,
+        last.twin,
+        config.real,
+        ledger=ledger,
+        episodes=config.episodes,
+        seed=JUDGE_SEEDS,
+        real_steps=real_steps,
+        progress=lambda done, wanted: report("compare", done, wanted, {}),
+    )
+    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
+    return comparison
 
 
 def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:

@@ -63,7 +63,7 @@ class AlarmConfig:
     rows: int = 32
     """Learned episodes per check, in the twin and in the second twin; at least 2. More episodes detect smaller gaps."""
     stop: bool = False
-    """Stop the training at the first finding (default: warn only)."""
+    """Stop the training at the first finding. Otherwise findings only warn."""
     reward_share: float = 0.02
     """Limit of "reward": share of steps with a reward outside the data range."""
     reward_margin: float = 0.02
@@ -77,8 +77,7 @@ class AlarmConfig:
     """Limit of "judge" and "spot_check": learned mean return minus that of the second twin or of the real environment,
     as a share of the larger absolute value."""
     spot_check_steps: int = 0
-    """Real environment steps for all real evaluation episodes together (0: none). They find errors that both twins
-    share."""
+    """Real environment steps for all real evaluation episodes together (0: none). They reveal errors of both twins."""
     spot_check_every: int = 100_000
     """Learned environment steps between two evaluations in the real environment. The final policy is always
     evaluated."""

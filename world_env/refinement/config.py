@@ -45,15 +45,15 @@ class RefineConfig:
     explorers: JSON = field(default_factory=dict)
     """More policies that only collect data, trained from scratch in each round's twin: name -> LearnConfig fields that
     differ. {"hasty": {"options": {"gamma": 0.99}}} has another discount. {"curious": {"reward": "uncertainty",
-    "on_uncertain": "ignore"}} visits states where the twin is uncertain. They make the data more diverse."""
+    "on_uncertain": "ignore"}} visits states where the twin is uncertain. Explorers make the data more diverse."""
     spot_checks: float = 0.2
-    """Share of the later rounds' real steps used for real evaluation episodes, 0 to 0.5. They correct the predicted
-    returns by which a policy is selected, and are training data too. They wait until a whole episode fits."""
+    """Share of the later rounds' real steps used for real evaluation episodes, 0 to 0.5. These episodes correct the
+    predicted returns by which a policy is selected, and are training data too."""
     warm_start: bool = False
-    """Initialise the model and the policy of each round from the previous round's (default: train from scratch)."""
+    """Initialise the model and the policy of each round from the previous round's. Otherwise train from scratch."""
     restart_every: int | None = None
     """Every n-th round also trains a policy from scratch; it replaces the warm-started policy where its discounted
-    return in the twin is higher. This leaves local optima. Needs warm_start. None: never."""
+    return in the twin is higher, which helps to leave local optima. Needs warm_start. None: never."""
     restart_steps: int = 1_000_000
     """Learned environment steps of a policy that is trained from scratch by restart_every."""
     compared: int = 8
