@@ -373,7 +373,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]
     )
     seen: list[str] = []
     result = build(config, report=lambda stage, done, wanted, logs: seen.append(stage))
-    assert list(dict.fromkeys(seen)) == ["collect", "fit", "learn", "learn in reality", "compare"]
+    assert list(dict.fromkeys(seen)) == ["collect", "fit", "learn", "baseline", "compare"]
     return config, result
 
 

@@ -129,7 +129,7 @@ def test_actions_without_an_effect_have_no_score() -> None:
 
 def test_impossible_questions_are_refused() -> None:
     twin = oracle_twin("Pendulum-v1")
-    with pytest.raises(InvalidOptionError, match="actions 1"):
+    with pytest.raises(InvalidOptionError, match="actions is 1, expected at least 2"):
         effects(twin, PENDULUM, actions=1)
     with pytest.raises(SpaceMismatchError):
         effects(twin, EnvConfig("CartPole-v1"))

@@ -122,7 +122,7 @@ def test_a_fit_remembers_what_it_was_fitted_to(store: EpisodeStore, tmp_path: Pa
     fresh, left_out, warnings = held_out(Twin.load(tmp_path / "twin"), [*logs, logs[0].cut(2, 4)])
     assert [episode.digest() for episode in fresh] == known["validated_on"]
     assert left_out == {"pieces": 1, "trained_on": len(known["trained_on"])}
-    assert "chose the twin's weights" in warnings[0]
+    assert "selected weights and thresholds" in warnings[0]
     with pytest.raises(TooLittleDataError, match="kept away from `fit`"):
         held_out(twin, [e for e in logs if e.digest() in known["trained_on"]])
 
@@ -167,7 +167,7 @@ def test_an_older_twin_is_compared_with_a_warning(
     twin = str(oracle_twin("CartPole-v1").save(tmp_path / "twin"))
     out = ["--out", str(tmp_path / "out")]
     assert main(["compare", "--twin", twin, "--against", str(store.folder), *out]) == 0
-    assert "does not say which episodes" in " ".join(capsys.readouterr().out.split())
+    assert "has no record of its training episodes" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

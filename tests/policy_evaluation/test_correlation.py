@@ -1,4 +1,4 @@
-"""Measures of agreement: against scipy, by hand, and on worlds where the answer is known."""
+"""Measures of agreement: against scipy, by hand, and on returns with a known answer."""
 
 import numpy as np
 import pytest
@@ -142,7 +142,7 @@ def test_the_interval_spans_several_twins() -> None:
 
 
 def test_unequal_sides_are_refused() -> None:
-    with pytest.raises(InvalidOptionError, match="one mean a policy"):
+    with pytest.raises(InvalidOptionError, match="one mean per policy"):
         pearson(real=np.ones(3), learned=np.ones(4))
     with pytest.raises(InvalidOptionError, match="no policy"):
         statistics([])

@@ -1,4 +1,4 @@
-"""A twin judged by a pool: the exact one agrees in every policy, a broken one does not, and the twin keeps it."""
+"""Evaluation of a twin by a pool: an exact twin agrees in every policy, a broken one does not; the twin stores it."""
 
 import dataclasses
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_other_worlds_and_other_seeds_are_refused(pool: Pool) -> None:
     twin = oracle_twin("CartPole-v1", horizon=LIMIT)
     few = dataclasses.replace(pool.returns[0], values=pool.returns[0].values[:3])
     stranger = TrainedPolicy("t", "t", lambda: random_actor(twin.spec.action_space, range(3)), few)
-    with pytest.raises(InvalidOptionError, match="judge it on the pool's seeds"):
+    with pytest.raises(InvalidOptionError, match="evaluate it on the seeds of the pool"):
         judge(twin, dataclasses.replace(pool, members=[], returns=[]), [stranger])
 
 

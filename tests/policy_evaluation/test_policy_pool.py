@@ -189,7 +189,7 @@ def test_a_tasks_pool_has_the_values_of_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [([0.0] * 9 + [100.0] * 11, "55% of"), (range(20), "")]
+    ("values", "said"), [([0.0] * 9 + [100.0] * 11, "55 % of"), (range(20), "")]
 )
 def test_a_pool_that_is_not_spread_says_so(
     values: Sequence[float], said: str, tmp_path: Path
@@ -216,7 +216,7 @@ def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
     assert found.through == eyes.fingerprint() == Pool.load(tmp_path / "pool").through
     kept = policy_card(tmp_path / "pool" / "ppo-0" / "closed")
     assert (kept["trained_in"], kept["sees"]["mode"]) == ("real", "latent")
-    with pytest.raises(InvalidOptionError, match="see through this very twin"):
+    with pytest.raises(InvalidOptionError, match="act on latent observations of this twin"):
         judge(eyes, found)
     weak = next(member for member in found.members if member.noise)
     actors = [found.actor(weak, spec_of(REAL)) for _ in range(2)]

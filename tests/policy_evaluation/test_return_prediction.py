@@ -1,4 +1,4 @@
-"""The promise: conformal intervals hold what they say, and where they cannot they say so."""
+"""Predicted returns: conformal intervals have their coverage, or there is none and a reason."""
 
 import dataclasses
 import math
@@ -75,7 +75,9 @@ def test_a_policy_that_leaves_the_data_gets_no_interval() -> None:
     promise = interval(calibration, 100.0, 0.5)
     assert math.isinf(promise.low)
     assert math.isinf(promise.high)
-    assert str(promise).startswith("I cannot tell: 50.0 %")
+    assert str(promise).startswith(
+        "no interval: 50.0 % of the policy's steps are out of distribution"
+    )
     assert str(interval(calibration, 100.0, 0.0)).startswith("100 [")
 
 

@@ -1,8 +1,40 @@
-"""Who is left and who is looked at next, from twins' words and spot checks."""
+"""Selection of a policy and of the next contender, from learned returns and real evaluation episodes."""
 
+import numpy as np
 import pytest
+from oracle import oracle_twin
 
-from world_env.refinement.policy_selection import best_of, last_miss, returns_of, standing
+from training.scripted_policies import balance
+from world_env.refinement.policy_selection import (
+    best_of,
+    combined_estimate,
+    estimate_return,
+    last_twin_error,
+    returns_of,
+)
+from world_env.rollouts.learned import run_learned
+
+
+def scripted(observation: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return balance(observation)
+
+
+def left(observation: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.zeros(len(observation), np.int64)
+
+
+def test_an_estimate_is_the_mean_learned_return() -> None:
+    assert estimate_return(scripted, oracle_twin("CartPole-v1", horizon=60)) == 60.0
+    twin = oracle_twin("CartPole-v1", horizon=20)
+    assert estimate_return(scripted, twin) == 20.0
+    assert estimate_return(left, twin) < 12.0
+
+
+def test_what_is_unknown_counts_as_the_rule_says() -> None:
+    twin = oracle_twin("CartPole-v1", horizon=30)
+    first = twin.codec.decode_observation(twin.starts.last())
+    assert twin.uncertainty_threshold is None
+    assert run_learned(scripted, twin, first, on_uncertain="pessimistic").mean == 30.0
 
 
 def check(policy: str, promise: float, *returns: float) -> dict:
@@ -28,17 +60,18 @@ def test_unchecked_another_policy_has_to_be_clearly_better(
 
 
 def test_a_twins_word_counts_like_one_real_episode() -> None:
-    assert standing(10.0, [], None).doubt is None
-    unseen, seen = standing(10.0, [], 4.0), standing(10.0, [2.0, 3.0, 1.0], 4.0)
+    assert combined_estimate(10.0, [], None).half_width is None
+    unseen = combined_estimate(10.0, [], 4.0)
+    seen = combined_estimate(10.0, [2.0, 3.0, 1.0], 4.0)
     assert (unseen.mean, unseen.low, unseen.high) == (10.0, 6.0, 14.0)
     assert (seen.mean, seen.low, seen.high) == (4.0, 2.0, 6.0)
 
 
 def test_a_twin_is_as_wrong_as_the_worst_of_its_last_three_words() -> None:
     checks = [check("a", 100.0, 0.0), check("a", 5.0, 4.0, 8.0), check("b", 3.0, 1.0)]
-    assert last_miss([]) is None
-    assert last_miss(checks) == 100.0
-    assert last_miss([*checks, check("c", 0.0, 1.5)]) == 2.0
+    assert last_twin_error([]) is None
+    assert last_twin_error(checks) == 100.0
+    assert last_twin_error([*checks, check("c", 0.0, 1.5)]) == 2.0
     assert returns_of(checks) == {"a": [0.0, 4.0, 8.0], "b": [1.0]}
 
 

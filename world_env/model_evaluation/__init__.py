@@ -1,4 +1,4 @@
-"""Errors of a world model on real episodes it was not fitted to."""
+"""Evaluation of world models and twins on real episodes that they were not fitted to."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""What other actions would have done from the same real state, in reality and in the twin.
+"""Effects of actions: differences between outcomes of two action sequences from one state, learned against real.
 
-A diagnostic, never part of a headline: it puts the real simulator back to where it was. What a policy learns from is
-what its actions change, so a twin must be right about that, not only about where the world goes by itself.
+A policy learns from the effects of its actions, so a twin must predict them, not only the motion without control. The
+real simulator is reset to earlier states, so this is a diagnostic and no part of the comparison of returns.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON
 
 _STEPS = (1, 5, 20)
-"""After how many steps outcomes are compared."""
+"""Numbers of steps after which outcomes are compared."""
 _APART = 10
-"""Real steps from one state to the next."""
+"""Real steps between two states."""
 _HOLD = 5
-"""Mean steps that a random action lasts: what changes at every step averages itself away."""
+"""Mean steps that a random action is held: effects of actions that change every step average out."""
 _SCORES = ("effect_size", "effect_error", "cosine", "rank", "pairs")
 _EXACT = 1e-9
-"""Largest difference of an observation that is seen again."""
+"""Tolerance of observations in a replay."""
 
 
 def counterfactual(
@@ -49,29 +49,30 @@ def counterfactual(
     actions: int = 4,
     seed: int = 0,
 ) -> JSON:
-    """How well a twin knows what actions change: the difference of two outcomes from one state, learned against real.
+    """Measure the error of a twin in the effects of actions.
 
-    From each of `states` real states along a random walk, `actions` random sequences are played in both worlds. Every
-    two that reality did not end before give one effect, in standard deviations of all that was seen.
-    Returns "steps" and, for each, "effect_size" (root mean square of the real effects), "effect_error" (of learned less
-    real ones, as a share of that size: 1 is a twin that is blind to actions), "cosine" (their mean, of the effects that
-    are not 0), "rank" (Spearman's correlation over all effects and dimensions), each None where nothing has an effect,
-    and "pairs"; "states"; "actions"; "reason", why all of that is None, else None.
-    Real steps count under "spot_check". Raises InvalidOptionError, SpaceMismatchError.
+    From each of `states` real states along a random walk, `actions` random action sequences are played in the real
+    environment and in the twin. Every two of them that have not ended give one effect: the difference of their
+    observations, in standard deviations of all real observations.
+    Returns "steps" and, for each, "effect_size" (root mean square of the real effects), "effect_error" (root mean
+    square of learned minus real effects, as a share of that size; 1 for a twin that ignores actions), "cosine" (mean
+    cosine similarity of the nonzero effects), "rank" (Spearman correlation over effects and dimensions), each None
+    where no action has an effect, and "pairs"; "states"; "actions"; "reason" (why all scores are None, else None). Real
+    steps are counted under "spot_check". Raises InvalidOptionError, SpaceMismatchError.
     """
-    if states < 1 or actions < 2:
-        raise InvalidOptionError(
-            f"states is {states} and actions {actions}: expected at least 1, and 2 to tell apart"
-        )
+    if states < 1:
+        raise InvalidOptionError(f"states is {states}, expected at least 1")
+    if actions < 2:
+        raise InvalidOptionError(f"actions is {actions}, expected at least 2 to compare")
     with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
         check_same_spaces(env, twin.spec)
         walker = _Walker(env, seed)
         reason = _obstacle(walker)
-        branches = [] if reason else _branches(walker, states, actions)
-    measured = _effects(twin, branches, actions, seed) if branches else dict.fromkeys(_SCORES)
+        outcomes = [] if reason else _outcomes(walker, states, actions)
+    measured = _effects(twin, outcomes, actions, seed) if outcomes else dict.fromkeys(_SCORES)
     return {
         "steps": list(_STEPS),
-        "unit": "standard deviations of what was seen",
+        "unit": "standard deviations of the real observations",
         **measured,
         "states": states,
         "actions": actions,
@@ -80,7 +81,7 @@ def counterfactual(
 
 
 class _Walker:
-    """Goes about the real environment with random actions that last. now: the observation."""
+    """Random walk in the real environment with held actions. now: the current observation."""
 
     def __init__(self, env: gym.Env, seed: int) -> None:
         self.env = env
@@ -108,48 +109,48 @@ class _Walker:
 
 
 @dataclass(frozen=True)
-class _Branch:
-    """start: the observation that `actions` began at. seen: after each of them, up to where the episode ended."""
+class _Outcome:
+    """One action sequence. start: observation before it. observations: after each action until the episode ended."""
 
     start: Any
     actions: list[Any]
-    seen: list[Any]
+    observations: list[Any]
 
 
-def _play(env: gym.Env, start: Any, actions: list[Any]) -> _Branch:
-    seen = []
+def _play(env: gym.Env, start: Any, actions: list[Any]) -> _Outcome:
+    observations = []
     for action in actions:
-        # A copy: environments may keep, or change, the array that they are given.
+        # A copy, because environments may keep or change the array.
         observation, _, terminated, truncated, _ = env.step(copy.copy(action))
-        seen.append(copy.deepcopy(observation))
+        observations.append(copy.deepcopy(observation))
         if terminated or truncated:
             break
-    return _Branch(start, actions, seen)
+    return _Outcome(start, actions, observations)
 
 
-def _branches(walker: _Walker, states: int, actions: int) -> list[_Branch]:
-    branches = []
+def _outcomes(walker: _Walker, states: int, actions: int) -> list[_Outcome]:
+    outcomes = []
     for _ in range(states):
         walker.walk()
         back = _bookmark(walker.env)
-        branches += [
+        outcomes += [
             _play(back(), walker.now, walker.sequence(max(_STEPS))) for _ in range(actions)
         ]
         walker.env = back()
-    return branches
+    return outcomes
 
 
 def _bookmark(env: gym.Env) -> Callable[[], gym.Env]:
-    """A function that gives an environment standing where this one stands now; the one given before is then spoiled."""
+    """Return a function that restores the current state. Each call invalidates the environment of the previous one."""
     inner: Any = env.unwrapped
     data = getattr(inner, "data", None)
     if type(data).__name__ != "MjData":
-        # With its noise, so that both of two actions meet the same. Steps of copies are counted too.
+        # Copies share the state of the random generator, so both sequences have the same noise.
         saved = copy.deepcopy(env)
         return lambda: copy.deepcopy(saved)
     import mujoco
 
-    # Such environments are copied as new ones; so the wrappers are, around the one simulator, which is set back.
+    # deepcopy of a MuJoCo environment makes a new one. So only the wrappers are copied, and the simulator is set back.
     wrappers, memory = copy.deepcopy(env, {id(inner): inner}), copy.copy(data)
 
     def back() -> gym.Env:
@@ -160,20 +161,23 @@ def _bookmark(env: gym.Env) -> Callable[[], gym.Env]:
 
 
 def _obstacle(walker: _Walker) -> str | None:
-    """Why the environment cannot be put back to a state, found by a replay; None: it can, and has been."""
+    """Why the environment cannot be reset to an earlier state, found by a replay. None: it can."""
     walker.walk()
     actions = walker.sequence(max(_STEPS))
     try:
         back = _bookmark(walker.env)
         first = _play(walker.env, walker.now, actions)
         again = _play(back(), walker.now, actions)
-    except Exception as error:  # every environment refuses in its own way
+    except Exception as error:  # environments raise any kind of error
         return f"the environment cannot be copied ({type(error).__name__}: {error})"[:300]
-    if len(first.seen) != len(again.seen):
-        return f"a replay took {len(again.seen)} steps to the end of the episode, not {len(first.seen)}"
-    off = max(_distance(*pair) for pair in zip(first.seen, again.seen, strict=True))
+    if len(first.observations) != len(again.observations):
+        lengths = (len(again.observations), len(first.observations))
+        return "a replay from a copied state had {} steps until the episode ended, not {}".format(
+            *lengths
+        )
+    off = max(_distance(*pair) for pair in zip(first.observations, again.observations, strict=True))
     if not off <= _EXACT:
-        return f"a replay from a copied state saw observations that differ by {off:.3g}"
+        return f"observations of a replay from a copied state differ by {off:.3g}"
     walker.env = back()
     return None
 
@@ -184,22 +188,20 @@ def _distance(one: Any, other: Any) -> float:
     return float(np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64)).max())
 
 
-def _effects(twin: Twin, branches: list[_Branch], actions: int, seed: int) -> JSON:
-    """Scores per measured step. branches: `actions` of each state, one state after another."""
-    everything = _encoded(twin, [seen for branch in branches for seen in branch.seen])
+def _effects(twin: Twin, outcomes: list[_Outcome], actions: int, seed: int) -> JSON:
+    """Scores for each of `_STEPS`. outcomes: `actions` of them for each state, one state after another."""
+    everything = _encoded(twin, [each for outcome in outcomes for each in outcome.observations])
     scale = everything.std(0)
-    # What never moved has no unit but its own.
+    # Constant dimensions have scale 1.
     scale = torch.where(scale > _EXACT, scale, 1.0)
     one, other = torch.combinations(torch.arange(actions)).T
     scores: list[JSON] = []
-    for steps, learned in zip(_STEPS, _learned(twin, branches, seed, actions), strict=True):
-        lasting = torch.tensor([len(branch.seen) >= steps for branch in branches])
-        real = _encoded(twin, [branch.seen[:steps][-1] for branch in branches])
+    for steps, learned in zip(_STEPS, _learned(twin, outcomes, seed, actions), strict=True):
+        lasting = torch.tensor([len(outcome.observations) >= steps for outcome in outcomes])
+        real = _encoded(twin, [outcome.observations[:steps][-1] for outcome in outcomes])
         both = lasting.view(-1, actions)
         both = both[:, one] & both[:, other]
-        effects = (
-            (outcome.view(-1, actions, outcome.shape[-1]) / scale) for outcome in (learned, real)
-        )
+        effects = ((side.view(-1, actions, side.shape[-1]) / scale) for side in (learned, real))
         scores.append(_agreement(*((each[:, one] - each[:, other])[both] for each in effects)))
     return {
         name: [score[name] for score in scores]
@@ -210,7 +212,7 @@ def _effects(twin: Twin, branches: list[_Branch], actions: int, seed: int) -> JS
 
 
 def _agreement(learned: Tensor, real: Tensor) -> JSON:
-    """Scores of (P, D) effects; NaN where nothing has one."""
+    """Scores of (P, D) effects; NaN where all real effects are 0."""
     from scipy.stats import spearmanr
 
     moving = real.square().sum(-1) > 0
@@ -218,34 +220,36 @@ def _agreement(learned: Tensor, real: Tensor) -> JSON:
         return dict.fromkeys(_SCORES, math.nan) | {"pairs": len(real)}
     size = float(real.square().mean().sqrt())
     error = float((learned - real).square().mean().sqrt())
-    told, true = learned[moving], real[moving]
-    # A twin that is blind to actions has no order.
-    ranked = bool((told != told[0, 0]).any())
-    rank = float(spearmanr(told.flatten(), true.flatten()).statistic) if ranked else math.nan
+    learned_moving, real_moving = learned[moving], real[moving]
+    # A rank correlation needs learned effects that differ.
+    ranked = bool((learned_moving != learned_moving[0, 0]).any())
+    rank = math.nan
+    if ranked:
+        rank = float(spearmanr(learned_moving.flatten(), real_moving.flatten()).statistic)
     return {
         "effect_size": size,
         "effect_error": error / size,
-        "cosine": float(torch.cosine_similarity(told, true, dim=-1).mean()),
+        "cosine": float(torch.cosine_similarity(learned_moving, real_moving, dim=-1).mean()),
         "rank": rank,
         "pairs": len(real),
     }
 
 
 @torch.no_grad()
-def _learned(twin: Twin, branches: list[_Branch], seed: int, actions: int) -> list[Tensor]:
-    """(B, D) what the twin's most likely future shows of each branch after each of `_STEPS`."""
+def _learned(twin: Twin, outcomes: list[_Outcome], seed: int, actions: int) -> list[Tensor]:
+    """(B, D) observations of the twin at temperature 0, for each sequence, after each of `_STEPS`."""
     codec, model = twin.codec, twin.model.for_inference()
-    start = codec.encode_observation(_stacked([branch.start for branch in branches]))
-    # One stream for all actions of a state: what differs between them is the action.
-    rng = CounterRNG(torch.arange(len(branches)) // actions + seed)
+    start = codec.encode_observation(_stacked([outcome.start for outcome in outcomes]))
+    # One random stream for all sequences of a state, so that only the actions differ.
+    rng = CounterRNG(torch.arange(len(outcomes)) // actions + seed)
     state = model.encode(Context.from_observation(start, codec.action_size), rng=rng)
-    outcomes = []
+    learned = []
     for step in range(max(_STEPS)):
-        action = codec.encode_action(np.stack([branch.actions[step] for branch in branches]))
+        action = codec.encode_action(np.stack([outcome.actions[step] for outcome in outcomes]))
         state, _ = model.step(state, action, rng=rng, temperature=0.0)
         if step + 1 in _STEPS:
-            outcomes.append(_flat(model.decode(state)))
-    return outcomes
+            learned.append(_flat(model.decode(state)))
+    return learned
 
 
 def _encoded(twin: Twin, observations: list[Any]) -> Tensor:
@@ -259,6 +263,6 @@ def _stacked(observations: list[Any]) -> Any:
 
 
 def _flat(observation: Observation) -> Tensor:
-    """(B, D) float64, one key after another."""
+    """(B, D) float64, keys in order."""
     parts = [observation[key].flatten(1).double() for key in sorted(observation)]
     return torch.cat(parts, -1)

@@ -1,7 +1,7 @@
-"""How far ahead a twin can be trusted: its errors on held-out episodes, by horizon and by dimension.
+"""Errors of a twin by number of steps and by dimension, and its trusted horizon.
 
-Rollouts see as many real observations as a state is inferred from, and then only the real actions. They begin all over
-the data, and at the beginning of the longest episodes, so that the last steps rest on as many of them as there are.
+Open-loop rollouts get the context of a model state and then only real actions. They start from steps spread over the
+data, and from the first steps of the longest episodes, so that large numbers of steps have many rollouts.
 """
 
 from __future__ import annotations
@@ -28,46 +28,43 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON, Uncertainty
 
 TRUSTED = 0.5
-"""A step is trusted where its error is at most this share of hold-last's, and at most so many standard deviations.
+"""Largest error of a trusted step: as a share of the error of the last observation held, and in standard deviations.
 
-Errors count squared: at one half, three quarters of what moved since the start are foreseen, and of what varies in the
-data. Either bound alone is too mild: the first for a world that has long forgotten its start, the second for one that
-hardly moves.
+At 0.5, three quarters of the variance since the first step, and of the variance of the data, are predicted. The first
+bound alone is weak where observations no longer depend on the first step, the second where they hardly change.
 """
 _SPREAD, _BEGINNINGS = 256, 64
-"""Most windows all over the data, and most that begin an episode."""
+"""Largest numbers of windows spread over the data, and of windows at the start of an episode."""
 _FEWEST_RANKED = 20
-"""Windows below which an order says nothing: the worst tenth should be more than one of them."""
+"""Fewest windows of a rank correlation: the worst tenth should have more than one of them."""
 
 
 def measure_horizons(
     twin: Twin,
-    held_out_episodes: Sequence[Episode],
+    episodes: Sequence[Episode],
     *,
     linear: WorldModel | None = None,
     seed: int = 0,
 ) -> JSON:
-    """A twin's errors by horizon, on episodes that it never learned from, as strict JSON.
+    """Measure the errors of a twin by number of steps on episodes of the validation split. Returns strict JSON.
 
-    "observation": "steps"; "unit"; "names" of the dimensions (an image's pixels count as one); "rows", windows left
-        per step; and, per dimension and step, the root mean square "error", "hold_last" (nothing moves) and "linear"
-        (the given baseline, or None).
-    "reward": per step the mean absolute error of the step's own reward ("one_step") and of the return so far
-        ("return"), and the standard deviation of the real returns ("return_spread"), task units; episodes end where
-        the real ones do.
-    "termination": `fidelity.termination_scores` of single real steps; None where a known function ends the episodes.
-    "survival": as `world_env.model_evaluation.survival.survival` has it.
-    "uncertainty": per step, Spearman's rank correlation over the windows between the true error and the mean
-        uncertainty so far ("running": "mean"), and the latter's AUROC for the worst tenth of the errors; None where
-        the model knows no uncertainty, and for steps with few windows.
-    "trusted_horizon": the last of the measured steps that is trusted (`TRUSTED`) with all before it; 0: none is.
-        "rows" says how many windows that rests on.
+    "observation": "steps"; "unit"; "names" of the dimensions (an image is one dimension); "rows", number of windows at
+        each step; and, per dimension and step, the root mean square error of the twin ("error"), of the last
+        observation held ("hold_last") and of the model `linear` ("linear", or None).
+    "reward": per step the mean absolute error of its reward ("one_step") and of the return so far ("return"), and the
+        standard deviation of the real returns ("return_spread"), task units; rollouts end with the real episodes.
+    "termination": `termination_scores` of single real steps; None where a known function ends the episodes.
+    "survival": as returned by `survival`.
+    "uncertainty": per step, the Spearman correlation over the windows between the error and the mean uncertainty so far
+        ("running": "mean"), and the AUROC of the latter for the worst tenth of the errors; None for a model without
+        uncertainty, and for steps with few windows.
+    "trusted_horizon": largest measured step that is trusted (`TRUSTED`) with all steps before it; 0: none.
     """
-    windows = _Windows.of(encode_episodes(held_out_episodes, twin.codec))
-    actions = np.concatenate([episode.actions for episode in held_out_episodes])
-    learned = _rolled(twin, windows, actions, seed)
+    windows = _Windows.of(encode_episodes(episodes, twin.codec))
+    actions = np.concatenate([episode.actions for episode in episodes])
+    learned = _rollout_errors(twin, windows, actions, seed)
     squared = torch.stack(learned.squared)
-    still = torch.stack(
+    held = torch.stack(
         [windows.squared(windows.start(rows), rows, steps).mean(0) for steps, rows in windows.left]
     )
     return {
@@ -77,25 +74,25 @@ def measure_horizons(
             "names": windows.names,
             "rows": [len(rows) for _, rows in windows.left],
             "error": windows.by_dimension(squared),
-            "hold_last": windows.by_dimension(still),
+            "hold_last": windows.by_dimension(held),
             "linear": None if linear is None else _baseline(linear, windows, seed),
         },
         "reward": _reward_errors(windows, learned),
         "termination": _termination(twin, windows.data, seed),
-        "survival": survival(twin, held_out_episodes, seed=seed),
+        "survival": survival(twin, episodes, seed=seed),
         "uncertainty": _ranking(windows, learned),
         "trusted_horizon": _trusted(
-            windows.steps, *(over_keys(each, windows.scale).sqrt() for each in (squared, still))
+            windows.steps, *(over_keys(each, windows.scale).sqrt() for each in (squared, held))
         ),
     }
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What a model says after `steps` steps of the R windows that last so long.
+class RolloutStep:
+    """Predictions of a model after `steps` steps, for the R windows that have so many.
 
-    rows: (R,) int64, which windows. place: (R,) int64, the real step's number in the data.
-    left, observation: the state before that step, what is seen after it.
+    rows: (R,) int64, indices of the windows. place: (R,) int64, indices of the real steps in the data.
+    left: state before the step. observation: predicted observation after it.
     """
 
     steps: int
@@ -114,8 +111,8 @@ def roll(
     *,
     seed: int = 0,
     uncertainty: Uncertainty = False,
-) -> Iterator[Ahead]:
-    """A model's most likely future along the data, from the steps `first` (W,) to the ends of their episodes."""
+) -> Iterator[RolloutStep]:
+    """Roll a model out at temperature 0 along the data, from the steps `first` (W,) to the ends of their episodes."""
     model = model.for_inference()
     rows, rng = torch.arange(len(first)), CounterRNG.from_seed(seed, len(first))
     state = state_at(model, data, first, rng)
@@ -129,15 +126,15 @@ def roll(
         state, prediction = model.step(
             left, action, rng=rng, temperature=0.0, uncertainty=uncertainty
         )
-        yield Ahead(steps, rows, place, left, model.decode(state), prediction)
+        yield RolloutStep(steps, rows, place, left, model.decode(state), prediction)
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Where rollouts begin, how far they go, and what they are compared with.
+    """Windows of rollouts, with the real observations to compare with.
 
-    first: (W,) int64 steps of the data. steps: what is measured. left: for each, itself and (R,) the windows that last
-    so long.
+    first: (W,) int64, first steps in the data. steps: measured numbers of steps. left: for each of them, (the number,
+    (R,) indices of the windows that have so many steps).
     """
 
     data: EncodedEpisodes
@@ -159,7 +156,7 @@ class _Windows:
 
     @property
     def names(self) -> list[str]:
-        """One for each dimension, and one for each image."""
+        """One name for each dimension, and one for each image."""
         return [
             key if is_image(space) else f"{key}[{i}]"
             for key, space in self.data.codec.keys.items()
@@ -170,14 +167,14 @@ class _Windows:
         first = self.first[rows]
         return self.data.seen(first + self.data.episode[first])
 
-    def squared(self, seen: Observation, rows: Tensor, steps: int) -> Tensor:
-        """(R, D) squared deviations of what is seen from what was real, `steps` steps into the given windows."""
+    def squared(self, predicted: Observation, rows: Tensor, steps: int) -> Tensor:
+        """(R, D) squared deviations from the real observations, `steps` steps after the first step of the windows."""
         first = self.first[rows]
         real = self.data.seen(first + self.data.episode[first] + steps)
-        return deviations(seen, real, self.scale).square()
+        return deviations(predicted, real, self.scale).square()
 
     def by_dimension(self, squared: Tensor) -> list[list[float | None]]:
-        """(G, D) mean squares as root mean squares, for each name a list over the G steps."""
+        """(G, D) mean squares to root mean squares: for each name, a list over the G steps."""
         keys = self.data.codec.keys
         parts = squared.split([self.scale[key].numel() for key in keys], dim=-1)
         named = [
@@ -188,60 +185,62 @@ class _Windows:
 
 
 @dataclass(frozen=True)
-class _Rolled:
-    """A twin's rollouts, one entry for each measured step; R windows are left by then.
+class _RolloutErrors:
+    """Errors of a twin's rollouts, one entry for each measured step, which R windows have.
 
-    squared: (D,) mean over the windows. error: (R,) over all dimensions. reward, returns: (R,) signed errors of this
-    step's reward and of all so far. doubt: (R,) sum of the uncertainties so far; NaN where the model knows none.
+    squared: (D,) mean over the windows. error: (R,) over all dimensions. reward, returns: (R,) signed errors of the
+    reward of the step and of the return so far. uncertainty: (R,) sum so far; NaN for a model without uncertainty.
     """
 
     squared: list[Tensor] = field(default_factory=list)
     error: list[np.ndarray] = field(default_factory=list)
     reward: list[Tensor] = field(default_factory=list)
     returns: list[Tensor] = field(default_factory=list)
-    doubt: list[np.ndarray] = field(default_factory=list)
+    uncertainty: list[np.ndarray] = field(default_factory=list)
 
 
-def _rolled(twin: Twin, windows: _Windows, actions: np.ndarray, seed: int) -> _Rolled:
-    """actions: (N, ...) of the data, as the environment took them."""
+def _rollout_errors(
+    twin: Twin, windows: _Windows, actions: np.ndarray, seed: int
+) -> _RolloutErrors:
+    """Errors of the twin. actions: (N, ...) of the data, as in the environment."""
     data, first = windows.data, windows.first
-    total, doubt = torch.zeros(2, len(first), dtype=torch.float64)
-    rolled = _Rolled()
-    for ahead in roll(twin.model, data, first, seed=seed, uncertainty="full"):
-        rows, known = ahead.rows, ahead.prediction.uncertainty
-        off = _paid(twin, data, actions, ahead) - data.rewards[ahead.place]
+    total, uncertainty = torch.zeros(2, len(first), dtype=torch.float64)
+    errors = _RolloutErrors()
+    for step in roll(twin.model, data, first, seed=seed, uncertainty="full"):
+        rows, known = step.rows, step.prediction.uncertainty
+        off = _reward(twin, data, actions, step) - data.rewards[step.place]
         total[rows] += off
-        doubt[rows] += math.nan if known is None else known
-        if ahead.steps not in windows.steps:
+        uncertainty[rows] += math.nan if known is None else known
+        if step.steps not in windows.steps:
             continue
-        away = windows.squared(ahead.observation, rows, ahead.steps)
-        rolled.squared.append(away.mean(0))
-        rolled.error.append(over_keys(away, windows.scale).sqrt().numpy())
-        rolled.reward.append(off)
-        rolled.returns.append(total[rows])
-        rolled.doubt.append(doubt[rows].numpy())
-    return rolled
+        squared = windows.squared(step.observation, rows, step.steps)
+        errors.squared.append(squared.mean(0))
+        errors.error.append(over_keys(squared, windows.scale).sqrt().numpy())
+        errors.reward.append(off)
+        errors.returns.append(total[rows])
+        errors.uncertainty.append(uncertainty[rows].numpy())
+    return errors
 
 
-def _paid(twin: Twin, data: EncodedEpisodes, actions: np.ndarray, ahead: Ahead) -> Tensor:
-    """(R,) the learned reward as a simulator pays it, where the episode goes on or ends as the real one."""
-    codec, said = twin.codec, ahead.prediction
+def _reward(twin: Twin, data: EncodedEpisodes, actions: np.ndarray, step: RolloutStep) -> Tensor:
+    """(R,) learned reward as in a simulator, where the episode continues or ends as the real one."""
+    codec, prediction = twin.codec, step.prediction
     if twin.reward_fn is not None:
-        before = codec.decode_observation(twin.model.decode(ahead.left))
-        after = codec.decode_observation(ahead.observation)
-        return torch.as_tensor(twin.reward_fn(before, actions[ahead.place.numpy()], after))
-    reward = said.reward
-    if said.terminal_reward is not None:
-        reward = torch.where(data.terminated[ahead.place] > 0, said.terminal_reward, reward)
+        before = codec.decode_observation(twin.model.decode(step.left))
+        after = codec.decode_observation(step.observation)
+        return torch.as_tensor(twin.reward_fn(before, actions[step.place.numpy()], after))
+    reward = prediction.reward
+    if prediction.terminal_reward is not None:
+        reward = torch.where(data.terminated[step.place] > 0, prediction.terminal_reward, reward)
     return torch.from_numpy(codec.clip_reward(reward.numpy()))
 
 
 def _baseline(model: WorldModel, windows: _Windows, seed: int) -> list[list[float | None]]:
     rollout = roll(model, windows.data, windows.first, seed=seed)
     squared = [
-        windows.squared(ahead.observation, ahead.rows, ahead.steps).mean(0)
-        for ahead in rollout
-        if ahead.steps in windows.steps
+        windows.squared(step.observation, step.rows, step.steps).mean(0)
+        for step in rollout
+        if step.steps in windows.steps
     ]
     return windows.by_dimension(torch.stack(squared))
 
@@ -253,7 +252,7 @@ def _termination(twin: Twin, data: EncodedEpisodes, seed: int) -> JSON | None:
     return termination_scores(probability, label, twin.termination_threshold)
 
 
-def _reward_errors(windows: _Windows, learned: _Rolled) -> JSON:
+def _reward_errors(windows: _Windows, learned: _RolloutErrors) -> JSON:
     summed = torch.cat([torch.zeros(1), windows.data.rewards]).double().cumsum(0)
     spread = []
     for steps, rows in windows.left:
@@ -268,20 +267,20 @@ def _reward_errors(windows: _Windows, learned: _Rolled) -> JSON:
     }
 
 
-def _ranking(windows: _Windows, learned: _Rolled) -> JSON | None:
-    """Whether doubt tells where the rollout is wrong; None per step where windows are few or all alike."""
+def _ranking(windows: _Windows, learned: _RolloutErrors) -> JSON | None:
+    """Rank correlation of uncertainty and error; None for steps with few windows, or with constant values."""
     from scipy.stats import spearmanr
 
-    if np.isnan(learned.doubt[0]).all():
+    if np.isnan(learned.uncertainty[0]).all():
         return None
     rank, worst = [], []
-    for doubt, error in zip(learned.doubt, learned.error, strict=True):
-        told = len(error) >= _FEWEST_RANKED and all(
-            np.isfinite(values).all() and np.ptp(values) > 0 for values in (doubt, error)
+    for uncertainty, error in zip(learned.uncertainty, learned.error, strict=True):
+        enough = len(error) >= _FEWEST_RANKED and all(
+            np.isfinite(values).all() and np.ptp(values) > 0 for values in (uncertainty, error)
         )
-        rank.append(float(spearmanr(doubt, error).statistic) if told else math.nan)
-        bad = error > np.quantile(error, 0.9) if told else np.zeros(len(error), bool)
-        worst.append(auroc(doubt, bad) if bad.any() else math.nan)
+        rank.append(float(spearmanr(uncertainty, error).statistic) if enough else math.nan)
+        bad = error > np.quantile(error, 0.9) if enough else np.zeros(len(error), bool)
+        worst.append(auroc(uncertainty, bad) if bad.any() else math.nan)
     return {
         "steps": windows.steps,
         "running": "mean",
@@ -291,5 +290,5 @@ def _ranking(windows: _Windows, learned: _Rolled) -> JSON | None:
 
 
 def _trusted(steps: list[int], error: Tensor, hold_last: Tensor) -> int:
-    good = (error <= TRUSTED * hold_last) & (error <= TRUSTED)
-    return ([0, *steps])[int(good.long().cumprod(0).sum())]
+    trusted = (error <= TRUSTED * hold_last) & (error <= TRUSTED)
+    return ([0, *steps])[int(trusted.long().cumprod(0).sum())]

@@ -1,4 +1,4 @@
-"""A twin against logs of the real world, without a simulator: logged actions, replayed from logged starts."""
+"""Evaluation of a twin on logged episodes: logged actions are replayed in the twin from logged first observations."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON, OBSERVATION
 
 LEVEL = 0.9
-"""Of the interval that each episode's learned returns span."""
+"""Nominal coverage of the interval of each episode's learned returns."""
 MIN_ROLLOUTS = 19
-"""With fewer draws, the outermost ones are an interval of less than 90 %."""
+"""Fewest rollouts per episode: with fewer, the smallest and the largest return span less than 90 %."""
 CERTIFIES = (
-    "how the twin follows actions like the logged ones from starts like the logged ones; nothing about policies that "
-    "act differently: where these lead, the logs do not say, only reality can"
+    "how closely the twin follows actions like the logged ones from initial states like the logged ones, and nothing "
+    "about policies that act differently: only the real environment shows their returns"
 )
 OPEN_LOOP = (
-    "actions are replayed open loop: where a world is unstable, as in balancing, small errors grow and nobody corrects "
-    "them, so a twin can lose the log though a policy that sees where it is would return there what it returns in "
-    "reality; a twin that keeps to the log is good, one that does not may be"
+    "actions are replayed open loop: in unstable tasks, such as balancing, small errors grow without feedback. A twin "
+    "can then deviate from the log although a policy that observes the state has the same return in both. A small "
+    "deviation shows an accurate twin, a large one does not show an inaccurate one"
 )
 _MAX_ROWS = 2_000
 _ROUNDING = 1e-3
-"""Share of the range of returns by which float32 logs may miss a return that is exactly right."""
+"""Tolerance of an interval for the rounding of float32 logs, as a share of the range of returns."""
 _TERMINATED, _NON_FINITE = ENDS.index("terminated"), ENDS.index("non_finite")
 
 
@@ -39,9 +39,9 @@ _TERMINATED, _NON_FINITE = ENDS.index("terminated"), ENDS.index("non_finite")
 class Replay:
     """Learned rollouts of E logged episodes, R each.
 
-    returns: (E, R) undiscounted, until the twin ended or the logged actions ran out.
-    ended: (E, R) int, the step after which the twin terminated; 0: it had not when the actions ran out.
-    lost: (E, R) bool, whether the twin left the numbers.
+    returns: (E, R) undiscounted returns until the rollout or the logged actions ended, task units.
+    ended: (E, R) int, step at which the rollout terminated; 0: it did not.
+    lost: (E, R) bool, whether the rollout had NaN or infinite values.
     """
 
     returns: np.ndarray
@@ -52,37 +52,37 @@ class Replay:
 def against_logs(
     twin: Twin, episodes: Sequence[Episode], *, rollouts: int = 20, seed: int = 0
 ) -> JSON:
-    """What the twin makes of held-out logged actions: return error, timing of ends, coverage of its intervals.
+    """Evaluate a twin on logged episodes: return error, time of terminations, coverage of return intervals.
 
-    Only whole episodes that the twin was not fitted to count. Each is replayed `rollouts` times, every time with other
-    noise and, in an ensemble, another member.
+    Uses whole episodes that the twin was not fitted to. Each is replayed `rollouts` times, with other noise and, in an
+    ensemble, another member each time.
     Returns {"episodes", "steps", "rollouts", "left_out", "warnings", "return_error", "termination", "coverage",
-    "certifies", "open_loop", "rows"}; returns in task units, "relative" ones in ranges of the logged returns, None
-    where undefined.
-    Raises TooLittleDataError where nothing is held out, InvalidOptionError for too few rollouts.
+    "certifies", "open_loop", "rows"}; returns in task units, "relative" errors as a share of the range of logged
+    returns; None where undefined.
+    Raises TooLittleDataError where the twin was fitted to all episodes, InvalidOptionError for too few rollouts.
     """
     if rollouts < MIN_ROLLOUTS:
         raise InvalidOptionError(
-            f"rollouts is {rollouts}: an interval of {LEVEL:.0%} needs at least {MIN_ROLLOUTS}"
+            f"rollouts is {rollouts}, expected at least {MIN_ROLLOUTS}: fewer give no interval of {100 * LEVEL:.0f} %"
         )
-    judged, left_out, warnings = held_out(twin, episodes)
-    replayed = replay(twin, judged, rollouts, seed)
-    logged = np.array([episode.rewards.sum(dtype=np.float64) for episode in judged])
+    fresh, left_out, warnings = held_out(twin, episodes)
+    replayed = replay(twin, fresh, rollouts, seed)
+    logged = np.array([episode.rewards.sum(dtype=np.float64) for episode in fresh])
     width = float(np.ptp(logged))
-    # The quantile of the next draw, not of these: unbiased however few they are.
+    # Quantiles of the next draw instead of these draws: unbiased for any number of rollouts.
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(replayed.returns, [tail, 1 - tail], axis=1, method="weibull")
     slack = _ROUNDING * (width or float(np.abs(logged).max()))
     inside = (logged >= low - slack) & (logged <= high + slack)
     learned = replayed.returns.mean(1)
     return {
-        "episodes": len(judged),
-        "steps": sum(map(len, judged)),
+        "episodes": len(fresh),
+        "steps": sum(map(len, fresh)),
         "rollouts": rollouts,
         "left_out": left_out,
         "warnings": warnings,
         "return_error": _return_error(learned - logged, width),
-        "termination": _termination(judged, replayed),
+        "termination": _termination(fresh, replayed),
         "coverage": _coverage(inside, high - low, width),
         "certifies": CERTIFIES,
         "open_loop": OPEN_LOOP,
@@ -99,13 +99,13 @@ def against_logs(
                 "ended": _median(replayed.ended[i][replayed.ended[i] > 0]),
                 "ended_share": float((replayed.ended[i] > 0).mean()),
             }
-            for i, episode in enumerate(judged)
+            for i, episode in enumerate(fresh)
         ],
     }
 
 
 def held_out(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], JSON, list[str]]:
-    """(whole episodes that the twin was not fitted to, how many others by reason, what to keep in mind).
+    """(whole episodes that the twin was not fitted to, numbers of the others by reason, warnings).
 
     Raises TooLittleDataError where there is none.
     """
@@ -117,30 +117,30 @@ def held_out(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], JS
     left_out = {"pieces": len(episodes) - len(whole), "trained_on": len(whole) - len(fresh)}
     if not fresh:
         raise TooLittleDataError(
-            f"none of the {len(episodes)} episodes is held out: the twin was fitted to {left_out['trained_on']}, and "
+            f"none of the {len(episodes)} episodes can be used: the twin was fitted to {left_out['trained_on']}, and "
             f"{left_out['pieces']} begin inside an episode. Give logs that were kept away from `fit`, or fit again "
-            "with 10 or more episodes, of which it holds some out"
+            "with 10 or more episodes, so that there is a validation split"
         )
     warnings = []
     if known is None:
         warnings.append(
-            "this twin does not say which episodes it was fitted to: these may be among them, and then it looks "
-            "better than it is. Fit it again to know"
+            "this twin has no record of its training episodes: errors are too small if these episodes are among "
+            "them. Fit it again to record them"
         )
     chose = sum(episode.digest() in validated for episode in fresh)
     if chose:
         warnings.append(
-            f"{chose} of the {len(fresh)} episodes chose the twin's weights and thresholds, though it was not fitted "
-            "to them: on new logs it may do somewhat worse"
+            f"{chose} of the {len(fresh)} episodes are the validation split of the fit, which selected weights "
+            "and thresholds: errors on new logs may be larger"
         )
     return fresh, left_out, warnings
 
 
 def replay(twin: Twin, episodes: Sequence[Episode], rollouts: int, seed: int = 0) -> Replay:
-    """Each episode's actions, `rollouts` times, from its first observation. Uncertainty is ignored, as in `compare`."""
+    """Replay the actions of each episode `rollouts` times from its first observation; uncertainty is ignored."""
     shape = (len(episodes), rollouts)
     whole = Replay(np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool))
-    # Episodes of like lengths together: a row that has ended still costs.
+    # Episodes of similar length together, because a batch row that has ended still takes time.
     order = np.argsort([len(episode) for episode in episodes], kind="stable")
     size = max(1, _MAX_ROWS // rollouts)
     for begin in range(0, len(order), size):
@@ -154,9 +154,9 @@ def replay(twin: Twin, episodes: Sequence[Episode], rollouts: int, seed: int = 0
 def _replay(episodes: list[Episode], twin: Twin, rollouts: int, seed: int) -> Replay:
     lengths = np.repeat([len(episode) for episode in episodes], rollouts)
     rows, longest = len(lengths), int(lengths.max())
-    # The logs end by themselves: a limit of the twin's must not end them first.
+    # A time limit of the twin must not end a rollout before its log.
     simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(horizon=longest + 1))
-    simulator.reset(options={"observation": _starts(episodes, rollouts)})
+    simulator.reset(options={"observation": _first_observations(episodes, rollouts)})
     returns, ended, lost = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, bool)
     for step in range(longest):
         running = ~simulator.finished & (step < lengths)
@@ -171,7 +171,7 @@ def _replay(episodes: list[Episode], twin: Twin, rollouts: int, seed: int) -> Re
     return Replay(returns.reshape(shape), ended.reshape(shape), lost.reshape(shape))
 
 
-def _starts(episodes: list[Episode], rollouts: int) -> Any:
+def _first_observations(episodes: list[Episode], rollouts: int) -> Any:
     columns = [episode.observation_columns() for episode in episodes]
     parts = {
         key: np.repeat(np.stack([each[key][0] for each in columns]), rollouts, axis=0)
@@ -192,19 +192,19 @@ def _return_error(error: np.ndarray, width: float) -> JSON:
 
 
 def _termination(episodes: Sequence[Episode], replayed: Replay) -> JSON:
-    """How the twin's ends lie to the logged ones; an end after the last logged action is missed, not late."""
-    died = np.array([episode.terminated for episode in episodes])
+    """Times of learned against logged terminations. A termination after the last logged action counts as missed."""
+    terminated = np.array([episode.terminated for episode in episodes])
     lengths = np.array([len(episode) for episode in episodes])[:, None]
     ended = replayed.ended > 0
-    early = (lengths - replayed.ended)[died]
-    reached = ended[died]
+    early = (lengths - replayed.ended)[terminated]
+    reached = ended[terminated]
     return {
-        "logged_ends": int(died.sum()),
+        "logged_ends": int(terminated.sum()),
         "on_time": _share(reached & (early == 0)),
         "early": _share(reached & (early > 0)),
         "missed": _share(~reached),
         "median_absolute_difference": _median(early[reached]),
-        "false_ends": _share(ended[~died]),
+        "false_ends": _share(ended[~terminated]),
         "non_finite": _share(replayed.lost),
     }
 
@@ -221,8 +221,8 @@ def _coverage(inside: np.ndarray, widths: np.ndarray, width: float) -> JSON:
     }
 
 
-def _share(which: np.ndarray) -> float | None:
-    return float(which.mean()) if which.size else None
+def _share(mask: np.ndarray) -> float | None:
+    return float(mask.mean()) if mask.size else None
 
 
 def _median(values: np.ndarray) -> float | None:

@@ -1,7 +1,6 @@
-"""How close a world model stays to real episodes that it never learned from.
+"""Open-loop errors of a world model on real episodes, and its errors of single steps.
 
-The same `encode`, `step` and `decode` as the simulator's, on the same encoded tensors: what is measured here is
-what an agent lives in.
+Rollouts use the same `encode`, `step` and `decode` on the same encoded tensors as the simulator.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ from world_env.types import JSON, OBSERVATION
 
 _MAX_WINDOWS = 256
 _ENERGY_WINDOWS = 64
-"""Whose energy scores are taken: two rollouts each, beside the one of all windows."""
+"""Windows with energy scores, of two more rollouts each."""
 
 
 _CHUNK = 2048
-"""Transitions judged at once: what the model needs for them, and with it the memory, stays small."""
+"""Transitions per batch, which bounds the memory."""
 
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Errors of rollouts that see the real actions, and reality only as far as a state is inferred from.
+    """Errors of open-loop rollouts: real actions, and real observations only before the first step.
 
-    A model with a memory is shown what came before, where something did (`WorldModel.context`).
+    A model with memory gets earlier observations as context, where there are any (`WorldModel.context`).
 
     error: (T,) root mean square error after 1..T steps, in the units of `scales_of`.
-    hold_last: (T,) the same for "nothing moves".
-    energy, hold_energy: (T,) mean energy scores of either, on some of the windows; None for a model whose one rollout
-        stands for all (`WorldModel.scored_by_draws`), unless they were asked for.
-    score: one number to select models by: e / (1 + e) averaged over windows and steps, e the error of one window
-        after one step count; saturating, so that windows lost to chaos do not drown the rest. Of draws, the same of the
-        energy score's distances. inf if any rollout left the numbers.
-    reward_error: mean absolute error of one step's reward over the rollout, task units.
-    rows: how many windows were rolled out.
+    hold_last: (T,) the same for the last observation held.
+    energy, hold_energy: (T,) mean energy scores of the rollouts and of the last observation held, on some of the
+        windows; None unless the model is scored by draws (`WorldModel.scored_by_draws`) or they were asked for.
+    score: selection criterion of models: mean of e / (1 + e) over windows and steps, where e is the error of a window.
+        It saturates, so windows with diverged rollouts do not dominate. For a model scored by draws, the energy score
+        of the saturated distances. inf if any rollout has NaN or infinite values.
+    reward_error: mean absolute error of the reward of a step, task units.
+    rows: number of windows.
     """
 
     error: np.ndarray
@@ -58,7 +57,7 @@ class OpenLoop:
     hold_energy: np.ndarray | None = None
 
     def to_json(self) -> JSON:
-        """The curves as a twin stores them, rounded; None where a rollout left the numbers."""
+        """The curves, rounded, as stored in a twin; None for NaN and infinite values."""
         names = ("error", "hold_last", "energy", "hold_energy")
         curves = {
             name: [round(float(value), 5) if math.isfinite(value) else None for value in values]
@@ -80,27 +79,27 @@ def evaluate_open_loop(
     temperature: float = 0.0,
     energies: bool = False,
 ) -> OpenLoop:
-    """Roll the model out along real episodes, from windows spread evenly over the data.
+    """Measure open-loop errors along real episodes, from windows spread evenly over the data.
 
-    horizon: steps T; windows that end earlier count as far as they go.
-    scale: the unit of errors; None for that of `data`. Few held-out episodes may show less than the model knows of: a
-        fit gives the one of all its episodes.
-    temperature: of `error`; energy scores are of what a simulator would draw, at 1.
-    energies: of a model whose one rollout stands for all too; its score stays that of the errors.
+    horizon: number of steps T. Shorter windows count until they end.
+    scale: unit of the errors; None: from `data`. A fit passes that of all its episodes, because a small
+        validation split may cover less.
+    temperature: scale of the model's noise for `error`. Energy scores have temperature 1, as the simulator by default.
+    energies: compute energy scores also for a model that is not scored by draws.
     """
     by_draws, model = model.scored_by_draws, model.for_inference()
     begins, length = evaluation_steps(data, horizon)
     scale = scales_of(data) if scale is None else scale
-    first = _seen_from(data, begins, 0)
-    error, still, reward_error, saturated = [], [], [], []
-    for step, rows, state, prediction in _imagined(model, data, begins, length, seed, temperature):
-        real, place = _seen_from(data, begins[rows], step + 1), begins[rows] + step
+    first = _observations_after(data, begins, 0)
+    error, hold_last, reward_error, saturated = [], [], [], []
+    for step, rows, state, prediction in _rollout(model, data, begins, length, seed, temperature):
+        real, place = _observations_after(data, begins[rows], step + 1), begins[rows] + step
         errors = row_errors(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
-        still.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
+        hold_last.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
         saturated.append(float(_saturating(errors).mean()))
-        going_on = data.terminated[place] == 0
-        difference = (prediction.reward - data.rewards[place]).abs()[going_on]
+        continues = data.terminated[place] == 0
+        difference = (prediction.reward - data.rewards[place]).abs()[continues]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
     energy = hold_energy = None
     if by_draws or energies:
@@ -109,7 +108,7 @@ def evaluate_open_loop(
     score = float(np.mean(saturated)) if np.isfinite(error).all() else math.nan
     return OpenLoop(
         np.array(error),
-        np.array(still),
+        np.array(hold_last),
         score if math.isfinite(score) else math.inf,
         float(np.mean(reward_error)),
         len(begins),
@@ -126,15 +125,15 @@ def _energies(
     scale: Observation,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-    """(T,) each, means over some windows: energy scores, those of "nothing moves", and those of saturated distances."""
-    # The longest windows first, so that some of those that are kept reach the end.
+    """(T,) means over some windows: energy scores, those of the last observation held, those of saturated distances."""
+    # The longest windows first, so that some of the chosen ones reach the last step.
     ordered = begins[data.left[begins].argsort(descending=True, stable=True)]
     chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
-    first, energy, held, saturated = _seen_from(data, chosen, 0), [], [], []
-    for step, rows, state, _ in _imagined(model, data, chosen, length, seed, 1.0):
-        shown, real = model.decode(state), _seen_from(data, chosen[rows], step + 1)
-        one, other = row_errors(shown, real, scale).chunk(2)
-        left, right = ({key: value.chunk(2)[i] for key, value in shown.items()} for i in (0, 1))
+    first, energy, held, saturated = _observations_after(data, chosen, 0), [], [], []
+    for step, rows, state, _ in _rollout(model, data, chosen, length, seed, 1.0):
+        predicted, real = model.decode(state), _observations_after(data, chosen[rows], step + 1)
+        one, other = row_errors(predicted, real, scale).chunk(2)
+        left, right = ({key: value.chunk(2)[i] for key, value in predicted.items()} for i in (0, 1))
         apart = (one, other, row_errors(left, right, scale))
         energy.append(float(energy_score(*apart).mean()))
         saturated.append(float(energy_score(*map(_saturating, apart)).mean()))
@@ -146,7 +145,7 @@ def _saturating(distance: Tensor) -> Tensor:
     return distance / (1.0 + distance)
 
 
-def _imagined(
+def _rollout(
     model: WorldModel,
     data: EncodedEpisodes,
     begins: Tensor,
@@ -154,14 +153,14 @@ def _imagined(
     seed: int,
     temperature: float,
 ) -> Iterator[tuple[int, Tensor, State, Prediction]]:
-    """(step, rows of the windows that last so long, their states, what was predicted of the step), step by step."""
+    """Yield (step, indices of the windows that have this step, their states, predictions of the step)."""
     rows, left = torch.arange(len(begins), device=data.device), data.left[begins]
     rng = CounterRNG.from_seed(seed, len(begins), device=data.device)
     state = state_at(model, data, begins, rng)
     for step in range(min(length, int(left.max()))):
         lasting = left[rows] > step
         if not lasting.all():
-            # Windows that ended are not rolled on: over a whole episode they are half of the work.
+            # Windows that have ended are dropped: over whole episodes they are half of the work.
             kept = lasting.nonzero().squeeze(1)
             rows, state, rng = rows[kept], select(state, kept), rng.select(kept)
         action = data.actions[begins[rows] + step]
@@ -169,8 +168,8 @@ def _imagined(
         yield step, rows, state, prediction
 
 
-def _seen_from(data: EncodedEpisodes, begins: Tensor, steps: int) -> Observation:
-    """What was seen so many steps after each of these (B,): pixels of whole windows, as numbers, would fill memory."""
+def _observations_after(data: EncodedEpisodes, begins: Tensor, steps: int) -> Observation:
+    """Observations `steps` steps after each of the steps (B,). One step at a time, because of the memory of images."""
     return data.seen(begins + data.episode[begins] + steps)
 
 
@@ -178,10 +177,11 @@ def _seen_from(data: EncodedEpisodes, begins: Tensor, steps: int) -> Observation
 def one_step(
     model: WorldModel, data: EncodedEpisodes, *, seed: int = 0, ranges: DataRange | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(probability, label, uncertainty) of every real transition, (N,) each, on the CPU; uncertainty NaN where unknown.
+    """(termination probability, label, uncertainty) of every real transition, (N,) each, on the CPU.
 
-    Of a model that is scored by its draws, those of one draw each, as a simulator would have them.
-    ranges: what arrives beyond their `ends` has surely ended, as in a simulator.
+    uncertainty: NaN for a model without one. A model scored by draws is stepped once at temperature 1, as in a
+    simulator.
+    ranges: observations beyond their hard termination bounds have probability 1, as in a simulator.
     """
     temperature = 1.0 if model.scored_by_draws else 0.0
     model, bounds = model.for_inference(), TerminalBounds(ranges)
@@ -210,13 +210,13 @@ def one_step(
 
 
 def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, rng: CounterRNG) -> State:
-    """What a model makes of the real past of each of these steps (B,)."""
+    """Model states before each of the steps (B,), from the real past."""
     context = data.contexts(steps, model.context).to(data.device, torch.float32)
     return model.encode(context, rng=rng)
 
 
 def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
-    """At most 256 windows of `horizon` steps, spread evenly over all steps of the data."""
+    """Windows of `horizon` steps, spread evenly over the data, at most `_MAX_WINDOWS`."""
     return data.gather(*evaluation_steps(data, horizon))
 
 
@@ -224,20 +224,20 @@ def evaluation_steps(data: EncodedEpisodes, horizon: int) -> tuple[Tensor, int]:
     """(first steps, length) of `evaluation_windows`."""
     stride = max(1, -(-len(data) // _MAX_WINDOWS))
     steps = torch.arange(0, len(data), stride, device=data.device)
-    # Of the chosen steps, not of all: else no window might reach the last step.
+    # Over the chosen steps, so that some window reaches the last step.
     length = min(horizon, int(data.left[steps].max()))
     whole = steps[data.left[steps] >= length]
-    # Whole windows first: the far end of the curve should rest on many rows.
+    # Whole windows where there are enough, so that all steps have the same number of windows.
     chosen = whole if len(whole) >= 32 else steps
     return chosen, length
 
 
 def measured_steps(last: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, ... below `last` >= 1, and `last`: where curves over the steps are told."""
+    """Steps at which curves are measured: 1, 2, 5, 10, 20, 50, ... below `last` >= 1, and `last`."""
     grid = [m * 10**power for power in range(len(str(last))) for m in (1, 2, 5)]
     return [steps for steps in grid if steps < last] + [last]
 
 
 def _root_mean_square(errors: Tensor) -> float:
-    """Over the rows; NaN if there is none."""
+    """Root mean square over the rows; NaN without rows."""
     return float(errors.square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""`world-env build ENV_ID`: collect, fit, learn, compare, and one folder with the twin, its card and a page."""
+"""Build of a twin and a policy: collect, fit, learn and compare, with one folder for all results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from world_env.atomic_io import write_json
 from world_env.data.dataset import encode_episodes
 from world_env.data.episode import split
-from world_env.errors import MissingExtraError
+from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.action_effects import counterfactual
@@ -38,7 +38,7 @@ from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.rollouts.actors import policy_actor, random_actor
 from world_env.rollouts.real import run_real
-from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
+from world_env.spec import WorldSpec, check_same_spaces
 from world_env.twin.fidelity import error_curves
 from world_env.twin.twin import KnownFunction, Twin
 from world_env.types import JSON
@@ -52,16 +52,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-_FILMED_STEPS = 120
+_VIDEO_STEPS = 120
 
 
 JUDGE_SEEDS = 10_000
-"""Reset seeds of judged episodes begin here; collection never comes near them."""
+"""First reset seed of the final comparison. Data collection uses other seeds."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build left. comparison: as `world_env.policy_evaluation.compare.compare` returns it. page: the HTML report."""
+    """Result of a build.
+
+    comparison: as returned by `compare`. seconds: (stage, duration) in order. page: the HTML report.
+    """
 
     rounds: list[Round]
     comparison: JSON
@@ -77,15 +80,21 @@ def build(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Built:
-    """Collect, fit, learn, judge once in reality, save the twin with its card, write the page.
+    """Build a twin and a policy, compare them with the real environment, and write the report.
 
-    reward_fn, termination_fn: known functions of the twin, as in `world_env.fitting.fit.fit_episodes`.
+    Collects real episodes, fits a twin, trains a policy in it, and compares the returns of the policy, of a random one
+    and of a baseline in the twin and in the real environment. The baseline is the same algorithm, trained in the real
+    environment on the same number of real steps. Run again with the same configuration to resume.
+
+    report: progress callback, (stage, steps done, steps in total, values to log).
+    reward_fn, termination_fn: known functions of the twin, as in `fit`.
+    Raises InvalidOptionError, SpaceMismatchError, StageError and the errors of `refine`, before a real step where the
+    settings show them.
     """
-    say = report or (lambda stage, done, wanted, logs: None)
-    out, name = Path(config.out), config.algo.lower()
-    real = config.real
+    report = report or (lambda stage, done, wanted, logs: None)
+    out = Path(config.out)
+    policy_pool = _checked(config, spec_of(config.real))
     ledger = StepLedger(out / "real-steps.json")
-    judges = _judges(config, real)
     began = time.perf_counter()
     rounds = refine(
         refine_config(config),
@@ -95,51 +104,63 @@ def build(
         termination_fn=termination_fn,
     )
     last = rounds[-1]
-    policies = {
-        "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
-        f"{name}_twin": policy_actor(last.policy),
-    }
-    real_steps = {"random": 0, f"{name}_twin": last.real_steps}
     seconds = [
         (f"{stage} (round {part.number})", value)
         for part in rounds
         for stage, value in part.seconds.items()
     ]
-    if config.baseline:
-        mark = time.perf_counter()
-        baseline = _baseline(config, last, ledger, say)
-        policies[f"{name}_real_same_steps"] = policy_actor(baseline)
-        # Stable-Baselines3 finishes its last rollout: what was really spent.
-        real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
-        seconds.append(
-            (f"{config.algo} in reality, same steps", round(time.perf_counter() - mark, 1))
-        )
-    mark = time.perf_counter()
-    comparison = compare(
-        policies,
-        last.twin,
-        real,
-        ledger=ledger,
-        episodes=config.episodes,
-        seed=JUDGE_SEEDS,
-        real_steps=real_steps,
-        progress=lambda done, wanted: say("compare", done, wanted, {}),
-    )
-    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
+    comparison = _compared(config, last, ledger, report, seconds)
     comparison["seed"] = config.seed
     _write(out, comparison, ledger)
     mark = time.perf_counter()
     curves, measured = _measured(config, last, ledger)
-    if judges is not None:
-        measured |= _agreement(f"{name}_twin", last, judges, ledger)
+    if policy_pool is not None:
+        measured |= _agreement(f"{config.algo.lower()}_twin", last, policy_pool, ledger)
     now = time.perf_counter()
     seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
-    last = dataclasses.replace(last, twin=_judged_twin(config, last, comparison, measured))
+    last = dataclasses.replace(last, twin=_with_fidelity(config, last, comparison, measured))
     folder = last.twin.save(out / "twin")
     frames = _frames(config, last, ledger)
-    _write(out, comparison, ledger)  # again: measuring and filming spend real steps too
+    _write(out, comparison, ledger)  # again, because measures and videos take real steps too
     page = _page(config, rounds, last.twin, comparison, curves, seconds, frames)
     return Built(rounds, comparison, seconds, folder, page)
+
+
+def _compared(
+    config: BuildConfig,
+    last: Round,
+    ledger: StepLedger,
+    report: Report,
+    seconds: list[tuple[str, float]],
+) -> JSON:
+    """Comparison of the policies, after training the baseline; durations are added to `seconds`."""
+    name = config.algo.lower()
+    policies = {
+        "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
+        f"{name}_twin": policy_actor(last.policy),
+    }
+    real_steps = {"random": 0, f"{name}_twin": last.real_steps}
+    if config.baseline:
+        mark = time.perf_counter()
+        baseline = _baseline(config, last, ledger, report)
+        policies[f"{name}_real_same_steps"] = policy_actor(baseline)
+        # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
+        real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
+        duration = round(time.perf_counter() - mark, 1)
+        seconds.append((f"{config.algo} in the real environment, same steps", duration))
+    mark = time.perf_counter()
+    comparison = compare(
+        policies,
+        last.twin,
+        config.real,
+        ledger=ledger,
+        episodes=config.episodes,
+        seed=JUDGE_SEEDS,
+        real_steps=real_steps,
+        progress=lambda done, wanted: report("compare", done, wanted, {}),
+    )
+    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
+    return comparison
 
 
 def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
@@ -148,13 +169,16 @@ def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
     write_json(out / "comparison.json", comparison)
 
 
-def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report) -> BaseAlgorithm:
-    """The same algorithm in reality, on as many real steps as the twin cost.
+def _baseline(
+    config: BuildConfig, last: Round, ledger: StepLedger, report: Report
+) -> BaseAlgorithm:
+    """The same algorithm, trained in the real environment on as many real steps as the twin.
 
-    It sees what the twin's policy does: through the twin's model where that does, whose own real steps it does not pay.
+    It has the observation mode of the policy in the twin. Latents come from the twin's model, and the real steps of
+    that model's data are not added to those of the baseline.
     """
-    plan, own = refine_config(config), config.refinement
-    mode = plan.learn_of(plan.rounds - 1).observation_mode
+    own = config.refinement
+    mode = refine_config(config).learn.observation_mode
     return learn(
         config.real,
         LearnConfig(
@@ -168,19 +192,19 @@ def _baseline(config: BuildConfig, last: Round, ledger: StepLedger, say: Report)
         out=Path(config.out) / f"{config.algo.lower()}-real",
         ledger=ledger,
         purpose="collect",
-        progress=lambda done, wanted, logs: say("learn in reality", done, wanted, logs),
+        progress=lambda done, wanted, logs: report("baseline", done, wanted, logs),
         through=None if mode == "pixels" else last.twin,
     )
 
 
-def _judged_twin(config: BuildConfig, last: Round, comparison: JSON, measured: JSON) -> Twin:
-    """The last round's twin with what was judged and measured."""
-    judged = {"comparison": comparison["rows"], "judged": config.episodes}
-    return dataclasses.replace(last.twin, fidelity=last.twin.fidelity | judged | measured)
+def _with_fidelity(config: BuildConfig, last: Round, comparison: JSON, measured: JSON) -> Twin:
+    """The last round's twin with its comparison and its measures."""
+    compared = {"comparison": comparison["rows"], "judged": config.episodes}
+    return dataclasses.replace(last.twin, fidelity=last.twin.fidelity | compared | measured)
 
 
 def refine_config(config: BuildConfig) -> RefineConfig:
-    """The rounds of a build: the preset of its algorithm, with the values that the configuration names."""
+    """Refinement of a build: the preset of its algorithm, with the values of the configuration that are not None."""
     plain = config.refinement or preset(
         config.real,
         Path(config.out),
@@ -213,40 +237,45 @@ def _named(fit: FitConfig) -> JSON:
 
 
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:
-    """(curves for the page, measures for the twin) on what the last round's twin was not trained on."""
+    """(curves for the report, measures for the twin), on the validation split of the last round's twin."""
     episodes = episodes_until(Path(config.out), last.number)
     share = last.twin.provenance["fit"]["held_out"]
-    _, held_out = split(episodes, share, config.seed)
-    images = last.twin.codec.images  # they are no matter for least squares
+    _, validation = split(episodes, share, config.seed)
+    # Least squares on images would need a weight for each pair of pixels.
+    images = last.twin.codec.images
     linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
-    return curves_of(last.twin, held_out, linear), {
-        "horizons": measure_horizons(last.twin, held_out, linear=linear),
+    return curves_of(last.twin, validation, linear), {
+        "horizons": measure_horizons(last.twin, validation, linear=linear),
         "counterfactual": counterfactual(last.twin, config.real, ledger=ledger, seed=config.seed),
     }
 
 
-def _judges(config: BuildConfig, real: EnvConfig) -> Pool | None:
-    """The pool that judges the twin, if one does; what cannot work is refused before a real step is spent."""
-    spec = spec_of(real)
+def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
+    """Check the settings and load the policy pool, if there is one, before a real step."""
     check_actions(config.algo, spec)
+    if spec.horizon is None:
+        raise InvalidOptionError(
+            f"{config.real.env_id} has no time limit, so learned and real returns cannot be compared: set a time "
+            'limit by an argument ("max_episode_steps") or a wrapper'
+        )
     if config.pool is None:
         return None
-    judges = Pool.load(config.pool)
-    check_same_spaces(spec_of(judges.real), spec)
-    return judges
+    policy_pool = Pool.load(config.pool)
+    check_same_spaces(spec_of(policy_pool.real), spec)
+    return policy_pool
 
 
-def _agreement(name: str, last: Round, judges: Pool, ledger: StepLedger) -> JSON:
-    """How far the twin agrees with reality over a pool, and over the policy that was trained in it."""
+def _agreement(name: str, last: Round, policy_pool: Pool, ledger: StepLedger) -> JSON:
+    """Agreement of learned and real returns over a policy pool and over the policy trained in the twin."""
     actor = policy_actor(last.policy)
-    reality = run_real(actor, judges.real, judges.seeds, purpose="judge", ledger=ledger)
-    trained = TrainedPolicy(name, name, lambda: actor, reality)
-    return agreement(judge(last.twin, judges, [trained]), judges)
+    real = run_real(actor, policy_pool.real, policy_pool.seeds, purpose="judge", ledger=ledger)
+    trained = TrainedPolicy(name, name, lambda: actor, real)
+    return agreement(judge(last.twin, policy_pool, [trained]), policy_pool)
 
 
-def curves_of(twin: Twin, held_out: list[Episode], linear: WorldModel | None) -> JSON:
-    """Open-loop errors of the twin, of "nothing moves" and, where given, of the linear family, on held-out episodes."""
-    data = encode_episodes(held_out, twin.codec)
+def curves_of(twin: Twin, validation: list[Episode], linear: WorldModel | None) -> JSON:
+    """Open-loop errors on the validation split: of the twin, of the last observation held and of the linear family."""
+    data = encode_episodes(validation, twin.codec)
     horizon = int(data.left.max())
     found = error_curves(
         {"open_loop": evaluate_open_loop(twin.model, data, horizon=horizon).to_json()}
@@ -254,15 +283,15 @@ def curves_of(twin: Twin, held_out: list[Episode], linear: WorldModel | None) ->
     assert found is not None
     if linear is None:
         return found
-    line = evaluate_open_loop(linear, data, horizon=horizon).to_json()
-    return found | {"linear": line["error"]}
+    baseline = evaluate_open_loop(linear, data, horizon=horizon).to_json()
+    return found | {"linear": baseline["error"]}
 
 
 def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> WorldModel:
-    """Least squares on the episodes that the twin was trained on, and on no other."""
+    """Least squares on the episodes that the twin was trained on."""
     config = FitConfig(family="linear", updates=500, held_out=held_out, seed=seed)
     with warnings.catch_warnings():
-        # What the data lacks has been said when the twin itself was fitted.
+        # The fit of the twin has warned of the same data.
         warnings.simplefilter("ignore")
         return fit_episodes(episodes, spec, config).model
 
@@ -279,7 +308,7 @@ def _page(
     provenance = twin.provenance | facts() | {"seeds": str(config.seed)}
     return write_report(
         Path(config.out) / "report",
-        title=f"{config.env_id}: learned and real",
+        title=f"{config.env_id}: learned and real returns",
         comparison=comparison | {"provenance": provenance},
         curves=curves,
         stages=[{"stage": name, "seconds": value} for name, value in seconds],
@@ -290,21 +319,18 @@ def _page(
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:
-    """A few moments of one episode, learned beside real; nothing where no renderer is installed.
-
-    Images with the same actions in both worlds, and how far they are apart.
-    """
+    """Side-by-side frames of one real and one learned episode; none where no renderer is installed."""
     try:
-        pictures = side_by_side(
+        frames = side_by_side(
             last.twin,
             last.policy,
             real=config.real,
-            steps=_FILMED_STEPS,
+            steps=_VIDEO_STEPS,
             seed=config.seed,
             ledger=ledger,
             mode="open_loop" if last.twin.codec.images else "closed_loop",
         )
     except MissingExtraError as error:
-        _log.warning("the page has no pictures: %s", error)
+        _log.warning("the report has no frames: %s", error)
         return []
-    return pictures[:: max(1, len(pictures) // 6)][:6]
+    return frames[:: max(1, len(frames) // 6)][:6]

@@ -15,60 +15,69 @@ from world_env.spec import EnvConfig
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """Configuration of a build; None takes the default of the algorithm's preset."""
+    """Settings of a build. None takes the default of the algorithm's preset."""
 
     env_id: str
-    """Gymnasium id of the real environment, or "module:Id"."""
+    """Gymnasium id of the real environment, or "module:Id" where importing the module registers it."""
     out: Path
-    """Folder of the run; running again goes on where it stopped."""
+    """Folder of all results. Run again with the same folder to resume; finished stages are skipped."""
     steps: int | None = None
-    """Real steps in all."""
+    """Real environment steps in total (None: 10,000). More steps make the twin more accurate."""
     rounds: int | None = None
-    """How often data is collected."""
+    """Number of rounds of collect, fit and learn (None: from the algorithm and `steps`). With more rounds, later data
+    comes from policies trained in the twin."""
     exploration: str | None = None
-    """Who acts in the first round: random, held:20, mix:0.5*random+0.5*held:20, policy:FOLDER."""
+    """Exploration of the first round: random, held:20 (mean steps that a random action lasts), policy:FOLDER, or a
+    mixture such as mix:0.5*random+0.5*held:20. None: random, and from 50,000 steps a mixture."""
     algo: str = "PPO"
-    """Who learns in the twin, "PPO" or "SAC": SAC needs continuous actions, and often fewer real steps there."""
+    """Algorithm that trains in the twin: "PPO" or "SAC". SAC needs continuous actions, and often fewer real steps."""
     learn_steps: int | None = None
-    """Learned steps a round."""
+    """Environment steps that the algorithm trains in the twin each round (None: from the preset). These are not real
+    steps."""
     episodes: int = 100
-    """PolicyReturns real episodes a policy."""
+    """Real episodes per policy in the final comparison, at least 50. More episodes narrow the intervals."""
     baseline: bool = True
-    """Also train the same algorithm in reality on the same number of real steps."""
+    """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
+    doubles the real steps."""
     pool: Path | None = None
-    """Folder of a pool (`world-env pool`) to judge the twin by: its card then holds agreement and a promise."""
+    """Folder of a policy pool made by `world-env pool`. The twin's card then has the agreement of learned and real
+    returns, and the twin can predict real returns. None: no pool."""
     seed: int = 0
-    """Of data, model and policy."""
+    """Seed of the data, the models and the policies."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the real environment."""
+    """Keyword arguments of the real environment, as JSON."""
     wrappers: tuple[str, ...] = ()
-    """Wrappers of the real environment, as module:Class, innermost first."""
+    """Wrappers of the real environment, innermost first: "module:Class", or "module:Class{JSON of arguments}"."""
     family: str | None = None
-    """Family of the world model: "ensemble", "rssm", "rssm-large" or "linear" (default: ensemble)."""
+    """Family of the world model: "ensemble" (vectors), "rssm" or "rssm-large" (images, hidden state), "linear", or a
+    registered one. None: ensemble."""
     observation_mode: str | None = None
-    """What policies see: "pixels", "latent" or "both", as in LearnConfig."""
+    """Input of the policy: "pixels" (the observation, vectors too), "latent" (the state of the twin's model) or "both".
+    None: pixels."""
     fit: FitConfig = field(default_factory=FitConfig)
-    """Settings of every fit; a field that differs from its default replaces that of the preset."""
+    """Settings of every fit. Fields that differ from their defaults replace those of the preset."""
     refinement: RefineConfig | None = None
-    """All rounds in full, instead of the preset of `algo`."""
+    """All settings of the rounds, in place of the preset. None: the preset."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "rounds", "learn_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidOptionError(f"{name} is {value}: expected at least 1, or None")
+                raise InvalidOptionError(
+                    f"{name} is {value}: expected at least 1, or None for the preset's default"
+                )
         if self.algo not in ALGOS:
             raise InvalidOptionError(
-                f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}; `world-env refine` takes others"
+                f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}: use `world-env refine` for others"
             )
         if self.episodes < MIN_EPISODES:
             raise InvalidOptionError(
-                f"episodes is {self.episodes}: fewer than {MIN_EPISODES} tell too little"
+                f"episodes is {self.episodes}, expected at least {MIN_EPISODES}: intervals of fewer are too wide"
             )
 
     @property
     def real(self) -> EnvConfig:
-        """The real environment that is meant."""
+        """The real environment."""
         if self.refinement is not None:
             return self.refinement.real
         return EnvConfig(self.env_id, self.kwargs, self.wrappers)

@@ -1,4 +1,4 @@
-"""The whole pipeline on CartPole."""
+"""Build of a CartPole twin with few real steps."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def demo(
     updates: int = 2_000,
     report: Report | None = None,
 ) -> Built:
-    """Collect 2,000 random real steps, fit a twin, train PPO in it and compare learned with real returns."""
+    """Collect random real steps, fit a twin, train PPO in it, and compare learned with real returns."""
     config = BuildConfig(env_id, out, learn_steps=learn_steps, fit=FitConfig(updates=updates))
     return build(config, report=report)

@@ -1,4 +1,4 @@
-"""Comparison of learned and real returns."""
+"""Evaluation of policies: learned against real returns, predicted returns, exploitation alarm."""
 
 from typing import TYPE_CHECKING
 

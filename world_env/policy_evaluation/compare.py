@@ -1,4 +1,4 @@
-"""The same frozen policies in both worlds, under one protocol: what the twin promises and what reality pays."""
+"""Comparison of the learned and the real returns of policies."""
 
 from __future__ import annotations
 
@@ -29,26 +29,34 @@ def compare(
     real_steps: dict[str, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> JSON:
-    """Every policy in both worlds: the same reset seeds, first observations, limit and episode count.
+    """Compare the returns of policies in the twin and in the real environment.
 
+    Both sides have the same first observations, time limit and number of episodes; no policy is trained.
+
+    policies: name -> function (batched observations, environment indices) -> batched actions.
+    ledger: counts the real steps under `purpose`.
+    episodes: per policy and side. seed: first reset seed of the real environment.
+    real_steps: name -> real steps that the policy has cost, for the table.
+    progress: called after each policy with (episodes done, episodes in total) of one side.
     Returns {"env_id", "episodes", "seeds", "rows": [{"policy", "real_mean", "real_ci95", "learned_mean",
-    "learned_ci95", "return_gap", "real_steps", "past_threshold_share"}]}; promise = learned minus real.
-    progress: called after each policy with (episodes judged in each world, episodes wanted).
-    Raises InvalidOptionError and SpaceMismatchError before a real step is spent.
+    "learned_ci95", "return_gap" (learned minus real), "real_steps", "past_threshold_share" (share of learned steps
+    that are out of distribution)}]}; returns in task units, with 95 % bootstrap intervals.
+    Raises InvalidOptionError and SpaceMismatchError before a real step.
     """
     if episodes < MIN_EPISODES:
         raise InvalidOptionError(
-            f"episodes is {episodes}: fewer than {MIN_EPISODES} tell too little"
+            f"episodes is {episodes}, expected at least {MIN_EPISODES}: intervals of fewer episodes are too wide"
         )
     check_horizon(twin)
     check_same_spaces(spec_of(real), twin.spec)
     seeds = list(range(seed, seed + episodes))
     rows: list[JSON] = []
     for name, actor in policies.items():
-        reality = run_real(actor, real, seeds, purpose=purpose, ledger=ledger)
-        learned = run_learned(actor, twin, reality.first)
+        real_returns = run_real(actor, real, seeds, purpose=purpose, ledger=ledger)
+        learned = run_learned(actor, twin, real_returns.first)
         rows.append(
-            comparison_row(name, reality, learned) | {"real_steps": (real_steps or {}).get(name)}
+            comparison_row(name, real_returns, learned)
+            | {"real_steps": (real_steps or {}).get(name)}
         )
         if progress is not None:
             progress(len(rows) * episodes, len(policies) * episodes)
@@ -60,15 +68,15 @@ def compare(
     }
 
 
-def comparison_row(policy: str, reality: Returns, learned: Returns | None) -> JSON:
-    """One policy's line of a comparison."""
+def comparison_row(policy: str, real: Returns, learned: Returns | None) -> JSON:
+    """Entry of one policy in the table of a comparison; learned None: no learned episodes."""
     return {
         "policy": policy,
-        "real_mean": reality.mean,
-        "real_ci95": list(reality.ci95()),
+        "real_mean": real.mean,
+        "real_ci95": list(real.ci95()),
         "learned_mean": None if learned is None else learned.mean,
         "learned_ci95": None if learned is None else list(learned.ci95()),
-        "return_gap": None if learned is None else learned.mean - reality.mean,
+        "return_gap": None if learned is None else learned.mean - real.mean,
         "past_threshold_share": None if learned is None else learned.past_threshold,
-        "episodes": len(reality.values),
+        "episodes": len(real.values),
     }

@@ -10,88 +10,93 @@ from world_env.errors import InvalidOptionError
 from world_env.spec import EnvConfig
 from world_env.types import JSON
 
+MIN_EPISODES = 50
+"""Fewest episodes of a comparison of learned and real returns."""
+MIN_POLICIES, MAX_OF_A_FIFTH = 20, 0.4
+"""Fewest policies of a pool, and largest share of them in one fifth of the range of real returns."""
+
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """A pool of policies for one real environment."""
+    """Settings of a policy pool: policies trained in the real environment only, to evaluate twins."""
 
     real: EnvConfig
+    """The real environment."""
     out: Path
-    """Folder of the pool; running again goes on where it stopped."""
+    """Folder of the pool. Run again with the same folder to resume."""
     policies: int = 24
-    """Policies wanted, at least 20; fewer where the candidates do not spread."""
+    """Number of policies, at least 20; fewer are kept where their real returns crowd together."""
     on_policy_steps: int = 200_000
-    """Real steps of each on-policy run."""
+    """Real environment steps of each on-policy run (PPO, A2C). Policies are saved along the run."""
     off_policy_steps: int = 20_000
-    """Real steps of each off-policy run."""
+    """Real environment steps of each off-policy run (DQN, SAC, TD3). Policies are saved along the run."""
     episodes: int = 100
-    """Real episodes that evaluate each policy."""
+    """Real evaluation episodes per policy, at least 2. More episodes narrow the intervals of the agreement."""
     scripted: str | None = None
-    """A policy written by hand, as "module:function": (B, ...) observations in, (B, ...) actions out."""
+    """A scripted policy to add, as "module:function" from batched observations to batched actions. None: no such
+    policy."""
     options: JSON = field(default_factory=dict)
-    """Arguments of PPO, as in LearnConfig."""
+    """Arguments of PPO that differ from the defaults, as in LearnConfig."""
     off_policy_options: JSON = field(default_factory=dict)
-    """Arguments of DQN, as in LearnConfig."""
+    """Arguments of DQN that differ from the defaults, as in LearnConfig."""
     through: str | None = None
-    """Bundled twin or folder through whose model all policies see, where they learn on latents: one that the pool will
-    never judge."""
+    """Bundled twin or folder whose model gives all policies their latent observations. The pool cannot evaluate this
+    twin. None: policies act on the observations of the environment."""
     seed: int = 0
-    """Seeds every run."""
+    """Seed of the training runs."""
 
     def __post_init__(self) -> None:
-        if self.policies < MIN_POLICIES or self.episodes < 2:
+        if self.policies < MIN_POLICIES:
             raise InvalidOptionError(
-                f"{self.policies} policies over {self.episodes} episodes: expected at least {MIN_POLICIES} "
-                "over 2"
+                f"policies is {self.policies}, expected at least {MIN_POLICIES}: correlations of fewer are uncertain"
             )
+        if self.episodes < 2:
+            raise InvalidOptionError(f"episodes is {self.episodes}, expected at least 2")
 
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    """When an alarm looks and what it takes for a sign; the limits' origin: benchmarks/diagnostics/alarm.py."""
+    """Settings of the exploitation alarm. `benchmarks/diagnostics/alarm.py` measures the limits."""
 
     every: int = 50_000
-    """Learned steps from one check to the next; the policy at the end is checked too."""
+    """Learned environment steps between two checks. The final policy is always checked."""
     rows: int = 32
-    """Episodes a check, in the twin and again in the judge."""
+    """Learned episodes per check, in the twin and in the second twin; at least 2. More episodes detect smaller gaps."""
     stop: bool = False
-    """Whether the first finding ends the training."""
+    """Stop the training at the first finding. Otherwise findings only warn."""
     reward_share: float = 0.02
-    """"reward": share of steps paid outside the data's range."""
+    """Limit of "reward": share of steps with a reward outside the data range."""
     reward_margin: float = 0.02
-    """"reward": how far outside, in widths of that range (in the largest reward where all are equal)."""
+    """Margin of "reward" around the data range of rewards, in widths of that range (of the largest absolute reward
+    where all rewards are equal)."""
     uncertain_share: float = 0.5
-    """"uncertainty": share of steps past the twin's threshold."""
+    """Limit of "uncertainty": share of out-of-distribution steps."""
     still: float = 0.25
-    """"frozen": largest usual change of a step, as a share of the judge's."""
+    """Limit of "frozen": change of the observation per step, as a share of the change in the second twin."""
     gap: float = 0.1
-    """"judge" and "spot_check": learned mean less the other, as a share of the larger of their sizes."""
+    """Limit of "judge" and "spot_check": learned mean return minus that of the second twin or of the real environment,
+    as a share of the larger absolute value."""
     spot_check_steps: int = 0
-    """Real steps that all spot checks together may cost; 0: none is made."""
+    """Real environment steps for all real evaluation episodes together (0: none). They reveal errors of both twins."""
     spot_check_every: int = 100_000
-    """Learned steps from one spot check to the next; the policy at the end is checked too."""
+    """Learned environment steps between two evaluations in the real environment. The final policy is always
+    evaluated."""
     spot_check_episodes: int = 5
-    """Real episodes of a spot check; fewer where the budget might not last."""
+    """Real episodes per evaluation, at least 2; fewer where the remaining real steps are too few."""
     seed: int = 0
-    """Of the learned episodes and of the real resets."""
+    """Seed of the learned episodes and of the resets of the real environment."""
 
     def __post_init__(self) -> None:
-        if (
-            min(self.every, self.spot_check_every) < 1
-            or min(self.rows, self.spot_check_episodes) < 2
+        for name, least in (
+            *(("every", 1), ("spot_check_every", 1), ("spot_check_steps", 0)),
+            *(("rows", 2), ("spot_check_episodes", 2)),
         ):
-            raise InvalidOptionError(
-                f"every is {self.every}, spot_check_every {self.spot_check_every}, rows {self.rows} and "
-                f"spot_check_episodes {self.spot_check_episodes}: expected at least 1 step and 2 episodes"
-            )
-        limits = (self.reward_share, self.reward_margin, self.uncertain_share, self.still, self.gap)
-        if not all(0.0 <= limit < math.inf for limit in limits) or self.spot_check_steps < 0:
-            raise InvalidOptionError(
-                f"limits {limits} and {self.spot_check_steps} real steps: expected numbers >= 0"
-            )
-
-
-MIN_EPISODES = 50
-
-
-MIN_POLICIES, MAX_OF_A_FIFTH = 20, 0.4
+            if getattr(self, name) < least:
+                raise InvalidOptionError(
+                    f"{name} is {getattr(self, name)}, expected at least {least}"
+                )
+        for name in ("reward_share", "reward_margin", "uncertain_share", "still", "gap"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise InvalidOptionError(
+                    f"{name} is {getattr(self, name)}, expected a finite number >= 0"
+                )

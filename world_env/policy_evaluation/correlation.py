@@ -1,8 +1,8 @@
-"""How well learned returns stand for real ones, over many policies.
+"""Agreement of learned and real returns over many policies.
 
-Measures: Pearson and Spearman; MMRV, the mean maximum rank violation (Li et al. 2024, SIMPLER, eq. 1); regret@k and
-absolute error (Fu et al. 2021, DOPE). The ceiling is what two halves of the real episodes say of each other: no
-simulator can be told from reality beyond it.
+Measures: Pearson and Spearman correlation; MMRV, the mean maximum rank violation (Li et al. 2024, SIMPLER, eq. 1);
+regret@k and absolute error (Fu et al. 2021, DOPE). The ceiling is the agreement between two halves of the real
+episodes: an exact simulator would reach it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from world_env.errors import InvalidOptionError
 from world_env.types import JSON
 
 EVALUATION, OPTIMISATION = "evaluation", "optimisation"
-"""Kinds of policies: those that never saw the twin, and those that were trained in it."""
+"""Kinds of policies: trained in the real environment only, and trained in the twin."""
 _RESAMPLES = 1000
 _SPLITS = 50
 _MIN_POLICIES = 3
-"""Policies below which no correlation is worth its name."""
+"""Fewest policies of a correlation."""
 
 
 @dataclass(frozen=True)
 class PolicyReturns:
-    """One policy in both worlds, episode by episode from the same starts.
+    """Real and learned returns of one policy, episode by episode from the same initial states.
 
-    run: the training run it comes from. real, learned: (E,) undiscounted returns.
-    learned_return: mean learned return from the twin's own starts, which needs no real environment; None: not measured.
-    past_threshold: share of learned steps past the twin's uncertainty threshold; None where it has none.
+    run: training run of the policy. kind: EVALUATION or OPTIMISATION.
+    real, learned: (E,) undiscounted returns, task units.
+    learned_return: mean learned return from the twin's own initial states, which needs no real environment; None: not
+        measured.
+    past_threshold: share of learned steps that are out of distribution; None where the twin has no threshold.
     """
 
     policy: str
@@ -43,7 +45,7 @@ class PolicyReturns:
 
 
 def pearson(*, real: np.ndarray, learned: np.ndarray) -> float | None:
-    """Linear correlation of two (P,) arrays; None below three policies, or where one side never varies."""
+    """Pearson correlation of two (P,) arrays. None for fewer than three policies, or where one side is constant."""
     real, learned = _pair(real, learned)
     if len(real) < _MIN_POLICIES or np.ptp(real) == 0 or np.ptp(learned) == 0:
         return None
@@ -52,15 +54,16 @@ def pearson(*, real: np.ndarray, learned: np.ndarray) -> float | None:
 
 
 def spearman(*, real: np.ndarray, learned: np.ndarray) -> float | None:
-    """Rank correlation of two (P,) arrays, ties at their mean rank; None as in `pearson`."""
+    """Spearman rank correlation of two (P,) arrays, ties at their mean rank. None as in `pearson`."""
     real, learned = _pair(real, learned)
     return pearson(real=rankdata(real), learned=rankdata(learned))
 
 
 def mmrv(*, real: np.ndarray, learned: np.ndarray) -> float:
-    """Mean over policies of the largest real gap to a policy that the twin puts on the wrong side of it.
+    """Mean maximum rank violation: mean over policies of the largest real gap to a policy that the twin ranks wrongly.
 
-    Weighed by the real gap, so it is not symmetric: a twin that confuses equals pays nothing. Task units, >= 0.
+    Not symmetric: violations are weighted by the real gap, so a wrong order of equal policies counts 0. Task units, >=
+    0.
     """
     real, learned = _pair(real, learned)
     gap = np.abs(real[:, None] - real[None, :])
@@ -69,7 +72,7 @@ def mmrv(*, real: np.ndarray, learned: np.ndarray) -> float:
 
 
 def regret(*, real: np.ndarray, learned: np.ndarray, k: int = 1) -> float:
-    """What is lost by taking the best in reality of the k policies that the twin likes best. Task units, >= 0."""
+    """Best real return minus the best real return among the top k policies of the twin. Task units, >= 0."""
     real, learned = _pair(real, learned)
     best = np.argsort(-learned, kind="stable")[:k]
     return float(real.max() - real[best].max())
@@ -81,7 +84,7 @@ def ceiling(
     *,
     seed: int = 0,
 ) -> float | None:
-    """A measure between two disjoint halves of the real episodes, each half once as the truth; mean of 50 splits."""
+    """Mean of a measure between two disjoint halves of the real episodes over 50 splits, in both directions."""
     real = np.stack([policy.real for policy in policies])
     rng = np.random.default_rng(seed)
     found = []
@@ -101,16 +104,17 @@ def statistics(
     intervals: bool = True,
     seed: int = 0,
 ) -> JSON:
-    """All measures of one kind of policies.
+    """Compute all measures of agreement for one kind of policies.
 
-    span: range of real returns that fractions refer to; None: of these policies.
+    span: range of real returns, the unit of fractions; None: the range of these policies.
     Returns {"policies", "runs", "pearson", "spearman", "spearman_upper_half", "mmrv", "mmrv_fraction", "regret1",
     "regret3", "bias", "bias_fraction", "mae", "mae_fraction", "ceiling", "ceilings": {"spearman", "mmrv"}}, and with
     `intervals` "pearson_ci95", "spearman_ci95", "mmrv_ci95", "bias_ci95"; None where a number is undefined.
-    bias: mean of learned minus real. Raises InvalidOptionError without policies.
+    bias: mean return gap (learned minus real). mae: mean absolute return gap. Raises InvalidOptionError without
+    policies.
     """
     if not policies:
-        raise InvalidOptionError("no policy was judged: agreement needs at least one")
+        raise InvalidOptionError("no policy given: agreement needs at least one")
     real = np.array([policy.real.mean() for policy in policies])
     learned = np.array([policy.learned.mean() for policy in policies])
     span = float(np.ptp(real)) if span is None else span
@@ -136,11 +140,11 @@ def statistics(
 
 
 def bootstrap(twins: Sequence[Sequence[PolicyReturns]], *, seed: int = 0) -> JSON:
-    """95 % percentile intervals: a twin is drawn, then runs, then policies of these runs, then episodes.
+    """Compute 95 % percentile intervals by a hierarchical bootstrap: twins, runs, policies of the runs, episodes.
 
-    twins: the policies as each of several twins saw them. Policies of a run are alike and episodes of a policy more so;
-    drawing policies alone would promise too narrow intervals. Episodes are drawn for all policies and both worlds at
-    once, because all began them alike: a start that is easy for everybody says nothing of who is better.
+    twins: for each twin, the returns of the policies in it. Policies of a run and episodes of a policy are correlated,
+    so resampling policies alone would give intervals that are too narrow. The same episodes are drawn for all policies
+    and both sides, because they share initial states: an easy initial state is no evidence for the order of policies.
     """
     share = -(-_RESAMPLES // len(twins))
     sides = [
@@ -164,7 +168,7 @@ def bootstrap(twins: Sequence[Sequence[PolicyReturns]], *, seed: int = 0) -> JSO
 def _draws(
     policies: Sequence[PolicyReturns], count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(count, P) mean returns in either world, of policies and episodes drawn anew."""
+    """(count, P) mean real and learned returns of resampled policies and episodes."""
     runs: dict[str, list[int]] = {}
     for i, policy in enumerate(policies):
         runs.setdefault(policy.run, []).append(i)
@@ -184,8 +188,8 @@ def _draws(
 
 
 def _row_pearson(real: np.ndarray, learned: np.ndarray) -> np.ndarray:
-    """(N,) correlation of each row of two (N, P) arrays; NaN where one side never varies."""
-    # Looked at before the means are taken off: what rounding leaves of a constant would count as variation.
+    """(N,) correlation of each row of two (N, P) arrays; NaN where one side is constant."""
+    # Before the means are subtracted, because rounding errors of a constant would count as variation.
     varies = (np.ptp(real, axis=1) > 0) & (np.ptp(learned, axis=1) > 0)
     real, learned = (side - side.mean(1, keepdims=True) for side in (real, learned))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -208,7 +212,7 @@ def _measures(real: np.ndarray, learned: np.ndarray) -> dict[str, float | None]:
 
 
 def _upper_half(real: np.ndarray, learned: np.ndarray) -> float | None:
-    """Spearman among the better half: whether the twin can tell good policies from one another."""
+    """Spearman correlation over the better half of the policies: the order among good policies."""
     best = np.argsort(-real, kind="stable")[: (len(real) + 1) // 2]
     return spearman(real=real[best], learned=learned[best])
 
@@ -217,6 +221,6 @@ def _pair(real: np.ndarray, learned: np.ndarray) -> tuple[np.ndarray, np.ndarray
     real, learned = np.asarray(real, float), np.asarray(learned, float)
     if real.shape != learned.shape or real.ndim != 1 or not len(real):
         raise InvalidOptionError(
-            f"real has the shape {real.shape}, learned {learned.shape}: expected one mean a policy in each, (P,)"
+            f"real has shape {real.shape} and learned {learned.shape}, expected (P,) in both: one mean per policy"
         )
     return real, learned

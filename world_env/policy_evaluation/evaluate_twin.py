@@ -1,4 +1,4 @@
-"""Judge a twin by a pool: the same policies in both worlds, how well their returns agree, and a calibrated promise."""
+"""Evaluation of a twin by a policy pool: agreement of learned and real returns, calibration of predicted returns."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON
 
 Report = Callable[[int, int], None]
+"""Progress callback: (policies done, policies in total)."""
 
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that was trained in the twin, and what it earned in reality over the pool's seeds."""
+    """A policy that was trained in the twin, with its real returns over the reset seeds of the pool."""
 
     name: str
     run: str
@@ -56,18 +57,19 @@ def judge(
     seed: int = 0,
     progress: Report | None = None,
 ) -> list[PolicyReturns]:
-    """Every policy of the pool (kind "evaluation") and every trained one ("optimisation") in the twin.
+    """Play all policies of a pool (kind "evaluation") and the trained policies ("optimisation") in a twin.
 
-    The twin is judged as it is, with `on_uncertain="ignore"`. Takes no real step: what a policy earns in reality is
-    known, and the twin begins from the first observations of the same reset seeds.
-    Raises SpaceMismatchError for a pool of another environment, InvalidOptionError for one that sees through this twin.
+    Takes no real step: real returns come from the pool, and learned episodes have the first observations of the same
+    reset seeds. Uncertainty is ignored (`on_uncertain="ignore"`).
+    Raises SpaceMismatchError for a pool of another environment, InvalidOptionError for a pool with latent observations
+    of this twin and for real returns over other seeds.
     """
     spec = spec_of(pool.real)
     check_same_spaces(spec, twin.spec)
     if pool.through == twin.fingerprint():
         raise InvalidOptionError(
-            f"the policies of {pool.folder} see through this very twin, so that they cannot judge it: make a pool "
-            "through another twin of the same environment, of other data and seeds"
+            f"the policies of {pool.folder} act on latent observations of this twin, so they cannot evaluate it: make "
+            "a pool through another twin of the same environment, fitted to other data with another seed"
         )
     first = first_observations(pool.real, pool.seeds)
     entries: list[tuple[str, str, str, Callable[[], Actor], Returns]] = [
@@ -81,41 +83,46 @@ def judge(
         for member, real in zip(pool.members, pool.returns, strict=True)
     ]
     entries += [(part.name, part.run, OPTIMISATION, part.actor, part.real) for part in trained]
-    judged = []
+    evaluated = []
     for number, (name, run, kind, actor, real) in enumerate(entries):
         if len(real.values) != len(pool.seeds):
             raise InvalidOptionError(
-                f"policy {name!r} was judged over {len(real.values)} real episodes, the pool over {len(pool.seeds)}: "
-                "judge it on the pool's seeds"
+                f"policy {name!r} has {len(real.values)} real returns, but the pool has {len(pool.seeds)} reset seeds: "
+                "evaluate it on the seeds of the pool"
             )
         learned = run_learned(actor(), twin, first, seed=seed)
         mean, past = learned_return(actor(), twin, len(pool.seeds), seed=seed)
-        judged.append(PolicyReturns(name, run, kind, real.values, learned.values, mean, past))
+        evaluated.append(PolicyReturns(name, run, kind, real.values, learned.values, mean, past))
         if progress is not None:
             progress(number + 1, len(entries))
-    return judged
+    return evaluated
 
 
-def agreement(judged: Sequence[PolicyReturns], pool: Pool) -> JSON:
-    """What a twin stores of it, keys of its `fidelity`: {"agreement", "return_prediction"}.
+def agreement(evaluated: Sequence[PolicyReturns], pool: Pool) -> JSON:
+    """Entries of a twin's `fidelity`: {"agreement", "return_prediction"}.
 
-    agreement: "pool", "evaluation", "optimisation" (`statistics` and `coverage` of a kind, and the same of its
-    supported policies under "supported"), "points" (one a policy). promise: what `predict_return` needs, its measured
-    "coverage" by kind and its "width_fraction"; None where too few policies stay in the data.
+    agreement: "pool"; "evaluation" and "optimisation" (`statistics` and `coverage` of a kind of policies, and
+        `statistics` of those with an interval as "supported"); "points" (one per policy).
+    return_prediction: calibration for `predict_return`, with the measured "coverage" of each kind and the
+        "width_fraction"; None where too few policies are supported.
     """
-    means = [policy.real.mean() for policy in judged if policy.kind == EVALUATION]
+    means = [policy.real.mean() for policy in evaluated if policy.kind == EVALUATION]
     span = float(np.ptp(means))
     kinds: JSON = {}
     points: list[JSON] = []
-    for kind, policies, promises in predictions_by_kind(judged):
-        supported = [p for p, promise in zip(policies, promises, strict=True) if not promise.reason]
+    for kind, policies, predictions in predictions_by_kind(evaluated):
+        supported = [
+            policy
+            for policy, predicted in zip(policies, predictions, strict=True)
+            if not predicted.reason
+        ]
         kinds[kind] = (
             statistics(policies, span=span)
-            | coverage(policies, promises, span=span)
+            | coverage(policies, predictions, span=span)
             | {"supported": statistics(supported, span=span) if supported else None}
         )
-        points += [_point(*pair) for pair in zip(policies, promises, strict=True)]
-    calibration = calibrate([policy for policy in judged if policy.kind == EVALUATION])
+        points += [_point(*pair) for pair in zip(policies, predictions, strict=True)]
+    calibration = calibrate([policy for policy in evaluated if policy.kind == EVALUATION])
     if calibration is not None:
         calibration |= {
             "coverage": {kind: kinds[kind]["coverage90"] for kind in kinds},
@@ -135,29 +142,29 @@ def agreement(judged: Sequence[PolicyReturns], pool: Pool) -> JSON:
 
 
 def predictions_by_kind(
-    judged: Sequence[PolicyReturns],
+    evaluated: Sequence[PolicyReturns],
 ) -> list[tuple[str, list[PolicyReturns], list[ReturnPrediction]]]:
-    """(kind, its policies, their promises): of the pool by leaving their run out, of others by the whole pool."""
-    pool = [policy for policy in judged if policy.kind == EVALUATION]
+    """(kind, policies, predicted returns): pool policies are calibrated on the other runs, trained ones on the pool."""
+    pool = [policy for policy in evaluated if policy.kind == EVALUATION]
     found = [(EVALUATION, pool, leave_one_run_out(pool))]
-    others = [policy for policy in judged if policy.kind == OPTIMISATION]
+    others = [policy for policy in evaluated if policy.kind == OPTIMISATION]
     if others:
         calibration = calibrate(pool)
-        promises = [
+        predictions = [
             interval(calibration, learned_return_of(policy), policy.past_threshold)
             for policy in others
         ]
-        found.append((OPTIMISATION, others, promises))
+        found.append((OPTIMISATION, others, predictions))
     return found
 
 
 def with_agreement(twin: Twin, found: JSON) -> Twin:
-    """The twin with what `agreement` found in its fidelity."""
+    """Return a copy of the twin with the result of `agreement` in its fidelity."""
     return dataclasses.replace(twin, fidelity=twin.fidelity | found)
 
 
-def _point(policy: PolicyReturns, promise: ReturnPrediction) -> JSON:
-    ends = [None if math.isinf(end) else end for end in (promise.low, promise.high)]
+def _point(policy: PolicyReturns, predicted: ReturnPrediction) -> JSON:
+    ends = [None if math.isinf(end) else end for end in (predicted.low, predicted.high)]
     return {
         "policy": policy.policy,
         "run": policy.run,
@@ -168,7 +175,7 @@ def _point(policy: PolicyReturns, promise: ReturnPrediction) -> JSON:
         "learned_ci95": list(bootstrap_mean(policy.learned)),
         "learned_return": policy.learned_return,
         "past_threshold_share": policy.past_threshold,
-        "supported": not promise.reason,
+        "supported": not predicted.reason,
         "low": ends[0],
         "high": ends[1],
     }

@@ -1,6 +1,6 @@
-"""`world-env pool ENV_ID`: policies trained in reality only, spread over the range of returns, to judge twins by.
+"""Policy pool: policies trained in the real environment only, spread over the range of returns, to evaluate twins.
 
-None of them ever sees a twin, and no twin may learn from them: `collect` refuses a pool's policies.
+No pool policy trains in a twin, and no twin is fitted to data of a pool policy: `collect` refuses them.
 """
 
 from __future__ import annotations
@@ -38,37 +38,39 @@ FORMAT = 1
 
 
 FIRST_SEED = 30_000
-"""Reset seeds of a pool's judged episodes begin here; collecting, `build` and `compare` use others."""
+"""First reset seed of a pool's evaluation episodes. `collect`, `build` and `compare` use other seeds."""
 
 
 _STAGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
-"""Shares of a run at which its policy is kept, beside the last one."""
+"""Shares of a run after which its policy is saved, besides the last one."""
 
 
 _NOISE = (0.25, 0.5, 0.75, 0.9)
-"""Chances of a random action instead of the last policy's: they fill the gaps between stages."""
+"""Probabilities of a random action for copies of the last policy. They fill gaps between the stages."""
 
 
 _LITTLE_NOISE = (0.01, 0.02, 0.05, 0.1)
-"""The same for each run's best policy, where the gaps need it: a task that one slip ends lies between good and bad."""
+"""The same for each run's best policy, where gaps remain: tasks that end after one wrong action."""
 
 
 _SELECT_EPISODES = 10
+"""Real episodes of each candidate."""
 
 
 _MANIFEST = "pool.json"
 
 
 Report = Callable[[str, int, int, JSON], None]
+"""Progress callback: (stage, steps done, steps in total, values to log)."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Policies and what they earned in reality; made by `pool`, read by `Pool.load`.
+    """Policies with their real returns. Made by `pool`, loaded by `Pool.load`.
 
-    returns: one for each member, over the same reset seeds.
-    through: fingerprint of the twin that they all see through; None: they see observations as they are.
-    scripted: "module:function" of the policy written by hand, if one is among them.
+    returns: one for each member, over the reset seeds `seeds`. real_steps: purpose -> real steps of the pool.
+    through: fingerprint of the twin that gives latent observations; None: observations of the environment.
+    scripted: "module:function" of the scripted policy, if there is one.
     """
 
     folder: Path
@@ -82,18 +84,18 @@ class Pool:
     scripted: str | None = None
 
     def actor(self, member: Member, spec: WorldSpec) -> Actor:
-        """A member as it acts, its noise begun anew, so that it is the same in both worlds."""
+        """The policy of a member. Its noise has a fixed seed, so real and learned episodes have the same noise."""
         return _actor(self.folder, member, self.scripted, spec, len(self.seeds))
 
     @classmethod
     def load(cls, folder: Path) -> Pool:
-        """Raises StageError where there is no finished pool."""
+        """Load a finished pool. Raises StageError where there is none."""
         path = Path(folder) / _MANIFEST
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
             if tree["format"] > FORMAT:
                 raise StageError(
-                    f"{path} has the format {tree['format']}, this version reads up to {FORMAT}: upgrade world-env"
+                    f"{path} has format {tree['format']}, but this version reads up to {FORMAT}: upgrade world-env"
                 )
             members = [
                 Member(**{key: row[key] for key in ("name", "run", "source", "noise")})
@@ -105,14 +107,14 @@ class Pool:
             ]
             seeds = range(tree["seeds"][0], tree["seeds"][1] + 1)
             if not members or any(len(part.values) != len(seeds) for part in returns):
-                raise ValueError("each member needs one return a seed")
+                raise ValueError("each member needs one return per seed")
             real = EnvConfig.from_json(tree["real"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, StageError):
                 raise
             raise StageError(
                 f"{path} is no finished pool ({type(error).__name__}: {error}): make one with `world-env pool`, or run "
-                "the command that began it again"
+                "an interrupted command again to resume"
             ) from error
         return cls(
             Path(folder),
@@ -128,13 +130,14 @@ class Pool:
 
 
 def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
-    """Train, choose and judge the policies of a pool; what is finished is read back.
+    """Train, select and evaluate the policies of a pool. Run again to resume; a finished pool is loaded.
 
-    Training, choosing (10 episodes a candidate) and judging are counted in the pool's own ledger: none of these steps
-    belongs to a twin.
-    Raises StageError where the folder holds another pool.
+    The pool's own ledger counts its real steps: training ("collect"), a few episodes of every candidate ("select") and
+    evaluation ("judge"). They are not part of the real steps of a twin.
+    report: progress callback, (stage, steps done, steps in total, values to log).
+    Raises StageError for a folder with another pool, SpaceMismatchError for a twin of other spaces as `through`.
     """
-    say = report or (lambda stage, done, wanted, logs: None)
+    report = report or (lambda stage, done, wanted, logs: None)
     folder = Path(config.out)
     spec = spec_of(config.real)
     through = None if config.through is None else Twin.load(config.through)
@@ -149,19 +152,19 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     runs = plan(config, spec.action_space)
     for number, (name, run) in enumerate(runs.items()):
         candidates += _train(config, folder, name, run, ledger, through)
-        say("train", number + 1, len(runs), {})
-    estimates = _estimates(config, folder, candidates, spec, ledger, say)
+        report("train", number + 1, len(runs), {})
+    estimates = _estimates(config, folder, candidates, spec, ledger, report)
     chosen = choose(candidates, estimates, config.policies)
     if max(fifths([estimates[candidates.index(member)] for member in chosen])) > MAX_OF_A_FIFTH:
-        candidates += _barely_weakened(candidates, estimates)
-        estimates = _estimates(config, folder, candidates, spec, ledger, say)
+        candidates += _with_little_noise(candidates, estimates)
+        estimates = _estimates(config, folder, candidates, spec, ledger, report)
         chosen = choose(candidates, estimates, config.policies)
     seeds = range(FIRST_SEED, FIRST_SEED + config.episodes)
     returns = []
     for number, member in enumerate(chosen):
         actor = _actor(folder, member, config.scripted, spec, len(seeds))
         returns.append(run_real(actor, config.real, seeds, purpose="judge", ledger=ledger))
-        say("judge", number + 1, len(chosen), {})
+        report("evaluate", number + 1, len(chosen), {})
     ledger.save()
     tree = {
         "format": FORMAT,
@@ -184,7 +187,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
 
 
 def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]:
-    """Eight independent runs: half of them PPO, the others of two algorithms that explore in other ways."""
+    """Training runs of a pool: four of PPO, four of algorithms with another kind of exploration."""
     many, few = config.on_policy_steps, config.off_policy_steps
     ppo = {
         f"ppo-{i}": LearnConfig(steps=many, rows=8, seed=config.seed + i, options=config.options)
@@ -207,14 +210,14 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
 
 
 def crowding(found: Pool) -> str | None:
-    """A warning where one fifth of the range of returns holds more than 40 % of the policies."""
+    """Warning text where one fifth of the range of returns has too many of the policies; None where it has not."""
     most = max(fifths([part.mean for part in found.returns]))
     if most <= MAX_OF_A_FIFTH:
         return None
     return (
-        f"{most:.0%} of the policies lie in one fifth of the range of real returns (at most {MAX_OF_A_FIFTH:.0%} "
-        "wanted): a correlation over them says little of those in between. Other numbers of real steps a run "
-        "(--on-policy-steps, --off-policy-steps) leave other stages"
+        f"{100 * most:.0f} % of the policies have returns in one fifth of the range of real returns (expected at most "
+        f"{100 * MAX_OF_A_FIFTH:.0f} %), so correlations depend on few other policies: change the real steps of the "
+        "runs (--on-policy-steps, --off-policy-steps) to save other stages"
     )
 
 
@@ -237,24 +240,25 @@ def _train(
     ledger: StepLedger,
     through: Twin | None,
 ) -> list[Member]:
-    """The run's stages, and its last policy with more and more noise."""
-    place = folder / name
+    """Train one run. Returns its stages, and its last policy with several levels of noise."""
+    run_folder = folder / name
     stages = {
-        max(1, round(share * run.steps)): place / f"stage-{i}" for i, share in enumerate(_STAGES)
+        max(1, round(share * run.steps)): run_folder / f"stage-{i}"
+        for i, share in enumerate(_STAGES)
     }
-    if not (place / "closed" / "policy.json").is_file():
-        open_one = place / "last"
+    if not (run_folder / "closed" / "policy.json").is_file():
+        unfinished = run_folder / "last"
         model = learn(
             config.real,
             run,
-            out=open_one,
+            out=unfinished,
             ledger=ledger,
             purpose="collect",
             callbacks=[milestones(stages, trained_in="real", provenance={CLOSED: True})],
             through=through,
         )
-        save_policy(model, place / "closed", trained_in="real", provenance={CLOSED: True})
-        shutil.rmtree(open_one)
+        save_policy(model, run_folder / "closed", trained_in="real", provenance={CLOSED: True})
+        shutil.rmtree(unfinished)
     kept = [path for path in stages.values() if (path / "policy.json").is_file()]
     members = [Member(f"{name} {path.name}", name, f"{name}/{path.name}") for path in kept]
     last = f"{name}/closed"
@@ -264,8 +268,8 @@ def _train(
     ]
 
 
-def _barely_weakened(candidates: Sequence[Member], estimates: Sequence[float]) -> list[Member]:
-    """Each run's best policy by its estimate, with little noise."""
+def _with_little_noise(candidates: Sequence[Member], estimates: Sequence[float]) -> list[Member]:
+    """Each run's best policy by estimated return, with several small levels of noise."""
     best: dict[str, tuple[float, Member]] = {}
     for member, value in zip(candidates, estimates, strict=True):
         if not member.noise and member.source != "random":
@@ -285,9 +289,9 @@ def _estimates(
     candidates: Sequence[Member],
     spec: WorldSpec,
     ledger: StepLedger,
-    say: Report,
+    report: Report,
 ) -> list[float]:
-    """Mean return of each candidate over a few real episodes; kept, because they cost real steps."""
+    """Mean real return of each candidate over a few episodes; stored, so that no real step is taken twice."""
     path = folder / "estimates.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     seeds = range(FIRST_SEED + 10_000, FIRST_SEED + 10_000 + _SELECT_EPISODES)
@@ -297,7 +301,7 @@ def _estimates(
             found = run_real(actor, config.real, seeds, purpose="select", ledger=ledger)
             known[member.name] = found.mean
             write_json(path, known)
-        say("choose", number + 1, len(candidates), {})
+        report("select", number + 1, len(candidates), {})
     return [known[member.name] for member in candidates]
 
 
@@ -311,11 +315,11 @@ def _actor(folder: Path, member: Member, scripted: str | None, spec: WorldSpec, 
         own = policy_actor(load_policy(folder / member.source, expect=spec))
     if not member.noise:
         return own
-    dice = [np.random.default_rng([row, 1]) for row in range(rows)]
+    generators = [np.random.default_rng([row, 1]) for row in range(rows)]
 
     def act(observation: Any, running: np.ndarray) -> np.ndarray:
         chosen, other = own(observation, running), random(observation, running)
-        swap = np.array([dice[row].random() < member.noise for row in running])
+        swap = np.array([generators[row].random() < member.noise for row in running])
         taken = np.where(swap.reshape(-1, *[1] * (chosen.ndim - 1)), other, chosen)
         if isinstance(own, LatentActor):
             own.took(taken, running)
@@ -328,17 +332,18 @@ def _identity(config: PoolConfig, through: Twin | None) -> JSON:
     tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
     tree |= {"real": config.real.to_json()}
     del tree["through"]
-    if through is not None:  # pools that are older than it go on
+    if through is not None:  # older pools, which lack the field, can be resumed
         tree["through"] = through.fingerprint()
     return json.loads(json.dumps(tree))  # type: ignore[no-any-return]
 
 
 def _check_folder(folder: Path, identity: JSON) -> None:
-    """The first call leaves its settings, the next ones must have the same."""
+    """Store the settings of a new pool; check those of an existing one. Raises StageError."""
     path = folder / "settings.json"
     if not path.is_file():
         write_json(path, identity)
     elif json.loads(path.read_text(encoding="utf-8")) != identity:
         raise StageError(
-            f"{folder} holds a pool of other settings ({path.name}): choose another folder, or repeat them to go on"
+            f"{folder} holds a pool with other settings ({path.name}): choose another folder, or use its settings "
+            "to resume"
         )

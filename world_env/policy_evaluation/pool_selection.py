@@ -1,4 +1,4 @@
-"""Policies that are spread over the range of what they earn, and over the runs that they come from."""
+"""Selection of pool policies, spread over the range of returns and over training runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, MIN_POLICIES
 
 MAX_OF_A_RUN = 4
-"""Checkpoints of one run in a pool: they are alike, so more would only look like more evidence."""
+"""Most policies of one training run in a pool: policies of a run are correlated."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One policy of a pool: "random", "scripted", or a folder below the pool's.
+    """One policy of a pool.
 
-    run: which training run it comes from. noise: chance of a random action instead of its own.
+    run: its training run. source: "random", "scripted", or a folder below that of the pool.
+    noise: probability of a random action in place of the policy's own.
     """
 
     name: str
@@ -27,32 +28,33 @@ class Member:
 
 
 def choose(candidates: Sequence[Member], estimates: Sequence[float], wanted: int) -> list[Member]:
-    """Up to `wanted` candidates, spread over the range of estimated returns and over the runs.
+    """Choose up to `wanted` candidates, spread over the range of estimated returns and over the runs.
 
-    At most 4 of a run, and no fifth of the range holds more than 40 % of them, as long as 20 are left.
+    At most `MAX_OF_A_RUN` of a run. No fifth of the range has more than `MAX_OF_A_FIFTH` of them, as long as
+    `MIN_POLICIES` are left.
     """
     values = np.asarray(estimates, float)
     left, chosen = list(range(len(candidates))), list[int]()
     of_run = {member.run: 0 for member in candidates}
     places = _fifth_of(values, values.min(), values.max())
-    held = np.zeros(5, int)
+    counts = np.zeros(5, int)
     while left and len(chosen) < wanted:
-        # The emptiest fifth first, then the run that gave least, then what is farthest from all that was chosen.
-        def worth(i: int) -> tuple[float, ...]:
+        # The emptiest fifth first, then the run with fewest chosen, then the largest distance to all chosen.
+        def priority(i: int) -> tuple[float, ...]:
             near = min((abs(values[i] - values[j]) for j in chosen), default=np.inf)
-            return (-held[places[i]], -of_run[candidates[i].run], near)
+            return (-counts[places[i]], -of_run[candidates[i].run], near)
 
-        best = max(left, key=worth)
+        best = max(left, key=priority)
         left.remove(best)
         chosen.append(best)
-        held[places[best]] += 1
+        counts[places[best]] += 1
         of_run[candidates[best].run] += 1
         left = [i for i in left if of_run[candidates[i].run] < MAX_OF_A_RUN]
-    while len(chosen) > MIN_POLICIES and held.max() > MAX_OF_A_FIFTH * len(chosen):
-        crowded = [i for i in chosen if places[i] == held.argmax()]
+    while len(chosen) > MIN_POLICIES and counts.max() > MAX_OF_A_FIFTH * len(chosen):
+        crowded = [i for i in chosen if places[i] == counts.argmax()]
         last = max(crowded, key=lambda i: of_run[candidates[i].run])
         chosen.remove(last)
-        held[places[last]] -= 1
+        counts[places[last]] -= 1
         of_run[candidates[last].run] -= 1
     return [candidates[i] for i in sorted(chosen, key=lambda i: values[i])]
 

@@ -1,6 +1,6 @@
-"""What a policy will earn in reality, said before it runs there, with an interval whose coverage is measured.
+"""Prediction of a policy's real return from its learned return, with an interval of measured coverage.
 
-Split conformal prediction (Vovk et al. 2005; Lei et al. 2018) on learned minus real returns of a pool's policies.
+Split conformal prediction (Vovk et al. 2005; Lei et al. 2018) on the return gaps of a policy pool.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ if TYPE_CHECKING:
     from world_env.rollouts.actors import Actor
 
 LEVEL = 0.9
-"""Of the intervals."""
+"""Nominal coverage of the intervals."""
 MIN_CALIBRATION = 10
-"""Supported policies below which no interval is given."""
+"""Fewest supported policies of an interval."""
 _SHARES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Candidates for the largest share of steps past the threshold that a supported policy may have."""
+"""Candidates for the largest share of out-of-distribution steps of a supported policy."""
 _WIDER = 1.5
-"""How much wider an interval may be for the sake of policies that go further from the data."""
+"""Largest factor by which an interval may widen to support policies with more out-of-distribution steps."""
 _SLACK = 0.01
-"""How much larger than in the calibration that share may be."""
+"""Tolerance of that share beyond its largest value in the calibration."""
 
 
 @dataclass(frozen=True)
 class ReturnPrediction:
-    """A forecast of a policy's mean real return: `mean, low, high = promise`.
+    """Predicted real return of a policy: `mean, low, high = prediction`.
 
-    mean: the learned return less the twin's usual error. low, high: ends of a 90 % interval; both infinite where the
-    twin cannot tell. past_threshold: share of learned steps past the twin's uncertainty threshold, None if unknown.
-    reason: why it cannot tell; "" where it can.
+    mean: learned return minus the usual return gap, task units.
+    low, high: 90 % interval; infinite where there is none.
+    past_threshold: share of the policy's learned steps that are out of distribution; None if unknown.
+    reason: why there is no interval; "" where there is one.
     """
 
     mean: float
@@ -58,24 +59,25 @@ class ReturnPrediction:
 
     def __str__(self) -> str:
         if self.reason:
-            return f"I cannot tell: {self.reason}"
+            return f"no interval: {self.reason}"
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 def predict_return(
     policy: BaseAlgorithm | str | Path | Actor, twin: Twin, *, episodes: int = 100, seed: int = 0
 ) -> ReturnPrediction:
-    """The real return that a policy will have, without running it in reality.
+    """Predict the mean real return of a policy from episodes in the twin. Takes no real step.
 
-    policy: a Stable-Baselines3 model (deterministic), the folder of one, or a function (batched observations, rows)
-        -> batched actions.
-    Raises StageError for a twin that no pool has calibrated.
+    policy: a Stable-Baselines3 model (acts deterministically), the folder of one, or a function
+        (batched observations, environment indices) -> batched actions.
+    episodes: learned episodes of the prediction.
+    Raises StageError for a twin without calibration by a policy pool, InvalidOptionError for another kind of policy.
     """
     calibration = twin.fidelity.get("return_prediction")
     if not calibration:
         raise StageError(
-            "this twin has no calibrated promise: judge a pool of policies in it first, with `world-env pool` and "
-            "`world-env compare --twin FOLDER --pool POOL`"
+            "this twin has no calibration for predicted returns: make a policy pool with `world-env pool`, and "
+            "evaluate the twin with `world-env compare --twin FOLDER --pool POOL`"
         )
     return interval(calibration, *learned_return(actor_of(policy, twin), twin, episodes, seed=seed))
 
@@ -83,39 +85,39 @@ def predict_return(
 def learned_return(
     actor: Actor, twin: Twin, episodes: int, *, seed: int = 0
 ) -> tuple[float, float | None]:
-    """(mean learned return, share past the threshold) from the twin's own starts, each begun equally often."""
+    """(mean learned return, share of out-of-distribution steps) over the initial states of the twin in turn."""
     found = run_learned(actor, twin, own_starts(twin, episodes), seed=seed)
     return found.mean, found.past_threshold
 
 
 def own_starts(twin: Twin, episodes: int) -> Any:
-    """`episodes` first observations of the twin, its starts in turn, as batched environment arrays."""
+    """`episodes` first observations of the twin, its initial states in turn, batched as in the environment."""
     order = np.arange(episodes) % len(twin.starts)
     context = twin.starts.select(_tensor(order))
     return twin.codec.decode_observation(context.last())
 
 
 def actor_of(policy: BaseAlgorithm | str | Path | Actor, twin: Twin) -> Actor:
-    """Whatever acts, as a function of batched observations and row numbers."""
+    """The policy as a function of batched observations and environment indices. Raises InvalidOptionError."""
     if isinstance(policy, str | Path):
         policy = load_policy(policy, expect=twin.spec)
     if hasattr(policy, "predict"):
         return policy_actor(cast("BaseAlgorithm", policy))
     if not callable(policy):
         raise InvalidOptionError(
-            f"the policy is {type(policy).__name__}: expected a Stable-Baselines3 model, its folder, or a function "
-            "(batched observations, rows) -> batched actions"
+            f"policy is {type(policy).__name__}, expected a Stable-Baselines3 model, its folder, or a function "
+            "(batched observations, environment indices) -> batched actions"
         )
     return policy
 
 
 def calibrate(policies: Sequence[PolicyReturns], *, level: float = LEVEL) -> JSON | None:
-    """What `interval` needs, from policies whose real return is known; None where too few are supported.
+    """Calibrate `interval` on policies with known real returns. None where too few policies are supported.
 
-    The usual error of a policy (learned minus real) is a line over its share of steps past the threshold, because a
-    twin errs more where its data ends; half_width is the conformal quantile of what the line leaves over. The largest
-    share that a policy may have is as large as keeps the interval within 1.5 times the narrowest that any would give.
-    Returns {"level", "bias" (error without such steps), "bias_per_share", "half_width", "most_past_threshold",
+    The usual return gap of a policy is a line over its share of out-of-distribution steps, because the errors of a twin
+    grow outside its data. half_width is the conformal quantile of the residuals. A policy is supported up to the
+    largest share for which the interval is at most 1.5 times as wide as the narrowest one.
+    Returns {"level", "bias" (gap at a share of 0), "bias_per_share", "half_width", "most_past_threshold",
     "calibrated_on": {"policies", "runs"}}; returns in task units.
     """
     found: list[JSON] = []
@@ -148,17 +150,17 @@ def calibrate(policies: Sequence[PolicyReturns], *, level: float = LEVEL) -> JSO
 def interval(
     calibration: JSON | None, learned: float, past_threshold: float | None
 ) -> ReturnPrediction:
-    """The promise of a policy with this mean learned return and share of steps past the threshold."""
+    """Predicted return of a policy with this mean learned return and share of out-of-distribution steps."""
     if calibration is None:
-        reason = f"fewer than {MIN_CALIBRATION} policies of the pool stay in the twin's data"
+        reason = f"fewer than {MIN_CALIBRATION} policies of the pool have few out-of-distribution steps in the twin"
         return ReturnPrediction(learned, -math.inf, math.inf, past_threshold, reason)
-    # A twin without a threshold cannot say that a policy leaves its data.
+    # Without a threshold no step counts as out of distribution.
     share, most = past_threshold or 0.0, calibration["most_past_threshold"]
     mean = learned - calibration["bias"] - calibration["bias_per_share"] * share
     if share > most:
         reason = (
-            f"{100 * share:.1f} % of its steps are less certain than anything in the twin's data, policies that the "
-            f"promise was calibrated on had at most {100 * most:.1f} %"
+            f"{100 * share:.1f} % of the policy's steps are out of distribution, but at most {100 * most:.1f} % in the "
+            "calibration"
         )
         return ReturnPrediction(mean, -math.inf, math.inf, past_threshold, reason)
     half = calibration["half_width"]
@@ -168,7 +170,7 @@ def interval(
 def leave_one_run_out(
     policies: Sequence[PolicyReturns], *, level: float = LEVEL
 ) -> list[ReturnPrediction]:
-    """The promise of each policy, calibrated on the policies of all other runs."""
+    """Predicted return of each policy, calibrated on the policies of all other runs."""
     runs = {policy.run for policy in policies}
     of_run = {
         run: calibrate([p for p in policies if p.run != run], level=level) for run in sorted(runs)
@@ -180,17 +182,20 @@ def leave_one_run_out(
 
 
 def coverage(
-    policies: Sequence[PolicyReturns], promises: Sequence[ReturnPrediction], *, span: float
+    policies: Sequence[PolicyReturns], predictions: Sequence[ReturnPrediction], *, span: float
 ) -> JSON:
-    """How often an interval held the real mean, its median width, and for how many policies one was given.
+    """Coverage and width of intervals, and share of policies with one.
 
-    span: range of real returns. Returns {"coverage90", "width_fraction", "supported_share"}.
+    span: range of real returns, task units. Returns {"coverage90" (share of intervals that contain the real mean),
+    "width_fraction" (median width as a share of span), "supported_share"}.
     """
     given = [
-        (policy, promise) for policy, promise in zip(policies, promises, strict=True) if not promise.reason
-    ]  # fmt: skip
-    held = [promise.low <= policy.real.mean() <= promise.high for policy, promise in given]
-    widths = [promise.high - promise.low for _, promise in given]
+        (policy, predicted)
+        for policy, predicted in zip(policies, predictions, strict=True)
+        if not predicted.reason
+    ]
+    held = [predicted.low <= policy.real.mean() <= predicted.high for policy, predicted in given]
+    widths = [predicted.high - predicted.low for _, predicted in given]
     return {
         "coverage90": float(np.mean(held)) if held else None,
         "width_fraction": float(np.median(widths)) / span if widths and span > 0 else None,
@@ -199,12 +204,12 @@ def coverage(
 
 
 def learned_return_of(policy: PolicyReturns) -> float:
-    """The mean learned return that a promise begins with: from the twin's own starts where that was measured."""
+    """Mean learned return that a prediction uses: from the twin's initial states where that was measured."""
     return float(policy.learned.mean()) if policy.learned_return is None else policy.learned_return
 
 
 def _line(shares: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
-    """(intercept, slope) by Theil and Sen, which few wild policies do not move; flat where all shares are equal."""
+    """(intercept, slope) of the Theil-Sen estimator, robust to outliers; slope 0 where all shares are equal."""
     if np.ptp(shares) == 0:
         return float(np.median(errors)), 0.0
     from scipy.stats import theilslopes

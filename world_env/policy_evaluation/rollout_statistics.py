@@ -1,4 +1,4 @@
-"""What a policy's episodes in one twin show besides their returns, and whether one world pays more than another."""
+"""Statistics of a policy's episodes in a twin, and gaps between the returns of two environments."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON, OBSERVATION
 
 _LEVEL = 0.95
-"""One-sided confidence of what is said about mean returns."""
-_BUSY = 0.9
-"""Quantile of uncertainties and changes: policies may rest most of the time, worlds that move do it at some time."""
+"""One-sided confidence level of mean returns."""
+_QUANTILE = 0.9
+"""Quantile of uncertainties and changes over the steps: observations may be constant most of the time."""
 
 
 @dataclass(frozen=True)
 class RolloutStatistics:
-    """What a policy's episodes in one twin showed.
+    """Statistics of a policy's episodes in one twin. None: not available.
 
-    returns: as the policy would be paid. odd_rewards: share of steps that the model paid outside the data's range.
-    quantile: of uncertainty, at 0.9, in units of the twin's threshold.
-    motion: usual largest change of a step (its 0.9 quantile), in widths of the data's range, largest dimension.
-    None where it is not known.
+    returns: with rewards clipped to the data range, as in training.
+    odd_rewards: share of steps with a reward of the model outside the data range.
+    quantile: 0.9 quantile of the uncertainty, in units of the twin's threshold.
+    motion: 0.9 quantile of the change of the observation per step: largest dimension, in widths of the data range.
     """
 
     returns: Returns
@@ -52,7 +52,7 @@ class RolloutStatistics:
         }
 
 
-def live(
+def measure_rollout(
     actor: Actor,
     twin: Twin,
     first: Any,
@@ -61,52 +61,54 @@ def live(
     margin: float = 0.0,
     seed: int = 0,
 ) -> RolloutStatistics:
-    """One learned episode from each first observation, and what its steps showed against the data's `ranges`.
+    """Play one learned episode from each first observation and compare its steps with the data range.
 
-    margin: how far outside the data's range a reward is odd, in widths of that range, or in the largest reward where
-        all are equal. Known reward functions are exact: none of theirs is odd.
+    margin: of the range of rewards, in widths of that range, or in the largest absolute reward where all are equal.
+        Known reward functions are exact: none of their rewards counts as outside.
     """
-    rewards, doubts, changes = [], [], []
+    rewards, uncertainties, changes = [], [], []
     values = np.zeros(())
     widths = _widths(ranges)
     known = "reward" in twin.known
     clip = (-math.inf, math.inf) if known or twin.ranges is None else twin.ranges.reward
 
-    def watch(left: Any, result: StepResult, stepped: np.ndarray) -> None:
+    def watch(before: Any, result: StepResult, stepped: np.ndarray) -> None:
         nonlocal values
         values = values + np.where(stepped, result.reward.clip(*clip), 0.0)
         rewards.append(result.reward[stepped])
         if result.uncertainty is not None:
-            doubts.append(result.uncertainty[stepped])
+            uncertainties.append(result.uncertainty[stepped])
         if widths:
-            changes.append(_changes(left, result.observation, widths)[stepped])
+            changes.append(_changes(before, result.observation, widths)[stepped])
 
     returns = run_learned(actor, _unclipped(twin), first, seed=seed, watch=watch)
     odd = quantile = motion = None
     if ranges is not None and not known:
         low, high = ranges.reward
         room = margin * ((high - low) or max(abs(low), abs(high)))
-        paid = np.concatenate(rewards)
-        odd = float(((paid < low - room) | (paid > high + room)).mean())
-    if doubts and twin.uncertainty_threshold:
-        quantile = float(np.quantile(np.concatenate(doubts), _BUSY)) / twin.uncertainty_threshold
+        predicted = np.concatenate(rewards)
+        odd = float(((predicted < low - room) | (predicted > high + room)).mean())
+    if uncertainties and twin.uncertainty_threshold:
+        quantile = (
+            float(np.quantile(np.concatenate(uncertainties), _QUANTILE))
+            / twin.uncertainty_threshold
+        )
     if changes:
-        motion = float(np.quantile(np.concatenate(changes), _BUSY))
+        motion = float(np.quantile(np.concatenate(changes), _QUANTILE))
     return RolloutStatistics(dataclasses.replace(returns, values=values), odd, quantile, motion)
 
 
-def starts_of(twin: Twin, rows: int, seed: int) -> Any:
-    """First observations for `rows` episodes, drawn from the twin's true starts; environment arrays."""
+def sample_first_observations(twin: Twin, episodes: int, seed: int) -> Any:
+    """Draw first observations from the initial states of the twin, batched as in the environment."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = twin.starts.select(torch.randint(len(twin.starts), (rows,), generator=generator))
+    chosen = twin.starts.select(torch.randint(len(twin.starts), (episodes,), generator=generator))
     return twin.codec.decode_observation(chosen.last())
 
 
 def lower_gap(learned: np.ndarray, other: np.ndarray, *, least: float = 0.0) -> float:
-    """How far the mean of `learned` lies above that of `other` at least, as a share of the larger of their sizes.
+    """Lower end of a one-sided 95 % t-interval of mean(learned) - mean(other), as a share of the larger absolute mean.
 
-    learned, other: (N,) returns from the same starts, paired. At least: the lower end of a one-sided 95 % t-interval.
-    least: the share is of no less than this.
+    learned, other: (N,) returns from the same initial states, paired. least: smallest scale of the share, task units.
     """
     difference = learned - other
     scale = max(abs(float(learned.mean())), abs(float(other.mean())), least, 1e-9)
@@ -114,7 +116,7 @@ def lower_gap(learned: np.ndarray, other: np.ndarray, *, least: float = 0.0) -> 
 
 
 def half_width(values: np.ndarray) -> float:
-    """From the mean of N >= 2 values to the end of its one-sided 95 % t-interval."""
+    """Half width of the one-sided 95 % t-interval of the mean of N >= 2 values."""
     if np.ptp(values) == 0:
         return 0.0
     spread = float(values.std(ddof=1)) / math.sqrt(len(values))
@@ -122,7 +124,7 @@ def half_width(values: np.ndarray) -> float:
 
 
 def _unclipped(twin: Twin) -> Twin:
-    """The twin as its model pays: clipping to the data's rewards would hide what the model says beyond them."""
+    """The twin without clipping of rewards, which would hide rewards outside the data range."""
     if twin.ranges is None:
         return twin
     free = dataclasses.replace(twin.ranges, reward=(-math.inf, math.inf))
@@ -130,16 +132,17 @@ def _unclipped(twin: Twin) -> Twin:
 
 
 def _widths(ranges: DataRange | None) -> dict[str, np.ndarray]:
-    """Key -> (D,) widths of the data's range; constant dimensions are infinitely wide: their noise is no motion."""
-    seen = {} if ranges is None else ranges.observation
-    widths = {key: np.subtract(high, low) for key, (low, high) in seen.items()}
+    """Key -> (D,) widths of the data range; infinite for constant dimensions, whose noise is no change."""
+    bounds = {} if ranges is None else ranges.observation
+    widths = {key: np.subtract(high, low) for key, (low, high) in bounds.items()}
     return {key: np.where(width > 0, width, np.inf) for key, width in widths.items()}
 
 
-def _changes(left: Any, arrived: Any, widths: dict[str, np.ndarray]) -> np.ndarray:
-    """(B,) largest change of any dimension, in widths of the data's range."""
+def _changes(observation: Any, next_observation: Any, widths: dict[str, np.ndarray]) -> np.ndarray:
+    """(B,) largest change of any dimension, in widths of the data range."""
     before, after = (
-        each if isinstance(each, dict) else {OBSERVATION: each} for each in (left, arrived)
+        each if isinstance(each, dict) else {OBSERVATION: each}
+        for each in (observation, next_observation)
     )
     moved = [
         np.abs(after[key] - before[key]).reshape(len(after[key]), -1) / width

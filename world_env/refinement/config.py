@@ -1,4 +1,4 @@
-"""What each round of a refinement does: how many real steps, which fit, which learning."""
+"""Settings of a refinement: real steps, fits, policies and exploration of each round."""
 
 from __future__ import annotations
 
@@ -17,187 +17,140 @@ from world_env.spec import EnvConfig, WorldSpec
 from world_env.types import JSON
 
 ALGOS = ("PPO", "SAC")
-"""Those that `refine_task` has a configuration for."""
-CANDIDATES = ("warm", "newest", "fresh")
+"""Algorithms that `preset` has a configuration for."""
 RESTART = "restart"
-"""What a candidate is called that begins anew beside those of every round."""
-PLACEHOLDERS = ("policy", "newest", "early", "middle")
-_JUDGE_SEED = 50_000
-_EXPLORERS_SEED = 1_000
+"""Name of the policy that is trained from scratch beside the warm-started one."""
+PLACEHOLDERS = ("policy", "newest")
+"""Names that `later_exploration` may contain besides those of the explorers."""
+_RESTART_SEED, _EXPLORERS_SEED = 500, 1_000
 
 
 @dataclass(frozen=True)
 class RefineConfig:
-    """Rounds of collecting, fitting and learning. One round is the plain pipeline."""
+    """Rounds of data collection, fit and policy training. One round is collect, fit, learn."""
 
     real: EnvConfig
+    """The real environment."""
     out: Path
-    """Folder of all rounds; running again goes on where the last run stopped."""
+    """Folder of all rounds. Run again with the same folder to resume; finished stages are skipped."""
     steps: int = 2_000
-    """Real steps in all, shared evenly among the rounds."""
+    """Real environment steps in total, divided evenly among the rounds. More steps make the twin more accurate."""
     rounds: int = 1
-    """How often data is collected."""
+    """Number of rounds. With more rounds, later data comes from policies that were trained in the twin."""
     exploration: str = "random"
-    """Who acts in the first round."""
+    """Exploration of the first round: "random", "held:5", "mix:0.5*random+0.5*held:5", "policy:FOLDER"."""
     later_exploration: str = "policy:{policy}"
-    """Who acts later; {policy} is the chosen policy's folder, {newest} that of the last round's policy that goes on,
-    chosen or not, {early} and {middle} are stages of it: what it was after a tenth and after a third of its steps, and
-    every explorer's name is that of its folder. Stages fail where the last policy does not go any more; with stuck
-    sensors ("stuck:0.5:{policy}") it goes where it never wanted to."""
+    """Exploration of the later rounds. {policy}: the selected policy; {newest}: the latest trained policy, selected or
+    not; {NAME}: the explorer of that name. "stuck:0.5:{policy}" plays a policy with half of its sensors frozen."""
     explorers: JSON = field(default_factory=dict)
-    """More policies that only collect, trained from other first weights in each round's twin: name -> fields of
-    LearnConfig that differ. {"fresh": {}} does the task in another way. {"hasty": {"options": {"gamma": 0.99}}}
-    discounts more and leaps; who discounts less survives, and the twin learns of both. {"bold": {"on_uncertain":
-    "truncate"}} does not fear what the twin does not know, so that the data shows what is wrong with the best that it
-    promises. {"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}} seeks where the twin is least certain."""
+    """More policies that only collect data, trained from scratch in each round's twin: name -> LearnConfig fields that
+    differ. {"hasty": {"options": {"gamma": 0.99}}} has another discount. {"curious": {"reward": "uncertainty",
+    "on_uncertain": "ignore"}} visits states where the twin is uncertain. Explorers make the data more diverse."""
     spot_checks: float = 0.2
-    """Share of the later rounds' real steps that the policy plays without noise that may be the best one, put off until
-    it is enough for a whole episode: what it earns stands beside what was predicted, counts in the next choice, and is
-    data like all other."""
-    first_steps: int | None = None
-    """Real steps of the first round; None: as many as of every other one. Later rounds can be many and small."""
+    """Share of the later rounds' real steps used for real evaluation episodes, 0 to 0.5. These episodes correct the
+    predicted returns by which a policy is selected, and are training data too."""
     warm_start: bool = False
-    """Whether models of a round go on from the last round's, and so does its policy, instead of beginning anew."""
-    candidates: tuple[str, ...] = ("warm",)
-    """Policies that each round trains to choose from: "warm" goes on from the chosen one, "newest" from the last
-    round's first candidate or its restart, chosen or not, "fresh" begins anew. The first round, and rounds without
-    `warm_start`, have only a fresh one."""
+    """Initialise the model and the policy of each round from the previous round's. Otherwise train from scratch."""
     restart_every: int | None = None
-    """So many rounds apart one more candidate begins anew, with `restart_steps`; where its discounted return in the
-    twin is more than the first candidate's, it is the newest from then on. From some resting places no way
-    leads up, and what has learned on little data keeps to that [resets: Nikishin et al. 2022, arXiv:2205.07802].
-    None: never."""
+    """Every n-th round also trains a policy from scratch; it replaces the warm-started policy where its discounted
+    return in the twin is higher, which helps to leave local optima. Needs warm_start. None: never."""
     restart_steps: int = 1_000_000
-    """Learned steps of such a candidate."""
-    judge: bool = False
-    """Whether each round fits a second twin with another seed, in which no policy trains: it ends trainings that no
-    longer help there, and what it thinks of a policy counts where policies are chosen."""
+    """Learned environment steps of a policy that is trained from scratch by restart_every."""
     compared: int = 8
-    """Newest policies that each round chooses among, all of its own at least, with the last choice."""
+    """Number of latest policies among which each round selects one. More policies cost more learned episodes."""
     patience: int | None = 5
-    """Rounds without another choice of policy after which the rest of the budget is kept; None: it is spent."""
+    """Stop after this many rounds without another selected policy and save the remaining real steps. None: run all
+    rounds."""
     later_updates: int | None = None
-    """Updates of the later rounds' fits; None: as `fit` says. A fit that goes on needs fewer."""
+    """Gradient steps of the fits after the first round. None: as in the first. A warm-started fit needs fewer."""
     explorer_steps: int | None = None
-    """Learned steps of policies that only collect; None: as many as of the others."""
-    last_learn: JSON = field(default_factory=dict)
-    """Fields of LearnConfig that differ in the last rounds, where a policy should settle; explorers stay as they are.
-    {"options": {"n_steps": 256}}: what happens once in many steps is learned from longer rollouts."""
-    last_share: float = 0.4
-    """Share of the rounds that are the last ones."""
+    """Learned environment steps of each explorer. None: the steps of `learn`."""
     seed: int = 0
+    """Seed of the data, the models and the policies."""
     fit: FitConfig = field(default_factory=FitConfig)
+    """Settings of every fit."""
     learn: LearnConfig = field(default_factory=LearnConfig)
+    """Settings of every policy training in the twin."""
 
     def __post_init__(self) -> None:
-        patience = self.rounds if self.patience is None else self.patience
-        if min(self.rounds, patience, self.compared) < 1 or self.steps < self.rounds:
+        for name in ("rounds", "patience", "compared", "restart_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"{name} must be >= 1, got {value}")
+        if self.steps < self.rounds:
             raise InvalidOptionError(
-                f"{self.steps} steps in {self.rounds} rounds, patience {self.patience}, compared {self.compared}: "
-                "expected at least 1 of each"
+                f"steps must be at least one a round, got {self.steps} steps in {self.rounds} rounds: give more steps "
+                "or fewer rounds"
             )
-        if (
-            self.first_steps is not None
-            and not 1 <= self.first_steps <= self.steps - self.rounds + 1
-        ):
+        if self.restart_every is not None and not self.warm_start:
             raise InvalidOptionError(
-                f"{self.first_steps} of {self.steps} steps in the first of {self.rounds} rounds: expected at least 1 "
-                "in each of them"
-            )
-        if self.restart_every is not None and min(self.restart_every, self.restart_steps) < 1:
-            raise InvalidOptionError(
-                f"a restart every {self.restart_every} rounds with {self.restart_steps} steps: expected at least 1 of "
-                "each"
-            )
-        if self.restart_every is not None and not (self.warm_start and "newest" in self.candidates):
-            raise InvalidOptionError(
-                f"restart_every is {self.restart_every} with the candidates {self.candidates}, warm_start "
-                f'{self.warm_start}: a restart becomes the newest policy, so add "newest" to the candidates and set '
-                "warm_start"
-            )
-        if not self.candidates or not set(self.candidates) <= set(CANDIDATES):
-            raise InvalidOptionError(
-                f"candidates are {self.candidates}, expected one or more of {', '.join(CANDIDATES)}"
-            )
-        for name in self.explorers:
-            # Their folders are those of other policies.
-            taken = (*PLACEHOLDERS, *self.candidates[1:], RESTART, "kept")
-            if not name.isidentifier() or name in taken:
-                raise InvalidOptionError(
-                    f"an explorer is called {name!r}: expected a word other than {', '.join(taken)}"
-                )
-            self.explorer(name, 0)  # refused here rather than after a round
-        self._check_names()
-        _with_fields(self.learn, self.last_learn, "last_learn")
-        if not 0.0 <= self.last_share <= 1.0:
-            raise InvalidOptionError(f"last_share is {self.last_share}, expected a share in 0..1")
-        if self.last_learn and self._last_rounds == 0:
-            raise InvalidOptionError(
-                f"last_learn is given, but of {self.rounds} rounds a share of {self.last_share} is none: give a larger "
-                "last_share"
+                f"restart_every is {self.restart_every} with warm_start=False, where every policy is trained from "
+                "scratch: set warm_start=True, or restart_every=None"
             )
         if not 0.0 <= self.spot_checks <= 0.5:
             raise InvalidOptionError(
-                f"spot_checks is {self.spot_checks}, expected a share in 0..0.5"
+                f"spot_checks must be a share in [0, 0.5], got {self.spot_checks}"
             )
+        for name in self.explorers:
+            # An explorer's folder is policy-NAME, and its placeholder is {NAME}.
+            taken = (*PLACEHOLDERS, RESTART)
+            if not name.isidentifier() or name in taken:
+                raise InvalidOptionError(
+                    f"invalid explorer name {name!r}: expected a Python identifier other than {', '.join(taken)}"
+                )
+            self.explorer(name, 0)  # raises before the first round
+        self._check_placeholders()
 
-    @property
-    def _last_rounds(self) -> int:
-        return round(self.last_share * self.rounds)
-
-    def _check_names(self) -> None:
-        """Raises InvalidOptionError for placeholders in `later_exploration` that stand for nothing."""
+    def _check_placeholders(self) -> None:
+        """Raises InvalidOptionError for unknown placeholders in `later_exploration`."""
         known = (*PLACEHOLDERS, *self.explorers)
         try:
             names = [name for _, name, _, _ in Formatter().parse(self.later_exploration)]
         except ValueError as error:
             raise InvalidOptionError(
-                f"later_exploration is {self.later_exploration!r}, where a brace has no partner ({error}): write "
-                "names as {policy}"
+                f"later_exploration {self.later_exploration!r} has an unmatched brace ({error}): write placeholders "
+                "as {policy}"
             ) from error
-        for asked in names:
-            if asked is not None and asked not in known:
+        for name in names:
+            if name is not None and name not in known:
                 raise InvalidOptionError(
-                    f"later_exploration names {{{asked}}}, expected one of {', '.join(known)}; other names "
-                    "are those of `explorers`"
+                    f"later_exploration names {{{name}}}, expected one of {', '.join(known)}: add {name!r} to "
+                    "explorers, or use another placeholder"
                 )
 
     def settings(self) -> JSON:
-        """What rounds of one refinement have in common besides data, fits and trainings, which know their own."""
+        """Settings that all rounds share, apart from those of fits and trainings, which twins and policies store."""
         names = (
-            *("exploration", "later_exploration", "explorers", "spot_checks", "candidates"),
-            *("restart_every", "restart_steps", "compared", "judge", "seed"),
+            *("exploration", "later_exploration", "explorers", "spot_checks"),
+            *("restart_every", "restart_steps", "compared", "seed"),
         )
         tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
         return tree
 
     def steps_after(self, number: int) -> int:
-        """Real steps that have been collected when round `number` (from 0) is; 0 before the first."""
-        if number < 0 or self.first_steps is None or self.rounds == 1:
-            return self.steps * (number + 1) // self.rounds
-        return self.first_steps + (self.steps - self.first_steps) * number // (self.rounds - 1)
+        """Real steps in total after round `number` (from 0); 0 before the first round."""
+        return self.steps * (number + 1) // self.rounds
 
     def checks_of(self, number: int, horizon: int | None) -> int:
-        """Real steps of round `number` that are spot checks."""
+        """Real steps of round `number` that are used for real evaluation episodes."""
         spent, now = 0, 0
         for each in range(1, number + 1):
             share = self.steps_after(each) - self.steps_after(each - 1)
             saved = int(self.spot_checks * (self.steps_after(each) - self.steps_after(0))) - spent
-            # An episode that no round has room for is cut.
+            # Where an episode is longer than a round, it is cut at half of the round.
             whole = horizon or 1
             now = saved if saved >= (whole if whole <= share else share // 2) else 0
             spent += now
         return now
 
-    def fit_of(self, number: int, name: str = "twin") -> FitConfig:
-        """The fit of round `number`'s twin or judge, with this run's seed."""
+    def fit_of(self, number: int) -> FitConfig:
+        """Fit of round `number`, with the seed of this run."""
         later = self.later_updates if number else None
         updates = later or self.fit.updates or updates_for(self.steps_after(number))
-        seed = self.seed + (_JUDGE_SEED if name == "judge" else 0)
-        return dataclasses.replace(self.fit, seed=seed, updates=updates)
+        return dataclasses.replace(self.fit, seed=self.seed, updates=updates)
 
     def explorer(self, name: str, number: int) -> LearnConfig:
-        """How the explorer of this name is trained in round `number`'s twin.
+        """Training of the explorer `name` in the twin of round `number`.
 
         Raises InvalidOptionError for fields that LearnConfig does not have.
         """
@@ -205,36 +158,36 @@ class RefineConfig:
         own = dataclasses.replace(
             self.learn, seed=seed, steps=self.explorer_steps or self.learn.steps
         )
-        return _with_fields(own, self.explorers[name], f"the explorer {name!r}")
+        fields = self.explorers[name]
+        try:
+            options = own.options | fields.get("options", {})
+            return dataclasses.replace(own, **fields | {"options": options})
+        except TypeError as error:
+            raise InvalidOptionError(
+                f"invalid fields {sorted(fields)} of the explorer {name!r}, expected those of LearnConfig: {error}"
+            ) from error
 
     def kinds_of(self, number: int) -> tuple[str, ...]:
-        """The candidates of round `number`; the restart, where there is one, comes last."""
+        """Kinds of policies that round `number` trains: "fresh" or "newest" (warm start), then perhaps "restart"."""
         if number == 0 or not self.warm_start:
             return ("fresh",)
         again = self.restart_every is not None and number % self.restart_every == 0
-        return (*self.candidates, RESTART) if again else self.candidates
+        return ("newest", RESTART) if again else ("newest",)
 
-    def learn_of(self, number: int) -> LearnConfig:
-        """The learning of round `number`, with this run's seed."""
-        own = dataclasses.replace(self.learn, seed=self.seed)
-        last = number >= self.rounds - self._last_rounds
-        return _with_fields(own, self.last_learn, "last_learn") if last else own
+    @property
+    def seeded_learn(self) -> LearnConfig:
+        """Policy training of every round, with the seed of this run."""
+        return dataclasses.replace(self.learn, seed=self.seed)
 
-
-def _with_fields(config: LearnConfig, fields: JSON, what: str) -> LearnConfig:
-    """A configuration with other fields; of `options` only those that are named differ. Raises InvalidOptionError."""
-    try:
-        options = config.options | fields.get("options", {})
-        return dataclasses.replace(config, **fields | {"options": options})
-    except TypeError as error:
-        raise InvalidOptionError(
-            f"{what} has the fields {sorted(fields)}, expected those of LearnConfig: {error}"
-        ) from error
+    def restart_learn(self, number: int) -> LearnConfig:
+        """Training from scratch of round `number`, with a seed of its own."""
+        seed = 1000 * self.seed + _RESTART_SEED + number
+        return dataclasses.replace(self.learn, seed=seed, steps=self.restart_steps)
 
 
 def check_actions(algo: str, spec: WorldSpec) -> None:
-    """Raises InvalidOptionError where an algorithm of `ALGOS` has no use for these actions."""
+    """Check that an algorithm of `ALGOS` supports the action space. Raises InvalidOptionError."""
     if algo == "SAC" and not isinstance(spec.action_space, spaces.Box):
         raise InvalidOptionError(
-            f"SAC needs continuous actions, but the action space is {spec.action_space}: take PPO"
+            f"SAC needs continuous actions, but the action space is {spec.action_space}: use PPO"
         )

@@ -1,9 +1,9 @@
-"""Which policy to leave, and which one to look at in reality next: what twins think and what spot checks showed.
+"""Selection of a policy, and of the policy that plays the next real evaluation episodes.
 
-A twin's word is wrong by about as much as its last ones were; a real episode is off by chance only. Here the twin's
-word counts like one real episode, and the doubt shrinks with their number. The policy that is left is the best one at
-the lower end of its doubt, the next one that is looked at is the best one at the upper end: who may be better is tried,
-who is known to be good is kept [confidence bounds to find the best of several: Kalyanakrishnan et al. 2012, LUCB].
+The error of a twin's estimate is taken to be as large as its latest errors; a real episode has only sampling error.
+The estimate counts like one real episode, and the half width of the interval shrinks with their number. The selected
+policy has the highest lower bound. The contender, which plays the next real evaluation episodes, has the highest upper
+bound [confidence bounds to find the best of several: Kalyanakrishnan et al. 2012, LUCB].
 """
 
 from __future__ import annotations
@@ -16,38 +16,65 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_env.data.episode import Episode
+from world_env.policy_evaluation.rollout_statistics import sample_first_observations
+from world_env.rollouts.actors import Actor
+from world_env.rollouts.learned import run_learned
+from world_env.twin.twin import Twin
 from world_env.types import JSON
 
-_CLEARLY = 0.1
-"""Share of an estimate by which another policy has to be better than the newest one while nothing was checked."""
-_REMEMBERED = 3
-"""Spot checks whose misses say how wrong a twin is."""
+ESTIMATE_EPISODES = 32
+"""Learned episodes of one estimate."""
+_CLEAR_SHARE = 0.1
+"""Share of an estimate by which another policy must exceed the newest one before any real evaluation episode."""
+_ERROR_WINDOW = 3
+"""Number of latest real evaluations from which the twin's error is taken."""
 
 
 @dataclass(frozen=True)
 class PolicyEstimate:
-    """What is thought of a policy. mean: its return, task units. doubt: half width; None before any spot check."""
+    """Estimated return of a policy with a symmetric interval.
+
+    mean: task units. half_width: of the interval, task units; None before any real evaluation episode.
+    """
 
     mean: float
-    doubt: float | None
+    half_width: float | None
 
     @property
     def low(self) -> float:
-        """The lower end."""
-        return self.mean - (self.doubt or 0.0)
+        """Lower bound."""
+        return self.mean - (self.half_width or 0.0)
 
     @property
     def high(self) -> float:
-        """The upper end."""
-        return self.mean + (self.doubt or 0.0)
+        """Upper bound."""
+        return self.mean + (self.half_width or 0.0)
+
+
+def estimate_return(
+    actor: Actor,
+    twin: Twin,
+    *,
+    on_uncertain: str = "ignore",
+    seed: int = 0,
+    discount: float = 1.0,
+) -> float:
+    """Mean learned return of a policy, task units, over `ESTIMATE_EPISODES` episodes.
+
+    on_uncertain: of SimulatorConfig, as in the policy's training. discount: weight of step t is discount**t.
+    """
+    first = sample_first_observations(twin, ESTIMATE_EPISODES, seed)
+    return run_learned(
+        actor, twin, first, seed=seed, on_uncertain=on_uncertain, discount=discount
+    ).mean
 
 
 def spot_check(
     episodes: Sequence[Episode], horizon: int | None, number: int, log: JSON
 ) -> JSON | None:
-    """What whole episodes of a round's contender returned, for the next round's log; None where none was whole.
+    """Real returns of a round's contender, for the log of the next round; None without a whole episode.
 
-    number, log: of the round that named the contender.
+    number, log: of the round that selected the contender.
     """
     whole = [e for e in episodes if e.terminated or (horizon is not None and len(e) >= horizon)]
     if not whole:
@@ -61,26 +88,27 @@ def spot_check(
     }
 
 
-def standing(estimate: float, returns: Sequence[float], miss: float | None) -> PolicyEstimate:
-    """What is thought of one policy.
+def combined_estimate(
+    estimate: float, returns: Sequence[float], twin_error: float | None
+) -> PolicyEstimate:
+    """Combine a twin's estimate of one policy with the returns of its real episodes.
 
-    estimate: the twin's word. returns: of its real episodes, if it played any. miss: how wrong the twin is, from
-    `last_miss`.
+    estimate: learned return. returns: real returns; may be empty. twin_error: from `last_twin_error`.
     """
     count = 1 + len(returns)
-    doubt = None if miss is None else miss / math.sqrt(count)
-    return PolicyEstimate((estimate + sum(returns)) / count, doubt)
+    half_width = None if twin_error is None else twin_error / math.sqrt(count)
+    return PolicyEstimate((estimate + sum(returns)) / count, half_width)
 
 
-def last_miss(checks: Sequence[JSON]) -> float | None:
-    """The largest difference between a twin's word and what came, over the last spot checks; None without any.
+def last_twin_error(checks: Sequence[JSON]) -> float | None:
+    """Largest absolute error of the predicted returns in the latest real evaluations; None without any.
 
-    checks: as in a round's log, oldest first.
+    checks: as in the logs of the rounds, oldest first.
     """
-    missed = [
+    errors = [
         abs(check["predicted_return"] - statistics.fmean(check["returns"])) for check in checks
     ]
-    return max(missed[-_REMEMBERED:], default=None)
+    return max(errors[-_ERROR_WINDOW:], default=None)
 
 
 def returns_of(checks: Sequence[JSON]) -> dict[str, list[float]]:
@@ -92,23 +120,22 @@ def returns_of(checks: Sequence[JSON]) -> dict[str, list[float]]:
 
 
 def best_of(estimates: Mapping[str, float], checks: Sequence[JSON], newest: str) -> tuple[str, str]:
-    """(who is left, who is looked at next) of policies with estimates.
+    """(selected policy, contender) among the policies with estimates.
 
-    Before the first spot check both are the newest one, unless another is thought better by more than estimates
-    scatter.
+    Without real evaluation episodes both are the newest policy, unless another one's estimate is clearly higher.
     """
-    miss, returns = last_miss(checks), returns_of(checks)
-    if miss is None:
+    twin_error, returns = last_twin_error(checks), returns_of(checks)
+    if twin_error is None:
         best = max(estimates, key=estimates.__getitem__)
-        clear = estimates[best] - estimates[newest] > _CLEARLY * abs(estimates[best])
+        clear = estimates[best] - estimates[newest] > _CLEAR_SHARE * abs(estimates[best])
         return (best, best) if clear else (newest, newest)
-    standings = {
-        name: standing(estimate, returns.get(name, []), miss)
+    combined = {
+        name: combined_estimate(estimate, returns.get(name, []), twin_error)
         for name, estimate in estimates.items()
     }
-    # The newest of those that are equal.
-    names = [*standings][::-1]
+    # Of equal policies, the newest one.
+    names = [*combined][::-1]
     return (
-        max(names, key=lambda name: standings[name].low),
-        max(names, key=lambda name: standings[name].high),
+        max(names, key=lambda name: combined[name].low),
+        max(names, key=lambda name: combined[name].high),
     )

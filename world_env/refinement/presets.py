@@ -11,12 +11,12 @@ from world_env.rl.config import LearnConfig
 from world_env.spec import EnvConfig
 
 MANY_STEPS = 50_000
-"""Real steps from which PPO's twins are refined in small rounds, where a task's row does not say otherwise."""
+"""Real steps from which the PPO preset refines in small rounds."""
 _SMALL_ROUND = 5_000
 _RANDOM_AND_HELD = "mix:0.5*random+0.5*held:5"
-_SHORT_ROUND = 10_000
-"""Real steps of a round for `SHORT_BRANCHES`; fewer where that would be less than four rounds."""
-SHORT_BRANCHES = LearnConfig(
+_TRUNCATED_ROUND = 10_000
+"""Real steps of a round of the SAC preset, which has at least four rounds."""
+_TRUNCATED_SAC = LearnConfig(
     algo="SAC",
     rows=256,
     steps=960_000,
@@ -32,20 +32,20 @@ SHORT_BRANCHES = LearnConfig(
         "policy_kwargs": {"net_arch": [128, 128]},
     },
 )
-"""An off-policy algorithm in a twin, after MBPO (Janner et al. 2019, arXiv:1906.08253): many updates on branches of a
-few steps from all states of the data, where the twin is right; what lies further on is learned when data comes there.
+"""SAC with truncated rollouts, after MBPO (Janner et al. 2019, arXiv:1906.08253): many gradient steps on short rollouts
+from states of the data, where the twin is accurate.
 """
 
 
 def preset(
     real: EnvConfig, out: Path, *, algo: str = "PPO", steps: int = 10_000, seed: int = 0
 ) -> RefineConfig:
-    """The one default configuration of an algorithm for `steps` real steps.
+    """Return the default configuration of an algorithm for `steps` real steps.
 
     algo: "PPO" or "SAC", the algorithm that trains in the twins.
     """
     if algo == "SAC":
-        plain = _short_rollouts(real, out, steps)
+        plain = _truncated_rollouts(real, out, steps)
     elif steps >= MANY_STEPS:
         plain = _small_rounds(real, out, steps)
     else:
@@ -56,12 +56,12 @@ def preset(
 
 
 def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
-    """One policy that goes on through many rounds, two that explore for it, and now and then one that begins anew.
+    """One warm-started policy over many small rounds, two explorers, and a restart every few rounds.
 
-    A policy's objective has resting places, and data of it alone shows the twin nothing else: who discounts much leaps
-    and falls, who discounts little stands still. The two explorers are of either kind, and a twin of both knows what
-    lies between them. A policy that rests does not leave even so; one that begins anew in a twin that knows more does
-    not come to rest there. Until then no round finds a better one, so the budget is spent in any case.
+    The objective has local optima, and data of one policy does not show the twin a way out of them. On tasks of
+    locomotion, policies with a low discount leap and fall, and policies with a high discount stand still. With one
+    explorer of each kind, the data covers the states between. A restart in a twin of more data leaves a local optimum
+    that a warm start keeps. Improvements can come late, so the whole budget is spent.
     """
     return RefineConfig(
         real,
@@ -76,7 +76,6 @@ def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         explorer_steps=130_000,
         spot_checks=0.1,
         warm_start=True,
-        candidates=("newest",),
         restart_every=5,
         compared=3,
         patience=None,
@@ -91,17 +90,16 @@ def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
     )
 
 
-def _short_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
-    """Rounds for `SHORT_BRANCHES`: the policy continues from round to round, and collects with its newest version."""
+def _truncated_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
+    """Rounds of SAC with truncated rollouts: the newest policy is warm-started and collects the data."""
     return RefineConfig(
         real,
         out,
         steps=steps,
-        rounds=max(4, steps // _SHORT_ROUND),
+        rounds=max(4, steps // _TRUNCATED_ROUND),
         later_exploration="policy:{newest}",
         warm_start=True,
-        candidates=("newest",),
         later_updates=3_000,
         fit=FitConfig(updates=6_000, states=50_000),
-        learn=SHORT_BRANCHES,
+        learn=_TRUNCATED_SAC,
     )

@@ -1,4 +1,4 @@
-"""collect -> fit -> learn -> collect with what was learned: a twin and a policy that never saw reality train."""
+"""Refinement of a twin and a policy: rounds of collect, fit and learn."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 import json
 from pathlib import Path
 
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import StageError
 from world_env.fitting.config import FitConfig
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import ALGOS, RefineConfig, check_actions
+from world_env.refinement.preconditions import check_settings
 from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
-from world_env.rl.learn import check_counts_from_zero
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
 
@@ -27,37 +27,35 @@ def refine(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> list[Round]:
-    """All rounds, the last one last. Every finished stage is read back instead of being run again.
+    """Collect data, fit a twin and train policies in it, for several rounds; the last round comes last.
 
-    A round collects with the policies of the last one, fits the twin (and its judge) to all data, trains policies in it
-    (`candidates`), and chooses among all policies so far by what twin and judge think of them now. It stops before its
-    budget is spent where that choice has not changed for `patience` rounds.
-    reward_fn, termination_fn: known functions of every round's twin, as in `world_env.fitting.fit.fit_episodes`.
-    Raises StageError, before a real step is spent, where the folder holds a run of other settings.
+    Each round collects data with policies of the previous one, fits a twin to all data, trains policies in it, and
+    selects one of all policies so far. Policies train only in twins. Finished stages are skipped. The refinement stops
+    early where the same policy was selected for `patience` rounds.
+
+    ledger: counts the real steps under "collect" and "spot_check" (real evaluation episodes).
+    report: progress callback, (stage, steps done, steps in total, values to log).
+    reward_fn, termination_fn: known functions of every twin, as in `fit`.
+    Raises, before a real step: the errors of `check_settings`, and StageError for a folder of a run with other
+    settings.
     """
-    say = report or (lambda stage, done, wanted, logs: None)
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     spec = spec_of(config.real)
-    check_counts_from_zero(spec.action_space)  # before a real step is spent
-    if spec.horizon is None and config.rounds > 1:
-        raise InvalidOptionError(
-            f"{config.real.env_id} has no time limit, so that no policy can be judged in a twin of it, and rounds "
-            'choose by that: give it one, as an argument ("max_episode_steps") or by a wrapper, or run one round'
-        )
+    check_settings(config, spec)
     _check_folder(config, known)
-    run = Rounds(config, ledger, say, known, spec)
+    run = Rounds(config, ledger, report or (lambda *_: None), known, spec)
     while run.next_round():
         pass
     return run.rounds
 
 
 def _check_folder(config: RefineConfig, known: Known) -> None:
-    """Whether what lies in the folder is the beginning of this very run."""
-    # A setting that came later had its default when older rounds ran.
-    plain = json.loads(json.dumps(dataclasses.asdict(FitConfig())))
-    usual = RefineConfig(config.real, config.out).settings()
+    """Raises StageError where the folder holds rounds of another run."""
+    # Settings that an older round does not store had their defaults.
+    fit_defaults = json.loads(json.dumps(dataclasses.asdict(FitConfig())))
+    defaults = RefineConfig(config.real, config.out).settings()
     names = [name.removesuffix("_fn") for name, function in known.items() if function]
-    advice = "choose another folder, or delete it to begin again"
+    advice = "choose another folder, or delete this one to start again"
     for number in range(config.rounds):
         folder = Path(config.out) / f"round-{number}"
         twin, wanted = folder / "twin", config.steps_after(number)
@@ -67,34 +65,34 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
             other = [
                 name
                 for name, value in config.settings().items()
-                if log["settings"].get(name, usual[name]) != value
+                if log["settings"].get(name, defaults[name]) != value
             ]
             if other:
                 raise StageError(
-                    f"{folder} is a round of another configuration ({', '.join(other)}): {advice}"
+                    f"{folder} holds a round with other settings ({', '.join(other)}): {advice}"
                 )
             if "contender" not in log:
                 raise StageError(
-                    f"{folder} is a round of an older version, which chose its policies otherwise: {advice}"
+                    f"{folder} holds a round of an older version, with another selection of policies: {advice}"
                 )
         if (twin / "twin.json").is_file():
             tree = read_json(twin)
             steps = tree["provenance"].get("steps")
             warm = "warm_start" in tree["provenance"]
-            fitted = plain | (tree["provenance"].get("fit") or {})
+            fitted = fit_defaults | (tree["provenance"].get("fit") or {})
             if fitted != fit or warm != (config.warm_start and number > 0):
-                raise StageError(f"{twin} holds a twin of another configuration: {advice}")
+                raise StageError(f"{twin} holds a twin with other settings of the fit: {advice}")
             if tree["known"] != names:
                 raise StageError(
-                    f"{twin} holds a twin with the known functions {tree['known']}, this run has {names}: {advice}"
+                    f"{twin} holds a twin with the known functions {tree['known']}, but this run has {names}: {advice}"
                 )
         elif (folder / f".twin{CHECKPOINT}").is_file():
-            # A killed fit: its data was complete.
+            # An interrupted fit: the data of its round is complete.
             steps = sum(map(len, episodes_until(Path(config.out), number)))
         else:
             continue
         if steps != wanted:
             raise StageError(
-                f"{folder} belongs to a run with another number of steps: after this round it had {steps}, this run "
-                f"wants {wanted}. No real step was taken; {advice}"
+                f"{folder} belongs to a run with another number of steps: it has {steps} real steps after this round, "
+                f"this run has {wanted}. No real step was taken; {advice}"
             )
