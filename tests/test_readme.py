@@ -14,6 +14,7 @@ import pytest
 import torch
 from command_lines import parse
 
+import world_env
 from training.tasks import TASKS, real_of
 from world_env import Twin, list_twins
 from world_env.bundled_twins import DEFAULT_TWIN
@@ -22,6 +23,7 @@ from world_env.real.real_env import spec_of
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+PRINTED = re.findall(r"^```text\n(.*?)^```$", README, re.M | re.S)
 SHELL = "\n".join(re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S))
 COMMANDS = [
     line for line in SHELL.replace("\\\n", " ").splitlines() if line.startswith("world-env")
@@ -44,22 +46,40 @@ def stand_in(block: str, bundled: list[str], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_python_blocks_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
-    block = stand_in(BLOCKS[number], list_twins(), tmp_path / "twins")
+    bundled = list_twins()
+    block = stand_in(BLOCKS[number], bundled, tmp_path / "twins")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         exec(compile(block, f"README.md, block {number}", "exec"), {"__name__": "readme"})
     finally:
         torch.set_num_threads(threads)
+    if (printed := capsys.readouterr().out) and bundled:
+        assert printed.strip() in [text.strip() for text in PRINTED], printed
 
 
-def test_the_first_block_is_six_lines_of_use() -> None:
-    lines = [line for line in BLOCKS[0].splitlines() if line]
-    assert len(lines) <= 6
-    assert "gym.make(" in BLOCKS[0] and ".step(" in BLOCKS[0]
-    assert README.index(BLOCKS[0]) < README.index("<!-- returns:begin -->")
+def test_a_twin_is_stepped_in_six_lines() -> None:
+    (block,) = (block for block in BLOCKS if "gym.make(" in block)
+    assert len([line for line in block.splitlines() if line]) <= 6 and ".step(" in block
+
+
+def test_it_is_short_and_uses_public_names_only() -> None:
+    assert len(README.splitlines()) <= 150
+    code = "\n".join(BLOCKS)
+    assert not re.search(r"from world_env\.|import world_env\.", code)
+    assert set(re.findall(r"\bworld_env\.(\w+)", README)) <= set(world_env.__all__)
+
+
+def test_every_file_that_it_names_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
 
 
 def test_missing_twins_are_replaced(tmp_path: Path) -> None:

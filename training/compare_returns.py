@@ -17,7 +17,7 @@ import world_env
 from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.reporting import write_report
-from world_env.rollouts import policy_actor, random_actor
+from world_env.rollouts import random_actor
 
 
 def main() -> None:
@@ -37,10 +37,9 @@ def main() -> None:
     comparison = world_env.compare(
         {
             "random": random_actor(twin.spec.action_space, range(arguments.episodes)),
-            "PPO in the twin": policy_actor(PPO.load(arguments.policy)),
+            "PPO in the twin": PPO.load(arguments.policy),
         },
         twin,
-        world_env.EnvConfig.from_json(twin.provenance["real"]),
         ledger=ledger,
         episodes=arguments.episodes,
         seed=10_000,
@@ -56,8 +55,7 @@ def main() -> None:
     page = write_report(
         arguments.out / "report",
         title=f"{twin.spec.real_id}: learned and real",
-        comparison=comparison
-        | {"real_steps_by_purpose": ledger.by_purpose, "provenance": twin.provenance | facts()},
+        comparison=comparison | {"provenance": twin.provenance | facts()},
         fidelity=twin.fidelity | {"comparison": comparison["rows"]},
     )
     print(f"page: {page}")

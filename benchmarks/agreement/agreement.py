@@ -39,15 +39,15 @@ from world_env.policy_evaluation import (
     TrainedPolicy,
     bootstrap,
     coverage,
-    fifths,
-    judge,
+    evaluate_twin,
     pool,
     predictions_by_kind,
+    range_shares,
     statistics,
 )
 from world_env.provenance import facts
 from world_env.real import StepLedger
-from world_env.refinement import RefineConfig, Round, episodes_until
+from world_env.refinement import RefineConfig, Round, episodes_of_rounds
 from world_env.rl import milestones
 from world_env.rollouts import policy_actor, run_real
 from world_env.twin import Twin
@@ -93,7 +93,7 @@ def main() -> None:
     for task_id in arguments.tasks:
         found = pool_of(task_id, runs)
         if arguments.oracle and task_id in ORACLES:
-            exact = judge(oracle_twin(task_id), found)
+            exact = evaluate_twin(oracle_twin(task_id), found)
             put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)
         cells = []
         shown = arguments.change | ({"refit": arguments.refit} if arguments.refit else {})
@@ -177,7 +177,9 @@ def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed
     last = refine(config, ledger=ledger)[-1]
     if refit:
         last = dataclasses.replace(last, twin=fitted_again(config, last, refit, place / "twin"))
-    judged = judge(last.twin, found, trained_in(last, config.learn, found, place, seed), seed=seed)
+    judged = evaluate_twin(
+        last.twin, found, trained_in(last, config.learn, found, place, seed), seed=seed
+    )
     write_json(
         place / JUDGED_FILE,
         {
@@ -196,7 +198,7 @@ def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> T
     """Twin of another fit to the data of the last round."""
     if not (out / "twin.json").is_file():
         wanted = dataclasses.replace(config.fit_of(last.number), **refit)
-        episodes = episodes_until(config.out, last.number)
+        episodes = episodes_of_rounds(config.out, last.number)
         checkpoint = out.with_name(".twin.fit.pt")
         twin = fit_episodes(
             episodes,
@@ -261,7 +263,7 @@ def put(
         row, own = row_of(kind, cells, span)
         described = {
             "pool_steps": sum(found.real_steps.values()),
-            "fifths": fifths([part.mean for part in found.returns]),
+            "range_shares": range_shares([part.mean for part in found.returns]),
             "range": [min(part.mean for part in found.returns), max(p.mean for p in found.returns)],
         }
         rows.append(named | {"kind": kind} | row | described)

@@ -96,7 +96,7 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
         spot_check_episodes=SPOT_EPISODES,
         seed=seed,
     )
-    alarm = ExploitationAlarm(twin, config, judge=second, real=real, ledger=ledger)
+    alarm = ExploitationAlarm(twin, config, second_twin=second, real=real, ledger=ledger)
     learning = LearnConfig(steps=STEPS, options=row.options, on_uncertain="ignore", seed=seed)
     began = time.perf_counter()
     actor = policy_actor(learn(twin, learning, callbacks=[alarm]))

@@ -27,7 +27,7 @@ from benchmarks.speed.fit_speed import transitions
 from world_env.batch import Batch, Context, Observation
 from world_env.data import encode_episodes, split
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
-from world_env.model_evaluation import auroc, evaluation_windows, row_errors, scales_of
+from world_env.model_evaluation import auroc, errors_per_row, evaluation_windows, scales_of
 from world_env.provenance import facts
 from world_env.rng import CounterRNG
 from world_env.twin import Twin
@@ -87,7 +87,7 @@ def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSO
                 )
             estimates.append(estimate)
             real = {key: value[:, step + 1] for key, value in batch.observations.items()}
-            errors.append(row_errors(model.decode(state), real, scale))
+            errors.append(errors_per_row(model.decode(state), real, scale))
         scores[name] = estimates
     valid = batch.valid.T.numpy()
     error = torch.stack(errors).numpy()[valid]

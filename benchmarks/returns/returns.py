@@ -28,7 +28,7 @@ from world_env.fitting import FitWarning
 from world_env.policies import load_policy
 from world_env.provenance import facts
 from world_env.real import StepLedger
-from world_env.refinement import chosen_until
+from world_env.refinement import selected_policy
 from world_env.rl import LearnConfig
 from world_env.rollouts import (
     Returns,
@@ -183,7 +183,7 @@ def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> N
             if policy is None:
                 continue
             folder = runs / f"{task_id}-{seed}"
-            actor = policy_actor(load_policy(chosen_until(folder, policy["round"])))
+            actor = policy_actor(load_policy(selected_policy(folder, policy["round"])))
             twin = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=StepLedger())
             if twin.mean != policy["real_mean"]:
                 raise SystemExit(

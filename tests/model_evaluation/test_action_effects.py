@@ -12,7 +12,7 @@ from torch import Tensor
 
 from world_env.batch import Context, Observation, State
 from world_env.errors import InvalidOptionError, SpaceMismatchError
-from world_env.model_evaluation.action_effects import _bookmark, counterfactual
+from world_env.model_evaluation.action_effects import _bookmark, measure_action_effects
 from world_env.models.base import Prediction
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
@@ -26,7 +26,7 @@ SCORES = ("effect_size", "effect_error", "cosine", "rank", "pairs")
 
 
 def effects(twin: Twin, real: EnvConfig, **options: Any) -> JSON:
-    return counterfactual(twin, real, ledger=StepLedger(), **{"states": 6} | options)
+    return measure_action_effects(twin, real, ledger=StepLedger(), **{"states": 6} | options)
 
 
 @pytest.mark.parametrize("real_id", ["CartPole-v1", "Pendulum-v1"])
@@ -83,7 +83,7 @@ def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
     ledger = StepLedger()
     counting.Watched.taken = 0
     real = dataclasses.replace(PENDULUM, wrappers=("counting:Watched",))
-    counterfactual(oracle_twin("Pendulum-v1"), real, ledger=ledger, states=3, actions=2)
+    measure_action_effects(oracle_twin("Pendulum-v1"), real, ledger=ledger, states=3, actions=2)
     assert ledger.by_purpose == {"spot_check": counting.Watched.taken}
     # 3 states, 10 steps apart, with 2 x 20 steps each; 10 steps to one more, and 20 steps played twice.
     assert counting.Watched.taken == 3 * (10 + 2 * 20) + 10 + 2 * 20

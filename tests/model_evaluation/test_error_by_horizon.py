@@ -14,7 +14,7 @@ from torch import Tensor
 from world_env.batch import Context, Observation, State
 from world_env.data.episode import Episode
 from world_env.model_evaluation.error_by_horizon import _trusted, measure_horizons
-from world_env.model_evaluation.errors import row_errors
+from world_env.model_evaluation.errors import errors_per_row
 from world_env.model_evaluation.open_loop import measured_steps
 from world_env.models.base import Prediction
 from world_env.real.real_env import spec_of
@@ -197,8 +197,8 @@ def test_both_bounds_must_hold_at_every_step_before(
 def test_pixels_do_not_drown_numbers() -> None:
     real = {"picture": torch.zeros(1, 1, 64, 64), "state": torch.zeros(1, 3)}
     scale = {"picture": torch.ones(64 * 64), "state": torch.ones(3)}
-    lost = row_errors(real | {"state": torch.full((1, 3), 5.0)}, real, scale)
-    blurred = row_errors(real | {"picture": torch.full((1, 1, 64, 64), 5.0)}, real, scale)
+    lost = errors_per_row(real | {"state": torch.full((1, 3), 5.0)}, real, scale)
+    blurred = errors_per_row(real | {"picture": torch.full((1, 1, 64, 64), 5.0)}, real, scale)
     assert float(lost) == pytest.approx(float(blurred)) == pytest.approx(5.0 / math.sqrt(2.0))
 
 

@@ -17,7 +17,7 @@ from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, TooLittleDataError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit
-from world_env.model_evaluation.log_replay import against_logs, held_out
+from world_env.model_evaluation.log_replay import held_out, replay_logs
 from world_env.simulation.simulator import Simulator
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
@@ -40,7 +40,7 @@ def logs(store: EpisodeStore) -> list[Episode]:
 
 
 def test_an_exact_twin_follows_the_logs_exactly(logs: list[Episode]) -> None:
-    found = against_logs(oracle_twin("CartPole-v1"), logs)
+    found = replay_logs(oracle_twin("CartPole-v1"), logs)
     assert found["episodes"] == len(logs) and found["steps"] == 700
     assert found["return_error"]["mean"] == found["return_error"]["mean_absolute"] == 0.0
     ends = found["termination"]
@@ -58,14 +58,14 @@ def test_an_exact_twin_follows_the_logs_exactly(logs: list[Episode]) -> None:
 def test_an_exact_twin_of_changing_rewards_covers_all_of_them(tmp_path: Path) -> None:
     real = EnvConfig("Pendulum-v1", {"max_episode_steps": 60})
     episodes = collect(CollectConfig(real, tmp_path, 600)).load()
-    found = against_logs(oracle_twin("Pendulum-v1"), episodes)
+    found = replay_logs(oracle_twin("Pendulum-v1"), episodes)
     assert found["return_error"]["mean_absolute_relative"] < 1e-3
     assert found["coverage"]["inside"] == 1.0
     assert found["termination"]["on_time"] is None and found["termination"]["false_ends"] == 0.0
 
 
 def judged_with(logs: list[Episode], **functions: Any) -> dict[str, Any]:
-    return against_logs(dataclasses.replace(oracle_twin("CartPole-v1"), **functions), logs)
+    return replay_logs(dataclasses.replace(oracle_twin("CartPole-v1"), **functions), logs)
 
 
 def test_a_wrong_reward_is_seen(logs: list[Episode]) -> None:
@@ -100,7 +100,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     for i in range(rows):
         seen = np.repeat(first[i : i + 1], 31, axis=0)
         logged.append(Episode(seen, actions[:, i], rewards[:, i], False, True))
-    found = against_logs(twin, logged)
+    found = replay_logs(twin, logged)
     low, high = found["coverage"]["inside_ci95"]
     assert low < 0.9 < high
     assert 0 < found["coverage"]["median_width_relative"] < 1
@@ -108,7 +108,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
 
 def test_too_few_rollouts_are_refused(logs: list[Episode]) -> None:
     with pytest.raises(InvalidOptionError, match="at least 19"):
-        against_logs(oracle_twin("CartPole-v1"), logs, rollouts=18)
+        replay_logs(oracle_twin("CartPole-v1"), logs, rollouts=18)
 
 
 # -- what is held out ---------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_of_few_episodes_all_were_fitted_to(store: EpisodeStore, tmp_path: Path)
     twin = fit(few.folder, tmp_path / "twin", TINY)
     assert twin.provenance["validated_on"] == []
     with pytest.raises(TooLittleDataError, match="fitted to 9"):
-        against_logs(twin, few.load())
+        replay_logs(twin, few.load())
 
 
 # -- the command --------------------------------------------------------------------------------------------------

@@ -320,6 +320,6 @@ def test_the_model_follows_what_was_done_instead() -> None:
         if taken is not None:
             actor.took(taken, rows)
     followed = StateFilter(twin)
-    wanted = [followed.begin(seen[0], [0, 1])]
-    wanted += [followed.go_on(done[step], seen[step + 1], rows) for step in range(2)]
+    wanted = [followed.start(seen[0], [0, 1])]
+    wanted += [followed.update(done[step], seen[step + 1], rows) for step in range(2)]
     np.testing.assert_array_equal(shown, wanted)

@@ -12,7 +12,7 @@ from world_env.errors import InvalidOptionError, SpaceMismatchError
 from world_env.policy_evaluation.evaluate_twin import (
     TrainedPolicy,
     agreement,
-    judge,
+    evaluate_twin,
     with_agreement,
 )
 from world_env.policy_evaluation.policy_pool import Pool
@@ -46,7 +46,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
 @pytest.fixture(scope="module")
 def exact(pool: Pool) -> Twin:
     twin = oracle_twin("CartPole-v1", horizon=LIMIT)
-    return with_agreement(twin, agreement(judge(twin, pool), pool))
+    return with_agreement(twin, agreement(evaluate_twin(twin, pool), pool))
 
 
 def test_an_exact_twin_agrees(exact: Twin, pool: Pool) -> None:
@@ -71,7 +71,7 @@ def test_a_twin_that_pays_too_much_is_found_out(pool: Pool) -> None:
         oracle_twin("CartPole-v1", horizon=LIMIT),
         reward_fn=lambda obs, action, arrived: np.full(len(action), 1.5, np.float32),
     )
-    stats = agreement(judge(twin, pool), pool)["agreement"]["evaluation"]
+    stats = agreement(evaluate_twin(twin, pool), pool)["agreement"]["evaluation"]
     assert stats["bias_fraction"] > 0.1
     assert stats["pearson"] > 0.99  # a correlation does not see it
 
@@ -91,7 +91,7 @@ def test_policies_trained_in_the_twin_are_kept_apart(pool: Pool) -> None:
         TrainedPolicy(f"t{i}", "t", lambda: pool.actor(pool.members[0], twin.spec), pool.returns[0])
         for i in range(3)
     ]
-    found = agreement(judge(twin, pool, trained), pool)["agreement"]
+    found = agreement(evaluate_twin(twin, pool, trained), pool)["agreement"]
     assert found["evaluation"]["policies"] == 12
     assert found["optimisation"]["policies"] == 3
     assert found["optimisation"]["pearson"] is None  # all the same policy
@@ -100,12 +100,12 @@ def test_policies_trained_in_the_twin_are_kept_apart(pool: Pool) -> None:
 
 def test_other_worlds_and_other_seeds_are_refused(pool: Pool) -> None:
     with pytest.raises(SpaceMismatchError):
-        judge(oracle_twin("Pendulum-v1"), pool)
+        evaluate_twin(oracle_twin("Pendulum-v1"), pool)
     twin = oracle_twin("CartPole-v1", horizon=LIMIT)
     few = dataclasses.replace(pool.returns[0], values=pool.returns[0].values[:3])
     stranger = TrainedPolicy("t", "t", lambda: random_actor(twin.spec.action_space, range(3)), few)
     with pytest.raises(InvalidOptionError, match="evaluate it on the seeds of the pool"):
-        judge(twin, dataclasses.replace(pool, members=[], returns=[]), [stranger])
+        evaluate_twin(twin, dataclasses.replace(pool, members=[], returns=[]), [stranger])
 
 
 def test_a_bundled_twin_is_not_written_to(

@@ -15,10 +15,10 @@ from world_env.errors import InvalidOptionError, StageError, TwinNotFoundError
 from world_env.models.rssm.model import RssmConfig
 from world_env.policies.saved_policy import policy_card
 from world_env.policy_evaluation.config import PoolConfig
-from world_env.policy_evaluation.evaluate_twin import judge
+from world_env.policy_evaluation.evaluate_twin import evaluate_twin
 from world_env.policy_evaluation.policy_pool import Pool, crowding, plan
 from world_env.policy_evaluation.policy_pool import pool as make_pool
-from world_env.policy_evaluation.pool_selection import MAX_OF_A_RUN, Member, choose, fifths
+from world_env.policy_evaluation.pool_selection import MAX_OF_A_RUN, Member, choose, range_shares
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.real import run_real
@@ -62,7 +62,7 @@ def test_the_choice_is_spread_over_returns_and_runs() -> None:
     assert len({member.run for member in chosen}) == 8
     assert max(sum(m.run == f"r{r}" for m in chosen) for r in range(8)) <= MAX_OF_A_RUN
     kept = [values[int(member.name[1:])] for member in chosen]
-    assert max(fifths(kept)) <= 0.4
+    assert max(range_shares(kept)) <= 0.4
     assert kept == sorted(kept)
     assert (min(kept), max(kept)) == (0.0, 100.0)
 
@@ -77,8 +77,8 @@ def test_a_crowd_is_thinned_but_never_below_twenty() -> None:
 
 
 def test_fifths_are_shares_of_the_range() -> None:
-    assert fifths([0.0, 1.0, 100.0]) == [0.6667, 0.0, 0.0, 0.0, 0.3333]
-    assert fifths([5.0, 5.0]) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert range_shares([0.0, 1.0, 100.0]) == [0.6667, 0.0, 0.0, 0.0, 0.3333]
+    assert range_shares([5.0, 5.0]) == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_where_one_slip_decides_each_runs_best_policy_slips_rarely(
@@ -99,7 +99,7 @@ def test_where_one_slip_decides_each_runs_best_policy_slips_rarely(
     assert {member.noise for member in rare} >= {0.02, 0.05}
     assert all(m.name == f"{m.run} last, {m.noise:.0%} random" for m in rare)
     values = estimates(None, None, made.members)
-    assert max(fifths(values)) <= 0.4
+    assert max(range_shares(values)) <= 0.4
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
     kept = policy_card(tmp_path / "pool" / "ppo-0" / "closed")
     assert (kept["trained_in"], kept["sees"]["mode"]) == ("real", "latent")
     with pytest.raises(InvalidOptionError, match="act on latent observations of this twin"):
-        judge(eyes, found)
+        evaluate_twin(eyes, found)
     weak = next(member for member in found.members if member.noise)
     actors = [found.actor(weak, spec_of(REAL)) for _ in range(2)]
     runs = [

@@ -17,7 +17,7 @@ from world_env.fitting.config import FitConfig
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.policy_selection import spot_check
 from world_env.refinement.refine import RefineConfig, refine
-from world_env.refinement.rounds import chosen_until, episodes_until
+from world_env.refinement.rounds import episodes_of_rounds, selected_policy
 from world_env.rl.learn import LearnConfig, learn
 from world_env.spec import EnvConfig
 
@@ -77,7 +77,7 @@ def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
     ]
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
     assert data["exploration"] == f"policy:{first}"
-    assert chosen_until(tmp_path, 1) == first
+    assert selected_policy(tmp_path, 1) == first
     # Read back: nobody is asked again.
     monkeypatch.setattr("world_env.refinement.rounds.estimate_return", None)
     again = refine(unchecked, ledger=StepLedger())
@@ -234,7 +234,7 @@ def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_p
     rounds = refine(config(tmp_path, steps=3_000), ledger=ledger)
     assert ledger.by_purpose == {"collect": 2_000, "spot_check": 1_000}
     assert [part.twin.provenance["steps"] for part in rounds] == [1_000, 2_000, 3_000]
-    assert sum(map(len, episodes_until(tmp_path, 1))) == 2_000
+    assert sum(map(len, episodes_of_rounds(tmp_path, 1))) == 2_000
     assert rounds[0].log["reality"] is None
     for before, part in itertools.pairwise(rounds):
         reality = part.log["reality"]

@@ -109,8 +109,8 @@ def test_what_is_observed_is_taken_in_alike(twins: dict[str, Twin]) -> None:
     seen = []
     for twin in twins.values():
         filtered = StateFilter(twin)
-        begun = filtered.begin(first, range(ROWS))
-        seen.append((begun, filtered.go_on(actions(), second, np.arange(ROWS))))
+        begun = filtered.start(first, range(ROWS))
+        seen.append((begun, filtered.update(actions(), second, np.arange(ROWS))))
     for one, other in zip(*seen, strict=True):
         assert_alike(one, other)
 

@@ -79,9 +79,9 @@ def test_steps_of_a_state_filter_build_no_codec(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(twin_module, "Codec", lambda *args: built.append(args) or Codec(*args))
     state_filter = StateFilter(twin)
     observation = np.zeros((2, 4), np.float32)
-    state_filter.begin(observation, [0, 1])
+    state_filter.start(observation, [0, 1])
     for _ in range(5):
-        state_filter.go_on(np.zeros(2, int), observation, np.arange(2))
+        state_filter.update(np.zeros(2, int), observation, np.arange(2))
     assert StateFilter(twin).view.space == state_filter.view.space
     assert len(built) == 1
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from world_env.errors import InvalidOptionError
 from world_env.spec import EnvConfig
 from world_env.twin.fidelity import show
 from world_env.types import JSON
@@ -56,12 +55,11 @@ class Bars:
 
 def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:
     """The real environment that a twin was fitted to, with its arguments and wrappers, or a plain one by its id."""
-    stored = twin.provenance.get("real")
-    if stored is not None and env_id in (None, stored.get("env_id")):
-        return EnvConfig.from_json(stored)
-    if env_id is None:
-        raise InvalidOptionError("this twin does not name its real environment: pass --real ENV_ID")
-    return EnvConfig(env_id)
+    from world_env.policy_evaluation.compare import real_environment
+
+    if env_id in (None, twin.provenance.get("real", {}).get("env_id")):
+        return real_environment(twin)
+    return EnvConfig(str(env_id))
 
 
 def show_comparison(comparison: JSON) -> None:

@@ -79,12 +79,12 @@ def show_issues(found: Sequence[LintIssue], title: str) -> None:
 def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) -> None:
     """Replay a dataset in a twin, write the result to `path` and print it."""
     from world_env.data.sources import open_dataset
-    from world_env.model_evaluation.log_replay import against_logs
+    from world_env.model_evaluation.log_replay import replay_logs
 
     spec, episodes, _ = open_dataset(dataset)
     advice = "pass logs of the environment that the twin was fitted to"
     check_same_spaces(spec, twin.spec, called="the {} of the logs", advice=advice)
-    result = against_logs(twin, episodes, seed=seed)
+    result = replay_logs(twin, episodes, seed=seed)
     write_json(
         path,
         result

@@ -164,7 +164,7 @@ def _evaluate_with_pool(
     from world_env.policy_evaluation.evaluate_twin import (
         TrainedPolicy,
         agreement,
-        judge,
+        evaluate_twin,
         with_agreement,
     )
     from world_env.real.step_ledger import StepLedger
@@ -189,7 +189,7 @@ def _evaluate_with_pool(
         trained.append(TrainedPolicy(str(path), str(path), lambda actor=actor: actor, reality))  # type: ignore[misc]
         bars("real episodes", number + 1, len(policies), {})
     ledger.save()
-    judged = judge(
+    judged = evaluate_twin(
         twin, found, trained, progress=lambda done, wanted: bars("evaluate", done, wanted, {})
     )
     stored = agreement(judged, found)

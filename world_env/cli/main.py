@@ -72,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"world-env {world_env.__version__}")
         return 0
     name, rest = words[0], words[1:]
+    # "my_env:MyEnv-v0" is found in the working directory, as by `python -m`; it hides nothing that is installed.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     if name not in COMMANDS:
         print(f"world-env: {_unknown(name)}", file=sys.stderr)
         return 2

@@ -131,9 +131,9 @@ class SavedPolicy(Exploration):
             return observation
         batch = one_row(observation)
         if self._first:
-            return row_of(self._filter.begin(batch, [self._seed]), 0)
+            return row_of(self._filter.start(batch, [self._seed]), 0)
         action = self._last[None]
-        return row_of(self._filter.go_on(action, batch, np.zeros(1, np.int64)), 0)
+        return row_of(self._filter.update(action, batch, np.zeros(1, np.int64)), 0)
 
     def _with_own_noise(self, act: Any) -> Any:
         # SB3 samples from torch's global generator: set its state to ours, and restore it afterwards.

@@ -16,7 +16,7 @@ _SAMPLE_ROWS = 64
 """Rows of the first, cheap test that rejects most groups of columns."""
 
 
-def comes_back(
+def returns_to_rest(
     values: np.ndarray, changes: np.ndarray, center: np.ndarray, rounding: np.ndarray
 ) -> np.ndarray:
     """Find columns that rest at their center, leave it occasionally and return within a few steps.

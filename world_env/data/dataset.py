@@ -15,7 +15,7 @@ from torch import Tensor
 
 from world_env.batch import Batch, Context, Observation, Statistics, select, unpacked
 from world_env.codec import Codec, packed
-from world_env.data.column_structure import comes_back, unit_vectors
+from world_env.data.column_structure import returns_to_rest, unit_vectors
 from world_env.data.episode import Episode
 from world_env.data.statistics import MIN_SPREAD, is_vector, robust_scale
 from world_env.data_range import widened
@@ -199,7 +199,7 @@ class EncodedEpisodes:
         # Changes are not centred: centred changes of a clock column would be rounding errors only.
         change = np.maximum(change, np.abs(typical))
         low, high = widened(flat.amin(0), flat.amax(0))
-        carried = ~comes_back(flat.numpy(), changes, center, MIN_SPREAD * scale)
+        carried = ~returns_to_rest(flat.numpy(), changes, center, MIN_SPREAD * scale)
         change = np.where(carried, change, scale)
         scales = (
             torch.as_tensor(array, dtype=torch.float32)

@@ -136,7 +136,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
     def _step_next(
         self, actions: Any
     ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        resetting = self.simulator.finished
+        resetting = self.simulator.finished.copy()  # the reset below changes it in place
         if not resetting.any():
             result = self.simulator.step(self._as_array(actions))
             observation = result.observation

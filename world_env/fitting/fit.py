@@ -277,7 +277,7 @@ def _termination(
         else termination_threshold(every_probability, every_label)
     )
     scores = termination_scores(probability, label, threshold)
-    return threshold, scores | {"bounds": TerminalBounds(ranges).told()}, uncertainty
+    return threshold, scores | {"bounds": TerminalBounds(ranges).descriptions()}, uncertainty
 
 
 def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:

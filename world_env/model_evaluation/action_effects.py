@@ -40,7 +40,7 @@ _EXACT = 1e-9
 """Tolerance of observations in a replay."""
 
 
-def counterfactual(
+def measure_action_effects(
     twin: Twin,
     real: EnvConfig,
     *,

@@ -27,7 +27,7 @@ def energy_score(one: Tensor, other: Tensor, between: Tensor) -> Tensor:
 
 
 def scales_of(data: EncodedEpisodes) -> Observation:
-    """Key -> (D,) standard deviations of the data: the unit of `row_errors`.
+    """Key -> (D,) standard deviations of the data: the unit of `errors_per_row`.
 
     At least a share of the data range, and 1 for constant columns: otherwise rounding errors of one column could
     dominate the error.
@@ -48,7 +48,7 @@ def deviations(predicted: Observation, real: Observation, scale: Observation) ->
     return torch.cat([(predicted[key] - real[key]).flatten(1) / scale[key] for key in scale], -1)
 
 
-def row_errors(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
+def errors_per_row(predicted: Observation, real: Observation, scale: Observation) -> Tensor:
     """(B,) root mean square over the dimensions of each row, in units of `scale`; all keys have the same weight."""
     return over_keys(deviations(predicted, real, scale).square(), scale).sqrt()
 

@@ -49,7 +49,7 @@ class Replay:
     lost: np.ndarray
 
 
-def against_logs(
+def replay_logs(
     twin: Twin, episodes: Sequence[Episode], *, rollouts: int = 20, seed: int = 0
 ) -> JSON:
     """Evaluate a twin on logged episodes: return error, time of terminations, coverage of return intervals.

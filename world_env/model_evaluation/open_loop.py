@@ -16,7 +16,7 @@ from torch import Tensor
 from world_env.batch import Batch, Observation, State, select
 from world_env.data.dataset import EncodedEpisodes
 from world_env.data_range import DataRange
-from world_env.model_evaluation.errors import energy_score, row_errors, scales_of
+from world_env.model_evaluation.errors import energy_score, errors_per_row, scales_of
 from world_env.models.base import Prediction, WorldModel
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
@@ -94,9 +94,9 @@ def evaluate_open_loop(
     error, hold_last, reward_error, saturated = [], [], [], []
     for step, rows, state, prediction in _rollout(model, data, begins, length, seed, temperature):
         real, place = _observations_after(data, begins[rows], step + 1), begins[rows] + step
-        errors = row_errors(model.decode(state), real, scale)
+        errors = errors_per_row(model.decode(state), real, scale)
         error.append(_root_mean_square(errors))
-        hold_last.append(_root_mean_square(row_errors(select(first, rows), real, scale)))
+        hold_last.append(_root_mean_square(errors_per_row(select(first, rows), real, scale)))
         saturated.append(float(_saturating(errors).mean()))
         continues = data.terminated[place] == 0
         difference = (prediction.reward - data.rewards[place]).abs()[continues]
@@ -132,12 +132,12 @@ def _energies(
     first, energy, held, saturated = _observations_after(data, chosen, 0), [], [], []
     for step, rows, state, _ in _rollout(model, data, chosen, length, seed, 1.0):
         predicted, real = model.decode(state), _observations_after(data, chosen[rows], step + 1)
-        one, other = row_errors(predicted, real, scale).chunk(2)
+        one, other = errors_per_row(predicted, real, scale).chunk(2)
         left, right = ({key: value.chunk(2)[i] for key, value in predicted.items()} for i in (0, 1))
-        apart = (one, other, row_errors(left, right, scale))
+        apart = (one, other, errors_per_row(left, right, scale))
         energy.append(float(energy_score(*apart).mean()))
         saturated.append(float(energy_score(*map(_saturating, apart)).mean()))
-        held.append(float(row_errors(select(first, rows), real, scale).mean()))
+        held.append(float(errors_per_row(select(first, rows), real, scale).mean()))
     return np.array(energy), np.array(held), saturated
 
 

@@ -18,20 +18,20 @@ from world_env.data.episode import split
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
-from world_env.model_evaluation.action_effects import counterfactual
+from world_env.model_evaluation.action_effects import measure_action_effects
 from world_env.model_evaluation.error_by_horizon import measure_horizons
 from world_env.model_evaluation.open_loop import evaluate_open_loop
 from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
 from world_env.policy_evaluation.compare import compare
-from world_env.policy_evaluation.evaluate_twin import TrainedPolicy, agreement, judge
+from world_env.policy_evaluation.evaluate_twin import TrainedPolicy, agreement, evaluate_twin
 from world_env.policy_evaluation.policy_pool import Pool
 from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.presets import preset
 from world_env.refinement.refine import RefineConfig, Report, Round, check_actions, refine
-from world_env.refinement.rounds import episodes_until
+from world_env.refinement.rounds import episodes_of_rounds
 from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
 from world_env.rl.config import LearnConfig
@@ -238,7 +238,7 @@ def _named(fit: FitConfig) -> JSON:
 
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:
     """(curves for the report, measures for the twin), on the validation split of the last round's twin."""
-    episodes = episodes_until(Path(config.out), last.number)
+    episodes = episodes_of_rounds(Path(config.out), last.number)
     share = last.twin.provenance["fit"]["held_out"]
     _, validation = split(episodes, share, config.seed)
     # Least squares on images would need a weight for each pair of pixels.
@@ -246,7 +246,9 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
     linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
     return curves_of(last.twin, validation, linear), {
         "horizons": measure_horizons(last.twin, validation, linear=linear),
-        "counterfactual": counterfactual(last.twin, config.real, ledger=ledger, seed=config.seed),
+        "counterfactual": measure_action_effects(
+            last.twin, config.real, ledger=ledger, seed=config.seed
+        ),
     }
 
 
@@ -270,7 +272,7 @@ def _agreement(name: str, last: Round, policy_pool: Pool, ledger: StepLedger) ->
     actor = policy_actor(last.policy)
     real = run_real(actor, policy_pool.real, policy_pool.seeds, purpose="judge", ledger=ledger)
     trained = TrainedPolicy(name, name, lambda: actor, real)
-    return agreement(judge(last.twin, policy_pool, [trained]), policy_pool)
+    return agreement(evaluate_twin(last.twin, policy_pool, [trained]), policy_pool)
 
 
 def curves_of(twin: Twin, validation: list[Episode], linear: WorldModel | None) -> JSON:

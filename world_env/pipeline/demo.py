@@ -18,6 +18,7 @@ def demo(
     updates: int = 2_000,
     report: Report | None = None,
 ) -> Built:
-    """Collect random real steps, fit a twin, train PPO in it, and compare learned with real returns."""
-    config = BuildConfig(env_id, out, learn_steps=learn_steps, fit=FitConfig(updates=updates))
+    """Collect 2,000 random real steps, fit a twin, train PPO in it, and compare learned with real returns."""
+    fit = FitConfig(updates=updates)
+    config = BuildConfig(env_id, out, steps=2_000, learn_steps=learn_steps, fit=fit)
     return build(config, report=report)

@@ -77,9 +77,9 @@ class LatentActor:
     def __call__(self, observation: Any, rows: np.ndarray) -> np.ndarray:
         """Return actions (R, ...) for observations (R, ...); rows (R,) are the indices of their episodes."""
         if self._last is None:
-            latent = self._filter.begin(observation, rows.tolist())
+            latent = self._filter.start(observation, rows.tolist())
         else:
-            latent = self._filter.go_on(self._last[rows], observation, rows)
+            latent = self._filter.update(self._last[rows], observation, rows)
         action = np.asarray(self._model.predict(latent, deterministic=self._deterministic)[0])
         if self._last is None:
             self._last = action.copy()

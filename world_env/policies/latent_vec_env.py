@@ -45,7 +45,7 @@ class LatentObservationVecEnv(VecEnvWrapper):
     def reset(self) -> Any:
         """Reset all environments and return latents (N, F)."""
         seeds = self._next_seeds(np.arange(self.num_envs))
-        return self._filter.begin(self.venv.reset(), seeds)
+        return self._filter.start(self.venv.reset(), seeds)
 
     def step_async(self, actions: np.ndarray) -> None:
         """Start a step with the actions (N, ...)."""
@@ -60,12 +60,12 @@ class LatentObservationVecEnv(VecEnvWrapper):
         reached = copied(observation)
         for row in ended:
             _put(reached, row, infos[row]["terminal_observation"])
-        latent = self._filter.go_on(self._actions, reached, np.arange(self.num_envs))
+        latent = self._filter.update(self._actions, reached, np.arange(self.num_envs))
         for row in ended:
             infos[row]["terminal_observation"] = copied(row_of(latent, int(row)))
         if len(ended):
             seeds = self._next_seeds(ended)
-            _put(latent, ended, self._filter.begin(row_of(observation, ended), seeds, ended))
+            _put(latent, ended, self._filter.start(row_of(observation, ended), seeds, ended))
         return latent, rewards, dones, infos
 
     def _next_seeds(self, rows: np.ndarray) -> list[int]:

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
         bootstrap,
         statistics,
     )
-    from world_env.policy_evaluation.evaluate_twin import TrainedPolicy, judge, predictions_by_kind
+    from world_env.policy_evaluation.evaluate_twin import (
+        TrainedPolicy,
+        evaluate_twin,
+        predictions_by_kind,
+    )
     from world_env.policy_evaluation.exploitation_alarm import (
         ExploitationAlarm,
         ExploitationWarning,
     )
     from world_env.policy_evaluation.policy_pool import Pool, pool
-    from world_env.policy_evaluation.pool_selection import fifths
+    from world_env.policy_evaluation.pool_selection import range_shares
     from world_env.policy_evaluation.return_prediction import (
         ReturnPrediction,
         coverage,
@@ -39,11 +43,11 @@ __all__ = [
     "TrainedPolicy",
     "bootstrap",
     "coverage",
-    "fifths",
-    "judge",
+    "evaluate_twin",
     "pool",
     "predict_return",
     "predictions_by_kind",
+    "range_shares",
     "statistics",
 ]
 
@@ -63,7 +67,7 @@ __getattr__, __dir__ = lazy_names(
         ),
         "evaluate_twin": (
             "TrainedPolicy",
-            "judge",
+            "evaluate_twin",
             "predictions_by_kind",
         ),
         "exploitation_alarm": (
@@ -74,7 +78,7 @@ __getattr__, __dir__ = lazy_names(
             "Pool",
             "pool",
         ),
-        "pool_selection": ("fifths",),
+        "pool_selection": ("range_shares",),
         "return_prediction": (
             "ReturnPrediction",
             "coverage",

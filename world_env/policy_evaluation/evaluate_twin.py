@@ -49,7 +49,7 @@ class TrainedPolicy:
     real: Returns
 
 
-def judge(
+def evaluate_twin(
     twin: Twin,
     pool: Pool,
     trained: Sequence[TrainedPolicy] = (),

@@ -21,7 +21,7 @@ from world_env.errors import StageError
 from world_env.policies.latent_policy import LatentActor
 from world_env.policies.saved_policy import CLOSED, load_policy, save_policy
 from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, PoolConfig
-from world_env.policy_evaluation.pool_selection import Member, choose, fifths
+from world_env.policy_evaluation.pool_selection import Member, choose, range_shares
 from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
@@ -155,7 +155,10 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         report("train", number + 1, len(runs), {})
     estimates = _estimates(config, folder, candidates, spec, ledger, report)
     chosen = choose(candidates, estimates, config.policies)
-    if max(fifths([estimates[candidates.index(member)] for member in chosen])) > MAX_OF_A_FIFTH:
+    if (
+        max(range_shares([estimates[candidates.index(member)] for member in chosen]))
+        > MAX_OF_A_FIFTH
+    ):
         candidates += _with_little_noise(candidates, estimates)
         estimates = _estimates(config, folder, candidates, spec, ledger, report)
         chosen = choose(candidates, estimates, config.policies)
@@ -171,7 +174,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         "identity": identity,
         "real": config.real.to_json(),
         "seeds": [seeds[0], seeds[-1]],
-        "fifths": fifths([part.mean for part in returns]),
+        "range_shares": range_shares([part.mean for part in returns]),
         "through": None if through is None else through.fingerprint(),
         "scripted": config.scripted,
         "real_steps": ledger.by_purpose,
@@ -211,7 +214,7 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
 
 def crowding(found: Pool) -> str | None:
     """Warning text where one fifth of the range of returns has too many of the policies; None where it has not."""
-    most = max(fifths([part.mean for part in found.returns]))
+    most = max(range_shares([part.mean for part in found.returns]))
     if most <= MAX_OF_A_FIFTH:
         return None
     return (

@@ -59,7 +59,7 @@ def choose(candidates: Sequence[Member], estimates: Sequence[float], wanted: int
     return [candidates[i] for i in sorted(chosen, key=lambda i: values[i])]
 
 
-def fifths(returns: Sequence[float]) -> list[float]:
+def range_shares(returns: Sequence[float]) -> list[float]:
     """Share of the policies in each fifth of their range of mean returns, the lowest first."""
     values = np.asarray(returns, float)
     counts = np.bincount(_fifth_of(values, values.min(), values.max()), minlength=5)

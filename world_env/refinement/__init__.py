@@ -7,14 +7,14 @@ from world_env.lazy import lazy_names
 if TYPE_CHECKING:
     from world_env.refinement.config import RefineConfig
     from world_env.refinement.presets import preset
-    from world_env.refinement.rounds import Round, chosen_until, episodes_until
+    from world_env.refinement.rounds import Round, episodes_of_rounds, selected_policy
 
 __all__ = [
     "RefineConfig",
     "Round",
-    "chosen_until",
-    "episodes_until",
+    "episodes_of_rounds",
     "preset",
+    "selected_policy",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -24,8 +24,8 @@ __getattr__, __dir__ = lazy_names(
         "presets": ("preset",),
         "rounds": (
             "Round",
-            "chosen_until",
-            "episodes_until",
+            "selected_policy",
+            "episodes_of_rounds",
         ),
     },
 )

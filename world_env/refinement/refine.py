@@ -12,7 +12,7 @@ from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import ALGOS, RefineConfig, check_actions
 from world_env.refinement.preconditions import check_settings
-from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_until
+from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_of_rounds
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
 
@@ -88,7 +88,7 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
                 )
         elif (folder / f".twin{CHECKPOINT}").is_file():
             # An interrupted fit: the data of its round is complete.
-            steps = sum(map(len, episodes_until(Path(config.out), number)))
+            steps = sum(map(len, episodes_of_rounds(Path(config.out), number)))
         else:
             continue
         if steps != wanted:

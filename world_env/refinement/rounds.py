@@ -83,13 +83,13 @@ class Round:
     log: JSON
 
 
-def episodes_until(out: Path, number: int) -> list[Episode]:
+def episodes_of_rounds(out: Path, number: int) -> list[Episode]:
     """Load the real episodes of all rounds up to round `number`: the data of its twin."""
     stores = [out / f"round-{n}" / name for n in range(number + 1) for name in ("checks", "data")]
     return [e for store in stores if EpisodeStore.exists(store) for e in EpisodeStore(store).load()]
 
 
-def chosen_until(out: Path, number: int) -> Path:
+def selected_policy(out: Path, number: int) -> Path:
     """Folder of the policy that was selected in round `number`."""
     log: JSON = json.loads((out / f"round-{number}" / "round.json").read_text(encoding="utf-8"))
     return out / log["chosen"]

@@ -31,6 +31,13 @@ def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
     return lambda observation, rows: model.predict(observation, deterministic=deterministic)[0]
 
 
+def as_actor(policy: Actor | BaseAlgorithm) -> Actor:
+    """Return the actor of a model of Stable-Baselines3; functions are returned as they are."""
+    from stable_baselines3.common.base_class import BaseAlgorithm
+
+    return policy_actor(policy) if isinstance(policy, BaseAlgorithm) else policy
+
+
 def scripted_actor(name: str) -> Actor:
     """Return the actor of a hand-written policy, "module:function": batched observations to batched actions."""
     module, _, function = name.partition(":")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -115,11 +114,6 @@ class Simulator:
         self._counters = np.zeros((2, num_rows), np.int64)
         self._state: State | None = None
         self.finished = np.ones(num_rows, bool)
-
-    def set_branch_length(self, length: int) -> None:
-        """Change `branch_length` from the next step on, for curricula over the rollout length."""
-        self.config = dataclasses.replace(self.config, branch_length=length)
-        self._limits = dataclasses.replace(self._limits, config=self.config)
 
     # -- reset ---------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ class StateFilter:
         self._state: State | None = None
 
     @torch.no_grad()
-    def begin(self, observation: Any, seeds: Sequence[int], rows: np.ndarray | None = None) -> Any:
+    def start(self, observation: Any, seeds: Sequence[int], rows: np.ndarray | None = None) -> Any:
         """Start episodes and return the observations in this mode.
 
         observation: environment arrays (B, ...). seeds: of the noise, one per environment.
@@ -49,7 +49,7 @@ class StateFilter:
         return self._combined(state, observation)
 
     @torch.no_grad()
-    def go_on(self, action: Any, observation: Any, rows: np.ndarray) -> Any:
+    def update(self, action: Any, observation: Any, rows: np.ndarray) -> Any:
         """Update environments with their actions and new observations; return the observations in this mode.
 
         action, observation: environment arrays (R, ...). rows: (R,) indices; other environments do not change.

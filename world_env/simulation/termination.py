@@ -32,7 +32,7 @@ class TerminalBounds:
     def __bool__(self) -> bool:
         return bool(self._below or self._above)
 
-    def told(self) -> list[str]:
+    def descriptions(self) -> list[str]:
         """Return a text per bound."""
         below = zip(self._below, self._low.tolist(), strict=True)
         above = zip(self._above, self._high.tolist(), strict=True)

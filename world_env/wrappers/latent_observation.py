@@ -59,7 +59,7 @@ class LatentObservation(
             self._seed, self._episode = seed, 0
         seeds = derive_seeds(row_seeds(self._seed, 1), self._episode)
         self._episode += 1
-        return row_of(self._filter.begin(one_row(observation), seeds.tolist()), 0), info
+        return row_of(self._filter.start(one_row(observation), seeds.tolist()), 0), info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Play one real step.
@@ -73,5 +73,5 @@ class LatentObservation(
         # Checked before the real step, so that no real step is spent on an action that the model cannot encode.
         self.twin.codec.encode_action(batched)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        latent = self._filter.go_on(batched, one_row(observation), np.zeros(1, np.int64))
+        latent = self._filter.update(batched, one_row(observation), np.zeros(1, np.int64))
         return row_of(latent, 0), reward, terminated, truncated, info
