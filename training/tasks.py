@@ -1,4 +1,4 @@
-"""The tasks we measure ourselves on: one row each. Everything not said here is the one default configuration."""
+"""The tasks that the project measures itself on. Settings that are not given are the defaults of the library."""
 
 from __future__ import annotations
 
@@ -13,47 +13,54 @@ from world_env.types import JSON
 
 @dataclass(frozen=True)
 class Task:
-    """What differs from the defaults for one environment. None: the default of the preset.
-
-    twin: name of its twin. bundled: whether that comes with the package. real_steps: all real steps a twin may cost.
-    rounds: how often data is collected. updates: of a fit. exploration: who acts in the first round, later_exploration:
-    in the others. learn_steps: learned steps of PPO a round.
-    options: of PPO, in both worlds. offpolicy: the off-policy algorithm one would use in reality, with its options.
-    many_steps: real steps of the "PPO in reality with many steps" row.
-    reference_steps: real steps of the off-policy algorithm that PPO in the twin is also paired with; None: no pair.
-    pool_steps: real steps of each on-policy and of each off-policy run of the task's pool.
-    pool_episodes: judged real episodes of each of its policies; more where 100 do not tell their order.
-    scripted: a policy written by hand, as "module:function"; None: none is known.
-    termination: the true termination function, likewise, for comparisons with what a twin learned of it.
-    on_uncertain: of LearnConfig; "ignore" where nothing is gained by leaving the data and much is lost by fearing it.
-    real: the real environment, where the row's name is no Gymnasium id.
-    family, model, states: of FitConfig. observation_mode: of LearnConfig. `updates` is PPO's alone: SAC's rounds have
-    their own.
-    """
+    """Settings of one task that differ from the defaults of the library. None: the default of the preset."""
 
     twin: str
+    """Name of the twin."""
     real_steps: int
+    """Real steps in total that a twin may cost."""
     real: EnvConfig | None = None
+    """The real environment, where the name of the row is not a Gymnasium id."""
     family: str | None = None
+    """Family of the world model."""
     model: JSON = field(default_factory=dict)
+    """Settings of the family."""
     states: int | None = None
+    """States of the data that the twin keeps as initial states."""
     observation_mode: str | None = None
+    """What policies receive: pixels, latent or both."""
     rounds: int | None = None
+    """Rounds of collection, fitting and training (PPO)."""
     updates: int | None = None
+    """Gradient steps of a fit (PPO)."""
     exploration: str | None = None
+    """Actions of the first round."""
     later_exploration: str | None = None
+    """Actions of the later rounds (PPO)."""
     learn_steps: int | None = None
+    """Steps of PPO in the twin per round."""
     options: JSON = field(default_factory=dict)
+    """Arguments of PPO, in the twin and in the real environment."""
     offpolicy: str = "DQN"
+    """Off-policy algorithm of the baselines in the real environment."""
     offpolicy_options: JSON = field(default_factory=dict)
+    """Arguments of the off-policy algorithm."""
     many_steps: int = 100_000
+    """Real steps of the baseline PPO with many steps."""
     reference_steps: int | None = None
+    """Real steps of the off-policy algorithm that PPO in the twin is also paired with. None: no pair."""
     on_uncertain: str | None = None
+    """What happens out of distribution, as in LearnConfig."""
     pool_steps: tuple[int, int] = (200_000, 20_000)
+    """Real steps of each on-policy and each off-policy run of the policy pool."""
     pool_episodes: int = 100
+    """Real episodes that evaluate each policy of the pool."""
     scripted: str | None = None
+    """A policy written by hand, "module:function"."""
     termination: str | None = None
+    """The true termination function, "module:function"."""
     bundled: bool = True
+    """Whether the twin is bundled with the library."""
 
 
 _DQN: JSON = {
@@ -78,7 +85,7 @@ _PENDULUM = Task(
     on_uncertain="ignore",
     offpolicy="SAC",
 )
-"""What the pendulum's tasks have in common, whatever is seen of it."""
+"""Common settings of the Pendulum tasks, with state or image observations."""
 
 _IN_ROUNDS = Task(
     "",
@@ -88,7 +95,7 @@ _IN_ROUNDS = Task(
     pool_steps=(400_000, 12_000),
     bundled=False,
 )
-"""What the tasks have in common in which random actions do not show the world: those that walk, run, swim or land."""
+"""Common settings of the tasks that random actions do not explore: walking, running, swimming and landing."""
 
 TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
@@ -112,7 +119,7 @@ TASKS: dict[str, Task] = {
             "Pendulum-v1",
             {"render_mode": "rgb_array"},
             (
-                # Drawn at 500 x 500, as it comes, a step takes three times as long.
+                # Drawing at the default 500 x 500 pixels would take three times as long per step.
                 'world_env.wrappers.set_attributes:SetAttributes{"screen_dim": 128}',
                 'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
                 'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}',
@@ -182,20 +189,20 @@ TASKS: dict[str, Task] = {
         pool_steps=(400_000, 100_000),
     ),
 }
-"""Name -> its row, a real id where the row does not say otherwise; other environments get the defaults of `Task`."""
+"""Name -> task. The name is the id of the real environment, unless the task names another one."""
 BUNDLED = {name: task for name, task in TASKS.items() if task.bundled}
-"""Those whose twin comes with the package."""
+"""Tasks whose twin is bundled with the library."""
 
 
 def real_of(name: str, kwargs: JSON | None = None, wrappers: tuple[str, ...] = ()) -> EnvConfig:
-    """The real environment of a row, or of a Gymnasium id that has none, with more arguments and outer wrappers."""
+    """The real environment of a task or of a Gymnasium id, with more arguments and outer wrappers."""
     row = TASKS.get(name)
     real = EnvConfig(name) if row is None or row.real is None else row.real
     return replace(real, kwargs=real.kwargs | (kwargs or {}), wrappers=(*real.wrappers, *wrappers))
 
 
 def task_of(real: EnvConfig) -> Task:
-    """The row of a real environment: its own, even if wrapped further, else that of its id, else the defaults."""
+    """The task of a real environment: its own, even if wrapped further, else that of its id, else the defaults."""
     own = next(
         (row for row in TASKS.values() if row.real is not None and _within(row.real, real)), None
     )
@@ -205,7 +212,7 @@ def task_of(real: EnvConfig) -> Task:
 
 
 def _within(inner: EnvConfig, real: EnvConfig) -> bool:
-    """Whether one environment is another one, perhaps with more arguments and outer wrappers."""
+    """Whether `real` is `inner` with more arguments or outer wrappers."""
     return (
         inner.env_id == real.env_id
         and inner.wrappers == real.wrappers[: len(inner.wrappers)]

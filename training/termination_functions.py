@@ -1,4 +1,4 @@
-"""What is known of tasks whose termination can be computed from observations: (before, action, after) -> (B,) bool.
+"""True termination functions of tasks, computed from observations: (before, action, after) -> (B,) bool.
 
 For comparisons only: a twin that is given one of these shows what its own learned termination costs.
 Source: `is_healthy` of gymnasium.envs.mujoco.hopper_v5 at its default arguments.

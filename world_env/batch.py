@@ -26,8 +26,6 @@ from torch.nn import functional
 
 Observation = dict[str, Tensor]
 """Encoded observation: key -> (B, *O) float. A space that is not a Dict has the one key "observation"."""
-
-
 State = dict[str, Tensor]
 """State of a world model: name -> (B, ...). Names, dtypes and trailing shapes are the same after every step."""
 

@@ -193,7 +193,7 @@ def test_an_impossible_number_is_refused_without_a_traceback(
     except SystemExit as left:
         status = int(left.code or 0)
     assert status == 2
-    assert "steps is 0" in capsys.readouterr().err.replace("\n", " ")
+    assert "steps must be at least 1, got 0" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_dict_fields_are_given_as_json(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
     spec = spec_of(EnvConfig("CartPole-v1"))
     twin = str(Twin.untrained(spec, "linear").save(tmp_path / "twin"))
     assert main(["compare", "--twin", twin, "--policies", "--out", str(tmp_path / "out")]) == 2
-    assert "pass --real ENV_ID" in capsys.readouterr().err
+    assert "pass one (`real`, --real ENV_ID)" in capsys.readouterr().err
 
 
 # -- build -------------------------------------------------------------------------------------------------------

@@ -173,9 +173,9 @@ def test_an_older_twin_is_compared_with_a_warning(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "give what to compare by: --policies"),
+        ([], "pass --policies FOLDER"),
         (["--policies", "--against", "x"], "leave out --policies"),
-        (["--against", "x", "--real", "CartPole-v1"], "no real environment is made"),
+        (["--against", "x", "--real", "CartPole-v1"], "leave out --policies, --real and --pool"),
         (["--against", "x", "--pool", "y"], "leave out --policies, --real and --pool"),
     ],
 )

@@ -25,8 +25,6 @@ from world_env.types import JSON, OBSERVATION
 _MAX_WINDOWS = 256
 _ENERGY_WINDOWS = 64
 """Windows with energy scores, of two more rollouts each."""
-
-
 _CHUNK = 2048
 """Transitions per batch, which bounds the memory."""
 

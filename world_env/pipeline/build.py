@@ -50,11 +50,7 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
-
 _VIDEO_STEPS = 120
-
-
 JUDGE_SEEDS = 10_000
 """First reset seed of the final comparison. Data collection uses other seeds."""
 

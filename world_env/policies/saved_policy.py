@@ -31,11 +31,7 @@ FORMAT = 1
 """Version of the policy folder. A reader refuses folders of a newer version."""
 CLOSED = "closed"
 """Provenance key of policies that evaluate twins. They must not collect the data of a twin."""
-
-
 _ZIP, _JSON = "policy.zip", "policy.json"
-
-
 _ENCODER = "encoder"
 """Folder of the encoder's twin, inside the folder of a latent policy."""
 

@@ -35,31 +35,17 @@ from world_env.twin.twin import Twin
 from world_env.types import JSON
 
 FORMAT = 1
-
-
 FIRST_SEED = 30_000
 """First reset seed of a pool's evaluation episodes. `collect`, `build` and `compare` use other seeds."""
-
-
 _STAGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
 """Shares of a run after which its policy is saved, besides the last one."""
-
-
 _NOISE = (0.25, 0.5, 0.75, 0.9)
 """Probabilities of a random action for copies of the last policy. They fill gaps between the stages."""
-
-
 _LITTLE_NOISE = (0.01, 0.02, 0.05, 0.1)
 """The same for each run's best policy, where gaps remain: tasks that end after one wrong action."""
-
-
 _SELECT_EPISODES = 10
 """Real episodes of each candidate."""
-
-
 _MANIFEST = "pool.json"
-
-
 Report = Callable[[str, int, int, JSON], None]
 """Progress callback: (stage, steps done, steps in total, values to log)."""
 

@@ -23,8 +23,6 @@ _OBSERVATION_PRESERVING = (
     *("PassiveEnvChecker", "RecordEpisodeStatistics", "RescaleAction", "StickyAction", "TimeLimit"),
 )
 """Wrappers that do not change observations. With other wrappers an observation is not a state of the environment."""
-
-
 _MUJOCO = tuple(name for name in POSES if name.endswith("-v5"))
 
 

@@ -91,8 +91,6 @@ def whole_number(value: Any, name: str) -> int:
 
 OBSERVATION_MODES = ("pixels", "latent", "both")
 """Values of `SimulatorConfig.observation_mode`."""
-
-
 LATENT = "latent"
 """Key of the model's features, (B, F) float32, in a dict observation."""
 

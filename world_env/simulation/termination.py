@@ -53,8 +53,6 @@ ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
 "terminated": by the world model or a hard termination bound. "horizon": the task's time limit. "rollout":
 `rollout_length` or `branch_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite predictions.
 """
-
-
 _ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
     ENDS.index(name) for name in ("rollout", "horizon", "uncertainty", "non_finite")
 )
