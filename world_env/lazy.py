@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
 def lazy_names(
-    package: str, modules: dict[str, tuple[str, ...]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The package's `__getattr__` and `__dir__`.
+    package: str, file: str
+) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of a package, for the names that it imports for type checkers only.
 
-    package: `__name__` of the package.
-    modules: module below the package -> names that the package re-exports from it.
+    package, file: `__name__` and `__file__` of the package. Its block `if TYPE_CHECKING:` is the one list of its names.
     """
-    where = {name: module for module, names in modules.items() for name in names}
+    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    guarded = [line for block in tree.body if isinstance(block, ast.If) for line in block.body]
+    where = {
+        name.name: str(line.module)
+        for line in guarded
+        if isinstance(line, ast.ImportFrom)
+        for name in line.names
+    }
 
     def module_getattr(name: str) -> Any:
         if name not in where:
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}: public are {', '.join(sorted(where))}"
             )
-        return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+        return getattr(importlib.import_module(where[name]), name)
 
-    return module_getattr, lambda: sorted({*where, *vars(sys.modules[package])})
+    return sorted(where), module_getattr, lambda: sorted({*where, *vars(sys.modules[package])})

@@ -26,8 +26,7 @@ from numpy.random import Generator
 
 from benchmarks.arguments import option, script_parser
 from benchmarks.returns.returns import merge, read
-from training.tasks import TASKS as REAL_TASKS
-from training.tasks import real_of
+from training.tasks import TASKS as REAL_TASKS, real_of
 from world_env import collect, learn
 from world_env.collection import CollectConfig
 from world_env.data import Episode, LintIssue, Recording, lint, lint_split

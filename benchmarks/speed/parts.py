@@ -25,8 +25,7 @@ from benchmarks.speed.timing import JSON, alternate, rate
 from world_env.atomic_io import write_json
 from world_env.batch import Context, Observation, State
 from world_env.models import Prediction, WorldModel
-from world_env.models.ensemble import EnsembleConfig
-from world_env.models.ensemble import model as ensemble
+from world_env.models.ensemble import EnsembleConfig, model as ensemble
 from world_env.models.layers import fused_activation
 from world_env.provenance import facts
 from world_env.rng import CounterRNG

@@ -16,8 +16,7 @@ from world_env.models.rssm.model import RssmConfig
 from world_env.policies.saved_policy import policy_card
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.policy_evaluation.evaluate_twin import evaluate_twin
-from world_env.policy_evaluation.policy_pool import Pool, crowding, plan
-from world_env.policy_evaluation.policy_pool import pool as make_pool
+from world_env.policy_evaluation.policy_pool import Pool, crowding, plan, pool as make_pool
 from world_env.policy_evaluation.pool_selection import MAX_OF_A_RUN, Member, choose, range_shares
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger

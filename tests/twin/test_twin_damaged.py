@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from oracle import real_spec
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as dump_tensors
+from safetensors.torch import load as load_tensors, save as dump_tensors
 from small_twin import SMALL, small
 
 from world_env.errors import (

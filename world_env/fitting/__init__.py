@@ -5,25 +5,8 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.fitting.config import FitConfig, updates_for
-    from world_env.fitting.fit import fit_episodes
-    from world_env.fitting.preconditions import FitWarning
+    from world_env.fitting.config import FitConfig as FitConfig, updates_for as updates_for
+    from world_env.fitting.fit import fit_episodes as fit_episodes
+    from world_env.fitting.preconditions import FitWarning as FitWarning
 
-__all__ = [
-    "FitConfig",
-    "FitWarning",
-    "fit_episodes",
-    "updates_for",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "config": (
-            "FitConfig",
-            "updates_for",
-        ),
-        "fit": ("fit_episodes",),
-        "preconditions": ("FitWarning",),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -5,19 +5,9 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.policies.saved_policy import load_policy, save_policy
+    from world_env.policies.saved_policy import (
+        load_policy as load_policy,
+        save_policy as save_policy,
+    )
 
-__all__ = [
-    "load_policy",
-    "save_policy",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "saved_policy": (
-            "load_policy",
-            "save_policy",
-        ),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -5,28 +5,11 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.real.real_env import make_real, make_real_vec, spec_of
-    from world_env.real.step_ledger import PURPOSES, StepLedger
+    from world_env.real.real_env import (
+        make_real as make_real,
+        make_real_vec as make_real_vec,
+        spec_of as spec_of,
+    )
+    from world_env.real.step_ledger import PURPOSES as PURPOSES, StepLedger as StepLedger
 
-__all__ = [
-    "PURPOSES",
-    "StepLedger",
-    "make_real",
-    "make_real_vec",
-    "spec_of",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "real_env": (
-            "make_real",
-            "make_real_vec",
-            "spec_of",
-        ),
-        "step_ledger": (
-            "PURPOSES",
-            "StepLedger",
-        ),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

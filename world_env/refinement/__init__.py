@@ -5,27 +5,12 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.refinement.config import RefineConfig
-    from world_env.refinement.presets import preset
-    from world_env.refinement.rounds import Round, episodes_of_rounds, selected_policy
+    from world_env.refinement.config import RefineConfig as RefineConfig
+    from world_env.refinement.presets import preset as preset
+    from world_env.refinement.rounds import (
+        Round as Round,
+        episodes_of_rounds as episodes_of_rounds,
+        selected_policy as selected_policy,
+    )
 
-__all__ = [
-    "RefineConfig",
-    "Round",
-    "episodes_of_rounds",
-    "preset",
-    "selected_policy",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "config": ("RefineConfig",),
-        "presets": ("preset",),
-        "rounds": (
-            "Round",
-            "selected_policy",
-            "episodes_of_rounds",
-        ),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -5,15 +5,6 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.rendering.renderer import Renderer
+    from world_env.rendering.renderer import Renderer as Renderer
 
-__all__ = [
-    "Renderer",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "renderer": ("Renderer",),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -13,8 +13,7 @@ import numpy as np
 from world_env.atomic_io import write_text
 from world_env.errors import MissingExtraError, StageError
 from world_env.reporting import plots
-from world_env.twin.fidelity import DASH, at, error_curves, interval, number, percent
-from world_env.twin.fidelity import show as show
+from world_env.twin.fidelity import DASH, at, error_curves, interval, number, percent, show as show
 from world_env.twin.fidelity_tables import (
     AGREEMENT_NOTE,
     Table,

@@ -5,22 +5,7 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.rl.callbacks import milestones
-    from world_env.rl.config import MANY_ROWS, LearnConfig
+    from world_env.rl.callbacks import milestones as milestones
+    from world_env.rl.config import MANY_ROWS as MANY_ROWS, LearnConfig as LearnConfig
 
-__all__ = [
-    "MANY_ROWS",
-    "LearnConfig",
-    "milestones",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "callbacks": ("milestones",),
-        "config": (
-            "LearnConfig",
-            "MANY_ROWS",
-        ),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -5,36 +5,14 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.rollouts.actors import Actor, policy_actor, random_actor, scripted_actor
-    from world_env.rollouts.learned import run_learned
-    from world_env.rollouts.real import run_real
-    from world_env.rollouts.returns import Returns, bootstrap_mean
+    from world_env.rollouts.actors import (
+        Actor as Actor,
+        policy_actor as policy_actor,
+        random_actor as random_actor,
+        scripted_actor as scripted_actor,
+    )
+    from world_env.rollouts.learned import run_learned as run_learned
+    from world_env.rollouts.real import run_real as run_real
+    from world_env.rollouts.returns import Returns as Returns, bootstrap_mean as bootstrap_mean
 
-__all__ = [
-    "Actor",
-    "Returns",
-    "bootstrap_mean",
-    "policy_actor",
-    "random_actor",
-    "run_learned",
-    "run_real",
-    "scripted_actor",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "actors": (
-            "Actor",
-            "policy_actor",
-            "random_actor",
-            "scripted_actor",
-        ),
-        "learned": ("run_learned",),
-        "real": ("run_real",),
-        "returns": (
-            "Returns",
-            "bootstrap_mean",
-        ),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

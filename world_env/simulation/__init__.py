@@ -5,27 +5,10 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.simulation.config import SimulatorConfig
-    from world_env.simulation.differentiable_rollout import rollout
-    from world_env.simulation.simulator import Simulator
-    from world_env.simulation.snapshot import Snapshot
-    from world_env.simulation.step_outputs import StepResult
+    from world_env.simulation.config import SimulatorConfig as SimulatorConfig
+    from world_env.simulation.differentiable_rollout import rollout as rollout
+    from world_env.simulation.simulator import Simulator as Simulator
+    from world_env.simulation.snapshot import Snapshot as Snapshot
+    from world_env.simulation.step_outputs import StepResult as StepResult
 
-__all__ = [
-    "Simulator",
-    "SimulatorConfig",
-    "Snapshot",
-    "StepResult",
-    "rollout",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "config": ("SimulatorConfig",),
-        "differentiable_rollout": ("rollout",),
-        "simulator": ("Simulator",),
-        "snapshot": ("Snapshot",),
-        "step_outputs": ("StepResult",),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

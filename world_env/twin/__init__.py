@@ -5,26 +5,7 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.twin.serialization import find_twin, list_twins
-    from world_env.twin.twin import KnownFunction, Twin
+    from world_env.twin.serialization import find_twin as find_twin, list_twins as list_twins
+    from world_env.twin.twin import KnownFunction as KnownFunction, Twin as Twin
 
-__all__ = [
-    "KnownFunction",
-    "Twin",
-    "find_twin",
-    "list_twins",
-]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "serialization": (
-            "find_twin",
-            "list_twins",
-        ),
-        "twin": (
-            "KnownFunction",
-            "Twin",
-        ),
-    },
-)
+__all__, __getattr__, __dir__ = lazy_names(__name__, __file__)
