@@ -72,6 +72,6 @@ def test_documented_commands_parse(parser: argparse.ArgumentParser, name: str) -
 
 
 def test_readmes_are_short() -> None:
-    assert len(READMES) == 8
+    assert len(READMES) == 9
     for path in READMES:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 30, path
