@@ -28,7 +28,7 @@ class Task:
     states: int | None = None
     """States of the data that the twin keeps as initial states."""
     observation_mode: str | None = None
-    """What policies receive: pixels, latent or both."""
+    """Observation mode of the policies: observation, latent or both."""
     rounds: int | None = None
     """Rounds of collection, fitting and training (PPO)."""
     updates: int | None = None

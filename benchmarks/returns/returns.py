@@ -107,7 +107,7 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
             out=folder / name,
             ledger=own,
             purpose="collect",
-            through=None if config.observation_mode == "pixels" else last.twin,
+            through=None if config.observation_mode == "observation" else last.twin,
         )
         actors[name] = (policy_actor(policy), own)
     rows, returns = [], {}
@@ -137,7 +137,7 @@ def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
             steps=task.many_steps, rows=8, seed=seed, options=task.options
         ),
     }
-    mode = task.observation_mode or "pixels"
+    mode = task.observation_mode or "observation"
     return {n: dataclasses.replace(each, observation_mode=mode) for n, each in configs.items()}
 
 

@@ -47,9 +47,9 @@ SPECS = {
     ),
 }
 WORLDS = {
-    "ensemble": ("17 numbers", ("pixels",)),
-    "rssm": ("64x64", ("latent", "pixels")),
-    "rssm-large": ("64x64", ("latent", "pixels")),
+    "ensemble": ("17 numbers", ("observation",)),
+    "rssm": ("64x64", ("latent", "observation")),
+    "rssm-large": ("64x64", ("latent", "observation")),
 }
 """Family -> (size, observation modes)."""
 NETWORK = EnsembleConfig(members=5, width=200, layers=4)

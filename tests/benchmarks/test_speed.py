@@ -197,7 +197,7 @@ def test_devices_are_timed_on_the_same_worlds_and_fits(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = scripts["gpu"]
-    monkeypatch.setattr(script, "WORLDS", {"ensemble": ("17 numbers", ("pixels",))})
+    monkeypatch.setattr(script, "WORLDS", {"ensemble": ("17 numbers", ("observation",))})
     monkeypatch.setattr(script.os, "cpu_count", lambda: 1)
     words = ["--devices", "cpu", "--rows", "2", "--seconds", "0.01", "--updates", "20"]
     rows = run(script, tmp_path / "gpu.json", monkeypatch, *words)["rows"]

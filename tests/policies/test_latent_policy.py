@@ -252,7 +252,7 @@ def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
     model = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
     assert ledger.by_purpose == {"collect": 8_192}
     # An exact twin's latents are the observations themselves: the same training, to the last weight.
-    plain = dataclasses.replace(config, observation_mode="pixels")
+    plain = dataclasses.replace(config, observation_mode="observation")
     same = learn(CARTPOLE, plain, ledger=StepLedger())
     pairs = zip(model.policy.parameters(), same.policy.parameters(), strict=True)
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in pairs)
@@ -286,7 +286,9 @@ def test_pictures_that_no_policy_takes_are_refused(shape: tuple[int, ...], said:
 
 
 def test_a_mistyped_observation_mode_is_refused_at_once() -> None:
-    with pytest.raises(InvalidOptionError, match=r"'latents', expected one of 'pixels', 'latent'"):
+    with pytest.raises(
+        InvalidOptionError, match=r"'latents', expected one of 'observation', 'latent'"
+    ):
         LearnConfig(observation_mode="latents")
 
 
@@ -295,7 +297,7 @@ def test_reality_has_no_latents_of_its_own() -> None:
     with pytest.raises(InvalidOptionError, match="in the real environment needs a twin"):
         learn(CARTPOLE, latent, ledger=StepLedger())
     with pytest.raises(
-        InvalidOptionError, match="`through` has no effect with observation_mode='pixels'"
+        InvalidOptionError, match="`through` has no effect with observation_mode='observation'"
     ):
         learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), through=twin)
     with pytest.raises(

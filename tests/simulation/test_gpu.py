@@ -71,7 +71,7 @@ def test_noise_is_the_same_noise() -> None:
     assert torch.equal(here.integers(9), there.integers(9).cpu())
 
 
-@pytest.mark.parametrize("mode", ["pixels", "latent"])
+@pytest.mark.parametrize("mode", ["observation", "latent"])
 def test_one_step_is_the_same_step(twins: dict[str, Twin], mode: str) -> None:
     config = SimulatorConfig(uncertainty=True, observation_mode=mode)
     here, there = (Simulator(twins[name], ROWS, seed=3, config=config) for name in ("cpu", "cuda"))

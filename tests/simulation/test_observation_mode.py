@@ -47,7 +47,7 @@ def rolled(twin: Twin, mode: str, steps: int = 6) -> list[tuple]:
 
 
 def test_the_mode_changes_what_is_seen_and_nothing_else(pixels: Twin) -> None:
-    plain, latent, both = (rolled(pixels, mode) for mode in ("pixels", "latent", "both"))
+    plain, latent, both = (rolled(pixels, mode) for mode in ("observation", "latent", "both"))
     for one, two, three in zip(plain, latent, both, strict=True):
         assert one[0].shape == (3, 16, 16) and two[0].shape == (3, FEATURES)
         assert np.array_equal(one[0], three[0]["observation"])
@@ -124,7 +124,7 @@ def test_every_shell_says_what_it_shows(pixels: Twin, mode: str) -> None:
 
 def test_what_is_rendered_is_the_picture(pixels: Twin) -> None:
     frames = []
-    for mode in ("pixels", "latent"):
+    for mode in ("observation", "latent"):
         env = WorldModelEnv(pixels, observation_mode=mode, render_mode="rgb_array")
         env.reset(seed=0)
         env.step(np.zeros(2, np.float32))
@@ -215,7 +215,7 @@ def test_an_environment_that_the_twin_is_not_of_is_refused(pixels: Twin) -> None
         LatentObservation(gym.make("CartPole-v1"), pixels)
     twin = oracle_twin("CartPole-v1")
     with pytest.raises(InvalidOptionError, match="would change nothing"):
-        LatentObservation(gym.make("CartPole-v1"), twin, "pixels")
+        LatentObservation(gym.make("CartPole-v1"), twin, "observation")
     env = LatentObservation(gym.make("CartPole-v1"), twin)
     with pytest.raises(ResetNeededError):
         env.step(0)

@@ -41,8 +41,8 @@ def test_a_task_of_another_name_says_how_its_environment_is_made(tmp_path: Path)
     assert config.real == real_of(name) == build_task_config(name, tmp_path).real
     assert (config.fit.family, config.learn.observation_mode) == ("rssm", "latent")
     assert config.fit.model == TASKS[name].model
-    seen = refine_config(replace(build_task_config(name, tmp_path), observation_mode="pixels"))
-    assert seen.learn.observation_mode == "pixels"
+    seen = refine_config(replace(build_task_config(name, tmp_path), observation_mode="observation"))
+    assert seen.learn.observation_mode == "observation"
     sac = refine_config(build_task_config(name, tmp_path, algo="SAC")).fit
     assert (sac.family, sac.states) == ("rssm", TASKS[name].states)
     outside = real_of(name, {"g": 9.0}, ("a:B",))

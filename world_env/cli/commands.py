@@ -94,7 +94,8 @@ def fit_command(
     loss = twin.fidelity["loss"]
     score = loss["best_open_loop"]
     console.print(
-        f"twin: {out}; open-loop score on the validation split {score:.4g} (0: exact, 1: no better than the mean)"
+        f"twin: {out}; open-loop score on the validation split {score:.4g} (0: exact; 0.5: error of one "
+        f"standard deviation)"
     )
     if "per_dimension" in loss:
         console.print(f"one-step error per dimension: {loss['per_dimension']}")
@@ -123,7 +124,8 @@ class LearnCommand:
     def environment(self) -> Twin | EnvConfig:
         """The twin or the real environment to train in. Raises InvalidOptionError for none or both."""
         if (self.twin is None) == (self.real is None):
-            raise InvalidOptionError("pass either --twin NAME_OR_FOLDER or --real ENV_ID")
+            given = "both are given" if self.real else "none is given"
+            raise InvalidOptionError(f"pass either --twin NAME_OR_FOLDER or --real ENV_ID: {given}")
         if self.real is not None:
             return EnvConfig(self.real, self.kwargs, self.wrappers, self.action_chunk)
         if self.kwargs or self.wrappers or self.action_chunk != 1:
@@ -163,7 +165,7 @@ def learn_command(command: _Flat[LearnCommand]) -> None:
 def refine_command(config: _Flat[RefineConfig]) -> None:
     """Repeat collection, fitting and policy training in rounds; run again to resume.
 
-    The folder gets a subfolder a round, and rounds.svg with predicted and real returns.
+    The folder has one subfolder per round, and rounds.svg with predicted and real returns.
     """
     from world_env.real.step_ledger import StepLedger
     from world_env.refinement.refine import refine
@@ -173,8 +175,8 @@ def refine_command(config: _Flat[RefineConfig]) -> None:
     ledger = StepLedger(config.out / "real-steps.json")
     done = refine(config, ledger=ledger, report=Bars())
     table = Table(
-        *("round", "real steps", "chosen policy", "predicted return"),
-        "real evaluation episodes of the previous choice",
+        *("round", "real steps", "selected policy", "predicted return"),
+        "real evaluation episodes of the previous selection",
     )
     for part in done:
         predicted, reality = part.log["predicted_return"] or {}, part.log["reality"] or {}
@@ -207,14 +209,16 @@ def build_command(
     family: str | None = None,
     observation_mode: str | None = None,
 ) -> None:
-    """Run the whole pipeline: collect, fit, train, compare; leave a twin with its card, a policy and a page.
+    """Run all stages: collect, fit, learn, compare, report.
 
-    Run again to resume: finished stages are read back, but the final comparison plays its episodes again.
+    Run the same command again to resume: finished stages are skipped; the final comparison runs again.
 
     Args:
         env_id: Gymnasium id of the real environment, or "module:Id" if importing the module registers it.
-        steps: Real steps to collect in total. None: 10,000. Evaluation steps come on top and are reported apart.
-        rounds: How often data is collected. None: 1 below 50,000 steps, else one round per 5,000 steps.
+        steps: Real steps of the data. None: 10,000. The baseline in the real environment takes the same number again,
+            and the final evaluation --episodes episodes per policy.
+        rounds: Number of rounds. None: with PPO 1 below 50,000 steps, else steps / 5,000; with SAC steps / 10,000, at
+            least 4.
         exploration: Actions of the first round: random, held:20, mix:0.5*random+0.5*held:20, policy:FOLDER.
             None: random, or random and held actions from 50,000 steps on.
         algo: Algorithm that trains in the twin: PPO or SAC. SAC needs continuous actions.
@@ -227,7 +231,7 @@ def build_command(
         kwargs: Keyword arguments of the real environment, as JSON.
         wrappers: Wrappers of the real environment as module:Class, innermost first.
         family: Family of the world model: ensemble, rssm, rssm-large or linear. None: ensemble. Images need rssm.
-        observation_mode: What the policy receives: pixels (the observation), latent or both. None: the observation.
+        observation_mode: Observation mode of the policy: observation, latent or both. None: observation.
     """
     from world_env.pipeline.build import build
     from world_env.pipeline.config import BuildConfig

@@ -105,9 +105,11 @@ def compare_command(
         against: Dataset of logs: folder of an episode store, or minari:ID.
         real: Id of the real environment. None: the one that the twin was fitted to, with its arguments and wrappers.
         pool: Folder of a pool made by `world-env pool`.
-        episodes: Episodes per policy, in the twin and in the real environment, at least 50.
-        seed: First reset seed; with --against, seed of the twin's noise.
-        out: Folder of comparison.json (or logs.json) and of the count of real steps. None: runs/compare/TWIN.
+        episodes: Episodes per policy, in the twin and in the real environment, at least 50. Only with --policies: a
+            pool has its own episodes.
+        seed: First reset seed; with --against, seed of the twin's noise. A pool has its own seeds.
+        out: Folder of comparison.json (or logs.json) and of the count of real steps. None: runs/compare/TWIN. With
+            --pool the results are stored in the twin's folder.
     """
     from world_env.policies.saved_policy import load_policy
     from world_env.policy_evaluation.compare import compare
@@ -218,7 +220,8 @@ def report_command(
     Args:
         comparison: comparison.json of `world-env compare` or `world-env build`.
         out: Folder of report.html and report.md.
-        twin: Name of a bundled twin, or a folder: its warnings and measured errors come on the page. None: without.
+        twin: Name of a bundled twin, or a folder: the page then includes its warnings and measured
+            errors. None: the comparison only.
         title: Title of the page. None: the environment's id.
     """
     from world_env.reporting.report import read_comparison, write_report
@@ -243,7 +246,7 @@ def watch_command(
     seed: int = 0,
     mode: str = "closed_loop",
 ) -> None:
-    """Film a policy in the twin, beside the same policy in the real environment.
+    """Record a video of a policy in the twin, beside the same policy in the real environment.
 
     Args:
         twin: Name of a bundled twin, or a folder.
@@ -288,7 +291,7 @@ def futures_command(
     every: int = 1,
     seed: int = 0,
 ) -> None:
-    """Film several learned futures of one real state, beside the real one.
+    """Record a video of several learned rollouts from one real state, beside the real rollout.
 
     Args:
         twin: Name of a bundled twin, or a folder.

@@ -52,10 +52,12 @@ COMMANDS: dict[str, Command] = {
     "watch": Command(
         "evaluation_commands",
         "watch_command",
-        "Film a policy in the twin and in the real environment.",
+        "Record a video of a policy in the twin and in the real environment.",
     ),
     "futures": Command(
-        "evaluation_commands", "futures_command", "Film several learned futures of one real state."
+        "evaluation_commands",
+        "futures_command",
+        "Record a video of several learned rollouts from one real state.",
     ),
     "twins": Command("commands", "twins_command", "List the bundled twins."),
 }
@@ -119,8 +121,8 @@ def usage() -> str:
             f"  {'-h, --help':{width}}show this help; `world-env COMMAND --help` shows the options of a command",
             f"  {'--version':{width}}show the version",
             "",
-            "Results are written to the folder runs/, or to $WORLD_ENV_RUNS. Commands use one thread unless",
-            "OMP_NUM_THREADS is set: busy processes with more threads than cores slow each other down tenfold.",
+            "build, demo, compare and pool write to the folder runs/ by default ($WORLD_ENV_RUNS changes it).",
+            "Commands use one thread unless OMP_NUM_THREADS is set.",
         ]
     )
 

@@ -35,9 +35,14 @@ class EpisodeStore:
         self.folder = Path(folder)
         path = self.folder / _MANIFEST
         if not path.is_file():
+            what = (
+                f"is not an episode store: {_MANIFEST} is missing"
+                if self.folder.is_dir()
+                else "is not an episode store: there is no such folder"
+            )
             raise StageError(
-                f"{self.folder} is not an episode store: {_MANIFEST} is missing. Check the path, or make a store "
-                "with `world-env collect`."
+                f"{self.folder} {what}. Pass the folder of an episode store (`world-env collect` makes one), or "
+                f"minari:ID."
             )
         try:
             self._manifest: JSON = json.loads(path.read_text(encoding="utf-8"))

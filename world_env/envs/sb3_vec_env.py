@@ -37,8 +37,8 @@ class WorldModelSB3VecEnv(VecEnv):
     **Arguments.**
 
     - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv, except
-      that the uncertainty is not computed by default. With `uncertainty=True` it is in every info, with an
-      `on_uncertain` rule alone in the infos at the end of an episode.
+      that the uncertainty is not computed by default. With `uncertainty=True` every info has "uncertainty"; with an
+      `on_uncertain` rule alone, only the infos at the end of an episode have it.
     - num_envs: number of environments (default: 1).
     - seed: environment i gets the seed `seed` + i at the first reset (default None: a random seed).
 

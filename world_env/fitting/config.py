@@ -18,8 +18,8 @@ class FitConfig:
     """How a world model is fitted to real episodes."""
 
     family: str = "ensemble"
-    """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "linear", or a registered
-    name."""
+    """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "rssm-large" or
+    "linear"; from Python also a registered name."""
     model: JSON = field(default_factory=dict)
     """Fields of the family's configuration as JSON (empty: its defaults), for example {"members": 7}."""
     updates: int | None = None
@@ -39,8 +39,8 @@ class FitConfig:
     """Fraction of the episodes in the validation split, in (0, 1). They select the best weights and set thresholds; the
     model does not train on them."""
     validate_every: int = 250
-    """Gradient steps between two measurements of the validation error, and between two checkpoints. Fewer find better
-    weights but cost time."""
+    """Gradient steps between two measurements of the validation error, and between two checkpoints. Smaller values
+    select better weights, but the fit takes longer."""
     states: int = 2_000
     """Maximum number of states inside the data that the twin stores as start states of learned episodes. Short
     rollouts need more of them to cover the data."""

@@ -94,11 +94,11 @@ def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSp
     labels = int(train.terminated.sum() + validation.terminated.sum())
     if spec.horizon is None:
         notes.append(
-            "the data have no time limit: without a horizon, no policy can be evaluated in the twin"
+            "the data have no time limit, so no policy can be evaluated in the twin: pass --horizon STEPS"
         )
     if labels == 0:
         notes.append(
-            "no episode ever terminated: the model cannot learn termination, so learned episodes end at the horizon "
+            "no episode ever terminated: the model cannot learn termination, so learned episodes end at the time limit "
             "only"
         )
     elif labels < FEW_TERMINALS:

@@ -189,7 +189,7 @@ def _baseline(
         ledger=ledger,
         purpose="collect",
         progress=lambda done, wanted, logs: report("baseline", done, wanted, logs),
-        through=None if mode == "pixels" else last.twin,
+        through=None if mode == "observation" else last.twin,
     )
 
 

@@ -52,8 +52,8 @@ class BuildConfig:
     """Family of the world model: "ensemble" (vectors), "rssm" or "rssm-large" (images, hidden state), "linear", or a
     registered one. None: ensemble."""
     observation_mode: str | None = None
-    """Input of the policy: "pixels" (the observation, vectors too), "latent" (the state of the twin's model) or "both".
-    None: pixels."""
+    """Input of the policy: "observation" (of the real environment), "latent" (the state of the twin's model) or "both".
+    None: observation."""
     fit: FitConfig = field(default_factory=FitConfig)
     """Settings of every fit. Fields that differ from their defaults replace those of the preset."""
     refinement: RefineConfig | None = None

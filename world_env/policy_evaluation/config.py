@@ -25,7 +25,7 @@ class PoolConfig:
     out: Path
     """Folder of the pool. Run again with the same folder to resume."""
     policies: int = 24
-    """Number of policies, at least 20; fewer are kept where their real returns crowd together."""
+    """Number of policies, at least 20. The pool keeps fewer if their real returns are too similar."""
     on_policy_steps: int = 200_000
     """Real environment steps of each on-policy run (PPO, A2C). Policies are saved along the run."""
     off_policy_steps: int = 20_000

@@ -194,7 +194,7 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
         for name, run in others.items()
         for i in range(each)
     }
-    mode = "pixels" if config.through is None else "latent"
+    mode = "observation" if config.through is None else "latent"
     return {n: dataclasses.replace(run, observation_mode=mode) for n, run in runs.items()}
 
 

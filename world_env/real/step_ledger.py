@@ -15,7 +15,7 @@ from world_env.types import JSON
 PURPOSES = ("collect", "validate", "select", "spot_check", "judge")
 """Purposes of real environment steps.
 
-collect: training data. validate: validation of a policy during training. select: choice among policies.
+collect: training data. validate: data that only measures a twin. select: choice among policies.
 spot_check: real evaluation episodes. judge: the final evaluation of a policy.
 """
 _RESERVED_STEPS = 100

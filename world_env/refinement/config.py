@@ -41,7 +41,8 @@ class RefineConfig:
     """Exploration of the first round: "random", "held:5", "mix:0.5*random+0.5*held:5", "policy:FOLDER"."""
     later_exploration: str = "policy:{policy}"
     """Exploration of the later rounds. {policy}: the selected policy; {newest}: the latest trained policy, selected or
-    not; {NAME}: the explorer of that name. "stuck:0.5:{policy}" plays a policy with half of its sensors frozen."""
+    not; {NAME}: the explorer of that name. "stuck:0.5:{policy}": that policy with half of the
+    observation dimensions held constant."""
     explorers: JSON = field(default_factory=dict)
     """More policies that only collect data, trained from scratch in each round's twin: name -> LearnConfig fields that
     differ. {"hasty": {"options": {"gamma": 0.99}}} has another discount. {"curious": {"reward": "uncertainty",

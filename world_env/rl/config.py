@@ -33,8 +33,8 @@ class LearnConfig:
     steps: int = 200_000
     """Environment steps in total. In a twin they cost time only; in the real environment each one is counted."""
     rows: int | None = None
-    """Number of parallel environments (None: 64, or 1 for off-policy algorithms). More environments give more steps
-    per second, but fewer gradient steps per environment step."""
+    """Number of parallel environments (None: 64, or 1 for off-policy algorithms). More environments: more steps per
+    second; off-policy algorithms then take fewer gradient steps per environment step."""
     seed: int = 0
     """Random seed of the policy's weights, its actions and the environments. Another seed gives another policy."""
     options: JSON = field(default_factory=dict)
@@ -50,15 +50,15 @@ class LearnConfig:
     """Twins: maximum steps of an episode that starts inside the data (None: the horizon). It limits model error and
     leaves episodes from initial states at full length."""
     on_uncertain: str = "pessimistic"
-    """Twins: what happens above the uncertainty threshold: "ignore", "truncate", "terminate" or "pessimistic"
+    """Twins: rule for out-of-distribution steps: "ignore", "truncate", "terminate" or "pessimistic"
     (terminate with the lowest reward of the data for all steps left, which keeps policies close to the data)."""
     temperature: float = 1.0
     """Twins: factor of the world model's noise, >= 0. 0 removes the noise; higher values make the twin noisier."""
     least_noise: float = 0.4
-    """Warm starts: minimum action standard deviation at the start, in half widths of the action space. Higher values
-    explore more; 0 keeps that of the earlier policy."""
-    observation_mode: str = "pixels"
-    """Input of the policy: "pixels" (the observation, vectors too), "latent" (state of the world model, not decoded) or
+    """Warm starts of `refine`: minimum action standard deviation at the start, in half widths of the action space.
+    Higher values explore more; 0 keeps that of the earlier policy."""
+    observation_mode: str = "observation"
+    """Input of the policy: "observation" (of the real environment), "latent" (state of the world model, not decoded) or
     "both". In the real environment the last two need a twin as encoder."""
     reward: str = "task"
     """Twins: "task", or "uncertainty" for the uncertainty of the twin as reward. The latter trains a policy that

@@ -186,11 +186,11 @@ def _encoder(
             "`through` is for training in the real environment, but this training is in a twin, which encodes its own "
             "latents: omit `through`"
         )
-    if through is not None and mode == "pixels":
+    if through is not None and mode == "observation":
         raise InvalidOptionError(
             f"`through` has no effect with observation_mode={mode!r}: choose 'latent' or 'both', or omit `through`"
         )
-    if mode == "pixels":
+    if mode == "observation":
         return None
     twin = through if isinstance(world, EnvConfig) else world
     if twin is None:
@@ -237,7 +237,7 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
                 f"unknown activation_fn {activation!r} in policy_kwargs: expected a class of torch.nn, such as 'ReLU'"
             )
         policy_kwargs["activation_fn"] = getattr(nn, activation)
-    if config.observation_mode != "pixels":
+    if config.observation_mode != "observation":
         pass  # the statistics are those of observations, not of latents
     elif isinstance(world, Twin) and config.normalize:
         policy_kwargs |= normalization_of(world)

@@ -65,6 +65,7 @@ def check_horizon(twin: Twin) -> None:
     """Raise InvalidOptionError for a twin without a horizon, whose episodes may never end."""
     if twin.spec.horizon is None:
         raise InvalidOptionError(
-            "this twin has no horizon, so an episode may never end: fit it again with `--horizon STEPS`, or set "
-            "`horizon` in its spec"
+            "this twin has no time limit, so an episode may never end: fit it again with --horizon STEPS (time "
+            "limit of the "
+            "task in steps)"
         )

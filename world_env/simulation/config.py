@@ -44,8 +44,8 @@ class SimulatorConfig:
     """Scale of the model's noise (default 1.0). 0 gives the most likely next state."""
     dataset_starts: float = 0.0
     """Fraction of resets that start from a state inside a data episode (default 0.0: real initial states only)."""
-    observation_mode: str = "pixels"
-    """What the agent receives: "pixels" (default), the real environment's observation, also if it is a vector;
+    observation_mode: str = "observation"
+    """What the agent receives: "observation" (default), the real environment's observation;
     "latent", the model's features, without decoding; "both", a dict of the two."""
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ def whole_number(value: Any, name: str) -> int:
     return int(value)
 
 
-OBSERVATION_MODES = ("pixels", "latent", "both")
+OBSERVATION_MODES = ("observation", "latent", "both")
 """Values of `SimulatorConfig.observation_mode`."""
 LATENT = "latent"
 """Key of the model's features, (B, F) float32, in a dict observation."""

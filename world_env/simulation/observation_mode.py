@@ -19,21 +19,21 @@ from world_env.twin.twin import Twin, device_and_dtype_of
 class ObservationView:
     """Observation space and observations of a twin in one observation mode.
 
-    "pixels": the real environment's observation. "latent": the features of the model's state, which needs no decoding.
-    "both": a dict of the observation's keys ("observation" if it is not a dict) and "latent".
+    "observation": the real environment's observation. "latent": the features of the model's state, which needs no
+    decoding. "both": a dict of the observation's keys ("observation" if it is not a dict) and "latent".
 
     space: the observation space of one environment. decodes: True if the decoded observation is part of it.
     Raises InvalidOptionError for an unknown mode, or if the key "latent" is already in use.
     """
 
-    def __init__(self, twin: Twin, mode: str = "pixels") -> None:
+    def __init__(self, twin: Twin, mode: str = "observation") -> None:
         self.mode, self.space = mode, _space(twin, mode)
         self.decodes = mode != LATENT
 
     def latent(self, model: WorldModel, state: State) -> np.ndarray | None:
-        """Return new (B, F) float32 features of `state`; None in the mode "pixels"."""
+        """Return new (B, F) float32 features of `state`; None in the mode "observation"."""
         # numpy has no bfloat16.
-        features = None if self.mode == "pixels" else model.features(state).float()
+        features = None if self.mode == "observation" else model.features(state).float()
         return None if features is None else features.numpy(force=True).copy()
 
     def combine(self, observation: Any, latent: np.ndarray | None) -> Any:
@@ -52,7 +52,7 @@ class ObservationView:
 def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
     real = twin.spec.observation_space
     check_mode(mode)
-    if mode == "pixels":
+    if mode == "observation":
         return real
     latent = spaces.Box(-np.inf, np.inf, (_feature_size(twin),), np.float32)
     if mode == LATENT:

@@ -333,7 +333,9 @@ class Simulator:
         index = as_index(rows, self.num_rows)
         self._check_snapshot(snapshot, index)
         if len(np.unique(index)) != len(index):
-            raise InvalidOptionError(f"rows names an environment twice: {index[:8].tolist()}")
+            raise InvalidOptionError(
+                f"rows contains an environment twice: {index[:8].tolist()}. Pass each index once."
+            )
         rng = CounterRNG(snapshot.seeds.to(self.device), snapshot.draws.to(self.device))
         if fresh_noise:
             fresh = derive_seeds(self._row_seeds[index], self._episodes[index])

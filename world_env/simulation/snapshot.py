@@ -74,7 +74,8 @@ def as_mask(rows: Any, count: int) -> np.ndarray:
     mask = np.asarray(rows)
     if mask.dtype != bool or mask.shape != (count,):
         raise InvalidOptionError(
-            f"expected a bool mask of shape ({count},), one entry per environment, got {mask.dtype} {mask.shape}"
+            f"rows is {mask.dtype} of shape {mask.shape}, expected a bool mask of shape ({count},), one entry "
+            f"per environment"
         )
     return mask
 
@@ -89,7 +90,7 @@ def as_index(rows: Any, count: int) -> np.ndarray:
     whole = np.issubdtype(array.dtype, np.integer) and array.ndim == 1
     if not whole or ((array < 0) | (array >= count)).any():
         raise InvalidOptionError(
-            f"expected a bool mask or environment indices in [0, {count - 1}], got {array[:8].tolist()}"
+            f"rows is {array[:8].tolist()}, expected a bool mask or environment indices in [0, {count - 1}]"
         )
     return array
 

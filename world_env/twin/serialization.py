@@ -68,7 +68,8 @@ def find_twin(name: str | Path) -> Path:
         hint = f" For the folder of this name use './{text}'." if Path(text).is_dir() else ""
         raise TwinNotFoundError(
             f"no bundled twin {text!r}: expected one of {', '.join(list_twins()) or 'none'}, or a folder.{hint} "
-            "Train a twin with `world-env build ENV_ID`, or list the bundled ones with `world-env twins`."
+            "Fit a twin with `world-env fit`, or run `world-env build ENV_ID`, or list the bundled ones with "
+            "`world-env twins`."
         )
     if not folder.is_dir():
         raise TwinNotFoundError(
@@ -111,7 +112,7 @@ def read_json(folder: Path) -> JSON:
     if isinstance(tree["format"], int) and tree["format"] > FORMAT:
         raise TwinVersionError(
             f"{path} has format {tree['format']}, this version of world-env reads formats up to {FORMAT}: "
-            "upgrade with `pip install -U world-env`"
+            "install a newer version of world-env"
         )
     for name, types in _TYPES.items():
         if name not in tree or not isinstance(tree[name], types) or isinstance(tree[name], bool):

@@ -129,8 +129,11 @@ def misuses(fidelity: Any, *, horizon: int | None = None) -> list[str]:
     else:
         found.append("predicting real returns from learned returns: no interval is calibrated")
     if measured.short_horizon is not None:
+        trusted = measured.short_horizon[0]
         found.append(
-            f"single predictions more than {show(measured.short_horizon[0])} steps after the last real observation"
+            f"single predictions more than {show(trusted)} steps after the last real observation"
+            if trusted
+            else "single predictions of any length"
         )
     if _uncertainty(measured) is not None:
         found.append("detecting wrong predictions by their uncertainty")
@@ -188,7 +191,11 @@ def _no_pool(measured: Measured) -> str | None:
         return None
     if measured.has_prediction:
         return "No policy pool is recorded: the agreement of learned and real returns is unknown."
-    return "No policy pool was evaluated: predicted returns of this twin have no interval."
+    return (
+        "No policy pool was evaluated: predicted returns of this twin have no interval. Evaluate one with "
+        "`world-env pool` "
+        "and `world-env compare --pool`."
+    )
 
 
 def _uncalibrated(measured: Measured) -> str | None:
@@ -216,8 +223,9 @@ def _pearson(measured: Measured) -> str | None:
         return None
     limit = "unknown" if ceiling is None else f"{ceiling:.3f}"
     return (
-        f"The Pearson correlation of learned and real returns is only {pearson:.3f} (between two halves of the real "
-        f"episodes: {limit})."
+        f"The Pearson correlation of learned and real returns is only {pearson:.3f} (goal {MIN_PEARSON}; upper "
+        f"limit from "
+        f"two halves of the real episodes: {limit})."
     )
 
 
@@ -226,8 +234,8 @@ def _bias(measured: Measured) -> str | None:
     if share is None or abs(share) <= MAX_BIAS:
         return None
     return (
-        f"Learned returns of policies that were not trained in the twin are {percent(abs(share))} of the pool's range "
-        f"too {'high' if share > 0 else 'low'} on average."
+        f"Learned returns of policies that were not trained in the twin are too {'high' if share > 0 else 'low'} by "
+        f"{percent(abs(share))} of the pool's range of real returns, on average."
     )
 
 
@@ -309,6 +317,12 @@ def _short_horizon(measured: Measured) -> str | None:
     if measured.short_horizon is None:
         return None
     trusted, episode = measured.short_horizon
+    if not trusted:
+        return (
+            "No measured step is trusted: the error after 1 step is more than half that of holding the last "
+            "observation. "
+            "Compare policies in the real environment."
+        )
     return f"The trusted horizon is {show(trusted)} steps; an episode has up to {show(episode)}."
 
 

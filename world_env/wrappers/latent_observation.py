@@ -42,7 +42,7 @@ class LatentObservation(
         gymnasium.Wrapper.__init__(self, env)
         self.twin = twin if isinstance(twin, Twin) else load_cached(twin)
         check_same_spaces(env, self.twin.spec)
-        if mode == "pixels":
+        if mode == "observation":
             raise InvalidOptionError(
                 "mode is 'pixels', which would change nothing: pass 'latent' or 'both'"
             )
