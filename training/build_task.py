@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from training.tasks import TASKS, real_of, refine_task
-from world_env import build
-from world_env.pipeline import BuildConfig
+from training.tasks import TASKS, pool_task, real_of, refine_task
+from world_env import BuildConfig, build
+from world_env.policy_evaluation import pool
 
 
 def build_task_config(
@@ -26,7 +26,10 @@ def build_task_config(
     if steps is not None:
         task = replace(task, real_steps=steps)
     rounds = refine_task(task, real, out, seed, algo=algo)
-    return BuildConfig(real.env_id, out, algo=algo, seed=seed, refinement=rounds)
+    baseline = task.options if algo == "PPO" else {}
+    return BuildConfig(
+        name, out, algo=algo, seed=seed, baseline_options=baseline, refinement=rounds
+    )
 
 
 def main() -> None:
@@ -38,6 +41,9 @@ def main() -> None:
     parser.add_argument("--algo", choices=("PPO", "SAC"), default="PPO", help="default: PPO")
     parser.add_argument("--steps", type=int, help="real steps (default: the task's)")
     parser.add_argument("--episodes", type=int, default=100, help="real episodes of the comparison")
+    parser.add_argument(
+        "--pool", action="store_true", help="train the task's policy pool first, in runs/pools/TASK"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
@@ -45,6 +51,12 @@ def main() -> None:
     config = build_task_config(
         arguments.task, out, seed=arguments.seed, algo=arguments.algo, steps=arguments.steps
     )
+    if arguments.pool:
+        folder = runs / "pools" / arguments.task
+        if TASKS[arguments.task].observation_mode is not None:
+            parser.error("the pool of a task on latents is made by benchmarks.agreement.agreement")
+        pool(pool_task(TASKS[arguments.task], real_of(arguments.task), folder))
+        config = replace(config, pool=folder)
     built = build(replace(config, episodes=arguments.episodes))
     for row in built.comparison["rows"]:
         learned = row["learned_mean"]

@@ -120,7 +120,7 @@ TASKS: dict[str, Task] = {
             {"render_mode": "rgb_array"},
             (
                 # Drawing at the default 500 x 500 pixels would take three times as long per step.
-                'world_env.wrappers.set_attributes:SetAttributes{"screen_dim": 128}',
+                'world_env.wrappers:SetAttributes{"screen_dim": 128}',
                 'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
                 'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}',
                 "gymnasium.wrappers:GrayscaleObservation",

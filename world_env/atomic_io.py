@@ -1,4 +1,4 @@
-"""Files that are replaced in one move, and locks between processes."""
+"""Files that are replaced in one move."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb") as file:
+            with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:

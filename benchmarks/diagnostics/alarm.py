@@ -144,8 +144,8 @@ def extremes(alarm: ExploitationAlarm) -> JSON:
     return {
         "reward": max(check["learned_odd_rewards"] for check in checks),
         "uncertainty": max(check["learned_uncertain"] for check in checks),
-        "frozen": min(check["learned_motion"] / check["judge_motion"] for check in checks),
-        "judge": max(check["judge_gap"] for check in checks),
+        "frozen": min(check["learned_motion"] / check["second_twin_motion"] for check in checks),
+        "second_twin": max(check["second_twin_gap"] for check in checks),
         "spot_check": max(gaps) if gaps else None,
     }
 

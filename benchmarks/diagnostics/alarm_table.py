@@ -80,7 +80,7 @@ def _of(rows: list[JSON], what: Callable[[JSON], bool]) -> str:
     return f"{sum(map(what, rows))} of {len(rows)}"
 
 
-_NAMES = {"judge": "second twin", "spot_check": "real episodes"}
+_NAMES = {"second_twin": "second twin", "spot_check": "real episodes"}
 
 
 def _signals(rows: list[JSON]) -> str:

@@ -30,7 +30,7 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
     "Box": spaces.Box(-1.0, 1.0, (2,), np.float32),
 }
 POSITION = spaces.Box(-2.0, 2.0, (2,), np.float32)
-FROM_ZERO = "world_env.wrappers.zero_based_actions:ZeroBasedActions"
+FROM_ZERO = "world_env.wrappers:ZeroBasedActions"
 FIT = FitConfig(
     updates=300,
     batch_size=128,

@@ -239,7 +239,7 @@ def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="upgrade"):
         load_policy(folder)
     rewrite(folder, format=1, sees={"through": "encoder", "mode": "latents"})
-    with pytest.raises(StageError, match=r"damaged.*'latents'.*'pixels'"):
+    with pytest.raises(StageError, match=r"damaged.*'latents'.*'observation'"):
         load_policy(folder)
     (folder / "policy.json").write_text("[]")
     with pytest.raises(StageError, match="damaged"):

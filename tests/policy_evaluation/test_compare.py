@@ -124,7 +124,7 @@ def test_a_twin_without_horizon_is_refused() -> None:
     twin = oracle_twin("CartPole-v1")
     endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
     first = np.zeros((2, 4), np.float32)
-    with pytest.raises(InvalidOptionError, match="no horizon"):
+    with pytest.raises(InvalidOptionError, match="no time limit"):
         run_learned(random_actor(twin.spec.action_space, SEEDS), endless, first)
 
 
@@ -137,7 +137,7 @@ def test_a_twin_of_other_spaces_costs_no_episode(real: EnvConfig) -> None:
     with pytest.raises(SpaceMismatchError, match="real environment's"):
         compare({"random": actor}, twin, real, ledger=ledger, episodes=50)
     endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
-    with pytest.raises(InvalidOptionError, match="no horizon"):
+    with pytest.raises(InvalidOptionError, match="no time limit"):
         compare({"random": actor}, endless, EnvConfig("CartPole-v1"), ledger=ledger, episodes=50)
     assert ledger.by_purpose == {}
 

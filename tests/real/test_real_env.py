@@ -145,7 +145,7 @@ def test_arguments_that_a_wrapper_does_not_take_are_named(wrapper: str, named: s
 
 
 def test_what_a_wrapper_of_ours_refuses_keeps_its_own_name() -> None:
-    through = 'world_env.wrappers.latent_observation:LatentObservation{"twin": "cartpole"}'
+    through = 'world_env.wrappers:LatentObservation{"twin": "cartpole"}'
     with pytest.raises(SpaceMismatchError, match="real environment's observation_space"):
         spec_of(EnvConfig("Pendulum-v1", wrappers=(through,)))
 

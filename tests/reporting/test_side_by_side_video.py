@@ -95,9 +95,7 @@ def test_of_pixels_the_difference_is_shown_too() -> None:
 
 
 def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = EnvConfig(
-        "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
-    )
+    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     begun, reset = [], Simulator.reset
@@ -138,9 +136,7 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
             self.shown[:] = observation[:2]
             return self.shown
 
-    real = EnvConfig(
-        "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
-    )
+    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     world = Reusing(gym.make("Pendulum-v1"))

@@ -3,11 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from training.build_task import build_task_config
-from training.tasks import TASKS, real_of, refine_task, task_of
+from training.tasks import BUNDLED, TASKS, real_of, refine_task, task_of
+from world_env import EnvConfig, FitConfig, Twin
+from world_env.errors import InvalidOptionError
 from world_env.pipeline.build import refine_config
 from world_env.refinement.presets import MANY_STEPS
-from world_env.spec import EnvConfig
 
 
 def test_a_task_has_the_updates_of_its_row(tmp_path: Path) -> None:
@@ -48,6 +51,32 @@ def test_a_task_of_another_name_says_how_its_environment_is_made(tmp_path: Path)
     outside = real_of(name, {"g": 9.0}, ("a:B",))
     assert outside.wrappers == (*real_of(name).wrappers, "a:B")
     assert outside.kwargs == {"render_mode": "rgb_array", "g": 9.0}
+
+
+def test_the_baseline_of_a_task_has_the_options_of_its_row(tmp_path: Path) -> None:
+    for name, task in TASKS.items():
+        assert build_task_config(name, tmp_path).baseline_options == task.options
+        assert build_task_config(name, tmp_path, algo="SAC").baseline_options == {}
+
+
+def test_a_bundled_twin_names_the_environment_of_its_task() -> None:
+    for name, task in BUNDLED.items():
+        stored = EnvConfig.from_json(Twin.load(task.twin).provenance["real"])
+        assert stored == real_of(name) and task_of(stored) is task
+
+
+def test_another_family_does_not_get_the_sizes_of_the_row(tmp_path: Path) -> None:
+    plain = build_task_config("Pendulum-v1-pixels", tmp_path)
+    fit = refine_config(replace(plain, family="ensemble")).fit
+    assert (fit.family, fit.model) == ("ensemble", {})
+    both = replace(plain, family="rssm", fit=FitConfig(family="rssm", updates=7))
+    assert (refine_config(both).fit.family, refine_config(both).fit.updates) == ("rssm", 7)
+
+
+def test_the_folder_of_a_build_is_that_of_its_rounds(tmp_path: Path) -> None:
+    plain = build_task_config("CartPole-v1", tmp_path)
+    with pytest.raises(InvalidOptionError, match="pass the same folder"):
+        replace(plain, out=tmp_path / "elsewhere")
 
 
 def test_the_rows_of_both_algorithms_explore_alike(tmp_path: Path) -> None:

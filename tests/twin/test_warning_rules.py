@@ -70,8 +70,8 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ("few policies", f"{POOL}.policies", 9, "9 policies from 8", 10),
     ("few policies", f"{POOL}.runs", 7, "24 policies from 7", 8),
     ("pearson", f"{POOL}.pearson", 0.949, "only 0.949", 0.95),
-    ("bias", f"{POOL}.bias_fraction", 0.051, "5.1 % of the pool's range too high", 0.05),
-    ("bias", f"{POOL}.bias_fraction", -0.2, "20 % of the pool's range too low", -0.05),
+    ("bias", f"{POOL}.bias_fraction", 0.051, "too high by 5.1 % of the pool's range", 0.05),
+    ("bias", f"{POOL}.bias_fraction", -0.2, "too low by 20 % of the pool's range", -0.05),
     ("coverage", f"{COVERAGE}.evaluation", 0.84, "of 84 % of the policies: they", 0.85),
     ("coverage", f"{COVERAGE}.evaluation", 0.96, "too wide", 0.95),
     ("coverage", "return_prediction.level", 0.97, "too narrow", None),
@@ -89,7 +89,7 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ("few ends", "termination.terminal_labels", 0, "terminations is unknown", None),
     ("survival", ALIVE, [1.0, 1.0, 0.5], "after 5 steps, 50 %", [1.0, 1.0, 0.9]),
     ("short horizon", "horizons.trusted_horizon", 199, "199 steps; an episode has up to 200", 200),
-    ("short horizon", "horizons.trusted_horizon", 0, "is 0 steps", None),
+    ("short horizon", "horizons.trusted_horizon", 0, "No measured step is trusted", None),
     ("useless predictions", "open_loop.error", LOST, "From step 91 on", BACK),
     (
         "useless predictions",
@@ -171,7 +171,10 @@ def test_an_interval_of_the_exploitation_that_includes_0_is_named() -> None:
 
 
 def test_nothing_measured_is_said_first() -> None:
-    nothing = "No policy pool was evaluated: predicted returns of this twin have no interval."
+    nothing = (
+        "No policy pool was evaluated: predicted returns of this twin have no interval. Evaluate one with "
+        "`world-env pool` and `world-env compare --pool`."
+    )
     for empty in ({}, None, [], {"agreement": None, "return_prediction": None, "horizons": None}):
         assert warnings_of(empty) == [nothing]
 

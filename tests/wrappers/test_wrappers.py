@@ -33,9 +33,7 @@ def test_it_passes_gymnasiums_checker() -> None:
 
 
 def test_it_is_named_in_a_real_config() -> None:
-    real = EnvConfig(
-        "Pendulum-v1", {}, ('world_env.wrappers.select_columns:SelectColumns{"columns": [0, 1]}',)
-    )
+    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
     assert spec_of(real).observation_space.shape == (2,)
     env = make_real(real, purpose="judge", ledger=StepLedger())
     assert env.reset(seed=0)[0].shape == (2,)
@@ -57,7 +55,7 @@ def test_set_attributes_change_the_environment_underneath_before_its_first_episo
         "Pendulum-v1",
         {"render_mode": "rgb_array"},
         (
-            'world_env.wrappers.set_attributes:SetAttributes{"screen_dim": 32, "g": 0}',
+            'world_env.wrappers:SetAttributes{"screen_dim": 32, "g": 0}',
             'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
         ),
     )

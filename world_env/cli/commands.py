@@ -58,6 +58,7 @@ def collect_command(config: _Flat[CollectConfig]) -> None:
     """Collect episodes of a real environment; run again to resume, or with more steps to add episodes."""
     from world_env.collection.collect import collect
 
+    set_threads()
     bars = Bars()
     store = collect(config, progress=lambda done, wanted: bars("collect", done, wanted, {}))
     console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")

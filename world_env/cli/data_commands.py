@@ -13,6 +13,7 @@ from rich.table import Table
 
 from world_env.atomic_io import write_json
 from world_env.cli.console import console
+from world_env.cli.main import set_threads
 from world_env.errors import InvalidOptionError
 from world_env.provenance import facts
 from world_env.spec import check_same_spaces
@@ -46,6 +47,7 @@ def lint_command(
     from world_env.data.validation.lint import lint, lint_split
     from world_env.twin.twin import Twin
 
+    set_threads()
     if held_out is not None and twin is not None:
         raise InvalidOptionError("pass at most one of --held-out DATASET and --twin TWIN")
     spec, episodes, _ = open_recordings(dataset)

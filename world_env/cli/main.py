@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
@@ -93,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("world_env").setLevel(logging.INFO)
     try:
-        with json_fields():
+        with json_fields(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             status = tyro.cli(function, prog=f"world-env {name}", args=rest)
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
@@ -148,6 +150,13 @@ def json_fields() -> Any:
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_json_rule)
     return registry
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    """Print a warning without the line of the library that raised it."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _unknown(name: str) -> str:

@@ -11,15 +11,15 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "linear": ("world_env.models.linear:LinearWorldModel", "world_env.models.linear:LinearConfig"),
     "ensemble": (
         "world_env.models.ensemble.model:EnsembleWorldModel",
-        "world_env.models.ensemble.model:EnsembleConfig",
+        "world_env.models.ensemble.config:EnsembleConfig",
     ),
     "rssm": (
         "world_env.models.rssm.model:RssmWorldModel",
-        "world_env.models.rssm.model:RssmConfig",
+        "world_env.models.rssm.config:RssmConfig",
     ),
     "rssm-large": (
         "world_env.models.rssm.model:RssmWorldModel",
-        "world_env.models.rssm.model:LargeRssmConfig",
+        "world_env.models.rssm.config:LargeRssmConfig",
     ),
 }
 """Name of a family -> ("module:Model", "module:Config")."""

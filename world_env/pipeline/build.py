@@ -173,7 +173,6 @@ def _baseline(
     It has the observation mode of the policy in the twin. Latents come from the twin's model, and the real steps of
     that model's data are not added to those of the baseline.
     """
-    own = config.refinement
     mode = refine_config(config).learn.observation_mode
     return learn(
         config.real,
@@ -182,7 +181,7 @@ def _baseline(
             steps=last.real_steps,
             rows=1,
             seed=config.seed,
-            options=own.learn.options if own is not None and config.algo == "PPO" else {},
+            options=config.baseline_options,
             observation_mode=mode,
         ),
         out=Path(config.out) / f"{config.algo.lower()}-real",
@@ -209,14 +208,15 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         **_given({"steps": config.steps}),
     )
     learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
+    fit = _given({"family": config.family}) | _named(config.fit)
+    if fit.get("family", plain.fit.family) != plain.fit.family:
+        fit = {"model": {}} | fit  # the sizes of another family do not fit
     return dataclasses.replace(
         plain,
         **_given(
             {"steps": config.steps, "rounds": config.rounds, "exploration": config.exploration}
         ),
-        fit=dataclasses.replace(
-            plain.fit, **_given({"family": config.family}), **_named(config.fit)
-        ),
+        fit=dataclasses.replace(plain.fit, **fit),
         learn=dataclasses.replace(plain.learn, **_given(learning)),
     )
 

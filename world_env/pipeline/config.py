@@ -11,6 +11,7 @@ from world_env.fitting.config import FitConfig
 from world_env.policy_evaluation.config import MIN_EPISODES
 from world_env.refinement.config import ALGOS, RefineConfig
 from world_env.spec import EnvConfig
+from world_env.types import JSON
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class BuildConfig:
     baseline: bool = True
     """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
     doubles the real steps."""
+    baseline_options: JSON = field(default_factory=dict)
+    """Constructor arguments of the baseline's algorithm (empty: the defaults of `learn`)."""
     pool: Path | None = None
     """Folder of a policy pool made by `world-env pool`. The twin's card then has the agreement of learned and real
     returns, and the twin can predict real returns. None: no pool."""
@@ -73,6 +76,10 @@ class BuildConfig:
         if self.episodes < MIN_EPISODES:
             raise InvalidOptionError(
                 f"episodes is {self.episodes}, expected at least {MIN_EPISODES}: intervals of fewer are too wide"
+            )
+        if self.refinement is not None and Path(self.refinement.out) != Path(self.out):
+            raise InvalidOptionError(
+                f"out is {self.out}, but that of refinement is {self.refinement.out}: pass the same folder"
             )
 
     @property

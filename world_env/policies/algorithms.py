@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import TYPE_CHECKING
 
 from world_env.errors import InvalidOptionError, MissingExtraError
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -43,3 +45,15 @@ def algorithm_class(name: str) -> type[BaseAlgorithm]:
             "More algorithms: pip install sb3-contrib"
         )
     return known[name]
+
+
+def check_algo_options(kind: type[BaseAlgorithm], options: JSON) -> None:
+    """Raise InvalidOptionError for names that are no constructor arguments of the algorithm."""
+    parameters = inspect.signature(kind).parameters
+    # `learn` sets these names itself.
+    names = set(parameters) - {"policy", "env", "seed", "device", "_init_setup_model"}
+    unknown = sorted(set(options) - names)
+    if unknown and all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
+        raise InvalidOptionError(
+            f"unknown options {unknown} for {kind.__name__}: expected names among {sorted(names)}"
+        )

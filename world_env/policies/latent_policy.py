@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from world_env.errors import ResetNeededError
 from world_env.simulation.state_filter import StateFilter
 from world_env.twin.twin import Twin
 
@@ -64,12 +65,14 @@ class LatentActor:
 
     def took(self, action: np.ndarray, rows: np.ndarray) -> None:
         """Replace actions of the last call by the executed ones (R, ...), for the latent states of rows (R,)."""
-        assert self._last is not None, "took() called before the first action"
+        if self._last is None:
+            raise ResetNeededError("took() called before the first action")
         self._last[rows] = action
 
     def fork(self, number: int) -> LatentActor:
         """Return an actor for `number` batch rows that all start in the latent state of row 0."""
-        assert self._last is not None, "fork() called before the first action"
+        if self._last is None:
+            raise ResetNeededError("fork() called before the first action")
         other = copy.copy(self)
         other._filter, other._last = self._filter.fork(number), np.repeat(self._last[:1], number, 0)
         return other

@@ -74,8 +74,8 @@ class AlarmConfig:
     still: float = 0.25
     """Limit of "frozen": change of the observation per step, as a share of the change in the second twin."""
     gap: float = 0.1
-    """Limit of "judge" and "spot_check": learned mean return minus that of the second twin or of the real environment,
-    as a share of the larger absolute value."""
+    """Limit of "second_twin" and "spot_check": learned mean return minus that of the second twin or of the real
+    environment, as a share of the larger absolute value."""
     spot_check_steps: int = 0
     """Real environment steps for all real evaluation episodes together (0: none). They reveal errors of both twins."""
     spot_check_every: int = 100_000

@@ -91,6 +91,10 @@ class Pool:
                 Returns(np.array(row["returns"]), np.array(row["lengths"], np.int64), None)
                 for row in tree["members"]
             ]
+            if tree.get("scripted") is None and any(m.source == "scripted" for m in members):
+                raise ValueError(
+                    "it does not name its scripted policy: run the command that made it again"
+                )
             seeds = range(tree["seeds"][0], tree["seeds"][1] + 1)
             if not members or any(len(part.values) != len(seeds) for part in returns):
                 raise ValueError("each member needs one return per seed")
@@ -321,7 +325,7 @@ def _identity(config: PoolConfig, through: Twin | None) -> JSON:
     tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
     tree |= {"real": config.real.to_json()}
     del tree["through"]
-    if through is not None:  # older pools, which lack the field, can be resumed
+    if through is not None:
         tree["through"] = through.fingerprint()
     return json.loads(json.dumps(tree))  # type: ignore[no-any-return]
 

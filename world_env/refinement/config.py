@@ -74,7 +74,7 @@ class RefineConfig:
     """Settings of every policy training in the twin."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "patience", "compared", "restart_every"):
+        for name in ("rounds", "patience", "compared", "restart_every", "restart_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} must be >= 1, got {value}")

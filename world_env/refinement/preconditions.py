@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 
 from world_env.collection.exploration import parse_exploration
@@ -12,7 +11,7 @@ from world_env.fitting.config import FitConfig
 from world_env.fitting.preconditions import MIN_STEPS
 from world_env.models.base import TrainableWorldModel
 from world_env.models.registry import load_family
-from world_env.policies.algorithms import algorithm_class
+from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.refinement.config import RefineConfig, check_actions
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import check_counts_from_zero
@@ -62,10 +61,4 @@ def _check_model(fit: FitConfig) -> None:
 
 
 def _check_algorithm(learning: LearnConfig) -> None:
-    parameters = inspect.signature(algorithm_class(learning.algo)).parameters
-    unknown = sorted(set(learning.options) - set(parameters))
-    if unknown and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        raise InvalidOptionError(
-            f"{learning.algo} has no option {', '.join(map(repr, unknown))}: expected some of "
-            f"{', '.join(sorted(parameters))}"
-        )
+    check_algo_options(algorithm_class(learning.algo), learning.options)

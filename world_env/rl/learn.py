@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import logging
 import time
@@ -17,7 +16,7 @@ from gymnasium import spaces
 from torch import nn
 
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
-from world_env.policies.algorithms import algorithm_class
+from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
@@ -214,7 +213,7 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     from stable_baselines3.common.utils import LinearSchedule
 
     kind = algorithm_class(config.algo)
-    _check_names(kind, config.options)
+    check_algo_options(kind, config.options)
     options: JSON = {}
     if config.algo == "PPO":
         options = dict(MANY_ROWS if config.num_envs > 8 else FEW_ROWS)
@@ -271,25 +270,13 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
         ) from error
 
 
-def _check_names(kind: type[BaseAlgorithm], options: JSON) -> None:
-    """Raise InvalidOptionError for names that are no constructor arguments of the algorithm."""
-    parameters = inspect.signature(kind).parameters
-    # `learn` sets these names itself.
-    names = set(parameters) - {"policy", "env", "seed", "device", "_init_setup_model"}
-    unknown = sorted(set(options) - names)
-    if unknown and all(each.kind is not each.VAR_KEYWORD for each in parameters.values()):
-        raise InvalidOptionError(
-            f"unknown options {unknown} for {kind.__name__}: expected names among {sorted(names)}"
-        )
-
-
 def check_counts_from_zero(space: spaces.Space[Any]) -> None:
     """Raise SpaceMismatchError for discrete actions that do not start at 0: Stable-Baselines3 ignores `start`."""
     start = getattr(space, "start", 0)
     if np.any(start):
         raise SpaceMismatchError(
             f"the action space {space} does not start at 0, but the policies of Stable-Baselines3 do: wrap the "
-            'environment in "world_env.wrappers.zero_based_actions:ZeroBasedActions" (EnvConfig.wrappers or '
+            'environment in "world_env.wrappers:ZeroBasedActions" (EnvConfig.wrappers or '
             "--wrappers)"
         )
 

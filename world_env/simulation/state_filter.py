@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from world_env.batch import Context, Observation, State, select
+from world_env.errors import ResetNeededError
 from world_env.rng import CounterRNG
 from world_env.simulation.observation_mode import ObservationView
 from world_env.twin.twin import Twin, device_and_dtype_of
@@ -55,7 +56,10 @@ class StateFilter:
         action, observation: environment arrays (R, ...). rows: (R,) indices; other environments do not change.
         Raises InvalidActionError for an action outside the action space.
         """
-        assert self._state is not None, "call begin() first"
+        if self._state is None:
+            raise ResetNeededError(
+                "update() called before start(): call start() with the first observations"
+            )
         encoded_action = self._codec.encode_action(np.asarray(action), device=self._device)
         encoded: Observation = {
             key: value.to(self._device, self._dtype)
@@ -71,7 +75,10 @@ class StateFilter:
 
     def fork(self, number: int) -> StateFilter:
         """Return a filter of `number` independent copies of environment 0."""
-        assert self._state is not None, "call begin() first"
+        if self._state is None:
+            raise ResetNeededError(
+                "fork() called before start(): call start() with the first observations"
+            )
         other = copy.copy(self)
         rows = torch.zeros(number, dtype=torch.int64, device=self._device)
         other._state, other._rng = select(self._state, rows), self._rng.select(rows)
@@ -79,7 +86,7 @@ class StateFilter:
 
     def _put(self, index: Tensor, state: State, rng: CounterRNG) -> None:
         """Replace the states and noise streams of some environments."""
-        assert self._state is not None, "call begin() without rows first"
+        assert self._state is not None
         self._state = {
             name: value.index_copy(0, index, state[name]) for name, value in self._state.items()
         }
