@@ -62,7 +62,9 @@ def main() -> None:
         learned = row["learned_mean"]
         shown = "-" if learned is None else f"{learned:.1f}"
         print(f"{row['policy']}: real return {row['real_mean']:.1f}, learned return {shown}")
-    print(f"twin: {built.twin_folder}\npage: {built.page}")
+    print(
+        f"twin: {built.twin_folder}\npolicy: {built.rounds[-1].policy_folder}\npage: {built.page}"
+    )
 
 
 if __name__ == "__main__":

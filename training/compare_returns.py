@@ -43,6 +43,7 @@ def main() -> None:
         ledger=ledger,
         episodes=arguments.episodes,
         seed=10_000,
+        real_steps={"random": 0, "PPO in the twin": ledger.by_purpose.get("collect", 0)},
     )
     ledger.save()
     for row in comparison["rows"]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import world_env
+from world_env.real import StepLedger
 
 
 def main() -> None:
@@ -38,7 +39,8 @@ def main() -> None:
             steps=arguments.steps,
             exploration=arguments.exploration,
             seed=arguments.seed,
-        )
+        ),
+        ledger=StepLedger(arguments.out / "real-steps.json"),
     )
     print(f"{store.steps} real steps in {len(store)} episodes")
 

@@ -267,7 +267,7 @@ def test_the_stages_pass_their_folders_on(
     assert "250 real steps" in shown and "return gap" in shown
     # A policy's real steps are not known here.
     assert "None" not in shown and DASH in shown
-    found = tmp_path / "runs" / "compare" / "twin"
+    found = tmp_path / "runs" / "compare" / f"{tmp_path.name}-twin"
     assert set(StepLedger(found / "real-steps.json").by_purpose) == {"spot_check"}
     reporting = ["--comparison", str(found / "comparison.json"), "--twin", twin]
     assert main(["report", *reporting, "--out", str(tmp_path / "page")]) == 0

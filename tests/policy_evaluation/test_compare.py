@@ -1,4 +1,4 @@
-"""The same policies in both worlds: with an exact twin, what is learned_return is what reality pays."""
+"""The same policies in a twin and in the real environment: with an exact twin, learned and real returns are equal."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from stable_baselines3 import PPO
 
 from world_env.atomic_io import write_json
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.compare import compare
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
@@ -196,3 +197,31 @@ def test_bootstrap_intervals_cover_the_mean() -> None:
 def test_the_interval_of_equal_values_is_a_point() -> None:
     assert bootstrap_mean(np.full(5, 3.0)) == (3.0, 3.0)
     assert bootstrap_mean(np.array([2.0])) == (2.0, 2.0)
+
+
+def test_models_folders_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
+    model = untrained("CartPole-v1")
+    folder = save_policy(model, tmp_path / "policy", trained_in="real")
+    found = compare(
+        {"model": model, "folder": folder, "text": str(folder)}, "cartpole", episodes=50
+    )
+    first, *others = found["rows"]
+    assert all(row | {"policy": "model"} == first for row in others)
+    assert found["env_id"] == "CartPole-v1" and found["real_steps_by_purpose"]["judge"] > 0
+
+
+@pytest.mark.parametrize(
+    ("policies", "error", "words"),
+    [
+        (lambda: {"p": untrained("Pendulum-v1")}, SpaceMismatchError, "the policy's observation_space"),
+        (lambda: {"p": 3}, InvalidOptionError, "a policy is a int"),
+        (lambda: untrained("CartPole-v1"), InvalidOptionError, "policies is a PPO, expected a dict"),
+    ],
+)  # fmt: skip
+def test_what_is_no_policy_of_the_twin_costs_no_real_step(
+    policies: Callable[[], Any], error: type[Exception], words: str
+) -> None:
+    ledger = StepLedger()
+    with pytest.raises(error, match=words):
+        compare(policies(), "cartpole", ledger=ledger, episodes=50)
+    assert ledger.total(exclude=()) == 0

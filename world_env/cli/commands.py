@@ -278,4 +278,5 @@ def _show_built(built: Built) -> None:
     for name, value in built.seconds:
         times.add_row(name, f"{value:.1f}")
     console.print(times)
-    console.print(f"twin: {built.twin_folder}\npage: {built.page}")
+    policy = built.rounds[-1].policy_folder
+    console.print(f"twin: {built.twin_folder}\npolicy: {policy}\npage: {built.page}")

@@ -108,8 +108,8 @@ def compare_command(
         episodes: Episodes per policy, in the twin and in the real environment, at least 50. Only with --policies: a
             pool has its own episodes.
         seed: First reset seed; with --against, seed of the twin's noise. A pool has its own seeds.
-        out: Folder of comparison.json (or logs.json) and of the count of real steps. None: runs/compare/TWIN. With
-            --pool the results are stored in the twin's folder.
+        out: Folder of comparison.json (or logs.json) and of the count of real steps. None: a folder in runs/compare.
+            With --pool the results are stored in the twin's folder.
     """
     from world_env.policies.saved_policy import load_policy
     from world_env.policy_evaluation.compare import compare
@@ -121,7 +121,10 @@ def compare_command(
 
     set_threads()
     loaded = Twin.load(twin)
-    target = out or runs_folder() / "compare" / Path(twin).name
+    folder = Path(twin)
+    # Two runs may both call their twin "twin".
+    name = f"{folder.parent.name}-{folder.name}" if folder.parent.name else folder.name
+    target = out or runs_folder() / "compare" / name
     if against is not None:
         if (policies, real, pool) != (None, None, None):
             raise InvalidOptionError(

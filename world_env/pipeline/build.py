@@ -254,7 +254,7 @@ def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
     if spec.horizon is None:
         raise InvalidOptionError(
             f"{config.real.env_id} has no time limit, so learned and real returns cannot be compared: set a time "
-            'limit by an argument ("max_episode_steps") or a wrapper'
+            "limit where it is registered (max_episode_steps=100) or by --kwargs '{\"max_episode_steps\": 100}'"
         )
     if config.pool is None:
         return None

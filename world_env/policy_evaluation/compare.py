@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from world_env.errors import InvalidOptionError
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def compare(
-    policies: Mapping[str, Actor | BaseAlgorithm],
-    twin: Twin,
+    policies: Mapping[str, Actor | BaseAlgorithm | str | Path],
+    twin: Twin | str | Path,
     real: EnvConfig | None = None,
     *,
     ledger: StepLedger | None = None,
@@ -37,8 +38,9 @@ def compare(
 
     Both sides have the same first observations, time limit and number of episodes; no policy is trained.
 
-    policies: name -> model of Stable-Baselines3, or function (batched observations, environment indices) -> batched
-        actions.
+    policies: name -> model of Stable-Baselines3, folder of a policy, or function (batched observations, environment
+        indices) -> batched actions.
+    twin: the twin, its folder, or the name of a bundled one.
     real: the real environment. None: the one that the twin was fitted to.
     ledger: counts the real steps under `purpose`. None: a ledger in memory.
     episodes: per policy and side. seed: first reset seed of the real environment.
@@ -54,14 +56,20 @@ def compare(
         raise InvalidOptionError(
             f"episodes is {episodes}, expected at least {MIN_EPISODES}: intervals of fewer episodes are too wide"
         )
+    if not isinstance(policies, Mapping):
+        raise InvalidOptionError(
+            f"policies is a {type(policies).__name__}, expected a dict of name -> policy, such as "
+            '{"PPO": model}'
+        )
+    twin = twin if isinstance(twin, Twin) else Twin.load(twin)
     check_horizon(twin)
+    actors = {name: as_actor(policy, twin.spec) for name, policy in policies.items()}
     real = real_environment(twin) if real is None else real
     ledger = StepLedger() if ledger is None else ledger
     check_same_spaces(spec_of(real), twin.spec)
     seeds = list(range(seed, seed + episodes))
     rows: list[JSON] = []
-    for name, policy in policies.items():
-        actor = as_actor(policy)
+    for name, actor in actors.items():
         real_returns = run_real(actor, real, seeds, purpose=purpose, ledger=ledger)
         learned = run_learned(actor, twin, real_returns.first)
         rows.append(
@@ -69,7 +77,7 @@ def compare(
             | {"real_steps": (real_steps or {}).get(name)}
         )
         if progress is not None:
-            progress(len(rows) * episodes, len(policies) * episodes)
+            progress(len(rows) * episodes, len(actors) * episodes)
     return {
         "env_id": real.env_id,
         "episodes": episodes,

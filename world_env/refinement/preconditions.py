@@ -29,8 +29,10 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
     check_actions(config.learn.algo, spec)
     if spec.horizon is None and config.rounds > 1:
         raise InvalidOptionError(
-            f"{config.real.env_id} has no time limit, so policies cannot be compared in its twins: set a time limit by "
-            'an argument ("max_episode_steps") or a wrapper, or run one round'
+            f"{config.real.env_id} has no time limit, so policies cannot be compared in its twins: set a time "
+            'limit where it is registered (max_episode_steps=100) or by --kwargs \'{"max_episode_steps": '
+            "100}', or run "
+            "one round"
         )
     if config.steps_after(0) < MIN_STEPS:
         raise TooLittleDataError(

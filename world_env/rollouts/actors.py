@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 
+from world_env.errors import InvalidOptionError
 from world_env.policies.latent_policy import LatentActor, encoder_of
+from world_env.policies.saved_policy import load_policy
+from world_env.spaces import is_image
+from world_env.spec import WorldSpec, check_same_spaces
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -31,11 +36,27 @@ def policy_actor(model: BaseAlgorithm, *, deterministic: bool = True) -> Actor:
     return lambda observation, rows: model.predict(observation, deterministic=deterministic)[0]
 
 
-def as_actor(policy: Actor | BaseAlgorithm) -> Actor:
-    """Return the actor of a model of Stable-Baselines3; functions are returned as they are."""
+def as_actor(policy: Actor | BaseAlgorithm | str | Path, spec: WorldSpec) -> Actor:
+    """Return the actor of a model of Stable-Baselines3 or of a policy folder; functions are returned as they are.
+
+    Raises SpaceMismatchError for a policy with other spaces than `spec`, InvalidOptionError for anything else.
+    """
     from stable_baselines3.common.base_class import BaseAlgorithm
 
-    return policy_actor(policy) if isinstance(policy, BaseAlgorithm) else policy
+    if isinstance(policy, str | Path):
+        return policy_actor(load_policy(policy, expect=spec))
+    if isinstance(policy, BaseAlgorithm):
+        # Policies on latents have the spaces of their encoder, and images may be transposed.
+        if encoder_of(policy) is None and not is_image(spec.observation_space):
+            advice = "compare it in a twin of the environment that it was trained in"
+            check_same_spaces(policy, spec, called="the policy's {}", advice=advice)
+        return policy_actor(policy)
+    if not callable(policy):
+        raise InvalidOptionError(
+            f"a policy is a {type(policy).__name__}, expected a model of Stable-Baselines3, a folder of a policy, or a "
+            "function of observations and environment indices"
+        )
+    return policy
 
 
 def scripted_actor(name: str) -> Actor:

@@ -39,7 +39,7 @@ def card_text(
     """Markdown of a model card. known: outcomes computed by known functions ("reward", "termination")."""
     warnings = warnings_of(fidelity, horizon=spec.horizon, known=known)
     lines = [
-        f"# Twin of {spec.real_id or 'an unregistered environment'}",
+        f"# Twin of {spec.real_id or at(provenance, 'real', 'env_id') or 'logged data'}",
         "",
         f"A learned simulator. World model family: `{family}`. Generated from `twin.json` at every save.",
         "",

@@ -76,10 +76,13 @@ def find_twin(name: str | Path) -> Path:
             f"no twin at {folder}: no such folder. Bundled twins: {', '.join(list_twins())}"
         )
     if not (folder / "twin.json").is_file():
-        raise TwinFormatError(
-            f"{folder} is not a twin: it has no twin.json, only {sorted(os.listdir(folder))[:6]}. "
-            "Pass a folder that was written by `world-env fit` or Twin.save."
+        inside = (folder / "twin" / "twin.json").is_file()
+        advice = (
+            f"Did you mean {folder / 'twin'}?"
+            if inside
+            else "Pass a folder that was written by `world-env fit` or Twin.save."
         )
+        raise TwinFormatError(f"{folder} is not a twin: it has no twin.json. {advice}")
     return folder
 
 
