@@ -1,6 +1,8 @@
 """The documentation site: its code runs, its commands exist, its pages build."""
 
+import ast
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -140,6 +142,16 @@ def test_every_public_name_is_in_the_reference() -> None:
     text = "\n".join(path.read_text("utf-8") for path in (DOCS / "reference").glob("*.md"))
     listed = set(re.findall(r"^\.\. auto\w+:: world_env\.([\w.]+)", text, re.M))
     assert set(world_env.__all__) <= listed
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_imports_public_names_only(page: str) -> None:
+    """From `world_env`, or from the `__all__` of one of its subpackages."""
+    for kind, _, code in blocks(page):
+        for node in ast.walk(ast.parse(code)) if kind == "python" else ():
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("world_env"):
+                public = importlib.import_module(str(node.module)).__all__
+                assert {name.name for name in node.names} <= set(public), f"{page}: {node.module}"
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:
