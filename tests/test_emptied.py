@@ -57,7 +57,7 @@ def test_the_demo_runs_without_bundled_twins(emptied: Path) -> None:
     out = run(
         emptied, "-m", "world_env.cli.main", "demo", "--learn-steps", "4096", "--updates", "60"
     )
-    assert "ppo_twin" in out
+    assert "PPO trained in the twin" in out
     assert (emptied / "runs/demo/report/report.html").stat().st_size > 10_000
     assert (emptied / "runs/demo/twin/card.md").is_file()
 

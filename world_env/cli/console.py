@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
 from world_env.spec import EnvConfig
 from world_env.twin.fidelity import show
+from world_env.twin.fidelity_tables import policy_label
 from world_env.types import JSON
 
 if TYPE_CHECKING:
@@ -63,16 +63,15 @@ def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:
 
 
 def show_comparison(comparison: JSON) -> None:
-    """Print a comparison as a table; a dash where a number is unknown."""
-    table = Table(
-        "policy", "real return [95 %]", "learned return [95 %]", "return gap", "real steps"
-    )
+    """Print two lines per policy, which fit into 80 columns; a dash where a number is unknown."""
+    console.print(f"means over {comparison['episodes']} episodes [95 % interval]")
     for row in comparison["rows"]:
         real, learned = (
             f"{row[f'{side}_mean']:.1f} [{row[f'{side}_ci95'][0]:.1f}, {row[f'{side}_ci95'][1]:.1f}]"
             for side in ("real", "learned")
         )
-        table.add_row(
-            row["policy"], real, learned, f"{row['return_gap']:+.1f}", show(row["real_steps"])
+        lines = (
+            f"{policy_label(row['policy'])} ({show(row['real_steps'])} real steps)",
+            f"  real return {real}, learned return {learned}, return gap {row['return_gap']:+.1f}",
         )
-    console.print(table)
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
