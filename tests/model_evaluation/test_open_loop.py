@@ -1,4 +1,4 @@
-"""What is measured is what it says: exact models have no error, and thresholds lie where they should."""
+"""Open-loop errors: exact models have none, and thresholds lie where they should."""
 
 import math
 from collections.abc import Iterable

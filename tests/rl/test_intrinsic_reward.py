@@ -29,7 +29,7 @@ SEEK = LearnConfig(
 
 @pytest.fixture(scope="module")
 def far_is_uncertain() -> Twin:
-    """The exact CartPole, which doubts what it says by its distance from the middle of the track."""
+    """The exact CartPole, whose uncertainty is its distance from the middle of the track."""
     return dataclasses.replace(oracle_twin("CartPole-v1"), uncertainty_threshold=0.5)
 
 
