@@ -21,7 +21,7 @@ for name in ("CartPole-v1", "Pendulum-v1"):
     TASKS[name] = dataclasses.replace(TASKS[name], **small)
 TASKS["Pendulum-v1"] = dataclasses.replace(TASKS["Pendulum-v1"], reference_steps=500)
 sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
@@ -66,7 +66,7 @@ def test_the_demo_runs_without_bundled_twins(emptied: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_returns_benchmark_runs_without_bundled_twins(emptied: Path) -> None:
     out = emptied / "returns.json"
-    words = ("benchmarks/returns/returns.py", "--seeds", "1001", "--out", str(out))
+    words = ("benchmarks.returns.returns", "--seeds", "1001", "--out", str(out))
     run(emptied, "-c", SMALL, *words, "--tasks", "CartPole-v1", "--only-twin")
     run(emptied, "-c", SMALL, *words, "--tasks", "Pendulum-v1", "--resume")
     tree = json.loads(out.read_text(encoding="utf-8"))
