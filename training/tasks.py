@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from world_env.policy_evaluation import PoolConfig
-from world_env.refinement import RefineConfig, preset
+from world_env.refinement import RefineConfig, given, preset
 from world_env.spec import EnvConfig
 from world_env.types import JSON
 
@@ -235,9 +235,9 @@ def refine_task(
         asked |= {"rounds": task.rounds, "later_exploration": task.later_exploration}
     return replace(
         plain,
-        fit=replace(plain.fit, **_given(fit)),
-        learn=replace(plain.learn, **_given(learn)),
-        **_given(asked),
+        fit=replace(plain.fit, **given(fit)),
+        learn=replace(plain.learn, **given(learn)),
+        **given(asked),
     )
 
 
@@ -254,8 +254,3 @@ def pool_task(task: Task, real: EnvConfig, out: Path, *, through: str | None = N
         off_policy_options=task.offpolicy_options,
         through=through,
     )
-
-
-def _given(fields: JSON) -> JSON:
-    """The fields that a row has a value for."""
-    return {name: value for name, value in fields.items() if value is not None}

@@ -48,8 +48,8 @@ def row_of(commit: str) -> list[str]:
             arrows += len(imported(text))
         counts = [len(sources), arrows, kinds.total()]
         counts += [kinds[kind] for kind in ("code", "docstrings", "imports", "blank")]
-        counts += [lines(root / name, "*.py") for name in ("benchmarks", "tests")]
-        counts += [lines(root, "README.md"), lines(root / "docs", "*.md")]
+        patterns = ("benchmarks/**/*.py", "tests/**/*.py", "README.md", "docs/**/*.md")
+        counts += [lines(root, pattern) for pattern in patterns]
     return [short, *(f"{count:,}" for count in counts)]
 
 
@@ -73,10 +73,9 @@ def imported(text: str) -> set[str]:
     return {str(n.module) for n in nodes if str(n.module).partition(".")[0] in PACKAGES}
 
 
-def lines(folder: Path, pattern: str) -> int:
-    """Lines of the files of a folder, below it where the pattern is not one name."""
-    found = folder.rglob(pattern) if "*" in pattern else [folder / pattern]
-    return sum(len(path.read_text("utf-8").splitlines()) for path in found)
+def lines(root: Path, pattern: str) -> int:
+    """Lines of the files that match a pattern."""
+    return sum(len(path.read_text("utf-8").splitlines()) for path in root.glob(pattern))
 
 
 if __name__ == "__main__":

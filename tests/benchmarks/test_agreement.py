@@ -13,7 +13,8 @@ from world_env.data.episode import Episode
 from world_env.fitting.config import FitConfig
 from world_env.models.ensemble.model import EnsembleConfig
 from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import RefineConfig, refine
+from world_env.refinement.config import RefineConfig
+from world_env.refinement.refine import refine
 from world_env.rl.learn import LearnConfig
 from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin

@@ -12,7 +12,7 @@ import pytest
 
 from training.tasks import TASKS, Task, refine_task
 from world_env.fitting.config import FitConfig
-from world_env.refinement.refine import RefineConfig
+from world_env.refinement.config import RefineConfig
 from world_env.rl.learn import LearnConfig
 from world_env.spec import EnvConfig
 

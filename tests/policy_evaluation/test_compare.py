@@ -214,7 +214,7 @@ def test_models_folders_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
     ("policies", "error", "words"),
     [
         (lambda: {"p": untrained("Pendulum-v1")}, SpaceMismatchError, "the policy's observation_space"),
-        (lambda: {"p": 3}, InvalidOptionError, "a policy is a int"),
+        (lambda: {"p": 3}, InvalidOptionError, "policy is int, expected a Stable-Baselines3 model"),
         (lambda: untrained("CartPole-v1"), InvalidOptionError, "policies is a PPO, expected a dict"),
     ],
 )  # fmt: skip

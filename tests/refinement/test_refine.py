@@ -16,7 +16,9 @@ from world_env.errors import InvalidOptionError, StageError
 from world_env.fitting.config import FitConfig
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.step_ledger import StepLedger
-from world_env.refinement.refine import RefineConfig, Round, refine
+from world_env.refinement.config import RefineConfig
+from world_env.refinement.refine import refine
+from world_env.refinement.rounds import Round
 from world_env.rl.learn import LearnConfig
 from world_env.spec import EnvConfig
 

@@ -15,8 +15,9 @@ from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
 from world_env.real.step_ledger import StepLedger
+from world_env.refinement.config import RefineConfig
 from world_env.refinement.policy_selection import spot_check
-from world_env.refinement.refine import RefineConfig, refine
+from world_env.refinement.refine import refine
 from world_env.refinement.rounds import episodes_of_rounds, selected_policy
 from world_env.rl.learn import LearnConfig, learn
 from world_env.spec import EnvConfig

@@ -13,7 +13,7 @@ import tyro
 from rich.table import Table
 
 from world_env.atomic_io import write_bytes
-from world_env.cli.console import Bars, console, runs_folder, show_comparison
+from world_env.cli.console import NO_KWARGS, Bars, console, runs_folder, show_comparison
 from world_env.cli.main import set_threads
 from world_env.collection.config import CollectConfig
 from world_env.errors import InvalidOptionError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from world_env.twin.twin import Twin
 
 _FIT = FitConfig()
-_NO_KWARGS: dict[str, Any] = {}
 _T = TypeVar("_T")
 _Flat = Annotated[_T, tyro.conf.arg(name="")]
 """A configuration whose fields are options without a prefix."""
@@ -205,7 +204,7 @@ def build_command(
     out: Path | None = None,
     pool: Path | None = None,
     seed: int = 0,
-    kwargs: dict[str, Any] = _NO_KWARGS,
+    kwargs: dict[str, Any] = NO_KWARGS,
     wrappers: tuple[str, ...] = (),
     family: str | None = None,
     observation_mode: str | None = None,

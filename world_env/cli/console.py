@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from world_env.twin.twin import Twin
 
 console = Console()
+NO_KWARGS: dict[str, Any] = {}
+"""Default of options that are JSON objects."""
 
 
 def runs_folder() -> Path:

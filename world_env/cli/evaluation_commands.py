@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from world_env.atomic_io import write_json
-from world_env.cli.console import Bars, console, real_of_twin, runs_folder, show_comparison
+from world_env.cli.console import (
+    NO_KWARGS,
+    Bars,
+    console,
+    real_of_twin,
+    runs_folder,
+    show_comparison,
+)
 from world_env.cli.main import set_threads
 from world_env.errors import InvalidOptionError
 from world_env.policy_evaluation.config import PoolConfig
@@ -22,8 +29,6 @@ from world_env.types import JSON
 if TYPE_CHECKING:
     from world_env.policy_evaluation.policy_pool import Pool
     from world_env.twin.twin import Twin
-
-_NO_KWARGS: dict[str, Any] = {}
 
 
 def pool_command(
@@ -36,7 +41,7 @@ def pool_command(
     episodes: int = 100,
     scripted: str | None = None,
     seed: int = 0,
-    kwargs: dict[str, Any] = _NO_KWARGS,
+    kwargs: dict[str, Any] = NO_KWARGS,
     wrappers: tuple[str, ...] = (),
     through: str | None = None,
 ) -> None:
@@ -111,12 +116,11 @@ def compare_command(
         out: Folder of comparison.json (or logs.json) and of the count of real steps. None: a folder in runs/compare.
             With --pool the results are stored in the twin's folder.
     """
-    from world_env.policies.saved_policy import load_policy
     from world_env.policy_evaluation.compare import compare
     from world_env.policy_evaluation.policy_pool import Pool
     from world_env.provenance import facts
     from world_env.real.step_ledger import StepLedger
-    from world_env.rollouts.actors import policy_actor, random_actor
+    from world_env.rollouts.actors import random_actor
     from world_env.twin.twin import Twin
 
     set_threads()
@@ -138,10 +142,9 @@ def compare_command(
     if policies is None:
         raise InvalidOptionError("pass --policies FOLDER ..., --pool FOLDER, or --against DATASET")
     config = real_of_twin(loaded, real)
-    actors = {"random": random_actor(loaded.spec.action_space, range(episodes))}
-    for folder in policies:
-        name = str(folder) if folder.name in actors else folder.name
-        actors[name] = policy_actor(load_policy(folder, expect=loaded.spec))
+    actors: dict[str, Any] = {"random": random_actor(loaded.spec.action_space, range(episodes))}
+    for path in policies:
+        actors[str(path) if path.name in actors else path.name] = path
     ledger = StepLedger(target / "real-steps.json")
     bars = Bars()
     comparison = compare(
@@ -156,8 +159,7 @@ def compare_command(
         progress=lambda done, wanted: bars("compare", done, wanted, {}),
     )
     ledger.save()
-    counted = {"real_steps_by_purpose": ledger.by_purpose, "provenance": facts()}
-    write_json(target / "comparison.json", comparison | counted)
+    write_json(target / "comparison.json", comparison | {"provenance": facts()})
     show_comparison(comparison)
     console.print(f"comparison: {target / 'comparison.json'}")
 

@@ -25,11 +25,12 @@ from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
 from world_env.data_range import DataRange
 from world_env.device import as_device
-from world_env.errors import DataError, InvalidOptionError
+from world_env.errors import DataError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
 from world_env.fitting.config import FitConfig, updates_for
 from world_env.fitting.preconditions import (
     check_amount,
+    check_family,
     check_same_kind,
     check_target,
     check_windows,
@@ -39,7 +40,6 @@ from world_env.model_evaluation.errors import scales_of
 from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.models.base import TrainableWorldModel
-from world_env.models.registry import load_family
 from world_env.provenance import current_commit
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
@@ -291,23 +291,10 @@ def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Obs
 
 
 def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
-    model_class, config_class = load_family(config.family)
-    try:
-        model_config = config_class(**config.model)
-    except (TypeError, ValueError) as error:
-        names = [item.name for item in dataclasses.fields(config_class)]
-        raise InvalidOptionError(
-            f"model options {config.model} do not fit the family {config.family!r} ({error}): expected names among "
-            f"{names}"
-        ) from error
+    model_class, model_config = check_family(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = model_class(spec, model_config)
-    if not isinstance(model, TrainableWorldModel):
-        raise InvalidOptionError(
-            f"family {config.family!r} cannot be trained: its model must be a TrainableWorldModel"
-        )
-    return model
+        return model_class(spec, model_config)
 
 
 def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from gymnasium import spaces
 
@@ -13,7 +15,9 @@ from world_env.data.dataset import EncodedEpisodes
 from world_env.data.episode import Episode
 from world_env.data.statistics import column_notes
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
+from world_env.fitting.config import FitConfig
 from world_env.models.base import TrainableWorldModel
+from world_env.models.registry import load_family
 from world_env.spaces import is_image
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
@@ -31,6 +35,24 @@ _MAX_NAMES = 3
 
 class FitWarning(UserWarning):
     """The data limit the quality of the twin, but it can be fitted."""
+
+
+def check_family(config: FitConfig) -> tuple[type[TrainableWorldModel], Any]:
+    """The class and the configuration of a fit's model. Raises UnknownFamilyError and InvalidOptionError."""
+    model_class, config_class = load_family(config.family)
+    try:
+        model_config = config_class(**config.model)
+    except (TypeError, ValueError) as error:
+        names = [item.name for item in dataclasses.fields(config_class)]
+        raise InvalidOptionError(
+            f"model options {config.model} do not fit the family {config.family!r} ({error}): expected names among "
+            f"{names}"
+        ) from error
+    if not issubclass(model_class, TrainableWorldModel):
+        raise InvalidOptionError(
+            f"family {config.family!r} cannot be trained: its model must be a TrainableWorldModel"
+        )
+    return model_class, model_config
 
 
 def check_target(out: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from world_env.atomic_io import write_json
 from world_env.data.dataset import encode_episodes
 from world_env.data.episode import split
-from world_env.errors import InvalidOptionError, MissingExtraError
+from world_env.errors import MissingExtraError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.action_effects import measure_action_effects
@@ -29,9 +29,11 @@ from world_env.policy_evaluation.policy_pool import Pool
 from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.refinement.presets import preset
-from world_env.refinement.refine import RefineConfig, Report, Round, check_actions, refine
-from world_env.refinement.rounds import episodes_of_rounds
+from world_env.refinement.config import RefineConfig, check_actions
+from world_env.refinement.preconditions import check_time_limit
+from world_env.refinement.presets import given, preset
+from world_env.refinement.refine import refine
+from world_env.refinement.rounds import Report, Round, episodes_of_rounds
 from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
 from world_env.rl.config import LearnConfig
@@ -205,25 +207,20 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         Path(config.out),
         algo=config.algo,
         seed=config.seed,
-        **_given({"steps": config.steps}),
+        **given({"steps": config.steps}),
     )
     learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
-    fit = _given({"family": config.family}) | _named(config.fit)
+    fit = given({"family": config.family}) | _named(config.fit)
     if fit.get("family", plain.fit.family) != plain.fit.family:
         fit = {"model": {}} | fit  # the sizes of another family do not fit
     return dataclasses.replace(
         plain,
-        **_given(
+        **given(
             {"steps": config.steps, "rounds": config.rounds, "exploration": config.exploration}
         ),
         fit=dataclasses.replace(plain.fit, **fit),
-        learn=dataclasses.replace(plain.learn, **_given(learning)),
+        learn=dataclasses.replace(plain.learn, **given(learning)),
     )
-
-
-def _given(fields: JSON) -> JSON:
-    """The fields that are not None."""
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _named(fit: FitConfig) -> JSON:
@@ -251,11 +248,7 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
 def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
     """Check the settings and load the policy pool, if there is one, before a real step."""
     check_actions(config.algo, spec)
-    if spec.horizon is None:
-        raise InvalidOptionError(
-            f"{config.real.env_id} has no time limit, so learned and real returns cannot be compared: set a time "
-            "limit where it is registered (max_episode_steps=100) or by --kwargs '{\"max_episode_steps\": 100}'"
-        )
+    check_time_limit(config.real, spec)
     if config.pool is None:
         return None
     policy_pool = Pool.load(config.pool)

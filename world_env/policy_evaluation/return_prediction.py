@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from world_env.errors import InvalidOptionError, StageError
-from world_env.policies.saved_policy import load_policy
+from world_env.errors import StageError
 from world_env.policy_evaluation.correlation import PolicyReturns
-from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.actors import as_actor
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -79,7 +78,9 @@ def predict_return(
             "this twin has no calibration for predicted returns: make a policy pool with `world-env pool`, and "
             "evaluate the twin with `world-env compare --twin FOLDER --pool POOL`"
         )
-    return interval(calibration, *learned_return(actor_of(policy, twin), twin, episodes, seed=seed))
+    return interval(
+        calibration, *learned_return(as_actor(policy, twin.spec), twin, episodes, seed=seed)
+    )
 
 
 def learned_return(
@@ -95,20 +96,6 @@ def own_starts(twin: Twin, episodes: int) -> Any:
     order = np.arange(episodes) % len(twin.starts)
     context = twin.starts.select(_tensor(order))
     return twin.codec.decode_observation(context.last())
-
-
-def actor_of(policy: BaseAlgorithm | str | Path | Actor, twin: Twin) -> Actor:
-    """The policy as a function of batched observations and environment indices. Raises InvalidOptionError."""
-    if isinstance(policy, str | Path):
-        policy = load_policy(policy, expect=twin.spec)
-    if hasattr(policy, "predict"):
-        return policy_actor(cast("BaseAlgorithm", policy))
-    if not callable(policy):
-        raise InvalidOptionError(
-            f"policy is {type(policy).__name__}, expected a Stable-Baselines3 model, its folder, or a function "
-            "(batched observations, environment indices) -> batched actions"
-        )
-    return policy
 
 
 def calibrate(policies: Sequence[PolicyReturns], *, level: float = LEVEL) -> JSON | None:

@@ -9,6 +9,7 @@ from world_env.fitting.config import FitConfig
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig
 from world_env.spec import EnvConfig
+from world_env.types import JSON
 
 MANY_STEPS = 50_000
 """Real steps from which the PPO preset refines in small rounds."""
@@ -103,3 +104,8 @@ def _truncated_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         fit=FitConfig(updates=6_000, states=50_000),
         learn=_TRUNCATED_SAC,
     )
+
+
+def given(fields: JSON) -> JSON:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}

@@ -10,13 +10,11 @@ from world_env.errors import StageError
 from world_env.fitting.config import FitConfig
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.refinement.config import ALGOS, RefineConfig, check_actions
+from world_env.refinement.config import RefineConfig
 from world_env.refinement.preconditions import check_settings
 from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_of_rounds
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
-
-__all__ = ["ALGOS", "RefineConfig", "Report", "Round", "check_actions", "refine"]
 
 
 def refine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -45,16 +45,18 @@ def as_actor(policy: Actor | BaseAlgorithm | str | Path, spec: WorldSpec) -> Act
 
     if isinstance(policy, str | Path):
         return policy_actor(load_policy(policy, expect=spec))
-    if isinstance(policy, BaseAlgorithm):
+    if hasattr(policy, "predict"):
+        model = cast("BaseAlgorithm", policy)
         # Policies on latents have the spaces of their encoder, and images may be transposed.
-        if encoder_of(policy) is None and not is_image(spec.observation_space):
-            advice = "compare it in a twin of the environment that it was trained in"
+        plain = isinstance(policy, BaseAlgorithm) and encoder_of(model) is None
+        if plain and not is_image(spec.observation_space):
+            advice = "use it in a twin of the environment that it was trained in"
             check_same_spaces(policy, spec, called="the policy's {}", advice=advice)
-        return policy_actor(policy)
+        return policy_actor(model)
     if not callable(policy):
         raise InvalidOptionError(
-            f"a policy is a {type(policy).__name__}, expected a model of Stable-Baselines3, a folder of a policy, or a "
-            "function of observations and environment indices"
+            f"policy is {type(policy).__name__}, expected a Stable-Baselines3 model, its folder, or a function "
+            "(batched observations, environment indices) -> batched actions"
         )
     return policy
 

@@ -11,8 +11,6 @@ from world_env.twin.fidelity import at, number, percent, show
 _EXPLORING_POLICIES = {
     "{policy}": "the previous round's policy",
     "{newest}": "the previous round's newest policy",
-    "{early}": "an early checkpoint of the previous round's newest policy",
-    "{middle}": "an intermediate checkpoint of the previous round's newest policy",
 }
 """Placeholders of a refinement's exploration. Any other placeholder names a policy trained for exploration only."""
 
