@@ -1,0 +1,72 @@
+"""Base class of settings and results: strict JSON in both directions."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from world_env.errors import InvalidOptionError, WorldEnvError
+from world_env.types import JSON
+
+_Self = TypeVar("_Self", bound="Struct")
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Immutable settings or results of a stage, with strict JSON in both directions.
+
+    Constructors do not check the types of fields; `__post_init__` checks their values, and runs in `from_json` too.
+    """
+
+    def to_json(self) -> JSON:
+        """Return the fields as a strict JSON tree: paths as text, NumPy numbers as numbers, NaN and infinity as None."""
+        return _finite(msgspec.to_builtins(self, enc_hook=_encode))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(
+        cls: type[_Self],
+        tree: Any,
+        *,
+        where: str,
+        error: type[WorldEnvError] = InvalidOptionError,
+    ) -> _Self:
+        """Return the inverse of `to_json`.
+
+        where: name of the source in errors, such as the path of a file.
+        Raises `error` for missing or unknown fields, and for values of another type or out of range.
+        """
+        try:
+            return msgspec.convert(tree, cls, dec_hook=_decode)
+        except (msgspec.ValidationError, WorldEnvError) as problem:
+            raise error(f"{where}: {problem}") from problem
+
+    def replace(self: _Self, **changes: Any) -> _Self:
+        """Return a copy with other values of some fields."""
+        return msgspec.structs.replace(self, **changes)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"no JSON form of {type(value).__name__}: {value!r:.80}")
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"Expected a path (`str`), got {value!r:.80}")
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
