@@ -22,7 +22,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     def to_json(self) -> JSON:
-        """Return the fields as a strict JSON tree: paths as text, NumPy numbers as numbers, NaN and infinity as None."""
+        """Return the fields as a strict JSON tree: paths are text, NaN and infinity are None."""
         return _finite(msgspec.to_builtins(self, enc_hook=_encode))  # type: ignore[no-any-return]
 
     @classmethod
