@@ -11,23 +11,22 @@ import argparse
 from pathlib import Path
 
 import torch
-from stable_baselines3 import PPO
 
 import world_env
+from world_env.policies import RandomPolicy
 from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.reporting import write_report
-from world_env.rollouts import random_actor
 
 
 def main() -> None:
     """Compare, print and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--twin", type=Path, required=True, help="folder of the twin")
-    parser.add_argument("--policy", type=Path, required=True, help="the policy: an SB3 PPO zip")
+    parser.add_argument("--policy", type=Path, required=True, help="the policy: a model's .zip")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
     parser.add_argument(
-        "--episodes", type=int, default=100, help="episodes per policy, >= 50 (default: 100)"
+        "--episodes", type=int, default=100, help="episodes per policy (default: 100)"
     )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -35,11 +34,8 @@ def main() -> None:
     twin = world_env.Twin.load(arguments.twin)
     ledger = StepLedger(arguments.out / "real-steps.json")
     comparison = world_env.compare(
-        {
-            "random": random_actor(twin.spec.action_space, range(arguments.episodes)),
-            "PPO in the twin": PPO.load(arguments.policy),
-        },
         twin,
+        {"random": RandomPolicy(twin.spec.action_space), "PPO in the twin": arguments.policy},
         ledger=ledger,
         episodes=arguments.episodes,
         seed=10_000,

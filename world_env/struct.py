@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+from typing_extensions import dataclass_transform
 
 from world_env.errors import InvalidOptionError, WorldEnvError
 from world_env.types import JSON
@@ -15,6 +16,7 @@ from world_env.types import JSON
 _Self = TypeVar("_Self", bound="Struct")
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Immutable settings or results of a stage, with strict JSON in both directions.
 

@@ -30,7 +30,7 @@ from training.tasks import TASKS, Task, pool_task, real_of, refine_task
 from world_env import learn, refine
 from world_env.atomic_io import write_json
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
-from world_env.policies import load_policy
+from world_env.policies import as_policy
 from world_env.policy_evaluation import (
     EVALUATION,
     OPTIMISATION,
@@ -49,7 +49,7 @@ from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.refinement import RefineConfig, Round, episodes_of_rounds
 from world_env.rl import milestones
-from world_env.rollouts import policy_actor, run_real
+from world_env.rollouts import run_real
 from world_env.twin import Twin
 from world_env.types import JSON
 
@@ -233,12 +233,11 @@ def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list
         marks = {round(share * own.steps): path for share, path in stages.items()}
         learn(last.twin, own, out=out, callbacks=[milestones(marks, trained_in="learned")])
         for share, policy in [*stages.items(), (1.0, out)]:
-            actor = policy_actor(load_policy(policy))
             real_returns = run_real(
-                actor, found.real, found.seeds, purpose="judge", ledger=StepLedger()
+                policy, found.real, found.seeds, purpose="judge", ledger=StepLedger()
             )
             trained.append(
-                TrainedPolicy(f"{run}, {share:.0%}", run, lambda actor=actor: actor, real_returns)
+                TrainedPolicy(f"{run}, {share:.0%}", run, as_policy(policy), real_returns)
             )
     return trained
 

@@ -29,12 +29,11 @@ from world_env.batch import Batch, Context
 from world_env.collection import play
 from world_env.data import Episode, encode_episodes
 from world_env.models import WorldModel
-from world_env.policies import load_policy
+from world_env.policies import Policy, as_policy
 from world_env.policy_evaluation import Pool
 from world_env.provenance import facts
 from world_env.real import StepLedger, make_real
 from world_env.rng import CounterRNG
-from world_env.rollouts import Actor, policy_actor
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
 from world_env.types import JSON, OBSERVATION
@@ -59,14 +58,13 @@ def main() -> None:
     for seed in arguments.seeds:
         place = place_of(runs, arguments.task, seed, {})
         twin = Twin.load(sorted(place.glob("round-*"))[-1] / "twin")
-        actors = {
-            (member.name, "reality"): found.actor(member, twin.spec) for member in found.members
+        policies = {
+            (member.name, "reality"): found.policy(member, twin.spec) for member in found.members
         }
         for number in range(LEARN_RUNS):
-            policy = load_policy(place / f"learned-{number}")
-            actors[f"run {number}", "twin"] = policy_actor(policy)
-        for (name, trained_in), actor in actors.items():
-            episodes = real_episodes(actor, found.real, ledger)
+            policies[f"run {number}", "twin"] = as_policy(place / f"learned-{number}")
+        for (name, trained_in), policy in policies.items():
+            episodes = real_episodes(policy, found.real, ledger)
             row = {"task": arguments.task, "seed": seed, "policy": name, "trained_in": trained_in}
             row |= {"column": arguments.column} | moved_and_missed(episodes, twin, arguments.column)
             rows.append(row)
@@ -77,14 +75,10 @@ def main() -> None:
     write_json(arguments.out, tree | {"rows": kept + rows})
 
 
-def real_episodes(actor: Actor, real: EnvConfig, ledger: StepLedger) -> list[Episode]:
+def real_episodes(policy: Policy, real: EnvConfig, ledger: StepLedger) -> list[Episode]:
     """Real episodes of a policy, at most `MAX_STEPS` steps each."""
-
-    def act(observation: np.ndarray) -> np.ndarray:
-        return actor(observation[None], np.arange(1))[0]
-
     with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
-        return [play(env, act, seed, MAX_STEPS) for seed in SEEDS]
+        return [play(env, policy, seed, MAX_STEPS) for seed in SEEDS]
 
 
 def moved_and_missed(episodes: list[Episode], twin: Twin, column: int) -> JSON:

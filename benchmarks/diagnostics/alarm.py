@@ -35,7 +35,7 @@ from world_env.policy_evaluation import AlarmConfig, ExploitationAlarm, Exploita
 from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.rl import LearnConfig
-from world_env.rollouts import policy_actor, run_learned, run_real
+from world_env.rollouts import run_learned, run_real
 from world_env.twin import Twin
 from world_env.types import JSON
 
@@ -99,7 +99,7 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
     alarm = ExploitationAlarm(twin, config, second_twin=second, real=real, ledger=ledger)
     learning = LearnConfig(steps=STEPS, options=row.options, on_uncertain="ignore", seed=seed)
     began = time.perf_counter()
-    actor = policy_actor(learn(twin, learning, callbacks=[alarm]))
+    actor = learn(twin, learning, callbacks=[alarm])
     seconds = time.perf_counter() - began
     seeds, purpose = (SELECT_SEEDS, "select") if tuning else (EVALUATION_SEEDS, "judge")
     real_returns = run_real(actor, real, seeds, purpose=purpose, ledger=StepLedger())

@@ -26,9 +26,10 @@ from benchmarks.families.families_table import LATENTS, ONE_FRAME, RANDOM, STATE
 from benchmarks.returns.returns import EVALUATION_SEEDS, add_missing
 from training.tasks import TASKS, real_of
 from world_env import learn
+from world_env.policies import RandomPolicy
 from world_env.real import StepLedger, spec_of
 from world_env.rl import LearnConfig
-from world_env.rollouts import policy_actor, random_actor, run_real
+from world_env.rollouts import run_real
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
 from world_env.types import JSON
@@ -75,7 +76,7 @@ def measured(sight: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON
     ledger = StepLedger()
     if sight == RANDOM:
         real, steps = ENVIRONMENTS[STATE], 0
-        actor = random_actor(spec_of(real).action_space, EVALUATION_SEEDS)
+        policy = RandomPolicy(spec_of(real).action_space)
     else:
         real = ENVIRONMENTS[sight]
         config = LearnConfig(steps=steps, seed=seed, options=TASKS[TASK].options)
@@ -85,8 +86,8 @@ def measured(sight: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON
             config = dataclasses.replace(config, observation_mode="latent")
         policy = learn(real, config, out=out, ledger=ledger, through=through)
         # Stable-Baselines3 finishes the last rollout.
-        actor, steps = policy_actor(policy), policy.num_timesteps
-    real_returns = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
+        steps = policy.num_timesteps
+    real_returns = run_real(policy, real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
     return {
         "real_steps": steps,
         "real_mean": real_returns.mean,

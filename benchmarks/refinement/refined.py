@@ -49,11 +49,12 @@ from benchmarks.returns.returns import EVALUATION_SEEDS, merge, read
 from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
 from world_env.fitting import FitWarning
+from world_env.policies import RandomPolicy
 from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
 from world_env.refinement import RefineConfig, Round
 from world_env.rl import LearnConfig
-from world_env.rollouts import Returns, policy_actor, random_actor, run_real
+from world_env.rollouts import Returns, run_real
 from world_env.twin import KnownFunction
 from world_env.types import JSON
 
@@ -186,14 +187,14 @@ class Cell:
         ledger = StepLedger(self.folder / f"{column}-real-steps.json")
         found: list[Round] = []
         if column == "random":
-            actor, steps = random_actor(spec_of(self.real).action_space, EVALUATION_SEEDS), 0
+            policy, steps = RandomPolicy(spec_of(self.real).action_space), 0
         elif column in TWINS:
             found = self.refine(column, ledger)
-            actor, steps = policy_actor(found[-1].policy), found[-1].learned_steps
+            policy, steps = found[-1].policy, found[-1].learned_steps
         else:
-            actor, steps = self.control(column, ledger)
+            policy, steps = self.control(column, ledger)
         seconds = time.perf_counter() - began
-        real_returns = run_real(actor, self.real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
+        real_returns = run_real(policy, self.real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
         made = {name: facts()[name] for name in ("commit", "date")}
         row = self.of(column) | {"learned_steps": steps} | returns_of(real_returns)
         counted = Counter(ledger.by_purpose)
@@ -241,7 +242,7 @@ class Cell:
         if column in ROWS:
             config = dataclasses.replace(config, rows=ROWS[column])
         policy = learn(self.real, config, out=self.folder / column, ledger=ledger)
-        return policy_actor(policy), steps
+        return policy, steps
 
     def twin_steps(self) -> int:
         """Training steps of `ppo_twin`, from its row or by training it now."""
@@ -256,7 +257,7 @@ class Cell:
     def evaluated_round(self, done: Round) -> JSON:
         """Predicted and real return of a round; these real steps are not counted and nothing uses the result."""
         real_returns = run_real(
-            policy_actor(done.policy), self.real, ROUND_SEEDS, purpose="judge", ledger=StepLedger()
+            done.policy, self.real, ROUND_SEEDS, purpose="judge", ledger=StepLedger()
         )
         kept = ("real_steps", "learned_steps", "chosen", "predicted_return", "reality", "seconds")
         log = {name: done.log[name] for name in kept}

@@ -25,7 +25,7 @@ from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
 from world_env.atomic_io import write_json
 from world_env.fitting import FitWarning
-from world_env.policies import load_policy
+from world_env.policies import RandomPolicy
 from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.refinement import selected_policy
@@ -33,8 +33,6 @@ from world_env.rl import LearnConfig
 from world_env.rollouts import (
     Returns,
     bootstrap_mean,
-    policy_actor,
-    random_actor,
     run_learned,
     run_real,
 )
@@ -97,8 +95,8 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
     ledger = StepLedger(folder / "twin-real-steps.json")
     rounds = refine(refine_task(task, real, folder, seed), ledger=ledger)
     last = rounds[-1]
-    actors = {"random": (random_actor(last.twin.spec.action_space, EVALUATION_SEEDS), StepLedger())}
-    actors["ppo_twin"] = (policy_actor(last.policy), ledger)
+    policies = {"random": (RandomPolicy(last.twin.spec.action_space), StepLedger())}
+    policies["ppo_twin"] = (last.policy, ledger)
     for name, config in {} if only_twin else real_configs(task, seed).items():
         own = StepLedger(folder / f"{name}-real-steps.json")
         policy = learn(
@@ -109,11 +107,13 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
             purpose="collect",
             through=None if config.observation_mode == "observation" else last.twin,
         )
-        actors[name] = (policy_actor(policy), own)
+        policies[name] = (policy, own)
     rows, returns = [], {}
-    for name, (actor, own) in actors.items():
-        real_returns = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=own)
-        learned = run_learned(actor, last.twin, real_returns.first, seed=seed)
+    for name, (policy, own) in policies.items():
+        real_returns = run_real(policy, real, EVALUATION_SEEDS, purpose="judge", ledger=own)
+        learned = run_learned(
+            policy, last.twin, real_returns.first, seed=seed, policy_seeds=EVALUATION_SEEDS
+        )
         returns[name] = real_returns
         number = last.number if name == "ppo_twin" else 0
         rows.append(row_of(task_id, seed, number, name, real_returns, learned, own))
@@ -157,9 +157,7 @@ def reference_pair(
         ledger=own,
         purpose="collect",
     )
-    real_returns = run_real(
-        policy_actor(policy), real, EVALUATION_SEEDS, purpose="judge", ledger=own
-    )
+    real_returns = run_real(policy, real, EVALUATION_SEEDS, purpose="judge", ledger=own)
     difference = twin.values - real_returns.values
     return {
         "task": task_id,
@@ -183,8 +181,8 @@ def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> N
             if policy is None:
                 continue
             folder = runs / f"{task_id}-{seed}"
-            actor = policy_actor(load_policy(selected_policy(folder, policy["round"])))
-            twin = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=StepLedger())
+            selected = selected_policy(folder, policy["round"])
+            twin = run_real(selected, real, EVALUATION_SEEDS, purpose="judge", ledger=StepLedger())
             if twin.mean != policy["real_mean"]:
                 raise SystemExit(
                     f"{folder} holds another policy than {path}: its real return is {twin.mean}, expected "

@@ -27,7 +27,7 @@ from world_env import learn, refine
 from world_env.fitting import FitWarning
 from world_env.real import StepLedger
 from world_env.rl import LearnConfig
-from world_env.rollouts import policy_actor, run_learned, run_real
+from world_env.rollouts import run_learned, run_real
 from world_env.twin import Twin
 
 TUNING_SEEDS = range(100, 110)
@@ -77,9 +77,9 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
     config: LearnConfig = refine_task(task, real_of(task_id), Path(), seed).learn
     policy = learn(twin, dataclasses.replace(config, **rest))
     real_returns = run_real(
-        policy_actor(policy), real_of(task_id), RESET_SEEDS, purpose="select", ledger=StepLedger()
+        policy, real_of(task_id), RESET_SEEDS, purpose="select", ledger=StepLedger()
     )
-    learned = run_learned(policy_actor(policy), twin, real_returns.first, seed=seed)
+    learned = run_learned(policy, twin, real_returns.first, seed=seed)
     return {
         "real_steps": task.real_steps,
         "real_mean": real_returns.mean,

@@ -36,7 +36,7 @@ from world_env.models.ensemble import EnsembleConfig
 from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
 from world_env.rl import MANY_ROWS, LearnConfig
-from world_env.rollouts import policy_actor, run_real
+from world_env.rollouts import run_real
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
 
@@ -160,7 +160,7 @@ def to_return(
         if model.num_timesteps < min(due, config.steps):
             return
         stopped = time.perf_counter()
-        actor = policy_actor(model)
+        actor = model
         values = run_real(actor, real, seeds, purpose="select", ledger=StepLedger()).values
         checks.append(
             {

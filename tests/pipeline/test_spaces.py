@@ -13,10 +13,10 @@ from world_env.errors import SpaceMismatchError
 from world_env.fitting.config import FitConfig
 from world_env.pipeline.build import build
 from world_env.pipeline.config import BuildConfig
+from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor
 from world_env.spaces import one_row
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
@@ -146,7 +146,9 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
     )
     assert np.linalg.norm(here - there.mean(0)) < 0.5 * np.linalg.norm(here - begun)
     policy = load_policy(out / "round-0" / "policy", expect=twin.spec)
-    action = policy_actor(policy)(one_row(start), np.zeros(1, np.int64))[0]
+    actor, one = as_policy(policy), np.zeros(1, np.int64)
+    actor.reset(one, [0])
+    action = actor.act(one_row(start), one)[0]
     assert real.action_space.contains(action)
     judged = {row["policy"]: row["real_mean"] for row in built.comparison["rows"]}
     assert set(judged) == {"random", "ppo_twin", "ppo_real_same_steps"}

@@ -18,14 +18,14 @@ from world_env.collection.exploration import parse_exploration
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismatchError, StageError
 from world_env.models.rssm.model import RssmConfig
-from world_env.policies.latent_policy import LatentActor, LatentEncoder, attach_encoder, encoder_of
+from world_env.policies.latent_policy import LatentEncoder, LatentPolicy, attach_encoder, encoder_of
 from world_env.policies.latent_vec_env import LatentObservationVecEnv
+from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.reporting.futures_video import futures
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import policy_actor
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import run_real
 from world_env.simulation.state_filter import StateFilter
@@ -47,13 +47,13 @@ def on_latents(twin: Twin, out: Path | None = None, steps: int = 2_048, **fields
 def watched(model: PPO) -> list[np.ndarray]:
     """All that the policy is shown from now on."""
     shown: list[np.ndarray] = []
-    act = model.predict
+    act = model.policy.predict
 
     def predict(latent: np.ndarray, **kwargs: Any) -> Any:
         shown.append(latent)
         return act(latent, **kwargs)
 
-    model.predict = predict  # type: ignore[method-assign]
+    model.policy.predict = predict  # type: ignore[method-assign]
     return shown
 
 
@@ -74,10 +74,8 @@ def test_it_learns_without_decoding_and_acts_in_reality(
     assert seen is not None and seen.mode == "latent"
     seeds = range(20)
     for policy in (model, loaded):
-        reality = run_real(
-            policy_actor(policy), CARTPOLE, seeds, purpose="judge", ledger=StepLedger()
-        )
-        learned = run_learned(policy_actor(policy), twin, reality.first)
+        reality = run_real(policy, CARTPOLE, seeds, purpose="judge", ledger=StepLedger())
+        learned = run_learned(policy, twin, reality.first)
         # An exact twin: the same episodes, but for how starts are rounded.
         assert abs(learned.mean - reality.mean) < 0.03 * reality.mean
         assert reality.mean > 200.0  # random policies: about 22
@@ -87,13 +85,13 @@ def test_what_it_sees_through_goes_with_it(tmp_path: Path) -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     model = on_latents(twin, tmp_path / "policy")
     card = policy_card(tmp_path / "policy")
-    assert card["sees"] == {"through": "encoder", "mode": "latent"}
+    assert card.latent_mode == "latent"
     loaded = load_policy(tmp_path / "policy", expect=twin.spec)
     carried = encoder_of(loaded)
     assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
     seeds = list(range(5))
     returns = [
-        run_real(policy_actor(p), CARTPOLE, seeds, purpose="judge", ledger=StepLedger()).values
+        run_real(p, CARTPOLE, seeds, purpose="judge", ledger=StepLedger()).values
         for p in (model, loaded, loaded)
     ]
     assert np.array_equal(returns[0], returns[1]) and np.array_equal(returns[0], returns[2])
@@ -162,19 +160,20 @@ def test_rows_are_filtered_each_by_itself() -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     model = PPO("MlpPolicy", WorldModelSB3VecEnv(twin, 2, observation_mode="latent"), seed=0)
     attach_encoder(model, LatentEncoder(twin, "latent"))
-    actor = policy_actor(model)
-    assert isinstance(actor, LatentActor)
+    shown = watched(model)
+    actor, everyone = as_policy(model), np.arange(4)
+    assert isinstance(actor, LatentPolicy)
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(3, 4, 4)).astype(np.float32)
-    shown = watched(model)
+    actor.reset(everyone, range(4))
     for step in range(3):
-        actor(seen[step], np.arange(4))
+        actor.act(seen[step], everyone)
     whole = shown[-1][3]
     shown.clear()
-    actor.begin()
-    actor(seen[0], np.arange(4))
-    actor(seen[1][[1, 3]], np.array([1, 3]))
-    actor(seen[2][[3]], np.array([3]))
+    actor.reset(everyone, range(4))
+    actor.act(seen[0], everyone)
+    actor.act(seen[1][[1, 3]], np.array([1, 3]))
+    actor.act(seen[2][[3]], np.array([3]))
     np.testing.assert_allclose(shown[-1][0], whole, rtol=1e-5, atol=1e-6)
 
 
@@ -190,20 +189,23 @@ def test_it_collects_like_any_policy(tmp_path: Path) -> None:
     ]
     for one, two in zip(*stores, strict=True):
         assert np.array_equal(one.actions, two.actions)
-    actor = parse_exploration(f"greedy:{tmp_path / 'policy'}", twin.spec)
-    actor.reset(0)
-    assert actor.act(np.zeros(4, np.float32)) in (0, 1)
+    actor, one = (
+        parse_exploration(f"greedy:{tmp_path / 'policy'}", twin.spec),
+        np.zeros(1, np.int64),
+    )
+    actor.reset(one, [0])
+    assert actor.act(np.zeros((1, 4), np.float32), one)[0] in (0, 1)
 
 
 def test_an_action_that_the_environment_changes_is_remembered_as_it_was(tmp_path: Path) -> None:
     twin = Twin.untrained(spec_of(EnvConfig("Pendulum-v1")), "rssm", SMALL)
     on_latents(twin, tmp_path / "policy")
     actor = parse_exploration(f"policy:{tmp_path / 'policy'}", twin.spec)
-    told = []
+    told, one = [], np.zeros(1, np.int64)
     for spoiled in (False, True):
-        actor.reset(0)
+        actor.reset(one, [0])
         for _ in range(3):
-            action = actor.act(np.ones(3, np.float32))
+            action = actor.act(np.ones((1, 3), np.float32), one)[0]
             told.append(action.copy())
             action *= 0.0 if spoiled else 1.0
     np.testing.assert_array_equal(told[:3], told[3:])
@@ -223,15 +225,16 @@ def test_its_futures_branch_off_from_its_past(tmp_path: Path) -> None:
         ledger=StepLedger(),
     )
     assert path.is_file()
-    actor = policy_actor(model)
-    assert isinstance(actor, LatentActor)
+    actor, one = as_policy(model), np.zeros(1, np.int64)
+    assert isinstance(actor, LatentPolicy)
+    actor.reset(one, [0])
     seen = np.random.default_rng(0).normal(scale=0.01, size=(3, 4)).astype(np.float32)
     for observation in seen[:2]:
-        actor(observation[None], np.zeros(1, np.int64))
+        actor.act(observation[None], one)
     ahead = actor.fork(2)
     # The same past and the same sight: the same actions, whoever else goes on.
-    actions = ahead(seen[[2, 2]], np.arange(2))
-    assert actions.tolist() == [actor(seen[2:], np.zeros(1, np.int64))[0]] * 2
+    actions = ahead.act(seen[[2, 2]], np.arange(2))
+    assert actions.tolist() == [actor.act(seen[2:], one)[0]] * 2
 
 
 def test_it_goes_on_from_another_one(tmp_path: Path) -> None:
@@ -257,8 +260,8 @@ def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
     pairs = zip(model.policy.parameters(), same.policy.parameters(), strict=True)
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in pairs)
     card = policy_card(tmp_path / "policy")
-    assert (card["trained_in"], card["sees"]["mode"]) == ("real", "latent")
-    assert card["provenance"]["learn"]["through"] == twin.fingerprint()
+    assert (card.trained_in, card.latent_mode) == ("real", "latent")
+    assert card.provenance["learn"]["through"] == twin.fingerprint()
     again = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
     carried = encoder_of(again)
     assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
@@ -314,13 +317,15 @@ def test_the_model_follows_what_was_done_instead() -> None:
     attach_encoder(model, LatentEncoder(twin, "latent"))
     seen = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     done = np.array([[1, 0], [0, 0]])
-    actor, shown = policy_actor(model), watched(model)
-    assert isinstance(actor, LatentActor)
+    shown = watched(model)
+    actor = as_policy(model)
+    assert isinstance(actor, LatentPolicy)
     rows = np.arange(2)
+    actor.reset(rows, [0, 1])
     for observation, taken in zip(seen, [*done, None], strict=True):
-        actor(observation, rows)
+        actor.act(observation, rows)
         if taken is not None:
-            actor.took(taken, rows)
+            actor.executed(taken, rows)
     followed = StateFilter(twin)
     wanted = [followed.start(seen[0], [0, 1])]
     wanted += [followed.update(done[step], seen[step + 1], rows) for step in range(2)]

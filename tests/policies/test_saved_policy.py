@@ -14,8 +14,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from world_env.collection.exploration import parse_exploration
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.normalization import NormalizedFeatures
-from world_env.policies.saved_policy import load_policy, policy_card, save_policy
+from world_env.policies.protocol import Policy
+from world_env.policies.saved_policy import FORMAT, load_policy, policy_card, save_policy
+from world_env.policies.stuck_sensors_policy import StuckSensorsPolicy
 from world_env.real.real_env import spec_of
 from world_env.spec import EnvConfig, WorldSpec
 
@@ -28,9 +31,19 @@ ACTIONS = {
 }
 
 
-def actions_of(exploration: Any, seed: int, steps: int = 40) -> np.ndarray:
-    exploration.reset(seed)
-    return np.array([exploration.act(np.zeros(3, np.float32)) for _ in range(steps)])
+ONE = np.zeros(1, np.int64)
+SEEN = np.zeros((1, 3), np.float32)
+
+
+def act(policy: Policy, seen: np.ndarray = SEEN) -> Any:
+    action = policy.act(seen, ONE)
+    policy.executed(action, ONE)
+    return action[0]
+
+
+def actions_of(policy: Policy, seed: int, steps: int = 40) -> np.ndarray:
+    policy.reset(ONE, [seed])
+    return np.array([act(policy) for _ in range(steps)])
 
 
 @pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
@@ -42,7 +55,7 @@ def test_the_same_seed_acts_the_same_and_within_the_space(text: str, space: spac
     np.testing.assert_array_equal(other, actions_of(again, 4))
     assert (first != other).any()
     for _ in range(20):
-        assert space.contains(exploration.act(np.zeros(3, np.float32)))
+        assert space.contains(act(exploration))
 
 
 def test_exploring_never_touches_the_environments_own_sampler() -> None:
@@ -79,12 +92,12 @@ def test_the_shares_of_a_mixture_are_of_steps_and_not_of_episodes() -> None:
     )
     steps = {True: 0, False: 0}
     for seed in range(300):
-        exploration.reset(seed)
-        first = np.array([exploration.act(np.zeros(3, np.float32)) for _ in range(10)])
+        exploration.reset(ONE, [seed])
+        first = np.array([act(exploration) for _ in range(10)])
         held = held_throughout(first)
         # Whoever holds its action stands for a long time, whoever does not falls at once.
         for _ in range(190 if held else 0):
-            exploration.act(np.zeros(3, np.float32))
+            act(exploration)
         steps[held] += 200 if held else 10
     assert steps[True] / sum(steps.values()) == pytest.approx(0.5, abs=0.05)
 
@@ -95,7 +108,8 @@ def test_a_mixture_that_goes_on_after_a_kill_chooses_as_it_would_have() -> None:
     lengths = [40, 3, 25, 8, 60, 2, 90, 4]
     before = [actions_of(whole, seed, length) for seed, length in enumerate(lengths)]
     for seed, length in enumerate(lengths[:5]):
-        resumed.skip(seed, length)
+        resumed.reset(ONE, [seed])
+        resumed.executed(np.zeros((length, 4)), np.zeros(length, np.int64))
     for seed, length in list(enumerate(lengths))[5:]:
         np.testing.assert_array_equal(before[seed], actions_of(resumed, seed, length))
 
@@ -124,7 +138,7 @@ def test_a_policy_survives_the_disk(
     spec = spec_of(EnvConfig(env_id))
     folder = save_policy(model, tmp_path / "p", trained_in="real", provenance={"steps": 0})
     card = policy_card(folder)
-    assert (card["algorithm"], card["trained_in"], card["seed"]) == (algorithm.__name__, "real", 3)
+    assert (card.algorithm, card.trained_in, card.seed) == (algorithm.__name__, "real", 3)
     again = load_policy(folder, expect=spec)
     seen = np.stack([spec.observation_space.sample() for _ in range(8)]).clip(-5, 5)
     np.testing.assert_array_equal(
@@ -133,7 +147,7 @@ def test_a_policy_survives_the_disk(
     assert algorithm.load(folder / "policy.zip", env=gym.make(env_id)) is not None
     # Once more into the same folder, and nothing is left beside.
     save_policy(model, folder, trained_in="learned")
-    assert policy_card(folder)["trained_in"] == "learned"
+    assert policy_card(folder).trained_in == "learned"
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
@@ -159,20 +173,20 @@ def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_pa
         "features_extractor_kwargs": {"mean": center.tolist(), "scale": scale.tolist()},
     })  # fmt: skip
     folder = save_policy(model, tmp_path / "p", trained_in="real")
-    exploration = parse_exploration(f"stuck:0.5:{folder}", spec)
     seen: list[np.ndarray] = []
-    policy = exploration._policy  # type: ignore[attr-defined]
-    predict = policy.predict
-    policy.predict = lambda observation, **options: (
-        seen.append(observation) or predict(observation, **options)
-    )
+
+    def record(observations: np.ndarray) -> np.ndarray:
+        seen.append(observations)
+        return np.zeros(1, np.int64)
+
+    exploration: Policy = StuckSensorsPolicy.of(FunctionPolicy(record), model, 0.5)
     stuck, shown = [], []
     for seed in range(400):
-        exploration.reset(seed)
+        exploration.reset(ONE, [seed])
         seen.clear()
         for step in range(3):
-            exploration.act(np.full(4, -step, np.float32))
-        episode = np.stack(seen)
+            act(exploration, np.full((1, 4), -step, np.float32))
+        episode = np.concatenate(seen)
         assert episode.dtype == np.float32
         broken = episode[0] != 0
         np.testing.assert_array_equal(episode[:, broken], episode[[0, 0, 0]][:, broken])
@@ -184,10 +198,12 @@ def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_pa
     # 400 episodes, 800 values: within four standard errors of every sensor's turn, and of two scales around the mean.
     assert abs(np.mean(stuck, axis=0) - 0.5).max() < 0.1
     assert abs(np.nanmean(shown)) < 0.3 and 1.8 < np.nanstd(shown) < 2.2
-    exploration.reset(7)
-    again = [exploration.act(np.zeros(4, np.float32)) for _ in range(20)]
-    exploration.reset(7)
-    assert [exploration.act(np.zeros(4, np.float32)) for _ in range(20)] == again
+    exploration = parse_exploration(f"stuck:0.5:{folder}", spec)
+    runs = []
+    for _ in range(2):
+        exploration.reset(ONE, [7])
+        runs.append([act(exploration, np.zeros((1, 4), np.float32)) for _ in range(20)])
+    assert runs[0] == runs[1]
 
 
 def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
@@ -238,8 +254,14 @@ def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
     rewrite(folder, format=99)
     with pytest.raises(StageError, match="upgrade"):
         load_policy(folder)
-    rewrite(folder, format=1, sees={"through": "encoder", "mode": "latents"})
+    rewrite(folder, format=1)
+    with pytest.raises(StageError, match="train the policy again"):
+        load_policy(folder)
+    rewrite(folder, format=FORMAT, latent_mode="latents")
     with pytest.raises(StageError, match=r"damaged.*'latents'.*'observation'"):
+        load_policy(folder)
+    rewrite(folder, latent_mode=None, notes="mine")
+    with pytest.raises(StageError, match=r"damaged.*unknown field `notes`"):
         load_policy(folder)
     (folder / "policy.json").write_text("[]")
     with pytest.raises(StageError, match="damaged"):

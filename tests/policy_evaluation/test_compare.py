@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,12 @@ from stable_baselines3 import PPO
 
 from world_env.atomic_io import write_json
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.random_policy import RandomPolicy
 from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.compare import compare
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import Actor, policy_actor, random_actor
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import first_observations, run_real
 from world_env.rollouts.returns import bootstrap_mean
@@ -46,21 +45,16 @@ def untrained(real_id: str) -> PPO:
     return PPO("MlpPolicy", env, seed=0, device="cpu")
 
 
-def actors(real_id: str, twin: Twin) -> dict[str, Callable[[], Actor]]:
-    model = untrained(real_id)
-    return {
-        # Made anew for each world: its noise begins where it began.
-        "random": lambda: random_actor(twin.spec.action_space, SEEDS),
-        "ppo": lambda: policy_actor(model),
-    }
+def policies_of(real_id: str, twin: Twin) -> dict[str, Any]:
+    return {"random": RandomPolicy(twin.spec.action_space), "ppo": untrained(real_id)}
 
 
 @pytest.mark.parametrize("policy", ["random", "ppo"])
 def test_an_exact_twin_returns_what_reality_returns(policy: str, real_id: str, exact: Twin) -> None:
-    make = actors(real_id, exact)[policy]
+    played = policies_of(real_id, exact)[policy]
     ledger = StepLedger()
-    reality = run_real(make(), EnvConfig(real_id), SEEDS, purpose="judge", ledger=ledger)
-    learned = run_learned(make(), exact, reality.first)
+    reality = run_real(played, EnvConfig(real_id), SEEDS, purpose="judge", ledger=ledger)
+    learned = run_learned(played, exact, reality.first, policy_seeds=SEEDS)
     assert ledger.by_purpose == {"judge": int(reality.lengths.sum())}
     np.testing.assert_array_equal(learned.lengths, reality.lengths)
     if real_id == "CartPole-v1":
@@ -74,11 +68,10 @@ def test_an_exact_twin_returns_what_reality_returns(policy: str, real_id: str, e
 def test_a_comparison_holds_both_sides_of_every_policy() -> None:
     twin = oracle_twin("CartPole-v1")
     ledger = StepLedger()
-    policies = {name: make() for name, make in actors("CartPole-v1", twin).items()}
     table = compare(
-        policies,
         twin,
-        EnvConfig("CartPole-v1"),
+        policies_of("CartPole-v1", twin),
+        real=EnvConfig("CartPole-v1"),
         ledger=ledger,
         episodes=50,
         seed=500,
@@ -99,7 +92,7 @@ def test_a_comparison_holds_both_sides_of_every_policy() -> None:
 def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
     # The exact cart-pole is as uncertain as it is far from the middle.
     twin = dataclasses.replace(oracle_twin("CartPole-v1"), uncertainty_threshold=0.05)
-    actor = random_actor(twin.spec.action_space, SEEDS)
+    actor = RandomPolicy(twin.spec.action_space)
     reality = run_real(actor, EnvConfig("CartPole-v1"), SEEDS, purpose="judge", ledger=StepLedger())
     learned = run_learned(actor, twin, reality.first)
     assert learned.past_threshold is not None and 0.0 < learned.past_threshold < 1.0
@@ -108,17 +101,24 @@ def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
 def test_a_discounted_return_is_the_sum_of_what_each_step_weighs() -> None:
     twin = oracle_twin("CartPole-v1")
     first = first_observations(EnvConfig("CartPole-v1"), SEEDS)
-    make = partial(random_actor, twin.spec.action_space, SEEDS)
-    plain, told = run_learned(make(), twin, first), run_learned(make(), twin, first, discount=0.9)
+    policy = RandomPolicy(twin.spec.action_space)
+    plain, told = run_learned(policy, twin, first), run_learned(policy, twin, first, discount=0.9)
     assert (plain.lengths == told.lengths).all() and (plain.values == plain.lengths).all()
     # Every step pays 1.
     np.testing.assert_allclose(told.values, (1.0 - 0.9**told.lengths) / (1.0 - 0.9))
 
 
-def test_few_episodes_are_refused() -> None:
-    twin = oracle_twin("CartPole-v1")
-    with pytest.raises(InvalidOptionError, match=r"episodes is 49.*50"):
-        compare({}, twin, EnvConfig("CartPole-v1"), ledger=StepLedger(), episodes=49)
+def test_any_number_of_episodes_has_its_interval() -> None:
+    policy = RandomPolicy(oracle_twin("CartPole-v1").spec.action_space)
+    widths = []
+    for episodes in (2, 8, 64):
+        row = compare("cartpole", policy, episodes=episodes)["rows"][0]
+        low, high = row["real_ci95"]
+        assert low <= row["real_mean"] <= high
+        widths.append(high - low)
+    assert widths[0] > widths[2]
+    with pytest.raises(InvalidOptionError, match="episodes must be >= 1, got 0"):
+        compare("cartpole", policy, episodes=0)
 
 
 def test_a_twin_without_horizon_is_refused() -> None:
@@ -126,7 +126,7 @@ def test_a_twin_without_horizon_is_refused() -> None:
     endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
     first = np.zeros((2, 4), np.float32)
     with pytest.raises(InvalidOptionError, match="no time limit"):
-        run_learned(random_actor(twin.spec.action_space, SEEDS), endless, first)
+        run_learned(RandomPolicy(twin.spec.action_space), endless, first)
 
 
 @pytest.mark.parametrize(
@@ -134,12 +134,14 @@ def test_a_twin_without_horizon_is_refused() -> None:
 )
 def test_a_twin_of_other_spaces_costs_no_episode(real: EnvConfig) -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
-    actor = random_actor(twin.spec.action_space, range(50))
+    actor = RandomPolicy(twin.spec.action_space)
     with pytest.raises(SpaceMismatchError, match="real environment's"):
-        compare({"random": actor}, twin, real, ledger=ledger, episodes=50)
+        compare(twin, {"random": actor}, real=real, ledger=ledger, episodes=50)
     endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
     with pytest.raises(InvalidOptionError, match="no time limit"):
-        compare({"random": actor}, endless, EnvConfig("CartPole-v1"), ledger=ledger, episodes=50)
+        compare(
+            endless, {"random": actor}, real=EnvConfig("CartPole-v1"), ledger=ledger, episodes=50
+        )
     assert ledger.by_purpose == {}
 
 
@@ -158,7 +160,7 @@ gym.register("RoundedCartPole-v1", entry_point=RoundedCartPole, max_episode_step
 def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
     model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0))
-    actors = {"random": random_actor(twin.spec.action_space, SEEDS), "ppo": policy_actor(model)}
+    actors = {"random": RandomPolicy(twin.spec.action_space), "ppo": model}
     world = EnvConfig("RoundedCartPole-v1")
     real = {
         name: run_real(actor, world, SEEDS, purpose="judge", ledger=ledger)
@@ -178,11 +180,13 @@ def test_a_comparison_that_cannot_be_written_is_a_named_error(tmp_path: Path) ->
 
 def test_random_rows_do_not_depend_on_which_others_act() -> None:
     space = spaces.Discrete(5)
-    together, alone = random_actor(space, range(3)), random_actor(space, range(3))
-    everyone = np.arange(3)
-    drawn = np.stack([together(None, everyone) for _ in range(20)])
+    together, alone = RandomPolicy(space), RandomPolicy(space)
+    everyone, seen = np.arange(3), np.zeros((3, 1))
+    together.reset(everyone, range(3))
+    drawn = np.stack([together.act(seen, everyone) for _ in range(20)])
     only: Any = np.array([1])
-    np.testing.assert_array_equal(drawn[:, 1], [alone(None, only)[0] for _ in range(20)])
+    alone.reset(only, [1])
+    np.testing.assert_array_equal(drawn[:, 1], [alone.act(seen[:1], only)[0] for _ in range(20)])
 
 
 def test_bootstrap_intervals_cover_the_mean() -> None:
@@ -202,9 +206,9 @@ def test_the_interval_of_equal_values_is_a_point() -> None:
 def test_models_folders_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
     model = untrained("CartPole-v1")
     folder = save_policy(model, tmp_path / "policy", trained_in="real")
-    found = compare(
-        {"model": model, "folder": folder, "text": str(folder)}, "cartpole", episodes=50
-    )
+    model.save(tmp_path / "model.zip")
+    given = {"model": model, "folder": folder, "text": str(folder), "zip": tmp_path / "model.zip"}
+    found = compare("cartpole", given, episodes=5)
     first, *others = found["rows"]
     assert all(row | {"policy": "model"} == first for row in others)
     assert found["env_id"] == "CartPole-v1" and found["real_steps_by_purpose"]["judge"] > 0
@@ -213,9 +217,9 @@ def test_models_folders_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policies", "error", "words"),
     [
-        (lambda: {"p": untrained("Pendulum-v1")}, SpaceMismatchError, "the policy's observation_space"),
+        (lambda: {"p": untrained("Pendulum-v1")}, SpaceMismatchError, "policy of PPO has observation_space"),
         (lambda: {"p": 3}, InvalidOptionError, "policy is int, expected a Stable-Baselines3 model"),
-        (lambda: untrained("CartPole-v1"), InvalidOptionError, "policies is a PPO, expected a dict"),
+        (lambda: None, InvalidOptionError, "policy is NoneType"),
     ],
 )  # fmt: skip
 def test_what_is_no_policy_of_the_twin_costs_no_real_step(
@@ -223,5 +227,5 @@ def test_what_is_no_policy_of_the_twin_costs_no_real_step(
 ) -> None:
     ledger = StepLedger()
     with pytest.raises(error, match=words):
-        compare(policies(), "cartpole", ledger=ledger, episodes=50)
+        compare("cartpole", policies(), ledger=ledger, episodes=50)
     assert ledger.total(exclude=()) == 0

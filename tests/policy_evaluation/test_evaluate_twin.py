@@ -9,6 +9,7 @@ from oracle import oracle_twin
 
 from world_env.cli.main import main
 from world_env.errors import InvalidOptionError, SpaceMismatchError
+from world_env.policies.random_policy import RandomPolicy
 from world_env.policy_evaluation.evaluate_twin import (
     TrainedPolicy,
     agreement,
@@ -19,7 +20,6 @@ from world_env.policy_evaluation.policy_pool import Pool
 from world_env.policy_evaluation.pool_selection import Member
 from world_env.policy_evaluation.return_prediction import predict_return
 from world_env.real.step_ledger import StepLedger
-from world_env.rollouts.actors import random_actor
 from world_env.rollouts.real import run_real
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
@@ -37,7 +37,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
     made = Pool(folder, REAL, members, [], range(70, 70 + EPISODES), scripted=BALANCE)
     spec = oracle_twin("CartPole-v1", horizon=LIMIT).spec
     returns = [
-        run_real(made.actor(m, spec), REAL, made.seeds, purpose="judge", ledger=StepLedger())
+        run_real(made.policy(m, spec), REAL, made.seeds, purpose="judge", ledger=StepLedger())
         for m in members
     ]
     return dataclasses.replace(made, returns=returns, real_steps={"judge": 1})
@@ -79,7 +79,7 @@ def test_a_twin_that_pays_too_much_is_found_out(pool: Pool) -> None:
 def test_the_promise_is_stored_and_survives_saving(exact: Twin, pool: Pool, tmp_path: Path) -> None:
     assert exact.fidelity["return_prediction"]["calibrated_on"] == {"policies": 12, "runs": 6}
     loaded = Twin.load(exact.save(tmp_path / "twin"))
-    actor = pool.actor(pool.members[10], loaded.spec)
+    actor = pool.policy(pool.members[10], loaded.spec)
     mean, low, high = predict_return(actor, loaded, episodes=EPISODES)
     assert low <= mean <= high
     assert high - low == pytest.approx(2.0 * exact.fidelity["return_prediction"]["half_width"])
@@ -88,7 +88,7 @@ def test_the_promise_is_stored_and_survives_saving(exact: Twin, pool: Pool, tmp_
 def test_policies_trained_in_the_twin_are_kept_apart(pool: Pool) -> None:
     twin = oracle_twin("CartPole-v1", horizon=LIMIT)
     trained = [
-        TrainedPolicy(f"t{i}", "t", lambda: pool.actor(pool.members[0], twin.spec), pool.returns[0])
+        TrainedPolicy(f"t{i}", "t", pool.policy(pool.members[0], twin.spec), pool.returns[0])
         for i in range(3)
     ]
     found = agreement(evaluate_twin(twin, pool, trained), pool)["agreement"]
@@ -103,7 +103,7 @@ def test_other_worlds_and_other_seeds_are_refused(pool: Pool) -> None:
         evaluate_twin(oracle_twin("Pendulum-v1"), pool)
     twin = oracle_twin("CartPole-v1", horizon=LIMIT)
     few = dataclasses.replace(pool.returns[0], values=pool.returns[0].values[:3])
-    stranger = TrainedPolicy("t", "t", lambda: random_actor(twin.spec.action_space, range(3)), few)
+    stranger = TrainedPolicy("t", "t", RandomPolicy(twin.spec.action_space), few)
     with pytest.raises(InvalidOptionError, match="evaluate it on the seeds of the pool"):
         evaluate_twin(twin, dataclasses.replace(pool, members=[], returns=[]), [stranger])
 

@@ -143,7 +143,7 @@ def test_a_member_acts_the_same_again(made: Pool) -> None:
 
     noisy = next(member for member in made.members if member.noise)
     again = run_real(
-        made.actor(noisy, spec_of(REAL)), REAL, made.seeds, purpose="judge", ledger=StepLedger()
+        made.policy(noisy, spec_of(REAL)), REAL, made.seeds, purpose="judge", ledger=StepLedger()
     )
     assert np.array_equal(again.values, made.returns[made.members.index(noisy)].values)
 
@@ -214,11 +214,11 @@ def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
     found = make_pool(config)
     assert found.through == eyes.fingerprint() == Pool.load(tmp_path / "pool").through
     kept = policy_card(tmp_path / "pool" / "ppo-0" / "closed")
-    assert (kept["trained_in"], kept["sees"]["mode"]) == ("real", "latent")
+    assert (kept.trained_in, kept.latent_mode) == ("real", "latent")
     with pytest.raises(InvalidOptionError, match="act on latent observations of this twin"):
         evaluate_twin(eyes, found)
     weak = next(member for member in found.members if member.noise)
-    actors = [found.actor(weak, spec_of(REAL)) for _ in range(2)]
+    actors = [found.policy(weak, spec_of(REAL)) for _ in range(2)]
     runs = [
         run_real(actor, REAL, found.seeds, purpose="judge", ledger=StepLedger()) for actor in actors
     ]

@@ -18,7 +18,6 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rl.intrinsic_reward import UncertaintyReward
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rng import CounterRNG
-from world_env.rollouts.actors import policy_actor
 from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
 
@@ -67,7 +66,7 @@ def test_the_policy_goes_where_the_twin_knows_least() -> None:
     twin = dataclasses.replace(still_twin(spec), model=Line(spec, None), uncertainty_threshold=2.0)
 
     def place(reward: str) -> float:
-        policy = policy_actor(learn(twin, dataclasses.replace(SEEK, reward=reward)))
+        policy = learn(twin, dataclasses.replace(SEEK, reward=reward))
         env = WorldModelSB3VecEnv(twin, 8, seed=5)
         observation = env.reset()
         for _ in range(49):

@@ -116,11 +116,11 @@ def compare_command(
         out: Folder of comparison.json (or logs.json) and of the count of real steps. None: a folder in runs/compare.
             With --pool the results are stored in the twin's folder.
     """
+    from world_env.policies.random_policy import RandomPolicy
     from world_env.policy_evaluation.compare import compare
     from world_env.policy_evaluation.policy_pool import Pool
     from world_env.provenance import facts
     from world_env.real.step_ledger import StepLedger
-    from world_env.rollouts.actors import random_actor
     from world_env.twin.twin import Twin
 
     set_threads()
@@ -142,15 +142,15 @@ def compare_command(
     if policies is None:
         raise InvalidOptionError("pass --policies FOLDER ..., --pool FOLDER, or --against DATASET")
     config = real_of_twin(loaded, real)
-    actors: dict[str, Any] = {"random": random_actor(loaded.spec.action_space, range(episodes))}
+    played: dict[str, Any] = {"random": RandomPolicy(loaded.spec.action_space)}
     for path in policies:
-        actors[str(path) if path.name in actors else path.name] = path
+        played[str(path) if path.name in played else path.name] = path
     ledger = StepLedger(target / "real-steps.json")
     bars = Bars()
     comparison = compare(
-        actors,
         loaded,
-        config,
+        played,
+        real=config,
         ledger=ledger,
         episodes=episodes,
         seed=seed,
@@ -167,7 +167,7 @@ def compare_command(
 def _evaluate_with_pool(
     name: str, twin: Twin, found: Pool, policies: tuple[Path, ...], real: str | None
 ) -> None:
-    from world_env.policies.saved_policy import load_policy
+    from world_env.policies.loading import as_policy
     from world_env.policy_evaluation.evaluate_twin import (
         TrainedPolicy,
         agreement,
@@ -175,7 +175,6 @@ def _evaluate_with_pool(
         with_agreement,
     )
     from world_env.real.step_ledger import StepLedger
-    from world_env.rollouts.actors import policy_actor
     from world_env.rollouts.real import run_real
     from world_env.twin.serialization import find_twin, list_twins
 
@@ -191,9 +190,9 @@ def _evaluate_with_pool(
     bars = Bars()
     trained = []
     for number, path in enumerate(policies):
-        actor = policy_actor(load_policy(path, expect=twin.spec))
-        reality = run_real(actor, found.real, found.seeds, purpose="spot_check", ledger=ledger)
-        trained.append(TrainedPolicy(str(path), str(path), lambda actor=actor: actor, reality))  # type: ignore[misc]
+        policy = as_policy(path, twin.spec)
+        reality = run_real(policy, found.real, found.seeds, purpose="spot_check", ledger=ledger)
+        trained.append(TrainedPolicy(str(path), str(path), policy, reality))
         bars("real episodes", number + 1, len(policies), {})
     ledger.save()
     judged = evaluate_twin(
@@ -264,22 +263,17 @@ def watch_command(
             actions of the real environment, after as many real observations as its model takes as context; images
             also show their difference.
     """
-    from world_env.collection.exploration import RandomPolicy
-    from world_env.policies.saved_policy import load_policy
+    from world_env.policies.random_policy import RandomPolicy
     from world_env.real.step_ledger import StepLedger
     from world_env.reporting.side_by_side_video import watch
     from world_env.twin.twin import Twin
 
     set_threads()
     loaded = Twin.load(twin)
-    actor = (
-        RandomPolicy(loaded.spec.action_space)
-        if policy is None
-        else load_policy(policy, expect=loaded.spec)
-    )
+    shown = RandomPolicy(loaded.spec.action_space) if policy is None else policy
     config = None if real is None else real_of_twin(loaded, None if real == "same" else real)
     ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
-    path = watch(loaded, actor, out, real=config, steps=steps, seed=seed, ledger=ledger, mode=mode)
+    path = watch(loaded, shown, out, real=config, steps=steps, seed=seed, ledger=ledger, mode=mode)
     if config is not None:
         ledger.save()
     console.print(f"video: {path}")
@@ -309,7 +303,6 @@ def futures_command(
         every: Keep every n-th frame.
         seed: Seed of both environments.
     """
-    from world_env.policies.saved_policy import load_policy
     from world_env.real.step_ledger import StepLedger
     from world_env.reporting.futures_video import futures
     from world_env.twin.twin import Twin
@@ -319,7 +312,7 @@ def futures_command(
     ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
     path = futures(
         loaded,
-        load_policy(policy, expect=loaded.spec),
+        policy,
         out,
         real=real_of_twin(loaded, real),
         after=after,

@@ -20,12 +20,15 @@ from world_env.collection.exploration import parse_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, StageError
-from world_env.policies.protocol import Exploration
+from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
+from world_env.spaces import one_row
 from world_env.spec import WorldSpec
 from world_env.types import JSON
 
+ONE = np.zeros(1, np.int64)
+"""Index of the only environment."""
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps in total)."""
 
@@ -68,16 +71,15 @@ def collect(
     env = make_real(config.real, purpose=config.purpose, ledger=own)
     try:
         spec = spec_from(env, config.real)
-        exploration = parse_exploration(config.exploration, spec)
+        policy = parse_exploration(config.exploration, spec)
         store = _open(config, spec)
-        for number, length in enumerate(store.lengths):
-            exploration.skip(_derive(config.seed, number, 1), length)
+        _replay(policy, store, config.seed)
         pending = _Pending(store, own)
         try:
             while (done := store.steps + pending.steps) < config.steps:
                 number = len(store) + len(pending.episodes)
                 limit = config.steps - done
-                episode = _play(env, exploration, config.seed, number, limit)
+                episode = _play(env, policy, config.seed, number, limit)
                 pending.episodes[number] = episode
                 if progress is not None:
                     progress(done + len(episode), config.steps)
@@ -124,34 +126,53 @@ def _derive(seed: int, number: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
 
 
-def _play(env: gym.Env, exploration: Exploration, seed: int, number: int, limit: int) -> Episode:
+def _replay(policy: Policy, store: EpisodeStore, seed: int) -> None:
+    """Report the stored episodes to a policy, for what it keeps across episodes: a mixture counts its steps."""
+    space = store.spec.action_space
+    for number, length in enumerate(store.lengths):
+        policy.reset(ONE, [_derive(seed, number, 1)])
+        # Only the number of steps counts: no policy keeps actions across episodes.
+        actions = np.zeros((length, *(space.shape or ())), space.dtype)
+        policy.executed(actions, np.zeros(length, np.int64))
+
+
+def _play(env: gym.Env, policy: Policy, seed: int, number: int, limit: int) -> Episode:
     """Play episode `number` of a collection."""
-    exploration.reset(_derive(seed, number, 1))
-    return play(env, exploration.act, _derive(seed, number, 0), limit, number=number)
+    policy_seed = _derive(seed, number, 1)
+    return play(
+        env, policy, _derive(seed, number, 0), limit, policy_seed=policy_seed, number=number
+    )
 
 
 def play(
-    env: gym.Env, act: Callable[[Any], Any], reset_seed: int, limit: int, *, number: int = 0
+    env: gym.Env,
+    policy: Policy,
+    reset_seed: int,
+    limit: int,
+    *,
+    policy_seed: int | None = None,
+    number: int = 0,
 ) -> Episode:
-    """Play one episode of at most `limit` steps; a longer episode is truncated there.
+    """Play and record one episode of at most `limit` steps; a longer episode is truncated there.
 
-    act: maps an observation to an action, both unbatched.
-    reset_seed: seed of the environment's reset.
+    reset_seed: seed of the environment's reset. policy_seed: of the policy's random numbers; None: the same.
     number: episode number in error messages.
 
     Raises DataError if the environment returns NaN or infinite values.
     """
     observation, _ = env.reset(seed=reset_seed)
+    policy.reset(ONE, [reset_seed if policy_seed is None else policy_seed])
     recorded = [_copy(observation, env.observation_space)]
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     terminated = truncated = False
     while not (terminated or truncated):
         _check_finite(recorded[-1], rewards, number, reset_seed)
-        action = act(observation)
+        action = policy.act(one_row(observation), ONE)
         # A copy: environments may keep or change the array that they receive.
-        actions.append(np.array(action, dtype=env.action_space.dtype))
-        observation, reward, terminated, truncated, _ = env.step(action)
+        actions.append(np.array(action[0], dtype=env.action_space.dtype))
+        observation, reward, terminated, truncated, _ = env.step(action[0])
+        policy.executed(actions[-1][None], ONE)
         recorded.append(_copy(observation, env.observation_space))
         rewards.append(float(reward))
         truncated = truncated or (len(actions) >= limit and not terminated)

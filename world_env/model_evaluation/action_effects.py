@@ -21,7 +21,7 @@ from torch import Tensor
 from world_env.batch import Context, Observation
 from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.errors import significant
-from world_env.policies.correlated_noise import CorrelatedNoise
+from world_env.policies.held_policy import HeldPolicy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rng import CounterRNG
@@ -86,7 +86,7 @@ class _Walker:
     def __init__(self, env: gym.Env, seed: int) -> None:
         self.env = env
         self._rng = np.random.default_rng(seed)
-        self._policy = CorrelatedNoise(env.action_space, _HOLD)
+        self._policy = HeldPolicy(env.action_space, _HOLD)
         self.now: Any = None
         self._begin()
 
@@ -98,14 +98,17 @@ class _Walker:
                 self._begin()
 
     def sequence(self, steps: int) -> list[Any]:
-        self._policy.reset(self._draw())
-        return [self._policy.act(None) for _ in range(steps)]
+        self._policy.reset(_ONE, [self._draw()])
+        return [self._policy.act(np.zeros(1), _ONE)[0] for _ in range(steps)]
 
     def _begin(self) -> None:
         self.now = copy.deepcopy(self.env.reset(seed=self._draw())[0])
 
     def _draw(self) -> int:
         return int(self._rng.integers(2**31))
+
+
+_ONE = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 
 from world_env.data.episode import Episode
 from world_env.errors import InvalidOptionError, TooLittleDataError
-from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.policies.function_policy import LoggedActionsPolicy
+from world_env.rollouts.learned import run_learned
 from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
 from world_env.types import JSON, OBSERVATION
@@ -152,23 +153,19 @@ def replay(twin: Twin, episodes: Sequence[Episode], rollouts: int, seed: int = 0
 
 
 def _replay(episodes: list[Episode], twin: Twin, rollouts: int, seed: int) -> Replay:
+    policy = LoggedActionsPolicy([each.actions for each in episodes for _ in range(rollouts)])
     lengths = np.repeat([len(episode) for episode in episodes], rollouts)
-    rows, longest = len(lengths), int(lengths.max())
-    # A time limit of the twin must not end a rollout before its log.
-    simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(horizon=longest + 1))
-    simulator.reset(options={"observation": _first_observations(episodes, rollouts)})
-    returns, ended, lost = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, bool)
-    for step in range(longest):
-        running = ~simulator.finished & (step < lengths)
-        if not running.any():
-            break
-        actions = np.stack([e.actions[min(step, len(e) - 1)] for e in episodes])
-        result = simulator.step(np.repeat(actions, rollouts, axis=0), rows=running)
-        returns += np.where(running, result.reward, 0.0)
-        ended[running & (result.end == _TERMINATED)] = step + 1
-        lost |= running & (result.end == _NON_FINITE)
+    first = _first_observations(episodes, rollouts)
+    # The time limit of the twin must not end a rollout before its log.
+    played = run_learned(policy, twin, first, seed=seed, max_steps=lengths)
+    assert played.ends is not None
+    ended = np.where(played.ends == _TERMINATED, played.lengths, 0)
     shape = (len(episodes), rollouts)
-    return Replay(returns.reshape(shape), ended.reshape(shape), lost.reshape(shape))
+    return Replay(
+        played.values.reshape(shape),
+        ended.reshape(shape),
+        (played.ends == _NON_FINITE).reshape(shape),
+    )
 
 
 def _first_observations(episodes: list[Episode], rollouts: int) -> Any:

@@ -9,7 +9,9 @@ import numpy as np
 from world_env.data.episode import Episode
 from world_env.model_evaluation.errors import significant
 from world_env.model_evaluation.open_loop import measured_steps
-from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.policies.function_policy import LoggedActionsPolicy
+from world_env.rollouts.learned import run_learned
+from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
@@ -60,18 +62,10 @@ def _learned_ends(
         key: np.stack([column[key][0] for column in columns]).repeat(_ROLLOUTS, axis=0)
         for key in columns[0]
     }
-    longest = int(observed.max())
-    # One step more, so that the time limit ends no rollout.
-    config = SimulatorConfig(horizon=longest + 1)
-    simulator = Simulator(twin, len(observed), seed=seed, config=config)
     parts = isinstance(episodes[0].observations, dict)
-    simulator.reset(options={"observation": begin if parts else next(iter(begin.values()))})
-    ends = np.full(len(observed), longest + 1)
-    for step in range(longest):
-        running = ~simulator.finished & (observed > step)
-        if not running.any():
-            break
-        actions = np.stack([episode.actions[min(step, len(episode) - 1)] for episode in episodes])
-        result = simulator.step(actions.repeat(_ROLLOUTS, axis=0), rows=running)
-        ends[running & result.terminated] = step + 1
-    return ends
+    policy = LoggedActionsPolicy([each.actions for each in episodes for _ in range(_ROLLOUTS)])
+    first = begin if parts else next(iter(begin.values()))
+    played = run_learned(policy, twin, first, seed=seed, max_steps=observed)
+    assert played.ends is not None
+    terminated = played.ends == ENDS.index("terminated")
+    return np.where(terminated, played.lengths, int(observed.max()) + 1)

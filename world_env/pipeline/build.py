@@ -8,7 +8,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from world_env.model_evaluation.error_by_horizon import measure_horizons
 from world_env.model_evaluation.open_loop import evaluate_open_loop
 from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
+from world_env.policies.loading import trained_policy
+from world_env.policies.random_policy import RandomPolicy
 from world_env.policy_evaluation.compare import compare
 from world_env.policy_evaluation.evaluate_twin import TrainedPolicy, agreement, evaluate_twin
 from world_env.policy_evaluation.policy_pool import Pool
@@ -38,7 +40,6 @@ from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
-from world_env.rollouts.actors import policy_actor, random_actor
 from world_env.rollouts.real import run_real
 from world_env.spec import WorldSpec, check_same_spaces
 from world_env.twin.fidelity import error_curves
@@ -133,24 +134,24 @@ def _compared(
 ) -> JSON:
     """Comparison of the policies, after training the baseline; durations are added to `seconds`."""
     name = config.algo.lower()
-    policies = {
-        "random": random_actor(last.twin.spec.action_space, range(config.episodes)),
-        f"{name}_twin": policy_actor(last.policy),
+    policies: dict[str, Any] = {
+        "random": RandomPolicy(last.twin.spec.action_space),
+        f"{name}_twin": last.policy,
     }
     real_steps = {"random": 0, f"{name}_twin": last.real_steps}
     if config.baseline:
         mark = time.perf_counter()
         baseline = _baseline(config, last, ledger, report)
-        policies[f"{name}_real_same_steps"] = policy_actor(baseline)
+        policies[f"{name}_real_same_steps"] = baseline
         # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
         real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
         duration = round(time.perf_counter() - mark, 1)
         seconds.append((f"{config.algo} in the real environment, same steps", duration))
     mark = time.perf_counter()
     comparison = compare(
-        policies,
         last.twin,
-        config.real,
+        policies,
+        real=config.real,
         ledger=ledger,
         episodes=config.episodes,
         seed=JUDGE_SEEDS,
@@ -258,9 +259,9 @@ def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
 
 def _agreement(name: str, last: Round, policy_pool: Pool, ledger: StepLedger) -> JSON:
     """Agreement of learned and real returns over a policy pool and over the policy trained in the twin."""
-    actor = policy_actor(last.policy)
-    real = run_real(actor, policy_pool.real, policy_pool.seeds, purpose="judge", ledger=ledger)
-    trained = TrainedPolicy(name, name, lambda: actor, real)
+    policy = trained_policy(last.policy)
+    real = run_real(policy, policy_pool.real, policy_pool.seeds, purpose="judge", ledger=ledger)
+    trained = TrainedPolicy(name, name, policy, real)
     return agreement(evaluate_twin(last.twin, policy_pool, [trained]), policy_pool)
 
 

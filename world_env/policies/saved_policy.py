@@ -12,14 +12,18 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from world_env.errors import SpaceMismatchError, StageError, TwinFormatError
-from world_env.policies.algorithms import algorithm_class
+import numpy as np
+from gymnasium import spaces
+
+from world_env.errors import SpaceMismatchError, StageError
+from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
 from world_env.simulation.config import check_mode
-from world_env.spaces import space_from_json, space_to_json
+from world_env.spaces import is_image, space_from_json, space_to_json
 from world_env.spec import WorldSpec
+from world_env.struct import Struct
 from world_env.twin.twin import load_cached
 from world_env.types import JSON
 
@@ -27,26 +31,62 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
 
-FORMAT = 1
+FORMAT = 2
 """Version of the policy folder. A reader refuses folders of a newer version."""
-CLOSED = "closed"
-"""Provenance key of policies that evaluate twins. They must not collect the data of a twin."""
 _ZIP, _JSON = "policy.zip", "policy.json"
 _ENCODER = "encoder"
 """Folder of the encoder's twin, inside the folder of a latent policy."""
+
+
+class PolicyCard(Struct, kw_only=True):
+    """Description of a saved policy, the content of `policy.json`."""
+
+    format: int
+    """Version of the folder."""
+    kind: str = "sb3"
+    """Kind of the policy, which names its loader."""
+    algorithm: str
+    """Name of the algorithm, as in `LearnConfig.algo`."""
+    observation_space: JSON
+    """Space of the policy's input as JSON: of latents for a latent policy."""
+    action_space: JSON
+    """Action space as JSON."""
+    latent_mode: str | None = None
+    """Observation mode of a latent policy, "latent" or "both". Its folder holds the encoder."""
+    trained_in: Literal["learned", "real"]
+    """Whether the policy was trained in a twin or in the real environment."""
+    evaluates_twins: bool = False
+    """Whether the policy belongs to a pool that evaluates twins. Such a policy must not collect the data of a twin."""
+    seed: int | None = None
+    """Seed of the training."""
+    provenance: JSON = {}
+    """Description of the training."""
+
+    def __post_init__(self) -> None:
+        if self.latent_mode is not None:
+            check_mode(self.latent_mode)
+        for tree in (self.observation_space, self.action_space):
+            space_from_json(tree)
+
+    @property
+    def spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        """Observation and action space."""
+        return space_from_json(self.observation_space), space_from_json(self.action_space)
 
 
 def save_policy(
     model: BaseAlgorithm,
     folder: str | os.PathLike[str],
     *,
-    trained_in: str,
+    trained_in: Literal["learned", "real"],
     provenance: JSON | None = None,
+    evaluates_twins: bool = False,
 ) -> Path:
     """Save a policy to a folder. An older policy in the folder is replaced in one atomic step.
 
     trained_in: "learned" (in a twin) or "real".
     provenance: description of the training, a strict JSON tree.
+    evaluates_twins: whether the policy belongs to a policy pool; `collect` then refuses it.
     Raises StageError if the folder cannot be written or holds other files.
     """
     target = Path(folder)
@@ -57,17 +97,18 @@ def save_policy(
             f"{target} exists and is not a policy folder (it has no {_JSON}): choose another folder"
         )
     encoder = encoder_of(model)
-    tree = {
-        "format": FORMAT,
-        "algorithm": type(model).__name__,
-        "observation_space": space_to_json(model.observation_space),
-        "action_space": space_to_json(model.action_space),
-        "sees": None if encoder is None else {"through": _ENCODER, "mode": encoder.mode},
-        "trained_in": trained_in,
-        "seed": model.seed,
-        "provenance": provenance or {},
-    }
-    text = json.dumps(tree, allow_nan=False, indent=2)
+    card = PolicyCard(
+        format=FORMAT,
+        algorithm=algorithm_name(type(model)),
+        observation_space=space_to_json(model.observation_space),
+        action_space=space_to_json(model.action_space),
+        latent_mode=None if encoder is None else encoder.mode,
+        trained_in=trained_in,
+        evaluates_twins=evaluates_twins,
+        seed=model.seed,
+        provenance=provenance or {},
+    )
+    text = json.dumps(card.to_json(), allow_nan=False, indent=2)
     beside = target.with_name(f".{target.name}.{os.getpid()}.new")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     try:
@@ -94,7 +135,7 @@ def save_policy(
     return target
 
 
-def policy_card(folder: str | os.PathLike[str]) -> JSON:
+def policy_card(folder: str | os.PathLike[str]) -> PolicyCard:
     """Read `policy.json` without loading the policy. Raises StageError if it is missing or damaged."""
     path = Path(folder) / _JSON
     if not path.is_file():
@@ -103,25 +144,19 @@ def policy_card(folder: str | os.PathLike[str]) -> JSON:
             "policy with `world-env learn`."
         )
     try:
-        tree: JSON = json.loads(path.read_text(encoding="utf-8"))
-        version = tree["format"]
-        if type(version) is int and version > FORMAT:
-            raise StageError(
-                f"{path} has format {version}, but this version of world-env reads formats up to "
-                f"{FORMAT}: upgrade world-env"
-            )
-        for name in ("observation_space", "action_space"):
-            space_from_json(tree[name])
-        if tree.get("sees"):
-            check_mode(tree["sees"]["mode"])
-        if not isinstance(tree["algorithm"], str):
-            raise TypeError(f"algorithm must be a string, got {tree['algorithm']!r}")
-    except (ValueError, KeyError, TypeError, TwinFormatError) as error:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    version = tree.get("format") if isinstance(tree, dict) else None
+    if type(version) is int and version != FORMAT:
+        advice = "upgrade world-env" if version > FORMAT else "train the policy again"
         raise StageError(
-            f"{path} is damaged ({type(error).__name__}: {error}): restore the file, or train the "
-            "policy again"
-        ) from error
-    return tree
+            f"{path} has format {version}, but this version of world-env reads format {FORMAT}: {advice}"
+        )
+    try:
+        return PolicyCard.from_json(tree, where=str(path), error=StageError)
+    except StageError as error:
+        raise _damaged(path, error) from error
 
 
 def load_policy(
@@ -131,42 +166,81 @@ def load_policy(
     expect: WorldSpec | None = None,
     device: str = "cpu",
 ) -> BaseAlgorithm:
-    """Load the algorithm from a policy folder. Loading can execute code: load only policies that you trust.
+    """Load the algorithm of a policy. Loading can execute code: load only policies that you trust.
 
+    folder: of a saved policy, or the .zip of a model of Stable-Baselines3, sb3-contrib or SBX.
     env: environment for further training.
     expect: spec whose spaces the policy must have.
     device: torch device of the policy.
     Raises StageError if the policy is missing or damaged, SpaceMismatchError if its spaces differ from `expect`.
     """
+    path = Path(folder)
+    if path.suffix == ".zip" and not path.is_dir():
+        model = _load(path, algorithm_of_zip(path), env, device)
+        if expect is not None:
+            _check_spaces(str(path), model.observation_space, model.action_space, expect)
+        return model
     card = policy_card(folder)
-    stored = {name: space_from_json(card[name]) for name in ("observation_space", "action_space")}
-    sees = card.get("sees")
-    encoder = sees and LatentEncoder(load_cached(Path(folder) / _ENCODER), sees["mode"])
+    encoder = None
+    observed, acted = card.spaces
+    if card.latent_mode is not None:
+        encoder = LatentEncoder(load_cached(path / _ENCODER), card.latent_mode)
     if expect is not None:
-        required = encoder.twin.spec.observation_space if encoder else stored["observation_space"]
-        for name, space in (stored | {"observation_space": required}).items():
-            if space != getattr(expect, name):
-                raise SpaceMismatchError(
-                    f"policy {folder} has {name} {space}, expected {getattr(expect, name)}: choose "
-                    "a policy trained for this environment"
-                )
-    path = Path(folder) / _ZIP
-    algorithm = algorithm_class(card["algorithm"])
-    try:
-        model = algorithm.load(path, env=env, device=device)
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, AttributeError, EOFError,
-            TypeError, ImportError, zipfile.BadZipFile) as error:  # fmt: skip
+        seen = observed if encoder is None else encoder.twin.spec.observation_space
+        _check_spaces(str(folder), seen, acted, expect)
+    model = _load(path / _ZIP, algorithm_class(card.algorithm), env, device)
+    if (model.observation_space, model.action_space) != (observed, acted):
         raise StageError(
-            f"{path} cannot be loaded ({type(error).__name__}: {error}): the file is missing, "
-            f"damaged, or not a {card['algorithm']} policy. Restore it, or train the policy again."
-        ) from error
-    if (
-        model.observation_space != stored["observation_space"]
-        or model.action_space != stored["action_space"]
-    ):
-        raise StageError(
-            f"{path} and {_JSON} disagree on the spaces: they belong to different policies. "
+            f"{path / _ZIP} and {_JSON} disagree on the spaces: they belong to different policies. "
             "Restore the folder, or train the policy again."
         )
     attach_encoder(model, encoder)
     return model
+
+
+def check_policy_spaces(model: Any, spec: WorldSpec) -> None:
+    """Raise SpaceMismatchError if a model without an encoder has other spaces than `spec`."""
+    observed = getattr(model, "observation_space", spec.observation_space)
+    acted = getattr(model, "action_space", spec.action_space)
+    _check_spaces(f"of {type(model).__name__}", observed, acted, spec)
+
+
+def _check_spaces(
+    name: str, observed: spaces.Space[Any], acted: spaces.Space[Any], spec: WorldSpec
+) -> None:
+    pairs = {
+        "observation_space": (observed, spec.observation_space),
+        "action_space": (acted, spec.action_space),
+    }
+    for label, (found, expected) in pairs.items():
+        if found != expected and found != _channels_first(expected):
+            raise SpaceMismatchError(
+                f"policy {name} has {label} {found}, expected {expected}: choose a policy trained for this environment"
+            )
+
+
+def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The space with images as Stable-Baselines3 transposes them for its convolutions."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: _channels_first(part) for key, part in space.spaces.items()})
+    if not is_image(space) or len(space.shape or ()) != 3:
+        return space
+    low, high = (np.transpose(bound, (2, 0, 1)) for bound in (space.low, space.high))  # type: ignore[attr-defined]
+    return spaces.Box(low, high, dtype=space.dtype)  # type: ignore[arg-type]
+
+
+def _load(path: Path, kind: type[BaseAlgorithm], env: Any, device: str) -> BaseAlgorithm:
+    try:
+        return kind.load(path, env=env, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, AttributeError, EOFError,
+            TypeError, ImportError, zipfile.BadZipFile) as error:  # fmt: skip
+        raise StageError(
+            f"{path} cannot be loaded ({type(error).__name__}: {error}): the file is missing, "
+            f"damaged, or not a {kind.__name__} policy. Restore it, or train the policy again."
+        ) from error
+
+
+def _damaged(path: Path, error: Exception) -> StageError:
+    return StageError(
+        f"{path} is damaged ({type(error).__name__}: {error}): restore the file, or train the policy again"
+    )

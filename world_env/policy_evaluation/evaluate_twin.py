@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_env.errors import InvalidOptionError
+from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.correlation import (
     EVALUATION,
     OPTIMISATION,
@@ -17,6 +18,7 @@ from world_env.policy_evaluation.correlation import (
     statistics,
 )
 from world_env.policy_evaluation.policy_pool import Pool
+from world_env.policy_evaluation.pool_selection import Member
 from world_env.policy_evaluation.return_prediction import (
     ReturnPrediction,
     calibrate,
@@ -27,7 +29,6 @@ from world_env.policy_evaluation.return_prediction import (
     leave_one_run_out,
 )
 from world_env.real.real_env import spec_of
-from world_env.rollouts.actors import Actor
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import first_observations
 from world_env.rollouts.returns import Returns, bootstrap_mean
@@ -45,7 +46,7 @@ class TrainedPolicy:
 
     name: str
     run: str
-    actor: Callable[[], Actor]
+    policy: Policy
     real: Returns
 
 
@@ -72,26 +73,22 @@ def evaluate_twin(
             "a pool through another twin of the same environment, fitted to other data with another seed"
         )
     first = first_observations(pool.real, pool.seeds)
-    entries: list[tuple[str, str, str, Callable[[], Actor], Returns]] = [
-        (
-            member.name,
-            member.run,
-            EVALUATION,
-            lambda member=member: pool.actor(member, spec),  # type: ignore[misc]
-            real,
-        )
+    # Pool policies are loaded one at a time: a pool may hold many large ones.
+    entries: list[tuple[str, str, str, Member | Policy, Returns]] = [
+        (member.name, member.run, EVALUATION, member, real)
         for member, real in zip(pool.members, pool.returns, strict=True)
     ]
-    entries += [(part.name, part.run, OPTIMISATION, part.actor, part.real) for part in trained]
+    entries += [(part.name, part.run, OPTIMISATION, part.policy, part.real) for part in trained]
     evaluated = []
-    for number, (name, run, kind, actor, real) in enumerate(entries):
+    for number, (name, run, kind, source, real) in enumerate(entries):
         if len(real.values) != len(pool.seeds):
             raise InvalidOptionError(
                 f"policy {name!r} has {len(real.values)} real returns, but the pool has {len(pool.seeds)} reset seeds: "
                 "evaluate it on the seeds of the pool"
             )
-        learned = run_learned(actor(), twin, first, seed=seed)
-        mean, past = learned_return(actor(), twin, len(pool.seeds), seed=seed)
+        policy = pool.policy(source, spec) if isinstance(source, Member) else source
+        learned = run_learned(policy, twin, first, seed=seed, policy_seeds=pool.seeds)
+        mean, past = learned_return(policy, twin, len(pool.seeds), seed=seed)
         evaluated.append(PolicyReturns(name, run, kind, real.values, learned.values, mean, past))
         if progress is not None:
             progress(number + 1, len(entries))

@@ -18,8 +18,11 @@ from gymnasium import spaces
 
 from world_env.atomic_io import write_json
 from world_env.errors import StageError
-from world_env.policies.latent_policy import LatentActor
-from world_env.policies.saved_policy import CLOSED, load_policy, save_policy
+from world_env.policies.function_policy import FunctionPolicy
+from world_env.policies.loading import as_policy
+from world_env.policies.protocol import Policy
+from world_env.policies.random_policy import EpsilonRandomPolicy, RandomPolicy
+from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, PoolConfig
 from world_env.policy_evaluation.pool_selection import Member, choose, range_shares
 from world_env.provenance import facts
@@ -27,7 +30,6 @@ from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import milestones
 from world_env.rl.learn import LearnConfig, learn
-from world_env.rollouts.actors import Actor, policy_actor, random_actor, scripted_actor
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
 from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
@@ -69,9 +71,9 @@ class Pool:
     through: str | None = None
     scripted: str | None = None
 
-    def actor(self, member: Member, spec: WorldSpec) -> Actor:
-        """The policy of a member. Its noise has a fixed seed, so real and learned episodes have the same noise."""
-        return _actor(self.folder, member, self.scripted, spec, len(self.seeds))
+    def policy(self, member: Member, spec: WorldSpec) -> Policy:
+        """The policy of a member. Its random numbers derive from the seeds of its episodes, real or learned."""
+        return _policy(self.folder, member, self.scripted, spec)
 
     @classmethod
     def load(cls, folder: Path) -> Pool:
@@ -155,8 +157,8 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     seeds = range(FIRST_SEED, FIRST_SEED + config.episodes)
     returns = []
     for number, member in enumerate(chosen):
-        actor = _actor(folder, member, config.scripted, spec, len(seeds))
-        returns.append(run_real(actor, config.real, seeds, purpose="judge", ledger=ledger))
+        policy = _policy(folder, member, config.scripted, spec)
+        returns.append(run_real(policy, config.real, seeds, purpose="judge", ledger=ledger))
         report("evaluate", number + 1, len(chosen), {})
     ledger.save()
     tree = {
@@ -247,10 +249,10 @@ def _train(
             out=unfinished,
             ledger=ledger,
             purpose="collect",
-            callbacks=[milestones(stages, trained_in="real", provenance={CLOSED: True})],
+            callbacks=[milestones(stages, trained_in="real", evaluates_twins=True)],
             through=through,
         )
-        save_policy(model, run_folder / "closed", trained_in="real", provenance={CLOSED: True})
+        save_policy(model, run_folder / "closed", trained_in="real", evaluates_twins=True)
         shutil.rmtree(unfinished)
     kept = [path for path in stages.values() if (path / "policy.json").is_file()]
     members = [Member(f"{name} {path.name}", name, f"{name}/{path.name}") for path in kept]
@@ -290,35 +292,23 @@ def _estimates(
     seeds = range(FIRST_SEED + 10_000, FIRST_SEED + 10_000 + _SELECT_EPISODES)
     for number, member in enumerate(candidates):
         if member.name not in known:
-            actor = _actor(folder, member, config.scripted, spec, len(seeds))
-            found = run_real(actor, config.real, seeds, purpose="select", ledger=ledger)
+            policy = _policy(folder, member, config.scripted, spec)
+            found = run_real(policy, config.real, seeds, purpose="select", ledger=ledger)
             known[member.name] = found.mean
             write_json(path, known)
         report("select", number + 1, len(candidates), {})
     return [known[member.name] for member in candidates]
 
 
-def _actor(folder: Path, member: Member, scripted: str | None, spec: WorldSpec, rows: int) -> Actor:
-    random = random_actor(spec.action_space, range(rows))
+def _policy(folder: Path, member: Member, scripted: str | None, spec: WorldSpec) -> Policy:
+    own: Policy
     if member.source == "random":
-        return random
+        return RandomPolicy(spec.action_space)
     if member.source == "scripted" and scripted is not None:
-        own = scripted_actor(scripted)
+        own = FunctionPolicy.named(scripted)
     else:
-        own = policy_actor(load_policy(folder / member.source, expect=spec))
-    if not member.noise:
-        return own
-    generators = [np.random.default_rng([row, 1]) for row in range(rows)]
-
-    def act(observation: Any, running: np.ndarray) -> np.ndarray:
-        chosen, other = own(observation, running), random(observation, running)
-        swap = np.array([generators[row].random() < member.noise for row in running])
-        taken = np.where(swap.reshape(-1, *[1] * (chosen.ndim - 1)), other, chosen)
-        if isinstance(own, LatentActor):
-            own.took(taken, running)
-        return taken
-
-    return act
+        own = as_policy(folder / member.source, spec)
+    return EpsilonRandomPolicy(own, spec.action_space, member.noise) if member.noise else own
 
 
 def _identity(config: PoolConfig, through: Twin | None) -> JSON:

@@ -8,22 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from world_env.errors import StageError
+from world_env.policies.loading import AnyPolicy, as_policy
+from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.correlation import PolicyReturns
-from world_env.rollouts.actors import as_actor
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
 from world_env.types import JSON
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    from world_env.rollouts.actors import Actor
 
 LEVEL = 0.9
 """Nominal coverage of the intervals."""
@@ -63,12 +58,15 @@ class ReturnPrediction:
 
 
 def predict_return(
-    policy: BaseAlgorithm | str | Path | Actor, twin: Twin, *, episodes: int = 100, seed: int = 0
+    policy: AnyPolicy,
+    twin: Twin,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
 ) -> ReturnPrediction:
     """Predict the mean real return of a policy from episodes in the twin. Takes no real step.
 
-    policy: a Stable-Baselines3 model (acts deterministically), the folder of one, or a function
-        (batched observations, environment indices) -> batched actions.
+    policy: what `world_env.policies.as_policy` takes. A Stable-Baselines3 model acts deterministically.
     episodes: learned episodes of the prediction.
     Raises StageError for a twin without calibration by a policy pool, InvalidOptionError for another kind of policy.
     """
@@ -79,15 +77,15 @@ def predict_return(
             "evaluate the twin with `world-env compare --twin FOLDER --pool POOL`"
         )
     return interval(
-        calibration, *learned_return(as_actor(policy, twin.spec), twin, episodes, seed=seed)
+        calibration, *learned_return(as_policy(policy, twin.spec), twin, episodes, seed=seed)
     )
 
 
 def learned_return(
-    actor: Actor, twin: Twin, episodes: int, *, seed: int = 0
+    policy: Policy, twin: Twin, episodes: int, *, seed: int = 0
 ) -> tuple[float, float | None]:
     """(mean learned return, share of out-of-distribution steps) over the initial states of the twin in turn."""
-    found = run_learned(actor, twin, own_starts(twin, episodes), seed=seed)
+    found = run_learned(policy, twin, own_starts(twin, episodes), seed=seed)
     return found.mean, found.past_threshold
 
 

@@ -12,10 +12,9 @@ import torch
 from scipy.stats import t as student_t
 
 from world_env.data_range import DataRange
-from world_env.rollouts.actors import Actor
-from world_env.rollouts.learned import run_learned
+from world_env.policies.protocol import Policy
+from world_env.rollouts.learned import LearnedStep, run_learned
 from world_env.rollouts.returns import Returns
-from world_env.simulation.simulator import StepResult
 from world_env.twin.twin import Twin
 from world_env.types import JSON, OBSERVATION
 
@@ -53,7 +52,7 @@ class RolloutStatistics:
 
 
 def measure_rollout(
-    actor: Actor,
+    policy: Policy,
     twin: Twin,
     first: Any,
     ranges: DataRange | None,
@@ -72,16 +71,17 @@ def measure_rollout(
     known = "reward" in twin.known
     clip = (-math.inf, math.inf) if known or twin.ranges is None else twin.ranges.reward
 
-    def watch(before: Any, result: StepResult, stepped: np.ndarray) -> None:
+    def measure(step: LearnedStep) -> None:
         nonlocal values
+        result, stepped = step.result, step.running
         values = values + np.where(stepped, result.reward.clip(*clip), 0.0)
         rewards.append(result.reward[stepped])
         if result.uncertainty is not None:
             uncertainties.append(result.uncertainty[stepped])
         if widths:
-            changes.append(_changes(before, result.observation, widths)[stepped])
+            changes.append(_changes(step.observation, result.observation, widths)[stepped])
 
-    returns = run_learned(actor, _unclipped(twin), first, seed=seed, watch=watch)
+    returns = run_learned(policy, _unclipped(twin), first, seed=seed, on_step=measure)
     odd = quantile = motion = None
     if ranges is not None and not known:
         low, high = ranges.reward

@@ -69,6 +69,17 @@ class StepLedger:
         if self._parent is not None:
             self._parent.count(purpose, n)
 
+    def release(self, purpose: str, n: int) -> None:
+        """Take back `n` >= 0 counted steps that were not taken. Raises ValueError for more than were counted."""
+        if not 0 <= n <= self._counts.get(purpose, 0):
+            raise ValueError(
+                f"cannot take back {n} steps of {purpose!r}: {self._counts.get(purpose, 0)} were counted"
+            )
+        if n:
+            self._counts[purpose] -= n
+        if self._parent is not None:
+            self._parent.release(purpose, n)
+
     def total(self, exclude: Iterable[str] = ("judge",)) -> int:
         """Number of steps of all purposes that are not in `exclude`."""
         excluded = set(exclude)

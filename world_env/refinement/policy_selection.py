@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_env.data.episode import Episode
+from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.rollout_statistics import sample_first_observations
-from world_env.rollouts.actors import Actor
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -52,7 +52,7 @@ class PolicyEstimate:
 
 
 def estimate_return(
-    actor: Actor,
+    policy: Policy,
     twin: Twin,
     *,
     on_uncertain: str = "ignore",
@@ -65,7 +65,7 @@ def estimate_return(
     """
     first = sample_first_observations(twin, ESTIMATE_EPISODES, seed)
     return run_learned(
-        actor, twin, first, seed=seed, on_uncertain=on_uncertain, discount=discount
+        policy, twin, first, seed=seed, on_uncertain=on_uncertain, discount=discount
     ).mean
 
 

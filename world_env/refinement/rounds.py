@@ -16,6 +16,7 @@ from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
 from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import fit_episodes
+from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.policy_evaluation.return_prediction import learned_return
 from world_env.refinement.config import RESTART, RefineConfig
@@ -28,7 +29,6 @@ from world_env.refinement.policy_selection import (
     spot_check,
 )
 from world_env.rl.learn import learn
-from world_env.rollouts.actors import policy_actor
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -265,7 +265,7 @@ class Rounds:
             warm_start=warm_start,
             progress=partial(self.report, "learn"),
         )
-        self.learned_steps += policy_card(out)["provenance"]["learn"]["done"]
+        self.learned_steps += policy_card(out).provenance["learn"]["done"]
         self.policies[f"{out.parent.name}/{out.name}"] = out
 
     def _choose(self, twin: Twin, evaluated: JSON | None) -> JSON:
@@ -286,8 +286,8 @@ class Rounds:
         chosen, contender = best_of(estimates, checks, newest) if estimates else (newest, newest)
         predicted, expected = None, None
         if self.spec.horizon is not None:  # without a time limit there is one round
-            actor = policy_actor(load_policy(self.policies[chosen]))
-            learned = learned_return(actor, twin, _PREDICTION_EPISODES, seed=self.config.seed)[0]
+            policy = as_policy(self.policies[chosen])
+            learned = learned_return(policy, twin, _PREDICTION_EPISODES, seed=self.config.seed)[0]
             returns = returns_of(checks).get(chosen, [])
             found = combined_estimate(learned, returns, last_twin_error(checks))
             ends = (None, None) if found.half_width is None else (found.low, found.high)
@@ -320,8 +320,10 @@ class Rounds:
 
     def _estimate(self, policy: Path, twin: Twin, rule: str, discount: float = 1.0) -> float:
         """Learned return of the policy in a folder."""
-        actor, seed = policy_actor(load_policy(policy)), self.config.seed
-        return estimate_return(actor, twin, on_uncertain=rule, seed=seed, discount=discount)
+        seed = self.config.seed
+        return estimate_return(
+            as_policy(policy), twin, on_uncertain=rule, seed=seed, discount=discount
+        )
 
     def _compared(self, checks: Sequence[JSON]) -> list[str]:
         """Policies to select from: the newest, the last selected one, the last contender, the best in real episodes."""

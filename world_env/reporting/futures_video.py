@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from world_env.errors import InvalidOptionError, MissingExtraError
-from world_env.policies.latent_policy import LatentActor
+from world_env.policies.loading import AnyPolicy, as_policy
+from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.reporting.side_by_side_video import END_LABELS, beside, encode_frames, frame_duration
-from world_env.rollouts.actors import policy_actor
+from world_env.rollouts.learned import LearnedStep, steps_in_twin
 from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
@@ -26,7 +28,7 @@ from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
+    pass
 
 _WIDTH, _BAND, _GAP, _COLUMNS = 240, 20, 4, 3
 _INK, _REAL, _CUT, _PAPER = (29, 33, 41), (31, 111, 235), (198, 47, 59), (255, 255, 255)
@@ -46,7 +48,7 @@ class _Panel:
 
 def futures(
     twin: Twin,
-    policy: BaseAlgorithm,
+    policy: AnyPolicy,
     out: str | os.PathLike[str],
     *,
     real: EnvConfig,
@@ -75,24 +77,25 @@ def futures(
     with beside(Path(out)) as fresh, ExitStack() as stack:
         env = stack.enter_context(closing(make_real(real, purpose="spot_check", ledger=ledger)))
         check_same_spaces(env, twin.spec)
-        act = policy_actor(policy)
+        played = as_policy(policy, twin.spec)
         observation = env.reset(seed=seed)[0]
+        played.reset(_ONE, [seed])
         for step in range(after):
-            observation, _, terminated, truncated, _ = env.step(act(one_row(observation), _ONE)[0])
+            observation, terminated, truncated = _step(env, played, observation)
             if terminated or truncated:
                 raise InvalidOptionError(
                     f"the real episode ended after {step + 1} steps, before step {after}: choose a smaller value of "
                     "after, another seed or a better policy"
                 )
-        learned = _simulator_at(twin, observation, number, seed)
+        simulator = _simulator_at(twin, observation, number, seed)
+        learned = steps_in_twin(played.fork(number), simulator, simulator.observe())
         panels = [_Panel("real", observation)]
         panels += [_Panel(f"rollout {i + 1}", observation) for i in range(number)]
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
-        rollout_act = act.fork(number) if isinstance(act, LatentActor) else act
         frames = [_compose(panels, renderer, 0)]
         for step in range(1, steps + 1):
-            _real_step(env, act, panels[0])
-            _learned_step(learned, rollout_act, panels[1:])
+            _real_step(env, played, panels[0])
+            _learned_step(next(learned, None), panels[1:])
             if step % every == 0:
                 frames.append(_compose(panels, renderer, step))
             if all(panel.end for panel in panels):
@@ -102,6 +105,14 @@ def futures(
 
 
 _ONE = np.zeros(1, np.int64)
+
+
+def _step(env: Any, policy: Policy, observation: Any) -> tuple[Any, bool, bool]:
+    """One real step; returns (observation, terminated, truncated)."""
+    action = policy.act(one_row(observation), _ONE)
+    observation, _, terminated, truncated, _ = env.step(copy.copy(action[0]))
+    policy.executed(action, _ONE)
+    return observation, terminated, truncated
 
 
 def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
@@ -119,25 +130,22 @@ def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simul
     return simulator
 
 
-def _real_step(env: Any, act: Any, panel: _Panel) -> None:
+def _real_step(env: Any, policy: Policy, panel: _Panel) -> None:
     if panel.end:
         return
-    action = act(one_row(panel.observation), _ONE)[0]
-    panel.observation, _, terminated, truncated, _ = env.step(action)
+    panel.observation, terminated, truncated = _step(env, policy, panel.observation)
     panel.steps += 1
     panel.end = "terminated" if terminated else "horizon" if truncated else ""
 
 
-def _learned_step(simulator: Simulator, act: Any, panels: Sequence[_Panel]) -> None:
-    running = ~simulator.finished
-    if not running.any():
+def _learned_step(step: LearnedStep | None, panels: Sequence[_Panel]) -> None:
+    """Show a step of the rollouts; None: all have ended."""
+    if step is None:
         return
-    actions = act(simulator.observe(), np.arange(len(panels)))
-    result = simulator.step(actions, rows=running)
-    for row in np.flatnonzero(running).tolist():
-        panels[row].observation = row_of(result.observation, row)
+    for row in np.flatnonzero(step.running).tolist():
+        panels[row].observation = row_of(step.result.observation, row)
         panels[row].steps += 1
-        panels[row].end = ENDS[int(result.end[row])]
+        panels[row].end = ENDS[int(step.result.end[row])]
 
 
 def _compose(panels: Sequence[_Panel], renderer: Renderer, step: int) -> np.ndarray:

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from world_env.atomic_io import atomic_path
-from world_env.collection.exploration import SavedPolicy
 from world_env.errors import InvalidOptionError, MissingExtraError
-from world_env.policies.protocol import Exploration
+from world_env.policies.loading import AnyPolicy, as_policy
+from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
@@ -30,8 +30,8 @@ from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:
     import gymnasium as gym
-    from stable_baselines3.common.base_class import BaseAlgorithm
 
+_ONE = np.zeros(1, np.int64)
 MODES = ("closed_loop", "open_loop")
 
 END_LABELS = {
@@ -111,7 +111,7 @@ class _Learned:
 
 def watch(
     twin: Twin,
-    policy: BaseAlgorithm | Exploration,
+    policy: AnyPolicy,
     out: str | os.PathLike[str],
     *,
     real: EnvConfig | None = None,
@@ -160,7 +160,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 def side_by_side(
     twin: Twin,
-    policy: BaseAlgorithm | Exploration,
+    policy: AnyPolicy,
     *,
     real: EnvConfig | None = None,
     steps: int = 200,
@@ -170,7 +170,7 @@ def side_by_side(
 ) -> list[np.ndarray]:
     """Frames (H, W, 3) uint8 of one episode from the same first observation: learned left, real right.
 
-    policy: an SB3 model (deterministic actions) or an exploration.
+    policy: what `world_env.policies.as_policy` takes; a Stable-Baselines3 model acts deterministically.
     real: the real environment; None: the twin alone, from one of its initial states, without real steps.
     steps: length of the video at most (default: 200); it ends earlier once both episodes ended. Real steps are counted
         in `ledger` as "spot_check".
@@ -196,36 +196,39 @@ def side_by_side(
             first = players[0].side.observation
         noise = 0.0 if mode == "open_loop" else 1.0
         players.insert(0, _Learned(twin, seed, first, temperature=noise))
-        actors = [_actor(policy, seed) for _ in players]
+        played = as_policy(policy, twin.spec)
+        policies = [played.fork(1) for _ in players]
+        for each in policies:
+            each.reset(_ONE, [seed])
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
         if mode == "open_loop":
             parts = observation_spaces(twin.spec.observation_space).values()
             differs = any(map(is_image, parts))
-            return list(_play_together(players, actors[-1], renderer, steps, differs))
-        return list(_play(players, actors, renderer, steps))
+            return list(_play_together(players, policies[-1], renderer, steps, differs))
+        return list(_play(players, policies, renderer, steps))
 
 
 def _play(
     players: Sequence[_Real | _Learned],
-    actors: Sequence[Exploration],
+    policies: Sequence[Policy],
     renderer: Renderer,
     steps: int,
 ) -> Iterator[np.ndarray]:
-    """Frames with one actor for each side, until all episodes ended."""
+    """Frames with one copy of the policy for each side, until all episodes ended."""
     sides = [player.side for player in players]
     yield _compose(sides, renderer, 0)
     for step in range(1, steps + 1):
         if all(side.end for side in sides):
             return
-        for player, actor in zip(players, actors, strict=True):
+        for player, policy in zip(players, policies, strict=True):
             if not player.side.end:
-                player.step(actor.act(player.side.observation))
+                player.step(_action(policy, player.side.observation))
         yield _compose(sides, renderer, step)
 
 
 def _play_together(
     players: Sequence[_Real | _Learned],
-    actor: Exploration,
+    policy: Policy,
     renderer: Renderer,
     steps: int,
     differs: bool,
@@ -238,7 +241,7 @@ def _play_together(
     for step in range(1, steps + 1):
         if real.side.end:
             return
-        action = actor.act(real.side.observation)
+        action = _action(policy, real.side.observation)
         real.step(action)
         if step < learned.context:
             learned.follow(action, real.side)
@@ -247,15 +250,10 @@ def _play_together(
         yield _compose(sides, renderer, step, differs)
 
 
-def _actor(policy: BaseAlgorithm | Exploration, seed: int) -> Exploration:
-    """Actor of one side with its own memory and noise; a trained policy acts deterministically."""
-    actor: Exploration
-    if hasattr(policy, "predict"):
-        actor = SavedPolicy(cast("BaseAlgorithm", policy), deterministic=True)
-    else:
-        actor = copy.deepcopy(policy)
-    actor.reset(seed)
-    return actor
+def _action(policy: Policy, observation: Any) -> Any:
+    action = policy.act(one_row(observation), _ONE)
+    policy.executed(action, _ONE)
+    return action[0]
 
 
 def _compose(

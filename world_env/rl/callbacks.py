@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from world_env.policies.saved_policy import save_policy
-from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
 
 
 def milestones(
-    stages: Mapping[int, Path], *, trained_in: str, provenance: JSON | None = None
+    stages: Mapping[int, Path],
+    *,
+    trained_in: Literal["learned", "real"],
+    evaluates_twins: bool = False,
 ) -> BaseCallback:
     """Return a callback that saves the policy after given numbers of training steps.
 
     stages: steps -> folder of the policy. A folder that exists already, from an interrupted run, is kept.
-    trained_in, provenance: as in `save_policy`.
+    trained_in, evaluates_twins: as in `save_policy`.
     """
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -27,7 +29,9 @@ def milestones(
         def _on_rollout_start(self) -> None:
             for steps, folder in stages.items():
                 if self.num_timesteps >= steps and not (folder / "policy.json").is_file():
-                    save_policy(self.model, folder, trained_in=trained_in, provenance=provenance)
+                    save_policy(
+                        self.model, folder, trained_in=trained_in, evaluates_twins=evaluates_twins
+                    )
 
         def _on_step(self) -> bool:
             return True

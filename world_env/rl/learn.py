@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -329,14 +329,14 @@ def _reward_statistics(env: VecEnv) -> JSON | None:
 def _check_same_training(folder: Path, world: Twin | EnvConfig, described: JSON) -> None:
     """Raise StageError if the folder holds a policy of another environment or configuration."""
     card = policy_card(folder)
-    stored = card["provenance"].get("learn", {})
+    stored = card.provenance.get("learn", {})
     advice = "choose another folder, or delete it to train from scratch"
-    if card.get("trained_in") != _side(world):
+    if card.trained_in != _side(world):
         raise StageError(
-            f"{folder} holds a policy trained in {_SIDES.get(str(card.get('trained_in')))}, but this training is in "
+            f"{folder} holds a policy trained in {_SIDES[card.trained_in]}, but this training is in "
             f"{_SIDES[_side(world)]}: {advice}"
         )
-    if card["provenance"].get("world") != _identity(world):
+    if card.provenance.get("world") != _identity(world):
         raise StageError(
             f"{folder} holds a policy trained in another "
             + (
@@ -360,7 +360,7 @@ def _finished(out: Path, world: Twin | EnvConfig, described: JSON) -> BaseAlgori
     return load_policy(out)
 
 
-def _side(world: Twin | EnvConfig) -> str:
+def _side(world: Twin | EnvConfig) -> Literal["learned", "real"]:
     return "learned" if isinstance(world, Twin) else "real"
 
 

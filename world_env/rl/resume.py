@@ -35,7 +35,7 @@ def restore(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
     """Restore replay buffer and reward statistics of an interrupted training."""
     from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-    set_reward_statistics(env, policy_card(partial)["provenance"]["learn"]["reward_statistics"])
+    set_reward_statistics(env, policy_card(partial).provenance["learn"]["reward_statistics"])
     if isinstance(model, OffPolicyAlgorithm):
         model.load_replay_buffer(_replay_file(partial))
 

@@ -56,7 +56,7 @@ def load_warm_start(
     new_coef, old_coef = (getattr(each, "log_ent_coef", None) for each in (model, older))
     if new_coef is not None and old_coef is not None:
         new_coef.data.copy_(old_coef.data)
-    set_reward_statistics(env, policy_card(folder)["provenance"]["learn"].get("reward_statistics"))
+    set_reward_statistics(env, policy_card(folder).provenance["learn"].get("reward_statistics"))
 
 
 def set_reward_statistics(env: VecEnv, statistics: dict[str, float] | None) -> None:

@@ -1,23 +1,40 @@
-"""Rollouts of a policy in the real environment."""
+"""Rollouts of a policy in the real environment: whole episodes, one after another or in worker processes."""
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
+from world_env.errors import InvalidOptionError
+from world_env.policies.loading import AnyPolicy, as_policy
+from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
-from world_env.rollouts.actors import Actor, begin_episodes
 from world_env.rollouts.returns import Returns, stacked
-from world_env.spaces import copied
+from world_env.spaces import copied, one_row
 from world_env.spec import EnvConfig
 
 _REWARD_TERM = "reward_"
 """Prefix of the reward terms in the `info` of MuJoCo environments."""
+_ONE = np.zeros(1, np.int64)
+"""Index of the only environment."""
+
+
+@dataclass(frozen=True)
+class RealEpisode:
+    """Sums over one real episode. first: first observation. parts: reward terms by name, as in `Returns`."""
+
+    first: Any
+    value: float
+    length: int
+    parts: dict[str, float]
 
 
 def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
@@ -30,32 +47,71 @@ def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
 
 
 def run_real(
-    actor: Actor, real: EnvConfig, seeds: Sequence[int], *, purpose: str, ledger: StepLedger
+    policy: AnyPolicy,
+    real: EnvConfig,
+    seeds: Sequence[int],
+    *,
+    purpose: str,
+    ledger: StepLedger,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> Returns:
-    """Play one real episode per reset seed, in parallel.
+    """Play one whole real episode per reset seed. The results have the order of the seeds.
 
+    policy: what `world_env.policies.as_policy` takes.
+    seeds: reset seeds, also the seeds of the policy's random numbers.
     purpose: purpose under which the ledger counts every step.
+    workers: number of processes that play episodes, each with an environment and a copy of the policy. The returns do
+        not depend on it. With more than one, a script must start under `if __name__ == "__main__"`, and the id of an
+        environment that it registers must name an importable module, "module:Id".
+    progress: called with the number of finished episodes.
+    Raises what `make_real` and the environment raise, StageError for an episode that kills its processes.
     """
-    envs = [make_real(real, purpose=purpose, ledger=ledger) for _ in seeds]
-    current = [env.reset(seed=int(seed))[0] for env, seed in zip(envs, seeds, strict=True)]
-    first = stacked(current)
-    values, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
-    parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(envs)))
-    running = np.arange(len(envs))
-    begin_episodes(actor)
-    while len(running):
-        actions = actor(stacked([current[row] for row in running]), running)
-        still = []
-        for row, action in zip(running, actions, strict=True):
-            current[row], reward, terminated, truncated, info = envs[row].step(action)
-            values[row] += float(reward)
-            lengths[row] += 1
-            for name, part in info.items():
-                if name.startswith(_REWARD_TERM) and isinstance(part, Real):
-                    parts[name][row] += float(part)
-            if not (terminated or truncated):
-                still.append(row)
-        running = np.array(still, int)
-    for env in envs:
-        env.close()
-    return Returns(values, lengths, first, parts=dict(parts))
+    policy = as_policy(policy)
+    if workers < 1 or not len(seeds):
+        raise InvalidOptionError(
+            f"{len(seeds)} episodes in {workers} processes: expected at least 1 of each"
+        )
+    if min(workers, len(seeds)) > 1:
+        from world_env.rollouts.workers import play_in_workers
+
+        episodes = play_in_workers(
+            policy, real, seeds, purpose, ledger, min(workers, len(seeds)), progress
+        )
+    else:
+        episodes = []
+        env = make_real(real, purpose=purpose, ledger=ledger)
+        try:
+            for seed in seeds:
+                episodes.append(play_episode(policy, env, int(seed)))
+                if progress is not None:
+                    progress(len(episodes))
+        finally:
+            env.close()
+    parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(episodes)))
+    for i, episode in enumerate(episodes):
+        for name, value in episode.parts.items():
+            parts[name][i] = value
+    return Returns(
+        np.array([episode.value for episode in episodes]),
+        np.array([episode.length for episode in episodes], np.int64),
+        stacked([episode.first for episode in episodes]),
+        parts=dict(parts),
+    )
+
+
+def play_episode(policy: Policy, env: gym.Env, seed: int) -> RealEpisode:
+    """Play one whole episode. seed: of the environment's reset and of the policy's random numbers."""
+    observation = env.reset(seed=seed)[0]
+    first = copied(observation)
+    policy.reset(_ONE, [seed])
+    value, length, parts, ended = 0.0, 0, defaultdict[str, float](float), False
+    while not ended:
+        action = policy.act(one_row(observation), _ONE)
+        observation, reward, terminated, truncated, info = env.step(copy.copy(action[0]))
+        policy.executed(action, _ONE)
+        value, length, ended = value + float(reward), length + 1, terminated or truncated
+        for name, part in info.items():
+            if name.startswith(_REWARD_TERM) and isinstance(part, Real):
+                parts[name] += float(part)
+    return RealEpisode(first, value, length, dict(parts))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from world_env.simulation.simulator import StepResult
-
-Watch = Callable[[Any, StepResult, np.ndarray], None]
-"""Callback for each learned step: (observations before it, result of the step, (B,) bool: episodes stepped)."""
+_FEW = 30
+"""Number of values below which percentile bootstrap intervals are too narrow."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class Returns:
         twins without a threshold.
     parts: name -> (N,) sum over the episode of each number in `info` whose name begins with "reward_" (the reward
         terms of MuJoCo environments). Empty for learned episodes, because a twin predicts the total reward only.
+    ends: (N,) reason why each learned episode ended, an index of `simulation.termination.ENDS`. None for real episodes.
+    recorded: name -> (T, N, ...) arrays of what `run_learned` was asked to record.
     """
 
     values: np.ndarray
@@ -32,6 +33,8 @@ class Returns:
     first: Any
     past_threshold: float | None = None
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ends: np.ndarray | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -39,8 +42,25 @@ class Returns:
         return float(self.values.mean())
 
     def ci95(self) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of the mean over episodes."""
-        return bootstrap_mean(self.values)
+        """Return the 95 % interval of the mean over episodes, as `mean_interval`."""
+        return mean_interval(self.values)
+
+
+def mean_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Return an interval (low, high) of the mean of (N,) values.
+
+    It is the percentile bootstrap interval, or Student's t-interval for fewer than 30 values. It is infinite for one
+    value, whose spread is unknown.
+    """
+    if len(values) >= _FEW:
+        return bootstrap_mean(values, level=level)
+    if len(values) < 2:
+        return -math.inf, math.inf
+    from scipy.stats import t as student_t
+
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = error * float(student_t.ppf(0.5 + level / 2, len(values) - 1))
+    return mean - half, mean + half
 
 
 def bootstrap_mean(

@@ -37,7 +37,8 @@ class StateFilter:
         """Start episodes and return the observations in this mode.
 
         observation: environment arrays (B, ...). seeds: of the noise, one per environment.
-        rows: (B,) indices of the environments that start an episode; None: B new environments replace all old ones.
+        rows: (B,) indices of the environments that start an episode, new ones included; None: B new environments
+            replace all old ones.
         """
         encoded = self._codec.encode_observation(observation)
         context = Context.from_observation(encoded, self._codec.action_size)
@@ -85,15 +86,29 @@ class StateFilter:
         return other
 
     def _put(self, index: Tensor, state: State, rng: CounterRNG) -> None:
-        """Replace the states and noise streams of some environments."""
-        assert self._state is not None
+        """Replace the states and noise streams of some environments; indices beyond the last one add environments."""
+        known = len(self._rng.seeds)
+        missing = max(known, int(index.max()) + 1) - known
+        old = (
+            {name: value[:0] for name, value in state.items()}
+            if self._state is None
+            else self._state
+        )
         self._state = {
-            name: value.index_copy(0, index, state[name]) for name, value in self._state.items()
+            name: _grown(value, missing).index_copy(0, index, state[name])
+            for name, value in old.items()
         }
         self._rng = CounterRNG(
-            self._rng.seeds.index_copy(0, index, rng.seeds),
-            self._rng.draws.index_copy(0, index, rng.draws),
+            _grown(self._rng.seeds.to(index.device), missing).index_copy(0, index, rng.seeds),
+            _grown(self._rng.draws.to(index.device), missing).index_copy(0, index, rng.draws),
         )
 
     def _combined(self, state: State, observation: Any) -> Any:
         return self.view.combine(observation, self.view.latent(self._model, state))
+
+
+def _grown(values: Tensor, missing: int) -> Tensor:
+    """Values (B, ...) with `missing` rows of zeros added."""
+    return (
+        torch.cat([values, values.new_zeros((missing, *values.shape[1:]))]) if missing else values
+    )

@@ -1,0 +1,204 @@
+"""Real episodes in worker processes: each plays whole episodes in an environment of its own.
+
+The steps of a worker are counted by the parent before they are taken, in blocks that the worker asks for: a killed run
+has counted up to one block per worker too many, never a step too few. What a block did not need is returned when its
+episode has ended. If a worker dies, the steps that it took stay counted, and its episode is played again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import torch
+
+from world_env.errors import StageError, WorldEnvError
+from world_env.policies.protocol import Policy
+from world_env.real.real_env import make_real
+from world_env.real.step_ledger import StepLedger
+from world_env.rollouts.real import RealEpisode, play_episode
+from world_env.spec import EnvConfig
+
+_BLOCK = 100
+"""Real steps that a worker may take before it asks for more."""
+_ATTEMPTS = 3
+"""Deaths of a worker in the same episode after which the run stops."""
+
+
+class _BlockLedger(StepLedger):
+    """Ledger of a worker: asks the parent to count a block of steps whenever the last block is used up."""
+
+    def __init__(self, parent: Connection, taken: Any) -> None:
+        super().__init__()
+        self._connection, self._taken, self._left = parent, taken, 0
+
+    def count(self, purpose: str, n: int = 1) -> None:
+        """Count steps that the environment is about to take."""
+        while n > self._left:
+            self._connection.send(("block", _BLOCK))
+            self._left += self._connection.recv()
+        self._left -= n
+        # Read by the parent if this process dies.
+        self._taken.value += n
+
+    def end_block(self) -> None:
+        """Give up what is left of the block: the parent returns it when an episode ends."""
+        self._left = 0
+
+
+@dataclass
+class _Worker:
+    """A process, its connection, and the episode that it plays."""
+
+    process: Any
+    connection: Connection
+    taken: Any
+    counted: int = 0
+    episode: int | None = None
+
+
+def play_in_workers(
+    policy: Policy,
+    real: EnvConfig,
+    seeds: Sequence[int],
+    purpose: str,
+    ledger: StepLedger,
+    workers: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[RealEpisode]:
+    """Play one episode per seed in `workers` processes; the results have the order of the seeds.
+
+    Raises StageError for an episode whose workers died `_ATTEMPTS` times, and the errors of the environment.
+    """
+    # cloudpickle takes functions of a script and lambdas too.
+    job = cloudpickle.dumps((policy.fork(1), real, purpose, torch.get_num_threads()))
+    left, done = deque(range(len(seeds))), dict[int, RealEpisode]()
+    deaths = [0] * len(seeds)
+    running: list[_Worker] = []
+    try:
+        running = [_started(job) for _ in range(workers)]
+        for worker in running:
+            _give(worker, left, seeds)
+        while len(done) < len(seeds):
+            ready = wait([worker.connection for worker in running])
+            for worker in [each for each in running if each.connection in ready]:
+                try:
+                    kind, content = worker.connection.recv()
+                except (EOFError, ConnectionError):
+                    _settle(worker, purpose, ledger)
+                    running.remove(worker)
+                    _bury(worker, deaths, left, seeds)
+                    running.append(_started(job))
+                    _give(running[-1], left, seeds)
+                    continue
+                if kind == "block":
+                    ledger.count(purpose, content)
+                    worker.counted += content
+                    worker.connection.send(content)
+                    continue
+                _settle(worker, purpose, ledger)
+                if kind == "error":
+                    raise content
+                done[worker.episode if worker.episode is not None else -1] = content
+                if progress is not None:
+                    progress(len(done))
+                worker.episode = None
+                _give(worker, left, seeds)
+    finally:
+        for worker in running:
+            worker.process.terminate()
+            worker.process.join()
+            _settle(worker, purpose, ledger)
+            worker.connection.close()
+    return [done[i] for i in range(len(seeds))]
+
+
+def _started(job: bytes) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    own, other = context.Pipe()
+    taken = context.Value("q", 0, lock=False)
+    process = context.Process(target=_work, args=(job, other, taken), daemon=True)
+    process.start()
+    # The parent's copy of the other end is closed, so that the end of the process closes the connection.
+    other.close()
+    return _Worker(process, own, taken)
+
+
+def _give(worker: _Worker, left: deque[int], seeds: Sequence[int]) -> None:
+    """Give the next episode to an idle worker."""
+    if left:
+        worker.episode = left.popleft()
+        try:
+            worker.connection.send(int(seeds[worker.episode]))
+        except (BrokenPipeError, ConnectionError):
+            # It died; the next `recv` reports the death.
+            return
+
+
+def _settle(worker: _Worker, purpose: str, ledger: StepLedger) -> None:
+    """Return the counted steps that a worker did not take."""
+    ledger.release(purpose, worker.counted - worker.taken.value)
+    worker.counted = worker.taken.value
+
+
+def _bury(worker: _Worker, deaths: list[int], left: deque[int], seeds: Sequence[int]) -> None:
+    """Put the episode of a dead worker back. Raises StageError after too many deaths."""
+    worker.process.join()
+    if worker.episode is None:
+        return
+    deaths[worker.episode] += 1
+    if deaths[worker.episode] >= _ATTEMPTS:
+        code = worker.process.exitcode
+        reason = (
+            f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+        )
+        raise StageError(
+            f"{_ATTEMPTS} processes died while they played the real episode of reset seed {seeds[worker.episode]} "
+            f"({reason}; {worker.taken.value} steps taken by the last one): play it with workers=1 to see the error "
+            'of the environment. If a script starts the processes, it must do so under `if __name__ == "__main__"`'
+        )
+    left.appendleft(worker.episode)
+
+
+def _work(job: bytes, parent: Connection, taken: Any) -> None:
+    """Play the episodes whose seeds arrive, until the parent ends this process."""
+    # An interrupt reaches the parent too, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        policy, real, purpose, threads = cloudpickle.loads(job)
+        torch.set_num_threads(threads)
+        ledger = _BlockLedger(parent, taken)
+        env = _environment(real, purpose, ledger)
+        while True:
+            episode = play_episode(policy, env, parent.recv())
+            ledger.end_block()
+            parent.send(("episode", episode))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:
+        _report(parent, error)
+
+
+def _environment(real: EnvConfig, purpose: str, ledger: StepLedger) -> gym.Env:
+    try:
+        return make_real(real, purpose=purpose, ledger=ledger)
+    except WorldEnvError as error:
+        raise type(error)(
+            f"{error} (In a worker process, which knows the environments of importable modules only: name the "
+            'environment "module:Id", or use workers=1.)'
+        ) from error
+
+
+def _report(parent: Connection, error: Exception) -> None:
+    try:
+        parent.send(("error", error))
+    except Exception:
+        # The error cannot be pickled.
+        parent.send(("error", StageError(f"in a worker process: {type(error).__name__}: {error}")))
