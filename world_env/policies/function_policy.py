@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,13 @@ class FunctionPolicy(Policy):
         return self
 
 
-class LoggedActionsPolicy(EpisodicPolicy[list[int]]):
+@dataclass
+class _Log:
+    actions: np.ndarray
+    step: int = 0
+
+
+class LoggedActionsPolicy(EpisodicPolicy[_Log]):
     """Actions of logged episodes, one episode for each environment; after its end, its last action.
 
     actions: for each environment, the actions (T, ...) of its episode.
@@ -59,18 +66,14 @@ class LoggedActionsPolicy(EpisodicPolicy[list[int]]):
         super().__init__()
         self._actions = actions
 
-    def begin(self, seed: int) -> list[int]:
-        """Start at the first action."""
-        return [0]
+    def reset(self, env_indices: np.ndarray, seeds: Sequence[int]) -> None:
+        """Start at the first action of each episode."""
+        self._episodes |= {int(index): _Log(self._actions[int(index)]) for index in env_indices}
 
-    def act(self, observations: Any, env_indices: np.ndarray) -> np.ndarray:
-        """Return the next actions."""
-        taken = []
-        for index, step in zip(env_indices, self.episodes(env_indices), strict=True):
-            actions = self._actions[int(index)]
-            taken.append(actions[min(step[0], len(actions) - 1)])
-            step[0] += 1
-        return np.stack(taken)
+    def act_one(self, observation: Any, episode: _Log) -> Any:
+        """Return the next action."""
+        episode.step += 1
+        return episode.actions[min(episode.step, len(episode.actions)) - 1]
 
 
 def _positional(function: Callable[..., Any]) -> int:

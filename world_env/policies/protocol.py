@@ -48,14 +48,14 @@ class Policy(ABC):
 
 
 class EpisodicPolicy(Policy, Generic[_Episode]):
-    """Base class of policies with a state for each episode. A subclass implements `begin` and `act_one`."""
+    """Base class of policies with a state for each episode. A subclass implements `begin` or `reset`, and `act_one`."""
 
     def __init__(self) -> None:
         self._episodes: dict[int, _Episode] = {}
 
-    @abstractmethod
     def begin(self, seed: int) -> _Episode:
         """Return the state at the start of an episode."""
+        raise NotImplementedError
 
     def act_one(self, observation: Any, episode: _Episode) -> Any:
         """Return an action for one unbatched observation. Changes the state `episode` in place."""

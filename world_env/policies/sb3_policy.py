@@ -90,7 +90,7 @@ class SB3Policy(EpisodicPolicy[_Episode]):
         sample = lambda: self._predict(observation, [episode])  # noqa: E731
         if hasattr(self.network, "noise_key"):
             return self._with_jax_keys(sample, episode)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
             # The noise matrix of gSDE is drawn again at each step, from the seed of its episode.
             if self._gsde:
                 torch.manual_seed(episode.seed)

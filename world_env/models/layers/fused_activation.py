@@ -16,18 +16,19 @@ def activation(dtype: torch.dtype, device: str) -> Callable[[Tensor, Tensor, Ten
     gain, shift: (width,). The input may be overwritten.
     dtype, device: precision and device type of the layers. Compiled loops exist for float32 on the CPU.
     """
-    loops = compiled_loops() if (dtype, device) == (torch.float32, "cpu") else None
-    if loops is None:
-        # The operations of torch.nn.functional, without the cost of its checks.
-        return lambda hidden, gain, shift: torch.ops.aten.silu_(
-            torch.layer_norm(hidden, gain.shape, gain, shift)
-        )
+    # Functions of this module, so that a prepared model can be pickled.
+    compiled = (dtype, device) == (torch.float32, "cpu") and compiled_loops() is not None
+    return _activate_compiled if compiled else _activate
 
-    def activate(hidden: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        loops.activate_rows(hidden.numpy(), gain.numpy(), shift.numpy())
-        return hidden
 
-    return activate
+def _activate(hidden: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    # The operations of torch.nn.functional, without the cost of its checks.
+    return torch.ops.aten.silu_(torch.layer_norm(hidden, gain.shape, gain, shift))  # type: ignore[no-any-return]
+
+
+def _activate_compiled(hidden: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    compiled_loops().activate_rows(hidden.numpy(), gain.numpy(), shift.numpy())
+    return hidden
 
 
 @functools.cache
