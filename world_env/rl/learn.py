@@ -238,13 +238,15 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
         policy_kwargs["activation_fn"] = getattr(nn, activation)
     if config.observation_mode != "observation":
         pass  # the statistics are those of observations, not of latents
+    elif config.algo.startswith("sbx."):
+        _log.info("policies of SBX take raw observations: normalisation by the data has no effect")
     elif isinstance(world, Twin) and config.normalize:
         policy_kwargs |= normalization_of(world)
     elif config.normalization is not None:
         policy_kwargs |= _normalized(config.normalization)
-    policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+    network = "MultiInput" if isinstance(env.observation_space, spaces.Dict) else "Mlp"
     if is_image(env.observation_space):
-        policy = "CnnPolicy"
+        network = "Cnn"
         shape = env.observation_space.shape or ()
         if len(shape) == 2:
             raise InvalidOptionError(
@@ -252,6 +254,9 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
                 "one: train on latents (observation_mode='latent', --observation-mode latent), or wrap the "
                 "environment in gymnasium.wrappers.GrayscaleObservation with keep_dim=True"
             )
+    # Recurrent algorithms have policies of their own.
+    policy = next((f"{network}{end}" for end in ("Policy", "LstmPolicy")
+                   if f"{network}{end}" in kind.policy_aliases), f"{network}Policy")  # fmt: skip
     try:
         return kind(
             policy,
