@@ -33,6 +33,8 @@ class OracleConfig:
 class _Oracle(WorldModel):
     """Keeps its state as float64; the observation is a function of it."""
 
+    config_class = OracleConfig
+
     def __init__(self, spec: WorldSpec, config: OracleConfig) -> None:
         super().__init__(spec, config)
         self.config: OracleConfig = config
@@ -159,8 +161,8 @@ ORACLES = {"CartPole-v1": "oracle-cartpole", "Pendulum-v1": "oracle-pendulum"}
 
 
 def register_oracles() -> None:
-    register_world_model("oracle-cartpole", "oracle:CartPoleOracle", "oracle:OracleConfig")
-    register_world_model("oracle-pendulum", "oracle:PendulumOracle", "oracle:OracleConfig")
+    register_world_model("oracle-cartpole", "oracle:CartPoleOracle")
+    register_world_model("oracle-pendulum", "oracle:PendulumOracle")
 
 
 def real_spec(real_id: str, horizon: int | None = None) -> WorldSpec:

@@ -41,6 +41,10 @@ class UnknownFamilyError(WorldEnvError, ValueError):
     """No family of world models is registered under this name."""
 
 
+class PluginError(WorldEnvError, ImportError):
+    """A family of world models in an installed package cannot be imported. The message names the package."""
+
+
 class UnsupportedSpaceError(WorldEnvError, TypeError):
     """The observation or action space is not supported."""
 

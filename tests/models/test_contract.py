@@ -54,7 +54,7 @@ def test_every_family_keeps_the_protocol(family: str, real_id: str) -> None:
     twin = awake(Twin.untrained(real_spec(real_id), family))
 
     def rebuild() -> torch.nn.Module:
-        return load_family(family)[0](twin.spec, twin.model.config)
+        return load_family(family)(twin.spec, twin.model.config)
 
     check_world_model(twin.model, starts=real_starts(real_id), rebuild=rebuild)
     check_world_model(twin.model, rebuild=rebuild)

@@ -15,15 +15,16 @@ The letters in shapes (B rows, A action size, *O observation shape, F feature si
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
-from world_env.types import Uncertainty
+from world_env.types import JSON, Uncertainty
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,18 @@ class Prediction:
 class WorldModel(nn.Module, ABC):
     """Base class of world models: learned or exact dynamics on encoded tensors.
 
-    A subclass implements `encode`, `observe`, `step`, `decode` and `features`, and is registered with
-    `world_env.register_world_model`. Weights and all other fitted numbers are parameters or buffers, so that
-    `state_dict` holds the whole model.
+    A subclass implements `encode`, `observe`, `step`, `decode` and `features`, names its `config_class`, and is
+    registered with `world_env.register_world_model` or as an entry point of the group `world_env.models`. Weights and
+    all other fitted numbers are parameters or buffers, so that `state_dict` holds the whole model.
 
     spec: spaces and time limit of the environment.
-    config: settings of the family, a frozen dataclass whose fields can be stored as JSON.
+    config: settings of the family, a `config_class`.
     """
 
+    config_class: ClassVar[type[Any]]
+    """Class of the settings: a frozen dataclass or msgspec.Struct that can be stored as JSON and may hold others."""
+    presets: ClassVar[Mapping[str, JSON]] = {}
+    """Named settings for a fit: name -> fields of the config that differ from their defaults, as JSON."""
     spec: WorldSpec
     context: int = 1
     """Number of real observations K from which `encode` infers the best state. `encode` accepts any K >= 1."""
@@ -141,6 +146,22 @@ class TrainableWorldModel(WorldModel):
     @abstractmethod
     def prepare(self, statistics: Statistics) -> None:
         """Set the normalisers from the statistics of the data. Called once, before the fit."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the optimizer (default: one group of all parameters with gradients).
+
+        A group is a dict as torch.optim.AdamW takes it: "params", and options such as "weight_decay" in place of those
+        of the fit. "lr_scale" is the group's learning rate relative to that of the fit (default: 1). Parameters with
+        `requires_grad=False` are frozen and belong to no group.
+        """
+        return [{"params": [each for each in self.parameters() if each.requires_grad]}]
+
+    def after_update(self, batch: Batch) -> None:
+        """Update weights that have no gradients, such as averaged copies and codebooks (default: nothing).
+
+        Called without gradients after each gradient step, with the batch of the step. Results belong in parameters or
+        buffers: checkpoints hold `state_dict`, so an interrupted fit resumes exactly.
+        """
 
     def warm_start(self, older: TrainableWorldModel) -> None:
         """Take over the weights of an older model of the same family, config and spec. Called after `prepare`.

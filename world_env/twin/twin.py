@@ -9,7 +9,6 @@ The folder can be read without this package, and loading it runs no code:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -36,6 +35,7 @@ from world_env.errors import (
     WorldEnvError,
 )
 from world_env.models.base import WorldModel
+from world_env.models.config import config_from_json, config_to_json
 from world_env.models.registry import load_family
 from world_env.spec import WorldSpec
 from world_env.twin.model_card import card_of
@@ -129,10 +129,10 @@ class Twin:
 
         For tests and benchmarks. config: of the family (default None: its default config).
         """
-        model_class, config_class = load_family(family)
+        model_class = load_family(family)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = model_class(spec, config_class() if config is None else config)
+            model = model_class(spec, model_class.config_class() if config is None else config)
         model.eval().requires_grad_(False)
         codec = Codec(spec)
         observation = {key: torch.zeros(1, *shape) for key, shape in codec.shapes.items()}
@@ -221,16 +221,17 @@ class Twin:
             "weights.safetensors": dump_tensors(weights),
             "starts.safetensors": dump_tensors(starts),
         }
-        config = self.model.config
-        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        try:
+            config = config_to_json(self.model.config)
+        except TypeError as error:
             raise TwinSaveError(
-                f"the config of the {type(self.model).__name__} is {config!r:.80}, expected a frozen dataclass with "
-                "JSON fields: change the config and register its class with register_world_model"
-            )
+                f"the config of the {type(self.model).__name__} is {self.model.config!r:.80}, expected a frozen "
+                f"dataclass or msgspec.Struct with JSON fields ({error}): change its config_class"
+            ) from error
         tree = {
             "format": FORMAT,
             "family": self.family,
-            "config": dataclasses.asdict(config),
+            "config": config,
             "spec": self.spec.to_json(),
             "ranges": None if self.ranges is None else self.ranges.to_json(),
             "termination_threshold": self.termination_threshold,
@@ -297,17 +298,19 @@ def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
-    model_class, config_class = load_family(tree["family"])
+    model_class = load_family(tree["family"])
+    named = f"config {tree['config']!s:.200} of the family {tree['family']!r}"
+    config = config_from_json(
+        model_class.config_class, tree["config"], where=named, error=TwinFormatError
+    )
     # The initial values are overwritten below; the global generator of the caller must not change.
     with torch.random.fork_rng(devices=[]):
         try:
-            model: WorldModel = model_class(spec, config_class(**tree["config"]))
+            model: WorldModel = model_class(spec, config)
         except (TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, WorldEnvError):
                 raise
-            raise TwinFormatError(
-                f"config {tree['config']!s:.200} is not valid for the family {tree['family']!r}: {error}"
-            ) from error
+            raise TwinFormatError(f"{named}: {error}") from error
     if tree["format"] == 1:  # This format has no inert buffers.
         weights = {name: model.get_buffer(name) for name in model.inert_buffers()} | weights
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
