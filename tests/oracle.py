@@ -39,6 +39,10 @@ class _Oracle(WorldModel):
         super().__init__(spec, config)
         self.config: OracleConfig = config
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64
+
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
         return {"physics": self.physics(context.last()["observation"].double())}
 

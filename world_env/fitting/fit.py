@@ -40,6 +40,7 @@ from world_env.model_evaluation.errors import scales_of
 from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.models.base import TrainableWorldModel
+from world_env.models.conditioning import check_shapes
 from world_env.provenance import current_commit
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
@@ -139,6 +140,7 @@ def fit_episodes(
     model = _new_model(spec, config)
     check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
+    check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
     initial: JSON = {}
     if warm_start is not None:

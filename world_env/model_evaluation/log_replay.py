@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from world_env.data.episode import Episode
+from world_env.data.episode import Episode, stacked_conditioning
 from world_env.errors import InvalidOptionError, TooLittleDataError
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.simulation.termination import ENDS
@@ -156,7 +156,11 @@ def _replay(episodes: list[Episode], twin: Twin, rollouts: int, seed: int) -> Re
     rows, longest = len(lengths), int(lengths.max())
     # A time limit of the twin must not end a rollout before its log.
     simulator = Simulator(twin, rows, seed=seed, config=SimulatorConfig(horizon=longest + 1))
-    simulator.reset(options={"observation": _first_observations(episodes, rollouts)})
+    options: JSON = {"observation": _first_observations(episodes, rollouts)}
+    if twin.model.conditioning:
+        given = stacked_conditioning(episodes)
+        options["conditioning"] = {n: v.repeat(rollouts, axis=0) for n, v in given.items()}
+    simulator.reset(options=options)
     returns, ended, lost = np.zeros(rows), np.zeros(rows, np.int64), np.zeros(rows, bool)
     for step in range(longest):
         running = ~simulator.finished & (step < lengths)

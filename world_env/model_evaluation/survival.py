@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from world_env.data.episode import Episode
+from world_env.data.episode import Episode, stacked_conditioning
 from world_env.model_evaluation.errors import significant
 from world_env.model_evaluation.open_loop import measured_steps
 from world_env.simulation.simulator import Simulator, SimulatorConfig
@@ -65,7 +65,11 @@ def _learned_ends(
     config = SimulatorConfig(horizon=longest + 1)
     simulator = Simulator(twin, len(observed), seed=seed, config=config)
     parts = isinstance(episodes[0].observations, dict)
-    simulator.reset(options={"observation": begin if parts else next(iter(begin.values()))})
+    options: JSON = {"observation": begin if parts else next(iter(begin.values()))}
+    if twin.model.conditioning:
+        given = stacked_conditioning(episodes)
+        options["conditioning"] = {n: v.repeat(_ROLLOUTS, axis=0) for n, v in given.items()}
+    simulator.reset(options=options)
     ends = np.full(len(observed), longest + 1)
     for step in range(longest):
         running = ~simulator.finished & (observed > step)

@@ -14,11 +14,13 @@ The letters in shapes (B rows, A action size, *O observation shape, F feature si
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
@@ -38,7 +40,8 @@ class Prediction:
         to `reward`. A separate value keeps goal bonuses and crash penalties out of the reward of all other steps.
     uncertainty: (B,) float >= 0, model uncertainty of the step, 0 if certain. The unit is the family's own; the twin
         stores a threshold in the same unit. None if it was not requested or the family has no estimate.
-    extras: name -> (B, ...), other results of the family. No part of the library reads them.
+    extras: name -> (B, ...), other results of the family. Those of shape (B,) are numbers in `info` under their name.
+        "frame", (B, 3, H, W) or (B, 1, H, W) float in [0, 1], is what `render()` returns after the step.
     """
 
     reward: Tensor
@@ -64,6 +67,9 @@ class WorldModel(nn.Module, ABC):
     presets: ClassVar[Mapping[str, JSON]] = {}
     """Named settings for a fit: name -> fields of the config that differ from their defaults, as JSON."""
     spec: WorldSpec
+    conditioning: Mapping[str, tuple[int, ...]] = {}
+    """Values that hold for a whole episode, such as a prompt embedding, a one-hot task or physical parameters: name ->
+    shape of one value. `Context.conditioning` has them, so `encode` writes what later steps need into the state."""
     context: int = 1
     """Number of real observations K from which `encode` infers the best state. `encode` accepts any K >= 1."""
     scored_by_draws: bool = False
@@ -74,6 +80,12 @@ class WorldModel(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.config = config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights, and of observations and actions as the model gets them (default: float32)."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((each.dtype for each in tensors if each.is_floating_point()), torch.float32)
 
     def inert_buffers(self) -> tuple[str, ...]:
         """Names of buffers whose current values have no effect; fingerprints of twins ignore them.

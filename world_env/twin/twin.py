@@ -35,6 +35,7 @@ from world_env.errors import (
     WorldEnvError,
 )
 from world_env.models.base import WorldModel
+from world_env.models.conditioning import check_shapes
 from world_env.models.config import config_from_json, config_to_json
 from world_env.models.registry import load_family
 from world_env.spec import WorldSpec
@@ -95,6 +96,9 @@ class Twin:
             raise InitialStatesError(
                 "starts is empty, but a twin needs at least one initial state: collect at least one complete episode"
             )
+        for name, context in (("starts", self.starts), ("states", self.states)):
+            if context is not None:
+                check_shapes(self.model, context.conditioning, name)
 
     @cached_property
     def codec(self) -> Codec:
@@ -138,7 +142,9 @@ class Twin:
         observation = {key: torch.zeros(1, *shape) for key, shape in codec.shapes.items()}
         # Decoded and encoded again, so that the initial state lies in the space.
         observation = codec.encode_observation(codec.decode_observation(observation))
-        return cls(spec, family, model, Context.from_observation(observation, codec.action_size))
+        conditioning = {name: torch.zeros(1, *size) for name, size in model.conditioning.items()}
+        starts = Context.from_observation(observation, codec.action_size, conditioning)
+        return cls(spec, family, model, starts)
 
     def save(self, folder: str | Path) -> Path:
         """Save the twin to a folder and return its path. An older twin is replaced only when the new one is complete.
@@ -169,20 +175,23 @@ class Twin:
         name: str | Path,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         reward_fn: KnownFunction | None = None,
         termination_fn: KnownFunction | None = None,
     ) -> Twin:
         """Load a twin. Its model is frozen and in evaluation mode.
 
         name: a bundled twin, or a folder (a Path, or a str with a separator).
-        device: torch device of the model (default: CPU). dtype: torch.float32 (default) or torch.float64.
+        device: torch device of the model (default: CPU). dtype: torch.float32 or torch.float64 (default None: that of
+            the stored weights).
         reward_fn, termination_fn: required if the twin was fitted with known functions.
         Raises TwinNotFoundError, TwinFormatError (damaged files), TwinVersionError (newer format), TwinMismatchError
         (weights do not fit the config), UnknownFamilyError, KnownFunctionError (a known function is missing) or
         InvalidOptionError (unknown device or dtype).
         """
-        folder, device, dtype = find_twin(name), as_device(device), as_dtype(dtype)
+        folder, device = find_twin(name), as_device(device)
+        if dtype is not None:
+            as_dtype(dtype)
         tree = read_json(folder)
         functions = {"reward": reward_fn, "termination": termination_fn}
         missing = [known for known in tree["known"] if functions.get(known) is None]
@@ -262,7 +271,7 @@ def load_cached(
     name: str | Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Twin:
@@ -290,11 +299,9 @@ def load_cached(
 
 
 def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
-    """Return the device and float dtype of a twin's model; CPU and float32 for a model without tensors."""
+    """Return the device and float dtype of a twin's model; CPU for a model without tensors."""
     tensors = list(twin.model.state_dict().values())
-    device = tensors[0].device if tensors else torch.device("cpu")
-    floats = [value.dtype for value in tensors if value.is_floating_point()]
-    return device, floats[0] if floats else torch.float32
+    return tensors[0].device if tensors else torch.device("cpu"), twin.model.dtype
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
@@ -329,6 +336,9 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
         raise TwinFormatError(
             f"the weights have non-finite values in {bad[:4]}: the fit diverged, fit the twin again"
         )
+    stored = [value.dtype for value in weights.values() if value.is_floating_point()]
+    if stored:
+        model.to(stored[0])
     model.load_state_dict(weights)
     return model
 
@@ -358,6 +368,7 @@ def _flat(context: Context, name: str) -> dict[str, Tensor]:
     tensors |= {
         f"{name}.{part}": getattr(context, part) for part in ("actions", "length", "elapsed")
     }
+    tensors |= {f"{name}.conditioning.{key}": value for key, value in context.conditioning.items()}
     return {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
 
 
@@ -395,7 +406,16 @@ def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
             raise TwinFormatError(
                 f"{key!r} of {name} must hold finite floats, got {value.dtype}{wrong}"
             )
-    return Context(observations, actions, length, elapsed)
+    prefix = f"{name}.conditioning."
+    conditioning = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+    for key, value in conditioning.items():
+        if value.shape[:1] != (rows,) or not bool(torch.isfinite(value).all()):
+            raise TwinFormatError(
+                f"conditioning {key!r} of {name} has the shape {tuple(value.shape)}, expected {rows} finite values"
+            )
+    return Context(observations, actions, length, elapsed, conditioning)
 
 
 def _check_counts(name: str, length: Tensor, elapsed: Tensor) -> None:
