@@ -77,6 +77,14 @@ def test_a_wrong_field_is_named_with_its_path(
         config_from_json(config_class, tree, where="here")
 
 
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_defaults_are_stored_too(config_class: Any) -> None:
+    """They may change in a later version of the family."""
+    config = config_from_json(config_class, {"heads": [{}]}, where="here")
+    assert config_to_json(config) == config_to_json(config_class(heads=(Encoder(),)))
+    assert config_to_json(config)["heads"] == [{"widths": [8, 8], "activation": "silu"}]
+
+
 def test_values_are_checked_too() -> None:
     with pytest.raises(InvalidOptionError, match=r"dropout is 2\.0"):
         config_from_json(Nested, {"dropout": 2.0}, where="here")

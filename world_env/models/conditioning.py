@@ -60,8 +60,8 @@ def given_conditioning(
             array = np.full((), np.nan)
         if array.shape != expected or not np.isfinite(array).all():
             raise InvalidOptionError(
-                f"the conditioning {name!r} of {where} is {value!r:.80}, expected finite numbers of the shape "
-                f"{expected}"
+                f"the conditioning {name!r} of {where} is {value!s:.80} of the shape {array.shape}, expected finite "
+                f"numbers of the shape {expected}"
             )
         tensors[name] = torch.from_numpy(array.reshape(rows or 1, *shape))
     return tensors

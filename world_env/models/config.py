@@ -9,17 +9,16 @@ from typing import Any
 import msgspec
 
 from world_env.errors import InvalidOptionError, WorldEnvError
-from world_env.struct import Struct
 from world_env.types import JSON
 
 
 def config_to_json(config: Any) -> JSON:
     """Return the fields of a configuration. Raises TypeError for a value without a JSON form."""
-    if isinstance(config, Struct):
-        return config.to_json()
-    if isinstance(config, type) or not dataclasses.is_dataclass(config):
+    if isinstance(config, type) or not (
+        isinstance(config, msgspec.Struct) or dataclasses.is_dataclass(config)
+    ):
         raise TypeError(f"{config!r:.80} is not a Struct or a dataclass")
-    return msgspec.to_builtins(config)  # type: ignore[no-any-return]
+    return msgspec.to_builtins(_fields(config))  # type: ignore[no-any-return]
 
 
 def config_from_json(
@@ -58,3 +57,20 @@ def _unknown(tree: Any, known: Any, path: str) -> str | None:
         return None
     below = (_unknown(value, part, where) for where, value, part in parts)
     return next(iter(new), None) or next((each for each in below if each), None)
+
+
+def _fields(value: Any) -> Any:
+    """Return configurations inside a value as dicts of all their fields.
+
+    msgspec leaves out fields of a converted dataclass that have their default.
+    """
+    if isinstance(value, msgspec.Struct):
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        tree = {encoded: _fields(getattr(value, name)) for name, encoded in names}
+        tag = value.__struct_config__
+        return tree if tag.tag is None else {str(tag.tag_field): tag.tag, **tree}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _fields(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _fields(part) for key, part in value.items()}
+    return [_fields(part) for part in value] if isinstance(value, list | tuple) else value
