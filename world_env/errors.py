@@ -37,6 +37,10 @@ class TwinBusyError(TwinSaveError):
     """Another process is saving the same twin."""
 
 
+class ExternalWeightsError(WorldEnvError, OSError):
+    """Weights that lie outside the folder of a twin cannot be downloaded."""
+
+
 class UnknownFamilyError(WorldEnvError, ValueError):
     """No family of world models is registered under this name."""
 

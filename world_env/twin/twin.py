@@ -2,7 +2,8 @@
 
 The folder can be read without this package, and loading it runs no code:
     twin.json             strict JSON: format, family, config, spec, data range, thresholds, provenance, fidelity
-    weights.safetensors   parameters and normalisers of the model
+    weights.safetensors   parameters and normalisers of the model, except those in files on the Hub ("external" in
+                          twin.json)
     starts.safetensors    real initial states, and states inside data episodes
     card.md               model card made from twin.json at every save; never read
 """
@@ -27,6 +28,7 @@ from world_env.codec import Codec
 from world_env.data_range import DataRange
 from world_env.device import as_device, as_dtype
 from world_env.errors import (
+    ExternalWeightsError,
     InitialStatesError,
     KnownFunctionError,
     TwinFormatError,
@@ -39,6 +41,7 @@ from world_env.models.conditioning import check_shapes
 from world_env.models.config import config_from_json, config_to_json
 from world_env.models.registry import load_family
 from world_env.spec import WorldSpec
+from world_env.twin.external_weights import ExternalWeights
 from world_env.twin.model_card import card_of
 from world_env.twin.serialization import (
     FILES,
@@ -90,6 +93,8 @@ class Twin:
     """Known reward function (obs, action, next_obs) -> (B,), on batched numpy arrays; None: the model predicts."""
     termination_fn: KnownFunction | None = None
     """Known termination function, likewise. Known functions are recorded by name and never stored as code."""
+    external: tuple[ExternalWeights, ...] = ()
+    """Files on the Hugging Face Hub that hold weights of the model, which `save` then leaves out of the folder."""
 
     def __post_init__(self) -> None:
         if len(self.starts) == 0:
@@ -161,7 +166,7 @@ class Twin:
                     self._write(fresh)
                     swap(fresh, target)
         except OSError as error:
-            if isinstance(error, TwinSaveError):
+            if isinstance(error, TwinSaveError | ExternalWeightsError):
                 raise
             raise TwinSaveError(
                 f"cannot write the twin to {target}: {error}. The existing files are unchanged. "
@@ -186,7 +191,8 @@ class Twin:
             the stored weights).
         reward_fn, termination_fn: required if the twin was fitted with known functions.
         Raises TwinNotFoundError, TwinFormatError (damaged files), TwinVersionError (newer format), TwinMismatchError
-        (weights do not fit the config), UnknownFamilyError, KnownFunctionError (a known function is missing) or
+        (weights do not fit the config), UnknownFamilyError, PluginError, ExternalWeightsError (weights outside the
+        folder cannot be downloaded), KnownFunctionError (a known function is missing) or
         InvalidOptionError (unknown device or dtype).
         """
         folder, device = find_twin(name), as_device(device)
@@ -201,7 +207,14 @@ class Twin:
                 f"stored: pass {', '.join(f'{known}_fn=' for known in missing)} (obs, action, next_obs) to Twin.load"
             )
         spec = WorldSpec.from_json(tree["spec"])
-        model = _build_model(tree, spec, read_tensors(folder, "weights.safetensors", tree))
+        external = tuple(
+            ExternalWeights.from_json(each, where=f"external of {folder}", error=TwinFormatError)
+            for each in tree.get("external", [])
+        )
+        weights = read_tensors(folder, "weights.safetensors", tree)
+        for each in external:
+            weights |= each.read()
+        model = _build_model(tree, spec, weights)
         starts = read_tensors(folder, "starts.safetensors", tree)
         return cls(
             spec=spec,
@@ -216,6 +229,7 @@ class Twin:
             fidelity=tree["fidelity"],
             reward_fn=reward_fn,
             termination_fn=termination_fn,
+            external=external,
         )
 
     def _write(self, folder: Path) -> None:
@@ -226,6 +240,14 @@ class Twin:
             name: value.detach().cpu().contiguous()
             for name, value in self.model.state_dict().items()
         }
+        for each in self.external:
+            for name, value in each.read().items():
+                own = weights.pop(name, None)
+                if own is None or not torch.equal(own, value.to(own.dtype)):
+                    raise TwinSaveError(
+                        f"{name!r} of the model differs from {each.file} of the Hub repository {each.hub}, so it "
+                        "cannot be stored there: remove the entry from `external`, or undo the change of the weights"
+                    )
         blobs = {
             "weights.safetensors": dump_tensors(weights),
             "starts.safetensors": dump_tensors(starts),
@@ -250,6 +272,8 @@ class Twin:
             "fidelity": self.fidelity,
             "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
         }
+        if self.external:
+            tree["external"] = [each.to_json() for each in self.external]
         try:
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
         except TypeError as error:
