@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from world_env.errors import InvalidOptionError
@@ -40,28 +38,3 @@ def check_names(model: WorldModel, conditioning: Any, where: str) -> None:
             f"{where} has the unknown conditioning {', '.join(unknown)}, but this world model knows: "
             f"{', '.join(model.conditioning) or 'none'}"
         )
-
-
-def given_conditioning(
-    model: WorldModel, given: Any, rows: int | None, where: str
-) -> dict[str, Tensor]:
-    """Return conditioning from a user, name -> (rows, *shape) float32, or (1, *shape) if `rows` is None.
-
-    Raises InvalidOptionError for unknown names, wrong shapes, and values that are not finite numbers.
-    """
-    check_names(model, given, where)
-    tensors = {}
-    for name, value in given.items():
-        shape = model.conditioning[name]
-        expected = shape if rows is None else (rows, *shape)
-        try:
-            array = np.asarray(value, np.float32)
-        except (TypeError, ValueError):
-            array = np.full((), np.nan)
-        if array.shape != expected or not np.isfinite(array).all():
-            raise InvalidOptionError(
-                f"the conditioning {name!r} of {where} is {value!s:.80} of the shape {array.shape}, expected finite "
-                f"numbers of the shape {expected}"
-            )
-        tensors[name] = torch.from_numpy(array.reshape(rows or 1, *shape))
-    return tensors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.batch import Context, State, replace, select
+from world_env.batch import State, replace, select
 from world_env.codec import Codec
 from world_env.errors import (
     InitialStatesError,
@@ -20,8 +19,8 @@ from world_env.errors import (
     ResetNeededError,
     SpaceMismatchError,
 )
-from world_env.models.conditioning import given_conditioning
 from world_env.rng import CounterRNG, derive_seeds
+from world_env.simulation.conditioning import conditioned, default_conditioning, with_given
 from world_env.simulation.config import ON_UNCERTAIN, SimulatorConfig, whole_number
 from world_env.simulation.initial_states import (
     draw_initial_states,
@@ -119,7 +118,8 @@ class Simulator:
         self._state: State | None = None
         self._conditioning: dict[str, Tensor] = {}
         if twin.model.conditioning or self.config.conditioning:
-            self._conditioning = self._default_conditioning()
+            given = self.config.conditioning
+            self._conditioning = default_conditioning(twin.model, given, num_rows)
         self._frames: list[np.ndarray | None] = [None] * num_rows
         self._framed = False
         self.finished = np.ones(num_rows, bool)
@@ -162,7 +162,7 @@ class Simulator:
         everywhere = bool(mask.all())
         conditioning = self._conditioning
         if given is not None:
-            conditioning = self._with_conditioning(given, mask)
+            conditioning = with_given(self.twin.model, conditioning, given, np.flatnonzero(mask))
         if self._state is None and not everywhere:
             raise ResetNeededError(
                 "the first reset must cover all environments: call reset() without a mask"
@@ -183,7 +183,7 @@ class Simulator:
             share = self.config.dataset_starts
             context = draw_initial_states(self.twin.starts, self.twin.states, share, rng)
         if conditioning:
-            context = self._conditioned(context, conditioning, index)
+            context = conditioned(context, conditioning, index)
         if self.device.type != "cpu":
             rng = CounterRNG(rng.seeds.to(self.device), rng.draws.to(self.device))
         state = self._model.encode(context.to(self.device, self.dtype), rng=rng)
@@ -409,45 +409,6 @@ class Simulator:
         return other
 
     # -- details -------------------------------------------------------------------------------------------------
-
-    def _default_conditioning(self) -> dict[str, Tensor]:
-        """Return the conditioning of the configuration for all environments; NaN where it has none."""
-        model, rows = self.twin.model, self.num_rows
-        default = given_conditioning(model, self.config.conditioning, None, "SimulatorConfig")
-        return {
-            name: default[name].repeat(rows, *[1] * len(shape))
-            if name in default
-            else torch.full((rows, *shape), torch.nan)
-            for name, shape in model.conditioning.items()
-        }
-
-    def _with_conditioning(self, given: Any, mask: np.ndarray) -> dict[str, Tensor]:
-        """Return the conditioning of all environments with that given for the environments in the mask."""
-        index = np.flatnonzero(mask)
-        values = given_conditioning(self.twin.model, given, len(index), "options['conditioning']")
-        where = torch.as_tensor(index)
-        return self._conditioning | {
-            name: self._conditioning[name].index_copy(0, where, value)
-            for name, value in values.items()
-        }
-
-    def _conditioned(
-        self, context: Context, conditioning: dict[str, Tensor], index: np.ndarray
-    ) -> Context:
-        """Return the context with the conditioning of its environments, or that of the initial states in the data."""
-        values = {}
-        for name, all_rows in conditioning.items():
-            value = all_rows[torch.as_tensor(index)]
-            if name in context.conditioning:
-                own = context.conditioning[name].to(value)
-                value = torch.where(value.isnan(), own, value)
-            if value.isnan().any():
-                raise InvalidOptionError(
-                    f"the initial states have no value of the conditioning {name!r}, which this world model needs: "
-                    f"pass options={{'conditioning': {{{name!r}: ...}}}}, or the argument conditioning"
-                )
-            values[name] = value
-        return dataclasses.replace(context, conditioning=values)
 
     def _forget_frames(self, index: np.ndarray) -> None:
         if self._framed:
