@@ -33,9 +33,15 @@ class OracleConfig:
 class _Oracle(WorldModel):
     """Keeps its state as float64; the observation is a function of it."""
 
+    config_class = OracleConfig
+
     def __init__(self, spec: WorldSpec, config: OracleConfig) -> None:
         super().__init__(spec, config)
         self.config: OracleConfig = config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64
 
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
         return {"physics": self.physics(context.last()["observation"].double())}
@@ -159,8 +165,8 @@ ORACLES = {"CartPole-v1": "oracle-cartpole", "Pendulum-v1": "oracle-pendulum"}
 
 
 def register_oracles() -> None:
-    register_world_model("oracle-cartpole", "oracle:CartPoleOracle", "oracle:OracleConfig")
-    register_world_model("oracle-pendulum", "oracle:PendulumOracle", "oracle:OracleConfig")
+    register_world_model("oracle-cartpole", "oracle:CartPoleOracle")
+    register_world_model("oracle-pendulum", "oracle:PendulumOracle")
 
 
 def real_spec(real_id: str, horizon: int | None = None) -> WorldSpec:

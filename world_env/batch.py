@@ -18,7 +18,7 @@ Letters in shapes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace as with_fields
 
 import torch
 from torch import Tensor
@@ -39,15 +39,23 @@ class Context:
     actions: (B, K-1, A) float, encoded; action k leads from observation k to observation k+1.
     length: (B,) int64 in 1..K, number of observations of each row; 1 at the start of an episode.
     elapsed: (B,) int64, steps from the start of the real episode to the last observation.
+    conditioning: name -> (B, ...) float, values that hold for a whole episode, such as a prompt embedding, a one-hot
+        task or physical parameters. The names are those of `WorldModel.conditioning`.
     """
 
     observations: Observation
     actions: Tensor
     length: Tensor
     elapsed: Tensor
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def from_observation(cls, observation: Observation, action_size: int) -> Context:
+    def from_observation(
+        cls,
+        observation: Observation,
+        action_size: int,
+        conditioning: dict[str, Tensor] | None = None,
+    ) -> Context:
         """Create the context at the start of an episode: one observation (B, *O) per row, and no action."""
         first = next(iter(observation.values()))
         rows = first.shape[0]
@@ -56,6 +64,7 @@ class Context:
             first.new_zeros((rows, 0, action_size), dtype=torch.float32),
             torch.ones(rows, dtype=torch.int64, device=first.device),
             torch.zeros(rows, dtype=torch.int64, device=first.device),
+            conditioning or {},
         )
 
     def __len__(self) -> int:
@@ -75,14 +84,13 @@ class Context:
         missing = length - 1 - self.actions.shape[1]
         if missing <= 0:
             return self
-        return Context(
-            {
+        return with_fields(
+            self,
+            observations={
                 key: torch.cat([value, value[:, -1:].expand(-1, missing, *value.shape[2:])], 1)
                 for key, value in self.observations.items()
             },
-            functional.pad(self.actions, (0, 0, 0, missing)),
-            self.length,
-            self.elapsed,
+            actions=functional.pad(self.actions, (0, 0, 0, missing)),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Context:
@@ -92,6 +100,7 @@ class Context:
             self.actions.to(device, dtype),
             self.length.to(device),
             self.elapsed.to(device),
+            {name: value.to(device, dtype) for name, value in self.conditioning.items()},
         )
 
     def select(self, rows: Tensor) -> Context:
@@ -101,6 +110,7 @@ class Context:
             self.actions[rows],
             self.length[rows],
             self.elapsed[rows],
+            select(self.conditioning, rows),
         )
 
 
@@ -113,6 +123,7 @@ class Batch:
     rewards: (B, T) float32, in task units, not scaled.
     terminated: (B, T) float32, 1 where the real environment terminated, else 0; a time limit is 0.
     valid: (B, T) bool, False for steps after the end of the episode.
+    conditioning: name -> (B, ...) float32, as in `Context`.
     """
 
     observations: Observation
@@ -120,6 +131,7 @@ class Batch:
     rewards: Tensor
     terminated: Tensor
     valid: Tensor
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.actions.shape[0]

@@ -37,8 +37,16 @@ class TwinBusyError(TwinSaveError):
     """Another process is saving the same twin."""
 
 
+class ExternalWeightsError(WorldEnvError, OSError):
+    """Weights that lie outside the folder of a twin cannot be downloaded."""
+
+
 class UnknownFamilyError(WorldEnvError, ValueError):
     """No family of world models is registered under this name."""
+
+
+class PluginError(WorldEnvError, ImportError):
+    """A family of world models in an installed package cannot be imported. The message names the package."""
 
 
 class UnsupportedSpaceError(WorldEnvError, TypeError):

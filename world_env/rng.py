@@ -164,9 +164,13 @@ class CounterRNG:
         return values if len(shape) == 1 else values.reshape(len(self), *shape)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
-        """Draw one class per row from probabilities (B, C); returns (B,) int64 in [0, C)."""
+        """Draw one class from each distribution (B, *G, C) of probabilities; returns (B, *G) int64 in [0, C).
+
+        The groups *G of a row are independent. Probabilities need not sum to 1.
+        """
         cumulative = probabilities.cumsum(-1)
-        threshold = self.uniform(1, dtype=probabilities.dtype) * cumulative[:, -1:]
+        fraction = self.uniform(*probabilities.shape[1:-1], dtype=probabilities.dtype)
+        threshold = fraction[..., None] * cumulative[..., -1:]
         return (cumulative < threshold).sum(-1).clamp(max=probabilities.shape[-1] - 1)
 
     def integers(self, high: int) -> Tensor:

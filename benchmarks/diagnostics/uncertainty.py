@@ -11,7 +11,6 @@ tenth. AUROC is the probability that such a step has a larger uncertainty than a
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import warnings
@@ -72,7 +71,7 @@ def rows_of(task: str, twin: Twin, batch: Batch, scale: Observation) -> list[JSO
     kinds: list[tuple[str, Any, int]] = [("full", "full", 1), ("fixed", "full", 1)]
     kinds += [(f"partner_every {every}", True, every) for every in EVERY]
     for name, kind, every in kinds:
-        model.config = dataclasses.replace(model.config, partner_every=every)
+        model.config = model.config.replace(partner_every=every)
         rng = CounterRNG.from_seed(SEED, len(batch))
         start = Context.from_observation(batch.start(), batch.actions.shape[-1])
         state = model.encode(start, rng=rng)

@@ -93,7 +93,15 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     train = store.load()
     model = task.model if family == task.family else {}
     began = time.perf_counter()
-    config = FitConfig(family, model, updates, seed=seed, device=device)
+    family, _, preset = family.partition("-")
+    config = FitConfig(
+        family=family,
+        preset=preset or None,
+        model=model,
+        updates=updates,
+        seed=seed,
+        device=device,
+    )
     twin = fit_episodes(train, store.spec, config)
     seconds = round(time.perf_counter() - began)
     scale = scales_of(encode_episodes(train, twin.codec))

@@ -82,7 +82,7 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
         # The last call ends the gradient steps; measures of the finished twin are counted separately.
         parts.update(watch.seconds())
 
-    model_class, _ = load_family(config.family)
+    model_class = load_family(config.family)
     with ExitStack() as stack:
         for owner, attribute, name in (
             (EncodedEpisodes, "windows", "windows"),

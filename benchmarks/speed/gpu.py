@@ -15,6 +15,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,9 @@ from benchmarks.speed.timing import JSON, device_name, median, rate
 from world_env.atomic_io import write_json
 from world_env.data import Episode, EpisodeStore
 from world_env.fitting import FitConfig, FitWarning
+from world_env.models import load_family
 from world_env.models.ensemble import EnsembleConfig
+from world_env.models.rssm import RssmConfig
 from world_env.provenance import facts
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
@@ -51,7 +54,7 @@ WORLDS = {
     "rssm": ("64x64", ("latent", "observation")),
     "rssm-large": ("64x64", ("latent", "observation")),
 }
-"""Family -> (size, observation modes)."""
+"""Family, or family-preset -> (size, observation modes)."""
 NETWORK = EnsembleConfig(members=5, width=200, layers=4)
 """Sizes of the ensemble, as in steps_per_second.py."""
 EPISODES, LENGTH = 12, 70
@@ -87,7 +90,10 @@ def main() -> None:
 
 def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: float) -> float:
     """Steps a second of all environments together."""
-    config = NETWORK if family == "ensemble" else None
+    family, _, preset = family.partition("-")
+    config: Any = NETWORK if family == "ensemble" else RssmConfig()
+    if preset:
+        config = RssmConfig(**load_family(family).presets[preset])
     twin = Twin.untrained(SPECS[size], family, config)
     twin.model.to(device)
     step = core(twin, rows, {"uncertainty": False, "observation_mode": mode})
@@ -98,9 +104,15 @@ def stepped(family: str, size: str, mode: str, rows: int, device: str, seconds: 
 def fitted(family: str, size: str, device: str, updates: int) -> float:
     """Gradient steps a second with the batch size of the family."""
     network = {"members": NETWORK.members, "width": NETWORK.width, "layers": NETWORK.layers}
-    model = network if family == "ensemble" else {}
+    family, _, preset = family.partition("-")
     config = FitConfig(
-        family, model, updates=updates, validate_every=updates, states=8, device=device
+        family=family,
+        preset=preset or None,
+        model=network if family == "ensemble" else {},
+        updates=updates,
+        validate_every=updates,
+        states=8,
+        device=device,
     )
     with TemporaryDirectory() as folder:
         store = EpisodeStore.create(Path(folder) / "data", SPECS[size])

@@ -69,7 +69,7 @@ def main() -> None:
     row = {
         "task": arguments.task,
         "twin": "untrained" if arguments.twin is None else arguments.twin.name,
-        "model": dataclasses.asdict(twin.model.config),
+        "model": twin.model.config.to_json(),
         "threads": torch.get_num_threads(),
         "rows_together": arguments.rows,
         "batch_size": arguments.batch_size,

@@ -147,7 +147,7 @@ def scaling_cases(rows: int) -> list[Case]:
             horizon=None,
         )
         key = Key("synthetic", "", rows, members=members, observation_size=size)
-        network = replace(NETWORK, members=members)
+        network = NETWORK.replace(members=members)
         cases += cases_of(key, spec, ["forward", "core"], network)
     return cases
 

@@ -44,6 +44,38 @@ def test_categorical() -> None:
     assert torch.equal(stream(50).categorical(shares.expand(50, 4) * 7), drawn[:50])
 
 
+def test_categorical_over_groups() -> None:
+    shares = torch.tensor([[0.1, 0.0, 0.6, 0.3], [0.25, 0.25, 0.25, 0.25], [0.0, 0.5, 0.0, 2.0]])
+    drawn = stream(N).categorical(shares.expand(N, 3, 4))
+    assert drawn.shape == (N, 3) and drawn.dtype is torch.int64
+    for group, share in enumerate(shares):
+        counts, kept = torch.bincount(drawn[:, group], minlength=4), share > 0
+        assert counts[~kept].sum() == 0
+        kept_shares = share[kept].double()
+        expected = N * (kept_shares / kept_shares.sum()).numpy()
+        assert stats.chisquare(counts[kept].numpy(), expected).pvalue > 1e-3
+    table = torch.bincount(4 * drawn[:, 0] + drawn[:, 1], minlength=16).view(4, 4)
+    assert stats.chi2_contingency(table[[0, 2, 3]].numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_categorical_groups_are_exact_and_rows_independent(dtype: torch.dtype) -> None:
+    shares = stream(50).uniform(3, 4, dtype=dtype)
+    plain = stream(50).categorical(shares[:, 0])
+    assert torch.equal(stream(50).categorical(shares[:, :1])[:, 0], plain)
+    drawn, rows = stream(50).categorical(shares), torch.tensor([7, 3])
+    assert torch.equal(stream(50).select(rows).categorical(shares[rows]), drawn[rows])
+    # The definition: the first class whose cumulative share reaches the threshold.
+    threshold = stream(50).uniform(3, dtype=dtype) * shares.sum(-1)
+    for row, group in ((0, 0), (17, 2), (49, 1)):
+        total = 0.0
+        for first in range(4):
+            total += float(shares[row, group, first])
+            if total >= float(threshold[row, group]) - 1e-6:
+                break
+        assert int(drawn[row, group]) == first
+
+
 def test_integers() -> None:
     drawn = stream(N).integers(7)
     assert stats.chisquare(torch.bincount(drawn, minlength=7).numpy()).pvalue > 1e-3

@@ -39,7 +39,7 @@ def main() -> None:
     spec = WorldSpec(spaces.Box(-5.0, 5.0, (3,)), spaces.Box(-1.0, 1.0, (1,)), horizon=50)
     ranges = DataRange({"observation": ([-4.0] * 3, [4.0] * 3)}, (-2.0, 2.0))
     for family, options in CONFIGS.items():
-        _, config = load_family(family)
+        config = load_family(family).config_class
         twin = Twin.untrained(spec, family, config(**options), seed=3)
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():

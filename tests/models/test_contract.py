@@ -54,7 +54,7 @@ def test_every_family_keeps_the_protocol(family: str, real_id: str) -> None:
     twin = awake(Twin.untrained(real_spec(real_id), family))
 
     def rebuild() -> torch.nn.Module:
-        return load_family(family)[0](twin.spec, twin.model.config)
+        return load_family(family)(twin.spec, twin.model.config)
 
     check_world_model(twin.model, starts=real_starts(real_id), rebuild=rebuild)
     check_world_model(twin.model, rebuild=rebuild)
@@ -222,6 +222,93 @@ def test_the_model_check_finds_faults(broken: type[CartPoleOracle], message: str
     model = broken(real_spec("CartPole-v1"), OracleConfig())
     with pytest.raises(AssertionError, match=message):
         check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+class FixedDtype(CartPoleOracle):
+    def decode(self, state: State) -> Observation:
+        return {name: value.float() for name, value in super().decode(state).items()}
+
+
+class Extra(CartPoleOracle):
+    """Returns the extras in `extras`, made from the reward."""
+
+    extras: Any = staticmethod(lambda reward: {})
+
+    def step(self, state: State, action: Tensor, **kwargs: object) -> tuple[State, Prediction]:
+        arrived, prediction = super().step(state, action, **kwargs)
+        return arrived, dataclasses.replace(prediction, extras=self.extras(prediction.reward))
+
+
+class Conditioned(CartPoleOracle):
+    conditioning = {"task": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (FixedDtype, r"decode\(\).*float32, expected torch\.float64"),
+        (Conditioned, "starts.*'task'"),
+    ],
+)
+def test_the_model_check_covers_dtype_and_conditioning(broken: type, message: str) -> None:
+    model = broken(real_spec("CartPole-v1"), OracleConfig())
+    with pytest.raises(CheckError, match=message):
+        check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    ("extras", "message"),
+    [
+        (lambda reward: {"uncertainty": reward}, "'uncertainty', which `info` uses"),
+        (lambda reward: {"_energy": reward}, "'_energy', which `info` uses"),
+        (lambda reward: {"energy": reward.sum()}, r"'energy'\] is \(\), expected"),
+        (lambda reward: {"energy": reward.sum().expand(len(reward))}, "extras energy"),
+        (lambda reward: {"frame": reward}, r"'frame'\] has the shape"),
+    ],
+)
+def test_the_model_check_covers_extras(
+    extras: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Extra, "extras", staticmethod(extras))
+    model = Extra(real_spec("CartPole-v1"), OracleConfig())
+    with pytest.raises(CheckError, match=message):
+        check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (lambda model: [{"params": [model.change.weight]}], "lacks the parameter change.bias"),
+        (lambda model: [{"params": [*model.parameters(), model.change.bias]}], "bias 2 times"),
+        (lambda model: [{"params": [torch.nn.Parameter(torch.ones(1))]}], "of another module"),
+    ],
+)
+def test_the_model_check_covers_parameter_groups(
+    groups: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = Twin.untrained(real_spec("CartPole-v1"), "linear").model.requires_grad_(True)
+    monkeypatch.setattr(model, "parameter_groups", lambda: groups(model))
+    with pytest.raises(CheckError, match=message):
+        check_world_model(model, starts=real_starts("CartPole-v1"))
+
+
+@pytest.mark.parametrize("family", BUILT_IN)
+def test_every_family_keeps_the_protocol_in_float64(
+    family: str, real_id: str, tmp_path: Path
+) -> None:
+    twin = awake(Twin.untrained(real_spec(real_id), family))
+    twin.model.double()
+    assert twin.model.dtype is torch.float64
+    check_world_model(twin.model, starts=real_starts(real_id))
+    twin.model.requires_grad_(False)
+    folder = twin.save(tmp_path / "twin")
+    back = Twin.load(folder)
+    assert back.model.dtype is torch.float64 and back.fingerprint() == twin.fingerprint()
+    assert Twin.load(folder, dtype=torch.float32).model.dtype is torch.float32
+    envs = WorldModelVectorEnv(back, 2)
+    envs.reset(seed=0)
+    envs.step(envs.action_space.sample())
+    assert envs.simulator.snapshot().state.keys() and envs.simulator.dtype is torch.float64
 
 
 @pytest.mark.parametrize("kind", ["number", "list", "nothing", "dict", "deque", "set", "array"])

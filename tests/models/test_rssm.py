@@ -297,7 +297,7 @@ def test_low_temperatures_draw_the_likeliest(temperature: float) -> None:
 )
 def test_choices_that_would_fail_later_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
-        dataclasses.replace(SMALL, **wrong)
+        SMALL.replace(**wrong)
 
 
 def test_keys_in_another_order_are_the_same_world(tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def drift(rows: int, steps: int, *, seed: int) -> Batch:
 
 @pytest.mark.slow
 def test_it_learns_what_only_the_past_tells() -> None:
-    config = dataclasses.replace(SMALL, deter=48, groups=8, classes=8, hidden=48, window=8)
+    config = SMALL.replace(deter=48, groups=8, classes=8, hidden=48, window=8)
     model = model_of("vector", config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for update in range(1_500):
@@ -378,7 +378,7 @@ def test_it_learns_what_only_the_past_tells() -> None:
 
 
 def test_what_one_observation_does_not_tell_is_drawn_and_kept_to() -> None:
-    config = dataclasses.replace(SMALL, deter=32, groups=4, classes=8, hidden=32, window=5)
+    config = SMALL.replace(deter=32, groups=4, classes=8, hidden=32, window=5)
     model = model_of("vector", config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
@@ -435,7 +435,7 @@ def test_some_of_the_images_say_what_all_of_them_would_on_average() -> None:
     seen[0, 5:] = 0.0  # a window past its episode's end
 
     def losses(decoded: float, draws: int) -> Tensor:
-        model = model_of("grey", dataclasses.replace(SMALL, decoded=decoded))
+        model = model_of("grey", SMALL.replace(decoded=decoded))
         features = torch.randn(3, 8, 28, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             return torch.stack(

@@ -230,7 +230,8 @@ def build_command(
         seed: Seed of data, world model and policy.
         kwargs: Keyword arguments of the real environment, as JSON.
         wrappers: Wrappers of the real environment as module:Class, innermost first.
-        family: Family of the world model: ensemble, rssm, rssm-large or linear. None: ensemble. Images need rssm.
+        family: Family of the world model: ensemble, rssm, linear, or that of an installed package. None:
+            ensemble. Images need rssm.
         observation_mode: Observation mode of the policy: observation, latent or both. None: observation.
     """
     from world_env.pipeline.build import build

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from world_env.batch import Batch, Context, Observation, Statistics, select, unpacked
 from world_env.codec import Codec, packed
 from world_env.data.column_structure import returns_to_rest, unit_vectors
-from world_env.data.episode import Episode
+from world_env.data.episode import Episode, stacked_conditioning
 from world_env.data.statistics import MIN_SPREAD, is_vector, robust_scale
 from world_env.data_range import widened
 from world_env.errors import (
@@ -44,6 +45,7 @@ class EncodedEpisodes:
     episode: (N,) int64, episode number of each step; the observation before step i is at i + episode[i].
     left: (N,) int64 >= 1, steps from this one to the last of its episode, both included.
     elapsed: (N,) int64, steps since the reset of the environment.
+    conditioning: name -> (episodes, ...) float32, values of whole episodes.
     """
 
     codec: Codec
@@ -54,6 +56,7 @@ class EncodedEpisodes:
     episode: Tensor
     left: Tensor
     elapsed: Tensor
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of steps, N."""
@@ -67,7 +70,8 @@ class EncodedEpisodes:
     def to(self, device: torch.device) -> EncodedEpisodes:
         """Copy to another device."""
         moved = {key: value.to(device) for key, value in self.observations.items()}
-        parts = {name: getattr(self, name).to(device) for name in _COLUMNS}
+        parts: dict[str, Any] = {name: getattr(self, name).to(device) for name in _COLUMNS}
+        parts["conditioning"] = {n: value.to(device) for n, value in self.conditioning.items()}
         return replace(self, observations=moved, **parts)
 
     def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
@@ -93,6 +97,7 @@ class EncodedEpisodes:
             _rows(self.rewards, taken) * valid,
             _rows(self.terminated, taken) * valid,
             valid,
+            self._conditioning(steps),
         )
 
     def seen(self, places: Tensor) -> Observation:
@@ -114,7 +119,11 @@ class EncodedEpisodes:
             _rows(self.actions, place[:, :-1]) * acted,
             known,
             self.elapsed[steps],
+            self._conditioning(steps),
         )
+
+    def _conditioning(self, steps: Tensor) -> dict[str, Tensor]:
+        return select(self.conditioning, self.episode[steps]) if self.conditioning else {}
 
     def changes(self, key: str) -> Tensor:
         """Change of every dimension in every step, (N, D)."""
@@ -169,6 +178,7 @@ class EncodedEpisodes:
             self.rewards,
             self.terminated,
             self.episode,
+            *self.conditioning.values(),
         ):
             digest.update(part.contiguous().numpy(force=True).tobytes())
         return digest.hexdigest()
@@ -240,6 +250,9 @@ def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisode
         episode=number,
         left=ends[number] - step,
         elapsed=origin[number] + step,
+        conditioning={
+            name: torch.from_numpy(value) for name, value in stacked_conditioning(episodes).items()
+        },
     )
 
 
@@ -256,7 +269,7 @@ def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
         )
     encoded = encode_episodes(first, codec)
     observation = select(encoded.observations, torch.arange(len(first)) * 2)
-    return Context.from_observation(observation, codec.action_size)
+    return Context.from_observation(observation, codec.action_size, encoded.conditioning)
 
 
 def dataset_states(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Episode:
     truncated: whether the episode was stopped before the task terminated.
     elapsed: steps since the reset of the environment at observation 0.
     seed: seed of the reset; None: unknown.
+    conditioning: name -> array of any shape, values of the whole episode, for world models with conditioning.
 
     Raises DataError for columns of different lengths, an episode without steps, and NaN or infinite values.
     """
@@ -40,6 +41,7 @@ class Episode:
     truncated: bool
     elapsed: int = 0
     seed: int | None = None
+    conditioning: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rewards = np.asarray(self.rewards)
@@ -80,6 +82,8 @@ class Episode:
         for name, column in sorted(self.columns().items()):
             total.update(f"{name} {column.dtype} {column.shape}".encode())
             total.update(np.ascontiguousarray(column).tobytes())
+        for name, value in sorted(self.conditioning.items()):
+            total.update(name.encode() + np.asarray(value, np.float32).tobytes())
         return total.hexdigest()[:8]
 
     def cut(self, start: int, stop: int) -> Episode:
@@ -99,12 +103,16 @@ class Episode:
             truncated=self.truncated or not whole,
             elapsed=self.elapsed + start,
             seed=self.seed,
+            conditioning=self.conditioning,
         )
 
     def _problem(self) -> str | None:
         steps = len(self.actions)
         if steps < 1:
             return "it has no steps, expected at least 1"
+        for name, value in self.conditioning.items():
+            if not np.isfinite(np.asarray(value, float)).all():
+                return f"conditioning {name!r} has NaN or infinite values, expected finite numbers"
         for name, column in self.columns().items():
             expected = steps + 1 if name.startswith(OBSERVATION) else steps
             if column.ndim < 1 or len(column) != expected:
@@ -171,3 +179,18 @@ def digests(episodes: Sequence[Episode], held_out: Sequence[Episode]) -> JSON:
     for episode in episodes:
         sides["validated_on" if id(episode) in whole else "trained_on"].append(episode.digest())
     return sides
+
+
+def stacked_conditioning(episodes: Sequence[Episode]) -> dict[str, np.ndarray]:
+    """Conditioning of all episodes, name -> (episodes, ...) float32. Raises DataError unless all have the same."""
+    values = [
+        {name: np.asarray(value, np.float32) for name, value in episode.conditioning.items()}
+        for episode in episodes
+    ]
+    shapes = [{name: value.shape for name, value in one.items()} for one in values]
+    for i, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise DataError(
+                f"episode {i} has conditioning of the shapes {shape}, expected {shapes[0]} as in episode 0"
+            )
+    return {name: np.stack([one[name] for one in values]) for name in shapes[0]}

@@ -149,6 +149,14 @@ class EpisodeStore:
                 "elapsed": [int(episode.elapsed) for episode in episodes],
                 "seeds": [None if e.seed is None else int(e.seed) for e in episodes],
             })  # fmt: skip
+            if any(episode.conditioning for episode in episodes):
+                shards[-1]["conditioning"] = [
+                    {
+                        name: np.asarray(each, float).tolist()
+                        for name, each in e.conditioning.items()
+                    }
+                    for e in episodes
+                ]
         tree = {
             **self._manifest,
             "format": FORMAT,
@@ -202,7 +210,7 @@ class EpisodeStore:
 
 def _cut_flat(flat: dict[str, np.ndarray], shard: JSON) -> Iterable[Episode]:
     prefix = f"{OBSERVATION}."
-    step = 0
+    step, conditioning = 0, shard.get("conditioning", [{}] * len(shard["lengths"]))
     for number, length in enumerate(shard["lengths"]):
         # Each earlier episode has one more observation than steps.
         first = step + number
@@ -220,6 +228,9 @@ def _cut_flat(flat: dict[str, np.ndarray], shard: JSON) -> Iterable[Episode]:
             truncated=shard["truncated"][number],
             elapsed=shard["elapsed"][number],
             seed=shard["seeds"][number],
+            conditioning={
+                name: np.array(value, np.float32) for name, value in conditioning[number].items()
+            },
         )
         step += length
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from world_env.bundled_twins import DEFAULT_TWIN
-from world_env.envs.factory import open_simulator
+from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot
@@ -39,14 +39,15 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     `reward_fn`.
 
     **Starting state.** A real initial state of the data, drawn at random; with `dataset_starts` also states inside data
-    episodes. `reset(options=...)` takes one of "observation", "context" and "snapshot" instead.
+    episodes. `reset(options=...)` takes one of "observation", "context" and "snapshot" instead, and
+    "conditioning" for families that have it.
 
     **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
     hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
     `rollout_length`, `branch_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a
     truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
     "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
-    step, if the model family has one.
+    step, if the model family has one. Families may add numbers of their own.
 
     **Arguments.**
 
@@ -57,7 +58,8 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     - max_episode_steps: alias of `horizon`.
     - reward_fn, termination_fn: known functions (obs, action, next_obs) -> (B,), on batched numpy arrays.
     - options: fields of SimulatorConfig: horizon, rollout_length, branch_length, termination, on_uncertain,
-      uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, observation_mode.
+      uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, conditioning,
+      observation_mode.
 
     Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.
     """
@@ -86,7 +88,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
             termination_fn=termination_fn,
         )
         self.render_mode = render_mode
-        self._renderer: Any = None
+        self._frames = Frames(self.simulator)
         spec = self.simulator.twin.spec
         self.observation_space = self.simulator.view.space
         self.action_space = spec.action_space
@@ -107,7 +109,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         seed: of the initial state and all noise; None: the next episode of the current seed.
         options: at most one of "observation" (one observation), "context" (a dict with "observations" (K, ...),
             "actions" (K-1, ...), optional "elapsed", steps since the real initial state) and "snapshot" (of one
-            environment).
+            environment); and "conditioning" (name -> value), which also holds for later episodes.
         Raises InvalidOptionError for other options.
         """
         super().reset(seed=seed)
@@ -131,6 +133,8 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         info: dict[str, Any] = {"end": ENDS[result.end[0]]}
         if result.uncertainty is not None:
             info["uncertainty"] = float(result.uncertainty[0])
+        if result.extras:
+            info |= {name: value[0].item() for name, value in result.scalars().items()}
         return (
             row_of(result.observation, 0),
             float(result.reward[0]),
@@ -156,7 +160,10 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         return self.simulator.fork(n=n, seed=seed)
 
     def render(self) -> Any:
-        """Return the current observation as an RGB frame, (H, W, 3) uint8; None if `render_mode` is None.
+        """Return the current RGB frame, (H, W, 3) uint8; None if `render_mode` is None.
+
+        It is the frame that the model predicted in the last step, if its family predicts frames, and otherwise drawn
+        from the observation.
 
         Raises ResetNeededError before the first reset, MissingExtraError if a package for drawing is not installed.
         """
@@ -166,24 +173,17 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
                     "render() returns None without a render mode: make the environment with render_mode='rgb_array'"
                 )
             return None
-        observation = row_of(self.simulator.decoded_observation(), 0)
-        if self._renderer is None:
-            from world_env.rendering.renderer import Renderer
-
-            self._renderer = Renderer(self.twin.spec)
-        return self._renderer.frame(observation)
+        return self._frames.of_all()[0]
 
     def close(self) -> None:
         """Close the renderer. Can be called more than once."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._frames.close()
 
 
 def _with_row_axis(options: dict[str, Any]) -> dict[str, Any]:
     """Convert reset options of one environment to those of a batch of one."""
     return {
-        name: _add_axis(value) if name in ("observation", "context") else value
+        name: _add_axis(value) if name in ("observation", "context", "conditioning") else value
         for name, value in options.items()
     }
 

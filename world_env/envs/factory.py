@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from world_env.errors import InvalidOptionError
 from world_env.simulation.config import SimulatorConfig, whole_number
 from world_env.simulation.simulator import Simulator
+from world_env.spaces import row_of
 from world_env.twin.twin import KnownFunction, Twin, load_cached
 
 
@@ -55,3 +57,36 @@ def open_simulator(
     else:
         twin = load_cached(twin, device=device, reward_fn=reward_fn, termination_fn=termination_fn)
     return Simulator(twin, num_rows, config=config)
+
+
+class Frames:
+    """RGB frames of the environments of a simulator: predicted by the model, or drawn from the observations."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._renderer: Any = None
+
+    def of_all(self) -> list[np.ndarray]:
+        """Return one frame per environment, (H, W, 3) uint8.
+
+        Raises ResetNeededError before the first reset, MissingExtraError if a package for drawing is not installed.
+        """
+        rows = range(self._simulator.num_rows)
+        predicted = [self._simulator.frame(row) for row in rows]
+        if all(frame is not None for frame in predicted):
+            return [frame.copy() for frame in predicted if frame is not None]
+        observation = self._simulator.decoded_observation()
+        if self._renderer is None:
+            from world_env.rendering.renderer import Renderer
+
+            self._renderer = Renderer(self._simulator.twin.spec)
+        return [
+            self._renderer.frame(row_of(observation, row)) if frame is None else frame.copy()
+            for row, frame in zip(rows, predicted, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Close the renderer. Can be called more than once."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

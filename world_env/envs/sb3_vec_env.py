@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from world_env.bundled_twins import DEFAULT_TWIN
-from world_env.envs.factory import open_simulator
+from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spaces import row_of
@@ -72,7 +72,7 @@ class WorldModelSB3VecEnv(VecEnv):
             termination_fn=termination_fn,
         )
         self.render_mode = render_mode
-        self._renderer: Any = None
+        self._frames = Frames(self.simulator)
         self._actions: Any = None
         self._infos: list[dict[str, Any]] = [{} for _ in range(self.simulator.num_rows)]
         # One dict per environment and step is expensive: an `on_uncertain` rule alone reports at the end of episodes.
@@ -122,6 +122,11 @@ class WorldModelSB3VecEnv(VecEnv):
         infos = self._infos.copy()
         if self._reports_uncertainty and result.uncertainty is not None:
             infos = [{"uncertainty": value} for value in result.uncertainty.tolist()]
+        if result.extras:
+            for name, value in result.scalars().items():
+                infos = [
+                    {**info, name: each} for info, each in zip(infos, value.tolist(), strict=True)
+                ]
         if dones.any():
             _write_ends(infos, result)
             observation = self.simulator.reset(dones)
@@ -129,20 +134,13 @@ class WorldModelSB3VecEnv(VecEnv):
 
     def close(self) -> None:
         """Close the renderer. Can be called more than once."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        self._frames.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return one RGB frame per environment, (H, W, 3) uint8; None each if `render_mode` is None."""
         if self.render_mode is None:
             return [None] * self.num_envs
-        if self._renderer is None:
-            from world_env.rendering.renderer import Renderer
-
-            self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.decoded_observation()
-        return [self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs)]
+        return self._frames.of_all()
 
     # -- attributes and methods for algorithms and wrappers ------------------------------------------------------
 
@@ -199,29 +197,36 @@ class WorldModelSB3VecEnv(VecEnv):
     def _batched_options(self) -> dict[str, Any] | None:
         """Combine SB3's dicts of options, one per environment, into the options of one batched reset.
 
-        Raises InvalidOptionError unless every dict has the one key "observation".
+        Raises InvalidOptionError unless all dicts have the same keys, "observation", "conditioning" or both.
         """
         if not any(self._options):
             return None
         if any(
-            not isinstance(options, dict) or set(options) != {"observation"}
+            not isinstance(options, dict)
+            or not set(options) <= {"observation", "conditioning"}
+            or options.keys() != self._options[0].keys()
             for options in self._options
         ):
             raise InvalidOptionError(
-                "set_options() takes {'observation': ...} for every environment, got "
-                f"{self._options!r:.80}; for snapshots use restore(), for contexts WorldModelVectorEnv"
+                "set_options() takes {'observation': ...}, {'conditioning': ...} or both, the same for every "
+                f"environment, got {self._options!r:.80}; for snapshots use restore(), for contexts WorldModelVectorEnv"
             )
-        rows = [options["observation"] for options in self._options]
-        if isinstance(rows[0], dict):
-            keys = rows[0]
-            return {"observation": {key: np.stack([row[key] for row in rows]) for key in keys}}
-        return {"observation": np.stack([np.asarray(row) for row in rows])}
+        stacked: dict[str, Any] = _stacked(self._options)
+        return stacked
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Stack arrays, or dicts of them, of the environments."""
+    if isinstance(parts[0], dict):
+        return {key: _stacked([part[key] for part in parts]) for key in parts[0]}
+    return np.stack([np.asarray(part) for part in parts])
 
 
 def _write_ends(infos: list[dict[str, Any]], result: StepResult) -> None:
     """Write the infos that SB3 expects for environments whose episode has ended."""
     for row in np.flatnonzero(result.end).tolist():
         infos[row] = {
+            **{name: value[row].item() for name, value in result.scalars().items()},
             "end": ENDS[result.end[row]],
             "terminal_observation": row_of(result.observation, row),
             "TimeLimit.truncated": bool(result.truncated[row]),

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from world_env.bundled_twins import DEFAULT_TWIN
-from world_env.envs.factory import open_simulator
+from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
@@ -44,7 +44,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     # On the class: Gymnasium calls close() in `__del__`, also if the constructor has failed.
-    _renderer: Any = None
+    _frames: Frames | None = None
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
             reward_fn=reward_fn,
             termination_fn=termination_fn,
         )
+        self._frames = Frames(self.simulator)
         num_envs = self.simulator.num_rows
         self.num_envs, self.render_mode = num_envs, render_mode
         spec = self.simulator.twin.spec
@@ -102,7 +103,8 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
 
         seed: environment i gets `seed` + i, or the i-th of a list; None: the next episode of its current seed.
         options: "reset_mask" ((num_envs,) bool: reset only these environments), and at most one of "observation",
-            "context" and "snapshot", batched over the environments that are reset.
+            "context" and "snapshot", batched over the environments that are reset. "conditioning" (name -> (n, ...)),
+            batched likewise, also holds for later episodes of these environments.
         Raises InvalidOptionError for other options.
         """
         if seed is None or isinstance(seed, int | np.integer):
@@ -148,20 +150,14 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
 
     def render(self) -> tuple[Any, ...] | None:
         """Return one RGB frame per environment, (H, W, 3) uint8; None if `render_mode` is None."""
-        if self.render_mode is None:
+        if self.render_mode is None or self._frames is None:
             return None
-        if self._renderer is None:
-            from world_env.rendering.renderer import Renderer
-
-            self._renderer = Renderer(self.twin.spec)
-        observation = self.simulator.decoded_observation()
-        return tuple(self._renderer.frame(row_of(observation, row)) for row in range(self.num_envs))
+        return tuple(self._frames.of_all())
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._frames is not None:
+            self._frames.close()
 
     # -- methods of SyncVectorEnv --------------------------------------------------------------------------------
 
@@ -263,9 +259,12 @@ def _infos(result: StepResult, rows: np.ndarray) -> dict[str, Any]:
         "end": np.where(rows, _END_NAMES[result.end], None),
         "_end": rows.copy(),
     }
+    numbers = result.scalars() if result.extras else {}
     if result.uncertainty is not None:
-        infos["uncertainty"] = np.where(rows, result.uncertainty, 0.0).astype(np.float64)
-        infos["_uncertainty"] = rows.copy()
+        numbers["uncertainty"] = result.uncertainty
+    for name, value in numbers.items():
+        infos[name] = np.where(rows, value, 0.0).astype(np.float64)
+        infos[f"_{name}"] = rows.copy()
     return infos
 
 

@@ -18,13 +18,16 @@ class FitConfig:
     """How a world model is fitted to real episodes."""
 
     family: str = "ensemble"
-    """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "rssm-large" or
-    "linear"; from Python also a registered name."""
+    """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "linear", or that of an
+    installed package; from Python also a registered name."""
     model: JSON = field(default_factory=dict)
     """Fields of the family's configuration as JSON (empty: its defaults), for example {"members": 7}."""
     updates: int | None = None
     """Gradient steps (None: one per 10 real steps, between 3,000 and 30,000). More take longer and fit
     the data better."""
+    preset: str | None = None
+    """Named settings of the family: "small" or "large" for "rssm" (None: the family's defaults). `model` replaces
+    single fields."""
     batch_size: int | None = None
     """Data windows per gradient step, split among ensemble members (None: the default of the family). Larger batches
     are slower and less noisy."""
@@ -41,6 +44,11 @@ class FitConfig:
     validate_every: int = 250
     """Gradient steps between two measurements of the validation error, and between two checkpoints. Smaller values
     select better weights, but the fit takes longer."""
+    eval_horizon: int = 200
+    """Longest rollout in steps that measures the validation error. Longer ones select weights for longer episodes, but
+    the fit takes longer."""
+    eval_windows: int = 256
+    """Maximum number of rollouts that measure the validation error, spread evenly over the validation split."""
     states: int = 2_000
     """Maximum number of states inside the data that the twin stores as start states of learned episodes. Short
     rollouts need more of them to cover the data."""
@@ -54,7 +62,14 @@ class FitConfig:
     the CPU."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "validate_every", "states"):
+        for name in (
+            "updates",
+            "batch_size",
+            "validate_every",
+            "eval_horizon",
+            "eval_windows",
+            "states",
+        ):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InvalidOptionError(f"{name} is {number}, expected an integer >= 1")

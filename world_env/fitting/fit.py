@@ -40,6 +40,7 @@ from world_env.model_evaluation.errors import scales_of
 from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.models.base import TrainableWorldModel
+from world_env.models.conditioning import check_shapes
 from world_env.provenance import current_commit
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
@@ -49,8 +50,6 @@ from world_env.types import JSON
 
 _MIN_TERMINALS = 20
 """Terminal labels in the validation split that suffice to choose the threshold. With fewer, all data choose it."""
-_MAX_SELECTION_HORIZON = 200
-"""Longest horizon, in steps, of the open-loop error that selects the weights."""
 _SELECT_FROM = 0.5
 """Fraction of the gradient steps after which weights can be selected."""
 Progress = Callable[[int, int, JSON], None]
@@ -141,10 +140,11 @@ def fit_episodes(
     model = _new_model(spec, config)
     check_windows(model, episodes)
     everything = encode_episodes(list(episodes), codec)
+    check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
     initial: JSON = {}
     if warm_start is not None:
-        check_same_kind(warm_start, spec, config.family, config.model)
+        check_same_kind(warm_start, spec, config.family, model)
         model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
         initial = {"warm_start": warm_start.fingerprint()}
     states = dataset_states(everything, config.states, config.seed, context=model.context)
@@ -201,8 +201,9 @@ def _optimize(
     scale: scale of each observation dimension, for the open-loop error.
     initial: identity of the initial weights, which a checkpoint must match too.
     """
-    parameters, rate = list(model.parameters()), config.learning_rate or model.learning_rate
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
+    groups, rate = model.parameter_groups(), config.learning_rate or model.learning_rate
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | initial
     best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
@@ -212,7 +213,7 @@ def _optimize(
     for update in range(first, updates):
         share = update / updates
         for group in optimizer.param_groups:
-            group["lr"] = rate * _schedule(share)
+            group["lr"] = rate * _schedule(share) * group.get("lr_scale", 1.0)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
         batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
         rng = CounterRNG.from_seed(update * len(batch), len(batch), device=train.device)
@@ -221,10 +222,16 @@ def _optimize(
         loss.backward()
         _clip(parameters, config.max_gradient_norm)
         optimizer.step()
+        with torch.no_grad():
+            model.after_update(batch)
         done = update + 1
         if done % config.validate_every == 0 or done == updates:
             measured = evaluate_open_loop(
-                model, validation, horizon=_MAX_SELECTION_HORIZON, scale=scale
+                model,
+                validation,
+                horizon=config.eval_horizon,
+                scale=scale,
+                windows=config.eval_windows,
             )
             # Early models can have a low open-loop error although their termination head is untrained.
             selectable = done >= _SELECT_FROM * updates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import warnings
 from collections.abc import Collection, Sequence
@@ -16,12 +15,12 @@ from world_env.data.episode import Episode
 from world_env.data.statistics import column_notes
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.fitting.config import FitConfig
-from world_env.models.base import TrainableWorldModel
+from world_env.models.base import TrainableWorldModel, WorldModel
+from world_env.models.config import config_from_json
 from world_env.models.registry import load_family
 from world_env.spaces import is_image
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
-from world_env.types import JSON
 
 MIN_STEPS = 100
 """Minimum number of real steps of a fit."""
@@ -38,16 +37,21 @@ class FitWarning(UserWarning):
 
 
 def check_family(config: FitConfig) -> tuple[type[TrainableWorldModel], Any]:
-    """The class and the configuration of a fit's model. Raises UnknownFamilyError and InvalidOptionError."""
-    model_class, config_class = load_family(config.family)
-    try:
-        model_config = config_class(**config.model)
-    except (TypeError, ValueError) as error:
-        names = [item.name for item in dataclasses.fields(config_class)]
-        raise InvalidOptionError(
-            f"model options {config.model} do not fit the family {config.family!r} ({error}): expected names among "
-            f"{names}"
-        ) from error
+    """The class and the configuration of a fit's model.
+
+    Raises UnknownFamilyError, PluginError and InvalidOptionError.
+    """
+    model_class = load_family(config.family)
+    options = config.model
+    if config.preset is not None:
+        if config.preset not in model_class.presets:
+            known = ", ".join(model_class.presets) or "none"
+            raise InvalidOptionError(
+                f"preset is {config.preset!r}, but the presets of the family {config.family!r} are: {known}"
+            )
+        options = model_class.presets[config.preset] | options
+    where = f"model options {config.model} of the family {config.family!r}"
+    model_config = config_from_json(model_class.config_class, options, where=where)
     if not issubclass(model_class, TrainableWorldModel):
         raise InvalidOptionError(
             f"family {config.family!r} cannot be trained: its model must be a TrainableWorldModel"
@@ -93,12 +97,11 @@ def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> No
         )
 
 
-def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> None:
-    """Raise InvalidOptionError unless the twin `older` can be the warm start of a fit of this configuration."""
-    fitted = older.provenance.get("fit") or {}
+def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: WorldModel) -> None:
+    """Raise InvalidOptionError unless the twin `older` can be the warm start of a fit of this model."""
     for name, earlier, expected in (
         ("family", older.family, family),
-        ("model options", fitted.get("model"), model),
+        ("model options", older.model.config, model.config),
         ("observation space", older.spec.observation_space, spec.observation_space),
         ("action space", older.spec.action_space, spec.action_space),
     ):

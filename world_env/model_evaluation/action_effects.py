@@ -21,6 +21,7 @@ from torch import Tensor
 from world_env.batch import Context, Observation
 from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.errors import significant
+from world_env.models.conditioning import check_shapes
 from world_env.policies.held_policy import HeldPolicy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
@@ -245,7 +246,9 @@ def _learned(twin: Twin, outcomes: list[_Outcome], seed: int, actions: int) -> l
     start = codec.encode_observation(_stacked([outcome.start for outcome in outcomes]))
     # One random stream for all sequences of a state, so that only the actions differ.
     rng = CounterRNG(torch.arange(len(outcomes)) // actions + seed)
-    state = model.encode(Context.from_observation(start, codec.action_size), rng=rng)
+    context = Context.from_observation(start, codec.action_size)
+    check_shapes(model, context.conditioning, "an observation")
+    state = model.encode(context, rng=rng)
     learned = []
     for step in range(max(_STEPS)):
         action = codec.encode_action(np.stack([outcome.actions[step] for outcome in outcomes]))

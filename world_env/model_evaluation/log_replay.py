@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from world_env.data.episode import Episode
+from world_env.data.episode import Episode, stacked_conditioning
 from world_env.errors import InvalidOptionError, TooLittleDataError
 from world_env.policies.function_policy import LoggedActionsPolicy
 from world_env.rollouts.learned import run_learned
@@ -157,7 +157,11 @@ def _replay(episodes: list[Episode], twin: Twin, rollouts: int, seed: int) -> Re
     lengths = np.repeat([len(episode) for episode in episodes], rollouts)
     first = _first_observations(episodes, rollouts)
     # The time limit of the twin must not end a rollout before its log.
-    played = run_learned(policy, twin, first, seed=seed, max_steps=lengths)
+    given = stacked_conditioning(episodes) if twin.model.conditioning else {}
+    conditioning = {name: values.repeat(rollouts, axis=0) for name, values in given.items()}
+    played = run_learned(
+        policy, twin, first, seed=seed, conditioning=conditioning, max_steps=lengths
+    )
     assert played.ends is not None
     ended = np.where(played.ends == _TERMINATED, played.lengths, 0)
     shape = (len(episodes), rollouts)

@@ -76,6 +76,7 @@ def evaluate_open_loop(
     seed: int = 0,
     temperature: float = 0.0,
     energies: bool = False,
+    windows: int = _MAX_WINDOWS,
 ) -> OpenLoop:
     """Measure open-loop errors along real episodes, from windows spread evenly over the data.
 
@@ -84,9 +85,10 @@ def evaluate_open_loop(
         validation split may cover less.
     temperature: scale of the model's noise for `error`. Energy scores have temperature 1, as the simulator by default.
     energies: compute energy scores also for a model that is not scored by draws.
+    windows: maximum number of windows.
     """
     by_draws, model = model.scored_by_draws, model.for_inference()
-    begins, length = evaluation_steps(data, horizon)
+    begins, length = evaluation_steps(data, horizon, windows)
     scale = scales_of(data) if scale is None else scale
     first = _observations_after(data, begins, 0)
     error, hold_last, reward_error, saturated = [], [], [], []
@@ -218,9 +220,11 @@ def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
     return data.gather(*evaluation_steps(data, horizon))
 
 
-def evaluation_steps(data: EncodedEpisodes, horizon: int) -> tuple[Tensor, int]:
+def evaluation_steps(
+    data: EncodedEpisodes, horizon: int, windows: int = _MAX_WINDOWS
+) -> tuple[Tensor, int]:
     """(first steps, length) of `evaluation_windows`."""
-    stride = max(1, -(-len(data) // _MAX_WINDOWS))
+    stride = max(1, -(-len(data) // windows))
     steps = torch.arange(0, len(data), stride, device=data.device)
     # Over the chosen steps, so that some window reaches the last step.
     length = min(horizon, int(data.left[steps].max()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from world_env.data.episode import Episode
+from world_env.data.episode import Episode, stacked_conditioning
 from world_env.model_evaluation.errors import significant
 from world_env.model_evaluation.open_loop import measured_steps
 from world_env.policies.function_policy import LoggedActionsPolicy
@@ -65,7 +65,11 @@ def _learned_ends(
     parts = isinstance(episodes[0].observations, dict)
     policy = LoggedActionsPolicy([each.actions for each in episodes for _ in range(_ROLLOUTS)])
     first = begin if parts else next(iter(begin.values()))
-    played = run_learned(policy, twin, first, seed=seed, max_steps=observed)
+    given = stacked_conditioning(episodes) if twin.model.conditioning else {}
+    conditioning = {name: values.repeat(_ROLLOUTS, axis=0) for name, values in given.items()}
+    played = run_learned(
+        policy, twin, first, seed=seed, conditioning=conditioning, max_steps=observed
+    )
     assert played.ends is not None
     terminated = played.ends == ENDS.index("terminated")
     return np.where(terminated, played.lengths, int(observed.max()) + 1)

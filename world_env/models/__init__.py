@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     )
     from world_env.models.registry import (
         FAMILIES as FAMILIES,
+        PluginWarning as PluginWarning,
+        list_families as list_families,
         load_family as load_family,
         register_world_model as register_world_model,
     )

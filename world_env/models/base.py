@@ -14,16 +14,19 @@ The letters in shapes (B rows, A action size, *O observation shape, F feature si
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
-from world_env.types import Uncertainty
+from world_env.types import JSON, Uncertainty
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Prediction:
         to `reward`. A separate value keeps goal bonuses and crash penalties out of the reward of all other steps.
     uncertainty: (B,) float >= 0, model uncertainty of the step, 0 if certain. The unit is the family's own; the twin
         stores a threshold in the same unit. None if it was not requested or the family has no estimate.
-    extras: name -> (B, ...), other results of the family. No part of the library reads them.
+    extras: name -> (B, ...), other results of the family. Those of shape (B,) are numbers in `info` under their name.
+        "frame", (B, 3, H, W) or (B, 1, H, W) float in [0, 1], is what `render()` returns after the step.
     """
 
     reward: Tensor
@@ -50,15 +54,22 @@ class Prediction:
 class WorldModel(nn.Module, ABC):
     """Base class of world models: learned or exact dynamics on encoded tensors.
 
-    A subclass implements `encode`, `observe`, `step`, `decode` and `features`, and is registered with
-    `world_env.register_world_model`. Weights and all other fitted numbers are parameters or buffers, so that
-    `state_dict` holds the whole model.
+    A subclass implements `encode`, `observe`, `step`, `decode` and `features`, names its `config_class`, and is
+    registered with `world_env.register_world_model` or as an entry point of the group `world_env.models`. Weights and
+    all other fitted numbers are parameters or buffers, so that `state_dict` holds the whole model.
 
     spec: spaces and time limit of the environment.
-    config: settings of the family, a frozen dataclass whose fields can be stored as JSON.
+    config: settings of the family, a `config_class`.
     """
 
+    config_class: ClassVar[type[Any]]
+    """Class of the settings: a frozen dataclass or msgspec.Struct that can be stored as JSON and may hold others."""
+    presets: ClassVar[Mapping[str, JSON]] = {}
+    """Named settings for a fit: name -> fields of the config that differ from their defaults, as JSON."""
     spec: WorldSpec
+    conditioning: Mapping[str, tuple[int, ...]] = {}
+    """Values that hold for a whole episode, such as a prompt embedding, a one-hot task or physical parameters: name ->
+    shape of one value. `Context.conditioning` has them, so `encode` writes what later steps need into the state."""
     context: int = 1
     """Number of real observations K from which `encode` infers the best state. `encode` accepts any K >= 1."""
     scored_by_draws: bool = False
@@ -69,6 +80,12 @@ class WorldModel(nn.Module, ABC):
         super().__init__()
         self.spec = spec
         self.config = config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Float type of the weights, and of observations and actions as the model gets them (default: float32)."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((each.dtype for each in tensors if each.is_floating_point()), torch.float32)
 
     def inert_buffers(self) -> tuple[str, ...]:
         """Names of buffers whose current values have no effect; fingerprints of twins ignore them.
@@ -141,6 +158,22 @@ class TrainableWorldModel(WorldModel):
     @abstractmethod
     def prepare(self, statistics: Statistics) -> None:
         """Set the normalisers from the statistics of the data. Called once, before the fit."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the optimizer (default: one group of all parameters with gradients).
+
+        A group is a dict as torch.optim.AdamW takes it: "params", and options such as "weight_decay" in place of those
+        of the fit. "lr_scale" is the group's learning rate relative to that of the fit (default: 1). Parameters with
+        `requires_grad=False` are frozen and belong to no group.
+        """
+        return [{"params": [each for each in self.parameters() if each.requires_grad]}]
+
+    def after_update(self, batch: Batch) -> None:
+        """Update weights that have no gradients, such as averaged copies and codebooks (default: nothing).
+
+        Called without gradients after each gradient step, with the batch of the step. Results belong in parameters or
+        buffers: checkpoints hold `state_dict`, so an interrupted fit resumes exactly.
+        """
 
     def warm_start(self, older: TrainableWorldModel) -> None:
         """Take over the weights of an older model of the same family, config and spec. Called after `prepare`.

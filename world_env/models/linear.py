@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,14 +13,14 @@ from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import CounterRNG
 from world_env.spaces import action_size
 from world_env.spec import WorldSpec
+from world_env.struct import Struct
 from world_env.types import Uncertainty
 
 _RIDGE = 1e-9
 """Ridge penalty, relative to the sum of squares of a normalised column: it only selects one of equal solutions."""
 
 
-@dataclass(frozen=True)
-class LinearConfig:
+class LinearConfig(Struct, frozen=True, kw_only=True):
     """Settings of the linear family: none."""
 
 
@@ -53,12 +51,14 @@ class _LeastSquares:
 class LinearWorldModel(TrainableWorldModel):
     """Change of a vector observation as a linear function of observation and action.
 
-    `loss` solves for the change and the reward in closed form, by least squares over all batches since the fit started
-    or was resumed. Only termination, a logistic regression, is trained by gradient descent.
+    Change and reward are solved in closed form after each gradient step, by least squares over all batches since the
+    fit started or was resumed. Only termination, a logistic regression, is trained by gradient descent.
 
     State: observation (B, D).
     Raises UnsupportedSpaceError for image observations.
     """
+
+    config_class = LinearConfig
 
     def __init__(self, spec: WorldSpec, config: LinearConfig) -> None:
         super().__init__(spec, config)
@@ -124,25 +124,33 @@ class LinearWorldModel(TrainableWorldModel):
     def loss(
         self, batch: Batch, *, rng: CounterRNG, progress: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Solve for change and reward, and compute the cross-entropy of termination. Windows of one step."""
+        """Compute the cross-entropy of termination, and for the log the errors of change and reward."""
+        inputs, transition, change, rewards = self._regression(batch)
+        reward, logit = self.outcome(transition).unbind(-1)
+        termination = functional.binary_cross_entropy_with_logits(logit, batch.terminated[:, 0])
+        return termination, {
+            "change": functional.mse_loss(self.change(inputs), change).detach(),
+            "reward": functional.mse_loss(reward, rewards).detach(),
+            "terminated": termination.detach(),
+        }
+
+    def after_update(self, batch: Batch) -> None:
+        """Solve for change and reward."""
+        inputs, transition, change, rewards = self._regression(batch)
+        weight, bias = self._change_sums.solve(inputs, change)
+        self.change.weight.copy_(weight)
+        self.change.bias.copy_(bias)
+        weight, bias = self._reward_sums.solve(transition, rewards[:, None])
+        self.outcome.weight[0], self.outcome.bias[0] = weight[0], bias[0]
+
+    def _regression(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(inputs of the change, inputs of reward and termination, changes, rewards) of windows of one step."""
         vectors = self.layout.flatten(batch.observations)
         vector, arrived, action = vectors[:, 0], vectors[:, 1], batch.actions[:, 0]
         change = self.normalizer.change(vector, arrived).clamp(-10.0, 10.0)
         rewards = self.normalizer.normalize_reward(batch.rewards[:, 0])
         transition = self.normalizer.transition(vector, action, arrived)
-        with torch.no_grad():
-            weight, bias = self._change_sums.solve(self._inputs(vector, action), change)
-            self.change.weight.copy_(weight)
-            self.change.bias.copy_(bias)
-            weight, bias = self._reward_sums.solve(transition, rewards[:, None])
-            self.outcome.weight[0], self.outcome.bias[0] = weight[0], bias[0]
-        reward, logit = self.outcome(transition).unbind(-1)
-        termination = functional.binary_cross_entropy_with_logits(logit, batch.terminated[:, 0])
-        return termination, {
-            "change": functional.mse_loss(self._change(vector, action), change).detach(),
-            "reward": functional.mse_loss(reward, rewards).detach(),
-            "terminated": termination.detach(),
-        }
+        return self._inputs(vector, action), transition, change, rewards
 
     def _inputs(self, vector: Tensor, action: Tensor) -> Tensor:
         return torch.cat([self.normalizer.normalize(vector), action], -1)

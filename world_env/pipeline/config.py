@@ -52,8 +52,8 @@ class BuildConfig:
     wrappers: tuple[str, ...] = ()
     """Wrappers of the real environment, innermost first: "module:Class", or "module:Class{JSON of arguments}"."""
     family: str | None = None
-    """Family of the world model: "ensemble" (vectors), "rssm" or "rssm-large" (images, hidden state), "linear", or a
-    registered one. None: ensemble."""
+    """Family of the world model: "ensemble" (vectors), "rssm" (images, hidden state), "linear", or a registered or
+    installed one. None: ensemble."""
     observation_mode: str | None = None
     """Input of the policy: "observation" (of the real environment), "latent" (the state of the twin's model) or "both".
     None: observation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ def run_learned(
     *,
     seed: int = 0,
     policy_seeds: Sequence[int] | None = None,
+    conditioning: Mapping[str, np.ndarray] | None = None,
     on_uncertain: str = "ignore",
     discount: float = 1.0,
     max_steps: np.ndarray | None = None,
@@ -79,6 +80,7 @@ def run_learned(
 
     policy: what `world_env.policies.as_policy` takes. first: N batched first observations.
     seed: seed of the world model's noise. policy_seeds: N seeds of the policy's random numbers; None: 0..N-1.
+    conditioning: name -> (N, ...), as the reset option of the simulator; None: the defaults of the twin.
     on_uncertain: as in SimulatorConfig. Evaluations use "ignore". A twin without an uncertainty threshold always does.
     discount: discount factor of the returns. Evaluations use 1.
     max_steps: (N,) steps of each episode, in place of the twin's time limit; None: the time limit.
@@ -99,7 +101,8 @@ def run_learned(
     uncertain = max_steps is None or "uncertainty" in record
     config = SimulatorConfig(uncertainty=uncertain, on_uncertain=rule, horizon=horizon)
     simulator = Simulator(twin, number, seed=seed, config=config)
-    observation = simulator.reset(options={"observation": first})
+    options = {"observation": first} | ({"conditioning": conditioning} if conditioning else {})
+    observation = simulator.reset(options=options)
     policy.reset(np.arange(number), range(number) if policy_seeds is None else policy_seeds)
     values, lengths = np.zeros(number), np.zeros(number, np.int64)
     ends, above = np.zeros(number, np.int64), 0

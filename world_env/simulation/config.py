@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from world_env.errors import InvalidOptionError
-from world_env.types import Uncertainty
+from world_env.types import JSON, Uncertainty
 
 ON_UNCERTAIN = ("ignore", "truncate", "terminate", "pessimistic")
 """Values of `SimulatorConfig.on_uncertain`."""
@@ -44,6 +44,9 @@ class SimulatorConfig:
     """Scale of the model's noise (default 1.0). 0 gives the most likely next state."""
     dataset_starts: float = 0.0
     """Fraction of resets that start from a state inside a data episode (default 0.0: real initial states only)."""
+    conditioning: JSON = field(default_factory=dict)
+    """Conditioning of all environments, name -> value, for world models that have it (default {}: that of the initial
+    state in the data). `reset(options={"conditioning": ...})` sets it per environment."""
     observation_mode: str = "observation"
     """What the agent receives: "observation" (default), the real environment's observation;
     "latent", the model's features, without decoding; "both", a dict of the two."""

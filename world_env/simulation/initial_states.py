@@ -23,8 +23,8 @@ def reset_options(options: Any) -> dict[str, Any]:
         return {}
     if not isinstance(options, Mapping):
         raise InvalidOptionError(
-            f"reset options must be a dict with at most one of 'observation', 'context', 'snapshot', "
-            f"got {options!r:.80}"
+            f"reset options must be a dict with at most one of 'observation', 'context', 'snapshot', and optionally "
+            f"'conditioning', got {options!r:.80}"
         )
     return dict(options)
 
@@ -59,6 +59,7 @@ def draw_initial_states(
         merged["actions"],
         merged["length"],
         merged["elapsed"],
+        {name: merged[f"conditioning.{name}"] for name in initial.conditioning},
     )
 
 
@@ -122,7 +123,8 @@ def _given_context(given: Any, codec: Codec) -> Context:
 def _tensors(context: Context) -> dict[str, Tensor]:
     parts = {f"observations.{key}": value for key, value in context.observations.items()}
     rest = {"actions": context.actions, "length": context.length, "elapsed": context.elapsed}
-    return parts | rest
+    conditioning = {f"conditioning.{name}": each for name, each in context.conditioning.items()}
+    return parts | rest | conditioning
 
 
 def _fold(observations: Any) -> Any:

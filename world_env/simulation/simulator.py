@@ -20,6 +20,7 @@ from world_env.errors import (
     SpaceMismatchError,
 )
 from world_env.rng import CounterRNG, derive_seeds
+from world_env.simulation.conditioning import conditioned, default_conditioning, with_given
 from world_env.simulation.config import ON_UNCERTAIN, SimulatorConfig, whole_number
 from world_env.simulation.initial_states import (
     draw_initial_states,
@@ -37,9 +38,11 @@ from world_env.simulation.snapshot import (
     row_seeds,
 )
 from world_env.simulation.step_outputs import (
+    FRAME,
     StepResult,
     array,
     check_known,
+    extra_arrays,
     finite_rows,
     prediction_arrays,
 )
@@ -113,6 +116,12 @@ class Simulator:
         self._rng = CounterRNG(self._row_seeds.to(self.device))
         self._counters = np.zeros((2, num_rows), np.int64)
         self._state: State | None = None
+        self._conditioning: dict[str, Tensor] = {}
+        if twin.model.conditioning or self.config.conditioning:
+            given = self.config.conditioning
+            self._conditioning = default_conditioning(twin.model, given, num_rows)
+        self._frames: list[np.ndarray | None] = [None] * num_rows
+        self._framed = False
         self.finished = np.ones(num_rows, bool)
 
     # -- reset ---------------------------------------------------------------------------------------------------
@@ -132,18 +141,28 @@ class Simulator:
             all or in the list: the environment keeps its seed and starts its next episode.
         options: at most one of "observation" (environment arrays (n, ...), one per reset environment), "context" (a
             dict with "observations" (n, K, ...), "actions" (n, K-1, ...), optional "elapsed" (n,)) and "snapshot" (a
-            Snapshot of n environments; with a seed, its noise is replaced).
+            Snapshot of n environments; with a seed, its noise is replaced). "conditioning" (a dict, name -> (n, ...))
+            holds for this and the next episodes of these environments; not with "snapshot", which contains it.
         Raises InvalidOptionError for other options, ResetNeededError if the first reset does not cover all
         environments. After an error the simulator is unchanged.
         """
         mask = as_mask(rows, self.num_rows)
         options = reset_options(options)
-        if set(options) - {"observation", "context", "snapshot"} or len(options) > 1:
+        given = options.pop("conditioning", None)
+        if (
+            set(options) - {"observation", "context", "snapshot"}
+            or len(options) > 1
+            or (given is not None and "snapshot" in options)
+        ):
+            keys = [*options, *([] if given is None else ["conditioning"])]
             raise InvalidOptionError(
-                f"options has the keys {sorted(map(str, options))}, expected at most one of 'observation', 'context', "
-                "'snapshot'"
+                f"options has the keys {sorted(map(str, keys))}, expected at most one of 'observation', 'context', "
+                "'snapshot', and optionally 'conditioning' (not with 'snapshot', which contains it)"
             )
         everywhere = bool(mask.all())
+        conditioning = self._conditioning
+        if given is not None:
+            conditioning = with_given(self.twin.model, conditioning, given, np.flatnonzero(mask))
         if self._state is None and not everywhere:
             raise ResetNeededError(
                 "the first reset must cover all environments: call reset() without a mask"
@@ -163,10 +182,14 @@ class Simulator:
         else:
             share = self.config.dataset_starts
             context = draw_initial_states(self.twin.starts, self.twin.states, share, rng)
+        if conditioning:
+            context = conditioned(context, conditioning, index)
         if self.device.type != "cpu":
             rng = CounterRNG(rng.seeds.to(self.device), rng.draws.to(self.device))
         state = self._model.encode(context.to(self.device, self.dtype), rng=rng)
         self._row_seeds, self._episodes = row_seeds, episodes
+        self._conditioning = conditioning
+        self._forget_frames(index)
         elapsed = context.elapsed.cpu().numpy()
         if everywhere:
             self._episodes += 1
@@ -225,6 +248,7 @@ class Simulator:
             uncertainty=self._uncertainty,
         )
         predicted = prediction_arrays(prediction)
+        extras = extra_arrays(prediction.extras) if prediction.extras else {}
         decoded, latent = self._decode(state)
         finite = finite_rows([*decoded.values(), *([] if latent is None else [latent])], predicted)
         moved = both(mask, finite)
@@ -254,7 +278,15 @@ class Simulator:
             self.finished = self.finished | ended
         observation = self.view.combine(observation, latent)
         truncated = ended & ~terminated
-        return StepResult(observation, reward, terminated, truncated, end, uncertainties)
+        if FRAME in extras:
+            self._framed = True
+            for row in range(self.num_rows) if mask is None else np.flatnonzero(mask):
+                self._frames[row] = extras[FRAME][row]
+        return StepResult(observation, reward, terminated, truncated, end, uncertainties, extras)
+
+    def frame(self, row: int) -> np.ndarray | None:
+        """Return the frame that the model predicted in the last step of an environment, (H, W, 3) uint8, or None."""
+        return self._frames[row]
 
     def _no_episode(self, over: np.ndarray) -> str:
         """Return the message for a step of environments without a running episode. over: (B,) bool."""
@@ -320,6 +352,7 @@ class Simulator:
             self._rng.draws[where],
             np.concatenate([self._counters, identity])[:, index],
             self.finished[index],
+            select(self._conditioning, torch.as_tensor(index)) if self._conditioning else {},
         )
 
     def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> None:
@@ -347,6 +380,13 @@ class Simulator:
         else:
             self._episodes[index] = torch.as_tensor(snapshot.counters[2])
             self._row_seeds[index] = torch.as_tensor(snapshot.counters[3])
+        if self._conditioning:
+            where = torch.as_tensor(index)
+            self._conditioning = {
+                name: value.index_copy(0, where, snapshot.conditioning[name])
+                for name, value in self._conditioning.items()
+            }
+        self._forget_frames(index)
         self._counters[:, index] = snapshot.counters[:2]
         self.finished[index] = snapshot.finished
 
@@ -369,6 +409,11 @@ class Simulator:
         return other
 
     # -- details -------------------------------------------------------------------------------------------------
+
+    def _forget_frames(self, index: np.ndarray) -> None:
+        if self._framed:
+            for row in index:
+                self._frames[row] = None
 
     def _check_snapshot(self, snapshot: Any, index: np.ndarray) -> None:
         if not isinstance(snapshot, Snapshot):

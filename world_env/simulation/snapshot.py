@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ class Snapshot:
     """(4, B) int64: steps since the real initial state, steps since the reset, episode number, environment seed."""
     finished: np.ndarray
     """(B,) bool, True if the episode is over."""
+    conditioning: dict[str, Tensor] = field(default_factory=dict)
+    """name -> (B, ...), conditioning given for this and the next episodes; NaN where none is given."""
 
     def __len__(self) -> int:
         return len(self.finished)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from world_env.batch import Context, Observation, State, select
 from world_env.errors import ResetNeededError
+from world_env.models.conditioning import check_shapes
 from world_env.rng import CounterRNG
 from world_env.simulation.observation_mode import ObservationView
 from world_env.twin.twin import Twin, device_and_dtype_of
@@ -42,6 +43,7 @@ class StateFilter:
         """
         encoded = self._codec.encode_observation(observation)
         context = Context.from_observation(encoded, self._codec.action_size)
+        check_shapes(self._model, context.conditioning, "an observation")
         rng = CounterRNG(torch.tensor(list(seeds), dtype=torch.int64, device=self._device))
         state = self._model.encode(context.to(self._device, self._dtype), rng=rng)
         if rows is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,23 @@ def prediction_arrays(prediction: Prediction) -> dict[str, np.ndarray]:
     arrays = {"reward": array(prediction.reward), "terminated": array(prediction.terminated)}
     if prediction.terminal_reward is not None:
         arrays["terminal_reward"] = array(prediction.terminal_reward)
+    return arrays
+
+
+FRAME = "frame"
+"""Name of the extra that `render()` returns."""
+RESERVED_EXTRAS = frozenset(
+    ["end", "uncertainty", "episode", "final_obs", "final_info", "terminal_observation"]
+)
+"""Keys of `info` that extras cannot have."""
+
+
+def extra_arrays(extras: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return new arrays of the extras of a prediction, the frame as (B, H, W, 3) uint8."""
+    arrays = {name: value.numpy(force=True).copy() for name, value in extras.items()}
+    if FRAME in arrays:
+        pixels = np.moveaxis(arrays[FRAME], 1, -1).clip(0.0, 1.0) * 255.0
+        arrays[FRAME] = np.broadcast_to(pixels.round(), (*pixels.shape[:-1], 3)).astype(np.uint8)
     return arrays
 
 
@@ -62,3 +79,9 @@ class StepResult:
     """(B,) int8, index into `ENDS`: the reason why the episode ended; 0 while it is running."""
     uncertainty: np.ndarray | None
     """(B,) float32, >= 0; None if it is not computed."""
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+    """Other results of the model family, name -> (B, ...); "frame" as (B, H, W, 3) uint8."""
+
+    def scalars(self) -> dict[str, np.ndarray]:
+        """Return the extras with one number per environment, name -> (B,)."""
+        return {name: value for name, value in self.extras.items() if value.ndim == 1}

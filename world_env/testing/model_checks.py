@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from world_env.batch import Context, Observation, State, select
 from world_env.codec import Codec
-from world_env.errors import CheckError
-from world_env.models.base import Prediction, WorldModel
+from world_env.errors import CheckError, InvalidOptionError
+from world_env.models.base import Prediction, TrainableWorldModel, WorldModel
+from world_env.models.conditioning import check_shapes
 from world_env.rng import CounterRNG
+from world_env.simulation.step_outputs import FRAME, RESERVED_EXTRAS
 
 _MAX_RELATIVE_DIFFERENCE = 1e-4
 """Largest difference between batch sizes, relative to the largest value: matrix products round differently."""
@@ -34,16 +36,24 @@ def check_world_model(
 ) -> None:
     """Check that a world model satisfies the protocol of `world_env.models.base`.
 
-    The check covers purity, independent rows, equal results for equal random numbers, batches of 1 and of 64 rows, and
-    the names, dtypes and shapes of states and predictions.
+    The check covers purity, independent rows, equal results for equal random numbers, batches of 1 and of 64 rows, the
+    names, dtypes and shapes of states, predictions and extras, and that the optimizer gets every trainable parameter
+    once.
 
-    starts: contexts of real episodes; None: samples of the observation space.
+    starts: contexts of real episodes; None: samples of the observation space, and random conditioning.
     differentiable: also check that gradients flow from the next observation and the reward to the state and the action.
     rebuild: function that creates a second model of the same family and config; also check that it gives equal results
         after `load_state_dict`.
     Raises CheckError (an AssertionError, also under `python -O`) at the first violation.
     """
     starts = _sampled_starts(model) if starts is None else starts
+    try:
+        check_shapes(model, starts.conditioning, "starts")
+    except InvalidOptionError as error:
+        raise CheckError(str(error)) from error
+    starts = starts.to(starts.length.device, model.dtype)
+    if isinstance(model, TrainableWorldModel):
+        _check_parameter_groups(model)
     before = _stored_values(model)
     with torch.no_grad():
         for rows in (1, 64):
@@ -81,6 +91,7 @@ def _check_shapes(model: WorldModel, starts: Context, rows: int) -> None:
                 f"decode() returned the shapes {decoded}, expected {expected}: return every key of the observation "
                 "space in its encoded shape"
             )
+        _check_dtype(model, "decode()", *model.decode(state).values())
         features = model.features(state)
         if features.ndim != 2 or len(features) != rows:
             raise CheckError(
@@ -90,6 +101,7 @@ def _check_shapes(model: WorldModel, starts: Context, rows: int) -> None:
             state, _actions(model, rows, step), rng=rng, uncertainty=True
         )
         _check_prediction(prediction, rows)
+        _check_dtype(model, "Prediction", prediction.reward, prediction.terminated)
         _check_form(state, arrived, "step()")
         state = arrived
 
@@ -106,6 +118,7 @@ def _check_prediction(prediction: Prediction, rows: int) -> None:
             raise CheckError(
                 f"Prediction.{name} has NaN or infinite values: {value!s:.200}, expected finite numbers"
             )
+    _check_extras(prediction.extras, rows)
     probability = prediction.terminated
     if not ((probability >= 0) & (probability <= 1)).all():
         raise CheckError(
@@ -116,6 +129,52 @@ def _check_prediction(prediction: Prediction, rows: int) -> None:
         raise CheckError(
             f"Prediction.uncertainty is {prediction.uncertainty!s:.200}, expected values >= 0"
         )
+
+
+def _check_dtype(model: WorldModel, where: str, *values: Tensor) -> None:
+    for value in values:
+        if value.dtype != model.dtype:
+            raise CheckError(
+                f"{where} has the dtype {value.dtype}, expected {model.dtype}, that of the model: do not convert "
+                "tensors to a fixed dtype"
+            )
+
+
+def _check_extras(extras: dict[str, Tensor], rows: int) -> None:
+    for name, value in extras.items():
+        if name in RESERVED_EXTRAS or name.startswith("_"):
+            raise CheckError(
+                f"Prediction.extras has the name {name!r}, which `info` uses otherwise: choose another"
+            )
+        if not isinstance(value, Tensor) or value.shape[:1] != (rows,):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise CheckError(
+                f"Prediction.extras[{name!r}] is {found}, expected a tensor of shape ({rows}, ...)"
+            )
+        if name == FRAME and (value.ndim != 4 or value.shape[1] not in (1, 3)):
+            raise CheckError(
+                f"Prediction.extras['frame'] has the shape {tuple(value.shape)}, expected ({rows}, 3, H, W) or "
+                f"({rows}, 1, H, W)"
+            )
+
+
+def _check_parameter_groups(model: TrainableWorldModel) -> None:
+    names = {id(value): name for name, value in model.named_parameters()}
+    grouped: list[int] = []
+    for group in model.parameter_groups():
+        grouped += map(id, group["params"])
+    for key in grouped:
+        if key not in names or grouped.count(key) > 1:
+            raise CheckError(
+                f"parameter_groups() has the parameter {names.get(key, 'of another module')} {grouped.count(key)} "
+                "times, expected every trainable parameter of the model once"
+            )
+    for name, value in model.named_parameters():
+        if value.requires_grad and id(value) not in grouped:
+            raise CheckError(
+                f"parameter_groups() lacks the parameter {name}: add it to a group, or freeze it with "
+                "requires_grad_(False)"
+            )
 
 
 def _check_form(state: State, later: State, method: str) -> None:
@@ -261,7 +320,12 @@ def _sampled_starts(model: WorldModel) -> Context:
     observations = [codec.encode_observation(_batch_of_one(space.sample())) for _ in range(8)]
     keys = observations[0]
     merged = {key: torch.cat([one[key] for one in observations]).clamp(-10, 10) for key in keys}
-    return Context.from_observation(merged, codec.action_size)
+    generator = torch.Generator().manual_seed(0)
+    conditioning = {
+        name: torch.rand(8, *shape, generator=generator)
+        for name, shape in model.conditioning.items()
+    }
+    return Context.from_observation(merged, codec.action_size, conditioning)
 
 
 def _batch_of_one(observation: Any) -> Any:
@@ -278,12 +342,14 @@ def _begin(starts: Context, rows: int) -> tuple[Context, CounterRNG]:
 def _actions(model: WorldModel, rows: int, seed: int) -> Tensor:
     space = copy.deepcopy(model.spec.action_space)
     space.seed(seed)
-    return Codec(model.spec).encode_action(np.stack([space.sample() for _ in range(rows)]))
+    encoded = Codec(model.spec).encode_action(np.stack([space.sample() for _ in range(rows)]))
+    return encoded.to(model.dtype)
 
 
 def _outcome(model: WorldModel, state: State, action: Tensor, rng: CounterRNG) -> State:
     arrived, prediction = model.step(state, action, rng=rng)
-    return {**arrived, "reward": prediction.reward, "terminated": prediction.terminated}
+    extras = {f"extras {name}": value for name, value in prediction.extras.items()}
+    return {**arrived, "reward": prediction.reward, "terminated": prediction.terminated, **extras}
 
 
 def _stored_values(model: WorldModel) -> dict[str, Any]:
@@ -320,7 +386,8 @@ def _clone(state: State) -> State:
 
 def _tensors_of(context: Context) -> Observation:
     parts = {"actions": context.actions, "length": context.length, "elapsed": context.elapsed}
-    return _clone({**context.observations, **parts})
+    conditioning = {f"conditioning {name}": each for name, each in context.conditioning.items()}
+    return _clone({**context.observations, **parts, **conditioning})
 
 
 def _check_equal(old: dict[str, Any], new: dict[str, Any], message: str) -> None:

@@ -139,6 +139,10 @@ def read_json(folder: Path) -> JSON:
         raise TwinFormatError(
             f"{path}: field 'known' is {tree['known']!s:.80}, expected a list of 'reward' and 'termination'"
         )
+    if not isinstance(tree.get("external", []), list):
+        raise TwinFormatError(
+            f"{path}: field 'external' is {tree['external']!s:.80}, expected a list"
+        )
     if set(tree["files"]) != set(FILES):
         raise TwinFormatError(
             f"{path}: field 'files' lists {sorted(tree['files'])}, expected {sorted(FILES)}: "

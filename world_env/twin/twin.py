@@ -2,14 +2,14 @@
 
 The folder can be read without this package, and loading it runs no code:
     twin.json             strict JSON: format, family, config, spec, data range, thresholds, provenance, fidelity
-    weights.safetensors   parameters and normalisers of the model
+    weights.safetensors   parameters and normalisers of the model, except those in files on the Hub ("external" in
+                          twin.json)
     starts.safetensors    real initial states, and states inside data episodes
     card.md               model card made from twin.json at every save; never read
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -28,6 +28,7 @@ from world_env.codec import Codec
 from world_env.data_range import DataRange
 from world_env.device import as_device, as_dtype
 from world_env.errors import (
+    ExternalWeightsError,
     InitialStatesError,
     KnownFunctionError,
     TwinFormatError,
@@ -36,8 +37,11 @@ from world_env.errors import (
     WorldEnvError,
 )
 from world_env.models.base import WorldModel
+from world_env.models.conditioning import check_shapes
+from world_env.models.config import config_from_json, config_to_json
 from world_env.models.registry import load_family
 from world_env.spec import WorldSpec
+from world_env.twin.external_weights import ExternalWeights
 from world_env.twin.model_card import card_of
 from world_env.twin.serialization import (
     FILES,
@@ -89,12 +93,17 @@ class Twin:
     """Known reward function (obs, action, next_obs) -> (B,), on batched numpy arrays; None: the model predicts."""
     termination_fn: KnownFunction | None = None
     """Known termination function, likewise. Known functions are recorded by name and never stored as code."""
+    external: tuple[ExternalWeights, ...] = ()
+    """Files on the Hugging Face Hub that hold weights of the model, which `save` then leaves out of the folder."""
 
     def __post_init__(self) -> None:
         if len(self.starts) == 0:
             raise InitialStatesError(
                 "starts is empty, but a twin needs at least one initial state: collect at least one complete episode"
             )
+        for name, context in (("starts", self.starts), ("states", self.states)):
+            if context is not None:
+                check_shapes(self.model, context.conditioning, name)
 
     @cached_property
     def codec(self) -> Codec:
@@ -129,16 +138,18 @@ class Twin:
 
         For tests and benchmarks. config: of the family (default None: its default config).
         """
-        model_class, config_class = load_family(family)
+        model_class = load_family(family)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = model_class(spec, config_class() if config is None else config)
+            model = model_class(spec, model_class.config_class() if config is None else config)
         model.eval().requires_grad_(False)
         codec = Codec(spec)
         observation = {key: torch.zeros(1, *shape) for key, shape in codec.shapes.items()}
         # Decoded and encoded again, so that the initial state lies in the space.
         observation = codec.encode_observation(codec.decode_observation(observation))
-        return cls(spec, family, model, Context.from_observation(observation, codec.action_size))
+        conditioning = {name: torch.zeros(1, *size) for name, size in model.conditioning.items()}
+        starts = Context.from_observation(observation, codec.action_size, conditioning)
+        return cls(spec, family, model, starts)
 
     def save(self, folder: str | Path) -> Path:
         """Save the twin to a folder and return its path. An older twin is replaced only when the new one is complete.
@@ -155,7 +166,7 @@ class Twin:
                     self._write(fresh)
                     swap(fresh, target)
         except OSError as error:
-            if isinstance(error, TwinSaveError):
+            if isinstance(error, TwinSaveError | ExternalWeightsError):
                 raise
             raise TwinSaveError(
                 f"cannot write the twin to {target}: {error}. The existing files are unchanged. "
@@ -169,20 +180,24 @@ class Twin:
         name: str | Path,
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         reward_fn: KnownFunction | None = None,
         termination_fn: KnownFunction | None = None,
     ) -> Twin:
         """Load a twin. Its model is frozen and in evaluation mode.
 
         name: a bundled twin, or a folder (a Path, or a str with a separator).
-        device: torch device of the model (default: CPU). dtype: torch.float32 (default) or torch.float64.
+        device: torch device of the model (default: CPU). dtype: torch.float32 or torch.float64 (default None: that of
+            the stored weights).
         reward_fn, termination_fn: required if the twin was fitted with known functions.
         Raises TwinNotFoundError, TwinFormatError (damaged files), TwinVersionError (newer format), TwinMismatchError
-        (weights do not fit the config), UnknownFamilyError, KnownFunctionError (a known function is missing) or
+        (weights do not fit the config), UnknownFamilyError, PluginError, ExternalWeightsError (weights outside the
+        folder cannot be downloaded), KnownFunctionError (a known function is missing) or
         InvalidOptionError (unknown device or dtype).
         """
-        folder, device, dtype = find_twin(name), as_device(device), as_dtype(dtype)
+        folder, device = find_twin(name), as_device(device)
+        if dtype is not None:
+            as_dtype(dtype)
         tree = read_json(folder)
         functions = {"reward": reward_fn, "termination": termination_fn}
         missing = [known for known in tree["known"] if functions.get(known) is None]
@@ -192,7 +207,14 @@ class Twin:
                 f"stored: pass {', '.join(f'{known}_fn=' for known in missing)} (obs, action, next_obs) to Twin.load"
             )
         spec = WorldSpec.from_json(tree["spec"])
-        model = _build_model(tree, spec, read_tensors(folder, "weights.safetensors", tree))
+        external = tuple(
+            ExternalWeights.from_json(each, where=f"external of {folder}", error=TwinFormatError)
+            for each in tree.get("external", [])
+        )
+        weights = read_tensors(folder, "weights.safetensors", tree)
+        for each in external:
+            weights |= each.read()
+        model = _build_model(tree, spec, weights)
         starts = read_tensors(folder, "starts.safetensors", tree)
         return cls(
             spec=spec,
@@ -207,6 +229,7 @@ class Twin:
             fidelity=tree["fidelity"],
             reward_fn=reward_fn,
             termination_fn=termination_fn,
+            external=external,
         )
 
     def _write(self, folder: Path) -> None:
@@ -217,20 +240,29 @@ class Twin:
             name: value.detach().cpu().contiguous()
             for name, value in self.model.state_dict().items()
         }
+        for each in self.external:
+            for name, value in each.read().items():
+                own = weights.pop(name, None)
+                if own is None or not torch.equal(own, value.to(own.dtype)):
+                    raise TwinSaveError(
+                        f"{name!r} of the model differs from {each.file} of the Hub repository {each.hub}, so it "
+                        "cannot be stored there: remove the entry from `external`, or undo the change of the weights"
+                    )
         blobs = {
             "weights.safetensors": dump_tensors(weights),
             "starts.safetensors": dump_tensors(starts),
         }
-        config = self.model.config
-        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        try:
+            config = config_to_json(self.model.config)
+        except TypeError as error:
             raise TwinSaveError(
-                f"the config of the {type(self.model).__name__} is {config!r:.80}, expected a frozen dataclass with "
-                "JSON fields: change the config and register its class with register_world_model"
-            )
+                f"the config of the {type(self.model).__name__} is {self.model.config!r:.80}, expected a frozen "
+                f"dataclass or msgspec.Struct with JSON fields ({error}): change its config_class"
+            ) from error
         tree = {
             "format": FORMAT,
             "family": self.family,
-            "config": dataclasses.asdict(config),
+            "config": config,
             "spec": self.spec.to_json(),
             "ranges": None if self.ranges is None else self.ranges.to_json(),
             "termination_threshold": self.termination_threshold,
@@ -240,6 +272,8 @@ class Twin:
             "fidelity": self.fidelity,
             "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
         }
+        if self.external:
+            tree["external"] = [each.to_json() for each in self.external]
         try:
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
         except TypeError as error:
@@ -261,7 +295,7 @@ def load_cached(
     name: str | Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Twin:
@@ -289,25 +323,25 @@ def load_cached(
 
 
 def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
-    """Return the device and float dtype of a twin's model; CPU and float32 for a model without tensors."""
+    """Return the device and float dtype of a twin's model; CPU for a model without tensors."""
     tensors = list(twin.model.state_dict().values())
-    device = tensors[0].device if tensors else torch.device("cpu")
-    floats = [value.dtype for value in tensors if value.is_floating_point()]
-    return device, floats[0] if floats else torch.float32
+    return tensors[0].device if tensors else torch.device("cpu"), twin.model.dtype
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
-    model_class, config_class = load_family(tree["family"])
+    model_class = load_family(tree["family"])
+    named = f"config {tree['config']!s:.200} of the family {tree['family']!r}"
+    config = config_from_json(
+        model_class.config_class, tree["config"], where=named, error=TwinFormatError
+    )
     # The initial values are overwritten below; the global generator of the caller must not change.
     with torch.random.fork_rng(devices=[]):
         try:
-            model: WorldModel = model_class(spec, config_class(**tree["config"]))
+            model: WorldModel = model_class(spec, config)
         except (TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, WorldEnvError):
                 raise
-            raise TwinFormatError(
-                f"config {tree['config']!s:.200} is not valid for the family {tree['family']!r}: {error}"
-            ) from error
+            raise TwinFormatError(f"{named}: {error}") from error
     if tree["format"] == 1:  # This format has no inert buffers.
         weights = {name: model.get_buffer(name) for name in model.inert_buffers()} | weights
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -326,6 +360,9 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
         raise TwinFormatError(
             f"the weights have non-finite values in {bad[:4]}: the fit diverged, fit the twin again"
         )
+    stored = [value.dtype for value in weights.values() if value.is_floating_point()]
+    if stored:
+        model.to(stored[0])
     model.load_state_dict(weights)
     return model
 
@@ -355,6 +392,7 @@ def _flat(context: Context, name: str) -> dict[str, Tensor]:
     tensors |= {
         f"{name}.{part}": getattr(context, part) for part in ("actions", "length", "elapsed")
     }
+    tensors |= {f"{name}.conditioning.{key}": value for key, value in context.conditioning.items()}
     return {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
 
 
@@ -392,7 +430,16 @@ def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
             raise TwinFormatError(
                 f"{key!r} of {name} must hold finite floats, got {value.dtype}{wrong}"
             )
-    return Context(observations, actions, length, elapsed)
+    prefix = f"{name}.conditioning."
+    conditioning = {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+    for key, value in conditioning.items():
+        if value.shape[:1] != (rows,) or not bool(torch.isfinite(value).all()):
+            raise TwinFormatError(
+                f"conditioning {key!r} of {name} has the shape {tuple(value.shape)}, expected {rows} finite values"
+            )
+    return Context(observations, actions, length, elapsed, conditioning)
 
 
 def _check_counts(name: str, length: Tensor, elapsed: Tensor) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from world_env.struct import Struct
 
 
-@dataclass(frozen=True)
-class EnsembleConfig:
+class EnsembleConfig(Struct, frozen=True, kw_only=True):
     """Network sizes and training settings of an ensemble."""
 
     members: int = 5

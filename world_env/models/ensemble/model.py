@@ -60,6 +60,7 @@ class EnsembleWorldModel(TrainableWorldModel):
     Raises UnsupportedSpaceError for image observations.
     """
 
+    config_class = EnsembleConfig
     log_terminal_weight: Tensor
     _compiled_step: Callable[..., Any] | None = None
 

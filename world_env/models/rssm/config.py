@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from world_env.struct import Struct
+from world_env.types import JSON
 
 
-@dataclass(frozen=True)
-class RssmConfig:
+class RssmConfig(Struct, frozen=True, kw_only=True):
     """Network sizes and training settings of a recurrent state-space model. The defaults are for one CPU core."""
 
     deter: int = 192
@@ -87,15 +87,18 @@ class RssmConfig:
             )
 
 
-@dataclass(frozen=True)
-class LargeRssmConfig(RssmConfig):
-    """Network sizes for a GPU, close to size S of DreamerV3 [Hafner et al. 2023, arXiv:2301.04104v1, table B.1]."""
-
-    deter: int = 512
-    groups: int = 32
-    classes: int = 32
-    hidden: int = 512
-    window: int = 64
-    windows: int = 16
-    learning_rate: float = 3e-4
-    """Peak learning rate (default of a fit). With 1e-3 these wide layers learn to ignore the categorical variables."""
+PRESETS: dict[str, JSON] = {
+    "small": {},
+    "large": {
+        "deter": 512,
+        "groups": 32,
+        "classes": 32,
+        "hidden": 512,
+        "window": 64,
+        "windows": 16,
+        # With 1e-3 these wide layers learn to ignore the categorical variables.
+        "learning_rate": 3e-4,
+    },
+}
+"""Settings by preset. "small": the defaults, for one CPU core. "large": for a GPU, close to size S of DreamerV3
+[Hafner et al. 2023, arXiv:2301.04104v1, table B.1]."""

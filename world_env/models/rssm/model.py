@@ -34,14 +34,14 @@ from world_env.models.layers.dense import PreparedDense, dense
 from world_env.models.layers.ensemble_mlp import MemberMLP
 from world_env.models.layers.losses import terminal_weight, weighted_mean
 from world_env.models.layers.symlog import symexp
-from world_env.models.rssm.config import LargeRssmConfig, RssmConfig
+from world_env.models.rssm.config import PRESETS, RssmConfig
 from world_env.models.rssm.encoder_decoder import EncoderDecoder
 from world_env.rng import CounterRNG
 from world_env.spaces import action_size
 from world_env.spec import WorldSpec
 from world_env.types import Uncertainty
 
-__all__ = ["LargeRssmConfig", "RssmConfig", "RssmWorldModel"]
+__all__ = ["RssmConfig", "RssmWorldModel"]
 
 _BINS, _MAX_SYMLOG_BIN = 63, 8.0
 """Number of reward bins, and symlog of the outermost bin in units of the reward scale."""
@@ -56,6 +56,8 @@ class RssmWorldModel(TrainableWorldModel):
     State: deter (B, H), the deterministic recurrent part; stoch (B, S), one-hot vectors of all categorical variables.
     """
 
+    config_class = RssmConfig
+    presets = PRESETS
     scored_by_draws = True
     bins: Tensor
     reward: Tensor
