@@ -27,7 +27,7 @@ def _activate(hidden: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
 
 
 def _activate_compiled(hidden: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    compiled_loops().activate_rows(hidden.numpy(), gain.numpy(), shift.numpy())
+    _kernels().activate_rows(hidden.numpy(), gain.numpy(), shift.numpy())
     return hidden
 
 
@@ -38,7 +38,13 @@ def compiled_loops() -> Any:
     Returns None if numba is not installed, or if no folder for its compiled code can be written.
     """
     try:
-        from world_env.models.layers import numba_kernels as compiled
+        return _kernels()
     except (ImportError, RuntimeError):
         return None
-    return compiled
+
+
+@functools.cache
+def _kernels() -> Any:
+    from world_env.models.layers import numba_kernels
+
+    return numba_kernels
