@@ -37,8 +37,10 @@ from world_env.errors import (
 )
 from world_env.models.base import WorldModel
 from world_env.models.registry import load_family
+from world_env.results.fidelity import Fidelity
+from world_env.results.provenance import Provenance
 from world_env.spec import WorldSpec
-from world_env.twin.model_card import card_of
+from world_env.twin.model_card import card_text
 from world_env.twin.serialization import (
     FILES,
     FORMAT,
@@ -81,9 +83,9 @@ class Twin:
     """Probability above which a step terminates. Chosen on the validation split, or on all episodes if few ended."""
     uncertainty_threshold: float | None = None
     """Largest uncertainty on the data; a state above it is out of distribution. None: not measured."""
-    provenance: JSON = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     """Origin of the twin: data, settings and versions."""
-    fidelity: JSON = field(default_factory=dict)
+    fidelity: Fidelity = field(default_factory=Fidelity)
     """Measured errors of the model."""
     reward_fn: KnownFunction | None = None
     """Known reward function (obs, action, next_obs) -> (B,), on batched numpy arrays; None: the model predicts."""
@@ -209,6 +211,16 @@ class Twin:
             termination_fn=termination_fn,
         )
 
+    def card(self) -> str:
+        """Return the model card, Markdown."""
+        return card_text(
+            family=self.family,
+            spec=self.spec,
+            provenance=self.provenance,
+            fidelity=self.fidelity,
+            known=self.known,
+        )
+
     def _write(self, folder: Path) -> None:
         starts = _flat(self.starts, "starts")
         if self.states is not None:
@@ -236,8 +248,8 @@ class Twin:
             "termination_threshold": self.termination_threshold,
             "uncertainty_threshold": self.uncertainty_threshold,
             "known": self.known,
-            "provenance": self.provenance,
-            "fidelity": self.fidelity,
+            "provenance": self.provenance.to_json(),
+            "fidelity": self.fidelity.to_json(),
             "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
         }
         try:
@@ -248,7 +260,7 @@ class Twin:
                 "strings, bools, None, and lists and dicts of these."
             ) from error
         blobs["twin.json"] = text.encode()
-        blobs["card.md"] = card_of(json.loads(text)).encode(errors="replace")
+        blobs["card.md"] = self.card().encode(errors="replace")
         for name, blob in blobs.items():
             write_bytes(folder / name, blob)
 
