@@ -8,9 +8,9 @@ from typing import Any
 import made_up
 import numpy as np
 import pytest
+from world_env.twin.fidelity import error_curves
 
 from world_env.reporting import plots
-from world_env.twin.fidelity import error_curves
 from world_env.types import JSON
 
 

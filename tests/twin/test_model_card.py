@@ -10,12 +10,12 @@ import made_up
 import numpy as np
 import pytest
 from gymnasium import spaces
+from world_env.twin.fidelity import error_curves, show
 
 import world_env.twin.twin as twin_module
 from world_env.errors import TwinSaveError
 from world_env.models.ensemble.model import EnsembleConfig
 from world_env.spec import WorldSpec
-from world_env.twin.fidelity import error_curves, show
 from world_env.twin.fidelity_tables import (
     agreement_table,
     coverage_table,

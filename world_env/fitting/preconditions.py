@@ -95,10 +95,9 @@ def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> No
 
 def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: JSON) -> None:
     """Raise InvalidOptionError unless the twin `older` can be the warm start of a fit of this configuration."""
-    fitted = older.provenance.get("fit") or {}
     for name, earlier, expected in (
         ("family", older.family, family),
-        ("model options", fitted.get("model"), model),
+        ("model options", older.provenance.recorded("fit", "model"), model),
         ("observation space", older.spec.observation_space, spec.observation_space),
         ("action space", older.spec.action_space, spec.action_space),
     ):

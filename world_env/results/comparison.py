@@ -16,7 +16,7 @@ _LONGEST_NAME = 24
 """Characters of a policy's name in a printed table; longer names are cut."""
 
 
-class PolicyComparison(Struct, kw_only=True):
+class PolicyComparison(Struct, frozen=True, kw_only=True):
     """Learned and real return of one policy, task units, with 95 % intervals."""
 
     policy: str
@@ -59,7 +59,7 @@ class PolicyComparison(Struct, kw_only=True):
         return signed(self.return_gap)
 
 
-class Comparison(Struct, kw_only=True):
+class Comparison(Struct, frozen=True, kw_only=True):
     """Result of `compare`. `print` shows it as a table."""
 
     env_id: str

@@ -14,7 +14,7 @@ from world_env.struct import Struct
 Numbers = list[float | None]
 
 
-class FitLosses(Struct, kw_only=True):
+class FitLosses(Struct, frozen=True, kw_only=True):
     """Last validation of a fit."""
 
     best_open_loop: float | None = None
@@ -29,7 +29,7 @@ class FitLosses(Struct, kw_only=True):
     """Parts of the family's training loss."""
 
 
-class OpenLoopErrors(Struct, kw_only=True):
+class OpenLoopErrors(Struct, frozen=True, kw_only=True):
     """Open-loop errors on the validation split after 1, 2, ... steps."""
 
     unit: str
@@ -48,7 +48,7 @@ class OpenLoopErrors(Struct, kw_only=True):
         _check_lengths(self, len(self.error), hold_last=self.hold_last)
 
 
-class TerminationScores(Struct, kw_only=True):
+class TerminationScores(Struct, frozen=True, kw_only=True):
     """Predicted terminations on single real steps of the validation split; None where a score is undefined."""
 
     terminal_labels: int
@@ -61,7 +61,7 @@ class TerminationScores(Struct, kw_only=True):
     """Hard termination bounds of single dimensions, in words."""
 
 
-class ObservationErrors(Struct, kw_only=True):
+class ObservationErrors(Struct, frozen=True, kw_only=True):
     """Open-loop errors by dimension (an image is one dimension): a list over the steps for each name."""
 
     steps: list[int]
@@ -87,7 +87,7 @@ class ObservationErrors(Struct, kw_only=True):
                 _check_lengths(self, len(self.steps), **{name: curve})
 
 
-class RewardErrors(Struct, kw_only=True):
+class RewardErrors(Struct, frozen=True, kw_only=True):
     """Mean absolute errors of learned rewards along real episodes."""
 
     steps: list[int]
@@ -100,7 +100,7 @@ class RewardErrors(Struct, kw_only=True):
     """Standard deviation of that sum in the real episodes."""
 
 
-class Survival(Struct, kw_only=True):
+class Survival(Struct, frozen=True, kw_only=True):
     """Share of episodes that have not terminated after some steps, under the same actions."""
 
     steps: list[int]
@@ -112,7 +112,7 @@ class Survival(Struct, kw_only=True):
         _check_lengths(self, len(self.steps), real=self.real, learned=self.learned)
 
 
-class UncertaintyRanking(Struct, kw_only=True):
+class UncertaintyRanking(Struct, frozen=True, kw_only=True):
     """Rank agreement of the mean uncertainty so far and the error, over the rollouts."""
 
     steps: list[int]
@@ -121,7 +121,7 @@ class UncertaintyRanking(Struct, kw_only=True):
     """Area under the ROC curve for the worst tenth of the errors."""
 
 
-class HorizonErrors(Struct, kw_only=True):
+class HorizonErrors(Struct, frozen=True, kw_only=True):
     """Errors of a twin by number of steps without real observations."""
 
     observation: ObservationErrors
@@ -136,7 +136,7 @@ class HorizonErrors(Struct, kw_only=True):
     """Largest measured step that is trusted with all steps before it; 0: none."""
 
 
-class ActionEffects(Struct, kw_only=True):
+class ActionEffects(Struct, frozen=True, kw_only=True):
     """Differences between the outcomes of two action sequences from one state, learned against real.
 
     Scores are None where the environment cannot be set to an earlier state.
@@ -165,14 +165,14 @@ class ActionEffects(Struct, kw_only=True):
             _check_lengths(self, len(self.steps), **{name: getattr(self, name)})
 
 
-class AgreementCeilings(Struct, kw_only=True):
+class AgreementCeilings(Struct, frozen=True, kw_only=True):
     """Agreement between two halves of the real episodes, which an exact simulator would reach."""
 
     spearman: float | None
     mmrv: float | None
 
 
-class AgreementMeasures(Struct, omit_defaults=True, kw_only=True):
+class AgreementMeasures(Struct, omit_defaults=True, frozen=True, kw_only=True):
     """Agreement of learned and real returns over policies; None where a number is undefined.
 
     Fractions are shares of the pool's range of real returns; other returns are in task units.
@@ -207,7 +207,7 @@ class AgreementMeasures(Struct, omit_defaults=True, kw_only=True):
     bias_ci95: Interval | None = None
 
 
-class KindAgreement(AgreementMeasures, kw_only=True):
+class KindAgreement(AgreementMeasures, frozen=True, kw_only=True):
     """Agreement over one kind of policies, with the quality of their predicted returns."""
 
     coverage90: float | None
@@ -220,7 +220,7 @@ class KindAgreement(AgreementMeasures, kw_only=True):
     """Measures over these policies; None: there are none."""
 
 
-class PoolSummary(Struct, kw_only=True):
+class PoolSummary(Struct, frozen=True, kw_only=True):
     """Policy pool that evaluated a twin."""
 
     policies: int
@@ -233,7 +233,7 @@ class PoolSummary(Struct, kw_only=True):
     """Lowest and highest mean real return, task units."""
 
 
-class PolicyPoint(Struct, kw_only=True):
+class PolicyPoint(Struct, frozen=True, kw_only=True):
     """Real, learned and predicted return of one evaluated policy, task units."""
 
     policy: str
@@ -254,7 +254,7 @@ class PolicyPoint(Struct, kw_only=True):
     high: float | None
 
 
-class Agreement(Struct, kw_only=True):
+class Agreement(Struct, frozen=True, kw_only=True):
     """Agreement of a twin with reality over a policy pool."""
 
     pool: PoolSummary
@@ -265,14 +265,14 @@ class Agreement(Struct, kw_only=True):
     points: list[PolicyPoint]
 
 
-class CalibrationPolicies(Struct, kw_only=True):
+class CalibrationPolicies(Struct, frozen=True, kw_only=True):
     """Policies that an interval is calibrated on."""
 
     policies: int
     runs: int
 
 
-class ReturnCalibration(Struct, kw_only=True):
+class ReturnCalibration(Struct, frozen=True, kw_only=True):
     """Calibration of predicted returns on a policy pool, task units."""
 
     level: float
@@ -292,7 +292,7 @@ class ReturnCalibration(Struct, kw_only=True):
     """Median width of the intervals as a share of the pool's range of real returns."""
 
 
-class Fidelity(Struct, omit_defaults=True, kw_only=True):
+class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     """Everything that was measured of a twin. Fields that were not measured have their defaults."""
 
     validation_steps: int | None = None

@@ -15,7 +15,7 @@ from world_env.struct import Struct
 from world_env.types import JSON
 
 
-class Facts(Struct, kw_only=True):
+class Facts(Struct, frozen=True, kw_only=True):
     """Process that made a result; None where unknown."""
 
     commit: str | None = None
@@ -28,7 +28,7 @@ class Facts(Struct, kw_only=True):
     """Command line without private paths."""
 
 
-class Provenance(Facts, omit_defaults=True, kw_only=True):
+class Provenance(Facts, omit_defaults=True, frozen=True, kw_only=True):
     """Origin of a twin: its data and its settings. Fields that are not recorded have their defaults."""
 
     real: EnvConfig | None = None

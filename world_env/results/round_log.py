@@ -6,7 +6,7 @@ from world_env.struct import Struct
 from world_env.types import JSON
 
 
-class PredictedReturn(Struct, kw_only=True):
+class PredictedReturn(Struct, frozen=True, kw_only=True):
     """Predicted return of a policy, task units. low, high: None before any real evaluation episode."""
 
     mean: float
@@ -14,7 +14,7 @@ class PredictedReturn(Struct, kw_only=True):
     high: float | None
 
 
-class RealEvaluation(Struct, kw_only=True):
+class RealEvaluation(Struct, frozen=True, kw_only=True):
     """Real evaluation episodes of the policy that an earlier round selected for them."""
 
     round: int
@@ -27,7 +27,7 @@ class RealEvaluation(Struct, kw_only=True):
     """Learned return that the earlier round expected."""
 
 
-class RoundLog(Struct, kw_only=True):
+class RoundLog(Struct, frozen=True, kw_only=True):
     """Log of one round, stored as its `round.json`. Returns are in task units."""
 
     round: int

@@ -116,7 +116,9 @@ def prediction_text(fidelity: Fidelity) -> str:
         )
     text += f", ± {show(found.half_width)} ({percent(found.level)} interval)."
     if found.width_fraction is not None:
-        text += f" Interval width: {percent(found.width_fraction)} of the pool's range of real returns."
+        text += (
+            f" Interval width: {percent(found.width_fraction)} of the pool's range of real returns."
+        )
     if found.most_past_threshold < 1:
         most = percent(found.most_past_threshold)
         text += f" Valid for policies with at most {most} of their steps out of distribution."

@@ -39,9 +39,14 @@ def real_steps_text(provenance: Provenance) -> str | None:
 
 def seeds_text(provenance: Provenance) -> str | None:
     """Seeds of the run, or else of the data or of the fit; None where none is recorded."""
-    seeds = provenance.seeds or [
-        seed for stage in ("data", "fit") if (seed := provenance.recorded(stage, "seed")) is not None
-    ][:1]
+    seeds = (
+        provenance.seeds
+        or [
+            seed
+            for stage in ("data", "fit")
+            if (seed := provenance.recorded(stage, "seed")) is not None
+        ][:1]
+    )
     return ", ".join(map(str, seeds)) or None
 
 

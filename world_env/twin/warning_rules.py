@@ -254,7 +254,10 @@ def _exploitation(measured: Measured) -> str | None:
     share, ends = found.bias_fraction, found.bias_ci95
     of_range = "" if share is None else f" ({percent(share)} of the pool's range)"
     chance = "; the 95 % interval includes 0" if ends is not None and ends[0] <= 0 else ""
-    return f"Learned returns of policies trained in the twin are {show(found.bias)}{of_range} too high on average{chance}."
+    return (
+        f"Learned returns of policies trained in the twin are {show(found.bias)}{of_range} too high on "
+        f"average{chance}."
+    )
 
 
 def _exploitation_unknown(measured: Measured) -> str | None:
@@ -363,7 +366,9 @@ def _actions(measured: Measured) -> str | None:
     # The error is a share of the effect: 1 is the error of predicting no effect at all.
     useless = [
         step
-        for step, share, size in zip(found.steps, found.effect_error, found.effect_size, strict=True)
+        for step, share, size in zip(
+            found.steps, found.effect_error, found.effect_size, strict=True
+        )
         if share is not None and share >= 1 and size
     ]
     if not useless:
