@@ -84,16 +84,16 @@ def test_a_comparison_holds_both_sides_of_every_policy() -> None:
         seed=500,
         real_steps={"ppo": 7},
     )
-    assert table["env_id"] == "CartPole-v1"
-    assert table["episodes"] == 50 and table["seeds"] == [500, 549]
-    assert [row["policy"] for row in table["rows"]] == ["random", "ppo"]
-    assert [row["real_steps"] for row in table["rows"]] == [None, 7]
+    assert table.env_id == "CartPole-v1"
+    assert table.episodes == 50 and table.seeds == (500, 549)
+    assert [row.policy for row in table.rows] == ["random", "ppo"]
+    assert [row.real_steps for row in table.rows] == [None, 7]
     assert set(ledger.by_purpose) == {"judge"} and ledger.total() == 0
-    for row in table["rows"]:
-        assert row["real_ci95"][0] <= row["real_mean"] <= row["real_ci95"][1]
-        assert row["return_gap"] == row["learned_mean"] - row["real_mean"]
-        assert row["past_threshold_share"] is None
-    assert table["rows"][1]["return_gap"] == 0.0
+    for row in table.rows:
+        assert row.real_ci95[0] <= row.real_mean <= row.real_ci95[1]
+        assert row.return_gap == row.learned_mean - row.real_mean
+        assert row.past_threshold_share is None
+    assert table.rows[1].return_gap == 0.0
 
 
 def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
@@ -205,9 +205,9 @@ def test_models_folders_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
     found = compare(
         {"model": model, "folder": folder, "text": str(folder)}, "cartpole", episodes=50
     )
-    first, *others = found["rows"]
-    assert all(row | {"policy": "model"} == first for row in others)
-    assert found["env_id"] == "CartPole-v1" and found["real_steps_by_purpose"]["judge"] > 0
+    first, *others = found.rows
+    assert all(row.replace(policy="model") == first for row in others)
+    assert found.env_id == "CartPole-v1" and found.real_steps_by_purpose["judge"] > 0
 
 
 @pytest.mark.parametrize(

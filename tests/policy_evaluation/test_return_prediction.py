@@ -19,6 +19,7 @@ from world_env.policy_evaluation.return_prediction import (
     own_starts,
     predict_return,
 )
+from world_env.results import Fidelity
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -120,7 +121,7 @@ def test_an_uncalibrated_twin_says_what_to_do() -> None:
 def test_predict_return_unpacks_and_begins_from_every_start_alike(tmp_path: Path) -> None:
     twin = oracle_twin("CartPole-v1")
     calibration = calibrate(judged(np.linspace(-5.0, 5.0, 20), past=None))
-    twin = dataclasses.replace(twin, fidelity={"return_prediction": calibration})
+    twin = dataclasses.replace(twin, fidelity=Fidelity(return_prediction=calibration))
     mean, low, high = predict_return(
         lambda observation, rows: np.zeros(len(rows), int), twin, episodes=64
     )

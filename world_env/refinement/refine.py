@@ -67,7 +67,10 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
         twin, wanted = folder / "twin", config.steps_after(number)
         fit = json.loads(json.dumps(dataclasses.asdict(config.fit_of(number))))
         if (folder / "round.json").is_file():
-            log = read_log(folder)
+            try:
+                log = read_log(folder)
+            except StageError as error:
+                raise StageError(f"{error}: {advice}") from error
             other = [
                 name
                 for name, value in config.settings().items()

@@ -239,25 +239,25 @@ class Twin:
                 f"the config of the {type(self.model).__name__} is {config!r:.80}, expected a frozen dataclass with "
                 "JSON fields: change the config and register its class with register_world_model"
             )
-        tree = {
-            "format": FORMAT,
-            "family": self.family,
-            "config": dataclasses.asdict(config),
-            "spec": self.spec.to_json(),
-            "ranges": None if self.ranges is None else self.ranges.to_json(),
-            "termination_threshold": self.termination_threshold,
-            "uncertainty_threshold": self.uncertainty_threshold,
-            "known": self.known,
-            "provenance": self.provenance.to_json(),
-            "fidelity": self.fidelity.to_json(),
-            "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
-        }
         try:
+            tree = {
+                "format": FORMAT,
+                "family": self.family,
+                "config": dataclasses.asdict(config),
+                "spec": self.spec.to_json(),
+                "ranges": None if self.ranges is None else self.ranges.to_json(),
+                "termination_threshold": self.termination_threshold,
+                "uncertainty_threshold": self.uncertainty_threshold,
+                "known": self.known,
+                "provenance": self.provenance.to_json(),
+                "fidelity": self.fidelity.to_json(),
+                "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
+            }
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
-        except TypeError as error:
+        except (TypeError, NotImplementedError) as error:
             raise TwinSaveError(
-                f"the twin cannot be written as JSON: {error}. Its config, provenance and fidelity may hold numbers, "
-                "strings, bools, None, and lists and dicts of these."
+                f"the twin cannot be written as JSON: {error}. Its config and the stages of its provenance may hold "
+                "numbers, strings, bools, None, and lists and dicts of these."
             ) from error
         blobs["twin.json"] = text.encode()
         blobs["card.md"] = self.card().encode(errors="replace")
