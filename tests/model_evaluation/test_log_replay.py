@@ -52,7 +52,7 @@ def test_an_exact_twin_follows_the_logs_exactly(logs: list[Episode]) -> None:
     for row, episode in zip(found.rows, logs, strict=True):
         assert row.learned == row.logged == len(episode)
         assert row.ended == (len(episode) if episode.terminated else None)
-    json.dumps(found, allow_nan=False)
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_an_exact_twin_of_changing_rewards_covers_all_of_them(tmp_path: Path) -> None:

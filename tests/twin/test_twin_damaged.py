@@ -194,7 +194,7 @@ EDITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"uncertainty_threshold": []}, TwinFormatError, "uncertainty_threshold"),
     ({"provenance": None}, TwinFormatError, "provenance"),
     ({"provenance": {"stepz": 3}}, TwinFormatError, r"twin\.json: field 'provenance': .*`stepz`"),
-    ({"provenance": {"steps": "many"}}, TwinFormatError, r"field 'provenance': .*`int`.*\$\.steps"),
+    ({"provenance": {"steps": "many"}}, TwinFormatError, r"field 'provenance': .*`int . null`.*\$\.steps"),
     ({"provenance": {"real": {"kwargs": {}}}}, TwinFormatError, r"field 'provenance': .*env_id"),
     ({"fidelity": {"open_lop": {}}}, TwinFormatError, r"twin\.json: field 'fidelity': .*`open_lop`"),
     ({"fidelity": {"termination": {"precision": 1}}}, TwinFormatError,
