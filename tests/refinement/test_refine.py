@@ -208,8 +208,8 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
     assert [part.real_steps for part in rounds] == [133, 267, 401]
     assert ledger.by_purpose == {"collect": 267, "spot_check": 134}
     fits = [part.twin.provenance for part in rounds]
-    assert [fit["fit"]["updates"] for fit in fits] == [20, 10, 10]
-    assert [fit.get("warm_start") for fit in fits] == [
+    assert [fit.recorded("fit", "updates") for fit in fits] == [20, 10, 10]
+    assert [fit.warm_start for fit in fits] == [
         None,
         *(part.twin.fingerprint() for part in rounds[:2]),
     ]

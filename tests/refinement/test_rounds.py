@@ -19,6 +19,7 @@ from world_env.refinement.config import RefineConfig
 from world_env.refinement.policy_selection import spot_check
 from world_env.refinement.refine import refine
 from world_env.refinement.rounds import episodes_of_rounds, selected_policy
+from world_env.results.round_log import RealEvaluation, RoundLog
 from world_env.rl.learn import LearnConfig, learn
 from world_env.spec import EnvConfig
 
@@ -275,20 +276,20 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
             truncated=not terminated,
         )
 
-    log = {"contender": "round-1/policy", "expected": 7.0}
+    log = RoundLog(
+        round=3, real_steps=9, learned_steps=9, estimates={}, chosen="round-2/policy", contender="round-1/policy",
+        predicted_return=None, expected=7.0, reality=None, settings={}, seconds={},
+    )  # fmt: skip
     played = [
         episode(4, terminated=True),
         episode(10, terminated=False),
         episode(3, terminated=False),
     ]
-    found = spot_check(played, 10, 3, log)
-    assert found == {
-        "round": 3,
-        "policy": "round-1/policy",
-        "returns": [4.0, 10.0],
-        "predicted_return": 7.0,
-    }
-    assert spot_check(played[2:], 10, 3, log) is None
+    found = spot_check(played, 10, log)
+    assert found == RealEvaluation(
+        round=3, policy="round-1/policy", returns=[4.0, 10.0], predicted_return=7.0
+    )
+    assert spot_check(played[2:], 10, log) is None
 
 
 @pytest.mark.parametrize(
