@@ -20,7 +20,7 @@ from world_env.policy_evaluation.return_prediction import (
     predict_return,
 )
 from world_env.results import Fidelity
-from world_env.results.fidelity import CalibrationPolicies
+from world_env.results.fidelity import PolicyCount
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -47,7 +47,7 @@ def test_the_interval_is_the_conformal_one() -> None:
     assert calibration.bias == 0.0
     # Rank ceil(22 * .9) = 20 of 21: |errors| sorted are 0, 1, 1, 2, 2, ...; the 20th is 10.
     assert calibration.half_width == 10.0
-    assert calibration.calibrated_on == CalibrationPolicies(policies=21, runs=10)
+    assert calibration.calibrated_on == PolicyCount(policies=21, runs=10)
     mean, low, high = interval(calibration, 50.0, 0.0)
     assert (mean, low, high) == (50.0, 40.0, 60.0)
 

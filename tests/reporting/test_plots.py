@@ -10,7 +10,7 @@ import pytest
 
 from world_env.reporting import plots
 from world_env.results import Fidelity, PolicyComparison, RoundLog
-from world_env.results.fidelity import ErrorCurves
+from world_env.results.error_curves import ErrorCurves, error_curves
 from world_env.types import JSON
 
 
@@ -76,7 +76,7 @@ def test_real_returns_outside_the_interval_are_marked(drawn: list[Any]) -> None:
 
 
 def test_errors_are_drawn_on_logarithms_where_they_span_much(drawn: list[Any]) -> None:
-    curves = made_up.measured().error_curves()
+    curves = error_curves(made_up.measured())
     assert curves is not None
     plots.curve(curves)
     axes = drawn[0].axes[0]

@@ -12,7 +12,8 @@ import pytest
 from world_env.errors import StageError
 from world_env.reporting.report import read_comparison, summary, write_report
 from world_env.results import Comparison, Fidelity, Provenance
-from world_env.results.fidelity import ErrorCurves, OpenLoopErrors
+from world_env.results.error_curves import ErrorCurves
+from world_env.results.fidelity import OpenLoopErrors
 from world_env.results.formatting import DASH, show
 from world_env.spec import EnvConfig
 from world_env.types import JSON

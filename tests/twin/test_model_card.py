@@ -12,6 +12,7 @@ import world_env.twin.twin as twin_module
 from world_env.errors import InvalidOptionError, TwinSaveError
 from world_env.models.ensemble.model import EnsembleConfig
 from world_env.results import Fidelity, Provenance
+from world_env.results.error_curves import error_curves
 from world_env.results.fidelity import ObservationErrors, OpenLoopErrors
 from world_env.results.formatting import show
 from world_env.spec import WorldSpec
@@ -189,7 +190,7 @@ def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
         }
     }
     fidelity = made_up.measured(made_up.fidelity() | {"horizons": tree})
-    curves = fidelity.error_curves()
+    curves = error_curves(fidelity)
     assert curves is not None and curves.steps == [1, 10] and curves.unit == "metres"
     np.testing.assert_allclose(curves.series["twin"], [np.sqrt(25 / 3), np.sqrt(50 / 3)])
     assert curves.series["worst"] == [4.0, 7.0] and curves.worst_name == "y"
@@ -213,14 +214,14 @@ def test_curves_that_do_not_fit_together_are_refused(bad: JSON) -> None:
 
 def test_errors_of_each_step_are_the_curves_without_dimensions() -> None:
     curve = OpenLoopErrors(unit="metres", error=[0.1, 0.2], hold_last=[0.3, None], windows=9)
-    curves = Fidelity(open_loop=curve).error_curves()
+    curves = error_curves(Fidelity(open_loop=curve))
     assert curves is not None and curves.steps == [1, 2] and curves.sampled is None
     assert curves.series == {"twin": [0.1, 0.2], "hold_last": [0.3, None]}
     drawn = curve.replace(energy=[0.05, 0.1], hold_energy=[0.2, None])
-    curves = Fidelity(open_loop=drawn).error_curves()
+    curves = error_curves(Fidelity(open_loop=drawn))
     assert curves is not None and curves.sampled == (1, 0.05, 0.2)
     assert list(curves.series) == ["twin", "energy", "hold_energy", "hold_last"]
-    assert Fidelity().error_curves() is None
+    assert error_curves(Fidelity()) is None
 
 
 def test_the_error_of_an_effect_is_a_share_of_the_effect() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from world_env.errors import StageError
 from world_env.policy_evaluation.correlation import PolicyReturns
-from world_env.results.fidelity import CalibrationPolicies, ReturnCalibration
+from world_env.results.fidelity import PolicyCount, ReturnCalibration
 from world_env.rollouts.actors import as_actor
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
@@ -122,7 +122,7 @@ def calibrate(
                 bias_per_share=slope,
                 half_width=_quantile(np.abs(errors - bias - slope * shares), level),
                 most_past_threshold=min(share, float(shares.max()) + _SLACK),
-                calibrated_on=CalibrationPolicies(
+                calibrated_on=PolicyCount(
                     policies=len(supported), runs=len({policy.run for policy in supported})
                 ),
             )

@@ -6,13 +6,14 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from world_env.errors import MissingExtraError
 from world_env.results.comparison import Comparison, Interval, PolicyComparison
-from world_env.results.fidelity import ErrorCurves, Fidelity
+from world_env.results.error_curves import ErrorCurves
+from world_env.results.fidelity import Fidelity
 from world_env.results.formatting import percent
 from world_env.results.round_log import RoundLog
 
@@ -102,7 +103,7 @@ def all_plots(
 def scatter(rows: Sequence[PolicyComparison]) -> str | None:
     """Learned against real return of each compared policy; None without a policy that has both."""
     both = [
-        (row.label, _Cross.of(row.real_mean, row.real_ci95, row.learned_mean, row.learned_ci95))
+        (row.label, _cross(row.real_mean, row.real_ci95, row.learned_mean, row.learned_ci95))
         for row in rows
         if row.learned_mean is not None
     ]
@@ -122,7 +123,7 @@ def agreement_scatter(fidelity: Fidelity) -> str | None:
     if fidelity.agreement is None or not fidelity.agreement.points:
         return None
     crosses = [
-        (point, _Cross.of(point.real, point.real_ci95, point.learned, point.learned_ci95))
+        (point, _cross(point.real, point.real_ci95, point.learned, point.learned_ci95))
         for point in fidelity.agreement.points
     ]
     figure, axes = _figure()
@@ -303,23 +304,14 @@ def _finite_or_nan(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-class _Cross(NamedTuple):
-    """Real and learned return of a policy: mean, low and high end of the interval of each."""
-
-    real: float
-    real_low: float
-    real_high: float
-    learned: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, real: float, real_ends: Interval, learned: float, ends: Interval | None) -> _Cross:
-        """Return the cross; without an interval its ends are the mean."""
-        return cls(real, *real_ends, learned, *(ends or (learned, learned)))
+def _cross(
+    real: float, real_ends: Interval, learned: float, ends: Interval | None
+) -> tuple[float, ...]:
+    """(real mean, low, high, learned mean, low, high); without an interval its ends are the mean."""
+    return (real, *real_ends, learned, *(ends or (learned, learned)))
 
 
-def _draw_crosses(axes: Axes, crosses: Sequence[_Cross], **style: Any) -> None:
+def _draw_crosses(axes: Axes, crosses: Sequence[tuple[float, ...]], **style: Any) -> None:
     """Draw the two means of each policy with their intervals."""
     real, real_low, real_high, learned, low, high = np.array(crosses).T
     axes.errorbar(
@@ -333,7 +325,7 @@ def _draw_crosses(axes: Axes, crosses: Sequence[_Cross], **style: Any) -> None:
     )
 
 
-def _square(axes: Axes, crosses: Sequence[_Cross]) -> list[float]:
+def _square(axes: Axes, crosses: Sequence[tuple[float, ...]]) -> list[float]:
     """Set one range for both axes and draw the diagonal; returns the range."""
     low, high = min(map(min, crosses)), max(map(max, crosses))
     margin = 0.06 * (high - low) or 1.0

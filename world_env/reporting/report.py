@@ -19,7 +19,8 @@ from world_env.results.comparison import (
     is_baseline,
     is_trained_in_twin,
 )
-from world_env.results.fidelity import ErrorCurves, Fidelity
+from world_env.results.error_curves import ErrorCurves, error_curves
+from world_env.results.fidelity import Fidelity
 from world_env.results.formatting import DASH, percent, show
 from world_env.results.provenance import Facts, Provenance
 from world_env.results.round_log import RoundLog
@@ -85,7 +86,7 @@ def write_report(
         raise StageError(
             "the comparison has no rows, expected at least one policy: run `world-env compare` first"
         )
-    curves = None if fidelity is None else fidelity.error_curves()
+    curves = None if fidelity is None else error_curves(fidelity)
     urgent = comparison_warnings(comparison.rows)
     warnings = urgent or None
     if fidelity is not None:

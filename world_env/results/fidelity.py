@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
 
 from world_env.errors import InvalidOptionError
 from world_env.results.comparison import Interval, PolicyComparison
@@ -172,15 +169,19 @@ class AgreementCeilings(Struct, frozen=True, kw_only=True):
     mmrv: float | None
 
 
-class AgreementMeasures(Struct, omit_defaults=True, frozen=True, kw_only=True):
+class PolicyCount(Struct, frozen=True, kw_only=True):
+    """Number of policies, and of the training runs that they come from."""
+
+    policies: int
+    runs: int
+
+
+class AgreementMeasures(PolicyCount, omit_defaults=True, frozen=True, kw_only=True):
     """Agreement of learned and real returns over policies; None where a number is undefined.
 
     Fractions are shares of the pool's range of real returns; other returns are in task units.
     """
 
-    policies: int
-    runs: int
-    """Training runs of the policies."""
     pearson: float | None
     spearman: float | None
     spearman_upper_half: float | None
@@ -220,11 +221,9 @@ class KindAgreement(AgreementMeasures, frozen=True, kw_only=True):
     """Measures over these policies; None: there are none."""
 
 
-class PoolSummary(Struct, frozen=True, kw_only=True):
+class PoolSummary(PolicyCount, frozen=True, kw_only=True):
     """Policy pool that evaluated a twin."""
 
-    policies: int
-    runs: int
     episodes: int
     """Real episodes of each policy."""
     real_steps: int
@@ -265,13 +264,6 @@ class Agreement(Struct, frozen=True, kw_only=True):
     points: list[PolicyPoint]
 
 
-class CalibrationPolicies(Struct, frozen=True, kw_only=True):
-    """Policies that an interval is calibrated on."""
-
-    policies: int
-    runs: int
-
-
 class ReturnCalibration(Struct, frozen=True, kw_only=True):
     """Calibration of predicted returns on a policy pool, task units."""
 
@@ -285,7 +277,7 @@ class ReturnCalibration(Struct, frozen=True, kw_only=True):
     """Half width of the interval."""
     most_past_threshold: float
     """Largest share of out-of-distribution steps of a policy with an interval."""
-    calibrated_on: CalibrationPolicies
+    calibrated_on: PolicyCount
     coverage: dict[str, float | None] = {}
     """Kind of policies -> measured coverage."""
     width_fraction: float | None = None
@@ -311,102 +303,6 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     agreement: Agreement | None = None
     return_prediction: ReturnCalibration | None = None
     """None: predicted returns have no interval."""
-
-    def error_curves(self) -> ErrorCurves | None:
-        """Open-loop errors by the number of steps; None where they were not measured."""
-        curve = self.open_loop
-        if self.horizons is not None:
-            return _by_dimension(self.horizons, curve)
-        if curve is None:
-            return None
-        series = {
-            "twin": curve.error,
-            "energy": curve.energy,
-            "hold_energy": curve.hold_energy,
-            "hold_last": curve.hold_last,
-        }
-        known = {name: values for name, values in series.items() if values}
-        steps = list(range(1, len(curve.error) + 1))
-        return ErrorCurves(steps, curve.unit, known, sampled=_sampled(curve))
-
-
-@dataclass(frozen=True)
-class ErrorCurves:
-    """Open-loop errors over all dimensions by the number of steps.
-
-    series: name -> errors at `steps`: "twin", "hold_last", "linear", "median" (median dimension of each step), "worst"
-        (dimension with the largest error at the last step), "energy" and "hold_energy" (energy scores).
-    worst_name: name of the dimension of "worst". trusted: trusted horizon in steps; None: not measured.
-    sampled: (steps, energy score, that of the last observation held) at the last step with both; None: without.
-    """
-
-    steps: list[int]
-    unit: str
-    series: dict[str, Numbers]
-    worst_name: str = ""
-    trusted: int | None = None
-    sampled: tuple[int, float, float] | None = None
-
-    def label(self, name: str) -> str:
-        """Label of one series."""
-        if name == "worst":
-            return f"worst at {self.steps[-1]} steps: {self.worst_name}"
-        return _LABELS[name]
-
-
-_LABELS = {
-    "twin": "twin",
-    "energy": "energy score, sampled predictions",
-    "hold_energy": "energy score, last observation held",
-    "median": "median dimension",
-    "hold_last": "last observation held",
-    "linear": "linear model",
-}
-
-
-def _by_dimension(horizons: HorizonErrors, curve: OpenLoopErrors | None) -> ErrorCurves:
-    found = horizons.observation
-    last = [math.inf if dimension[-1] is None else dimension[-1] for dimension in found.error]
-    worst = last.index(max(last))
-    series = {
-        "twin": over_dimensions(found.error),
-        "median": [_median(step) for step in zip(*found.error, strict=True)],
-        "worst": found.error[worst],
-        "hold_last": over_dimensions(found.hold_last),
-        "linear": over_dimensions(found.linear or []),
-    }
-    fewest = {"median": 3, "worst": 2}
-    known = {
-        name: values
-        for name, values in series.items()
-        if values and len(found.names) >= fewest.get(name, 1)
-    }
-    trusted = horizons.trusted_horizon
-    name = found.names[worst]
-    return ErrorCurves(found.steps, found.unit, known, name, trusted, _sampled(curve))
-
-
-def _sampled(curve: OpenLoopErrors | None) -> tuple[int, float, float] | None:
-    if curve is None:
-        return None
-    pairs = enumerate(zip(curve.energy, curve.hold_energy, strict=False), 1)
-    known = [(i, mine, held) for i, (mine, held) in pairs if mine is not None and held is not None]
-    return known[-1] if known else None
-
-
-def over_dimensions(dimensions: Sequence[Numbers]) -> Numbers:
-    """Root mean square over the dimensions of each step; None where one of them is undefined."""
-    found: Numbers = []
-    for step in zip(*dimensions, strict=True):
-        known = [value for value in step if value is not None]
-        whole = len(known) == len(step)
-        found.append(math.hypot(*known) / math.sqrt(len(known)) if whole else None)
-    return found
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    middle = median(math.inf if value is None else value for value in values)
-    return middle if math.isfinite(middle) else None
 
 
 def _check_lengths(owner: Struct, wanted: int, **lists: Sequence[object] | None) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 from world_env.results.comparison import policy_label
+from world_env.results.error_curves import ErrorCurves
 from world_env.results.fidelity import (
     AgreementMeasures,
-    CalibrationPolicies,
-    ErrorCurves,
     Fidelity,
     KindAgreement,
-    PoolSummary,
+    PolicyCount,
 )
 from world_env.results.formatting import DASH, percent, show, with_interval
 
@@ -153,7 +152,7 @@ def error_table(curves: ErrorCurves | None) -> Table:
     return [["steps", *map(curves.label, curves.series)], *rows]
 
 
-def policies_text(stats: AgreementMeasures | CalibrationPolicies | PoolSummary) -> str:
+def policies_text(stats: PolicyCount) -> str:
     """Number of policies and of the training runs that they come from."""
     noun = "policy" if stats.policies == 1 else "policies"
     return f"{show(stats.policies)} {noun} from {_runs(stats.runs)}"

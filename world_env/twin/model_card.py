@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from world_env.results import formatting
+from world_env.results.error_curves import error_curves
 from world_env.results.fidelity import Fidelity, TerminationScores
 from world_env.results.formatting import show
 from world_env.results.provenance import Provenance
@@ -61,7 +62,7 @@ def card_text(
         fidelity=fidelity,
         warnings=warnings_of(fidelity, horizon=spec.horizon, known=known),
         data=_data(spec, provenance, known),
-        curves=fidelity.error_curves(),
+        curves=error_curves(fidelity),
         scores_text=_scores_text,
         misuses=misuses(fidelity, horizon=spec.horizon),
     )

@@ -8,6 +8,7 @@ from functools import partial
 from statistics import median
 
 from world_env.results.comparison import PolicyComparison
+from world_env.results.error_curves import error_curves
 from world_env.results.fidelity import Fidelity, KindAgreement, Numbers
 from world_env.results.formatting import percent, show
 from world_env.twin.fidelity_tables import policies_text
@@ -334,7 +335,7 @@ def _no_lower(error: Numbers, baseline: Numbers) -> list[bool]:
 
 
 def _linear_model(measured: Measured) -> str | None:
-    curves = measured.fidelity.error_curves()
+    curves = error_curves(measured.fidelity)
     if curves is None or "linear" not in curves.series:
         return None
     worse = _no_lower(curves.series["twin"], curves.series["linear"])
