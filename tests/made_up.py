@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from world_env.results import Fidelity
 from world_env.types import JSON
 
 LOW, HIGH = -1250.0, -130.0
@@ -13,28 +14,31 @@ STEPS = [1, 2, 5, 10, 20, 50, 100, 200]
 NAMES = ["cos", "sin", "angular velocity", "load"]
 
 
+def measured(tree: JSON | None = None) -> Fidelity:
+    """Fidelity from a tree such as that of `fidelity` (default: that one)."""
+    return Fidelity.from_json(fidelity() if tree is None else tree, where="made up")
+
+
 def fidelity() -> JSON:
-    """Fidelity of a twin with accurate evaluation and too high returns of the policies trained in it."""
+    """Fidelity of a twin with accurate evaluation and too high returns of the policies trained in it, as JSON."""
     points = _points()
     stats = {kind: _statistics([p for p in points if p["kind"] == kind]) for kind in _KINDS}
     curve = [0.0011 * step**1.05 for step in range(1, 201)]
     return {
-        "held_out_steps": 4000,
+        "validation_steps": 4000,
         "open_loop": {
-            "horizon": 200,
             "unit": "standard deviations of the data",
             "error": curve,
             "hold_last": [1.7 * (1 - 0.9**step) for step in range(1, 201)],
-            "rows": 200,
+            "windows": 200,
         },
         "reward_error": 0.146,
         "termination": {"terminal_labels": 64, "precision": 0.91, "recall": 0.84, "brier": 0.004},
         "notes": ["load is constant: there is nothing in it to learn"],
         "comparison": [
             {"policy": "random", "real_mean": -1166.0, "real_ci95": [-1218.0, -1112.0],
-             "learned_mean": -1173.0, "learned_ci95": [-1223.0, -1123.0]},
+             "learned_mean": -1173.0, "learned_ci95": [-1223.0, -1123.0], "episodes": 100},
         ],
-        "judged": 100,
         "agreement": {
             "pool": {"policies": 24, "runs": 8, "real_steps": 812_000, "range": [LOW, HIGH], "episodes": 100},
             **stats,
@@ -43,6 +47,7 @@ def fidelity() -> JSON:
         "return_prediction": {
             "level": 0.9,
             "bias": BIAS,
+            "bias_per_share": 0.0,
             "half_width": HALF_WIDTH,
             "most_past_threshold": 0.03,
             "calibrated_on": {"policies": 23, "runs": 8},
@@ -50,7 +55,8 @@ def fidelity() -> JSON:
             "width_fraction": 2 * HALF_WIDTH / (HIGH - LOW),
         },
         "horizons": _horizons(),
-        "counterfactual": {
+        "action_effects": {
+            "unit": "standard deviations of the real observations",
             "steps": [1, 5, 20], "effect_error": [0.004, 0.03, 0.2], "effect_size": [0.11, 0.6, 1.1],
             "states": 32, "actions": 4,
         },
@@ -114,11 +120,16 @@ def _statistics(points: list[JSON], *, whole: bool = True) -> JSON:
         "mae": mae,
         "mae_fraction": mae / (HIGH - LOW),
         "ceiling": 0.998,
+        "ceilings": {"spearman": 0.99, "mmrv": 2.0},
+    }
+    if not whole:
+        return stats
+    return stats | {
         "coverage90": float(np.mean(held)),
         "width_fraction": 2 * HALF_WIDTH / (HIGH - LOW),
         "supported_share": len(given) / len(points),
+        "supported": _statistics(given, whole=False),
     }
-    return stats | {"supported": _statistics(given, whole=False)} if whole else stats
 
 
 def _horizons() -> JSON:
@@ -131,13 +142,13 @@ def _horizons() -> JSON:
             "error": [[rate * step**1.1 for step in STEPS] for rate in rates],
             "hold_last": [[1.5 * (1 - 0.88**step) for step in STEPS] for _ in rates],
             "linear": [[0.02 * math.exp(0.03 * step) for step in STEPS] for _ in rates],
-            "rows": [256, 256, 256, 256, 240, 200, 120, 64],
+            "windows": [256, 256, 256, 256, 240, 200, 120, 64],
         },
         "reward": {
             "steps": STEPS,
             "unit": "task units",
             "one_step": [0.02 * step**0.6 for step in STEPS],
-            "return": [0.02 * step**1.3 for step in STEPS],
+            "return_so_far": [0.02 * step**1.3 for step in STEPS],
             "return_spread": [0.5 * step for step in STEPS],
         },
         "survival": {
@@ -147,10 +158,10 @@ def _horizons() -> JSON:
             "episodes": 120,
         },
         "uncertainty": {
-            "running": "mean",
             "steps": STEPS,
             "spearman": [0.4, 0.45, 0.5, 0.5, 0.5, 0.4, 0.3, 0.3],
             "auroc": [0.8, 0.82, 0.85, 0.86, 0.8, 0.78, 0.74, 0.7],
         },
+        "termination": None,
         "trusted_horizon": 100,
     }

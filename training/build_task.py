@@ -58,10 +58,7 @@ def main() -> None:
         pool(pool_task(TASKS[arguments.task], real_of(arguments.task), folder))
         config = replace(config, pool=folder)
     built = build(replace(config, episodes=arguments.episodes))
-    for row in built.comparison["rows"]:
-        learned = row["learned_mean"]
-        shown = "-" if learned is None else f"{learned:.1f}"
-        print(f"{row['policy']}: real return {row['real_mean']:.1f}, learned return {shown}")
+    print(built.comparison)
     print(
         f"twin: {built.twin_folder}\npolicy: {built.rounds[-1].policy_folder}\npage: {built.page}"
     )

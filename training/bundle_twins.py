@@ -44,7 +44,7 @@ def main() -> None:
         target = TWINS / TASKS[task_id].twin
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(built.twin_folder, target)
-        rows = {row["policy"]: row["real_mean"] for row in built.comparison["rows"]}
+        rows = {row.policy: row.real_mean for row in built.comparison.rows}
         print(f"{task_id}: {size} bytes, real returns {rows}: {target.name}", flush=True)
 
 

@@ -14,9 +14,9 @@ import torch
 
 import world_env
 from world_env.policies import RandomPolicy
-from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.reporting import write_report
+from world_env.results import facts
 
 
 def main() -> None:
@@ -42,18 +42,14 @@ def main() -> None:
         real_steps={"random": 0, "PPO in the twin": ledger.by_purpose.get("collect", 0)},
     )
     ledger.save()
-    for row in comparison["rows"]:
-        low, high = row["real_ci95"]
-        print(
-            f"{row['policy']}: real return {row['real_mean']:.1f} [{low:.1f}, {high:.1f}], "
-            f"learned return {row['learned_mean']:.1f}, return gap {row['return_gap']:+.1f}"
-        )
+    print(comparison)
     print(f"real steps by purpose: {ledger.by_purpose}")
     page = write_report(
         arguments.out / "report",
         title=f"{twin.spec.real_id}: learned and real",
-        comparison=comparison | {"provenance": twin.provenance | facts()},
-        fidelity=twin.fidelity | {"comparison": comparison["rows"]},
+        comparison=comparison.replace(provenance=facts()),
+        fidelity=twin.fidelity,
+        provenance=twin.provenance,
     )
     print(f"page: {page}")
 

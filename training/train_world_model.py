@@ -46,7 +46,7 @@ def main() -> None:
 
     config = world_env.FitConfig(updates=arguments.updates, seed=arguments.seed)
     twin = world_env.fit(str(arguments.out / "data"), arguments.out / "twin", config)
-    print(f"open-loop score on the validation split: {twin.fidelity['loss']['best_open_loop']:.3g}")
+    print(f"open-loop score on the validation split: {twin.fidelity.loss.best_open_loop:.3g}")
     print(f"twin: {arguments.out / 'twin'}")
 
 

@@ -45,9 +45,9 @@ from world_env.policy_evaluation import (
     range_shares,
     statistics,
 )
-from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.refinement import RefineConfig, Round, episodes_of_rounds
+from world_env.results import facts
 from world_env.rl import milestones
 from world_env.rollouts import run_real
 from world_env.twin import Twin
@@ -94,7 +94,7 @@ def main() -> None:
         found = pool_of(task_id, runs)
         if arguments.oracle and task_id in ORACLES:
             exact = evaluate_twin(oracle_twin(task_id), found)
-            put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts())], ORACLE)
+            put(arguments.out, task_id, {}, found, [Cell(0, exact, 0, facts().to_json())], ORACLE)
         cells = []
         shown = arguments.change | ({"refit": arguments.refit} if arguments.refit else {})
         for seed in arguments.seeds:
@@ -185,7 +185,7 @@ def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed
         {
             "seed": seed,
             "real_steps": ledger.total(),
-            "made": {key: facts()[key] for key in ("commit", "date")},
+            "made": {key: facts().to_json()[key] for key in ("commit", "date")},
             "judged": [
                 vars(policy) | {"real": policy.real.tolist(), "learned": policy.learned.tolist()}
                 for policy in judged
@@ -204,7 +204,9 @@ def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> T
             episodes,
             last.twin.spec,
             wanted,
-            provenance=last.twin.provenance | {"refit": refit},
+            provenance=last.twin.provenance.replace(
+                stages=last.twin.provenance.stages | {"refit": refit}
+            ),
             checkpoint=checkpoint,
         )
         twin.save(out)
@@ -273,7 +275,7 @@ def put(
         part: [old for old in stored[part] if not (named.items() <= old.items() and old["kind"] in kinds)]
         for part in ("rows", "points")
     }  # fmt: skip
-    tree = {"benchmark": "agreement"} | facts()
+    tree = {"benchmark": "agreement"} | facts().to_json()
     tree |= {"rows": kept["rows"] + rows, "points": kept["points"] + points}
     for part in ("rows", "points"):
         tree[part].sort(key=lambda row: (row["task"], str(row["change"]), row["kind"]))
@@ -293,7 +295,7 @@ def row_of(kind: str, cells: list[Cell], span: float) -> tuple[JSON, list[JSON]]
     given = [prediction for part in predictions for prediction in part]
     # A pool policy is one policy in all twins; a policy trained in a twin belongs to that twin.
     groups = [together] if kind == OPTIMISATION else twins
-    parts = [statistics(group, span=span, intervals=False) for group in groups]
+    parts = [statistics(group, span=span, intervals=False).to_json() for group in groups]
     row = averaged(parts) | bootstrap(groups) | coverage(together, given, span=span)
     supported = [
         [p for p, q in zip(*pair, strict=True) if not q.reason]
@@ -301,13 +303,13 @@ def row_of(kind: str, cells: list[Cell], span: float) -> tuple[JSON, list[JSON]]
     ]
     if kind == OPTIMISATION:
         supported = [[policy for part in supported for policy in part]]
-    known = [statistics(part, span=span, intervals=False) for part in supported if part]
+    known = [statistics(part, span=span, intervals=False).to_json() for part in supported if part]
     row |= {
         "supported": averaged(known) if known else None,
         "past_threshold": float(np.mean([p.past_threshold or 0.0 for p in together])),
         "seeds": [cell.seed for cell in cells],
         "pearson_by_seed": [
-            statistics(policies, span=span, intervals=False)["pearson"] for policies in twins
+            statistics(policies, span=span, intervals=False).pearson for policies in twins
         ],
         "real_steps": [cell.real_steps for cell in cells],
         "commits": sorted({cell.made["commit"] for cell in cells}),

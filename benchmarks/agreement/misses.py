@@ -31,8 +31,8 @@ from world_env.data import Episode, encode_episodes
 from world_env.models import WorldModel
 from world_env.policies import Policy, as_policy
 from world_env.policy_evaluation import Pool
-from world_env.provenance import facts
 from world_env.real import StepLedger, make_real
+from world_env.results import facts
 from world_env.rng import CounterRNG
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
@@ -71,7 +71,7 @@ def main() -> None:
             print(row, flush=True)
     stored = read(arguments.out) or {"rows": []}
     kept = [row for row in stored["rows"] if row["task"] != arguments.task]
-    tree = {"benchmark": BENCHMARK} | facts() | {"real_steps": ledger.by_purpose}
+    tree = {"benchmark": BENCHMARK} | facts().to_json() | {"real_steps": ledger.by_purpose}
     write_json(arguments.out, tree | {"rows": kept + rows})
 
 

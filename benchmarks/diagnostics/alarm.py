@@ -32,8 +32,8 @@ from world_env import collect, learn
 from world_env.collection import CollectConfig
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.policy_evaluation import AlarmConfig, ExploitationAlarm, ExploitationWarning
-from world_env.provenance import facts
 from world_env.real import StepLedger
+from world_env.results import facts
 from world_env.rl import LearnConfig
 from world_env.rollouts import run_learned, run_real
 from world_env.twin import Twin
@@ -114,7 +114,7 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
         "extremes": extremes(alarm),
         "seconds": round(seconds, 1),
         "alarm_share": round(alarm.seconds / seconds, 3),
-    } | {name: facts()[name] for name in ("commit", "date")}
+    } | {name: facts().to_json()[name] for name in ("commit", "date")}
 
 
 def twins(task: str, seed: int) -> tuple[Twin, Twin]:

@@ -30,7 +30,7 @@ from training.tasks import TASKS as REAL_TASKS, real_of
 from world_env import collect, learn
 from world_env.collection import CollectConfig
 from world_env.data import Episode, LintIssue, Recording, lint, lint_split
-from world_env.provenance import facts
+from world_env.results import facts
 from world_env.rl import LearnConfig
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    made = {name: facts()[name] for name in ("commit", "date")}
+    made = {name: facts().to_json()[name] for name in ("commit", "date")}
     for task in given.tasks:
         for seed in given.seeds:
             stored = read(given.out) or {"rows": []}

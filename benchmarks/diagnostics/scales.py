@@ -91,7 +91,7 @@ def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
         "real_steps": steps,
         "exploration": exploration,
         "columns": {name: int(kind.sum()) for name, kind in kinds.items()},
-        "selected_by": twin.fidelity["loss"]["best_open_loop"],
+        "selected_by": twin.fidelity.loss.best_open_loop,
         "open_loop": evaluate_open_loop(twin.model, test, horizon=HORIZONS[-1], scale=scale).score,
         "errors": errors_by_kind(twin.model, test, scale[OBSERVATION], kinds),
         "disagreement_by_spiking": disagreement_share(twin.model, test, spiking),

@@ -27,7 +27,7 @@ from world_env.batch import Batch, Context, Observation
 from world_env.data import encode_episodes, split
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.model_evaluation import auroc, errors_per_row, evaluation_windows, scales_of
-from world_env.provenance import facts
+from world_env.results import facts
 from world_env.rng import CounterRNG
 from world_env.twin import Twin
 from world_env.types import JSON
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
-    made = {name: facts()[name] for name in ("commit", "date")}
+    made = {name: facts().to_json()[name] for name in ("commit", "date")}
     for task in arguments.tasks:
         stored = read(arguments.out) or {"rows": []}
         if any(row["task"] == task for row in stored["rows"]):

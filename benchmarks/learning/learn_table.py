@@ -31,8 +31,8 @@ from world_env import collect, learn
 from world_env.collection import CollectConfig
 from world_env.data import robust_scale
 from world_env.envs import WorldModelSB3VecEnv
-from world_env.provenance import facts
 from world_env.real import StepLedger
+from world_env.results import facts
 from world_env.rl import LearnConfig
 from world_env.rollouts import run_real
 from world_env.spec import EnvConfig
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="training steps (default: those of the task)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    made = {name: facts()[name] for name in ("commit", "date")}
+    made = {name: facts().to_json()[name] for name in ("commit", "date")}
     for task in arguments.tasks:
         for setting in arguments.settings:
             for seed in arguments.seeds:

@@ -50,9 +50,9 @@ from training.tasks import TASKS, Task, real_of, refine_task
 from world_env import learn, refine
 from world_env.fitting import FitWarning
 from world_env.policies import RandomPolicy
-from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
 from world_env.refinement import RefineConfig, Round
+from world_env.results import facts
 from world_env.rl import LearnConfig
 from world_env.rollouts import Returns, run_real
 from world_env.twin import KnownFunction
@@ -195,14 +195,14 @@ class Cell:
             policy, steps = self.control(column, ledger)
         seconds = time.perf_counter() - began
         real_returns = run_real(policy, self.real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)
-        made = {name: facts()[name] for name in ("commit", "date")}
+        made = {name: facts().to_json()[name] for name in ("commit", "date")}
         row = self.of(column) | {"learned_steps": steps} | returns_of(real_returns)
         counted = Counter(ledger.by_purpose)
         if column.startswith("ppo_real"):
             counted["collect"] += EXPLORING  # of other runs
         row |= {"real_steps": counted.total() - counted["judge"], "real_steps_by_purpose": counted}
         row |= {
-            "predicted_return": found[-1].log["predicted_return"] if found else None,
+            "predicted_return": found[-1].log.to_json()["predicted_return"] if found else None,
             "seconds": round(seconds, 1),
         }
         every = max(1, len(found) // EVALUATED_ROUNDS)
@@ -260,7 +260,7 @@ class Cell:
             done.policy, self.real, ROUND_SEEDS, purpose="judge", ledger=StepLedger()
         )
         kept = ("real_steps", "learned_steps", "chosen", "predicted_return", "reality", "seconds")
-        log = {name: done.log[name] for name in kept}
+        log = {name: value for name, value in done.log.to_json().items() if name in kept}
         return {"round": done.number} | log | returns_of(real_returns)
 
 

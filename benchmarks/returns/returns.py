@@ -26,9 +26,9 @@ from world_env import learn, refine
 from world_env.atomic_io import write_json
 from world_env.fitting import FitWarning
 from world_env.policies import RandomPolicy
-from world_env.provenance import facts
 from world_env.real import StepLedger
 from world_env.refinement import selected_policy
+from world_env.results import facts
 from world_env.rl import LearnConfig
 from world_env.rollouts import (
     Returns,
@@ -120,7 +120,9 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
     pairs = []
     if task.reference_steps and not only_twin:
         pairs.append(reference_pair(task_id, task, real, seed, folder, returns["ppo_twin"]))
-    made = {"task": task_id, "seed": seed} | {name: facts()[name] for name in ("commit", "date")}
+    made = {"task": task_id, "seed": seed} | {
+        name: facts().to_json()[name] for name in ("commit", "date")
+    }
     return {"rows": rows, "pairs": pairs, "cells": [made]}
 
 
@@ -166,7 +168,7 @@ def reference_pair(
         "real_mean": real_returns.mean,
         "difference": float(difference.mean()),
         "difference_ci95": list(bootstrap_mean(difference)),
-    } | {name: facts()[name] for name in ("commit", "date")}
+    } | {name: facts().to_json()[name] for name in ("commit", "date")}
 
 
 def renew_pairs(path: Path, tasks: list[str], seeds: list[int], runs: Path) -> None:
@@ -237,7 +239,7 @@ def add_missing(path: Path, benchmark: str, key: dict, measure: Callable[[], dic
     stored = read(path) or {"rows": []}
     if any(key.items() <= row.items() for row in stored["rows"]):
         return
-    row = key | measure() | {name: facts()[name] for name in ("commit", "date")}
+    row = key | measure() | {name: facts().to_json()[name] for name in ("commit", "date")}
     merge(path, benchmark, {"rows": [row]}, keep=True)
     print(json.dumps(row), flush=True)
 
@@ -245,7 +247,7 @@ def add_missing(path: Path, benchmark: str, key: dict, measure: Callable[[], dic
 def merge(path: Path, benchmark: str, cell: dict, *, keep: bool) -> None:
     """Add the rows of a cell to the file; several processes may add cells in turn."""
     stored = (read(path) if keep else None) or {}
-    tree = {"benchmark": benchmark} | facts()
+    tree = {"benchmark": benchmark} | facts().to_json()
     for name, rows in cell.items():
         tree[name] = [*stored.get(name, []), *rows]
         tree[name].sort(key=lambda row: (row["task"], row["seed"], row.get("policy", "")))

@@ -30,7 +30,7 @@ from world_env.collection import CollectConfig
 from world_env.data import EncodedEpisodes, EpisodeStore
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.models import load_family
-from world_env.provenance import facts
+from world_env.results import facts
 
 BENCHMARK = "fit_speed"
 UPDATE_PARTS = ("windows", "loss", "backward", "clip", "optimizer")
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore", FitWarning)
-    made = facts()
+    made = facts().to_json()
     store = transitions(
         arguments.task, arguments.transitions, arguments.exploration, arguments.data_seed
     )
@@ -114,7 +114,7 @@ def timed_fit(store: EpisodeStore, config: FitConfig, levels: list[float]) -> JS
             "total": round(total, 3),
         },
         "reached": [{"level": level, "seconds": reached(curve, level)} for level in levels],
-        "open_loop": twin.fidelity["loss"]["best_open_loop"],
+        "open_loop": twin.fidelity.loss.best_open_loop,
         "curve": curve,
         "before_mb": before,
         "peak_mb": peak_mb(),

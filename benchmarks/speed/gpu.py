@@ -31,7 +31,7 @@ from world_env.fitting import FitConfig, FitWarning
 from world_env.models import load_family
 from world_env.models.ensemble import EnsembleConfig
 from world_env.models.rssm import RssmConfig
-from world_env.provenance import facts
+from world_env.results import facts
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
 
@@ -65,7 +65,7 @@ def main() -> None:
     """Time all cases on every device and write the file after each family."""
     arguments = parse()
     warnings.simplefilter("ignore", FitWarning)
-    head: JSON = {"benchmark": BENCHMARK} | facts()
+    head: JSON = {"benchmark": BENCHMARK} | facts().to_json()
     rows: list[JSON] = []
     for device in arguments.devices:
         # With a GPU, the work left for the CPU is fastest on one thread.

@@ -27,7 +27,7 @@ from world_env.batch import Context, Observation, State
 from world_env.models import Prediction, WorldModel
 from world_env.models.ensemble import EnsembleConfig, model as ensemble
 from world_env.models.layers import fused_activation
-from world_env.provenance import facts
+from world_env.results import facts
 from world_env.rng import CounterRNG
 from world_env.twin import Twin
 
@@ -163,7 +163,7 @@ def main() -> None:
             }
             for name, rates in zip(steps, timed, strict=True)
         ]
-    write_json(arguments.out, {"benchmark": BENCHMARK} | facts() | {"rows": rows})
+    write_json(arguments.out, {"benchmark": BENCHMARK} | facts().to_json() | {"rows": rows})
     for row in rows:
         print(row, flush=True)
 

@@ -33,8 +33,8 @@ from benchmarks.speed.timing import JSON, Watch, append, median, peak_mb
 from world_env import learn
 from world_env.envs import WorldModelSB3VecEnv
 from world_env.models.ensemble import EnsembleConfig
-from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
+from world_env.results import facts
 from world_env.rl import MANY_ROWS, LearnConfig
 from world_env.rollouts import run_real
 from world_env.spec import EnvConfig
@@ -50,7 +50,7 @@ def main() -> None:
     """Train in both environments in turn, `--repeats` times, and add one row with the ratio of medians."""
     arguments = parse()
     torch.set_num_threads(1)
-    made = facts()
+    made = facts().to_json()
     real = EnvConfig(arguments.task)
     twin = twin_of(arguments)
     config = config_of(arguments)

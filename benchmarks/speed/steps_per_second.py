@@ -35,8 +35,8 @@ from benchmarks.speed.stepping import NETWORKS, PARTS, WORLDS, Step, core, real
 from benchmarks.speed.timing import JSON, Measure, alternate, median, rate, resident_mb
 from world_env.atomic_io import write_json
 from world_env.models.ensemble import EnsembleConfig
-from world_env.provenance import facts
 from world_env.real import spec_of
+from world_env.results import facts
 from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin import Twin
 
@@ -268,7 +268,9 @@ def main() -> None:
     if arguments.images:
         return time_images(arguments)
     # Before the measurement: the commit of the loaded code, also if another commit is made meanwhile.
-    head: JSON = {"benchmark": "steps_per_second"} | facts() | {"memory": None, "notes": []}
+    head: JSON = (
+        {"benchmark": "steps_per_second"} | facts().to_json() | {"memory": None, "notes": []}
+    )
     if arguments.memory_steps:
         size = "HalfCheetah-v5" if "HalfCheetah-v5" in arguments.sizes else arguments.sizes[0]
         head["memory"] = memory(size, arguments.memory_rows, arguments.memory_steps)
@@ -313,7 +315,7 @@ def main() -> None:
 
 def time_images(arguments: argparse.Namespace) -> None:
     """Time twins with image observations and write their file."""
-    head, rates = {"benchmark": "image_steps"} | facts(), Rates()
+    head, rates = {"benchmark": "image_steps"} | facts().to_json(), Rates()
     for rows in arguments.rows:
         cases = image_cases(rows)
         measures = [measure for _, measure in cases]

@@ -68,17 +68,17 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
     assert ledger.total() == spent == 1_200
     assert again.model.config.width == 12
     assert last.twin.model.config.width == 8
-    assert again.provenance["fit"]["updates"] == 6
-    assert again.provenance["fit"]["seed"] == 3
-    assert again.provenance["steps"] == last.twin.provenance["steps"]
+    assert again.provenance.recorded("fit", "updates") == 6
+    assert again.provenance.recorded("fit", "seed") == 3
+    assert again.provenance.steps == last.twin.provenance.steps
     for side in ("trained_on", "validated_on"):
-        assert again.provenance[side] == last.twin.provenance[side]
-    assert len(again.provenance["trained_on"]) == 6
-    assert again.provenance["refit"] == {"updates": 6, "model": model}
+        assert getattr(again.provenance, side) == getattr(last.twin.provenance, side)
+    assert len(again.provenance.trained_on) == 6
+    assert again.provenance.stages["refit"] == {"updates": 6, "model": model}
     # A second call reads it back: nothing is fitted with these settings.
     back = script.fitted_again(config, last, {"updates": 0}, tmp_path / "cell" / "twin")
     assert isinstance(back, Twin)
-    assert back.provenance["fit"]["updates"] == 6
+    assert back.provenance.recorded("fit", "updates") == 6
 
 
 @pytest.mark.parametrize(

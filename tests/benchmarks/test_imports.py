@@ -70,7 +70,7 @@ def test_every_exception_is_needed() -> None:
         ("from world_env.rollouts.real import run_real", {"world_env.rollouts.real.run_real"}),
         ("import world_env.fitting.fit", {"world_env.fitting.fit"}),
         ("def f():\n    from world_env.rl import learn", {"world_env.rl.learn"}),
-        ("from world_env.provenance import _git", {"world_env.provenance._git"}),
+        ("from world_env.results import _git", {"world_env.results._git"}),
         ("from world_env.models.ensemble import model", {"world_env.models.ensemble.model"}),
     ],
 )

@@ -19,7 +19,9 @@ from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import MANY_STEPS
+from world_env.reporting import read_comparison
 from world_env.reporting.report import DASH
+from world_env.results import Provenance
 from world_env.spec import EnvConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
@@ -188,7 +190,7 @@ def test_the_stages_pass_their_folders_on(
     assert (
         main(["fit", "--data", data, "--out", twin, "--updates", "10", "--family", "linear"]) == 0
     )
-    assert Twin.load(tmp_path / "twin").provenance["steps"] == 250
+    assert Twin.load(tmp_path / "twin").provenance.steps == 250
     learning = ["--twin", twin, "--out", policy, "--steps", "64", "--rows", "1", "--algo", "DQN"]
     assert main(["learn", *learning]) == 0
     assert policy_card(policy)["trained_in"] == "learned"
@@ -212,7 +214,7 @@ def test_a_twin_of_a_wrapped_environment_is_compared_and_watched_as_it_was_made(
     wrapped = EnvConfig("CartPole-v1", {"max_episode_steps": 30}, (), 2)
     twin = str(
         dataclasses.replace(
-            Twin.untrained(spec_of(wrapped), "linear"), provenance={"real": wrapped.to_json()}
+            Twin.untrained(spec_of(wrapped), "linear"), provenance=Provenance(real=wrapped)
         ).save(tmp_path / "twin")
     )
     for spent, real in ((1, []), (2, ["--real", "CartPole-v1"])):
@@ -315,29 +317,30 @@ def test_a_build_leaves_a_twin_a_card_a_page_and_a_comparison(
     config, result = built
     out = config.out
     twin = Twin.load(out / "twin")
-    assert twin.fidelity["judged"] == 50
+    assert [row.episodes for row in twin.fidelity.comparison] == [50] * 3
     assert "| PPO trained in the twin |" in (out / "twin" / "card.md").read_text(encoding="utf-8")
     page = result.page.read_text(encoding="utf-8")
     assert "CartPole-v1" in page and "No policy pool was evaluated" in page
-    horizons = twin.fidelity["horizons"]
-    assert np.shape(horizons["observation"]["linear"]) == (4, len(horizons["observation"]["steps"]))
-    assert twin.fidelity["counterfactual"]["pairs"][0] > 0
+    horizons = twin.fidelity.horizons
+    assert np.shape(horizons.observation.linear) == (4, len(horizons.observation.steps))
+    assert twin.fidelity.action_effects.pairs[0] > 0
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert [row["policy"] for row in stored["rows"]] == [
         "random",
         "ppo_twin",
         "ppo_real_same_steps",
     ]
-    assert stored["rows"] == twin.fidelity["comparison"] == result.comparison["rows"]
+    assert read_comparison(out / "comparison.json") == result.comparison
+    assert twin.fidelity.comparison == result.comparison.rows
 
 
 def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> None:
     result = built[1]
-    rows = {row["policy"]: row for row in result.comparison["rows"]}
-    counted = result.comparison["real_steps_by_purpose"]
-    assert rows["random"]["real_steps"] == 0
-    assert rows["ppo_twin"]["real_steps"] == 300
-    in_reality = rows["ppo_real_same_steps"]["real_steps"]
+    rows = {row.policy: row for row in result.comparison.rows}
+    counted = result.comparison.real_steps_by_purpose
+    assert rows["random"].real_steps == 0
+    assert rows["ppo_twin"].real_steps == 300
+    in_reality = rows["ppo_real_same_steps"].real_steps
     assert counted["collect"] == 300 + in_reality
     assert set(counted) == {"collect", "judge", "spot_check"}
     out = built[0].out
@@ -377,13 +380,13 @@ def test_a_build_run_again_spends_no_more_but_judging(
     config, first = built
     again = build(dataclasses.replace(config, pool=small_pool(tmp_path, config)))
     found = Twin.load(config.out / "twin").fidelity
-    assert found["agreement"]["evaluation"]["policies"] == 20
-    assert found["agreement"]["optimisation"]["policies"] == 1
+    assert found.agreement.evaluation.policies == 20
+    assert found.agreement.optimisation.policies == 1
     assert "## Agreement" in (config.out / "twin" / "card.md").read_text(encoding="utf-8")
-    before, after = (part.comparison["real_steps_by_purpose"] for part in (first, again))
+    before, after = (part.comparison.real_steps_by_purpose for part in (first, again))
     assert before["collect"] == after["collect"]
-    assert [row["real_mean"] for row in again.comparison["rows"]] == [
-        row["real_mean"] for row in first.comparison["rows"]
+    assert [row.real_mean for row in again.comparison.rows] == [
+        row.real_mean for row in first.comparison.rows
     ]
 
 

@@ -76,9 +76,9 @@ def test_a_minari_dataset_without_an_environment_is_fitted_and_asks_for_its_hori
     fitting = ["fit", "--data", f"minari:{ID}", "--out", out, "--family", "linear"]
     assert main([*fitting, "--updates", "2"]) == 0
     twin = Twin.load(tmp_path / "twin")
-    assert twin.spec.horizon is None and any("horizon" in n for n in twin.fidelity["notes"])
-    assert twin.provenance["data"] == {"minari": ID}
-    assert twin.provenance["real_steps"] == {"collect": 210}
+    assert twin.spec.horizon is None and any("horizon" in n for n in twin.fidelity.notes)
+    assert twin.provenance.stages["data"] == {"minari": ID}
+    assert twin.provenance.real_steps == {"collect": 210}
     comparing = ["compare", "--twin", out, "--real", "CartPole-v1", "--policies"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 2
     assert "--horizon" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_the_environment_that_a_dataset_names_is_the_twins_real_one(tmp_path: Pa
     assert main([*fitting, "--updates", "2"]) == 0
     twin = Twin.load(tmp_path / "twin")
     assert (twin.spec.horizon, twin.spec.real_id) == (30, "CartPole-v1")
-    real = EnvConfig.from_json(twin.provenance["real"])
+    real = twin.provenance.real
     assert real == EnvConfig("CartPole-v1", {"max_episode_steps": 30})
     comparing = ["compare", "--twin", out, "--policies", "--episodes", "50"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 0
@@ -136,8 +136,8 @@ def test_a_dataset_recorded_in_a_learned_environment_has_no_real_environment(
     env.close()
     assert dataset.spec.env_spec.id == "WorldModel/CartPole-v0"
     spec, _, provenance = open_dataset(f"minari:{ID}")
-    assert spec.real is None and "real" not in provenance
-    assert provenance["real_steps"] == {}
+    assert spec.real is None and provenance.real is None
+    assert provenance.real_steps == {}
 
 
 def test_infos_of_others_are_not_taken_for_ours() -> None:
@@ -181,9 +181,9 @@ def test_a_store_and_its_minari_twin_are_the_same_data(tmp_path: Path) -> None:
     assert spec == other
     assert [e.digest() for e in episodes] == [e.digest() for e in again]
     assert len({e.digest() for e in episodes}) == len(episodes)
-    assert kept["real"] == real.to_json()
-    assert exchanged["real"] == EnvConfig("CartPole-v1", {"max_episode_steps": 500}).to_json()
-    assert kept["real_steps"] == exchanged["real_steps"] == {"collect": 150}
+    assert kept.real == real
+    assert exchanged.real == EnvConfig("CartPole-v1", {"max_episode_steps": 500})
+    assert kept.real_steps == exchanged.real_steps == {"collect": 150}
 
 
 def test_a_digest_is_of_the_arrays_alone() -> None:

@@ -137,4 +137,4 @@ def test_a_fit_can_do_without_them() -> None:
     )
     fitted = fit_episodes(walks(200, limit=0.4), SPEC, config)
     assert fitted.ranges is not None and fitted.ranges.ends is None
-    assert fitted.fidelity["termination"]["bounds"] == []
+    assert fitted.fidelity.termination.bounds == []

@@ -154,8 +154,8 @@ def test_the_linear_family_finds_the_least_squares_solution(
     config = FitConfig(family="linear", updates=100, validate_every=50)
     # A linear world is known exactly, however far one looks.
     exact = fit_episodes(linear_episodes(), toy_spec(), config)
-    assert max(exact.fidelity["open_loop"]["error"]) < 1e-3
-    assert exact.fidelity["reward_error"] < 1e-3
+    assert max(exact.fidelity.open_loop.error) < 1e-3
+    assert exact.fidelity.reward_error < 1e-3
     # CartPole is not linear: the best line through its data is what numpy finds.
     twin = fit_episodes(episodes, spec, config)
     training, held_out = (
@@ -197,9 +197,9 @@ def test_the_same_loop_fits_every_family_and_its_loss_falls(
     )
     # Least squares has nothing left to fall: it is as good as it gets from its first batch on.
     assert seen[-1]["change"] < (0.05 if family == "linear" else seen[0]["change"])
-    assert twin.fidelity["loss"]["best_open_loop"] in [logs["open_loop"] for logs in seen]
+    assert twin.fidelity.loss.best_open_loop in [logs["open_loop"] for logs in seen]
     assert twin.family == family
-    assert twin.provenance["episodes"] == len(episodes) and twin.provenance["steps"] == 400
+    assert twin.provenance.episodes == len(episodes) and twin.provenance.steps == 400
 
 
 @pytest.mark.parametrize(
@@ -215,16 +215,16 @@ def test_a_twin_says_how_many_updates_it_took(
     monkeypatch.setattr("world_env.fitting.config.MIN_UPDATES", 3)
     twin = fit_episodes(episodes, real_spec("CartPole-v1"), dataclasses.replace(TINY, updates=None))
     steps = sum(map(len, episodes))
-    assert twin.provenance["fit"]["updates"] == max(3, steps // 10)
+    assert twin.provenance.recorded("fit", "updates") == max(3, steps // 10)
 
 
 def test_a_fitted_twin_is_saved_whole_and_loads(data: Path, tmp_path: Path) -> None:
     twin = fit(data, tmp_path / "twin", TINY)
     loaded = Twin.load(tmp_path / "twin")
     assert_same_twin(twin, loaded)
-    assert loaded.provenance["real_steps"] == {"collect": 400}
-    assert EnvConfig.from_json(loaded.provenance["real"]) == CARTPOLE
-    assert loaded.fidelity["termination"]["terminal_labels"] >= 1
+    assert loaded.provenance.real_steps == {"collect": 400}
+    assert loaded.provenance.real == CARTPOLE
+    assert loaded.fidelity.termination.terminal_labels >= 1
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == [
         "twin"
     ]
@@ -372,7 +372,7 @@ def test_data_in_which_nothing_ended_is_fitted_with_a_warning() -> None:
         for w in caught
     )
     assert twin.termination_threshold == 0.5
-    assert any("no episode ever" in note for note in twin.fidelity["notes"])
+    assert any("no episode ever" in note for note in twin.fidelity.notes)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ def test_few_terminal_labels_and_constant_columns_are_warned_of() -> None:
     said = [str(warning.message) for warning in caught]
     assert any("only 2 terminal labels" in text for text in said)
     assert any("observation[2] is constant at 7" in text for text in said)
-    assert set(twin.fidelity["notes"]) <= set(said)
+    assert set(twin.fidelity.notes) <= set(said)
 
 
 def test_unknown_model_options_name_the_ones_there_are(

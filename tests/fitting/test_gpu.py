@@ -63,7 +63,7 @@ def test_a_fit_there_is_the_fit_here_and_comes_back(family: str, tmp_path: Path)
     )
     assert {value.device.type for value in there.model.state_dict().values()} == {"cpu"}
     assert there.starts.length.device.type == "cpu"
-    first, second = (twin.fidelity["open_loop"]["error"][0] for twin in (here, there))
+    first, second = (twin.fidelity.open_loop.error[0] for twin in (here, there))
     assert second == pytest.approx(first, rel=0.2, abs=1e-3)
     there.save(tmp_path / "twin")
     assert Twin.load(tmp_path / "twin").fingerprint() == there.fingerprint()
@@ -98,4 +98,4 @@ def test_twins_of_either_device_are_warm_there(tmp_path: Path) -> None:
     config = dataclasses.replace(config_of("ensemble", "cuda"), updates=20)
     for device in ("cpu", "cuda"):
         older = Twin.load(tmp_path / "twin", device=device)
-        assert fit_episodes(episodes(20), SPEC, config, warm_start=older).provenance["warm_start"]
+        assert fit_episodes(episodes(20), SPEC, config, warm_start=older).provenance.warm_start

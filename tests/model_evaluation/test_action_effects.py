@@ -32,20 +32,20 @@ def effects(twin: Twin, real: EnvConfig, **options: Any) -> JSON:
 @pytest.mark.parametrize("real_id", ["CartPole-v1", "Pendulum-v1"])
 def test_an_exact_twin_knows_every_effect(real_id: str) -> None:
     told = effects(oracle_twin(real_id), EnvConfig(real_id), states=20)
-    json.dumps(told, allow_nan=False)
-    assert told["reason"] is None and told["steps"] == [1, 5, 20]
-    assert (told["states"], told["actions"]) == (20, 4)
-    assert told["pairs"][0] == 20 * 6 >= told["pairs"][1] >= told["pairs"][2] > 0
-    assert max(told["effect_error"]) < 1e-3
-    assert min(told["cosine"]) > 0.9999 and min(told["effect_size"]) > 0.01
+    json.dumps(told.to_json(), allow_nan=False)
+    assert told.reason is None and told.steps == [1, 5, 20]
+    assert (told.states, told.actions) == (20, 4)
+    assert told.pairs[0] == 20 * 6 >= told.pairs[1] >= told.pairs[2] > 0
+    assert max(told.effect_error) < 1e-3
+    assert min(told.cosine) > 0.9999 and min(told.effect_size) > 0.01
     # Most pairs of a Discrete action space's first actions are no pair: rounding gives them an order.
-    assert min(told["rank"][1:]) > 0.99
+    assert min(told.rank[1:]) > 0.99
 
 
 def test_a_twin_blind_to_actions_misses_all_of_it() -> None:
     told = effects(still_twin(spec_of(PENDULUM)), PENDULUM)
-    assert told["effect_error"] == [1.0, 1.0, 1.0]
-    assert told["cosine"] == [0.0, 0.0, 0.0] and told["rank"] == [None, None, None]
+    assert told.effect_error == [1.0, 1.0, 1.0]
+    assert told.cosine == [0.0, 0.0, 0.0] and told.rank == [None, None, None]
 
 
 def test_a_twin_that_takes_actions_the_wrong_way_round_is_worse_than_blind() -> None:
@@ -56,8 +56,8 @@ def test_a_twin_that_takes_actions_the_wrong_way_round_is_worse_than_blind() -> 
     twin = oracle_twin("Pendulum-v1")
     model = Inverted(twin.spec, OracleConfig()).eval()
     told = effects(dataclasses.replace(twin, model=model), PENDULUM)
-    assert told["effect_error"][0] == pytest.approx(2.0, abs=0.05)
-    assert told["cosine"][0] < -0.95 and told["rank"][0] < -0.95
+    assert told.effect_error[0] == pytest.approx(2.0, abs=0.05)
+    assert told.cosine[0] < -0.95 and told.rank[0] < -0.95
 
 
 def test_what_a_twin_draws_at_a_start_is_the_same_for_all_actions() -> None:
@@ -76,7 +76,7 @@ def test_what_a_twin_draws_at_a_start_is_the_same_for_all_actions() -> None:
     twin = oracle_twin("Pendulum-v1")
     model = Displaced(twin.spec, OracleConfig()).eval()
     told = effects(dataclasses.replace(twin, model=model), PENDULUM)
-    assert max(told["effect_error"]) < 1e-3
+    assert max(told.effect_error) < 1e-3
 
 
 def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
@@ -92,7 +92,7 @@ def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
 @pytest.mark.parametrize("real_id", ["CartPole-v1", "Hopper-v5", "Ant-v5"])
 def test_an_environment_is_put_back_exactly_and_often_with_its_wrappers(real_id: str) -> None:
     real = EnvConfig(real_id, wrappers=("counting:Remembering",))
-    assert effects(still_twin(spec_of(real)), real, states=2)["reason"] is None
+    assert effects(still_twin(spec_of(real)), real, states=2).reason is None
     env = make_real(real, purpose="spot_check", ledger=StepLedger())
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -114,8 +114,8 @@ def test_an_environment_is_put_back_exactly_and_often_with_its_wrappers(real_id:
 def test_what_cannot_be_put_back_is_not_measured(wrapper: str, said: str) -> None:
     real = dataclasses.replace(PENDULUM, wrappers=(f"counting:{wrapper}",))
     told = effects(oracle_twin("Pendulum-v1"), real)
-    assert said in told["reason"]
-    assert [told[name] for name in SCORES] == [None] * len(SCORES)
+    assert said in told.reason
+    assert [getattr(told, name) for name in SCORES] == [None] * len(SCORES)
 
 
 def test_actions_without_an_effect_have_no_score() -> None:
@@ -123,8 +123,8 @@ def test_actions_without_an_effect_have_no_score() -> None:
     real = EnvConfig("counting:Counting-v0", kwargs)
     told = effects(still_twin(spec_of(real)), real)
     # Its actions change the reward and nothing that is seen.
-    assert told["reason"] is None and told["effect_size"] == [None] * 3
-    assert told["pairs"][0] == 36
+    assert told.reason is None and told.effect_size == [None] * 3
+    assert told.pairs[0] == 36
 
 
 def test_impossible_questions_are_refused() -> None:

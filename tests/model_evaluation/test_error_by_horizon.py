@@ -69,20 +69,20 @@ def test_an_exact_twin_has_no_error_at_any_horizon(real_id: str) -> None:
     made = real_episodes(real_id, 3, steps=120)
     twin = oracle_twin(real_id)
     told = measure_horizons(twin, made, linear=twin.model)
-    seen, longest = told["observation"], max(map(len, made))
-    assert seen["steps"] == measured_steps(longest) == told["reward"]["steps"]
-    assert seen["names"] == [f"observation[{i}]" for i in range(made[0].observations.shape[1])]
-    assert np.shape(seen["error"]) == (len(seen["names"]), len(seen["steps"]))
-    assert np.max(seen["error"]) < 1e-3 and seen["linear"] == seen["error"]
-    assert np.max(told["reward"]["one_step"]) < 1e-3 and np.max(told["reward"]["return"]) < 0.05
-    assert np.min(np.array(seen["hold_last"])[:, 3]) > 0.1
-    assert told["trusted_horizon"] == longest
-    assert seen["rows"][0] > seen["rows"][-1] >= 1
+    seen, longest = told.observation, max(map(len, made))
+    assert seen.steps == measured_steps(longest) == told.reward.steps
+    assert seen.names == [f"observation[{i}]" for i in range(made[0].observations.shape[1])]
+    assert np.shape(seen.error) == (len(seen.names), len(seen.steps))
+    assert np.max(seen.error) < 1e-3 and seen.linear == seen.error
+    assert np.max(told.reward.one_step) < 1e-3 and np.max(told.reward.return_so_far) < 0.05
+    assert np.min(np.array(seen.hold_last)[:, 3]) > 0.1
+    assert told.trusted_horizon == longest
+    assert seen.windows[0] > seen.windows[-1] >= 1
 
 
 def test_a_biased_dimension_shows_in_that_dimension_only(episodes: list[Episode]) -> None:
-    seen = measure_horizons(planted(drift=0.01), episodes)["observation"]
-    error = np.array(seen["error"])
+    seen = measure_horizons(planted(drift=0.01), episodes).observation
+    error = np.array(seen.error)
     assert error[1:].max() < 1e-4
     assert (np.diff(error[0]) > 0).all()
     assert error[0, 1] == pytest.approx(2 * error[0, 0], rel=0.02)
@@ -91,23 +91,23 @@ def test_a_biased_dimension_shows_in_that_dimension_only(episodes: list[Episode]
 def test_hold_last_and_rows_equal_their_hand_computation(episodes: list[Episode]) -> None:
     few = episodes[:4]
     assert sum(map(len, few)) < 256  # below that every step begins a window
-    seen = measure_horizons(oracle_twin("CartPole-v1"), few)["observation"]
+    seen = measure_horizons(oracle_twin("CartPole-v1"), few).observation
     deviation = np.concatenate([episode.observations for episode in few]).std(0, ddof=1)
-    for number, ahead in enumerate(seen["steps"]):
+    for number, ahead in enumerate(seen.steps):
         moved = np.concatenate(
             [each.observations[ahead:] - each.observations[:-ahead] for each in few]
         )
-        assert seen["rows"][number] == len(moved)
+        assert seen.windows[number] == len(moved)
         expected = np.sqrt((moved**2).mean(0)) / deviation
-        np.testing.assert_allclose(np.array(seen["hold_last"])[:, number], expected, rtol=1e-3)
+        np.testing.assert_allclose(np.array(seen.hold_last)[:, number], expected, rtol=1e-3)
 
 
 def test_a_wrong_reward_adds_up_to_a_wrong_return(episodes: list[Episode]) -> None:
-    told = measure_horizons(planted(mean=0.25), episodes)["reward"]
-    assert told["one_step"] == [0.25] * len(told["steps"])
-    assert told["return"] == [0.25 * steps for steps in told["steps"]]
+    told = measure_horizons(planted(mean=0.25), episodes).reward
+    assert told.one_step == [0.25] * len(told.steps)
+    assert told.return_so_far == [0.25 * steps for steps in told.steps]
     # Being alive always pays the same here.
-    assert told["return_spread"] == [0.0] * len(told["steps"])
+    assert told.return_spread == [0.0] * len(told.steps)
 
 
 def test_a_known_reward_is_judged_instead_of_the_models(episodes: list[Episode]) -> None:
@@ -123,8 +123,8 @@ def test_a_known_reward_is_judged_instead_of_the_models(episodes: list[Episode])
         for each in episodes
     ]
     twin = dataclasses.replace(planted(mean=5.0), reward_fn=place)
-    told = measure_horizons(twin, exact)["reward"]
-    assert np.max(told["one_step"]) < 1e-2 and min(told["return_spread"][:4]) > 1.0
+    told = measure_horizons(twin, exact).reward
+    assert np.max(told.one_step) < 1e-2 and min(told.return_spread[:4]) > 1.0
 
 
 def test_a_known_end_leaves_no_scores(episodes: list[Episode]) -> None:
@@ -136,9 +136,9 @@ def test_a_known_end_leaves_no_scores(episodes: list[Episode]) -> None:
         measure_horizons(each, episodes)
         for each in (twin, dataclasses.replace(twin, termination_fn=never))
     )
-    assert exact["termination"]["precision"] == exact["termination"]["recall"] == 1.0
-    assert exact["survival"]["learned"] == exact["survival"]["real"]
-    assert known["termination"] is None and known["survival"]["learned"][-1] == 1.0
+    assert exact.termination.precision == exact.termination.recall == 1.0
+    assert exact.survival.learned == exact.survival.real
+    assert known.termination is None and known.survival.learned[-1] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_an_uncertainty_that_is_the_error_ranks_it(
     says: Any, rank: float, chance: float, episodes: list[Episode]
 ) -> None:
     told = measure_horizons(planted(drift=0.01, says=says), episodes)
-    ranking, rows = told["uncertainty"], told["observation"]["rows"]
-    assert ranking["running"] == "mean" and ranking["steps"] == told["observation"]["steps"]
+    ranking, rows = told.uncertainty, told.observation.windows
+    assert ranking.steps == told.observation.steps
     enough = [number >= 20 for number in rows]
     assert any(enough) and not all(enough)
-    assert ranking["spearman"] == [rank if each else None for each in enough]
-    assert ranking["auroc"] == [chance if each else None for each in enough]
+    assert ranking.spearman == [rank if each else None for each in enough]
+    assert ranking.auroc == [chance if each else None for each in enough]
 
 
 def test_a_model_without_uncertainty_has_no_ranking(episodes: list[Episode]) -> None:
@@ -167,12 +167,12 @@ def test_a_model_without_uncertainty_has_no_ranking(episodes: list[Episode]) -> 
         def step(self, state: State, action: Tensor, **options: Any) -> tuple[State, Prediction]:
             return super().step(state, action, rng=options["rng"])
 
-    assert measure_horizons(planted(Silent), episodes)["uncertainty"] is None
+    assert measure_horizons(planted(Silent), episodes).uncertainty is None
 
 
 def test_trust_ends_where_the_error_is_first_too_large(episodes: list[Episode]) -> None:
     reached = [
-        measure_horizons(planted(drift=drift), episodes)["trusted_horizon"]
+        measure_horizons(planted(drift=drift), episodes).trusted_horizon
         for drift in (0.3, 0.02, 0.0001)
     ]
     assert reached[0] < reached[1] < reached[2] == max(map(len, episodes))
@@ -208,8 +208,8 @@ def test_a_model_in_which_nothing_moves_is_not_trusted(episodes: list[Episode]) 
             return state, super().step(state, action, **options)[1]
 
     told = measure_horizons(planted(Frozen), episodes)
-    assert told["trusted_horizon"] == 0
-    assert told["observation"]["error"] == told["observation"]["hold_last"]
+    assert told.trusted_horizon == 0
+    assert told.observation.error == told.observation.hold_last
 
 
 def test_a_model_that_leaves_the_numbers_gives_strict_json(episodes: list[Episode]) -> None:
@@ -218,10 +218,10 @@ def test_a_model_that_leaves_the_numbers_gives_strict_json(episodes: list[Episod
             return {"observation": state["physics"] * math.inf}
 
     told = measure_horizons(planted(Wild), episodes)
-    json.dumps(told, allow_nan=False)
-    assert told["trusted_horizon"] == 0
-    assert told["observation"]["error"][0] == [None] * len(told["observation"]["steps"])
-    assert told["uncertainty"]["auroc"][0] is None
+    json.dumps(told.to_json(), allow_nan=False)
+    assert told.trusted_horizon == 0
+    assert told.observation.error[0] == [None] * len(told.observation.steps)
+    assert told.uncertainty.auroc[0] is None
 
 
 def test_an_images_pixels_count_as_one_dimension() -> None:
@@ -234,13 +234,13 @@ def test_an_images_pixels_count_as_one_dimension() -> None:
     }
     episode = Episode(parts, rng.integers(0, 3, 30), np.zeros(30), True, False)
     told = measure_horizons(still_twin(spec), [episode])
-    seen = told["observation"]
-    assert sorted(seen["names"]) == [
+    seen = told.observation
+    assert sorted(seen.names) == [
         *(f"{key}[{i}]" for key in ("box", "mode") for i in range(3)),
         "pixels",
     ]
-    assert seen["error"] == seen["hold_last"] and len(seen["error"]) == len(seen["names"])
-    assert told["survival"]["learned"] == [1.0] * len(told["survival"]["steps"])
+    assert seen.error == seen.hold_last and len(seen.error) == len(seen.names)
+    assert told.survival.learned == [1.0] * len(told.survival.steps)
 
 
 def test_curves_are_told_at_few_steps() -> None:

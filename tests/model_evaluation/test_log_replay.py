@@ -41,27 +41,27 @@ def logs(store: EpisodeStore) -> list[Episode]:
 
 def test_an_exact_twin_follows_the_logs_exactly(logs: list[Episode]) -> None:
     found = replay_logs(oracle_twin("CartPole-v1"), logs)
-    assert found["episodes"] == len(logs) and found["steps"] == 700
-    assert found["return_error"]["mean"] == found["return_error"]["mean_absolute"] == 0.0
-    ends = found["termination"]
+    assert found.episodes == len(logs) and found.steps == 700
+    assert found.return_error.mean == found.return_error.mean_absolute == 0.0
+    ends = found.termination
     died = [episode.terminated for episode in logs]
-    assert ends["logged_ends"] == sum(died) and not all(died)
-    assert (ends["on_time"], ends["early"], ends["missed"]) == (1.0, 0.0, 0.0)
-    assert (ends["median_absolute_difference"], ends["false_ends"]) == (0.0, 0.0)
-    assert (found["coverage"]["inside"], found["coverage"]["median_width"]) == (1.0, 0.0)
-    for row, episode in zip(found["rows"], logs, strict=True):
-        assert row["learned"] == row["logged"] == len(episode)
-        assert row["ended"] == (len(episode) if episode.terminated else None)
-    json.dumps(found, allow_nan=False)
+    assert ends.logged_ends == sum(died) and not all(died)
+    assert (ends.on_time, ends.early, ends.missed) == (1.0, 0.0, 0.0)
+    assert (ends.median_absolute_difference, ends.false_ends) == (0.0, 0.0)
+    assert (found.coverage.inside, found.coverage.median_width) == (1.0, 0.0)
+    for row, episode in zip(found.rows, logs, strict=True):
+        assert row.learned == row.logged == len(episode)
+        assert row.ended == (len(episode) if episode.terminated else None)
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_an_exact_twin_of_changing_rewards_covers_all_of_them(tmp_path: Path) -> None:
     real = EnvConfig("Pendulum-v1", {"max_episode_steps": 60})
     episodes = collect(CollectConfig(real, tmp_path, 600)).load()
     found = replay_logs(oracle_twin("Pendulum-v1"), episodes)
-    assert found["return_error"]["mean_absolute_relative"] < 1e-3
-    assert found["coverage"]["inside"] == 1.0
-    assert found["termination"]["on_time"] is None and found["termination"]["false_ends"] == 0.0
+    assert found.return_error.mean_absolute_relative < 1e-3
+    assert found.coverage.inside == 1.0
+    assert found.termination.on_time is None and found.termination.false_ends == 0.0
 
 
 def judged_with(logs: list[Episode], **functions: Any) -> dict[str, Any]:
@@ -71,21 +71,21 @@ def judged_with(logs: list[Episode], **functions: Any) -> dict[str, Any]:
 def test_a_wrong_reward_is_seen(logs: list[Episode]) -> None:
     found = judged_with(logs, reward_fn=lambda obs, action, after: np.full(len(obs), 1.5))
     lengths = np.array([len(episode) for episode in logs])
-    assert found["return_error"]["mean"] == pytest.approx(0.5 * lengths.mean())
+    assert found.return_error.mean == pytest.approx(0.5 * lengths.mean())
     relative = 0.5 * lengths.mean() / np.ptp(lengths)
-    assert found["return_error"]["mean_relative"] == pytest.approx(relative)
-    assert found["coverage"]["inside"] == 0.0 and found["termination"]["on_time"] == 1.0
+    assert found.return_error.mean_relative == pytest.approx(relative)
+    assert found.coverage.inside == 0.0 and found.termination.on_time == 1.0
 
 
 def test_ends_that_come_too_early_or_never_are_seen(logs: list[Episode]) -> None:
     early = judged_with(logs, termination_fn=lambda obs, action, after: np.abs(after[:, 2]) > 0.1)
-    ends = early["termination"]
-    assert ends["early"] > 0.9 and ends["missed"] == 0.0
-    assert ends["median_absolute_difference"] >= 1 and early["return_error"]["mean"] < 0
-    assert ends["false_ends"] > 0
+    ends = early.termination
+    assert ends.early > 0.9 and ends.missed == 0.0
+    assert ends.median_absolute_difference >= 1 and early.return_error.mean < 0
+    assert ends.false_ends > 0
     never = judged_with(logs, termination_fn=lambda obs, action, after: np.zeros(len(obs), bool))
-    assert never["termination"]["missed"] == 1.0
-    assert never["termination"]["median_absolute_difference"] is None
+    assert never.termination.missed == 1.0
+    assert never.termination.median_absolute_difference is None
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
@@ -101,9 +101,9 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         seen = np.repeat(first[i : i + 1], 31, axis=0)
         logged.append(Episode(seen, actions[:, i], rewards[:, i], False, True))
     found = replay_logs(twin, logged)
-    low, high = found["coverage"]["inside_ci95"]
+    low, high = found.coverage.inside_ci95
     assert low < 0.9 < high
-    assert 0 < found["coverage"]["median_width_relative"] < 1
+    assert 0 < found.coverage.median_width_relative < 1
 
 
 def test_too_few_rollouts_are_refused(logs: list[Episode]) -> None:
@@ -118,20 +118,20 @@ def test_a_fit_remembers_what_it_was_fitted_to(store: EpisodeStore, tmp_path: Pa
     logs = store.load()
     twin = fit(store.folder, tmp_path / "twin", TINY)
     known = twin.provenance
-    assert len(known["trained_on"]) + len(known["validated_on"]) == len(logs)
+    assert len(known.trained_on) + len(known.validated_on) == len(logs)
     fresh, left_out, warnings = held_out(Twin.load(tmp_path / "twin"), [*logs, logs[0].cut(2, 4)])
-    assert [episode.digest() for episode in fresh] == known["validated_on"]
-    assert left_out == {"pieces": 1, "trained_on": len(known["trained_on"])}
+    assert [episode.digest() for episode in fresh] == known.validated_on
+    assert left_out == {"pieces": 1, "trained_on": len(known.trained_on)}
     assert "selected weights and thresholds" in warnings[0]
     with pytest.raises(TooLittleDataError, match="kept away from `fit`"):
-        held_out(twin, [e for e in logs if e.digest() in known["trained_on"]])
+        held_out(twin, [e for e in logs if e.digest() in known.trained_on])
 
 
 def test_of_few_episodes_all_were_fitted_to(store: EpisodeStore, tmp_path: Path) -> None:
     few = EpisodeStore.create(tmp_path / "few", store.spec)
     few.append(sorted(store.load(), key=len)[-9:])
     twin = fit(few.folder, tmp_path / "twin", TINY)
-    assert twin.provenance["validated_on"] == []
+    assert twin.provenance.validated_on == []
     with pytest.raises(TooLittleDataError, match="fitted to 9"):
         replay_logs(twin, few.load())
 

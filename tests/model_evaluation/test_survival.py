@@ -41,15 +41,15 @@ def shifted(factor: float) -> Twin:
 def test_an_exact_twin_lives_as_long_as_reality(episodes: list[Episode]) -> None:
     curves = survival(oracle_twin("CartPole-v1"), episodes)
     assert curves is not None
-    assert curves["steps"] == [1, 2, 5, 10, 20, 30] and curves["episodes"] == 24
-    assert curves["learned"] == curves["real"]
-    assert curves["real"][0] == 1.0 and curves["real"][-1] < 0.8
+    assert curves.steps == [1, 2, 5, 10, 20, 30] and curves.episodes == 24
+    assert curves.learned == curves.real
+    assert curves.real[0] == 1.0 and curves.real[-1] < 0.8
 
 
 def gap(curves: JSON | None) -> float:
     """Largest difference, learned less real, with its sign."""
     assert curves is not None
-    apart = np.array(curves["learned"]) - np.array(curves["real"])
+    apart = np.array(curves.learned) - np.array(curves.real)
     return float(apart[np.abs(apart).argmax()])
 
 
@@ -61,7 +61,7 @@ def test_a_twin_that_ends_a_little_late_is_told_from_one_that_never_does(
     episodes: list[Episode],
 ) -> None:
     late, never = survival(shifted(1.4), episodes), survival(shifted(1e9), episodes)
-    assert never is not None and never["learned"] == [1.0] * len(never["steps"])
+    assert never is not None and never.learned == [1.0] * len(never.steps)
     assert 0.0 < gap(late) < 0.5 < gap(never)
 
 
@@ -80,9 +80,9 @@ def test_an_episode_that_was_cut_counts_as_alive_until_then() -> None:
     cut = [piece(3, terminated=True), piece(4, terminated=False), piece(5, terminated=True)]
     curves = survival(oracle_twin("CartPole-v1"), [*cut, piece(9, terminated=False)])
     assert curves is not None
-    assert curves["steps"] == [1, 2, 5, 9]
+    assert curves.steps == [1, 2, 5, 9]
     # One of four after 3 steps; one of the two that are still in sight after 5.
-    assert curves["real"] == [1.0, 1.0, 0.375, 0.375]
+    assert curves.real == [1.0, 1.0, 0.375, 0.375]
 
 
 def test_without_an_end_there_is_no_curve() -> None:
@@ -98,4 +98,4 @@ def test_a_known_end_is_the_one_that_counts(episodes: list[Episode]) -> None:
 
     twin = dataclasses.replace(oracle_twin("CartPole-v1"), termination_fn=never)
     curves = survival(twin, episodes)
-    assert curves is not None and curves["learned"][-1] == 1.0
+    assert curves is not None and curves.learned[-1] == 1.0

@@ -150,7 +150,7 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
     actor.reset(one, [0])
     action = actor.act(one_row(start), one)[0]
     assert real.action_space.contains(action)
-    judged = {row["policy"]: row["real_mean"] for row in built.comparison["rows"]}
+    judged = {row.policy: row.real_mean for row in built.comparison.rows}
     assert set(judged) == {"random", "ppo_twin", "ppo_real_same_steps"}
 
 
@@ -169,11 +169,11 @@ def test_a_build_measures_and_shows_what_is_drawn(tmp_path: Path) -> None:
         )
     )
     twin = Twin.load(built.twin_folder)
-    seen = twin.fidelity["horizons"]["observation"]
-    assert sorted(seen["names"]) == ["here[0]", "here[1]", "picture", "turn[0]"]
+    seen = twin.fidelity.horizons.observation
+    assert sorted(seen.names) == ["here[0]", "here[1]", "picture", "turn[0]"]
     # Least squares would need a number for each pair of pixels: there "nothing moves" stands alone.
-    assert seen["linear"] is None
-    assert len(seen["hold_last"]) == len(seen["error"]) == 4
+    assert seen.linear is None
+    assert len(seen.hold_last) == len(seen.error) == 4
     card = (built.twin_folder / "card.md").read_text(encoding="utf-8")
     assert "last observation held" in card and "linear model" not in card
     assert "Frames" in built.page.read_text(encoding="utf-8")

@@ -20,6 +20,8 @@ from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.compare import compare
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
+from world_env.results import Comparison, PolicyComparison
+from world_env.results.provenance import Facts
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import first_observations, run_real
@@ -77,16 +79,16 @@ def test_a_comparison_holds_both_sides_of_every_policy() -> None:
         seed=500,
         real_steps={"ppo": 7},
     )
-    assert table["env_id"] == "CartPole-v1"
-    assert table["episodes"] == 50 and table["seeds"] == [500, 549]
-    assert [row["policy"] for row in table["rows"]] == ["random", "ppo"]
-    assert [row["real_steps"] for row in table["rows"]] == [None, 7]
+    assert table.env_id == "CartPole-v1"
+    assert table.episodes == 50 and table.seeds == (500, 549)
+    assert [row.policy for row in table.rows] == ["random", "ppo"]
+    assert [row.real_steps for row in table.rows] == [None, 7]
     assert set(ledger.by_purpose) == {"judge"} and ledger.total() == 0
-    for row in table["rows"]:
-        assert row["real_ci95"][0] <= row["real_mean"] <= row["real_ci95"][1]
-        assert row["return_gap"] == row["learned_mean"] - row["real_mean"]
-        assert row["past_threshold_share"] is None
-    assert table["rows"][1]["return_gap"] == 0.0
+    for row in table.rows:
+        assert row.real_ci95[0] <= row.real_mean <= row.real_ci95[1]
+        assert row.return_gap == row.learned_mean - row.real_mean
+        assert row.past_threshold_share is None
+    assert table.rows[1].return_gap == 0.0
 
 
 def test_the_share_of_steps_past_the_threshold_is_reported() -> None:
@@ -209,9 +211,9 @@ def test_models_folders_and_names_are_taken_as_they_are(tmp_path: Path) -> None:
     model.save(tmp_path / "model.zip")
     given = {"model": model, "folder": folder, "text": str(folder), "zip": tmp_path / "model.zip"}
     found = compare("cartpole", given, episodes=5)
-    first, *others = found["rows"]
-    assert all(row | {"policy": "model"} == first for row in others)
-    assert found["env_id"] == "CartPole-v1" and found["real_steps_by_purpose"]["judge"] > 0
+    first, *others = found.rows
+    assert all(row.replace(policy="model") == first for row in others)
+    assert found.env_id == "CartPole-v1" and found.real_steps_by_purpose["judge"] > 0
 
 
 @pytest.mark.parametrize(
@@ -229,3 +231,28 @@ def test_what_is_no_policy_of_the_twin_costs_no_real_step(
     with pytest.raises(error, match=words):
         compare("cartpole", policies(), ledger=ledger, episodes=50)
     assert ledger.total(exclude=()) == 0
+
+
+def test_a_comparison_prints_as_a_table_of_at_most_100_columns() -> None:
+    long = PolicyComparison(
+        policy="runs/some/where/far/away/policy", real_mean=-1165.84, real_ci95=(-1218.5, -1112.3),
+        learned_mean=-1173.6, learned_ci95=(-1223.3, -1123.5), past_threshold_share=0.123, episodes=100,
+    )  # fmt: skip
+    plain = PolicyComparison(policy="random", real_mean=22.1, real_ci95=(20.3, 24.0), episodes=100)
+    table = Comparison(env_id="Some/World-v3", episodes=100, rows=[long, plain])
+    head, first, second, note = str(table).splitlines()
+    assert head.split("  ")[0] == "policy" and "learned return [95 %]" in head
+    assert first.startswith("…e/where/far/away/policy  -1,166 [-1,218, -1,112]  -1,174 [")
+    assert first.endswith(" -7.76  12.3 %")
+    assert second.split() == ["random", "22.1", "[20.3,", "24]", "–", "–", "–"]  # noqa: RUF001
+    assert "100 episodes" in note and len({len(line) for line in (head, first, second)}) == 1
+    assert max(map(len, str(table).splitlines())) <= 100
+
+
+def test_a_comparison_is_read_back() -> None:
+    row = PolicyComparison(policy="p", real_mean=1.0, real_ci95=(0.0, 2.0), episodes=50)
+    table = Comparison(env_id="X-v0", episodes=50, rows=[row], provenance=Facts(commit="0a"))
+    assert Comparison.from_json(table.to_json(), where="here") == table
+    broken = table.to_json() | {"episodes": "many"}
+    with pytest.raises(InvalidOptionError, match=r"here: Expected `int`, got `str` - at `\$.epis"):
+        Comparison.from_json(broken, where="here")

@@ -77,25 +77,23 @@ def test_regret_is_what_the_twins_favourites_lack() -> None:
 
 def test_an_exact_twin_agrees_and_a_constant_error_is_bias() -> None:
     exact = statistics(policies(MEANS, MEANS, noise=5.0))
-    assert exact["pearson"] == pytest.approx(1.0)
-    assert exact["pearson_ci95"] == pytest.approx([1.0, 1.0])
-    assert (exact["mmrv"], exact["bias"], exact["mae"], exact["regret1"]) == (0.0, 0.0, 0.0, 0.0)
-    assert (exact["policies"], exact["runs"]) == (24, 8)
+    assert exact.pearson == pytest.approx(1.0)
+    assert exact.pearson_ci95 == pytest.approx([1.0, 1.0])
+    assert (exact.mmrv, exact.bias, exact.mae, exact.regret1) == (0.0, 0.0, 0.0, 0.0)
+    assert (exact.policies, exact.runs) == (24, 8)
     shifted = statistics(policies(MEANS, MEANS + 7.0))
-    assert shifted["pearson"] == pytest.approx(1.0)
-    assert (shifted["bias"], shifted["mae"]) == pytest.approx((7.0, 7.0))
-    assert shifted["bias_fraction"] == pytest.approx(0.07)
-    assert statistics(policies(MEANS, MEANS + 7.0), span=700.0)["bias_fraction"] == pytest.approx(
-        0.01
-    )
+    assert shifted.pearson == pytest.approx(1.0)
+    assert (shifted.bias, shifted.mae) == pytest.approx((7.0, 7.0))
+    assert shifted.bias_fraction == pytest.approx(0.07)
+    assert statistics(policies(MEANS, MEANS + 7.0), span=700.0).bias_fraction == pytest.approx(0.01)
 
 
 def test_the_upper_half_sees_what_the_whole_hides() -> None:
     learned = MEANS.copy()
     learned[12:] = learned[12:][::-1]
     found = statistics(policies(MEANS, learned), intervals=False)
-    assert found["spearman"] > 0.7
-    assert found["spearman_upper_half"] == pytest.approx(-1.0)
+    assert found.spearman > 0.7
+    assert found.spearman_upper_half == pytest.approx(-1.0)
 
 
 def test_the_ceiling_falls_with_the_noise_of_reality() -> None:

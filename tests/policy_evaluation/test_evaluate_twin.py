@@ -46,24 +46,24 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
 @pytest.fixture(scope="module")
 def exact(pool: Pool) -> Twin:
     twin = oracle_twin("CartPole-v1", horizon=LIMIT)
-    return with_agreement(twin, agreement(evaluate_twin(twin, pool), pool))
+    return with_agreement(twin, *agreement(evaluate_twin(twin, pool), pool))
 
 
 def test_an_exact_twin_agrees(exact: Twin, pool: Pool) -> None:
-    found = exact.fidelity["agreement"]
-    stats = found["evaluation"]
-    assert stats["pearson"] > 0.999
-    assert stats["pearson_ci95"][0] > 0.99
-    assert abs(stats["bias_fraction"]) < 0.01
-    assert stats["mmrv_fraction"] < 0.01
-    assert stats["supported_share"] == 1.0
-    assert found["optimisation"] is None
-    assert found["pool"]["runs"] == 6
-    assert found["pool"]["range"] == [
+    found = exact.fidelity.agreement
+    stats = found.evaluation
+    assert stats.pearson > 0.999
+    assert stats.pearson_ci95[0] > 0.99
+    assert abs(stats.bias_fraction) < 0.01
+    assert stats.mmrv_fraction < 0.01
+    assert stats.supported_share == 1.0
+    assert found.optimisation is None
+    assert found.pool.runs == 6
+    assert found.pool.range == (
         min(part.mean for part in pool.returns),
         max(part.mean for part in pool.returns),
-    ]
-    assert [point["policy"] for point in found["points"]] == [m.name for m in pool.members]
+    )
+    assert [point.policy for point in found.points] == [m.name for m in pool.members]
 
 
 def test_a_twin_that_pays_too_much_is_found_out(pool: Pool) -> None:
@@ -71,18 +71,20 @@ def test_a_twin_that_pays_too_much_is_found_out(pool: Pool) -> None:
         oracle_twin("CartPole-v1", horizon=LIMIT),
         reward_fn=lambda obs, action, arrived: np.full(len(action), 1.5, np.float32),
     )
-    stats = agreement(evaluate_twin(twin, pool), pool)["agreement"]["evaluation"]
-    assert stats["bias_fraction"] > 0.1
-    assert stats["pearson"] > 0.99  # a correlation does not see it
+    stats = agreement(evaluate_twin(twin, pool), pool)[0].evaluation
+    assert stats.bias_fraction > 0.1
+    assert stats.pearson > 0.99  # a correlation does not see it
 
 
 def test_the_promise_is_stored_and_survives_saving(exact: Twin, pool: Pool, tmp_path: Path) -> None:
-    assert exact.fidelity["return_prediction"]["calibrated_on"] == {"policies": 12, "runs": 6}
+    calibration = exact.fidelity.return_prediction
+    assert (calibration.calibrated_on.policies, calibration.calibrated_on.runs) == (12, 6)
     loaded = Twin.load(exact.save(tmp_path / "twin"))
+    assert loaded.fidelity == exact.fidelity
     actor = pool.policy(pool.members[10], loaded.spec)
     mean, low, high = predict_return(actor, loaded, episodes=EPISODES)
     assert low <= mean <= high
-    assert high - low == pytest.approx(2.0 * exact.fidelity["return_prediction"]["half_width"])
+    assert high - low == pytest.approx(2.0 * calibration.half_width)
 
 
 def test_policies_trained_in_the_twin_are_kept_apart(pool: Pool) -> None:
@@ -91,11 +93,11 @@ def test_policies_trained_in_the_twin_are_kept_apart(pool: Pool) -> None:
         TrainedPolicy(f"t{i}", "t", pool.policy(pool.members[0], twin.spec), pool.returns[0])
         for i in range(3)
     ]
-    found = agreement(evaluate_twin(twin, pool, trained), pool)["agreement"]
-    assert found["evaluation"]["policies"] == 12
-    assert found["optimisation"]["policies"] == 3
-    assert found["optimisation"]["pearson"] is None  # all the same policy
-    assert {point["kind"] for point in found["points"]} == {"evaluation", "optimisation"}
+    found = agreement(evaluate_twin(twin, pool, trained), pool)[0]
+    assert found.evaluation.policies == 12
+    assert found.optimisation.policies == 3
+    assert found.optimisation.pearson is None  # all the same policy
+    assert {point.kind for point in found.points} == {"evaluation", "optimisation"}
 
 
 def test_other_worlds_and_other_seeds_are_refused(pool: Pool) -> None:

@@ -19,6 +19,8 @@ from world_env.policy_evaluation.return_prediction import (
     own_starts,
     predict_return,
 )
+from world_env.results import Fidelity
+from world_env.results.fidelity import PolicyCount
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -42,10 +44,10 @@ def judged(
 def test_the_interval_is_the_conformal_one() -> None:
     calibration = calibrate(judged(np.arange(-10.0, 11.0)))
     assert calibration is not None
-    assert calibration["bias"] == 0.0
+    assert calibration.bias == 0.0
     # Rank ceil(22 * .9) = 20 of 21: |errors| sorted are 0, 1, 1, 2, 2, ...; the 20th is 10.
-    assert calibration["half_width"] == 10.0
-    assert calibration["calibrated_on"] == {"policies": 21, "runs": 10}
+    assert calibration.half_width == 10.0
+    assert calibration.calibrated_on == PolicyCount(policies=21, runs=10)
     mean, low, high = interval(calibration, 50.0, 0.0)
     assert (mean, low, high) == (50.0, 40.0, 60.0)
 
@@ -71,7 +73,7 @@ def test_a_policy_that_leaves_the_data_gets_no_interval() -> None:
     far = judged(np.linspace(-300, 300, 10), past=0.5)
     calibration = calibrate(near + far)
     assert calibration is not None
-    assert calibration["half_width"] < 2.0
+    assert calibration.half_width < 2.0
     promise = interval(calibration, 100.0, 0.5)
     assert math.isinf(promise.low)
     assert math.isinf(promise.high)
@@ -90,7 +92,7 @@ def test_errors_that_grow_beyond_the_data_are_corrected() -> None:
     far = [dataclasses.replace(policy, run=f"r{i}") for i, policy in enumerate(far)]
     calibration = calibrate(far)
     assert calibration is not None
-    assert calibration["bias_per_share"] == pytest.approx(200.0, abs=10.0)
+    assert calibration.bias_per_share == pytest.approx(200.0, abs=10.0)
     mean, low, high = interval(calibration, 180.0, 0.4)
     assert mean == pytest.approx(100.0, abs=3.0)
     assert high - low < 8.0
@@ -120,7 +122,7 @@ def test_an_uncalibrated_twin_says_what_to_do() -> None:
 def test_predict_return_unpacks_and_begins_from_every_start_alike(tmp_path: Path) -> None:
     twin = oracle_twin("CartPole-v1")
     calibration = calibrate(judged(np.linspace(-5.0, 5.0, 20), past=None))
-    twin = dataclasses.replace(twin, fidelity={"return_prediction": calibration})
+    twin = dataclasses.replace(twin, fidelity=Fidelity(return_prediction=calibration))
     mean, low, high = predict_return(
         lambda observation, rows: np.zeros(len(rows), int), twin, episodes=64
     )

@@ -12,6 +12,7 @@ from world_env.refinement.policy_selection import (
     last_twin_error,
     returns_of,
 )
+from world_env.results.round_log import RealEvaluation
 from world_env.rollouts.learned import run_learned
 
 
@@ -37,8 +38,8 @@ def test_what_is_unknown_counts_as_the_rule_says() -> None:
     assert run_learned(scripted, twin, first, on_uncertain="pessimistic").mean == 30.0
 
 
-def check(policy: str, promise: float, *returns: float) -> dict:
-    return {"policy": policy, "predicted_return": promise, "returns": list(returns)}
+def check(policy: str, promise: float, *returns: float) -> RealEvaluation:
+    return RealEvaluation(round=0, policy=policy, predicted_return=promise, returns=list(returns))
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,8 @@ def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
     second = EpisodeStore(out / "round-1" / "data")
     assert second.provenance["exploration"] == f"policy:{rounds[0].policy_folder}"
     provenance = rounds[1].twin.provenance
-    assert provenance["steps"] == provenance["real_steps"] == STEPS
-    assert provenance["exploration"] == "random, then the previous round's policy"
+    assert provenance.steps == provenance.real_steps == STEPS
+    assert provenance.exploration == "random, then the previous round's policy"
     assert str(out) not in str(provenance)
 
 
@@ -141,7 +141,7 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
     assert f"policy:{curious}" in store.provenance["exploration"]
-    assert rounds[-1].twin.provenance["exploration"] == f"random, then {config.later_exploration}"
+    assert rounds[-1].twin.provenance.exploration == f"random, then {config.later_exploration}"
     # The last round's data is never collected with, and who does not collect is not trained.
     assert not rounds[-1].twin_folder.with_name("policy-curious").exists()
     assert not curious.with_name("policy-unused").exists()
@@ -208,8 +208,8 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
     assert [part.real_steps for part in rounds] == [133, 267, 401]
     assert ledger.by_purpose == {"collect": 267, "spot_check": 134}
     fits = [part.twin.provenance for part in rounds]
-    assert [fit["fit"]["updates"] for fit in fits] == [20, 10, 10]
-    assert [fit.get("warm_start") for fit in fits] == [
+    assert [fit.recorded("fit", "updates") for fit in fits] == [20, 10, 10]
+    assert [fit.warm_start for fit in fits] == [
         None,
         *(part.twin.fingerprint() for part in rounds[:2]),
     ]
@@ -237,7 +237,8 @@ def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
     path.write_text(json.dumps(log))
     ledger = StepLedger()
     with pytest.raises(
-        StageError, match=r"round-0 holds a round of an older version.*another folder"
+        StageError,
+        match=r"round-0/round.json: .*missing required field `contender`.*another folder",
     ):
         refine(tiny(tmp_path / "run"), ledger=ledger)
     assert ledger.total() == 0
@@ -283,8 +284,8 @@ def test_a_run_killed_in_a_restart_takes_it_up_again(tmp_path: Path) -> None:
         refine(tiny(tmp_path / "killed", **again), ledger=StepLedger(), report=killed)
     rounds = refine(tiny(tmp_path / "killed", **again), ledger=StepLedger())
     assert_same(whole[:1], rounds[:1])
-    assert rounds[1].log["discounted"].keys() == {"policy", "policy-restart"}
-    assert rounds[1].log["learned_steps"] == whole[1].log["learned_steps"] == 256 + 256 + 512
+    assert rounds[1].log.discounted.keys() == {"policy", "policy-restart"}
+    assert rounds[1].log.learned_steps == whole[1].log.learned_steps == 256 + 256 + 512
 
 
 def test_a_run_with_other_settings_is_not_mixed_in(

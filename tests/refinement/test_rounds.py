@@ -19,6 +19,7 @@ from world_env.refinement.config import RefineConfig
 from world_env.refinement.policy_selection import spot_check
 from world_env.refinement.refine import refine
 from world_env.refinement.rounds import episodes_of_rounds, selected_policy
+from world_env.results.round_log import RealEvaluation, RoundLog
 from world_env.rl.learn import LearnConfig, learn
 from world_env.spec import EnvConfig
 
@@ -71,7 +72,7 @@ def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
     first, last = tmp_path / "round-0" / "policy", tmp_path / "round-2" / "policy"
     # The third is thought worse than the first, but by less than such thoughts scatter.
     assert [part.policy_folder for part in rounds] == [first, first, last]
-    assert [part.log["estimates"] for part in rounds] == [
+    assert [part.log.estimates for part in rounds] == [
         {},
         {"round-0/policy": 9.0, "round-1/policy": 5.0},
         {"round-0/policy": 9.0, "round-1/policy": 5.0, "round-2/policy": 8.5},
@@ -92,25 +93,25 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
     Thought(monkeypatch, [50.0, 900.0, 50.0, 50.0, 100.0])
     rounds = refine(config(tmp_path, steps=3_000), ledger=StepLedger())
     names = [f"round-{number}/policy" for number in range(3)]
-    assert [part.log["contender"] for part in rounds] == names
+    assert [part.log.contender for part in rounds] == names
     for part, played in zip(rounds[1:], names, strict=False):
         checks = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").provenance
         assert checks["exploration"] == f"greedy:{tmp_path / played}"
         assert checks["purpose"] == "spot_check"
-        assert part.log["reality"]["policy"] == played
-    assert rounds[1].log["expected"] == 900.0
+        assert part.log.reality.policy == played
+    assert rounds[1].log.expected == 900.0
     # 900 was learned_return of the second and a few dozen came: now that is how far the third is believed.
-    assert rounds[2].log["reality"]["predicted_return"] == 900.0
-    assert rounds[2].log["chosen"] in names[:2]
-    promise, chosen = rounds[2].log["predicted_return"], rounds[2].log["chosen"]
+    assert rounds[2].log.reality.predicted_return == 900.0
+    assert rounds[2].log.chosen in names[:2]
+    promise, chosen = rounds[2].log.predicted_return, rounds[2].log.chosen
     returns = [
         value
         for part in rounds[1:]
-        if (seen := part.log["reality"])["policy"] == chosen
-        for value in seen["returns"]
+        if (seen := part.log.reality).policy == chosen
+        for value in seen.returns
     ]
-    miss = 900.0 - np.mean(rounds[2].log["reality"]["returns"])
-    assert promise["high"] - promise["mean"] == pytest.approx(miss / np.sqrt(1 + len(returns)))
+    miss = 900.0 - np.mean(rounds[2].log.reality.returns)
+    assert promise.high - promise.mean == pytest.approx(miss / np.sqrt(1 + len(returns)))
 
 
 def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) 
     assert ledger.total() == 0
     one = dataclasses.replace(several, rounds=1, steps=200, warm_start=False)
     (done,) = refine(one, ledger=ledger)
-    assert done.log["predicted_return"] is None
+    assert done.log.predicted_return is None
     assert done.policy_folder == tmp_path / "round-0" / "policy"
 
 
@@ -177,8 +178,8 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
     assert [part.policy_folder for part in rounds] == [first] * 3
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
     assert data["exploration"] == f"policy:{second}"
-    assert rounds[1].log["discounted"] == {"policy": 5.0, "policy-restart": thought}
-    assert (rounds[1].log["goes_on"], rounds[0].log["discounted"]) == (goes_on, {})
+    assert rounds[1].log.discounted == {"policy": 5.0, "policy-restart": thought}
+    assert (rounds[1].log.goes_on, rounds[0].log.discounted) == (goes_on, {})
 
 
 def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
         del log["goes_on"], log["discounted"], log["settings"]["restart_every"]
         path.write_text(json.dumps(log))
     rounds = refine(asked, ledger=StepLedger())
-    assert rounds[-1].log["estimates"] == wanted.log["estimates"]
+    assert rounds[-1].log.estimates == wanted.log.estimates
     assert rounds[-1].learned_steps == wanted.learned_steps
 
 
@@ -234,26 +235,25 @@ def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_p
     ledger = StepLedger()
     rounds = refine(config(tmp_path, steps=3_000), ledger=ledger)
     assert ledger.by_purpose == {"collect": 2_000, "spot_check": 1_000}
-    assert [part.twin.provenance["steps"] for part in rounds] == [1_000, 2_000, 3_000]
+    assert [part.twin.provenance.steps for part in rounds] == [1_000, 2_000, 3_000]
     assert sum(map(len, episodes_of_rounds(tmp_path, 1))) == 2_000
-    assert rounds[0].log["reality"] is None
+    assert rounds[0].log.reality is None
     for before, part in itertools.pairwise(rounds):
-        reality = part.log["reality"]
-        assert reality["round"] == before.number
-        assert (reality["policy"], reality["predicted_return"]) == (
-            before.log["contender"],
-            before.log["expected"],
+        reality = part.log.reality
+        assert reality.round == before.number
+        assert (reality.policy, reality.predicted_return) == (
+            before.log.contender,
+            before.log.expected,
         )
         whole = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").load()
         returns = [float(e.rewards.sum()) for e in whole if e.terminated or len(e) == 500]
-        assert reality["returns"] == returns
+        assert reality.returns == returns
     assert (
-        rounds[0].log["predicted_return"]["low"],
-        rounds[0].log["predicted_return"]["high"],
+        rounds[0].log.predicted_return.low,
+        rounds[0].log.predicted_return.high,
     ) == (None, None)
     assert all(
-        part.log["predicted_return"]["low"] <= part.log["predicted_return"]["mean"]
-        for part in rounds[1:]
+        part.log.predicted_return.low <= part.log.predicted_return.mean for part in rounds[1:]
     )
 
 
@@ -276,20 +276,20 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
             truncated=not terminated,
         )
 
-    log = {"contender": "round-1/policy", "expected": 7.0}
+    log = RoundLog(
+        round=3, real_steps=9, learned_steps=9, estimates={}, chosen="round-2/policy", contender="round-1/policy",
+        predicted_return=None, expected=7.0, reality=None, settings={}, seconds={},
+    )  # fmt: skip
     played = [
         episode(4, terminated=True),
         episode(10, terminated=False),
         episode(3, terminated=False),
     ]
-    found = spot_check(played, 10, 3, log)
-    assert found == {
-        "round": 3,
-        "policy": "round-1/policy",
-        "returns": [4.0, 10.0],
-        "predicted_return": 7.0,
-    }
-    assert spot_check(played[2:], 10, 3, log) is None
+    found = spot_check(played, 10, log)
+    assert found == RealEvaluation(
+        round=3, policy="round-1/policy", returns=[4.0, 10.0], predicted_return=7.0
+    )
+    assert spot_check(played[2:], 10, log) is None
 
 
 @pytest.mark.parametrize(

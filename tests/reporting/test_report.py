@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 
 from world_env.errors import StageError
-from world_env.reporting.report import (
-    DASH,
-    curves_from,
-    read_comparison,
-    show,
-    summary,
-    write_report,
-)
+from world_env.reporting.report import read_comparison, summary, write_report
+from world_env.results import Comparison, Fidelity, Provenance
+from world_env.results.error_curves import ErrorCurves
+from world_env.results.fidelity import OpenLoopErrors
+from world_env.results.formatting import DASH, show
+from world_env.spec import EnvConfig
 from world_env.types import JSON
 
-COMPARISON = {
+TREE: JSON = {
     "env_id": "Some/World-v3",
     "episodes": 100,
     "rows": [
@@ -38,23 +36,35 @@ COMPARISON = {
          "past_threshold_share": None},
     ],
     "real_steps_by_purpose": {"collect": 1800, "validate": 200, "judge": 51234},
-    "provenance": {"seeds": [0, 1], "commit": "0123abc", "machine": "a computer",
-                   "command": "make <demo>", "exploration": "random"},
+    "provenance": {"commit": "0123abc", "machine": "a computer", "command": "make <demo>"},
 }  # fmt: skip
+COMPARISON = Comparison.from_json(TREE, where="test")
 HORIZON = list(range(1, 51))
-CURVES = {
-    "horizon": HORIZON,
-    "twin": [0.002 * h for h in HORIZON],
-    "hold_last": [1.2 * (1 - 0.95**h) for h in HORIZON],
-    "linear": [0.01 * 1.12**h for h in HORIZON],
-    "unit": "standard deviations of the data",
-}
-STAGES = [
-    {"stage": "collect", "seconds": 1.31},
-    {"stage": "fit", "seconds": 48.2},
-    {"stage": "learn", "seconds": 71.04},
-    {"name": "compare", "seconds": None},
-]
+CURVES = ErrorCurves(
+    HORIZON,
+    "standard deviations of the data",
+    {
+        "twin": [0.002 * h for h in HORIZON],
+        "hold_last": [1.2 * (1 - 0.95**h) for h in HORIZON],
+        "linear": [0.01 * 1.12**h for h in HORIZON],
+    },
+)
+STAGES = [("collect", 1.31), ("fit", 48.2), ("learn", 71.04), ("all", 121.0)]
+
+
+def one_dimension() -> Fidelity:
+    """Fidelity with the errors of CURVES in its only dimension."""
+    horizons = made_up.fidelity()["horizons"] | {"trusted_horizon": 50}
+    horizons["observation"] |= {"steps": HORIZON, "names": ["x"], "windows": HORIZON}
+    series = {"error": "twin", "hold_last": "hold_last", "linear": "linear"}
+    horizons["observation"] |= {name: [CURVES.series[own]] for name, own in series.items()}
+    return made_up.measured({"horizons": horizons})
+
+
+def rows_where_learned_is_real() -> Comparison:
+    return COMPARISON.replace(
+        rows=[row.replace(learned_ci95=row.real_ci95) for row in COMPARISON.rows]
+    )
 
 
 def frames(n: int = 4) -> list[np.ndarray]:
@@ -79,12 +89,12 @@ class Links(HTMLParser):
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     path = write_report(tmp_path / "new" / "folder", title="A world", comparison=COMPARISON,
-                        curves=CURVES, stages=STAGES, frames=frames())  # fmt: skip
+                        fidelity=one_dimension(), stages=STAGES, frames=frames())  # fmt: skip
     text = path.read_text(encoding="utf-8")
     parser = Links()
     parser.feed(text)
     assert not parser.open
-    assert len(parser.sources) == 2 + 4
+    assert len(parser.sources) == 3 + 4
     assert all(source.startswith("data:image/") for source in parser.sources)
     # What lies inside the data URIs is drawn from nothing else either.
     assert not re.search(r"@import|url\(|<script", text)
@@ -92,7 +102,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 
 def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
-    path = write_report(tmp_path, title="A <b>world</b>", comparison=COMPARISON, curves=CURVES)
+    path = write_report(tmp_path, title="A <b>world</b>", comparison=COMPARISON)
     page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
     assert "<b>" not in page and "make &lt;demo&gt;" in page
     for cell in (
@@ -115,7 +125,7 @@ def test_both_pages_hold_the_same_table(tmp_path: Path) -> None:
 def test_the_markdown_page_holds_the_errors_and_says_where_the_pictures_are(
     tmp_path: Path,
 ) -> None:
-    path = write_report(tmp_path, title="A world", comparison=COMPARISON, curves=CURVES)
+    path = write_report(tmp_path, title="A world", comparison=COMPARISON, fidelity=one_dimension())
     lines = path.with_suffix(".md").read_text("utf-8").splitlines()
     assert "| steps | twin | last observation held | linear model |" in lines
     assert "| 10 | 0.02 | 0.482 | 0.0311 |" in lines
@@ -127,34 +137,19 @@ def test_the_markdown_page_holds_the_errors_and_says_where_the_pictures_are(
     assert any("Plots" in line and "`report.html`" in line for line in lines)
 
 
-def test_a_twin_says_its_own_curve() -> None:
-    curve = {"error": [0.1, 0.2], "hold_last": [0.3, None], "unit": "metres", "horizon": 2}
-    told = {
-        "horizon": [1, 2],
-        "twin": [0.1, 0.2],
-        "hold_last": [0.3, None],
-        "energy": [],
-        "hold_energy": [],
-        "unit": "metres",
-        "drawn": None,
-    }
-    assert curves_from({"open_loop": curve}) == told
-    scores: JSON = {"energy": [0.05, 0.1], "hold_energy": [0.2, None]}
-    last = {"steps": 1, "energy": 0.05, "hold_energy": 0.2}
-    found = curves_from({"open_loop": curve | scores})
-    assert found == told | scores | {"drawn": last}
-    assert curves_from({}) is None
-
-
 def test_draws_are_compared_by_their_energy_score(tmp_path: Path) -> None:
-    curves = {"horizon": [1, 2], "twin": [0.5, 1.2], "hold_last": [0.5, 1.0], "unit": "metres"}
-    more = {"energy": [0.2, 0.6], "hold_energy": [0.3, 0.9]}
-    more |= {"drawn": {"steps": 2, "energy": 0.6, "hold_energy": 0.9}}
+    curve = OpenLoopErrors(unit="metres", error=[0.5, 1.2], hold_last=[0.5, 1.0], windows=9)
+    drawn = curve.replace(energy=[0.2, 0.6], hold_energy=[0.3, 0.9])
     pages = [
-        write_report(tmp_path / name, title="t", comparison=COMPARISON, curves=curves | added)
+        write_report(
+            tmp_path / name,
+            title="t",
+            comparison=COMPARISON,
+            fidelity=Fidelity(open_loop=measured),
+        )
         .with_suffix(".md")
         .read_text("utf-8")
-        for name, added in (("one", {}), ("two", more))
+        for name, measured in (("one", curve), ("two", drawn))
     ]
     text = "Open-loop error after 2 steps: 1.2 metres"
     assert f"{text}, not lower than that of holding the last observation (1)" in pages[0]
@@ -165,9 +160,11 @@ def test_draws_are_compared_by_their_energy_score(tmp_path: Path) -> None:
 
 def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:
     path = tmp_path / "comparison.json"
-    path.write_text(json.dumps(COMPARISON))
+    path.write_text(json.dumps(COMPARISON.to_json()))
     assert read_comparison(path) == COMPARISON
-    for text in ("{", "[]", "{}", '{"rows": [3]}', '{"rows": [{"real_mean": 3}]}'):
+    row = TREE["rows"][0]
+    bad = [TREE | {"rows": [row | {"real_ci95": [1.0]}]}, TREE | {"rows": [row | {"extra": 1}]}]
+    for text in ("{", "[]", "{}", '{"rows": [3]}', *map(json.dumps, bad)):
         path.write_text(text)
         with pytest.raises(StageError, match="is not a comparison"):
             read_comparison(path)
@@ -176,10 +173,11 @@ def test_a_comparison_is_read_back_or_named(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_left_out_or_a_dash(tmp_path: Path) -> None:
-    row = {"policy": "a|b", "real_mean": None, "learned_mean": float("nan")}
-    path = write_report(tmp_path, title="Bare", comparison={"rows": [row]})
+    row = COMPARISON.rows[3].replace(policy="a|b", real_steps=None)
+    path = write_report(tmp_path, title="Bare", comparison=COMPARISON.replace(rows=[row]))
     assert "<img" not in path.read_text("utf-8")
-    assert f"| a\\|b | {DASH} | {DASH} |" in path.with_suffix(".md").read_text("utf-8")
+    markdown = path.with_suffix(".md").read_text("utf-8")
+    assert "| a\\|b | 499.1 [497, 500] |" + f" {DASH} |" * 4 in markdown
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +188,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_whole(folder: Path) -> Path:
     return write_report(
-        folder, title="T", comparison=COMPARISON, curves=CURVES, stages=STAGES, frames=frames(),
-        fidelity=made_up.fidelity(),
+        folder, title="T", comparison=COMPARISON, stages=STAGES, frames=frames(), fidelity=made_up.measured(),
     )  # fmt: skip
 
 
@@ -214,25 +211,25 @@ def test_a_twins_agreement_stands_on_both_pages(whole: Path) -> None:
     ):
         assert text in page and text in markdown, text
     # What was measured by dimension takes the place of the one curve.
-    assert "worst dimension (angular velocity)" in markdown and "200 steps: 0.457" in markdown
+    assert "worst at 200 steps: angular velocity" in markdown and "200 steps: 0.457" in markdown
     assert page.index("Warnings") < page.index("<table") < page.index("Agreement")
     assert markdown.index("## Warnings") < markdown.index("PPO trained in the twin: real return")
     assert markdown.index("## Results") < markdown.index("| policy |")
 
 
 def test_a_page_without_a_twin_has_the_warnings_of_its_comparison_alone(tmp_path: Path) -> None:
-    path = write_report(tmp_path, title="T", comparison=COMPARISON, curves=CURVES)
+    path = write_report(tmp_path, title="T", comparison=COMPARISON)
     text = path.read_text("utf-8") + path.with_suffix(".md").read_text("utf-8")
     assert "No policy pool" not in text and "Agreement" not in text
-    rows = [dict(row, learned_ci95=row["real_ci95"]) for row in COMPARISON["rows"]]
-    path = write_report(tmp_path, title="T", comparison=COMPARISON | {"rows": rows})
+    path = write_report(tmp_path, title="T", comparison=rows_where_learned_is_real())
     text = path.read_text("utf-8") + path.with_suffix(".md").read_text("utf-8")
     assert "Warnings" not in text
 
 
 def test_a_twin_that_was_only_fitted_says_that_no_pool_judged_it(tmp_path: Path) -> None:
-    curve = {"error": [0.1, 0.2], "hold_last": [0.3, 0.4], "unit": "metres"}
-    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity={"open_loop": curve})
+    curve = OpenLoopErrors(unit="metres", error=[0.1, 0.2], hold_last=[0.3, 0.4], windows=9)
+    fidelity = Fidelity(open_loop=curve)
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, fidelity=fidelity)
     markdown = path.with_suffix(".md").read_text("utf-8")
     assert "- No policy pool was evaluated" in markdown
     assert "| 2 | 0.2 | 0.4 |" in markdown and "split, in metres." in markdown
@@ -240,12 +237,12 @@ def test_a_twin_that_was_only_fitted_says_that_no_pool_judged_it(tmp_path: Path)
 
 
 def test_a_twin_without_faults_says_that_none_was_found(tmp_path: Path) -> None:
-    fidelity = made_up.fidelity()
-    fidelity["horizons"] = None
-    fidelity["agreement"] |= {"optimisation": {"policies": 6}, "points": []}
-    rows = [dict(row, learned_ci95=row["real_ci95"]) for row in COMPARISON["rows"]]
+    tree = made_up.fidelity()
+    tree["horizons"] = None
+    tree["agreement"]["optimisation"]["bias"] = -1.0
+    fidelity = made_up.measured(tree)
     path = write_report(
-        tmp_path, title="T", comparison=COMPARISON | {"rows": rows}, fidelity=fidelity
+        tmp_path, title="T", comparison=rows_where_learned_is_real(), fidelity=fidelity
     )
     for page in (path, path.with_suffix(".md")):
         assert "No warning rule applies." in page.read_text("utf-8")
@@ -274,27 +271,28 @@ def test_the_summary_begins_with_the_policy_trained_in_the_twin() -> None:
         "Open-loop error after 50 steps: 0.1 standard deviations of the data, lower than that of holding the last "
         "observation (1.11).",
     ]
-    worse = [dict(row, real_mean=1.0) for row in COMPARISON["rows"][:2]] + COMPARISON["rows"][2:]
-    assert summary({"rows": worse}, None)[0].startswith("PPO trained in the twin: real return 1 [")
-    real_only = {"rows": [{"policy": "p", "real_mean": 3}]}
-    assert summary(real_only, None) == [
-        "p: real return 3.",
+    rows = COMPARISON.rows
+    worse = COMPARISON.replace(rows=[*(row.replace(real_mean=1.0) for row in rows[:2]), *rows[2:]])
+    assert summary(worse, None)[0].startswith("PPO trained in the twin: real return 1 [")
+    assert summary(COMPARISON.replace(rows=rows[3:]), None) == [
+        "ppo_real_many_steps: real return 499.1 [497, 500].",
         "This policy was not evaluated in the twin.",
         "The open-loop error of the twin was not measured.",
     ]
-    exact = {"rows": [{"policy": "p", "real_mean": 500.0, "learned_mean": 500.0}]}
+    exact = COMPARISON.replace(rows=[rows[1].replace(learned_mean=500.0)])
     assert summary(exact, None)[1] == "Return gap (learned minus real): 0."
-    near = COMPARISON["rows"][0]
-    assert "+1.3; the 95 % intervals overlap." in summary({"rows": [near]}, None)[1]
+    near = COMPARISON.replace(rows=rows[:1])
+    assert "+1.3; the 95 % intervals overlap." in summary(near, None)[1]
 
 
 def test_a_comparison_that_contradicts_the_twin_is_the_first_warning(tmp_path: Path) -> None:
-    row: JSON = {
-        "policy": "ppo_twin", "real_mean": -8969.0, "real_ci95": [-9100.0, -8800.0], "learned_mean": -531.0,
-        "learned_ci95": [-600.0, -480.0], "past_threshold_share": 0.71,
-    }  # fmt: skip
-    for fidelity in (None, {}, {"comparison": COMPARISON["rows"]}):
-        path = write_report(tmp_path, title="T", comparison={"rows": [row]}, fidelity=fidelity)
+    row = COMPARISON.rows[1].replace(
+        real_mean=-8969.0, real_ci95=(-9100.0, -8800.0), learned_mean=-531.0, learned_ci95=(-600.0, -480.0),
+        past_threshold_share=0.71,
+    )  # fmt: skip
+    comparison = COMPARISON.replace(rows=[row])
+    for fidelity in (None, Fidelity(), Fidelity(comparison=COMPARISON.rows)):
+        path = write_report(tmp_path, title="T", comparison=comparison, fidelity=fidelity)
         page, markdown = path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")
         first, second = re.findall(r'<li class="urgent">(.*?)</li>', page)
         assert "do not overlap: PPO trained in the twin (real -8,969" in first
@@ -308,12 +306,16 @@ def test_a_comparison_that_contradicts_the_twin_is_the_first_warning(tmp_path: P
 
 
 def test_provenance_is_described_in_words(tmp_path: Path) -> None:
-    provenance = {
-        "exploration": "random, then policy:{policy}", "real_steps": 2000, "seed": 3, "commit": "0123abc",
-        "trained_on": ["a"] * 90, "fit": {"family": "ensemble", "model": {}},
-    }  # fmt: skip
-    comparison = COMPARISON | {"provenance": provenance}
-    path = write_report(tmp_path, title="T", comparison=comparison)
+    provenance = Provenance(
+        exploration="random, then policy:{policy}",
+        real_steps=2000,
+        real=EnvConfig("Some/World-v3"),
+        seeds=[3],
+        commit="0123abc",
+        trained_on=["a"] * 90,
+        stages={"fit": {"family": "ensemble", "model": {}}},
+    )
+    path = write_report(tmp_path, title="T", comparison=COMPARISON, provenance=provenance)
     for text in (path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")):
         assert "{" + "policy}" not in text and "previous round" in text
         assert "2,000" in text and "90 entries" in text and "family: ensemble" in text
@@ -343,7 +345,7 @@ def test_the_same_input_writes_the_same_page(whole: Path, tmp_path: Path) -> Non
 
 def test_bad_input_is_a_named_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"no rows.*run `world-env compare` first"):
-        write_report(tmp_path, title="T", comparison={"rows": []})
+        write_report(tmp_path, title="T", comparison=COMPARISON.replace(rows=[]))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StageError, match=r"cannot write .*report\.md"):
         write_report(tmp_path / "file", title="T", comparison=COMPARISON)

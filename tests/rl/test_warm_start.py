@@ -89,13 +89,11 @@ def test_a_fit_goes_on_from_a_twin_of_less_data(first: Twin) -> None:
     few = dataclasses.replace(FIT, updates=1, validate_every=1, learning_rate=1e-9)
     later = fit_episodes(episodes, first.spec, few, warm_start=first)
     anew = fit_episodes(episodes, first.spec, few)
-    assert later.provenance["warm_start"] == first.fingerprint()
-    assert "warm_start" not in anew.provenance
+    assert later.provenance.warm_start == first.fingerprint()
+    assert anew.provenance.warm_start is None
     # An update too small to change anything: what is left of the older twin, seen with the new data's scales.
-    assert later.fidelity["loss"]["best_open_loop"] == pytest.approx(
-        fit_error(first, later), rel=1e-3
-    )
-    assert later.fidelity["loss"]["best_open_loop"] != anew.fidelity["loss"]["best_open_loop"]
+    assert later.fidelity.loss.best_open_loop == pytest.approx(fit_error(first, later), rel=1e-3)
+    assert later.fidelity.loss.best_open_loop != anew.fidelity.loss.best_open_loop
 
 
 def fit_error(older: Twin, later: Twin) -> float:

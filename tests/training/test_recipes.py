@@ -28,7 +28,7 @@ def test_the_recipes_lead_from_an_environment_to_a_page(tmp_path: Path) -> None:
         run(*train, "--num-envs", str(num_envs))
         assert policy.is_file()
     shown = run("compare_returns", "--twin", twin, "--policy", policy, "--out", tmp_path, "--episodes", 50)  # fmt: skip
-    assert re.search(r"PPO in the twin: real return \d+\.\d \[", shown)
+    assert re.search(r"PPO in the twin +[\d.]+ \[", shown)
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
 
 

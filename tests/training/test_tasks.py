@@ -61,7 +61,7 @@ def test_the_baseline_of_a_task_has_the_options_of_its_row(tmp_path: Path) -> No
 
 def test_a_bundled_twin_names_the_environment_of_its_task() -> None:
     for name, task in BUNDLED.items():
-        stored = EnvConfig.from_json(Twin.load(task.twin).provenance["real"])
+        stored = Twin.load(task.twin).provenance.real
         assert stored == real_of(name) and task_of(stored) is task
 
 

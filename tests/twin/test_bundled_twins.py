@@ -77,7 +77,7 @@ def test_a_bundled_twin_comes_from_a_commit_of_this_history(task) -> None:
     if not (ROOT / ".git").exists() or "true" in git("rev-parse", "--is-shallow-repository").stdout:
         pytest.skip("no git history here")
     # A "+" says that tracked files were changed, as they are while twins are being built.
-    commit = Twin.load(task.twin).provenance["commit"].removesuffix("+")
+    commit = Twin.load(task.twin).provenance.commit.removesuffix("+")
     found = git("merge-base", "--is-ancestor", commit, "HEAD")
     assert found.returncode == 0, f"{commit} is no ancestor of HEAD: {found.stderr}"
 

@@ -1,10 +1,7 @@
 """Model card: written with every twin, from its twin.json alone; a damaged card does no harm."""
 
 import dataclasses
-import json
-import random
 from pathlib import Path
-from typing import Any
 
 import made_up
 import numpy as np
@@ -12,40 +9,46 @@ import pytest
 from gymnasium import spaces
 
 import world_env.twin.twin as twin_module
-from world_env.errors import TwinSaveError
+from world_env.errors import InvalidOptionError, TwinSaveError
 from world_env.models.ensemble.model import EnsembleConfig
+from world_env.results import Fidelity, Provenance
+from world_env.results.error_curves import error_curves
+from world_env.results.fidelity import ObservationErrors, OpenLoopErrors
+from world_env.results.formatting import show
 from world_env.spec import WorldSpec
-from world_env.twin.fidelity import error_curves, show
 from world_env.twin.fidelity_tables import (
     agreement_table,
     coverage_table,
     effect_table,
     error_table,
-    markdown_table,
     prediction_text,
 )
-from world_env.twin.model_card import card_of, card_text
+from world_env.twin.model_card import card_text
 from world_env.twin.provenance_text import exploration_text, real_steps_text
 from world_env.twin.serialization import find_twin
 from world_env.twin.twin import Twin, load_cached
 from world_env.types import JSON
 
 SPEC = WorldSpec(spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2), horizon=200)
-PROVENANCE: JSON = {"real_steps": 3000, "exploration": "mix:a|b", "seeds": [3, 4], "commit": "0a1b"}
+PROVENANCE = Provenance(real_steps=3000, exploration="mix:a|b", seeds=[3, 4], commit="0a1b")
 
 
-def twin(fidelity: JSON | None = None, provenance: JSON | None = None) -> Twin:
+def twin(fidelity: Fidelity | None = None) -> Twin:
     small = EnsembleConfig(members=2, width=8, layers=1, head_width=8)
     return dataclasses.replace(
         Twin.untrained(SPEC, config=small),
-        fidelity=made_up.fidelity() if fidelity is None else fidelity,
-        provenance=PROVENANCE if provenance is None else provenance,
+        fidelity=made_up.measured() if fidelity is None else fidelity,
+        provenance=PROVENANCE,
     )
 
 
-def text_of(fidelity: Any, known: tuple[str, ...] = ()) -> str:
+def text_of(fidelity: JSON, known: tuple[str, ...] = ()) -> str:
     return card_text(
-        family="ensemble", spec=SPEC, provenance=PROVENANCE, fidelity=fidelity, known=known
+        family="ensemble",
+        spec=SPEC,
+        provenance=PROVENANCE,
+        fidelity=made_up.measured(fidelity),
+        known=known,
     )
 
 
@@ -53,11 +56,10 @@ def section(card: str, title: str) -> str:
     return card.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_every_saved_twin_has_a_card_of_its_own_json(tmp_path: Path) -> None:
+def test_every_saved_twin_has_a_card_of_what_is_loaded_again(tmp_path: Path) -> None:
     folder = twin().save(tmp_path / "twin")
-    card = (folder / "card.md").read_text(encoding="utf-8")
-    assert card == card_of(json.loads((folder / "twin.json").read_text()))
-    twin({}).save(folder)
+    assert (folder / "card.md").read_text(encoding="utf-8") == Twin.load(folder).card()
+    twin(Fidelity()).save(folder)
     assert "No policy pool was evaluated" in (folder / "card.md").read_text(encoding="utf-8")
 
 
@@ -93,14 +95,14 @@ def test_a_card_that_cannot_be_written_leaves_the_old_twin(
 
     monkeypatch.setattr(twin_module, "write_bytes", full)
     with pytest.raises(TwinSaveError, match="No space left"):
-        twin({}).save(folder)
+        twin(Fidelity()).save(folder)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_bundled_card_says_what_its_twin_says(bundled: list[str]) -> None:
     for name in bundled:
         folder = find_twin(name)
-        wanted = card_of(json.loads((folder / "twin.json").read_text(encoding="utf-8")))
+        wanted = Twin.load(name).card()
         stale = f"{name}: the card is stale; Twin.load({name!r}).save(FOLDER) writes it"
         assert (folder / "card.md").read_text(encoding="utf-8") == wanted, stale
 
@@ -124,9 +126,9 @@ def test_agreement_stands_beside_its_ceiling() -> None:
     fidelity = made_up.fidelity()
     fidelity["agreement"]["evaluation"] |= {
         "pearson": 0.98, "pearson_ci95": [0.95, 0.99], "ceiling": 0.998, "bias": -3.0,
-        "bias_fraction": -0.012, "regret1": None,
+        "bias_fraction": -0.012, "spearman": None,
     }  # fmt: skip
-    head, *rows = agreement_table(fidelity)
+    head, *rows = agreement_table(made_up.measured(fidelity))
     assert head == [
         *("measure", "evaluation", "evaluation, with interval", "optimisation"),
         "optimisation, with interval",
@@ -136,7 +138,7 @@ def test_agreement_stands_beside_its_ceiling() -> None:
     assert cells["Pearson correlation [95 %]"] == "0.980 [0.950, 0.990]"
     assert cells["Pearson ceiling"] == "0.998"
     assert cells["bias (of the range)"] == "-3 (-1.2 %)"
-    assert cells["regret@1"] == "–"  # noqa: RUF001
+    assert cells["Spearman correlation"] == "–"  # noqa: RUF001
     order = [row[0] for row in rows]
     assert order.index("Pearson ceiling") == order.index("Pearson correlation [95 %]") + 1
 
@@ -145,57 +147,85 @@ def test_a_part_that_is_the_whole_is_not_shown_twice() -> None:
     fidelity = made_up.fidelity()
     fidelity["agreement"]["evaluation"]["supported"]["policies"] = 24
     fidelity["agreement"]["optimisation"] = None
-    assert agreement_table(fidelity)[0] == ["measure", "evaluation"]
+    assert agreement_table(made_up.measured(fidelity))[0] == ["measure", "evaluation"]
 
 
 def test_a_predicted_return_shows_its_width_and_its_measured_coverage() -> None:
     fidelity = made_up.fidelity()
-    text = prediction_text(fidelity)
+    text = prediction_text(made_up.measured(fidelity))
     assert "learned return - 18, ± 95 (90 % interval)." in text
     assert "17 % of the pool's range" in text and "at most 3 % of their steps" in text
     assert "Calibrated on 23 policies from 8 training runs." in text
-    assert coverage_table(fidelity)[1] == ["evaluation", "23 (8 training runs)", "90 %", "91.3 %"]
+    assert coverage_table(made_up.measured(fidelity))[1] == [
+        "evaluation",
+        "23 (8 training runs)",
+        "90 %",
+        "91.3 %",
+    ]
     fidelity["return_prediction"] |= {
         "bias": -4.0,
-        "coverage": None,
-        "level": None,
+        "coverage": {},
         "width_fraction": None,
     }
-    assert prediction_text(fidelity).startswith(
-        "Predicted real return: learned return + 4, ± 95. Valid"
+    assert prediction_text(made_up.measured(fidelity)).startswith(
+        "Predicted real return: learned return + 4, ± 95 (90 % interval). Valid"
     )
     fidelity["return_prediction"] |= {"bias_per_share": -250.0}
-    assert prediction_text(fidelity).startswith(
-        "Predicted real return: learned return + 4 + 2.5 for each percent of steps out of distribution, ± 95."
+    assert prediction_text(made_up.measured(fidelity)).startswith(
+        "Predicted real return: learned return + 4 + 2.5 for each percent of steps out of distribution, ± 95 ("
     )
-    assert coverage_table(fidelity) == []
+    assert coverage_table(made_up.measured(fidelity)) == []
 
 
 def test_dimensions_are_taken_together_and_the_worst_is_named() -> None:
-    horizons = {
-        "steps": [1, 10],
-        "names": ["x", "y", "z"],
-        "error": [[3.0, 1.0], [4.0, 7.0], [0.0, 0.0]],
-        "hold_last": [[1.0, None]] * 3,
+    tree = made_up.fidelity()["horizons"] | {
+        "observation": {
+            "steps": [1, 10],
+            "unit": "metres",
+            "names": ["x", "y", "z"],
+            "windows": [9, 9],
+            "error": [[3.0, 1.0], [4.0, 7.0], [0.0, 0.0]],
+            "hold_last": [[1.0, None]] * 3,
+            "linear": None,
+        }
     }
-    curves = error_curves({"horizons": {"observation": horizons}, "open_loop": {"error": [9.0]}})
-    assert curves is not None
-    np.testing.assert_allclose(curves["twin"], [np.sqrt(25 / 3), np.sqrt(50 / 3)])
-    assert curves["worst"] == [4.0, 7.0] and curves["worst_name"] == "y"
-    assert curves["median"] == [3.0, 1.0]
-    assert curves["hold_last"] == [1.0, None] and curves["linear"] == []
+    fidelity = made_up.measured(made_up.fidelity() | {"horizons": tree})
+    curves = error_curves(fidelity)
+    assert curves is not None and curves.steps == [1, 10] and curves.unit == "metres"
+    np.testing.assert_allclose(curves.series["twin"], [np.sqrt(25 / 3), np.sqrt(50 / 3)])
+    assert curves.series["worst"] == [4.0, 7.0] and curves.worst_name == "y"
+    assert curves.series["median"] == [3.0, 1.0]
+    assert curves.series["hold_last"] == [1.0, None] and "linear" not in curves.series
     table = error_table(curves)
-    assert table[0][3] == "worst dimension (y)" and table[2][0] == "10"
-    # What does not fit together is not guessed at.
-    for bad in ({"steps": [1]}, {"error": [[1.0], [1.0, 2.0]]}, {"steps": [1, None]}):
-        found = error_curves(
-            {"horizons": {"observation": horizons | bad}, "open_loop": {"error": [9.0]}}
-        )
-        assert found is not None and found["twin"] == [9.0]
+    assert table[0][3] == "worst at 10 steps: y" and table[2][0] == "10"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"steps": [1]}, {"error": [[1.0], [1.0, 2.0]]}, {"windows": []}, {"linear": [[1.0, 2.0]]}],
+)
+def test_curves_that_do_not_fit_together_are_refused(bad: JSON) -> None:
+    two = {"steps": [1, 10], "unit": "m", "names": ["x", "y"], "windows": [9, 9], "linear": None}
+    two |= {"error": [[1.0, 2.0]] * 2, "hold_last": [[1.0, 2.0]] * 2}
+    assert ObservationErrors.from_json(two, where="here").names == ["x", "y"]
+    with pytest.raises(InvalidOptionError, match=r"here: .* entries, expected"):
+        ObservationErrors.from_json(two | bad, where="here")
+
+
+def test_errors_of_each_step_are_the_curves_without_dimensions() -> None:
+    curve = OpenLoopErrors(unit="metres", error=[0.1, 0.2], hold_last=[0.3, None], windows=9)
+    curves = error_curves(Fidelity(open_loop=curve))
+    assert curves is not None and curves.steps == [1, 2] and curves.sampled is None
+    assert curves.series == {"twin": [0.1, 0.2], "hold_last": [0.3, None]}
+    drawn = curve.replace(energy=[0.05, 0.1], hold_energy=[0.2, None])
+    curves = error_curves(Fidelity(open_loop=drawn))
+    assert curves is not None and curves.sampled == (1, 0.05, 0.2)
+    assert list(curves.series) == ["twin", "energy", "hold_energy", "hold_last"]
+    assert error_curves(Fidelity()) is None
 
 
 def test_the_error_of_an_effect_is_a_share_of_the_effect() -> None:
-    assert effect_table(made_up.fidelity())[1:] == [
+    assert effect_table(made_up.measured())[1:] == [
         ["1", "0.11", "0.4 %"],
         ["5", "0.6", "3 %"],
         ["20", "1.1", "20 %"],
@@ -203,28 +233,21 @@ def test_the_error_of_an_effect_is_a_share_of_the_effect() -> None:
 
 
 def test_numbers_of_any_kind_are_shown() -> None:
-    assert [show(v) for v in (True, "3", [1], 10**400, float("inf"))] == ["–"] * 5  # noqa: RUF001
+    assert [show(v) for v in (None, float("nan"), float("-inf"))] == ["–"] * 3  # noqa: RUF001
     assert show(np.float32(0.5)) == "0.5"
-    assert markdown_table([["a", "b"], ["c|d", "e\nf"]])[2] == "| c\\|d | e f |"
 
 
-def broken(value: Any, rng: random.Random) -> Any:
-    """The same tree with entries missing, null or of another type."""
-    if rng.random() < 0.12:
-        return rng.choice([None, [], {}, "text", 3, -1e300, True, [None], [[1]], {"x": 1}, 10**400])
-    if isinstance(value, dict):
-        return {k: broken(v, rng) for k, v in value.items() if rng.random() > 0.05}
-    if isinstance(value, list):
-        return [broken(entry, rng) for entry in value[:12]]
-    return value
+def test_cells_and_bullets_stay_in_their_line() -> None:
+    fidelity = made_up.fidelity()
+    fidelity["notes"] = ["one\n\ntwo"]
+    fidelity["comparison"][0]["policy"] = "c|d\ne"
+    card = text_of(fidelity)
+    assert "\n- one two\n" in card and "| c\\|d e | -1,166 [" in card
+    assert "\n\n\n" not in card and "<" not in card
 
 
-def test_no_fidelity_keeps_a_twin_from_its_card() -> None:
-    rng, whole = random.Random(0), made_up.fidelity()
-    for _ in range(200):
-        fidelity = broken(whole, rng)
-        card = text_of(fidelity if isinstance(fidelity, dict) else {})
-        assert card.count("\n## ") == 7
+def test_a_twin_that_was_not_measured_has_a_card() -> None:
+    assert text_of({}).count("\n## ") == 7
 
 
 def test_the_warnings_of_the_comparison_are_the_first_of_a_card() -> None:
@@ -266,16 +289,17 @@ def test_the_warnings_of_the_comparison_are_the_first_of_a_card() -> None:
     ],
 )
 def test_an_exploration_is_described_in_words(recorded: str, text: str) -> None:
-    assert exploration_text({"exploration": recorded}) == text
+    assert exploration_text(Provenance(exploration=recorded)) == text
 
 
 def test_provenance_of_the_data_set_completes_that_of_the_twin() -> None:
     # As `collect` and `fit` record it, one after the other.
-    provenance: JSON = {
-        "data": {"exploration": "held:5", "seed": 7}, "real_steps": {"collect": 2000, "validate": 450},
-        "fit": {"seed": 0}, "episodes": 1200,
-    }  # fmt: skip
-    card = card_text(family="ensemble", spec=SPEC, provenance=provenance, fidelity={})
+    provenance = Provenance(
+        real_steps={"collect": 2000, "validate": 450},
+        episodes=1200,
+        stages={"data": {"exploration": "held:5", "seed": 7}, "fit": {"seed": 0}},
+    )
+    card = card_text(family="ensemble", spec=SPEC, provenance=provenance, fidelity=Fidelity())
     for line in (
         "| real environment steps | 2,450 (collect 2,000, validate 450) |",
         "| exploration | random actions held for 5 steps on average |",
@@ -283,11 +307,12 @@ def test_provenance_of_the_data_set_completes_that_of_the_twin() -> None:
         "| episodes | 1,200 |",
     ):
         assert line in section(card, "Data")
-    assert real_steps_text({"real_steps": {"collect": 2000}}) == "2,000"
-    assert exploration_text({"data": {"minari": "pen/human-v2"}}) == "Minari dataset pen/human-v2"
-    assert exploration_text({}) is exploration_text({"data": None}) is None
+    assert real_steps_text(Provenance(real_steps={"collect": 2000})) == "2,000"
+    minari = Provenance(stages={"data": {"minari": "pen/human-v2"}})
+    assert exploration_text(minari) == "Minari dataset pen/human-v2"
+    assert exploration_text(Provenance()) is None
 
 
 def test_what_a_card_cannot_encode_is_replaced(tmp_path: Path) -> None:
-    folder = twin({"notes": ["\ud800"]}).save(tmp_path / "twin")
+    folder = twin(Fidelity(notes=["\ud800"])).save(tmp_path / "twin")
     assert "- ?" in (folder / "card.md").read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ from world_env.errors import (
     TwinFormatError,
     TwinNotFoundError,
 )
+from world_env.results import Fidelity, Provenance
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.state_filter import StateFilter
 from world_env.twin.serialization import find_twin, list_twins
@@ -41,8 +42,8 @@ def test_a_twin_comes_back_whole(tmp_path: Path, real_id: str) -> None:
         ranges=ranges if real_id.startswith("Cart") else None,
         termination_threshold=0.3,
         uncertainty_threshold=1.5,
-        provenance={"steps": 7},
-        fidelity={"error": 0.5},
+        provenance=Provenance(steps=7),
+        fidelity=Fidelity(reward_error=0.5),
     )
     back = Twin.load(full.save(tmp_path / "deep" / "twin"))
     for name in ("spec", "family", "ranges", "provenance", "fidelity"):

@@ -193,6 +193,15 @@ EDITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"termination_threshold": "high"}, TwinFormatError, "termination_threshold"),
     ({"uncertainty_threshold": []}, TwinFormatError, "uncertainty_threshold"),
     ({"provenance": None}, TwinFormatError, "provenance"),
+    ({"provenance": {"stepz": 3}}, TwinFormatError, r"twin\.json: field 'provenance': .*`stepz`"),
+    ({"provenance": {"steps": "many"}}, TwinFormatError, r"field 'provenance': .*`int . null`.*\$\.steps"),
+    ({"provenance": {"real": {"kwargs": {}}}}, TwinFormatError, r"field 'provenance': .*env_id"),
+    ({"fidelity": {"open_lop": {}}}, TwinFormatError, r"twin\.json: field 'fidelity': .*`open_lop`"),
+    ({"fidelity": {"termination": {"precision": 1}}}, TwinFormatError,
+     r"field 'fidelity': .*missing required field `terminal_labels` - at `\$\.termination`"),
+    ({"fidelity": {"reward_error": "small"}}, TwinFormatError, r"field 'fidelity': .*reward_error"),
+    ({"fidelity": {"open_loop": {"unit": "m", "error": [1.0], "hold_last": [], "windows": 2}}}, TwinFormatError,
+     r"field 'fidelity': .*hold_last of OpenLoopErrors has 0 entries, expected 1"),
     ({"files": {}}, TwinFormatError, "files"),
 ]  # fmt: skip
 

@@ -1,11 +1,11 @@
 """Each warning rule fires on its own number and on no other."""
 
-import copy
 from typing import Any
 
 import made_up
 import pytest
 
+from world_env.results import Fidelity, PolicyComparison
 from world_env.twin.warning_rules import RULES, Measured, comparison_warnings, misuses, warnings_of
 from world_env.types import JSON
 
@@ -32,7 +32,10 @@ def changed(path: str, value: Any) -> JSON:
 
 POOL, TRAINED = "agreement.evaluation", "agreement.optimisation"
 COVERAGE, ALIVE = "return_prediction.coverage", "horizons.survival.learned"
-AUROC, EFFECT = "horizons.uncertainty.auroc", "counterfactual.effect_error"
+AUROC, EFFECT = "horizons.uncertainty.auroc", "action_effects.effect_error"
+LINEAR = "horizons.observation.linear"
+HALF_BETTER = [[1e-4] * 4 + [9.0] * 4] * 4
+SURVIVING = [1.0, 1.0, 0.99, 0.98, 0.92, 0.76, 0.57, 0.29]
 LOST, BACK = [0.1] * 90 + [2.0] * 110, [0.1] * 60 + [2.0] * 40 + [0.1] * 100
 
 
@@ -43,8 +46,12 @@ def row(
     real, learned = real or [10.0, 12.0], learned or [11.0, 14.0]
     return {
         "policy": "ppo_twin", "real_mean": sum(real) / 2, "real_ci95": real, "learned_mean": sum(learned) / 2,
-        "learned_ci95": learned, "past_threshold_share": share,
+        "learned_ci95": learned, "past_threshold_share": share, "episodes": 100,
     }  # fmt: skip
+
+
+def compared(*rows: JSON) -> list[PolicyComparison]:
+    return [PolicyComparison.from_json(row, where="test") for row in rows]
 
 
 # rule, entry, value that it fires on, a part of the text, value near it that it spares.
@@ -65,8 +72,14 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ),
     ("out of distribution", "comparison", [row(share=0.21)], "the twin (21 %)", [row(share=0.2)]),
     ("out of distribution", "comparison", [row(share=1.0)], "the twin (100 %)", [row(share=None)]),
-    ("no pool", "agreement", None, "No policy pool is recorded", {"evaluation": {"policies": 24}}),
-    ("uncalibrated", "return_prediction", None, "are not calibrated on it", {"half_width": 1.0}),
+    ("no pool", "agreement", None, "No policy pool is recorded", clean()["agreement"]),
+    (
+        "uncalibrated",
+        "return_prediction",
+        None,
+        "are not calibrated on it",
+        clean()["return_prediction"],
+    ),
     ("few policies", f"{POOL}.policies", 9, "9 policies from 8", 10),
     ("few policies", f"{POOL}.runs", 7, "24 policies from 7", 8),
     ("pearson", f"{POOL}.pearson", 0.949, "only 0.949", 0.95),
@@ -74,7 +87,7 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ("bias", f"{POOL}.bias_fraction", -0.2, "too low by 20 % of the pool's range", -0.05),
     ("coverage", f"{COVERAGE}.evaluation", 0.84, "of 84 % of the policies: they", 0.85),
     ("coverage", f"{COVERAGE}.evaluation", 0.96, "too wide", 0.95),
-    ("coverage", "return_prediction.level", 0.97, "too narrow", None),
+    ("coverage", "return_prediction.level", 0.97, "too narrow", 0.9),
     (
         "coverage of trained",
         f"{COVERAGE}.optimisation",
@@ -84,28 +97,36 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ),
     ("width", "return_prediction.width_fraction", 0.26, "wide: 26 %", 0.25),
     ("exploitation", f"{TRAINED}.bias", 12.0, "trained in the twin are 12 (", 0.0),
-    ("exploitation unknown", TRAINED, None, "is unknown", {"policies": 6}),
+    ("exploitation unknown", TRAINED, None, "is unknown", clean()["agreement"]["optimisation"]),
     ("few ends", "termination.terminal_labels", 9, "Only 9", 10),
-    ("few ends", "termination.terminal_labels", 0, "terminations is unknown", None),
-    ("survival", ALIVE, [1.0, 1.0, 0.5], "after 5 steps, 50 %", [1.0, 1.0, 0.9]),
+    ("few ends", "termination.terminal_labels", 0, "terminations is unknown", 10),
+    ("survival", ALIVE, [*SURVIVING[:2], 0.5, *SURVIVING[3:]], "after 5 steps, 50 %", SURVIVING),
     ("short horizon", "horizons.trusted_horizon", 199, "199 steps; an episode has up to 200", 200),
-    ("short horizon", "horizons.trusted_horizon", 0, "No measured step is trusted", None),
+    ("short horizon", "horizons.trusted_horizon", 0, "No measured step is trusted", 200),
     ("useless predictions", "open_loop.error", LOST, "From step 91 on", BACK),
     (
         "useless predictions",
         "open_loop.error",
         [0.1] * 199 + [None],
         "From step 200 on",
-        [0.1] * 199,
+        [0.1] * 200,
     ),
     ("uncertainty", AUROC, [0.9, 0.6, 0.69], "AUROC 0.69", [0.6, 0.7, 0.9]),
-    ("uncertainty", AUROC, 0.5, "AUROC 0.50", 0.7),
+    ("uncertainty", AUROC, [0.5], "AUROC 0.50", [0.7]),
+    (
+        "linear model",
+        LINEAR,
+        [[1e-4] * 8] * 4,
+        "after 1, 2, 5, 10, 20, 50, 100, 200 steps",
+        HALF_BETTER,
+    ),
+    ("linear model", LINEAR, [[1e-4] * 5 + [9.0] * 3] * 4, "after 1, 2, 5, 10, 20 steps: a", None),
     ("actions", EFFECT, [0.1, 1.0, 0.2], "After 5 steps", [0.2, 0.99, 0.9]),
 ]
 
 
 def fired(fidelity: JSON) -> dict[str, str]:
-    measured = Measured(fidelity, EPISODE)
+    measured = Measured(made_up.measured(fidelity), EPISODE)
     return {name: text for name, rule in RULES.items() if (text := rule(measured)) is not None}
 
 
@@ -124,26 +145,27 @@ def test_a_rule_fires_on_its_number_alone(
 
 
 def test_the_comparison_gives_the_first_warnings() -> None:
-    seen: JSON = {
+    seen = row() | {
         "policy": "ppo_twin", "real_mean": -8969.0, "real_ci95": [-9100.0, -8800.0], "learned_mean": -531.0,
         "learned_ci95": [-600.0, -480.0], "past_threshold_share": 0.71,
     }  # fmt: skip
-    found = warnings_of({"comparison": [row(), seen]})
-    assert found[:2] == comparison_warnings([row(), seen])
+    rows = compared(row(), seen)
+    found = warnings_of(Fidelity(comparison=rows))
+    assert found[:2] == comparison_warnings(rows)
     assert "real -8,969 [-9,100, -8,800], learned -531 [-600, -480]" in found[0]
     assert "More than 20 % of the learned steps are out of distribution" in found[1]
     assert "PPO trained in the twin (71 %)" in found[1] and "No policy pool" in found[2]
-    assert comparison_warnings([row()]) == comparison_warnings(None) == []
+    assert comparison_warnings(compared(row())) == comparison_warnings([]) == []
 
 
 def test_intervals_that_differ_by_rounding_overlap() -> None:
-    assert comparison_warnings([row([500.0, 500.0], [500.00001, 500.00001])]) == []
-    assert comparison_warnings([row([500.0, 500.0], [500.1, 500.1])]) != []
+    assert comparison_warnings(compared(row([500.0, 500.0], [500.00001, 500.00001]))) == []
+    assert comparison_warnings(compared(row([500.0, 500.0], [500.1, 500.1]))) != []
 
 
 def test_many_policies_are_counted_and_the_worst_are_named() -> None:
     rows = [row([10.0, 12.0], [20.0 + i, 30.0]) | {"policy": f"p{i}"} for i in range(5)]
-    text = comparison_warnings(rows)[0]
+    text = comparison_warnings(compared(*rows))[0]
     assert text.index("p4 (") < text.index("p3 (") < text.index("p2 (") and "p1 (" not in text
     assert text.endswith("; and 2 more.")
 
@@ -175,35 +197,34 @@ def test_nothing_measured_is_said_first() -> None:
         "No policy pool was evaluated: predicted returns of this twin have no interval. Evaluate one with "
         "`world-env pool` and `world-env compare --pool`."
     )
-    for empty in ({}, None, [], {"agreement": None, "return_prediction": None, "horizons": None}):
-        assert warnings_of(empty) == [nothing]
+    assert warnings_of(Fidelity()) == [nothing]
 
 
 def test_known_ends_rest_on_no_data() -> None:
     fidelity = clean()
     fidelity["termination"]["terminal_labels"] = 0
-    assert warnings_of(fidelity, horizon=EPISODE, known=["termination"]) == []
-    assert len(warnings_of(fidelity, horizon=EPISODE, known=["reward"])) == 1
+    assert warnings_of(made_up.measured(fidelity), horizon=EPISODE, known=["termination"]) == []
+    assert len(warnings_of(made_up.measured(fidelity), horizon=EPISODE, known=["reward"])) == 1
 
 
 def test_without_a_time_limit_the_longest_held_out_episode_counts() -> None:
     fidelity = clean()
-    assert warnings_of(fidelity) == []
+    assert warnings_of(made_up.measured(fidelity)) == []
     fidelity["horizons"]["trusted_horizon"] = 100
-    assert "an episode has up to 200" in warnings_of(fidelity)[0]
-    assert "an episode has up to 1,000" in warnings_of(fidelity, horizon=1000)[0]
+    assert "an episode has up to 200" in warnings_of(made_up.measured(fidelity))[0]
+    assert "an episode has up to 1,000" in warnings_of(made_up.measured(fidelity), horizon=1000)[0]
 
 
 def test_misuses_follow_from_what_is_known() -> None:
-    good = misuses(clean(), horizon=EPISODE)
+    good = misuses(made_up.measured(clean()), horizon=EPISODE)
     assert any("less than 190" in text for text in good)
     assert any("more than 3 % of their steps" in text for text in good)
     assert not any("no interval" in text or "single predictions" in text for text in good)
-    bad = copy.deepcopy(clean())
+    bad = clean()
     bad["return_prediction"] = None
     bad["horizons"]["trusted_horizon"] = 50
     bad["horizons"]["uncertainty"]["auroc"] = [0.5]
-    said = " ".join(misuses(bad, horizon=EPISODE))
+    said = " ".join(misuses(made_up.measured(bad), horizon=EPISODE))
     for part in ("no interval is calibrated", "more than 50 steps", "by their uncertainty"):
         assert part in said
     assert "cause harm" in said and "cause harm" in " ".join(good)

@@ -13,7 +13,7 @@ import tyro
 from rich.table import Table
 
 from world_env.atomic_io import write_bytes
-from world_env.cli.console import NO_KWARGS, Bars, console, runs_folder, show_comparison
+from world_env.cli.console import NO_KWARGS, Bars, console, runs_folder
 from world_env.cli.main import set_threads
 from world_env.collection.config import CollectConfig
 from world_env.errors import InvalidOptionError
@@ -91,14 +91,13 @@ def fit_command(
         progress=lambda done, wanted, logs: bars("fit", done, wanted, logs),
         tensorboard=tensorboard,
     )
-    loss = twin.fidelity["loss"]
-    score = loss["best_open_loop"]
+    loss = twin.fidelity.loss
     console.print(
-        f"twin: {out}; open-loop score on the validation split {score:.4g} (0: exact; 0.5: error of one "
+        f"twin: {out}; open-loop score on the validation split {loss.best_open_loop:.4g} (0: exact; 0.5: error of one "
         f"standard deviation)"
     )
-    if "per_dimension" in loss:
-        console.print(f"one-step error per dimension: {loss['per_dimension']}")
+    if "per_dimension" in loss.parts:
+        console.print(f"one-step error per dimension: {loss.parts['per_dimension']}")
 
 
 @dataclass(frozen=True)
@@ -179,12 +178,12 @@ def refine_command(config: _Flat[RefineConfig]) -> None:
         "real evaluation episodes of the previous selection",
     )
     for part in done:
-        predicted, reality = part.log["predicted_return"] or {}, part.log["reality"] or {}
-        returns = ", ".join(f"{value:.4g}" for value in reality.get("returns", []))
-        shown = f"{predicted['mean']:.4g}" if predicted else "-"
-        if predicted.get("low") is not None:
-            shown += f" [{predicted['low']:.4g}, {predicted['high']:.4g}]"
-        row = (str(part.number), str(part.real_steps), part.log["chosen"], shown, returns or "-")
+        predicted, reality = part.log.predicted_return, part.log.reality
+        returns = ", ".join(f"{value:.4g}" for value in reality.returns) if reality else "-"
+        shown = f"{predicted.mean:.4g}" if predicted else "-"
+        if predicted and predicted.low is not None:
+            shown += f" [{predicted.low:.4g}, {predicted.high:.4g}]"
+        row = (str(part.number), str(part.real_steps), part.log.chosen, shown, returns)
         table.add_row(*row)
     console.print(table)
     if (picture := rounds_picture([part.log for part in done])) is not None:
@@ -273,7 +272,7 @@ def demo_command(learn_steps: int = 150_000, updates: int = 2_000, out: Path | N
 
 
 def _show_built(built: Built) -> None:
-    show_comparison(built.comparison)
+    print(built.comparison)
     times = Table("stage", "seconds")
     for name, value in built.seconds:
         times.add_row(name, f"{value:.1f}")

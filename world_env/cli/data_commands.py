@@ -15,14 +15,14 @@ from world_env.atomic_io import write_json
 from world_env.cli.console import console
 from world_env.cli.main import set_threads
 from world_env.errors import InvalidOptionError
-from world_env.provenance import facts
+from world_env.results.formatting import DASH
+from world_env.results.provenance import facts
 from world_env.spec import check_same_spaces
-from world_env.twin.fidelity import DASH
-from world_env.types import JSON
 
 if TYPE_CHECKING:
     from world_env.data.episode import Episode
     from world_env.data.validation.issue import LintIssue
+    from world_env.results.log_comparison import LogComparison
     from world_env.twin.twin import Twin
 
 
@@ -87,52 +87,46 @@ def compare_with_logs(twin: Twin, dataset: str, path: Path, *, seed: int = 0) ->
     advice = "pass logs of the environment that the twin was fitted to"
     check_same_spaces(spec, twin.spec, called="the {} of the logs", advice=advice)
     result = replay_logs(twin, episodes, seed=seed)
-    write_json(
-        path,
-        result
-        | {
-            "dataset": dataset if dataset.startswith("minari:") else Path(dataset).name,
-            "provenance": facts(),
-        },
-    )
+    name = dataset if dataset.startswith("minari:") else Path(dataset).name
+    write_json(path, result.replace(dataset=name, provenance=facts()).to_json())
     show_logs(result)
     console.print(f"comparison with logs: {path}", soft_wrap=True)
 
 
-def show_logs(result: JSON) -> None:
+def show_logs(result: LogComparison) -> None:
     """Print a comparison with logs; a dash where a number is unknown."""
-    error, ends, coverage = (result[name] for name in ("return_error", "termination", "coverage"))
-    low, high = coverage["inside_ci95"]
+    error, ends, coverage = result.return_error, result.termination, result.coverage
+    low, high = coverage.inside_ci95
     table = Table(
         "",
         "learned against logged",
-        title=f"{result['episodes']} episodes that the twin was not fitted to",
+        title=f"{result.episodes} episodes that the twin was not fitted to",
     )
     rows = {
-        "return error, mean": _with_share(error["mean"], error["mean_relative"], "+"),
+        "return error, mean": _with_share(error.mean, error.mean_relative, "+"),
         "return error, mean absolute": _with_share(
-            error["mean_absolute"], error["mean_absolute_relative"]
+            error.mean_absolute, error.mean_absolute_relative
         ),
-        "ends: logged": str(ends["logged_ends"]),
+        "ends: logged": str(ends.logged_ends),
         "ends: on time / early / missed": " / ".join(
-            _percent(ends[name]) for name in ("on_time", "early", "missed")
+            _percent(share) for share in (ends.on_time, ends.early, ends.missed)
         ),
-        "ends: median steps too early": _or_dash(ends["median_absolute_difference"], "g"),
-        "false ends where the log went on": _percent(ends["false_ends"]),
-        f"logged return inside the {coverage['level']:.0%} interval": (
-            f"{coverage['inside']:.0%} [{low:.0%}, {high:.0%}]"
+        "ends: median steps too early": _or_dash(ends.median_absolute_difference, "g"),
+        "false ends where the log went on": _percent(ends.false_ends),
+        f"logged return inside the {coverage.level:.0%} interval": (
+            f"{coverage.inside:.0%} [{low:.0%}, {high:.0%}]"
         ),
         "interval's median width": _with_share(
-            coverage["median_width"], coverage["median_width_relative"]
+            coverage.median_width, coverage.median_width_relative
         ),
     }
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         console.print(f"[yellow]warning[/yellow]: {warning}")
-    console.print(f"This certifies {result['certifies']}.")
-    console.print(f"Note: {result['open_loop']}.")
+    console.print(f"This certifies {result.certifies}.")
+    console.print(f"Note: {result.open_loop}.")
 
 
 def _or_dash(value: float | None, form: str) -> str:
@@ -149,7 +143,7 @@ def _with_share(value: float, share: float | None, sign: str = "") -> str:
 
 def _sides(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
     """(episodes that the twin was fitted to, the other episodes)."""
-    known = twin.provenance.get("trained_on")
+    known = twin.provenance.trained_on
     if known is None:
         raise InvalidOptionError(
             "this twin does not store which episodes it was fitted to: fit it again, or pass --held-out DATASET"

@@ -17,17 +17,16 @@ from world_env.cli.console import (
     console,
     real_of_twin,
     runs_folder,
-    show_comparison,
 )
 from world_env.cli.main import set_threads
 from world_env.errors import InvalidOptionError
 from world_env.policy_evaluation.config import PoolConfig
+from world_env.results.formatting import show
 from world_env.spec import EnvConfig
-from world_env.twin.fidelity import show
-from world_env.types import JSON
 
 if TYPE_CHECKING:
     from world_env.policy_evaluation.policy_pool import Pool
+    from world_env.results.fidelity import Agreement
     from world_env.twin.twin import Twin
 
 
@@ -119,8 +118,8 @@ def compare_command(
     from world_env.policies.random_policy import RandomPolicy
     from world_env.policy_evaluation.compare import compare
     from world_env.policy_evaluation.policy_pool import Pool
-    from world_env.provenance import facts
     from world_env.real.step_ledger import StepLedger
+    from world_env.results.provenance import facts
     from world_env.twin.twin import Twin
 
     set_threads()
@@ -159,8 +158,8 @@ def compare_command(
         progress=lambda done, wanted: bars("compare", done, wanted, {}),
     )
     ledger.save()
-    write_json(target / "comparison.json", comparison | {"provenance": facts()})
-    show_comparison(comparison)
+    write_json(target / "comparison.json", comparison.replace(provenance=facts()).to_json())
+    print(comparison)
     console.print(f"comparison: {target / 'comparison.json'}")
 
 
@@ -198,21 +197,22 @@ def _evaluate_with_pool(
     judged = evaluate_twin(
         twin, found, trained, progress=lambda done, wanted: bars("evaluate", done, wanted, {})
     )
-    stored = agreement(judged, found)
-    with_agreement(twin, stored).save(folder)
-    show_agreement(stored["agreement"])
+    measured, calibration = agreement(judged, found)
+    with_agreement(twin, measured, calibration).save(folder)
+    show_agreement(measured)
     console.print(f"stored in {folder}; real steps of the twin's policies: {ledger.by_purpose}")
 
 
-def show_agreement(tree: JSON) -> None:
+def show_agreement(measured: Agreement) -> None:
     """Print the agreement of each kind of policies as a table; a dash where a number is unknown."""
     from world_env.policy_evaluation.correlation import EVALUATION, OPTIMISATION
 
-    table = Table("", *(kind for kind in (EVALUATION, OPTIMISATION) if tree[kind]))
-    kinds = [tree[kind] for kind in (EVALUATION, OPTIMISATION) if tree[kind]]
+    named = {EVALUATION: measured.evaluation, OPTIMISATION: measured.optimisation}
+    kinds = {kind: stats for kind, stats in named.items() if stats is not None}
+    table = Table("", *kinds)
     for name in ("policies", "runs", "pearson", "ceiling", "spearman", "spearman_upper_half", "mmrv_fraction",
                  "bias_fraction", "mae_fraction", "coverage90", "width_fraction", "supported_share"):  # fmt: skip
-        table.add_row(name, *(show(kind[name]) for kind in kinds))
+        table.add_row(name, *(show(getattr(stats, name)) for stats in kinds.values()))
     console.print(table)
 
 
@@ -231,11 +231,11 @@ def report_command(
     from world_env.reporting.report import read_comparison, write_report
     from world_env.twin.serialization import find_twin, read_json
 
-    tree = read_comparison(comparison)
+    found = read_comparison(comparison)
     page = write_report(
         out,
-        title=title or f"{tree.get('env_id', 'A twin')}: learned and real",
-        comparison=tree,
+        title=title or f"{found.env_id}: learned and real",
+        comparison=found,
         fidelity=None if twin is None else read_json(find_twin(twin))["fidelity"],
     )
     console.print(f"page: {page}")

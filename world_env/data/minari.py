@@ -15,8 +15,8 @@ from world_env.data.episode import Episode
 from world_env.data.recording import Recording, checked_episodes
 from world_env.errors import DataError, MissingExtraError, StageError, TwinFormatError
 from world_env.real.real_env import is_learned
+from world_env.results.provenance import Provenance
 from world_env.spec import EnvConfig, WorldSpec
-from world_env.types import JSON
 
 _SPEC = "world_env_spec"
 _ELAPSED = "elapsed"
@@ -79,7 +79,7 @@ def from_minari(dataset: Any) -> tuple[WorldSpec, list[Episode]]:
     return spec, checked_episodes(recordings)
 
 
-def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
+def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], Provenance]:
     """Read (spec, unchecked episodes, provenance) of a Minari data set, or of the id of a local one.
 
     The steps count as real steps ("collect"), unless the data set names a learned environment.
@@ -102,10 +102,10 @@ def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
     steps = sum(map(len, recordings))
     recorded_in = dataset.spec.env_spec
     learned = recorded_in is not None and is_learned(recorded_in)
-    provenance: JSON = {
-        "data": {"minari": str(dataset.storage.metadata["dataset_id"])},
-        "real_steps": {} if learned else {"collect": steps},
-    }
+    provenance = Provenance(
+        real_steps={} if learned else {"collect": steps},
+        stages={"data": {"minari": str(dataset.storage.metadata["dataset_id"])}},
+    )
     spec = _spec(dataset)
     if learned:
         spec = dataclasses.replace(spec, real=None)
@@ -114,7 +114,7 @@ def read_minari(dataset: Any) -> tuple[WorldSpec, list[Recording], JSON]:
     if real is not None and not real.get("additional_wrappers"):
         limit = real.get("max_episode_steps")
         kwargs = {**(real.get("kwargs") or {}), **({"max_episode_steps": limit} if limit else {})}
-        provenance["real"] = EnvConfig(real["id"], kwargs).to_json()
+        provenance = provenance.replace(real=EnvConfig(real["id"], kwargs))
     return spec, recordings, provenance
 
 

@@ -10,13 +10,15 @@ from world_env.data.minari import read_minari
 from world_env.data.recording import checked_episodes
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError
-from world_env.spec import WorldSpec
-from world_env.types import JSON
+from world_env.results.provenance import Provenance
+from world_env.spec import EnvConfig, WorldSpec
 
 _MINARI = "minari:"
 
 
-def open_dataset(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, list[Episode], JSON]:
+def open_dataset(
+    text: str, *, horizon: int | None = None
+) -> tuple[WorldSpec, list[Episode], Provenance]:
     """Open a data set: its spec, its episodes and the provenance of a twin fitted to them.
 
     text: folder of an episode store, or "minari:ID" of a local Minari data set.
@@ -37,13 +39,16 @@ def open_dataset(text: str, *, horizon: int | None = None) -> tuple[WorldSpec, l
     return dataclasses.replace(spec, horizon=horizon), episodes, provenance
 
 
-def open_recordings(text: str) -> tuple[WorldSpec, Sequence[Episode], JSON]:
+def open_recordings(text: str) -> tuple[WorldSpec, Sequence[Episode], Provenance]:
     """`open_dataset` without checks of the episodes, for `lint`."""
     name = text.removeprefix(_MINARI)
     if name != text:
         return read_minari(name)
     store = EpisodeStore(text)
-    provenance: JSON = {"data": store.provenance, "real_steps": store.real_steps}
-    if "real" in store.provenance:
-        provenance["real"] = store.provenance["real"]
+    real = store.provenance.get("real")
+    provenance = Provenance(
+        real=None if real is None else EnvConfig.from_json(real),
+        real_steps=store.real_steps,
+        stages={"data": store.provenance},
+    )
     return store.spec, store.load(), provenance

@@ -41,7 +41,8 @@ from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.models.base import TrainableWorldModel
 from world_env.models.conditioning import check_shapes
-from world_env.provenance import current_commit
+from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
+from world_env.results.provenance import Provenance, current_commit
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
 from world_env.spec import WorldSpec
@@ -110,7 +111,7 @@ def fit_episodes(
     spec: WorldSpec,
     config: FitConfig | None = None,
     *,
-    provenance: JSON | None = None,
+    provenance: Provenance | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     reward_fn: KnownFunction | None = None,
@@ -119,7 +120,7 @@ def fit_episodes(
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
-    provenance: JSON tree for the provenance of the twin.
+    provenance: origin of the data; the fit adds its own fields.
     checkpoint: file for resuming, written at each validation.
     warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
         initial weights. Fewer gradient steps are enough then.
@@ -130,7 +131,7 @@ def fit_episodes(
     steps, config = sum(map(len, episodes)), config or FitConfig()
     updates, device = config.updates or updates_for(steps), as_device(config.device)
     config = dataclasses.replace(config, updates=updates)
-    started = time.perf_counter()
+    started, provenance = time.perf_counter(), provenance or Provenance()
     training, held_out = split(check_amount(episodes), config.held_out, config.seed)
     bounds = end_bounds(training if config.sharp_ends else [], spec)
     ranges = data_range(list(episodes), spec, ends=bounds)
@@ -156,8 +157,6 @@ def fit_episodes(
     )
     model.eval().requires_grad_(False)
     threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
-    fidelity = _measure(model, validation, scale)
-    fidelity |= {"termination": scores, "notes": notes, "loss": logs}
     return Twin(
         spec=spec,
         family=config.family,
@@ -169,17 +168,16 @@ def fit_episodes(
         uncertainty_threshold=float(uncertainty.max())
         if bool(uncertainty.isfinite().all())
         else None,
-        provenance=(provenance or {})
-        | {
-            "fit": dataclasses.asdict(config),
-            "steps": steps,
-            "episodes": len(episodes),
+        provenance=provenance.replace(
+            stages=provenance.stages | {"fit": dataclasses.asdict(config)},
+            steps=steps,
+            episodes=len(episodes),
+            fit_seconds=round(time.perf_counter() - started, 1),
+            commit=current_commit(),
             **digests(episodes, held_out),
-            "fit_seconds": round(time.perf_counter() - started, 1),
-            "commit": current_commit(),
             **initial,
-        },
-        fidelity=fidelity,
+        ),
+        fidelity=_fidelity(model, validation, scale, scores, notes, logs),
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
@@ -274,7 +272,7 @@ def _termination(
     ranges: DataRange,
     validation: EncodedEpisodes,
     everything: EncodedEpisodes,
-) -> tuple[float, JSON, Tensor]:
+) -> tuple[float, TerminationScores, Tensor]:
     """Return (termination threshold, its scores on the validation split, uncertainty of each real step)."""
     probability, label, _ = one_step(model, validation, ranges=ranges)
     every_probability, every_label, uncertainty = one_step(model, everything, ranges=ranges)
@@ -283,18 +281,32 @@ def _termination(
         if int(label.sum()) >= _MIN_TERMINALS
         else termination_threshold(every_probability, every_label)
     )
-    scores = termination_scores(probability, label, threshold)
-    return threshold, scores | {"bounds": TerminalBounds(ranges).descriptions()}, uncertainty
+    bounds = TerminalBounds(ranges).descriptions()
+    return threshold, termination_scores(probability, label, threshold, bounds), uncertainty
 
 
-def _measure(model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation) -> JSON:
+def _fidelity(
+    model: TrainableWorldModel,
+    validation: EncodedEpisodes,
+    scale: Observation,
+    scores: TerminationScores,
+    notes: list[str],
+    logs: JSON,
+) -> Fidelity:
     longest = int(validation.left.max())
     curve = evaluate_open_loop(model, validation, horizon=longest, scale=scale)
-    return {
-        "held_out_steps": len(validation),
-        "open_loop": curve.to_json(),
-        "reward_error": curve.reward_error,
-    }
+    own = FitLosses.__struct_fields__
+    return Fidelity(
+        validation_steps=len(validation),
+        open_loop=curve.rounded(),
+        reward_error=curve.reward_error,
+        termination=scores,
+        notes=notes,
+        loss=FitLosses(
+            **{name: value for name, value in logs.items() if name in own},
+            parts={name: value for name, value in logs.items() if name not in own},
+        ),
+    )
 
 
 def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:

@@ -25,6 +25,7 @@ from world_env.models.conditioning import check_shapes
 from world_env.policies.held_policy import HeldPolicy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
+from world_env.results.fidelity import ActionEffects
 from world_env.rng import CounterRNG
 from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
@@ -49,17 +50,13 @@ def measure_action_effects(
     states: int = 32,
     actions: int = 4,
     seed: int = 0,
-) -> JSON:
+) -> ActionEffects:
     """Measure the error of a twin in the effects of actions.
 
     From each of `states` real states along a random walk, `actions` random action sequences are played in the real
     environment and in the twin. Every two of them that have not ended give one effect: the difference of their
     observations, in standard deviations of all real observations.
-    Returns "steps" and, for each, "effect_size" (root mean square of the real effects), "effect_error" (root mean
-    square of learned minus real effects, as a share of that size; 1 for a twin that ignores actions), "cosine" (mean
-    cosine similarity of the nonzero effects), "rank" (Spearman correlation over effects and dimensions), each None
-    where no action has an effect, and "pairs"; "states"; "actions"; "reason" (why all scores are None, else None). Real
-    steps are counted under "spot_check". Raises InvalidOptionError, SpaceMismatchError.
+    Real steps are counted under "spot_check". Raises InvalidOptionError, SpaceMismatchError.
     """
     if states < 1:
         raise InvalidOptionError(f"states is {states}, expected at least 1")
@@ -70,15 +67,14 @@ def measure_action_effects(
         walker = _Walker(env, seed)
         reason = _obstacle(walker)
         outcomes = [] if reason else _outcomes(walker, states, actions)
-    measured = _effects(twin, outcomes, actions, seed) if outcomes else dict.fromkeys(_SCORES)
-    return {
-        "steps": list(_STEPS),
-        "unit": "standard deviations of the real observations",
-        **measured,
-        "states": states,
-        "actions": actions,
-        "reason": reason,
-    }
+    return ActionEffects(
+        steps=list(_STEPS),
+        unit="standard deviations of the real observations",
+        states=states,
+        actions=actions,
+        reason=reason,
+        **(_effects(twin, outcomes, actions, seed) if outcomes else {}),
+    )
 
 
 class _Walker:

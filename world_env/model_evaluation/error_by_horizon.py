@@ -22,10 +22,17 @@ from world_env.model_evaluation.open_loop import measured_steps, one_step, state
 from world_env.model_evaluation.survival import survival
 from world_env.model_evaluation.termination import auroc, termination_scores
 from world_env.models.base import Prediction, WorldModel
+from world_env.results.fidelity import (
+    HorizonErrors,
+    ObservationErrors,
+    RewardErrors,
+    TerminationScores,
+    UncertaintyRanking,
+)
 from world_env.rng import CounterRNG
 from world_env.spaces import is_image
 from world_env.twin.twin import Twin
-from world_env.types import JSON, Uncertainty
+from world_env.types import Uncertainty
 
 TRUSTED = 0.5
 """Largest error of a trusted step: as a share of the error of the last observation held, and in standard deviations.
@@ -45,20 +52,10 @@ def measure_horizons(
     *,
     linear: WorldModel | None = None,
     seed: int = 0,
-) -> JSON:
-    """Measure the errors of a twin by number of steps on episodes of the validation split. Returns strict JSON.
+) -> HorizonErrors:
+    """Measure the errors of a twin by number of steps on episodes of the validation split.
 
-    "observation": "steps"; "unit"; "names" of the dimensions (an image is one dimension); "rows", number of windows at
-        each step; and, per dimension and step, the root mean square error of the twin ("error"), of the last
-        observation held ("hold_last") and of the model `linear` ("linear", or None).
-    "reward": per step the mean absolute error of its reward ("one_step") and of the return so far ("return"), and the
-        standard deviation of the real returns ("return_spread"), task units; rollouts end with the real episodes.
-    "termination": `termination_scores` of single real steps; None where a known function ends the episodes.
-    "survival": as returned by `survival`.
-    "uncertainty": per step, the Spearman correlation over the windows between the error and the mean uncertainty so far
-        ("running": "mean"), and the AUROC of the latter for the worst tenth of the errors; None for a model without
-        uncertainty, and for steps with few windows.
-    "trusted_horizon": largest measured step that is trusted (`TRUSTED`) with all steps before it; 0: none.
+    linear: model to compare with; None: no linear model. A step is trusted as `TRUSTED` says.
     """
     windows = _Windows.of(encode_episodes(episodes, twin.codec))
     actions = np.concatenate([episode.actions for episode in episodes])
@@ -67,24 +64,24 @@ def measure_horizons(
     held = torch.stack(
         [windows.squared(windows.start(rows), rows, steps).mean(0) for steps, rows in windows.left]
     )
-    return {
-        "observation": {
-            "steps": windows.steps,
-            "unit": "standard deviations of the data",
-            "names": windows.names,
-            "rows": [len(rows) for _, rows in windows.left],
-            "error": windows.by_dimension(squared),
-            "hold_last": windows.by_dimension(held),
-            "linear": None if linear is None else _baseline(linear, windows, seed),
-        },
-        "reward": _reward_errors(windows, learned),
-        "termination": _termination(twin, windows.data, seed),
-        "survival": survival(twin, episodes, seed=seed),
-        "uncertainty": _ranking(windows, learned),
-        "trusted_horizon": _trusted(
+    return HorizonErrors(
+        observation=ObservationErrors(
+            steps=windows.steps,
+            unit="standard deviations of the data",
+            names=windows.names,
+            windows=[len(rows) for _, rows in windows.left],
+            error=windows.by_dimension(squared),
+            hold_last=windows.by_dimension(held),
+            linear=None if linear is None else _baseline(linear, windows, seed),
+        ),
+        reward=_reward_errors(windows, learned),
+        termination=_termination(twin, windows.data, seed),
+        survival=survival(twin, episodes, seed=seed),
+        uncertainty=_ranking(windows, learned),
+        trusted_horizon=_trusted(
             windows.steps, *(over_keys(each, windows.scale).sqrt() for each in (squared, held))
         ),
-    }
+    )
 
 
 @dataclass(frozen=True)
@@ -245,29 +242,29 @@ def _baseline(model: WorldModel, windows: _Windows, seed: int) -> list[list[floa
     return windows.by_dimension(torch.stack(squared))
 
 
-def _termination(twin: Twin, data: EncodedEpisodes, seed: int) -> JSON | None:
+def _termination(twin: Twin, data: EncodedEpisodes, seed: int) -> TerminationScores | None:
     if twin.termination_fn is not None:
         return None
     probability, label, _ = one_step(twin.model, data, seed=seed, ranges=twin.ranges)
     return termination_scores(probability, label, twin.termination_threshold)
 
 
-def _reward_errors(windows: _Windows, learned: _RolloutErrors) -> JSON:
+def _reward_errors(windows: _Windows, learned: _RolloutErrors) -> RewardErrors:
     summed = torch.cat([torch.zeros(1), windows.data.rewards]).double().cumsum(0)
     spread = []
     for steps, rows in windows.left:
         first = windows.first[rows]
         spread.append(float((summed[first + steps] - summed[first]).std(correction=0)))
-    return {
-        "steps": windows.steps,
-        "unit": "task units",
-        "one_step": significant(float(off.abs().mean()) for off in learned.reward),
-        "return": significant(float(off.abs().mean()) for off in learned.returns),
-        "return_spread": significant(spread),
-    }
+    return RewardErrors(
+        steps=windows.steps,
+        unit="task units",
+        one_step=significant(float(off.abs().mean()) for off in learned.reward),
+        return_so_far=significant(float(off.abs().mean()) for off in learned.returns),
+        return_spread=significant(spread),
+    )
 
 
-def _ranking(windows: _Windows, learned: _RolloutErrors) -> JSON | None:
+def _ranking(windows: _Windows, learned: _RolloutErrors) -> UncertaintyRanking | None:
     """Rank correlation of uncertainty and error; None for steps with few windows, or with constant values."""
     from scipy.stats import spearmanr
 
@@ -281,12 +278,9 @@ def _ranking(windows: _Windows, learned: _RolloutErrors) -> JSON | None:
         rank.append(float(spearmanr(uncertainty, error).statistic) if enough else math.nan)
         bad = error > np.quantile(error, 0.9) if enough else np.zeros(len(error), bool)
         worst.append(auroc(uncertainty, bad) if bad.any() else math.nan)
-    return {
-        "steps": windows.steps,
-        "running": "mean",
-        "spearman": significant(rank),
-        "auroc": significant(worst),
-    }
+    return UncertaintyRanking(
+        steps=windows.steps, spearman=significant(rank), auroc=significant(worst)
+    )
 
 
 def _trusted(steps: list[int], error: Tensor, hold_last: Tensor) -> int:

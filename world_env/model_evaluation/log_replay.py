@@ -12,10 +12,17 @@ from scipy.stats import binomtest
 from world_env.data.episode import Episode, stacked_conditioning
 from world_env.errors import InvalidOptionError, TooLittleDataError
 from world_env.policies.function_policy import LoggedActionsPolicy
+from world_env.results.log_comparison import (
+    IntervalCoverage,
+    LogComparison,
+    ReplayedEpisode,
+    ReturnErrors,
+    TerminationTimes,
+)
 from world_env.rollouts.learned import run_learned
 from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
-from world_env.types import JSON, OBSERVATION
+from world_env.types import OBSERVATION
 
 LEVEL = 0.9
 """Nominal coverage of the interval of each episode's learned returns."""
@@ -52,14 +59,11 @@ class Replay:
 
 def replay_logs(
     twin: Twin, episodes: Sequence[Episode], *, rollouts: int = 20, seed: int = 0
-) -> JSON:
+) -> LogComparison:
     """Evaluate a twin on logged episodes: return error, time of terminations, coverage of return intervals.
 
     Uses whole episodes that the twin was not fitted to. Each is replayed `rollouts` times, with other noise and, in an
     ensemble, another member each time.
-    Returns {"episodes", "steps", "rollouts", "left_out", "warnings", "return_error", "termination", "coverage",
-    "certifies", "open_loop", "rows"}; returns in task units, "relative" errors as a share of the range of logged
-    returns; None where undefined.
     Raises TooLittleDataError where the twin was fitted to all episodes, InvalidOptionError for too few rollouts.
     """
     if rollouts < MIN_ROLLOUTS:
@@ -76,43 +80,45 @@ def replay_logs(
     slack = _ROUNDING * (width or float(np.abs(logged).max()))
     inside = (logged >= low - slack) & (logged <= high + slack)
     learned = replayed.returns.mean(1)
-    return {
-        "episodes": len(fresh),
-        "steps": sum(map(len, fresh)),
-        "rollouts": rollouts,
-        "left_out": left_out,
-        "warnings": warnings,
-        "return_error": _return_error(learned - logged, width),
-        "termination": _termination(fresh, replayed),
-        "coverage": _coverage(inside, high - low, width),
-        "certifies": CERTIFIES,
-        "open_loop": OPEN_LOOP,
-        "rows": [
-            {
-                "digest": episode.digest(),
-                "steps": len(episode),
-                "logged": logged[i],
-                "learned": learned[i],
-                "error": learned[i] - logged[i],
-                "interval": [low[i], high[i]],
-                "inside": bool(inside[i]),
-                "terminated": bool(episode.terminated),
-                "ended": _median(replayed.ended[i][replayed.ended[i] > 0]),
-                "ended_share": float((replayed.ended[i] > 0).mean()),
-            }
-            for i, episode in enumerate(fresh)
-        ],
-    }
+    rows = [
+        ReplayedEpisode(
+            digest=episode.digest(),
+            steps=len(episode),
+            logged=float(logged[i]),
+            learned=float(learned[i]),
+            error=float(learned[i] - logged[i]),
+            interval=(float(low[i]), float(high[i])),
+            inside=bool(inside[i]),
+            terminated=bool(episode.terminated),
+            ended=_median(replayed.ended[i][replayed.ended[i] > 0]),
+            ended_share=float((replayed.ended[i] > 0).mean()),
+        )
+        for i, episode in enumerate(fresh)
+    ]
+    return LogComparison(
+        episodes=len(fresh),
+        steps=sum(map(len, fresh)),
+        rollouts=rollouts,
+        left_out=left_out,
+        warnings=warnings,
+        return_error=_return_error(learned - logged, width),
+        termination=_termination(fresh, replayed),
+        coverage=_coverage(inside, high - low, width),
+        certifies=CERTIFIES,
+        open_loop=OPEN_LOOP,
+        rows=rows,
+    )
 
 
-def held_out(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], JSON, list[str]]:
+def held_out(
+    twin: Twin, episodes: Sequence[Episode]
+) -> tuple[list[Episode], dict[str, int], list[str]]:
     """(whole episodes that the twin was not fitted to, numbers of the others by reason, warnings).
 
     Raises TooLittleDataError where there is none.
     """
-    known = twin.provenance.get("trained_on")
-    trained = set(known or ())
-    validated = set(twin.provenance.get("validated_on", ()))
+    known = twin.provenance.trained_on
+    trained, validated = set(known or ()), set(twin.provenance.validated_on or ())
     whole = [episode for episode in episodes if episode.elapsed == 0]
     fresh = [episode for episode in whole if episode.digest() not in trained]
     left_out = {"pieces": len(episodes) - len(whole), "trained_on": len(whole) - len(fresh)}
@@ -181,45 +187,44 @@ def _first_observations(episodes: list[Episode], rollouts: int) -> Any:
     return parts if isinstance(episodes[0].observations, dict) else parts[OBSERVATION]
 
 
-def _return_error(error: np.ndarray, width: float) -> JSON:
+def _return_error(error: np.ndarray, width: float) -> ReturnErrors:
     mean, absolute = float(error.mean()), float(np.abs(error).mean())
-    return {
-        "mean": mean,
-        "mean_absolute": absolute,
-        "range": width,
-        "mean_relative": mean / width if width else None,
-        "mean_absolute_relative": absolute / width if width else None,
-    }
+    return ReturnErrors(
+        mean=mean,
+        mean_absolute=absolute,
+        range=width,
+        mean_relative=mean / width if width else None,
+        mean_absolute_relative=absolute / width if width else None,
+    )
 
 
-def _termination(episodes: Sequence[Episode], replayed: Replay) -> JSON:
-    """Times of learned against logged terminations. A termination after the last logged action counts as missed."""
+def _termination(episodes: Sequence[Episode], replayed: Replay) -> TerminationTimes:
     terminated = np.array([episode.terminated for episode in episodes])
     lengths = np.array([len(episode) for episode in episodes])[:, None]
     ended = replayed.ended > 0
     early = (lengths - replayed.ended)[terminated]
     reached = ended[terminated]
-    return {
-        "logged_ends": int(terminated.sum()),
-        "on_time": _share(reached & (early == 0)),
-        "early": _share(reached & (early > 0)),
-        "missed": _share(~reached),
-        "median_absolute_difference": _median(early[reached]),
-        "false_ends": _share(ended[~terminated]),
-        "non_finite": _share(replayed.lost),
-    }
+    return TerminationTimes(
+        logged_ends=int(terminated.sum()),
+        on_time=_share(reached & (early == 0)),
+        early=_share(reached & (early > 0)),
+        missed=_share(~reached),
+        median_absolute_difference=_median(early[reached]),
+        false_ends=_share(ended[~terminated]),
+        non_finite=_share(replayed.lost),
+    )
 
 
-def _coverage(inside: np.ndarray, widths: np.ndarray, width: float) -> JSON:
+def _coverage(inside: np.ndarray, widths: np.ndarray, width: float) -> IntervalCoverage:
     interval = binomtest(int(inside.sum()), len(inside)).proportion_ci(0.95)
     typical = float(np.median(widths))
-    return {
-        "level": LEVEL,
-        "inside": float(inside.mean()),
-        "inside_ci95": [float(interval.low), float(interval.high)],
-        "median_width": typical,
-        "median_width_relative": typical / width if width else None,
-    }
+    return IntervalCoverage(
+        level=LEVEL,
+        inside=float(inside.mean()),
+        inside_ci95=(float(interval.low), float(interval.high)),
+        median_width=typical,
+        median_width_relative=typical / width if width else None,
+    )
 
 
 def _share(mask: np.ndarray) -> float | None:

@@ -18,9 +18,10 @@ from world_env.data.dataset import EncodedEpisodes
 from world_env.data_range import DataRange
 from world_env.model_evaluation.errors import energy_score, errors_per_row, scales_of
 from world_env.models.base import Prediction, WorldModel
+from world_env.results.fidelity import OpenLoopErrors
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
-from world_env.types import JSON, OBSERVATION
+from world_env.types import OBSERVATION
 
 _MAX_WINDOWS = 256
 _ENERGY_WINDOWS = 64
@@ -54,16 +55,15 @@ class OpenLoop:
     energy: np.ndarray | None = None
     hold_energy: np.ndarray | None = None
 
-    def to_json(self) -> JSON:
-        """The curves, rounded, as stored in a twin; None for NaN and infinite values."""
+    def rounded(self) -> OpenLoopErrors:
+        """Return the curves as stored in a twin; None for NaN and infinite values."""
         names = ("error", "hold_last", "energy", "hold_energy")
         curves = {
             name: [round(float(value), 5) if math.isfinite(value) else None for value in values]
             for name in names
             if (values := getattr(self, name)) is not None
         }
-        unit = "standard deviations of the data"
-        return {"horizon": len(self.error), "unit": unit, **curves, "rows": self.rows}
+        return OpenLoopErrors(unit="standard deviations of the data", windows=self.rows, **curves)
 
 
 @torch.no_grad()

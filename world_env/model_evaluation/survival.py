@@ -10,22 +10,22 @@ from world_env.data.episode import Episode, stacked_conditioning
 from world_env.model_evaluation.errors import significant
 from world_env.model_evaluation.open_loop import measured_steps
 from world_env.policies.function_policy import LoggedActionsPolicy
+from world_env.results.fidelity import Survival
 from world_env.rollouts.learned import run_learned
 from world_env.simulation.termination import ENDS
 from world_env.twin.twin import Twin
-from world_env.types import JSON
 
 _EPISODES, _ROLLOUTS = 128, 4
 """Largest number of episodes, and learned rollouts of each."""
 
 
-def survival(twin: Twin, episodes: Sequence[Episode], *, seed: int = 0) -> JSON | None:
+def survival(twin: Twin, episodes: Sequence[Episode], *, seed: int = 0) -> Survival | None:
     """Share of episodes that have not terminated after given numbers of steps: real and learned, same actions.
 
     Several learned rollouts start from the first observation of each episode. Both curves are Kaplan-Meier estimates,
     in which truncated episodes are censored. Where the real episode terminated, learned rollouts continue with its last
     action, so that late terminations count.
-    Returns "steps", "real" and "learned" (shares), "episodes" (number); None where no real episode terminates.
+    Returns None where no real episode terminates.
     """
     whole = [episode for episode in episodes if episode.elapsed == 0]
     whole = whole[:: max(1, -(-len(whole) // _EPISODES))]
@@ -37,12 +37,12 @@ def survival(twin: Twin, episodes: Sequence[Episode], *, seed: int = 0) -> JSON 
     observed = np.where(terminated, lengths.max(), lengths).repeat(_ROLLOUTS)
     ends = _learned_ends(twin, whole, observed, seed)
     learned = _kaplan_meier(np.minimum(ends, observed), ends <= observed, steps)
-    return {
-        "steps": steps,
-        "real": significant(_kaplan_meier(lengths, terminated, steps)),
-        "learned": significant(learned),
-        "episodes": len(whole),
-    }
+    return Survival(
+        steps=steps,
+        real=significant(_kaplan_meier(lengths, terminated, steps)),
+        learned=significant(learned),
+        episodes=len(whole),
+    )
 
 
 def _kaplan_meier(lengths: np.ndarray, terminated: np.ndarray, steps: list[int]) -> np.ndarray:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from world_env.results.fidelity import TerminationScores
 
 
 def termination_threshold(probability: Tensor, label: Tensor) -> float:
@@ -28,17 +32,18 @@ def termination_threshold(probability: Tensor, label: Tensor) -> float:
 
 
 def termination_scores(
-    probability: Tensor, label: Tensor, threshold: float
-) -> dict[str, float | int | None]:
-    """Precision, recall and Brier score of predicted terminations on real transitions; None where undefined."""
+    probability: Tensor, label: Tensor, threshold: float, bounds: Sequence[str] = ()
+) -> TerminationScores:
+    """Score predicted terminations on real transitions. bounds: descriptions of the hard termination bounds."""
     called, ends = probability > threshold, label > 0
     hits = int((called & ends).sum())
-    return {
-        "terminal_labels": int(ends.sum()),
-        "precision": hits / int(called.sum()) if bool(called.any()) else None,
-        "recall": hits / int(ends.sum()) if bool(ends.any()) else None,
-        "brier": float((probability - label).square().mean()),
-    }
+    return TerminationScores(
+        terminal_labels=int(ends.sum()),
+        precision=hits / int(called.sum()) if bool(called.any()) else None,
+        recall=hits / int(ends.sum()) if bool(ends.any()) else None,
+        brier=float((probability - label).square().mean()),
+        bounds=list(bounds),
+    )
 
 
 def auroc(score: np.ndarray, label: np.ndarray) -> float:

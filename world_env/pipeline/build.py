@@ -10,25 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from world_env.atomic_io import write_json
-from world_env.data.dataset import encode_episodes
 from world_env.data.episode import split
 from world_env.errors import MissingExtraError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.action_effects import measure_action_effects
 from world_env.model_evaluation.error_by_horizon import measure_horizons
-from world_env.model_evaluation.open_loop import evaluate_open_loop
 from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
 from world_env.policies.loading import trained_policy
 from world_env.policies.random_policy import RandomPolicy
 from world_env.policy_evaluation.compare import compare
-from world_env.policy_evaluation.evaluate_twin import TrainedPolicy, agreement, evaluate_twin
+from world_env.policy_evaluation.evaluate_twin import (
+    TrainedPolicy,
+    agreement,
+    evaluate_twin,
+    with_agreement,
+)
 from world_env.policy_evaluation.policy_pool import Pool
-from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig, check_actions
@@ -38,11 +41,13 @@ from world_env.refinement.refine import refine
 from world_env.refinement.rounds import Report, Round, episodes_of_rounds
 from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
+from world_env.results.comparison import Comparison
+from world_env.results.fidelity import Agreement, Fidelity, ReturnCalibration
+from world_env.results.provenance import facts
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.rollouts.real import run_real
 from world_env.spec import WorldSpec, check_same_spaces
-from world_env.twin.fidelity import error_curves
 from world_env.twin.twin import KnownFunction, Twin
 from world_env.types import JSON
 
@@ -62,11 +67,11 @@ JUDGE_SEEDS = 10_000
 class Built:
     """Result of a build.
 
-    comparison: as returned by `compare`. seconds: (stage, duration) in order. page: the HTML report.
+    seconds: (stage, duration) in order. page: the HTML report.
     """
 
     rounds: list[Round]
-    comparison: JSON
+    comparison: Comparison
     seconds: list[tuple[str, float]]
     twin_folder: Path
     page: Path
@@ -109,19 +114,21 @@ def build(
         for stage, value in part.seconds.items()
     ]
     comparison = _compared(config, last, ledger, report, seconds)
-    comparison["seed"] = config.seed
-    _write(out, comparison, ledger)
+    comparison = _write(out, comparison, ledger)
     mark = time.perf_counter()
-    curves, measured = _measured(config, last, ledger)
+    fidelity = _measured(config, last, ledger).replace(comparison=comparison.rows)
+    twin = dataclasses.replace(last.twin, fidelity=fidelity)
     if policy_pool is not None:
-        measured |= _agreement(f"{config.algo.lower()}_twin", last, policy_pool, ledger)
+        found = _agreement(f"{config.algo.lower()}_twin", last, policy_pool, ledger)
+        twin = with_agreement(twin, *found)
     now = time.perf_counter()
     seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
-    last = dataclasses.replace(last, twin=_with_fidelity(config, last, comparison, measured))
-    folder = last.twin.save(out / "twin")
+    last = dataclasses.replace(last, twin=twin)
+    folder = twin.save(out / "twin")
     frames = _frames(config, last, ledger)
-    _write(out, comparison, ledger)  # again, because measures and videos take real steps too
-    page = _page(config, rounds, last.twin, comparison, curves, seconds, frames)
+    # Again, because measures and videos take real steps too.
+    comparison = _write(out, comparison, ledger)
+    page = _page(config, rounds, twin, comparison, seconds, frames)
     return Built(rounds, comparison, seconds, folder, page)
 
 
@@ -131,7 +138,7 @@ def _compared(
     ledger: StepLedger,
     report: Report,
     seconds: list[tuple[str, float]],
-) -> JSON:
+) -> Comparison:
     """Comparison of the policies, after training the baseline; durations are added to `seconds`."""
     name = config.algo.lower()
     policies: dict[str, Any] = {
@@ -159,13 +166,15 @@ def _compared(
         progress=lambda done, wanted: report("compare", done, wanted, {}),
     )
     seconds.append(("compare", round(time.perf_counter() - mark, 1)))
-    return comparison
+    return comparison.replace(seed=config.seed)
 
 
-def _write(out: Path, comparison: JSON, ledger: StepLedger) -> None:
+def _write(out: Path, comparison: Comparison, ledger: StepLedger) -> Comparison:
+    """Write the comparison with the real steps so far, and return it."""
     ledger.save()
-    comparison["real_steps_by_purpose"] = ledger.by_purpose
-    write_json(out / "comparison.json", comparison)
+    comparison = comparison.replace(real_steps_by_purpose=ledger.by_purpose)
+    write_json(out / "comparison.json", comparison.to_json())
+    return comparison
 
 
 def _baseline(
@@ -193,12 +202,6 @@ def _baseline(
         progress=lambda done, wanted, logs: report("baseline", done, wanted, logs),
         through=None if mode == "observation" else last.twin,
     )
-
-
-def _with_fidelity(config: BuildConfig, last: Round, comparison: JSON, measured: JSON) -> Twin:
-    """The last round's twin with its comparison and its measures."""
-    compared = {"comparison": comparison["rows"], "judged": config.episodes}
-    return dataclasses.replace(last.twin, fidelity=last.twin.fidelity | compared | measured)
 
 
 def refine_config(config: BuildConfig) -> RefineConfig:
@@ -230,20 +233,20 @@ def _named(fit: FitConfig) -> JSON:
     return {n: value for n, value in dataclasses.asdict(fit).items() if value != plain[n]}
 
 
-def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:
-    """(curves for the report, measures for the twin), on the validation split of the last round's twin."""
+def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
+    """Fidelity of the last round's twin with its errors by horizon, on its validation split, and action effects."""
     episodes = episodes_of_rounds(Path(config.out), last.number)
-    share = last.twin.provenance["fit"]["held_out"]
+    share = last.twin.provenance.recorded("fit", "held_out")
     _, validation = split(episodes, share, config.seed)
     # Least squares on images would need a weight for each pair of pixels.
     images = last.twin.codec.images
     linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
-    return curves_of(last.twin, validation, linear), {
-        "horizons": measure_horizons(last.twin, validation, linear=linear),
-        "counterfactual": measure_action_effects(
+    return last.twin.fidelity.replace(
+        horizons=measure_horizons(last.twin, validation, linear=linear),
+        action_effects=measure_action_effects(
             last.twin, config.real, ledger=ledger, seed=config.seed
         ),
-    }
+    )
 
 
 def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
@@ -257,26 +260,14 @@ def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
     return policy_pool
 
 
-def _agreement(name: str, last: Round, policy_pool: Pool, ledger: StepLedger) -> JSON:
+def _agreement(
+    name: str, last: Round, policy_pool: Pool, ledger: StepLedger
+) -> tuple[Agreement, ReturnCalibration | None]:
     """Agreement of learned and real returns over a policy pool and over the policy trained in the twin."""
     policy = trained_policy(last.policy)
     real = run_real(policy, policy_pool.real, policy_pool.seeds, purpose="judge", ledger=ledger)
     trained = TrainedPolicy(name, name, policy, real)
     return agreement(evaluate_twin(last.twin, policy_pool, [trained]), policy_pool)
-
-
-def curves_of(twin: Twin, validation: list[Episode], linear: WorldModel | None) -> JSON:
-    """Open-loop errors on the validation split: of the twin, of the last observation held and of the linear family."""
-    data = encode_episodes(validation, twin.codec)
-    horizon = int(data.left.max())
-    found = error_curves(
-        {"open_loop": evaluate_open_loop(twin.model, data, horizon=horizon).to_json()}
-    )
-    assert found is not None
-    if linear is None:
-        return found
-    baseline = evaluate_open_loop(linear, data, horizon=horizon).to_json()
-    return found | {"linear": baseline["error"]}
 
 
 def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> WorldModel:
@@ -292,18 +283,17 @@ def _page(
     config: BuildConfig,
     rounds: list[Round],
     twin: Twin,
-    comparison: JSON,
-    curves: JSON,
+    comparison: Comparison,
     seconds: list[tuple[str, float]],
     frames: list[np.ndarray],
 ) -> Path:
-    provenance = twin.provenance | facts() | {"seeds": str(config.seed)}
+    made = msgspec.structs.asdict(facts())
     return write_report(
         Path(config.out) / "report",
         title=f"{config.env_id}: learned and real returns",
-        comparison=comparison | {"provenance": provenance},
-        curves=curves,
-        stages=[{"stage": name, "seconds": value} for name, value in seconds],
+        comparison=comparison,
+        provenance=twin.provenance.replace(**made, seeds=[config.seed]),
+        stages=seconds,
         frames=frames,
         fidelity=twin.fidelity,
         rounds=[part.log for part in rounds],

@@ -9,12 +9,12 @@ from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
+from world_env.results.comparison import Comparison, PolicyComparison
 from world_env.rollouts.learned import check_horizon, run_learned
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
 from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
-from world_env.types import JSON
 
 
 def compare(
@@ -29,7 +29,7 @@ def compare(
     real_steps: Mapping[str, int] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> JSON:
+) -> Comparison:
     """Compare the returns of policies in the twin and in the real environment.
 
     Both sides have the same first observations, time limit and number of episodes; no policy is trained.
@@ -44,10 +44,7 @@ def compare(
     real_steps: name -> real steps that the policy has cost, for the table.
     workers: number of processes that play the real episodes, as in `run_real`. The returns do not depend on it.
     progress: called with (real episodes done, real episodes in total).
-    Returns {"env_id", "episodes", "seeds", "rows": [{"policy", "real_mean", "real_ci95", "learned_mean",
-    "learned_ci95", "return_gap" (learned minus real), "real_steps", "past_threshold_share" (share of learned steps
-    that are out of distribution)}], "real_steps_by_purpose": of the ledger}. Returns are in task units, with 95 %
-    intervals (`mean_interval`).
+    Intervals are 95 % intervals (`world_env.rollouts.mean_interval`).
     Raises InvalidOptionError and SpaceMismatchError before a real step.
     """
     if episodes < 1:
@@ -60,7 +57,7 @@ def compare(
     ledger = StepLedger() if ledger is None else ledger
     check_same_spaces(spec_of(real), twin.spec)
     seeds = list(range(seed, seed + episodes))
-    rows: list[JSON] = []
+    rows: list[PolicyComparison] = []
     for name, policy in playable.items():
         before = len(rows) * episodes
         real_returns = run_real(
@@ -75,38 +72,36 @@ def compare(
             ),
         )
         learned = run_learned(policy, twin, real_returns.first, policy_seeds=seeds)
-        rows.append(
-            comparison_row(name, real_returns, learned)
-            | {"real_steps": (real_steps or {}).get(name)}
-        )
-    return {
-        "env_id": real.env_id,
-        "episodes": episodes,
-        "seeds": [seeds[0], seeds[-1]],
-        "rows": rows,
-        "real_steps_by_purpose": ledger.by_purpose,
-    }
+        rows.append(comparison_row(name, real_returns, learned, (real_steps or {}).get(name)))
+    return Comparison(
+        env_id=real.env_id,
+        episodes=episodes,
+        seeds=(seeds[0], seeds[-1]),
+        rows=rows,
+        real_steps_by_purpose=ledger.by_purpose,
+    )
 
 
 def real_environment(twin: Twin) -> EnvConfig:
     """The real environment that a twin was fitted to. Raises InvalidOptionError if the twin does not name one."""
-    stored = twin.provenance.get("real")
-    if stored is None:
+    if twin.provenance.real is None:
         raise InvalidOptionError(
             "this twin does not name its real environment: pass one (`real`, --real ENV_ID)"
         )
-    return EnvConfig.from_json(stored)
+    return twin.provenance.real
 
 
-def comparison_row(policy: str, real: Returns, learned: Returns | None) -> JSON:
+def comparison_row(
+    policy: str, real: Returns, learned: Returns | None, real_steps: int | None = None
+) -> PolicyComparison:
     """Entry of one policy in the table of a comparison; learned None: no learned episodes."""
-    return {
-        "policy": policy,
-        "real_mean": real.mean,
-        "real_ci95": list(real.ci95()),
-        "learned_mean": None if learned is None else learned.mean,
-        "learned_ci95": None if learned is None else list(learned.ci95()),
-        "return_gap": None if learned is None else learned.mean - real.mean,
-        "past_threshold_share": None if learned is None else learned.past_threshold,
-        "episodes": len(real.values),
-    }
+    return PolicyComparison(
+        policy=policy,
+        real_mean=real.mean,
+        real_ci95=real.ci95(),
+        learned_mean=None if learned is None else learned.mean,
+        learned_ci95=None if learned is None else learned.ci95(),
+        past_threshold_share=None if learned is None else learned.past_threshold,
+        episodes=len(real.values),
+        real_steps=real_steps,
+    )

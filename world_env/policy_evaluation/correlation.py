@@ -14,7 +14,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 from world_env.errors import InvalidOptionError
-from world_env.types import JSON
+from world_env.results.comparison import Interval
+from world_env.results.fidelity import AgreementCeilings, AgreementMeasures
 
 EVALUATION, OPTIMISATION = "evaluation", "optimisation"
 """Kinds of policies: trained in the real environment only, and trained in the twin."""
@@ -103,44 +104,52 @@ def statistics(
     span: float | None = None,
     intervals: bool = True,
     seed: int = 0,
-) -> JSON:
+) -> AgreementMeasures:
     """Compute all measures of agreement for one kind of policies.
 
     span: range of real returns, the unit of fractions; None: the range of these policies.
-    Returns {"policies", "runs", "pearson", "spearman", "spearman_upper_half", "mmrv", "mmrv_fraction", "regret1",
-    "regret3", "bias", "bias_fraction", "mae", "mae_fraction", "ceiling", "ceilings": {"spearman", "mmrv"}}, and with
-    `intervals` "pearson_ci95", "spearman_ci95", "mmrv_ci95", "bias_ci95"; None where a number is undefined.
-    bias: mean return gap (learned minus real). mae: mean absolute return gap. Raises InvalidOptionError without
-    policies.
+    intervals: compute 95 % intervals (`bootstrap`). Raises InvalidOptionError without policies.
     """
     if not policies:
         raise InvalidOptionError("no policy given: agreement needs at least one")
     real = np.array([policy.real.mean() for policy in policies])
     learned = np.array([policy.learned.mean() for policy in policies])
     span = float(np.ptp(real)) if span is None else span
-    found: JSON = _measures(real, learned)
-    found |= {
-        "policies": len(policies),
-        "runs": len({policy.run for policy in policies}),
-        "spearman_upper_half": _upper_half(real, learned),
-        "regret1": regret(real=real, learned=learned, k=1),
-        "regret3": regret(real=real, learned=learned, k=3),
-        "mae": float(np.abs(learned - real).mean()),
-        "ceiling": ceiling(policies, seed=seed),
-        "ceilings": {
-            name: ceiling(policies, measure, seed=seed)
-            for name, measure in (("spearman", spearman), ("mmrv", mmrv))
-        },
-    }
-    found |= {
-        f"{name}_fraction": found[name] / span if span > 0 else None
-        for name in ("mmrv", "bias", "mae")
-    }
-    return found | (bootstrap([policies], seed=seed) if intervals else {})
+    violation, gap = mmrv(real=real, learned=learned), learned - real
+    bias, mae = float(gap.mean()), float(np.abs(gap).mean())
+
+    def fraction(value: float) -> float | None:
+        return value / span if span > 0 else None
+
+    return AgreementMeasures(
+        policies=len(policies),
+        runs=len({policy.run for policy in policies}),
+        pearson=pearson(real=real, learned=learned),
+        spearman=spearman(real=real, learned=learned),
+        spearman_upper_half=_upper_half(real, learned),
+        mmrv=violation,
+        mmrv_fraction=fraction(violation),
+        regret1=regret(real=real, learned=learned, k=1),
+        regret3=regret(real=real, learned=learned, k=3),
+        bias=bias,
+        bias_fraction=fraction(bias),
+        mae=mae,
+        mae_fraction=fraction(mae),
+        ceiling=ceiling(policies, seed=seed),
+        ceilings=AgreementCeilings(
+            spearman=ceiling(policies, spearman, seed=seed),
+            mmrv=ceiling(policies, mmrv, seed=seed),
+        ),
+        **(bootstrap([policies], seed=seed) if intervals else {}),
+    )
 
 
-def bootstrap(twins: Sequence[Sequence[PolicyReturns]], *, seed: int = 0) -> JSON:
+def bootstrap(
+    twins: Sequence[Sequence[PolicyReturns]], *, seed: int = 0
+) -> dict[str, Interval | None]:
     """Compute 95 % percentile intervals by a hierarchical bootstrap: twins, runs, policies of the runs, episodes.
+
+    Returns "pearson_ci95", "spearman_ci95", "mmrv_ci95" and "bias_ci95"; None where undefined.
 
     twins: for each twin, the returns of the policies in it. Policies of a run and episodes of a policy are correlated,
     so resampling policies alone would give intervals that are too narrow. The same episodes are drawn for all policies
@@ -197,18 +206,12 @@ def _row_pearson(real: np.ndarray, learned: np.ndarray) -> np.ndarray:
     return np.where(varies, found, np.nan)
 
 
-def _interval(values: np.ndarray) -> list[float] | None:
+def _interval(values: np.ndarray) -> Interval | None:
     known = values[np.isfinite(values)]
-    return np.quantile(known, [0.025, 0.975]).tolist() if len(known) else None
-
-
-def _measures(real: np.ndarray, learned: np.ndarray) -> dict[str, float | None]:
-    return {
-        "pearson": pearson(real=real, learned=learned),
-        "spearman": spearman(real=real, learned=learned),
-        "mmrv": mmrv(real=real, learned=learned),
-        "bias": float((learned - real).mean()),
-    }
+    if not len(known):
+        return None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _upper_half(real: np.ndarray, learned: np.ndarray) -> float | None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from world_env.errors import InvalidOptionError
@@ -29,12 +30,18 @@ from world_env.policy_evaluation.return_prediction import (
     leave_one_run_out,
 )
 from world_env.real.real_env import spec_of
+from world_env.results.fidelity import (
+    Agreement,
+    KindAgreement,
+    PolicyPoint,
+    PoolSummary,
+    ReturnCalibration,
+)
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import first_observations
 from world_env.rollouts.returns import Returns, bootstrap_mean
 from world_env.spec import check_same_spaces
 from world_env.twin.twin import Twin
-from world_env.types import JSON
 
 Report = Callable[[int, int], None]
 """Progress callback: (policies done, policies in total)."""
@@ -95,47 +102,49 @@ def evaluate_twin(
     return evaluated
 
 
-def agreement(evaluated: Sequence[PolicyReturns], pool: Pool) -> JSON:
-    """Entries of a twin's `fidelity`: {"agreement", "return_prediction"}.
+def agreement(
+    evaluated: Sequence[PolicyReturns], pool: Pool
+) -> tuple[Agreement, ReturnCalibration | None]:
+    """(agreement of a twin, calibration for `predict_return`) over the evaluated policies.
 
-    agreement: "pool"; "evaluation" and "optimisation" (`statistics` and `coverage` of a kind of policies, and
-        `statistics` of those with an interval as "supported"); "points" (one per policy).
-    return_prediction: calibration for `predict_return`, with the measured "coverage" of each kind and the
-        "width_fraction"; None where too few policies are supported.
+    The calibration is None where too few policies are supported.
     """
     means = [policy.real.mean() for policy in evaluated if policy.kind == EVALUATION]
     span = float(np.ptp(means))
-    kinds: JSON = {}
-    points: list[JSON] = []
+    kinds: dict[str, KindAgreement] = {}
+    points: list[PolicyPoint] = []
     for kind, policies, predictions in predictions_by_kind(evaluated):
         supported = [
             policy
             for policy, predicted in zip(policies, predictions, strict=True)
             if not predicted.reason
         ]
-        kinds[kind] = (
-            statistics(policies, span=span)
-            | coverage(policies, predictions, span=span)
-            | {"supported": statistics(supported, span=span) if supported else None}
+        kinds[kind] = KindAgreement(
+            **msgspec.structs.asdict(statistics(policies, span=span)),
+            **coverage(policies, predictions, span=span),
+            supported=statistics(supported, span=span) if supported else None,
         )
         points += [_point(*pair) for pair in zip(policies, predictions, strict=True)]
     calibration = calibrate([policy for policy in evaluated if policy.kind == EVALUATION])
     if calibration is not None:
-        calibration |= {
-            "coverage": {kind: kinds[kind]["coverage90"] for kind in kinds},
-            "width_fraction": kinds[EVALUATION]["width_fraction"],
-        }
-    described = {
-        "policies": len(pool.members),
-        "runs": len({member.run for member in pool.members}),
-        "episodes": len(pool.seeds),
-        "real_steps": sum(pool.real_steps.values()),
-        "range": [float(min(means)), float(max(means))],
-    }
-    return {
-        "agreement": {"pool": described, OPTIMISATION: None} | kinds | {"points": points},
-        "return_prediction": calibration,
-    }
+        calibration = calibration.replace(
+            coverage={kind: stats.coverage90 for kind, stats in kinds.items()},
+            width_fraction=kinds[EVALUATION].width_fraction,
+        )
+    described = PoolSummary(
+        policies=len(pool.members),
+        runs=len({member.run for member in pool.members}),
+        episodes=len(pool.seeds),
+        real_steps=sum(pool.real_steps.values()),
+        range=(float(min(means)), float(max(means))),
+    )
+    found = Agreement(
+        pool=described,
+        evaluation=kinds[EVALUATION],
+        optimisation=kinds.get(OPTIMISATION),
+        points=points,
+    )
+    return found, calibration
 
 
 def predictions_by_kind(
@@ -155,24 +164,25 @@ def predictions_by_kind(
     return found
 
 
-def with_agreement(twin: Twin, found: JSON) -> Twin:
+def with_agreement(twin: Twin, found: Agreement, calibration: ReturnCalibration | None) -> Twin:
     """Return a copy of the twin with the result of `agreement` in its fidelity."""
-    return dataclasses.replace(twin, fidelity=twin.fidelity | found)
+    fidelity = twin.fidelity.replace(agreement=found, return_prediction=calibration)
+    return dataclasses.replace(twin, fidelity=fidelity)
 
 
-def _point(policy: PolicyReturns, predicted: ReturnPrediction) -> JSON:
-    ends = [None if math.isinf(end) else end for end in (predicted.low, predicted.high)]
-    return {
-        "policy": policy.policy,
-        "run": policy.run,
-        "kind": policy.kind,
-        "real": float(policy.real.mean()),
-        "real_ci95": list(bootstrap_mean(policy.real)),
-        "learned": float(policy.learned.mean()),
-        "learned_ci95": list(bootstrap_mean(policy.learned)),
-        "learned_return": policy.learned_return,
-        "past_threshold_share": policy.past_threshold,
-        "supported": not predicted.reason,
-        "low": ends[0],
-        "high": ends[1],
-    }
+def _point(policy: PolicyReturns, predicted: ReturnPrediction) -> PolicyPoint:
+    low, high = (None if math.isinf(end) else end for end in (predicted.low, predicted.high))
+    return PolicyPoint(
+        policy=policy.policy,
+        run=policy.run,
+        kind=policy.kind,
+        real=float(policy.real.mean()),
+        real_ci95=bootstrap_mean(policy.real),
+        learned=float(policy.learned.mean()),
+        learned_ci95=bootstrap_mean(policy.learned),
+        learned_return=policy.learned_return,
+        past_threshold_share=policy.past_threshold,
+        supported=not predicted.reason,
+        low=low,
+        high=high,
+    )

@@ -25,9 +25,9 @@ from world_env.policies.random_policy import EpsilonRandomPolicy, RandomPolicy
 from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, PoolConfig
 from world_env.policy_evaluation.pool_selection import Member, choose, range_shares
-from world_env.provenance import facts
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
+from world_env.results.provenance import facts
 from world_env.rl.callbacks import milestones
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.real import run_real
@@ -170,7 +170,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         "through": None if through is None else through.fingerprint(),
         "scripted": config.scripted,
         "real_steps": ledger.by_purpose,
-        "provenance": facts(),
+        "provenance": facts().to_json(),
         "members": [
             vars(member)
             | {"returns": part.values.tolist(), "lengths": part.lengths.tolist()}

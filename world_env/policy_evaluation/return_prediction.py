@@ -16,9 +16,9 @@ from world_env.errors import StageError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.correlation import PolicyReturns
+from world_env.results.fidelity import PolicyCount, ReturnCalibration
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
-from world_env.types import JSON
 
 LEVEL = 0.9
 """Nominal coverage of the intervals."""
@@ -70,8 +70,8 @@ def predict_return(
     episodes: learned episodes of the prediction.
     Raises StageError for a twin without calibration by a policy pool, InvalidOptionError for another kind of policy.
     """
-    calibration = twin.fidelity.get("return_prediction")
-    if not calibration:
+    calibration = twin.fidelity.return_prediction
+    if calibration is None:
         raise StageError(
             "this twin has no calibration for predicted returns: make a policy pool with `world-env pool`, and "
             "evaluate the twin with `world-env compare --twin FOLDER --pool POOL`"
@@ -96,16 +96,16 @@ def own_starts(twin: Twin, episodes: int) -> Any:
     return twin.codec.decode_observation(context.last())
 
 
-def calibrate(policies: Sequence[PolicyReturns], *, level: float = LEVEL) -> JSON | None:
+def calibrate(
+    policies: Sequence[PolicyReturns], *, level: float = LEVEL
+) -> ReturnCalibration | None:
     """Calibrate `interval` on policies with known real returns. None where too few policies are supported.
 
     The usual return gap of a policy is a line over its share of out-of-distribution steps, because the errors of a twin
     grow outside its data. half_width is the conformal quantile of the residuals. A policy is supported up to the
     largest share for which the interval is at most 1.5 times as wide as the narrowest one.
-    Returns {"level", "bias" (gap at a share of 0), "bias_per_share", "half_width", "most_past_threshold",
-    "calibrated_on": {"policies", "runs"}}; returns in task units.
     """
-    found: list[JSON] = []
+    found: list[ReturnCalibration] = []
     for share in _SHARES:
         supported = [policy for policy in policies if (policy.past_threshold or 0.0) <= share]
         if len(supported) < MIN_CALIBRATION:
@@ -114,41 +114,40 @@ def calibrate(policies: Sequence[PolicyReturns], *, level: float = LEVEL) -> JSO
         errors = np.array([learned_return_of(policy) - policy.real.mean() for policy in supported])
         bias, slope = _line(shares, errors)
         found.append(
-            {
-                "level": level,
-                "bias": bias,
-                "bias_per_share": slope,
-                "half_width": _quantile(np.abs(errors - bias - slope * shares), level),
-                "most_past_threshold": min(share, float(shares.max()) + _SLACK),
-                "calibrated_on": {
-                    "policies": len(supported),
-                    "runs": len({policy.run for policy in supported}),
-                },
-            }
+            ReturnCalibration(
+                level=level,
+                bias=bias,
+                bias_per_share=slope,
+                half_width=_quantile(np.abs(errors - bias - slope * shares), level),
+                most_past_threshold=min(share, float(shares.max()) + _SLACK),
+                calibrated_on=PolicyCount(
+                    policies=len(supported), runs=len({policy.run for policy in supported})
+                ),
+            )
         )
     if not found:
         return None
-    narrowest = min(part["half_width"] for part in found)
-    return [part for part in found if part["half_width"] <= _WIDER * narrowest][-1]
+    narrowest = min(part.half_width for part in found)
+    return [part for part in found if part.half_width <= _WIDER * narrowest][-1]
 
 
 def interval(
-    calibration: JSON | None, learned: float, past_threshold: float | None
+    calibration: ReturnCalibration | None, learned: float, past_threshold: float | None
 ) -> ReturnPrediction:
     """Predicted return of a policy with this mean learned return and share of out-of-distribution steps."""
     if calibration is None:
         reason = f"fewer than {MIN_CALIBRATION} policies of the pool have few out-of-distribution steps in the twin"
         return ReturnPrediction(learned, -math.inf, math.inf, past_threshold, reason)
     # Without a threshold no step counts as out of distribution.
-    share, most = past_threshold or 0.0, calibration["most_past_threshold"]
-    mean = learned - calibration["bias"] - calibration["bias_per_share"] * share
+    share, most = past_threshold or 0.0, calibration.most_past_threshold
+    mean = learned - calibration.bias - calibration.bias_per_share * share
     if share > most:
         reason = (
             f"{100 * share:.1f} % of the policy's steps are out of distribution, but at most {100 * most:.1f} % in the "
             "calibration"
         )
         return ReturnPrediction(mean, -math.inf, math.inf, past_threshold, reason)
-    half = calibration["half_width"]
+    half = calibration.half_width
     return ReturnPrediction(mean, mean - half, mean + half, past_threshold)
 
 
@@ -168,7 +167,7 @@ def leave_one_run_out(
 
 def coverage(
     policies: Sequence[PolicyReturns], predictions: Sequence[ReturnPrediction], *, span: float
-) -> JSON:
+) -> dict[str, Any]:
     """Coverage and width of intervals, and share of policies with one.
 
     span: range of real returns, task units. Returns {"coverage90" (share of intervals that contain the real mean),

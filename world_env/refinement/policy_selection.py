@@ -18,9 +18,9 @@ import numpy as np
 from world_env.data.episode import Episode
 from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.rollout_statistics import sample_first_observations
+from world_env.results.round_log import RealEvaluation, RoundLog
 from world_env.rollouts.learned import run_learned
 from world_env.twin.twin import Twin
-from world_env.types import JSON
 
 ESTIMATE_EPISODES = 32
 """Learned episodes of one estimate."""
@@ -70,22 +70,23 @@ def estimate_return(
 
 
 def spot_check(
-    episodes: Sequence[Episode], horizon: int | None, number: int, log: JSON
-) -> JSON | None:
+    episodes: Sequence[Episode], horizon: int | None, log: RoundLog
+) -> RealEvaluation | None:
     """Real returns of a round's contender, for the log of the next round; None without a whole episode.
 
-    number, log: of the round that selected the contender.
+    log: of the round that selected the contender.
     """
     whole = [e for e in episodes if e.terminated or (horizon is not None and len(e) >= horizon)]
     if not whole:
         return None
     returns = [float(e.rewards.sum(dtype=np.float64)) for e in whole]
-    return {
-        "round": number,
-        "policy": log["contender"],
-        "returns": returns,
-        "predicted_return": log["expected"],
-    }
+    assert log.expected is not None  # there are rounds with a time limit only
+    return RealEvaluation(
+        round=log.round,
+        policy=log.contender,
+        returns=returns,
+        predicted_return=log.expected,
+    )
 
 
 def combined_estimate(
@@ -100,26 +101,26 @@ def combined_estimate(
     return PolicyEstimate((estimate + sum(returns)) / count, half_width)
 
 
-def last_twin_error(checks: Sequence[JSON]) -> float | None:
+def last_twin_error(checks: Sequence[RealEvaluation]) -> float | None:
     """Largest absolute error of the predicted returns in the latest real evaluations; None without any.
 
     checks: as in the logs of the rounds, oldest first.
     """
-    errors = [
-        abs(check["predicted_return"] - statistics.fmean(check["returns"])) for check in checks
-    ]
+    errors = [abs(check.predicted_return - statistics.fmean(check.returns)) for check in checks]
     return max(errors[-_ERROR_WINDOW:], default=None)
 
 
-def returns_of(checks: Sequence[JSON]) -> dict[str, list[float]]:
+def returns_of(checks: Sequence[RealEvaluation]) -> dict[str, list[float]]:
     """Policy -> returns of all its real episodes."""
     found: dict[str, list[float]] = {}
     for check in checks:
-        found.setdefault(check["policy"], []).extend(check["returns"])
+        found.setdefault(check.policy, []).extend(check.returns)
     return found
 
 
-def best_of(estimates: Mapping[str, float], checks: Sequence[JSON], newest: str) -> tuple[str, str]:
+def best_of(
+    estimates: Mapping[str, float], checks: Sequence[RealEvaluation], newest: str
+) -> tuple[str, str]:
     """(selected policy, contender) among the policies with estimates.
 
     Without real evaluation episodes both are the newest policy, unless another one's estimate is clearly higher.

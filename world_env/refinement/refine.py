@@ -12,7 +12,15 @@ from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.preconditions import check_settings
-from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_of_rounds
+from world_env.refinement.rounds import (
+    CHECKPOINT,
+    Known,
+    Report,
+    Round,
+    Rounds,
+    episodes_of_rounds,
+    read_log,
+)
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
 
@@ -59,25 +67,24 @@ def _check_folder(config: RefineConfig, known: Known) -> None:
         twin, wanted = folder / "twin", config.steps_after(number)
         fit = json.loads(json.dumps(dataclasses.asdict(config.fit_of(number))))
         if (folder / "round.json").is_file():
-            log = json.loads((folder / "round.json").read_text(encoding="utf-8"))
+            try:
+                log = read_log(folder)
+            except StageError as error:
+                raise StageError(f"{error}: {advice}") from error
             other = [
                 name
                 for name, value in config.settings().items()
-                if log["settings"].get(name, defaults[name]) != value
+                if log.settings.get(name, defaults[name]) != value
             ]
             if other:
                 raise StageError(
                     f"{folder} holds a round with other settings ({', '.join(other)}): {advice}"
                 )
-            if "contender" not in log:
-                raise StageError(
-                    f"{folder} holds a round of an older version, with another selection of policies: {advice}"
-                )
         if (twin / "twin.json").is_file():
             tree = read_json(twin)
-            steps = tree["provenance"].get("steps")
-            warm = "warm_start" in tree["provenance"]
-            fitted = fit_defaults | (tree["provenance"].get("fit") or {})
+            steps = tree["provenance"].steps
+            warm = tree["provenance"].warm_start is not None
+            fitted = fit_defaults | tree["provenance"].stages.get("fit", {})
             if fitted != fit or warm != (config.warm_start and number > 0):
                 raise StageError(f"{twin} holds a twin with other settings of the fit: {advice}")
             if tree["known"] != names:

@@ -15,6 +15,7 @@ from world_env.atomic_io import write_json
 from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
 from world_env.data.store import EpisodeStore
+from world_env.errors import StageError
 from world_env.fitting.fit import fit_episodes
 from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy, policy_card
@@ -28,6 +29,8 @@ from world_env.refinement.policy_selection import (
     returns_of,
     spot_check,
 )
+from world_env.results.provenance import Provenance
+from world_env.results.round_log import PredictedReturn, RealEvaluation, RoundLog
 from world_env.rl.learn import learn
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
@@ -63,13 +66,7 @@ class Round:
     policy, policy_folder: the selected policy, trained in this round or an earlier one.
     real_steps: real steps of all rounds so far. learned_steps: training steps of all policies so far that can be
         selected. seconds: stage -> duration.
-    log: JSON, as in the round's `round.json`: {"round", "real_steps", "learned_steps", "estimates" (policy -> learned
-        return), "chosen" (the selected policy), "goes_on" (name of the round's newest policy, from which the next round
-        is warm-started), "discounted" (name -> discounted learned return of the warm-started policy and of the restart,
-        if there is one), "predicted_return" (of the selected policy: {"mean", "low", "high"}; None without a time
-        limit), "contender" (the policy of the next round's real evaluation episodes), "expected" (its learned return),
-        "reality" (this round's real evaluation episodes: {"round", "policy", "returns", "predicted_return"}),
-        "settings", "seconds"}. Returns are in task units.
+    log: as in the round's `round.json`.
     """
 
     number: int
@@ -80,7 +77,7 @@ class Round:
     real_steps: int
     learned_steps: int
     seconds: dict[str, float]
-    log: JSON
+    log: RoundLog
 
 
 def episodes_of_rounds(out: Path, number: int) -> list[Episode]:
@@ -91,8 +88,14 @@ def episodes_of_rounds(out: Path, number: int) -> list[Episode]:
 
 def selected_policy(out: Path, number: int) -> Path:
     """Folder of the policy that was selected in round `number`."""
-    log: JSON = json.loads((out / f"round-{number}" / "round.json").read_text(encoding="utf-8"))
-    return out / log["chosen"]
+    return out / read_log(out / f"round-{number}").chosen
+
+
+def read_log(folder: Path) -> RoundLog:
+    """Read the log of a finished round from its folder. Raises StageError for a log of another form."""
+    path = folder / "round.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    return RoundLog.from_json(tree, where=str(path), error=StageError)
 
 
 @dataclass
@@ -127,42 +130,46 @@ class Rounds:
         if RESTART in self.config.kinds_of(number):
             self._learn(folder / f"policy-{RESTART}", twin, self.config.restart_learn(number), None)
         clock.append(time.perf_counter())
-        log = self._log(number, folder / "round.json", twin, evaluated, clock)
+        log = self._log(number, folder, twin, evaluated, clock)
         self.rounds.append(
             Round(
                 number=number,
                 twin=twin,
-                policy=load_policy(self.policies[log["chosen"]]),
+                policy=load_policy(self.policies[log.chosen]),
                 twin_folder=folder / "twin",
-                policy_folder=self.policies[log["chosen"]],
-                real_steps=log["real_steps"],
+                policy_folder=self.policies[log.chosen],
+                real_steps=log.real_steps,
                 learned_steps=self.learned_steps,
-                seconds=log["seconds"],
+                seconds=log.seconds,
                 log=log,
             )
         )
         return True
 
     def _log(
-        self, number: int, path: Path, twin: Twin, evaluated: JSON | None, clock: list[float]
-    ) -> JSON:
+        self,
+        number: int,
+        folder: Path,
+        twin: Twin,
+        evaluated: RealEvaluation | None,
+        clock: list[float],
+    ) -> RoundLog:
         """The round's log, with the selected policy; read from disk if the round is finished."""
-        if path.is_file():
-            found: JSON = json.loads(path.read_text(encoding="utf-8"))
-            return found
+        if (folder / "round.json").is_file():
+            return read_log(folder)
         choice = self._choose(twin, evaluated)
         clock.append(time.perf_counter())
         names = ("collect", "fit", "learn", "choose")
-        log = {
-            "round": number,
-            "real_steps": sum(map(len, self.episodes)),
-            "learned_steps": self.learned_steps,
+        log = RoundLog(
+            round=number,
+            real_steps=sum(map(len, self.episodes)),
+            learned_steps=self.learned_steps,
             **choice,
-            "reality": evaluated,
-            "settings": self.config.settings(),
-            "seconds": {n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
-        }
-        write_json(path, log)
+            reality=evaluated,
+            settings=self.config.settings(),
+            seconds={n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
+        )
+        write_json(folder / "round.json", log.to_json())
         return log
 
     def _stale(self) -> bool:
@@ -173,20 +180,22 @@ class Rounds:
         chosen = [each.policy_folder for each in self.rounds[-patience - 1 :]]
         return len(chosen) > patience and len(set(chosen)) == 1
 
-    def _collect(self, number: int, folder: Path, last: Round | None) -> tuple[JSON | None, str]:
+    def _collect(
+        self, number: int, folder: Path, last: Round | None
+    ) -> tuple[RealEvaluation | None, str]:
         """Collect the round's data. Returns (result of the real evaluation episodes, exploration)."""
         config = self.config
         share = config.steps_after(number) - config.steps_after(number - 1)
         checks = config.checks_of(number, self.spec.horizon)
-        evaluated: JSON | None = None
+        evaluated: RealEvaluation | None = None
         exploration = config.exploration
         if last is not None:
             if checks:
-                greedy = f"greedy:{self.policies[last.log['contender']]}"
+                greedy = f"greedy:{self.policies[last.log.contender]}"
                 episodes = self._play(
                     folder / "checks", checks, greedy, number + _CHECK_SEED, "spot_check"
                 )
-                evaluated = spot_check(episodes, self.spec.horizon, last.number, last.log)
+                evaluated = spot_check(episodes, self.spec.horizon, last.log)
             exploration = config.later_exploration.format(
                 policy=last.policy_folder,
                 newest=_newest(last),
@@ -239,14 +248,14 @@ class Rounds:
             self.episodes,
             self.spec,
             config.fit_of(number),
-            provenance={
-                "real": config.real.to_json(),
-                "exploration": config.exploration
+            provenance=Provenance(
+                real=config.real,
+                exploration=config.exploration
                 if shown == exploration
                 else f"{config.exploration}, then {shown}",
-                "real_steps": sum(map(len, self.episodes)),
-                "seed": config.seed,
-            },
+                real_steps=sum(map(len, self.episodes)),
+                seeds=[config.seed],
+            ),
             progress=partial(self.report, "fit"),
             checkpoint=checkpoint,
             warm_start=previous if config.warm_start else None,
@@ -268,11 +277,9 @@ class Rounds:
         self.learned_steps += policy_card(out).provenance["learn"]["done"]
         self.policies[f"{out.parent.name}/{out.name}"] = out
 
-    def _choose(self, twin: Twin, evaluated: JSON | None) -> JSON:
+    def _choose(self, twin: Twin, evaluated: RealEvaluation | None) -> JSON:
         """Select a policy. Returns the entries of the round's log about policies."""
-        checks = [
-            each for each in (*(done.log["reality"] for done in self.rounds), evaluated) if each
-        ]
+        checks = [each for each in (*(done.log.reality for done in self.rounds), evaluated) if each]
         learning = self.config.seeded_learn
         rule = learning.on_uncertain
         # A truncated episode has no comparable return.
@@ -291,7 +298,7 @@ class Rounds:
             returns = returns_of(checks).get(chosen, [])
             found = combined_estimate(learned, returns, last_twin_error(checks))
             ends = (None, None) if found.half_width is None else (found.low, found.high)
-            predicted = {"mean": found.mean, "low": ends[0], "high": ends[1]}
+            predicted = PredictedReturn(mean=found.mean, low=ends[0], high=ends[1])
             expected = estimates.get(contender, learned)
         return {
             "estimates": estimates,
@@ -325,12 +332,12 @@ class Rounds:
             as_policy(policy), twin, on_uncertain=rule, seed=seed, discount=discount
         )
 
-    def _compared(self, checks: Sequence[JSON]) -> list[str]:
+    def _compared(self, checks: Sequence[RealEvaluation]) -> list[str]:
         """Policies to select from: the newest, the last selected one, the last contender, the best in real episodes."""
         own = len(self.config.kinds_of(len(self.rounds)))
         wanted = set(list(self.policies)[-max(own, self.config.compared) :])
         if self.rounds:
-            wanted |= {self.rounds[-1].log["chosen"], self.rounds[-1].log["contender"]}
+            wanted |= {self.rounds[-1].log.chosen, self.rounds[-1].log.contender}
         real = {name: statistics.fmean(returns) for name, returns in returns_of(checks).items()}
         if real:
             wanted.add(max(real, key=real.__getitem__))
@@ -339,4 +346,4 @@ class Rounds:
 
 def _newest(last: Round) -> Path:
     """Folder of a round's newest policy: the warm-started one, or its restart."""
-    return last.twin_folder.with_name(last.log.get("goes_on", "policy"))
+    return last.twin_folder.with_name(last.log.goes_on)

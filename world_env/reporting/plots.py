@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from world_env.errors import MissingExtraError
-from world_env.twin.fidelity import at, interval, number, numbers, percent, rows_of
-from world_env.twin.fidelity_tables import curve_label, policy_label
-from world_env.types import JSON
+from world_env.results.comparison import Comparison, Interval, PolicyComparison
+from world_env.results.error_curves import ErrorCurves
+from world_env.results.fidelity import Fidelity
+from world_env.results.formatting import percent
+from world_env.results.round_log import RoundLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,39 +49,95 @@ _TWO_COLUMNS = 56
 """Characters that the labels of two columns of the legend have room for."""
 
 
-def scatter(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def all_plots(
+    comparison: Comparison,
+    curves: ErrorCurves | None,
+    fidelity: Fidelity | None,
+    logs: Sequence[RoundLog],
+) -> list[tuple[str, str, str]]:
+    """(image, alternative text, caption) of each plot of the page whose numbers were measured."""
+    fidelity = fidelity or Fidelity()
+    pool = agreement_scatter(fidelity)
+    found = [
+        (
+            None if pool else scatter(comparison.rows),
+            "Learned return against real return of each compared policy",
+            "Learned and real return of each policy, with 95 % intervals. On the diagonal both are equal; above it the "
+            "learned return is too high.",
+        ),
+        (
+            pool,
+            "Learned return against real return of each evaluated policy",
+            "Learned and real return of every evaluated policy, with 95 % intervals. On the diagonal both are equal; "
+            "above it the learned return is too high. Hollow markers: too many steps out of distribution for a "
+            "predicted return. Grey band: predicted real return.",
+        ),
+        (
+            predicted_returns(fidelity),
+            "Interval of the predicted return and real return of each policy",
+            "Interval of the predicted return (bar) and real return (marker) of each policy. Red markers: real return "
+            "outside the interval.",
+        ),
+        (
+            rounds(logs),
+            "Predicted and real return after each round",
+            "Predicted return of the policy chosen in each round, with its interval, and its returns in the real "
+            "evaluation episodes of the next round. The interval follows from the errors of the predictions before.",
+        ),
+        (
+            curve(curves),
+            "Open-loop error by the number of steps",
+            "Open-loop error on the validation split: the twin predicts from its own predictions, without real "
+            "observations. Lower is better. Dashed: error of holding the last observation.",
+        ),
+        (
+            survival(fidelity),
+            "Share of running episodes by the number of steps, real and learned",
+            "Share of validation episodes that are running after a number of steps, in the real environment and in the "
+            "twin under the same actions.",
+        ),
+    ]
+    return [(image, text, caption) for image, text, caption in found if image is not None]
+
+
+def scatter(rows: Sequence[PolicyComparison]) -> str | None:
     """Learned against real return of each compared policy; None without a policy that has both."""
-    both = [row for row in rows if None not in _means(row, "real_mean", "learned_mean")]
+    both = [
+        (row.label, _cross(row.real_mean, row.real_ci95, row.learned_mean, row.learned_ci95))
+        for row in rows
+        if row.learned_mean is not None
+    ]
     if not both:
         return None
     figure, axes = _figure()
-    ends: list[float] = []
-    for i, row in enumerate(both):
+    for i, (label, cross) in enumerate(both):
         style = {"fmt": "os^Dvp*X"[i % 8], "color": f"C{i}", "capsize": 3}
-        _crosses(axes, [row], "_mean", **style, label=_label(policy_label(row["policy"])))
-        ends += _ends(row, "_mean")
-    _square(axes, ends)
+        _draw_crosses(axes, [cross], **style, label=_label(label))
+    _square(axes, [cross for _, cross in both])
+    _legend(figure, axes)
     return _svg(figure)
 
 
-def agreement_scatter(fidelity: Any) -> str | None:
+def agreement_scatter(fidelity: Fidelity) -> str | None:
     """Learned against real return of the evaluated policies, with the band of predicted returns."""
-    points = _points(fidelity)
-    if not points:
+    if fidelity.agreement is None or not fidelity.agreement.points:
         return None
+    crosses = [
+        (point, _cross(point.real, point.real_ci95, point.learned, point.learned_ci95))
+        for point in fidelity.agreement.points
+    ]
     figure, axes = _figure()
     for kind, marker, colour, label in _KINDS:
         for supported in (True, False):
             chosen = [
-                point
-                for point in points
-                if point.get("kind") == kind and (point.get("supported") is not False) == supported
+                cross
+                for point, cross in crosses
+                if point.kind == kind and point.supported == supported
             ]
             if chosen:
-                _crosses(
+                _draw_crosses(
                     axes,
                     chosen,
-                    "",
                     fmt=marker,
                     color=colour,
                     markerfacecolor=colour if supported else "white",
@@ -87,40 +145,42 @@ def agreement_scatter(fidelity: Any) -> str | None:
                     elinewidth=0.8,
                     label=label if supported else f"{label}, out of distribution",
                 )
-    line = _square(axes, [end for point in points for end in _ends(point, "")], legend=False)
-    bias, half = _means(at(fidelity, "return_prediction"), "bias", "half_width")
-    if bias is not None and half is not None:
-        level = at(fidelity, "return_prediction", "level")
+    line = _square(axes, [cross for _, cross in crosses])
+    if (found := fidelity.return_prediction) is not None:
         axes.fill_between(
             line,
-            [end + bias - half for end in line],
-            [end + bias + half for end in line],
+            [end + found.bias - found.half_width for end in line],
+            [end + found.bias + found.half_width for end in line],
             color=_GREY,
             alpha=0.18,
             linewidth=0,
             zorder=0,
-            label=f"predicted return ({percent(level)})",
+            label=f"predicted return ({percent(found.level)})",
         )
     _legend(figure, axes)
     return _svg(figure)
 
 
-def predicted_returns(fidelity: Any) -> str | None:
+def predicted_returns(fidelity: Fidelity) -> str | None:
     """Predicted interval and real return of each evaluated policy; None without an interval."""
-    given = [p for p in _points(fidelity) if None not in _means(p, "low", "high", "real")]
+    points = [] if fidelity.agreement is None else fidelity.agreement.points
+    given = [
+        (point.real, point.low, point.high, point.kind)
+        for point in points
+        if point.low is not None and point.high is not None
+    ]
     if not given:
         return None
-    given.sort(key=lambda point: point["real"])
+    given.sort(key=lambda point: point[0])
     figure, axes = _figure(height=min(9.0, max(_HEIGHT, 1.5 + 0.12 * len(given))))
-    low, high = ([point[end] for point in given] for end in ("low", "high"))
-    axes.hlines(range(len(given)), low, high, color=_GREY, alpha=0.55, linewidth=4)
+    _, lows, highs, _ = zip(*given, strict=True)
+    axes.hlines(range(len(given)), lows, highs, color=_GREY, alpha=0.55, linewidth=4)
     for kind, marker, colour, label in _KINDS:
         for inside in (True, False):
             marks = [
-                (point["real"], place)
-                for place, point in enumerate(given)
-                if point.get("kind") == kind
-                and (point["low"] <= point["real"] <= point["high"]) == inside
+                (real, place)
+                for place, (real, low, high, own) in enumerate(given)
+                if own == kind and (low <= real <= high) == inside
             ]
             if marks:
                 name = label if inside else f"{label}, outside the interval"
@@ -132,68 +192,60 @@ def predicted_returns(fidelity: Any) -> str | None:
     return _svg(figure)
 
 
-def curve(curves: JSON | None) -> str | None:
+def curve(curves: ErrorCurves | None) -> str | None:
     """Open-loop errors by the number of steps; None where they were not measured."""
-    if not curves or not curves.get("twin"):
+    if curves is None:
         return None
     figure, axes = _figure()
     for name, (colour, style) in _STYLES.items():
-        values = _finite_or_nan(numbers(curves.get(name)))
-        if values:
+        if name in curves.series:
             axes.plot(
-                curves["horizon"],
-                values,
+                curves.steps,
+                _finite_or_nan(curves.series[name]),
                 style,
                 color=colour,
-                label=_label(curve_label(curves, name)),
+                label=_label(curves.label(name)),
                 linewidth=2.2 if name == "twin" else 1.5,
             )
-    trusted = number(curves.get("trusted"))
-    if trusted:
-        axes.axvline(trusted, color=_GREY, linewidth=1, label="trusted horizon")
-    unit = curves.get("unit") or "units of the observations"
-    axes.set(xlabel="steps without real observations", ylabel=f"error, {unit}")
+    if curves.trusted:
+        axes.axvline(curves.trusted, color=_GREY, linewidth=1, label="trusted horizon")
+    axes.set(xlabel="steps without real observations", ylabel=f"error, {curves.unit}")
     _limits(axes, curves)
     _legend(figure, axes)
     return _svg(figure)
 
 
-def survival(fidelity: Any) -> str | None:
+def survival(fidelity: Fidelity) -> str | None:
     """Share of running episodes by the number of steps, real and learned; None where it was not measured."""
-    found = at(fidelity, "horizons", "survival")
-    steps, real, learned = (numbers(at(found, name)) for name in ("steps", "real", "learned"))
-    if None in steps or not 1 < len(steps) == len(real) == len(learned):
+    found = None if fidelity.horizons is None else fidelity.horizons.survival
+    if found is None or len(found.steps) < 2:
         return None
     figure, axes = _figure()
     for values, label, colour, style in (
-        (real, "real", _REAL, "o-"),
-        (learned, "learned", _LEARNED, "^--"),
+        (found.real, "real", _REAL, "o-"),
+        (found.learned, "learned", _LEARNED, "^--"),
     ):
         shares = [100 * share for share in _finite_or_nan(values)]
-        axes.plot(_finite_or_nan(steps), shares, style, color=colour, label=label, markersize=4)
+        axes.plot(found.steps, shares, style, color=colour, label=label, markersize=4)
     axes.set(xlabel="steps", ylabel="running episodes, %", ylim=(-3, 103))
     _legend(figure, axes)
     return _svg(figure)
 
 
-def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
+def rounds(logs: Sequence[RoundLog]) -> str | None:
     """Predicted return of the policy chosen in each round, and its real evaluation episodes in the next round.
 
-    logs: `world_env.refinement.rounds.Round.log` of each round. None for fewer than two rounds.
+    None for fewer than two rounds with a predicted return.
     """
-    if len(logs) < 2:
+    predicted = [(log.real_steps, log.predicted_return) for log in logs if log.predicted_return]
+    if len(predicted) < 2:
         return None
     figure, axes = _figure()
-    steps = {log["round"]: log["real_steps"] for log in logs}
-    predicted = [log["predicted_return"] for log in logs]
-    low, high = (
-        _finite_or_nan([number(part.get(end)) for part in predicted]) for end in ("low", "high")
-    )
-    places = list(steps.values())
+    places = [place for place, _ in predicted]
     axes.fill_between(
         places,
-        low,
-        high,
+        _finite_or_nan([part.low for _, part in predicted]),
+        _finite_or_nan([part.high for _, part in predicted]),
         color=_LEARNED,
         alpha=0.15,
         linewidth=0,
@@ -201,15 +253,14 @@ def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
     )
     axes.plot(
         places,
-        [part["mean"] for part in predicted],
+        [part.mean for _, part in predicted],
         "^-",
         color=_LEARNED,
         markersize=4,
         label="predicted return",
     )
-    evaluated = [
-        (steps[each["round"]], each["returns"]) for log in logs if (each := log.get("reality"))
-    ]
+    steps = {log.round: log.real_steps for log in logs}
+    evaluated = [(steps[log.reality.round], log.reality.returns) for log in logs if log.reality]
     for place, returns in evaluated:
         axes.plot([place] * len(returns), returns, "o", color=_REAL, alpha=0.35, markersize=3)
     axes.plot(
@@ -225,7 +276,7 @@ def rounds(logs: Sequence[Mapping[str, Any]]) -> str | None:
     return _svg(figure)
 
 
-def rounds_picture(logs: Sequence[Mapping[str, Any]]) -> bytes | None:
+def rounds_picture(logs: Sequence[RoundLog]) -> bytes | None:
     """Plot of `rounds` as the content of an SVG file; None for fewer than two rounds."""
     uri = rounds(logs)
     return None if uri is None else base64.b64decode(uri.partition(",")[2])
@@ -253,27 +304,16 @@ def _finite_or_nan(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _points(fidelity: Any) -> list[JSON]:
-    points = rows_of(at(fidelity, "agreement", "points"))
-    return [point for point in points if None not in _means(point, "real", "learned")]
+def _cross(
+    real: float, real_ends: Interval, learned: float, ends: Interval | None
+) -> tuple[float, ...]:
+    """(real mean, low, high, learned mean, low, high); without an interval its ends are the mean."""
+    return (real, *real_ends, learned, *(ends or (learned, learned)))
 
 
-def _means(row: Any, *names: str) -> list[float | None]:
-    return [number(at(row, name)) for name in names]
-
-
-def _ends(row: Mapping[str, Any], suffix: str) -> list[float]:
-    """Means and bounds of their intervals: real mean, low, high, learned mean, low, high."""
-    found = []
-    for side in ("real", "learned"):
-        mean = float(row[f"{side}{suffix}"])
-        found += [mean, *(interval(row.get(f"{side}_ci95")) or (mean, mean))]
-    return found
-
-
-def _crosses(axes: Axes, rows: Sequence[Mapping[str, Any]], suffix: str, **style: Any) -> None:
+def _draw_crosses(axes: Axes, crosses: Sequence[tuple[float, ...]], **style: Any) -> None:
     """Draw the two means of each policy with their intervals."""
-    real, real_low, real_high, learned, low, high = np.array([_ends(row, suffix) for row in rows]).T
+    real, real_low, real_high, learned, low, high = np.array(crosses).T
     axes.errorbar(
         real,
         learned,
@@ -285,26 +325,24 @@ def _crosses(axes: Axes, rows: Sequence[Mapping[str, Any]], suffix: str, **style
     )
 
 
-def _square(axes: Axes, ends: Sequence[float], *, legend: bool = True) -> list[float]:
+def _square(axes: Axes, crosses: Sequence[tuple[float, ...]]) -> list[float]:
     """Set one range for both axes and draw the diagonal; returns the range."""
-    low, high = min(ends), max(ends)
+    low, high = min(map(min, crosses)), max(map(max, crosses))
     margin = 0.06 * (high - low) or 1.0
     line = [low - margin, high + margin]
     axes.plot(line, line, color=_GREY, linewidth=1, zorder=0, label="learned = real")
     axes.set(xlim=line, ylim=line, xlabel="real return", ylabel="learned return")
-    if legend:
-        _legend(axes.get_figure(), axes)
     return line
 
 
-def _limits(axes: Axes, curves: JSON) -> None:
+def _limits(axes: Axes, curves: ErrorCurves) -> None:
     """Set logarithmic axes for a wide range of errors. A diverging linear model does not set the range."""
-    twin = [value for value in numbers(curves["twin"]) if value is not None]
-    shown = twin + [
+    twin = [value for value in curves.series["twin"] if value is not None]
+    shown = [
         value
-        for name in ("hold_last", "worst", "median", "energy", "hold_energy")
-        for value in numbers(curves.get(name))
-        if value is not None
+        for name, values in curves.series.items()
+        for value in values
+        if value is not None and name != "linear"
     ]
     if not shown:
         return
@@ -350,9 +388,9 @@ def _legend(figure: Any, axes: Axes) -> None:
     )
 
 
-def _label(text: Any) -> str:
+def _label(text: str) -> str:
     """Escape a label: matplotlib reads $ as mathematics and hides labels that begin with an underscore."""
-    plain = str(text).replace("$", r"\$")
+    plain = text.replace("$", r"\$")
     plain = plain if len(plain) <= _LABEL_LENGTH else f"{plain[: _LABEL_LENGTH - 2]}…"
     return f" {plain}" if plain.startswith("_") else plain
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import PurePosixPath
-from typing import Any
 
-from world_env.twin.fidelity import at, number, percent, show
+from world_env.results.formatting import percent, show
+from world_env.results.provenance import Provenance
 
 _EXPLORING_POLICIES = {
     "{policy}": "the previous round's policy",
@@ -15,37 +15,39 @@ _EXPLORING_POLICIES = {
 """Placeholders of a refinement's exploration. Any other placeholder names a policy trained for exploration only."""
 
 
-def exploration_text(provenance: Any) -> str | None:
+def exploration_text(provenance: Provenance) -> str | None:
     """Exploration that collected the data, in words; None where it is not recorded.
 
     It comes from the twin's own provenance, or from that of the data set that the twin was fitted to.
     """
-    dataset = at(provenance, "data", "minari")
-    recorded = at(provenance, "exploration") or at(provenance, "data", "exploration")
+    recorded = provenance.exploration or provenance.recorded("data", "exploration")
     if recorded:
         return "; then ".join(map(_describe, str(recorded).split(", then ")))
+    dataset = provenance.recorded("data", "minari")
     return f"Minari dataset {dataset}" if dataset else None
 
 
-def real_steps_text(provenance: Any) -> str | None:
+def real_steps_text(provenance: Provenance) -> str | None:
     """Real environment steps of the data, by purpose where several are recorded; None where they are not."""
-    steps = at(provenance, "real_steps")
-    if isinstance(steps, dict):
-        known = {purpose: value for purpose, n in steps.items() if (value := number(n)) is not None}
-        if len(known) > 1:
-            by_purpose = ", ".join(f"{purpose} {show(value)}" for purpose, value in known.items())
-            return f"{show(sum(known.values()))} ({by_purpose})"
-        steps = next(iter(known.values()), None)
-    return None if number(steps) is None else show(steps)
+    steps = provenance.real_steps
+    if steps is None or isinstance(steps, int):
+        return None if steps is None else show(steps)
+    by_purpose = ", ".join(f"{purpose} {show(value)}" for purpose, value in steps.items())
+    total = show(sum(steps.values())) if steps else None
+    return f"{total} ({by_purpose})" if len(steps) > 1 else total
 
 
-def seeds_text(provenance: Any) -> str | None:
-    """Seeds of the data and of the fit; None where none is recorded."""
-    paths = (("seeds",), ("seed",), ("data", "seed"), ("fit", "seed"))
-    seeds = next((seed for path in paths if (seed := at(provenance, *path)) is not None), None)
-    if isinstance(seeds, list | tuple):
-        return ", ".join(map(str, seeds)) or None
-    return None if seeds is None else str(seeds)
+def seeds_text(provenance: Provenance) -> str | None:
+    """Seeds of the run, or else of the data or of the fit; None where none is recorded."""
+    seeds = (
+        provenance.seeds
+        or [
+            seed
+            for stage in ("data", "fit")
+            if (seed := provenance.recorded(stage, "seed")) is not None
+        ][:1]
+    )
+    return ", ".join(map(str, seeds)) or None
 
 
 def _describe(exploration: str) -> str:
@@ -81,9 +83,10 @@ def _mixture(parts: str) -> str | None:
 
 def _weight(text: str) -> float | None:
     try:
-        return number(float(text))
+        weight = float(text)
     except ValueError:
         return None
+    return weight if math.isfinite(weight) else None
 
 
 def _policy(folder: str) -> str:

@@ -31,6 +31,9 @@ from world_env.errors import (
     TwinSaveError,
     TwinVersionError,
 )
+from world_env.results.fidelity import Fidelity
+from world_env.results.provenance import Provenance
+from world_env.struct import Struct
 from world_env.twin.image_compression import packed_images, unpacked_images
 from world_env.types import JSON
 
@@ -102,7 +105,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def read_json(folder: Path) -> JSON:
-    """Read and check the twin.json of a folder. Raises TwinFormatError or TwinVersionError."""
+    """Read and check the twin.json of a folder. Its provenance and fidelity are results, no JSON.
+
+    Raises TwinFormatError or TwinVersionError.
+    """
     path = folder / "twin.json"
     try:
         tree = json.loads(path.read_text(encoding="utf-8"), parse_constant=_reject_constant)
@@ -148,6 +154,13 @@ def read_json(folder: Path) -> JSON:
             f"{path}: field 'files' lists {sorted(tree['files'])}, expected {sorted(FILES)}: "
             "a twin never reads files outside its folder"
         )
+    results: tuple[tuple[str, type[Struct]], ...] = (
+        ("provenance", Provenance),
+        ("fidelity", Fidelity),
+    )
+    for name, result in results:
+        where = f"{path}: field {name!r}"
+        tree[name] = result.from_json(tree[name], where=where, error=TwinFormatError)
     return tree
 
 

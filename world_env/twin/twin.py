@@ -40,9 +40,11 @@ from world_env.models.base import WorldModel
 from world_env.models.conditioning import check_shapes
 from world_env.models.config import config_from_json, config_to_json
 from world_env.models.registry import load_family
+from world_env.results.fidelity import Fidelity
+from world_env.results.provenance import Provenance
 from world_env.spec import WorldSpec
 from world_env.twin.external_weights import ExternalWeights
-from world_env.twin.model_card import card_of
+from world_env.twin.model_card import card_text
 from world_env.twin.serialization import (
     FILES,
     FORMAT,
@@ -85,9 +87,9 @@ class Twin:
     """Probability above which a step terminates. Chosen on the validation split, or on all episodes if few ended."""
     uncertainty_threshold: float | None = None
     """Largest uncertainty on the data; a state above it is out of distribution. None: not measured."""
-    provenance: JSON = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     """Origin of the twin: data, settings and versions."""
-    fidelity: JSON = field(default_factory=dict)
+    fidelity: Fidelity = field(default_factory=Fidelity)
     """Measured errors of the model."""
     reward_fn: KnownFunction | None = None
     """Known reward function (obs, action, next_obs) -> (B,), on batched numpy arrays; None: the model predicts."""
@@ -232,6 +234,16 @@ class Twin:
             external=external,
         )
 
+    def card(self) -> str:
+        """Return the model card, Markdown."""
+        return card_text(
+            family=self.family,
+            spec=self.spec,
+            provenance=self.provenance,
+            fidelity=self.fidelity,
+            known=self.known,
+        )
+
     def _write(self, folder: Path) -> None:
         starts = _flat(self.starts, "starts")
         if self.states is not None:
@@ -259,30 +271,30 @@ class Twin:
                 f"the config of the {type(self.model).__name__} is {self.model.config!r:.80}, expected a frozen "
                 f"dataclass or msgspec.Struct with JSON fields ({error}): change its config_class"
             ) from error
-        tree = {
-            "format": FORMAT,
-            "family": self.family,
-            "config": config,
-            "spec": self.spec.to_json(),
-            "ranges": None if self.ranges is None else self.ranges.to_json(),
-            "termination_threshold": self.termination_threshold,
-            "uncertainty_threshold": self.uncertainty_threshold,
-            "known": self.known,
-            "provenance": self.provenance,
-            "fidelity": self.fidelity,
-            "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
-        }
-        if self.external:
-            tree["external"] = [each.to_json() for each in self.external]
         try:
+            tree = {
+                "format": FORMAT,
+                "family": self.family,
+                "config": config,
+                "spec": self.spec.to_json(),
+                "ranges": None if self.ranges is None else self.ranges.to_json(),
+                "termination_threshold": self.termination_threshold,
+                "uncertainty_threshold": self.uncertainty_threshold,
+                "known": self.known,
+                "provenance": self.provenance.to_json(),
+                "fidelity": self.fidelity.to_json(),
+                "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
+            }
+            if self.external:
+                tree["external"] = [each.to_json() for each in self.external]
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
-        except TypeError as error:
+        except (TypeError, NotImplementedError) as error:
             raise TwinSaveError(
-                f"the twin cannot be written as JSON: {error}. Its config, provenance and fidelity may hold numbers, "
-                "strings, bools, None, and lists and dicts of these."
+                f"the twin cannot be written as JSON: {error}. Its config and the stages of its provenance may hold "
+                "numbers, strings, bools, None, and lists and dicts of these."
             ) from error
         blobs["twin.json"] = text.encode()
-        blobs["card.md"] = card_of(json.loads(text)).encode(errors="replace")
+        blobs["card.md"] = self.card().encode(errors="replace")
         for name, blob in blobs.items():
             write_bytes(folder / name, blob)
 

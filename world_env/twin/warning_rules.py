@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
 
-from world_env.twin.fidelity import at, interval, number, numbers, percent, rows_of, show
-from world_env.twin.fidelity_tables import policies_text, policy_label, with_ends
-from world_env.types import JSON
+from world_env.results.comparison import PolicyComparison
+from world_env.results.error_curves import error_curves
+from world_env.results.fidelity import Fidelity, KindAgreement, Numbers
+from world_env.results.formatting import percent, show
+from world_env.twin.fidelity_tables import policies_text
 
 MAX_OUT_OF_DISTRIBUTION = 0.2
 """Share of a compared policy's learned steps that may be out of distribution."""
@@ -30,6 +30,8 @@ MIN_AUROC = 0.7
 MAX_SURVIVAL_GAP = 0.1
 LOST_SHARE = 0.9
 """Share of the later steps with an error of at least hold-last's, from which open-loop predictions are useless."""
+MAX_LINEAR_SHARE = 0.5
+"""Share of the measured steps after which a linear model may be as accurate as the twin."""
 
 _LISTED_POLICIES = 3
 """Compared policies that one warning lists."""
@@ -43,46 +45,34 @@ NO_WARNING = "No warning rule applies."
 class Measured:
     """Input of the rules.
 
-    fidelity: fidelity of a twin, as in its twin.json. horizon: time limit in steps; None: no time limit, or unknown.
+    horizon: time limit in steps; None: no time limit, or unknown.
     known: outcomes computed by known functions instead of the model ("reward", "termination").
     """
 
-    fidelity: Any
+    fidelity: Fidelity
     horizon: int | None = None
     known: Sequence[str] = ()
 
-    def at(self, *path: str) -> Any:
-        """Entry of the fidelity at the end of a path, or None."""
-        return at(self.fidelity, *path)
-
-    def number(self, *path: str) -> float | None:
-        """Finite number of the fidelity at the end of a path, or None."""
-        return number(self.at(*path))
+    @property
+    def evaluation(self) -> KindAgreement | None:
+        """Agreement over the policy pool; None without a pool."""
+        return None if self.fidelity.agreement is None else self.fidelity.agreement.evaluation
 
     @property
-    def compared(self) -> list[JSON]:
-        """Rows of the comparison of learned and real returns."""
-        return rows_of(self.at("comparison"))
+    def optimisation(self) -> KindAgreement | None:
+        """Agreement over the policies trained in the twin; None without a pool, or without such policies."""
+        return None if self.fidelity.agreement is None else self.fidelity.agreement.optimisation
 
     @property
-    def has_pool(self) -> bool:
-        """Whether a policy pool was evaluated in the twin and in the real environment."""
-        return bool(self.number("agreement", "evaluation", "policies"))
-
-    @property
-    def has_prediction(self) -> bool:
-        """Whether predicted returns have a calibrated interval."""
-        return self.number("return_prediction", "half_width") is not None
-
-    @property
-    def short_horizon(self) -> tuple[float, float] | None:
+    def short_horizon(self) -> tuple[int, int] | None:
         """(trusted horizon, episode length) in steps where the first is shorter, else None."""
-        trusted = self.number("horizons", "trusted_horizon")
+        horizons = self.fidelity.horizons
+        if horizons is None:
+            return None
         # Errors are measured up to the end of the longest episode of the validation split.
-        steps = numbers(self.at("horizons", "observation", "steps"))
-        longest = max((step or 0 for step in steps), default=0)
-        episode = self.horizon or longest
-        return (trusted, episode) if trusted is not None and trusted < episode else None
+        episode = self.horizon or max(horizons.observation.steps)
+        trusted = horizons.trusted_horizon
+        return (trusted, episode) if trusted < episode else None
 
 
 Rule = Callable[[Measured], str | None]
@@ -90,44 +80,42 @@ Rule = Callable[[Measured], str | None]
 
 
 def warnings_of(
-    fidelity: Any, *, horizon: int | None = None, known: Sequence[str] = ()
+    fidelity: Fidelity, *, horizon: int | None = None, known: Sequence[str] = ()
 ) -> list[str]:
     """Warnings that apply to a twin, in the order of `RULES`. Arguments: see `Measured`."""
     return _texts(RULES, Measured(fidelity, horizon, known))
 
 
-def comparison_warnings(rows: Any) -> list[str]:
+def comparison_warnings(rows: Sequence[PolicyComparison]) -> list[str]:
     """Warnings that follow from a comparison of learned and real returns alone, in the order of `COMPARISON_RULES`."""
-    return _texts(COMPARISON_RULES, Measured({"comparison": rows}))
+    return _texts(COMPARISON_RULES, Measured(Fidelity(comparison=list(rows))))
 
 
 def _texts(rules: dict[str, Rule], measured: Measured) -> list[str]:
     return [text for rule in rules.values() if (text := rule(measured)) is not None]
 
 
-def misuses(fidelity: Any, *, horizon: int | None = None) -> list[str]:
+def misuses(fidelity: Fidelity, *, horizon: int | None = None) -> list[str]:
     """Uses that a twin is not made for."""
-    measured = Measured(fidelity, horizon)
+    measured, calibration = Measured(fidelity, horizon), fidelity.return_prediction
     found = [
         "decisions that can cause harm",
         "reporting a learned return as a result: evaluate the policy in the real environment first",
         "environments with other arguments or wrappers than the real environment of this twin",
     ]
-    if measured.has_prediction:
-        half_width = measured.number("return_prediction", "half_width")
-        most = measured.number("return_prediction", "most_past_threshold")
-        if half_width:
+    if calibration is None:
+        found.append("predicting real returns from learned returns: no interval is calibrated")
+    else:
+        if calibration.half_width:
             found.append(
                 "choosing between policies whose predicted returns differ by less than "
-                f"{show(2 * half_width)} (interval width)"
+                f"{show(2 * calibration.half_width)} (interval width)"
             )
-        if most is not None and most < 1:
+        if calibration.most_past_threshold < 1:
             found.append(
-                f"predicting the real return of policies with more than {percent(most)} of their steps out of "
-                "distribution"
+                "predicting the real return of policies with more than "
+                f"{percent(calibration.most_past_threshold)} of their steps out of distribution"
             )
-    else:
-        found.append("predicting real returns from learned returns: no interval is calibrated")
     if measured.short_horizon is not None:
         trusted = measured.short_horizon[0]
         found.append(
@@ -141,40 +129,37 @@ def misuses(fidelity: Any, *, horizon: int | None = None) -> list[str]:
 
 
 def _return_gap(measured: Measured) -> str | None:
-    apart = [(gap, row) for row in measured.compared if (gap := _distance(row)) > 0]
+    apart = [(gap, row) for row in measured.fidelity.comparison if (gap := _distance(row)) > 0]
     apart.sort(key=lambda pair: pair[0], reverse=True)
-    policies = [
-        f"{policy_label(row.get('policy'))} (real {with_ends(row, 'real_mean', 'real_ci95')}, "
-        f"learned {with_ends(row, 'learned_mean', 'learned_ci95')})"
-        for _, row in apart
-    ]
-    if not policies:
+    if not apart:
         return None
+    policies = [
+        f"{row.label} (real {row.real_text}, learned {row.learned_text})" for _, row in apart
+    ]
     return f"The 95 % intervals of real and learned return do not overlap: {_listed(policies)}."
 
 
-def _distance(row: JSON) -> float:
+def _distance(row: PolicyComparison) -> float:
     """Distance between the intervals of real and learned return, task units; 0 where they overlap or are unknown."""
-    real, learned = interval(row.get("real_ci95")), interval(row.get("learned_ci95"))
-    if real is None or learned is None:
+    if row.learned_ci95 is None:
         return 0.0
-    distance = max(learned[0] - real[1], real[0] - learned[1])
+    distance = max(row.learned_ci95[0] - row.real_ci95[1], row.real_ci95[0] - row.learned_ci95[1])
     # Floating-point rounding is no return gap.
-    rounding = _SAME * max(map(abs, (*real, *learned)))
-    return distance if distance > rounding and math.isfinite(distance) else 0.0
+    rounding = _SAME * max(map(abs, (*row.real_ci95, *row.learned_ci95)))
+    return distance if distance > rounding else 0.0
 
 
 def _out_of_distribution(measured: Measured) -> str | None:
     shares = [
-        (share, row)
-        for row in measured.compared
-        if (share := number(row.get("past_threshold_share"))) is not None
-        and share > MAX_OUT_OF_DISTRIBUTION
+        (row.past_threshold_share, row.label)
+        for row in measured.fidelity.comparison
+        if row.past_threshold_share is not None
+        and row.past_threshold_share > MAX_OUT_OF_DISTRIBUTION
     ]
-    shares.sort(key=lambda pair: pair[0], reverse=True)
-    policies = [f"{policy_label(row.get('policy'))} ({percent(share)})" for share, row in shares]
-    if not policies:
+    if not shares:
         return None
+    shares.sort(key=lambda pair: pair[0], reverse=True)
+    policies = [f"{label} ({percent(share)})" for share, label in shares]
     return (
         f"More than {percent(MAX_OUT_OF_DISTRIBUTION)} of the learned steps are out of distribution, so learned "
         f"returns are unreliable: {_listed(policies)}."
@@ -187,50 +172,47 @@ def _listed(policies: Sequence[str]) -> str:
 
 
 def _no_pool(measured: Measured) -> str | None:
-    if measured.has_pool:
+    if measured.evaluation is not None:
         return None
-    if measured.has_prediction:
+    if measured.fidelity.return_prediction is not None:
         return "No policy pool is recorded: the agreement of learned and real returns is unknown."
     return (
         "No policy pool was evaluated: predicted returns of this twin have no interval. Evaluate one with "
-        "`world-env pool` "
-        "and `world-env compare --pool`."
+        "`world-env pool` and `world-env compare --pool`."
     )
 
 
 def _uncalibrated(measured: Measured) -> str | None:
-    if not measured.has_pool or measured.has_prediction:
+    if measured.evaluation is None or measured.fidelity.return_prediction is not None:
         return None
     return "A policy pool was evaluated, but predicted returns are not calibrated on it: they have no interval."
 
 
 def _few_policies(measured: Measured) -> str | None:
-    pool = measured.at("agreement", "evaluation")
-    policies, runs = number(at(pool, "policies")), number(at(pool, "runs"))
-    if not policies or (policies >= MIN_POLICIES and (runs is None or runs >= MIN_RUNS)):
+    found = measured.evaluation
+    if found is None or (found.policies >= MIN_POLICIES and found.runs >= MIN_RUNS):
         return None
     return (
-        f"Agreement was measured on only {policies_text(pool)}: a reliable correlation needs at least {MIN_POLICIES} "
+        f"Agreement was measured on only {policies_text(found)}: a reliable correlation needs at least {MIN_POLICIES} "
         f"policies from {MIN_RUNS} training runs."
     )
 
 
 def _pearson(measured: Measured) -> str | None:
-    pearson, ceiling = (
-        measured.number("agreement", "evaluation", name) for name in ("pearson", "ceiling")
-    )
-    if pearson is None or pearson >= MIN_PEARSON or (ceiling is not None and pearson >= ceiling):
+    found = measured.evaluation
+    if found is None or found.pearson is None or found.pearson >= MIN_PEARSON:
         return None
-    limit = "unknown" if ceiling is None else f"{ceiling:.3f}"
+    if found.ceiling is not None and found.pearson >= found.ceiling:
+        return None
+    limit = "unknown" if found.ceiling is None else f"{found.ceiling:.3f}"
     return (
-        f"The Pearson correlation of learned and real returns is only {pearson:.3f} (goal {MIN_PEARSON}; upper "
-        f"limit from "
-        f"two halves of the real episodes: {limit})."
+        f"The Pearson correlation of learned and real returns is only {found.pearson:.3f} (goal {MIN_PEARSON}; upper "
+        f"limit from two halves of the real episodes: {limit})."
     )
 
 
 def _bias(measured: Measured) -> str | None:
-    share = measured.number("agreement", "evaluation", "bias_fraction")
+    share = None if measured.evaluation is None else measured.evaluation.bias_fraction
     if share is None or abs(share) <= MAX_BIAS:
         return None
     return (
@@ -241,23 +223,23 @@ def _bias(measured: Measured) -> str | None:
 
 def _coverage(kind: str, measured: Measured) -> str | None:
     """Too wide an interval is a fault only for the policies that calibrated it."""
-    found, level = (
-        measured.number("return_prediction", "coverage", kind),
-        measured.number("return_prediction", "level"),
-    )
-    level = 0.9 if level is None else level
-    off = 0.0 if found is None else round(found - level, 9)
+    calibration = measured.fidelity.return_prediction
+    found = None if calibration is None else calibration.coverage.get(kind)
+    if calibration is None or found is None:
+        return None
+    off = round(found - calibration.level, 9)
     if -MAX_OFF_LEVEL <= off and (off <= MAX_OFF_LEVEL or kind == "optimisation"):
         return None
     policies = "policies trained in the twin" if kind == "optimisation" else "policies"
     return (
-        f"The {percent(level)} intervals cover the real return of {percent(found)} of the {policies}: they are too "
-        f"{'narrow' if off < 0 else 'wide'}."
+        f"The {percent(calibration.level)} intervals cover the real return of {percent(found)} of the {policies}: they "
+        f"are too {'narrow' if off < 0 else 'wide'}."
     )
 
 
 def _width(measured: Measured) -> str | None:
-    width = measured.number("return_prediction", "width_fraction")
+    calibration = measured.fidelity.return_prediction
+    width = None if calibration is None else calibration.width_fraction
     if width is None or width <= MAX_WIDTH:
         return None
     return (
@@ -267,49 +249,52 @@ def _width(measured: Measured) -> str | None:
 
 
 def _exploitation(measured: Measured) -> str | None:
-    bias = measured.number("agreement", "optimisation", "bias")
-    if bias is None or bias <= 0:
+    found = measured.optimisation
+    if found is None or found.bias <= 0:
         return None
-    share = measured.number("agreement", "optimisation", "bias_fraction")
-    ends = interval(measured.at("agreement", "optimisation", "bias_ci95"))
+    share, ends = found.bias_fraction, found.bias_ci95
     of_range = "" if share is None else f" ({percent(share)} of the pool's range)"
     chance = "; the 95 % interval includes 0" if ends is not None and ends[0] <= 0 else ""
-    return f"Learned returns of policies trained in the twin are {show(bias)}{of_range} too high on average{chance}."
+    return (
+        f"Learned returns of policies trained in the twin are {show(found.bias)}{of_range} too high on "
+        f"average{chance}."
+    )
 
 
 def _exploitation_unknown(measured: Measured) -> str | None:
-    if not measured.has_pool or measured.number("agreement", "optimisation", "policies"):
+    if measured.evaluation is None or measured.optimisation is not None:
         return None
     return "No policy trained in the twin was evaluated with the pool: exploitation of model errors is unknown."
 
 
 def _few_ends(measured: Measured) -> str | None:
-    ends = measured.number("termination", "terminal_labels")
-    if ends is None or ends >= MIN_ENDS or "termination" in measured.known:
+    scores = measured.fidelity.termination
+    if scores is None or scores.terminal_labels >= MIN_ENDS or "termination" in measured.known:
         return None
-    if not ends:
+    if not scores.terminal_labels:
         return "No episode of the validation split terminates: the accuracy of predicted terminations is unknown."
     return (
-        f"Only {show(ends)} steps of the validation split terminate an episode: the measured accuracy of predicted "
-        "terminations is uncertain."
+        f"Only {show(scores.terminal_labels)} steps of the validation split terminate an episode: the measured "
+        "accuracy of predicted terminations is uncertain."
     )
 
 
 def _survival(measured: Measured) -> str | None:
-    steps, real, learned = (
-        numbers(measured.at("horizons", "survival", name)) for name in ("steps", "real", "learned")
-    )
+    horizons = measured.fidelity.horizons
+    found = None if horizons is None else horizons.survival
+    if found is None:
+        return None
     gaps = [
-        (abs(real_share - learned_share), step, real_share, learned_share)
-        for step, real_share, learned_share in zip(steps, real, learned, strict=False)
-        if step is not None and real_share is not None and learned_share is not None
+        (abs(real - learned), step, real, learned)
+        for step, real, learned in zip(found.steps, found.real, found.learned, strict=True)
+        if real is not None and learned is not None
     ]
     if not gaps or max(gaps)[0] <= MAX_SURVIVAL_GAP:
         return None
-    _, step, real_share, learned_share = max(gaps)
+    _, step, real, learned = max(gaps)
     return (
-        f"Learned and real episodes end at different times: after {show(step)} steps, {percent(learned_share)} of the "
-        f"learned and {percent(real_share)} of the real episodes are running."
+        f"Learned and real episodes end at different times: after {show(step)} steps, {percent(learned)} of the "
+        f"learned and {percent(real)} of the real episodes are running."
     )
 
 
@@ -320,20 +305,16 @@ def _short_horizon(measured: Measured) -> str | None:
     if not trusted:
         return (
             "No measured step is trusted: the error after 1 step is more than half that of holding the last "
-            "observation. "
-            "Compare policies in the real environment."
+            "observation. Compare policies in the real environment."
         )
     return f"The trusted horizon is {show(trusted)} steps; an episode has up to {show(episode)}."
 
 
 def _useless_predictions(measured: Measured) -> str | None:
-    error, hold_last = (numbers(measured.at("open_loop", name)) for name in ("error", "hold_last"))
-    if not error or len(error) != len(hold_last):
+    curve = measured.fidelity.open_loop
+    if curve is None:
         return None
-    worse = [
-        baseline is not None and (learned is None or learned >= baseline)
-        for learned, baseline in zip(error, hold_last, strict=True)
-    ]
+    worse = _no_lower(curve.error, curve.hold_last)
     # A single later step where hold-last is right by chance (periodic observations return to it) does not count.
     first, count = None, 0
     for left, bad in enumerate(reversed(worse), 1):
@@ -345,9 +326,32 @@ def _useless_predictions(measured: Measured) -> str | None:
     return f"From step {first} on, the open-loop error is no lower than that of holding the last observation."
 
 
+def _no_lower(error: Numbers, baseline: Numbers) -> list[bool]:
+    """Whether the error of each step is no lower than that of a baseline; None is above any number."""
+    return [
+        base is not None and (learned is None or learned >= base)
+        for learned, base in zip(error, baseline, strict=True)
+    ]
+
+
+def _linear_model(measured: Measured) -> str | None:
+    curves = error_curves(measured.fidelity)
+    if curves is None or "linear" not in curves.series:
+        return None
+    worse = _no_lower(curves.series["twin"], curves.series["linear"])
+    steps = [step for step, bad in zip(curves.steps, worse, strict=True) if bad]
+    if len(steps) <= MAX_LINEAR_SHARE * len(worse):
+        return None
+    return (
+        f"A linear model of the same data predicts as well or better after {', '.join(map(show, steps))} steps: a "
+        "longer fit, more data or another family can be more accurate."
+    )
+
+
 def _uncertainty(measured: Measured) -> str | None:
-    found = numbers(measured.at("horizons", "uncertainty", "auroc"))
-    known = [value for value in found if value is not None]
+    horizons = measured.fidelity.horizons
+    ranking = None if horizons is None else horizons.uncertainty
+    known = [] if ranking is None else [value for value in ranking.auroc if value is not None]
     if not known or median(known) >= MIN_AUROC:
         return None
     return (
@@ -357,15 +361,16 @@ def _uncertainty(measured: Measured) -> str | None:
 
 
 def _actions(measured: Measured) -> str | None:
-    steps, error, size = (
-        numbers(measured.at("counterfactual", name))
-        for name in ("steps", "effect_error", "effect_size")
-    )
+    found = measured.fidelity.action_effects
+    if found is None or found.effect_error is None or found.effect_size is None:
+        return None
     # The error is a share of the effect: 1 is the error of predicting no effect at all.
     useless = [
         step
-        for step, share, effect in zip(steps, error, size, strict=False)
-        if step is not None and share is not None and effect is not None and share >= 1 and effect
+        for step, share, size in zip(
+            found.steps, found.effect_error, found.effect_size, strict=True
+        )
+        if share is not None and share >= 1 and size
     ]
     if not useless:
         return None
@@ -397,6 +402,7 @@ RULES: dict[str, Rule] = {
     "survival": _survival,
     "short horizon": _short_horizon,
     "useless predictions": _useless_predictions,
+    "linear model": _linear_model,
     "uncertainty": _uncertainty,
     "actions": _actions,
 }

@@ -1,0 +1,126 @@
+"""Comparison of the learned and the real returns of policies."""
+
+from __future__ import annotations
+
+import re
+
+from world_env.results.formatting import percent, show, signed, with_interval
+from world_env.results.provenance import Facts
+from world_env.struct import Struct
+
+Interval = tuple[float, float]
+"""Bounds (low, high)."""
+
+_POLICY = re.compile(r"(?P<algo>a2c|ddpg|dqn|ppo|sac|td3)_(?P<place>twin|real_same_steps)")
+_LONGEST_NAME = 24
+"""Characters of a policy's name in a printed table; longer names are cut."""
+
+
+class PolicyComparison(Struct, frozen=True, kw_only=True):
+    """Learned and real return of one policy, task units, with 95 % intervals."""
+
+    policy: str
+    """Name of the policy."""
+    real_mean: float
+    real_ci95: Interval
+    learned_mean: float | None = None
+    """None: the policy was not evaluated in the twin."""
+    learned_ci95: Interval | None = None
+    past_threshold_share: float | None = None
+    """Share of the learned steps that are out of distribution; None: the twin has no threshold."""
+    episodes: int
+    """Episodes on each side."""
+    real_steps: int | None = None
+    """Real steps that the policy needed, without this comparison; None: unknown."""
+
+    @property
+    def label(self) -> str:
+        """Name of the policy in words."""
+        return policy_label(self.policy)
+
+    @property
+    def return_gap(self) -> float | None:
+        """Learned minus real return, task units."""
+        return None if self.learned_mean is None else self.learned_mean - self.real_mean
+
+    @property
+    def real_text(self) -> str:
+        """Real return with its interval."""
+        return with_interval(self.real_mean, self.real_ci95)
+
+    @property
+    def learned_text(self) -> str:
+        """Learned return with its interval."""
+        return with_interval(self.learned_mean, self.learned_ci95)
+
+    @property
+    def gap_text(self) -> str:
+        """Return gap with its sign."""
+        return signed(self.return_gap)
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """Result of `compare`. `print` shows it as a table."""
+
+    env_id: str
+    """Gymnasium id of the real environment."""
+    episodes: int
+    """Episodes per policy and side."""
+    seeds: tuple[int, int] | None = None
+    """First and last reset seed of the real environment."""
+    rows: list[PolicyComparison]
+    """One entry per policy."""
+    real_steps_by_purpose: dict[str, int] = {}
+    """Purpose -> real steps, as counted by the ledger."""
+    seed: int | None = None
+    """Seed of the run that trained the policies."""
+    provenance: Facts | None = None
+    """Commit, date, machine and command of the comparison."""
+
+    def __str__(self) -> str:
+        head = ("policy", "real return [95 %]", "learned return [95 %]", "return gap", "OOD")
+        lines = [head] + [
+            (
+                _cut(row.policy),
+                row.real_text,
+                row.learned_text,
+                row.gap_text,
+                percent(row.past_threshold_share),
+            )
+            for row in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+            for line in lines
+        ]
+        note = f"Means over {show(self.episodes)} episodes. OOD: share of learned steps out of distribution."
+        return "\n".join([*table, note])
+
+
+def policy_label(name: str) -> str:
+    """Label of a compared policy: words for the names that a build gives, any other name unchanged."""
+    if name == "random":
+        return "random actions"
+    found = _POLICY.fullmatch(name)
+    if found is None:
+        return name
+    algo = found["algo"].upper()
+    if is_trained_in_twin(name):
+        return f"{algo} trained in the twin"
+    return f"{algo} trained in the real environment, same steps"
+
+
+def is_trained_in_twin(name: str) -> bool:
+    """Whether a build gives this name to the policy that it trains in the twin."""
+    found = _POLICY.fullmatch(name)
+    return found is not None and found["place"] == "twin"
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a build gives this name to a policy that needs no twin."""
+    return policy_label(name) != name and not is_trained_in_twin(name)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
