@@ -43,10 +43,13 @@ def measure_horizons(
     twin: Twin,
     episodes: Sequence[Episode],
     *,
+    data: EncodedEpisodes | None = None,
     linear: WorldModel | None = None,
     seed: int = 0,
 ) -> JSON:
     """Measure the errors of a twin by number of steps on episodes of the validation split. Returns strict JSON.
+
+    data: the same episodes, encoded by the codec of the twin (None: they are encoded here).
 
     "observation": "steps"; "unit"; "names" of the dimensions (an image is one dimension); "rows", number of windows at
         each step; and, per dimension and step, the root mean square error of the twin ("error"), of the last
@@ -60,7 +63,7 @@ def measure_horizons(
         uncertainty, and for steps with few windows.
     "trusted_horizon": largest measured step that is trusted (`TRUSTED`) with all steps before it; 0: none.
     """
-    windows = _Windows.of(encode_episodes(episodes, twin.codec))
+    windows = _Windows.of(encode_episodes(episodes, twin.codec) if data is None else data)
     actions = np.concatenate([episode.actions for episode in episodes])
     learned = _rollout_errors(twin, windows, actions, seed)
     squared = torch.stack(learned.squared)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from world_env.atomic_io import write_json
-from world_env.data.dataset import encode_episodes
+from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import split
 from world_env.errors import MissingExtraError
 from world_env.fitting.config import FitConfig
@@ -237,8 +237,9 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSO
     # Least squares on images would need a weight for each pair of pixels.
     images = last.twin.codec.images
     linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
-    return curves_of(last.twin, validation, linear), {
-        "horizons": measure_horizons(last.twin, validation, linear=linear),
+    data = encode_episodes(validation, last.twin.codec)
+    return curves_of(last.twin, data, linear), {
+        "horizons": measure_horizons(last.twin, validation, data=data, linear=linear),
         "counterfactual": measure_action_effects(
             last.twin, config.real, ledger=ledger, seed=config.seed
         ),
@@ -264,9 +265,8 @@ def _agreement(name: str, last: Round, policy_pool: Pool, ledger: StepLedger) ->
     return agreement(evaluate_twin(last.twin, policy_pool, [trained]), policy_pool)
 
 
-def curves_of(twin: Twin, validation: list[Episode], linear: WorldModel | None) -> JSON:
+def curves_of(twin: Twin, data: EncodedEpisodes, linear: WorldModel | None) -> JSON:
     """Open-loop errors on the validation split: of the twin, of the last observation held and of the linear family."""
-    data = encode_episodes(validation, twin.codec)
     horizon = int(data.left.max())
     found = error_curves(
         {"open_loop": evaluate_open_loop(twin.model, data, horizon=horizon).to_json()}
