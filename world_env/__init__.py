@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ExploitationAlarm as ExploitationAlarm,
     )
     from world_env.policy_evaluation.return_prediction import predict_return as predict_return
+    from world_env.progress import ProgressBars as ProgressBars
     from world_env.refinement.config import RefineConfig as RefineConfig
     from world_env.refinement.refine import refine as refine
     from world_env.rl.config import LearnConfig as LearnConfig

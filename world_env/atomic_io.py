@@ -31,9 +31,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        finally:
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            raise
     except StageError:
         raise
     except OSError as error:

@@ -15,7 +15,7 @@ SCRIPTS = [
     *("agreement.agreement", "agreement.misses", "families.families", "families.one_frame"),
     *("diagnostics.lint", "diagnostics.alarm", "diagnostics.uncertainty", "diagnostics.scales"),
     *("learning.learn_table", "speed.steps_per_second", "speed.parts", "speed.gpu"),
-    *("speed.fit_speed", "speed.ppo_speed"),
+    *("speed.fit_speed", "speed.fit_memory", "speed.ppo_speed"),
 ]
 READMES = sorted((ROOT / "benchmarks").rglob("README.md"))
 COMMAND = re.compile(r"^ *python -m benchmarks\.([\w.]+)(.*?)(?: +#.*)?$", re.M)

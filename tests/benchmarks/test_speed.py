@@ -20,7 +20,7 @@ BENCHMARKS = ROOT / "benchmarks"
 JSON = dict[str, Any]
 MODULES = (
     *["join", "returns.returns", "returns.tuning", "speed.timing", "speed.stepping"],
-    *["speed.mbrl_speed", "speed.speed_plot", "diagnostics.scales_table"],
+    *["speed.mbrl_speed", "speed.speed_plot", "diagnostics.scales_table", "speed.fit_memory"],
 )
 SCRIPTS = (
     *["speed.steps_per_second", "speed.fit_speed", "speed.gpu", "speed.ppo_speed"],
@@ -191,6 +191,22 @@ def test_a_fit_is_timed_part_by_part(
     assert row["milliseconds_per_update"]["optimizer"] > 0 and row["seconds"]["validation"] > 0
     spent = [seconds for name, seconds in row["seconds"].items() if name != "total"]
     assert sum(spent) == pytest.approx(row["seconds"]["total"], abs=0.01)
+
+
+def test_the_memory_of_a_fit_is_measured_and_its_twin_is_named(
+    scripts: dict[str, ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--steps", "400", "--size", "5", "--episodes", "20", "--gradient-steps", "2"]
+    monkeypatch.setattr(sys, "argv", ["fit_memory", *words])
+    twins = set()
+    for _ in range(2):
+        scripts["fit_memory"].main()
+        row = json.loads(capsys.readouterr().out)
+        assert (row["steps"], row["size"]) == (400, 5) and row["peak_above_data_mb"] >= 0
+        twins.add(row["twin"])
+    assert len(twins) == 1
 
 
 def test_devices_are_timed_on_the_same_worlds_and_fits(

@@ -11,7 +11,7 @@ import torch
 
 from world_env.codec import Codec
 from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
-from world_env.data.episode import Episode, split
+from world_env.data.episode import Episode, split, split_pieces
 from world_env.data.minari import from_minari, to_minari
 from world_env.data.statistics import column_notes, data_range
 from world_env.data.store import EpisodeStore
@@ -256,6 +256,31 @@ def test_windows_are_aligned_and_stop_at_the_episode() -> None:
     assert (batch.terminated.sum(1)[~ok.all(1)] <= 1).all()
 
 
+@pytest.mark.parametrize("number", [12, 4], ids=["whole episodes", "blocks"])
+@pytest.mark.parametrize("real", [PLAIN, PARTS], ids=["box", "dict"])
+def test_the_parts_of_encoded_episodes_are_those_of_the_encoded_split(
+    number: int, real: EnvConfig
+) -> None:
+    episodes, codec = counted(number, real), Codec(spec_of(real))
+    everything = encode_episodes(episodes, codec)
+    pieces = split_pieces([len(episode) for episode in episodes], 0.3, seed=1)
+    for side, expected in zip(pieces, split(episodes, 0.3, seed=1), strict=True):
+        encoded, part = encode_episodes(expected, codec), everything.part(side)
+        assert part.fingerprint() == encoded.fingerprint()
+        assert torch.equal(part.left, encoded.left)
+        assert torch.equal(part.elapsed, encoded.elapsed)
+        shared = everything.windows_of(side)
+        assert shared.actions is everything.actions
+        assert shared.observations is everything.observations
+        one, other = (
+            each.windows(200, 5, torch.Generator().manual_seed(3)) for each in (encoded, shared)
+        )
+        for name in ("actions", "rewards", "terminated", "valid"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        for key, value in one.observations.items():
+            assert torch.equal(value, other.observations[key])
+
+
 def test_every_step_is_drawn() -> None:
     encoded = encode_episodes(counted(12), Codec(spec_of(PLAIN)))
     generator = torch.Generator().manual_seed(0)
@@ -365,7 +390,7 @@ def test_starts_are_real_starts_and_states_are_never_ends() -> None:
     episodes = counted(5)
     codec = Codec(spec_of(PLAIN))
     pieces = [piece for episode in episodes for piece in (episode.cut(0, 2), episode.cut(2, 4))]
-    begun = starts(pieces, codec)
+    begun = starts(encode_episodes(pieces, codec))
     assert len(begun) == 5 and begun.elapsed.tolist() == [0] * 5
     assert (begun.last()["observation"][:, 0] == 0).all()
     states = dataset_states(encode_episodes(episodes, codec), limit=10_000)
@@ -373,4 +398,4 @@ def test_starts_are_real_starts_and_states_are_never_ends() -> None:
     assert torch.equal(states.elapsed, states.last()["observation"][:, 0].long())
     assert len(dataset_states(encode_episodes(pieces, codec), limit=3, seed=4)) == 3
     with pytest.raises(InitialStatesError, match=r"none of the 5 episodes starts at a reset"):
-        starts(pieces[1::2], codec)
+        starts(encode_episodes(pieces[1::2], codec))

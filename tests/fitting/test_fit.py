@@ -273,6 +273,21 @@ def test_no_transition_of_a_held_out_episode_is_trained_on(episodes: list[Episod
     assert sum(map(len, training)) + sum(map(len, held_out)) == 400
 
 
+def test_a_fit_encodes_each_episode_once(
+    episodes: list[Episode], spec: WorldSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = Codec.encode_observation
+
+    def watched(codec: Codec, observation: object, **options: object) -> object:
+        encoded.append(id(observation))
+        return encode(codec, observation, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Codec, "encode_observation", watched)
+    fit_episodes(episodes, spec, TINY)
+    assert sorted(encoded) == sorted(id(episode.observations) for episode in episodes)
+
+
 def test_planted_off_by_one_rewards_are_seen() -> None:
     config = dataclasses.replace(TINY, updates=150, validate_every=50, learning_rate=3e-3)
     error = {}

@@ -13,11 +13,12 @@ import tyro
 from rich.table import Table
 
 from world_env.atomic_io import write_bytes
-from world_env.cli.console import NO_KWARGS, Bars, console, runs_folder
+from world_env.cli.console import NO_KWARGS, console, runs_folder
 from world_env.cli.main import set_threads
 from world_env.collection.config import CollectConfig
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
+from world_env.progress import ProgressBars
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig
 from world_env.spec import EnvConfig
@@ -58,8 +59,7 @@ def collect_command(config: _Flat[CollectConfig]) -> None:
     from world_env.collection.collect import collect
 
     set_threads()
-    bars = Bars()
-    store = collect(config, progress=lambda done, wanted: bars("collect", done, wanted, {}))
+    store = collect(config, progress=ProgressBars().stage("collect"))
     console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
 
 
@@ -82,13 +82,12 @@ def fit_command(
     from world_env.fitting.fit import fit
 
     set_threads()
-    bars = Bars()
     twin = fit(
         data,
         out,
         config,
         horizon=horizon,
-        progress=lambda done, wanted, logs: bars("fit", done, wanted, logs),
+        progress=ProgressBars().stage("fit"),
         tensorboard=tensorboard,
     )
     loss = twin.fidelity.loss
@@ -147,7 +146,6 @@ def learn_command(command: _Flat[LearnCommand]) -> None:
 
     set_threads()
     environment = command.environment()
-    bars = Bars()
     out = command.out
     ledger = StepLedger(out.with_name(f"{out.name}-real-steps.json")) if command.real else None
     learn(
@@ -155,7 +153,7 @@ def learn_command(command: _Flat[LearnCommand]) -> None:
         command.config,
         out=out,
         ledger=ledger,
-        progress=lambda done, wanted, logs: bars("learn", done, wanted, logs),
+        progress=ProgressBars().stage("learn"),
         through=None if command.through is None else Twin.load(command.through),
     )
     console.print(f"policy: {out}")
@@ -172,7 +170,7 @@ def refine_command(config: _Flat[RefineConfig]) -> None:
 
     set_threads()
     ledger = StepLedger(config.out / "real-steps.json")
-    done = refine(config, ledger=ledger, report=Bars())
+    done = refine(config, ledger=ledger, report=ProgressBars())
     table = Table(
         *("round", "real steps", "selected policy", "predicted return"),
         "real evaluation episodes of the previous selection",
@@ -253,7 +251,7 @@ def build_command(
         family=family,
         observation_mode=observation_mode,
     )
-    _show_built(build(config, report=Bars()))
+    _show_built(build(config, report=ProgressBars()))
 
 
 def demo_command(learn_steps: int = 150_000, updates: int = 2_000, out: Path | None = None) -> None:
@@ -268,7 +266,7 @@ def demo_command(learn_steps: int = 150_000, updates: int = 2_000, out: Path | N
 
     set_threads()
     folder = out or runs_folder() / "demo"
-    _show_built(demo(folder, learn_steps=learn_steps, updates=updates, report=Bars()))
+    _show_built(demo(folder, learn_steps=learn_steps, updates=updates, report=ProgressBars()))
 
 
 def _show_built(built: Built) -> None:

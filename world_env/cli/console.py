@@ -1,4 +1,4 @@
-"""What the commands share: the output folder, progress, tables, and the real environment of a twin."""
+"""What the commands share: the output folder, tables, and the real environment of a twin."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from tqdm import tqdm
 
 from world_env.spec import EnvConfig
-from world_env.types import JSON
 
 if TYPE_CHECKING:
     from world_env.twin.twin import Twin
@@ -23,34 +21,6 @@ NO_KWARGS: dict[str, Any] = {}
 def runs_folder() -> Path:
     """The default output folder: $WORLD_ENV_RUNS, or `runs`."""
     return Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
-
-
-class Bars:
-    """Progress bars, one a stage."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, wanted: int, logs: JSON) -> None:
-        """Advance the bar of a stage, or start it."""
-        if self._bar is None or stage != self._stage or done < self._bar.n:
-            self.close()
-            # From `done` on: steps before the first report took time that the bar did not measure.
-            self._bar = tqdm(total=wanted, initial=done, desc=stage, unit="", mininterval=0.5)
-            self._stage = stage
-        self._bar.update(done - self._bar.n)
-        numbers = {name: f"{value:.4g}" for name, value in logs.items() if isinstance(value, float)}
-        shown = {name: numbers[name] for name in ("open_loop", "episode_return") if name in numbers}
-        self._bar.set_postfix(shown)
-        if done >= wanted:
-            self.close()
-
-    def close(self) -> None:
-        """Finish the current bar, if there is one."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None
 
 
 def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:

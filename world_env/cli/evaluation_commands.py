@@ -13,7 +13,6 @@ from rich.table import Table
 from world_env.atomic_io import write_json
 from world_env.cli.console import (
     NO_KWARGS,
-    Bars,
     console,
     real_of_twin,
     runs_folder,
@@ -21,6 +20,7 @@ from world_env.cli.console import (
 from world_env.cli.main import set_threads
 from world_env.errors import InvalidOptionError
 from world_env.policy_evaluation.config import PoolConfig
+from world_env.progress import ProgressBars
 from world_env.results.formatting import show
 from world_env.spec import EnvConfig
 
@@ -77,7 +77,7 @@ def pool_command(
         through=through,
         seed=seed,
     )
-    found = pool(config, report=Bars())
+    found = pool(config, report=ProgressBars())
     table = Table("policy", "real return")
     for member, returns in zip(found.members, found.returns, strict=True):
         table.add_row(member.name, f"{returns.mean:.1f}")
@@ -145,7 +145,6 @@ def compare_command(
     for path in policies:
         played[str(path) if path.name in played else path.name] = path
     ledger = StepLedger(target / "real-steps.json")
-    bars = Bars()
     comparison = compare(
         loaded,
         played,
@@ -155,7 +154,7 @@ def compare_command(
         seed=seed,
         purpose="spot_check",
         real_steps={"random": 0},
-        progress=lambda done, wanted: bars("compare", done, wanted, {}),
+        progress=ProgressBars().stage("compare"),
     )
     ledger.save()
     write_json(target / "comparison.json", comparison.replace(provenance=facts()).to_json())
@@ -186,7 +185,7 @@ def _evaluate_with_pool(
             "your own twin"
         )
     ledger = StepLedger(folder.parent / f"{folder.name}-pool-real-steps.json")
-    bars = Bars()
+    bars = ProgressBars()
     trained = []
     for number, path in enumerate(policies):
         policy = as_policy(path, twin.spec)
@@ -194,9 +193,7 @@ def _evaluate_with_pool(
         trained.append(TrainedPolicy(str(path), str(path), policy, reality))
         bars("real episodes", number + 1, len(policies), {})
     ledger.save()
-    judged = evaluate_twin(
-        twin, found, trained, progress=lambda done, wanted: bars("evaluate", done, wanted, {})
-    )
+    judged = evaluate_twin(twin, found, trained, progress=bars.stage("evaluate"))
     measured, calibration = agreement(judged, found)
     with_agreement(twin, measured, calibration).save(folder)
     show_agreement(measured)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+_BLOCK_COLUMNS = 8
 _ROUNDING = 1e-5
 """Tolerance of the sum of squares of a unit vector."""
 _MIN_REST_SHARE = 0.5
@@ -14,6 +17,16 @@ _MIN_RANGE_OF_SQUARES = 1e-3
 """Range of a column's squares below which the column counts as constant."""
 _SAMPLE_ROWS = 64
 """Rows of the first, cheap test that rejects most groups of columns."""
+
+
+def column_blocks(size: int) -> Iterator[slice]:
+    """Slices that cover `size` columns, a few at a time: float64 copies of one block take little memory.
+
+    A block has one column only if there is no other: numpy sums a single column in another order.
+    """
+    blocks = -(-size // _BLOCK_COLUMNS)
+    edges = [size * i // blocks for i in range(blocks + 1)]
+    yield from map(slice, edges, edges[1:])
 
 
 def returns_to_rest(
@@ -31,11 +44,16 @@ def returns_to_rest(
 
     Returns (D,) bool.
     """
-    away = values - center
-    at_rest = np.abs(away) <= rounding
-    change, size = (np.square(part, dtype=np.float64).mean(0) for part in (changes, away))
-    returns_quickly = change > _MIN_CHANGE**2 * size
-    return (at_rest.mean(0) > _MIN_REST_SHARE) & returns_quickly
+    found = np.zeros(values.shape[1], bool)
+    for block in column_blocks(len(found)):
+        away = values[:, block] - center[block]
+        at_rest = np.abs(away) <= rounding[block]
+        change, size = (
+            np.square(part, dtype=np.float64).mean(0) for part in (changes[:, block], away)
+        )
+        returns_quickly = change > _MIN_CHANGE**2 * size
+        found[block] = (at_rest.mean(0) > _MIN_REST_SHARE) & returns_quickly
+    return found
 
 
 def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
@@ -45,9 +63,12 @@ def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
     quaternion). Nearly constant columns, which would fit many others, and one-hots are left out. Groups share no
     column.
     """
-    squares = np.square(values, dtype=np.float64)
-    moving = (squares.max(0) <= 1.0 + _ROUNDING) & (np.ptp(squares, axis=0) > _MIN_RANGE_OF_SQUARES)
-    sample = squares[:_SAMPLE_ROWS]
+    most = np.square(np.maximum(values.max(0), -values.min(0)), dtype=np.float64)
+    least = np.array([np.abs(column).min() for column in values.T])
+    moving = (most <= 1.0 + _ROUNDING) & (
+        most - np.square(least, dtype=np.float64) > _MIN_RANGE_OF_SQUARES
+    )
+    sample = np.square(values[:_SAMPLE_ROWS], dtype=np.float64)
     candidates: list[tuple[int, ...]] = []
     for i in np.flatnonzero(moving):
         miss = np.abs(sample[:, i, None] + sample[:, i + 1 :] - 1.0).max(0, initial=0.0)
@@ -63,7 +84,7 @@ def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
     used: set[int] = set()
     for group in candidates:
         columns = list(group)
-        sums = squares[:, columns].sum(1)
+        sums = np.square(values[:, columns], dtype=np.float64).sum(1)
         one_hot = np.isin(np.abs(values[:, columns]), (0.0, 1.0)).all()
         if used.isdisjoint(group) and np.abs(sums - 1.0).max() <= _ROUNDING and not one_hot:
             found.append(group)

@@ -17,7 +17,7 @@ from torch import Tensor
 from world_env.batch import Batch, Context, Observation, Statistics, select, unpacked
 from world_env.codec import Codec, packed
 from world_env.data.column_structure import returns_to_rest, unit_vectors
-from world_env.data.episode import Episode, stacked_conditioning
+from world_env.data.episode import Episode, Piece, stacked_conditioning
 from world_env.data.statistics import MIN_SPREAD, is_vector, robust_scale
 from world_env.data_range import widened
 from world_env.errors import (
@@ -29,6 +29,8 @@ from world_env.errors import (
 
 _STILL = 1e-3
 """Change scale of a column that never changes, in units of its own scale: it should stay put."""
+_CHUNK = 100_000
+"""Steps per part of a computation over all steps, which bounds its memory."""
 _COLUMNS = ("actions", "rewards", "terminated", "episode", "left", "elapsed")
 """Fields of `EncodedEpisodes` with one entry per step."""
 
@@ -46,6 +48,7 @@ class EncodedEpisodes:
     left: (N,) int64 >= 1, steps from this one to the last of its episode, both included.
     elapsed: (N,) int64, steps since the reset of the environment.
     conditioning: name -> (episodes, ...) float32, values of whole episodes.
+    begins: (K,) int64, steps at which `windows` may begin; None: all.
     """
 
     codec: Codec
@@ -57,6 +60,7 @@ class EncodedEpisodes:
     left: Tensor
     elapsed: Tensor
     conditioning: dict[str, Tensor] = field(default_factory=dict)
+    begins: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of steps, N."""
@@ -72,12 +76,38 @@ class EncodedEpisodes:
         moved = {key: value.to(device) for key, value in self.observations.items()}
         parts: dict[str, Any] = {name: getattr(self, name).to(device) for name in _COLUMNS}
         parts["conditioning"] = {n: value.to(device) for n, value in self.conditioning.items()}
-        return replace(self, observations=moved, **parts)
+        begins = None if self.begins is None else self.begins.to(device)
+        return replace(self, observations=moved, begins=begins, **parts)
+
+    def part(self, pieces: Sequence[Piece]) -> EncodedEpisodes:
+        """Copy pieces of the episodes, each as an episode of its own."""
+        steps, number, left = self._steps_of(pieces)
+        last = left == 1
+        places = torch.cat([steps + self.episode[steps], (steps + self.episode[steps] + 1)[last]])
+        order = (torch.cat([number, number[last]])).argsort(stable=True)
+        columns = {
+            name: getattr(self, name)[steps]
+            for name in ("actions", "rewards", "terminated", "elapsed")
+        }
+        return EncodedEpisodes(
+            codec=self.codec,
+            observations={key: value[places[order]] for key, value in self.observations.items()},
+            episode=number,
+            left=left,
+            conditioning=select(self.conditioning, torch.tensor([piece[0] for piece in pieces])),
+            **columns,
+        )
+
+    def windows_of(self, pieces: Sequence[Piece]) -> EncodedEpisodes:
+        """The same tensors, not copied, with `windows` that lie within the pieces."""
+        steps, _, left = self._steps_of(pieces)
+        return replace(self, left=self.left.index_copy(0, steps, left), begins=steps)
 
     def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
-        """Sample `size` windows of `length` steps; their first steps are uniform over all steps."""
-        steps = torch.randint(len(self), (size,), generator=generator)
-        return self.gather(steps.to(self.device), length)
+        """Sample `size` windows of `length` steps; their first steps are uniform over `begins`."""
+        number = len(self) if self.begins is None else len(self.begins)
+        steps = torch.randint(number, (size,), generator=generator).to(self.device)
+        return self.gather(steps if self.begins is None else self.begins[steps], length)
 
     def gather(self, steps: Tensor, length: int) -> Batch:
         """Cut the windows of `length` steps that start at the given steps, (B,) int64.
@@ -127,9 +157,12 @@ class EncodedEpisodes:
 
     def changes(self, key: str) -> Tensor:
         """Change of every dimension in every step, (N, D)."""
-        steps = torch.arange(len(self)) + self.episode
         flat = self.observations[key].flatten(1)
-        return flat[steps + 1] - flat[steps]
+        found = flat.new_empty(len(self), flat.shape[1])
+        for steps in torch.arange(len(self)).split(_CHUNK):
+            places = steps + self.episode[steps]
+            found[steps] = flat[places + 1] - flat[places]
+        return found
 
     def rewards_by_end(self) -> tuple[Tensor, Tensor]:
         """Rewards of the steps that did not terminate, and of those that did.
@@ -180,8 +213,20 @@ class EncodedEpisodes:
             self.episode,
             *self.conditioning.values(),
         ):
-            digest.update(part.contiguous().numpy(force=True).tobytes())
+            # `tobytes` would copy the data set.
+            digest.update(part.contiguous().numpy(force=True))  # type: ignore[arg-type]
         return digest.hexdigest()
+
+    def _steps_of(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor, Tensor]:
+        """(steps, number of their piece, steps left in the piece), (K,) int64 each."""
+        change = torch.diff(self.episode, prepend=self.episode.new_tensor([-1]))
+        first = change.nonzero().squeeze(1)
+        episode, start, stop = torch.tensor(pieces, device=self.device).T
+        lengths = stop - start
+        number = torch.repeat_interleave(torch.arange(len(pieces), device=self.device), lengths)
+        ends = lengths.cumsum(0)
+        left = ends[number] - torch.arange(len(number), device=self.device)
+        return (first[episode] + stop)[number] - left, number, left
 
     def _unit_vectors(self) -> Observation:
         found, number = {}, 0
@@ -226,25 +271,36 @@ def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisode
     """
     if not episodes:
         raise DataError("no episodes to encode: expected at least 1, collect some first")
-    observations, actions = [], []
-    for i, episode in enumerate(episodes):
-        try:
-            encoded = codec.encode_observation(episode.observations)
-            observations.append(packed(encoded, codec.images))
-            actions.append(codec.encode_action(episode.actions))
-        except (InvalidObservationError, InvalidActionError) as error:
-            raise DataError(f"episode {i} does not fit the spaces: {error}") from error
     lengths = torch.tensor([len(episode) for episode in episodes])
     ends = lengths.cumsum(0)
+    total = int(ends[-1])
+    actions = torch.empty(total, codec.action_size)
+    observations = {
+        key: torch.empty(
+            total + len(episodes),
+            *shape,
+            dtype=torch.uint8 if key in codec.images else torch.float32,
+        )
+        for key, shape in codec.shapes.items()
+    }
+    # Into place: a list of encoded episodes and its concatenation would be two copies of the data.
+    for i, (episode, end) in enumerate(zip(episodes, ends.tolist(), strict=True)):
+        try:
+            encoded = packed(codec.encode_observation(episode.observations), codec.images)
+            actions[end - len(episode) : end] = codec.encode_action(episode.actions)
+        except (InvalidObservationError, InvalidActionError) as error:
+            raise DataError(f"episode {i} does not fit the spaces: {error}") from error
+        for key, value in encoded.items():
+            observations[key][end - len(episode) + i : end + i + 1] = value
     number = torch.repeat_interleave(torch.arange(len(episodes)), lengths)
-    step = torch.arange(int(ends[-1]))
+    step = torch.arange(total)
     terminated = torch.zeros(len(step))
     terminated[ends - 1] = torch.tensor([float(episode.terminated) for episode in episodes])
     origin = torch.tensor([episode.elapsed for episode in episodes]) - (ends - lengths)
     return EncodedEpisodes(
         codec=codec,
-        observations={key: torch.cat([o[key] for o in observations]) for key in observations[0]},
-        actions=torch.cat(actions),
+        observations=observations,
+        actions=actions,
         rewards=torch.as_tensor(np.concatenate([episode.rewards for episode in episodes])),
         terminated=terminated,
         episode=number,
@@ -256,20 +312,20 @@ def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisode
     )
 
 
-def starts(episodes: Sequence[Episode], codec: Codec) -> Context:
+def starts(encoded: EncodedEpisodes) -> Context:
     """Initial states of the episodes that start at a reset (`elapsed` 0), as contexts of length 1.
 
     Raises InitialStatesError if there is none.
     """
-    first = [episode.cut(0, 1) for episode in episodes if episode.elapsed == 0]
-    if not first:
+    steps = (encoded.elapsed == 0).nonzero().squeeze(1)
+    if not len(steps):
         raise InitialStatesError(
-            f"none of the {len(episodes)} episodes starts at a reset of the environment (elapsed 0): add whole "
-            "episodes to the data"
+            f"none of the {int(encoded.episode[-1]) + 1} episodes starts at a reset of the environment (elapsed 0): "
+            "add whole episodes to the data"
         )
-    encoded = encode_episodes(first, codec)
-    observation = select(encoded.observations, torch.arange(len(first)) * 2)
-    return Context.from_observation(observation, codec.action_size, encoded.conditioning)
+    observation = select(encoded.observations, steps + encoded.episode[steps])
+    conditioning = select(encoded.conditioning, encoded.episode[steps])
+    return Context.from_observation(observation, encoded.codec.action_size, conditioning)
 
 
 def dataset_states(

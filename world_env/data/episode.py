@@ -16,6 +16,8 @@ from world_env.types import JSON, OBSERVATION
 
 _MIN_EPISODES_FOR_WHOLE = 10
 """With fewer episodes, `split` takes a block of each episode for validation instead of whole episodes."""
+Piece = tuple[int, int, int]
+"""(episode number, start, stop): steps start..stop-1 of an episode."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,28 +144,40 @@ def split(
 
     Raises TooLittleDataError if one of the two would be empty.
     """
+    whole = len(episodes) >= _MIN_EPISODES_FOR_WHOLE
+    train, validation = (
+        [episodes[i] if whole else episodes[i].cut(start, stop) for i, start, stop in pieces]
+        for pieces in split_pieces([len(episode) for episode in episodes], held_out, seed)
+    )
+    return train, validation
+
+
+def split_pieces(
+    lengths: Sequence[int], held_out: float = 0.1, seed: int = 0
+) -> tuple[list[Piece], list[Piece]]:
+    """`split` of episodes with these numbers of steps, as the pieces of both sides."""
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be a share in (0, 1), got {held_out}")
     rng = np.random.default_rng(seed)
-    train: list[Episode] = []
-    validation: list[Episode] = []
-    if len(episodes) >= _MIN_EPISODES_FOR_WHOLE:
-        count = min(max(1, round(held_out * len(episodes))), len(episodes) - 1)
-        chosen = set(rng.permutation(len(episodes))[:count].tolist())
-        for i, episode in enumerate(episodes):
-            (validation if i in chosen else train).append(episode)
+    train: list[Piece] = []
+    validation: list[Piece] = []
+    if len(lengths) >= _MIN_EPISODES_FOR_WHOLE:
+        count = min(max(1, round(held_out * len(lengths))), len(lengths) - 1)
+        chosen = set(rng.permutation(len(lengths))[:count].tolist())
+        for i, length in enumerate(lengths):
+            (validation if i in chosen else train).append((i, 0, length))
         return train, validation
-    for episode in episodes:
-        block = max(1, round(held_out * len(episode)))
-        start = int(rng.integers(0, max(1, len(episode) - block + 1)))
+    for i, length in enumerate(lengths):
+        block = max(1, round(held_out * length))
+        start = int(rng.integers(0, max(1, length - block + 1)))
         edges = [(0, start, train), (start, start + block, validation),
-                 (start + block, len(episode), train)]  # fmt: skip
-        for first, last, side in edges if len(episode) > block else [(0, len(episode), train)]:
+                 (start + block, length, train)]  # fmt: skip
+        for first, last, side in edges if length > block else [(0, length, train)]:
             if last > first:
-                side.append(episode.cut(first, last))
+                side.append((i, first, last))
     if not train or not validation:
         raise TooLittleDataError(
-            f"{len(episodes)} episodes with {sum(map(len, episodes))} steps cannot be split into training and "
+            f"{len(lengths)} episodes with {sum(lengths)} steps cannot be split into training and "
             "validation: collect at least one episode of 2 steps"
         )
     return train, validation

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from world_env.data.column_structure import column_blocks
 from world_env.data.episode import Episode
 from world_env.data_range import DataRange
 from world_env.errors import DataError
@@ -59,6 +60,12 @@ def floored_deviation(columns: Tensor) -> Tensor:
 
 def _bulk(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(median, spread) of (N, D) columns, (D,) each; values in less than 1 % of the rows have no effect."""
+    parts = [_bulk_of_block(columns[:, block]) for block in column_blocks(columns.shape[1])]
+    center, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return center, spread
+
+
+def _bulk_of_block(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = columns[:: max(1, len(columns) // _QUANTILE_ROWS)].astype(np.float64)
     shares = [share for low in _NORMAL_WIDTHS for share in (low, 1.0 - low)]
     center, *bounds = np.quantile(rows, [0.5, *shares], axis=0)

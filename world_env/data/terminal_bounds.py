@@ -32,9 +32,10 @@ def end_bounds(
     ended = [episode for episode in episodes if episode.terminated]
     if not isinstance(space, spaces.Box) or is_image(space) or len(ended) < MIN_COUNT:
         return None
-    continued = np.concatenate([_flat(e)[: len(e) if e.terminated else None] for e in episodes])
+    continued = [_flat(e)[: len(e) if e.terminated else None] for e in episodes]
+    lowest = np.min([part.min(0) for part in continued], axis=0)
+    highest = np.max([part.max(0) for part in continued], axis=0)
     terminal = np.stack([_flat(episode)[-1] for episode in ended])
-    lowest, highest = continued.min(0), continued.max(0)
     low: list[float | None] = [None] * len(lowest)
     high = low.copy()
     while True:

@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from world_env.batch import Observation
 from world_env.codec import Codec
 from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
-from world_env.data.episode import Episode, digests, split
+from world_env.data.episode import Episode, digests, split, split_pieces
 from world_env.data.sources import open_dataset
 from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
@@ -128,19 +128,20 @@ def fit_episodes(
     Warns with FitWarning of data that limit the twin.
     Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
+    episodes = check_amount(episodes)
     steps, config = sum(map(len, episodes)), config or FitConfig()
     updates, device = config.updates or updates_for(steps), as_device(config.device)
     config = dataclasses.replace(config, updates=updates)
     started, provenance = time.perf_counter(), provenance or Provenance()
-    training, held_out = split(check_amount(episodes), config.held_out, config.seed)
+    training, held_out = split(episodes, config.held_out, config.seed)
     bounds = end_bounds(training if config.sharp_ends else [], spec)
-    ranges = data_range(list(episodes), spec, ends=bounds)
-    codec = Codec(spec, ranges)
-    train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
-    notes = fit_notes(train, validation, spec)
+    ranges = data_range(episodes, spec, ends=bounds)
+    everything = encode_episodes(episodes, Codec(spec, ranges))
+    pieces = split_pieces([len(episode) for episode in episodes], config.held_out, config.seed)
+    validation = everything.part(pieces[1])
+    notes = fit_notes(everything.part(pieces[0]), validation, spec)
     model = _new_model(spec, config)
     check_windows(model, episodes)
-    everything = encode_episodes(list(episodes), codec)
     check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
     initial: JSON = {}
@@ -148,10 +149,11 @@ def fit_episodes(
         check_same_kind(warm_start, spec, config.family, model)
         model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
         initial = {"warm_start": warm_start.fingerprint()}
+    begun = starts(everything)
     states = dataset_states(everything, config.states, config.seed, context=model.context)
     model.to(device)
-    train, validation, everything = (each.to(device) for each in (train, validation, everything))
-    scale = scales_of(everything)
+    validation, everything = validation.to(device), everything.to(device)
+    train, scale = everything.windows_of(pieces[0]), scales_of(everything)
     logs = _optimize(
         model, train, validation, scale, config, updates, progress, checkpoint, initial
     )
@@ -161,7 +163,7 @@ def fit_episodes(
         spec=spec,
         family=config.family,
         model=model.to("cpu"),
-        starts=starts(list(episodes), codec),
+        starts=begun,
         states=states,
         ranges=ranges,
         termination_threshold=threshold,
@@ -202,7 +204,8 @@ def _optimize(
     groups, rate = model.parameter_groups(), config.learning_rate or model.learning_rate
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | initial
+    data = None if checkpoint is None else train.fingerprint()
+    identity = dataclasses.asdict(config) | {"data": data} | initial
     best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():

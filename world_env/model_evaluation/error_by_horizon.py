@@ -50,14 +50,16 @@ def measure_horizons(
     twin: Twin,
     episodes: Sequence[Episode],
     *,
+    data: EncodedEpisodes | None = None,
     linear: WorldModel | None = None,
     seed: int = 0,
 ) -> HorizonErrors:
     """Measure the errors of a twin by number of steps on episodes of the validation split.
 
     linear: model to compare with; None: no linear model. A step is trusted as `TRUSTED` says.
+    data: the same episodes, encoded by the codec of the twin (None: they are encoded here).
     """
-    windows = _Windows.of(encode_episodes(episodes, twin.codec))
+    windows = _Windows.of(encode_episodes(episodes, twin.codec) if data is None else data)
     actions = np.concatenate([episode.actions for episode in episodes])
     learned = _rollout_errors(twin, windows, actions, seed)
     squared = torch.stack(learned.squared)

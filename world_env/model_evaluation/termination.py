@@ -21,8 +21,8 @@ def termination_threshold(probability: Tensor, label: Tensor) -> float:
     if not bool((label > 0).any()):
         return 0.5
     grid = torch.sigmoid(torch.linspace(-4.0, 4.0, 81))
-    called = probability[:, None] > grid
-    wrong = (called & (label[:, None] == 0)).sum(0) + (~called & (label[:, None] > 0)).sum(0)
+    ends = label > 0
+    wrong = torch.stack([((probability > each) != ends).sum() for each in grid])
     best = torch.nonzero(wrong == wrong.min()).squeeze(1)
     # The middle of the optimal range that is nearest to log-odds 0, the grid's point 40.
     gaps = torch.nonzero(torch.diff(best) > 1).squeeze(1) + 1

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from world_env.atomic_io import write_text
 from world_env.errors import StageError
@@ -21,38 +24,49 @@ spot_check: real evaluation episodes. judge: the final evaluation of a policy.
 _RESERVED_STEPS = 100
 """Steps that a ledger on disk reserves in advance. After a kill the file counts up to so many steps too many, never
 too few."""
+_LOCK_SECONDS = 60.0
+"""Longest wait for a file that other processes are updating. One update takes about a millisecond."""
+_IN_MEMORY = (
+    "this step ledger counts in memory only: to count in other processes, give StepLedger a path"
+)
 
 
 class StepLedger:
     """Count of real environment steps by purpose, in memory or on disk.
 
-    path: JSON file of the counts; None: in memory. Steps are reserved in the file before they are taken: after a
-        kill the file may count too many steps, never too few. `save` writes the exact counts.
+    path: JSON file of the counts; None: in memory. Several processes and ledgers may count into one file at the same
+        time. Each reserves steps in the file before they are taken: after a kill the file counts up to 100 steps too
+        many per ledger, never too few. `save` writes the exact counts. A pickled ledger counts into the same file.
     parent: a second ledger that counts the same steps, for example of a whole pipeline.
 
-    Raises StageError if the file is not a step ledger.
+    Raises StageError if the file is not a step ledger, and for a count in memory in a process that did not make it.
     """
+
+    _reserved: dict[str, int]
+    """Steps that the file counts already and that this ledger has not taken yet, by purpose."""
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, parent: StepLedger | None = None
     ) -> None:
         self._path = None if path is None else Path(path)
         self._parent = parent
-        self._counts: dict[str, int] = {}
-        if self._path is not None and self._path.exists():
-            try:
-                self._counts = _checked_counts(json.loads(self._path.read_text(encoding="utf-8")))
-            except (OSError, ValueError) as error:
-                raise StageError(
-                    f"{self._path} is not a step ledger ({error}): restore the file, or delete it to restart the "
-                    "count at 0"
-                ) from error
-        self._reserved = dict(self._counts)
+        self._in_memory: dict[str, int] = {}
+        self._enter_process()
+        if self._path is not None:
+            self._read()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The steps reserved in the file belong to one ledger: a copy starts without any.
+        if self._path is None:
+            raise TypeError(_IN_MEMORY)
+        return partial(StepLedger, self._path, parent=self._parent), ()
 
     @property
     def by_purpose(self) -> dict[str, int]:
-        """Steps counted so far, purpose -> steps. Purposes without a step are absent."""
-        return dict(self._counts)
+        """Steps counted so far, by this and all other ledgers of the file. Purposes without a step are absent."""
+        counts = self._in_memory if self._path is None else self._read()
+        exact = {purpose: n - self._reserved.get(purpose, 0) for purpose, n in counts.items()}
+        return {purpose: n for purpose, n in exact.items() if n > 0}
 
     def count(self, purpose: str, n: int = 1) -> None:
         """Add `n` >= 0 real steps under a purpose. Raises ValueError for an unknown purpose or a negative `n`."""
@@ -62,54 +76,98 @@ class StepLedger:
             raise ValueError(f"n must be >= 0 steps, got {n}")
         if n == 0:
             return
-        self._counts[purpose] = self._counts.get(purpose, 0) + n
-        if self._path is not None and self._counts[purpose] > self._reserved.get(purpose, 0):
-            self._reserved[purpose] = self._counts[purpose] + _RESERVED_STEPS
-            self._write(self._reserved)
+        if self._pid != os.getpid():
+            if self._path is None and self._parent is None:
+                raise StageError(_IN_MEMORY)
+            self._enter_process()
+        if self._path is None:
+            self._in_memory[purpose] = self._in_memory.get(purpose, 0) + n
+        else:
+            left = self._reserved.get(purpose, 0) - n
+            if left < 0:
+                self._change({purpose: _RESERVED_STEPS - left})
+                left = _RESERVED_STEPS
+            self._reserved[purpose] = left
         if self._parent is not None:
             self._parent.count(purpose, n)
 
     def release(self, purpose: str, n: int) -> None:
-        """Take back `n` >= 0 counted steps that were not taken. Raises ValueError for more than were counted."""
-        if not 0 <= n <= self._counts.get(purpose, 0):
-            raise ValueError(
-                f"cannot take back {n} steps of {purpose!r}: {self._counts.get(purpose, 0)} were counted"
-            )
-        if n:
-            self._counts[purpose] -= n
+        """Take back `n` >= 0 steps that this ledger counted and that were not taken. Raises ValueError for n < 0."""
+        if n < 0:
+            raise ValueError(f"n must be >= 0 steps, got {n}")
+        if self._path is None:
+            self._in_memory[purpose] = self._in_memory.get(purpose, 0) - n
+        else:
+            self._reserved[purpose] = self._reserved.get(purpose, 0) + n
         if self._parent is not None:
             self._parent.release(purpose, n)
 
     def total(self, exclude: Iterable[str] = ("judge",)) -> int:
         """Number of steps of all purposes that are not in `exclude`."""
         excluded = set(exclude)
-        return sum(n for purpose, n in self._counts.items() if purpose not in excluded)
+        return sum(n for purpose, n in self.by_purpose.items() if purpose not in excluded)
 
     def save(self) -> None:
-        """Write the exact counts: steps that were reserved and not taken are released."""
-        self._reserved = dict(self._counts)
+        """Write the exact counts: steps that this ledger reserved and did not take are released."""
+        if self._pid != os.getpid():
+            self._enter_process()
         if self._path is not None:
-            self._write(self._reserved)
+            self._change({purpose: -n for purpose, n in self._reserved.items()})
+            self._reserved = {}
         if self._parent is not None:
             self._parent.save()
 
     def to_json(self) -> JSON:
         """The counts as a strict JSON tree, purpose -> steps."""
-        return dict(self._counts)
+        return dict(self.by_purpose)
 
     @classmethod
     def from_json(cls, tree: Any) -> StepLedger:
         """The inverse of `to_json`, in memory. Raises StageError if `tree` is not a step ledger."""
         ledger = cls()
         try:
-            ledger._counts = _checked_counts(tree)
+            ledger._in_memory = _checked_counts(tree)
         except ValueError as error:
             raise StageError(f"not a step ledger ({error}): got {str(tree)[:200]}") from error
         return ledger
 
-    def _write(self, counts: dict[str, int]) -> None:
+    def _enter_process(self) -> None:
+        """Start without reserved steps: after a fork they belong to the first process."""
+        self._pid = os.getpid()
+        self._reserved = {}
+        if self._path is not None:
+            lock = self._path.with_name(f".{self._path.name}.lock")
+            self._lock = FileLock(lock, timeout=_LOCK_SECONDS, poll_interval=0.001)
+
+    def _read(self) -> dict[str, int]:
+        """Read the counts of the file, which include the reserved steps of all ledgers."""
         assert self._path is not None
-        write_text(self._path, json.dumps(counts))
+        try:
+            return _checked_counts(json.loads(self._path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValueError) as error:
+            raise StageError(
+                f"{self._path} is not a step ledger ({error}): restore the file, or delete it to restart the "
+                "count at 0"
+            ) from error
+
+    def _change(self, changes: dict[str, int]) -> None:
+        """Add to the counts of the file, which no other ledger changes meanwhile."""
+        assert self._path is not None
+        try:
+            with self._lock:
+                counts = self._read()
+                for purpose, n in changes.items():
+                    counts[purpose] = max(0, counts.get(purpose, 0) + n)
+                write_text(self._path, json.dumps(counts))
+        except Timeout as error:
+            raise StageError(
+                f"cannot count real steps in {self._path}: another process has locked it for {_LOCK_SECONDS:.0f} s. "
+                "End that process, then run again."
+            ) from error
+        except OSError as error:
+            raise StageError(f"cannot count real steps in {self._path}: {error}") from error
 
 
 def _checked_counts(tree: Any) -> dict[str, int]:
