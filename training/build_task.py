@@ -28,7 +28,7 @@ def build_task_config(
     rounds = refine_task(task, real, out, seed, algo=algo)
     baseline = task.options if algo == "PPO" else {}
     return BuildConfig(
-        name, out, algo=algo, seed=seed, baseline_options=baseline, refinement=rounds
+        name, out, algo=algo, seed=seed, baseline_algo_kwargs=baseline, refinement=rounds
     )
 
 

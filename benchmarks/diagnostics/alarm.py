@@ -91,9 +91,9 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
     assert twin.spec.horizon is not None
     config = AlarmConfig(
         every=EVERY,
-        spot_check_steps=SPOT_CHECKS * SPOT_EPISODES * twin.spec.horizon,
-        spot_check_every=STEPS // SPOT_CHECKS,
-        spot_check_episodes=SPOT_EPISODES,
+        real_evaluation_steps=SPOT_CHECKS * SPOT_EPISODES * twin.spec.horizon,
+        real_evaluation_every=STEPS // SPOT_CHECKS,
+        real_evaluation_episodes=SPOT_EPISODES,
         seed=seed,
     )
     alarm = ExploitationAlarm(twin, config, second_twin=second, real=real, ledger=ledger)
@@ -110,7 +110,7 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
         "at_steps": [first_step(alarm, signal) for signal in alarm.signals],
         "real_mean": real_returns.mean,
         "learned_mean": learned.mean,
-        "real_steps_spot_check": ledger.by_purpose.get("spot_check", 0),
+        "real_evaluation_steps": ledger.by_purpose.get("evaluate", 0),
         "extremes": extremes(alarm),
         "seconds": round(seconds, 1),
         "alarm_share": round(alarm.seconds / seconds, 3),
@@ -140,13 +140,13 @@ def first_step(alarm: ExploitationAlarm, signal: str) -> int:
 def extremes(alarm: ExploitationAlarm) -> JSON:
     """Largest measure of each signal over all checks; of motion the smallest."""
     checks = alarm.checks
-    gaps = [check["spot_check_gap"] for check in checks if "spot_check_gap" in check]
+    gaps = [check["real_evaluation_gap"] for check in checks if "real_evaluation_gap" in check]
     return {
         "reward": max(check["learned_odd_rewards"] for check in checks),
         "uncertainty": max(check["learned_uncertain"] for check in checks),
         "frozen": min(check["learned_motion"] / check["second_twin_motion"] for check in checks),
         "second_twin": max(check["second_twin_gap"] for check in checks),
-        "spot_check": max(gaps) if gaps else None,
+        "real_evaluation": max(gaps) if gaps else None,
     }
 
 

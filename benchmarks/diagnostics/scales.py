@@ -59,7 +59,9 @@ def main() -> None:
     """Run the missing rows and write the file after each."""
     parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(5), resume=True)
     option(parser, "--scalings", ["before", "after"], "scalings to fit with", SCALINGS)
-    option(parser, "--updates", world_env.fitting.config.MIN_UPDATES, "gradient steps of a fit")
+    option(
+        parser, "--updates", world_env.fitting.config.MIN_GRADIENT_STEPS, "gradient steps of a fit"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)

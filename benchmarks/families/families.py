@@ -30,7 +30,7 @@ from training.tasks import TASKS, real_of
 from world_env import collect
 from world_env.collection import CollectConfig
 from world_env.data import EpisodeStore, encode_episodes
-from world_env.fitting import FitConfig, FitWarning, fit_episodes, updates_for
+from world_env.fitting import FitConfig, FitWarning, fit_episodes, gradient_steps_for
 from world_env.model_evaluation import evaluate_open_loop, scales_of
 from world_env.real import StepLedger
 from world_env.spec import EnvConfig
@@ -81,7 +81,7 @@ def main() -> None:
 def usual_updates(world: str) -> int:
     """Gradient steps of the recipe, or the default for as many real steps."""
     task = TASKS[world.removesuffix(" without velocity")]
-    return task.updates or updates_for(task.real_steps)
+    return task.updates or gradient_steps_for(task.real_steps)
 
 
 def measured(world: str, family: str, seed: int, updates: int, device: str = "cpu") -> JSON:

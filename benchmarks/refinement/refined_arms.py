@@ -17,7 +17,7 @@ EARLIER = "earlier recipe"
 _EARLIER: JSON = {"restart_every": None, "patience": 5}
 _OF_EARLIER: dict[str, JSON] = {
     EARLIER: {},
-    "no hard termination bounds": {"fit": {"sharp_ends": False}},
+    "no hard termination bounds": {"fit": {"hard_termination_bounds": False}},
     "no explorers, only the newest policy collects": {
         "explorers": {},
         "later_exploration": "policy:{newest}",
@@ -40,7 +40,7 @@ _OF_EARLIER: dict[str, JSON] = {
     "k = 16 instead of 8 in k-step training": {"model": {"rollout": 16}},
     "all episodes from initial states": {"learn": {"dataset_starts": 0.0}},
     "90 % of episodes from data states, rollout length 50": {
-        "learn": {"dataset_starts": 0.9, "branch_length": 50}
+        "learn": {"dataset_starts": 0.9, "dataset_rollout_length": 50}
     },
     "out of distribution: pessimistic": {"learn": {"on_uncertain": "pessimistic"}},
     "out of distribution: terminated": {"learn": {"on_uncertain": "terminate"}},

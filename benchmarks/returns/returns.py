@@ -131,7 +131,10 @@ def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
             steps=task.real_steps, rows=1, seed=seed, options=task.options
         ),
         "offpolicy_real_same_steps": LearnConfig(
-            algo=task.offpolicy, steps=task.real_steps, seed=seed, options=task.offpolicy_options
+            algo=task.offpolicy,
+            steps=task.real_steps,
+            seed=seed,
+            options=task.off_policy_algo_kwargs,
         ),
         "ppo_real_many_steps": LearnConfig(
             steps=task.many_steps, rows=8, seed=seed, options=task.options

@@ -35,7 +35,7 @@ from world_env.envs import WorldModelSB3VecEnv
 from world_env.models.ensemble import EnsembleConfig
 from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
-from world_env.rl import MANY_ROWS, LearnConfig
+from world_env.rl import MANY_ENVS, LearnConfig
 from world_env.rollouts import policy_actor, run_real
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
@@ -217,7 +217,7 @@ def parse() -> argparse.Namespace:
     option(parser, "--rows", 512, "environments stepped together")
     option(parser, "--rollout", 16_384, "steps of a rollout, all environments")
     option(parser, "--batch-size", 2048, "batch size of PPO")
-    option(parser, "--epochs", MANY_ROWS["n_epochs"], "epochs of PPO a rollout")
+    option(parser, "--epochs", MANY_ENVS["n_epochs"], "epochs of PPO a rollout")
     option(parser, "--seed", 0, "first seed")
     option(parser, "--repeats", 3, "number of seeds")
     parser.add_argument(

@@ -93,7 +93,7 @@ def test_the_benchmark_adds_what_is_missing(
         (0, "frozen"),
     ]
     assert "frozen" in tree["rows"][1]["signals"]
-    assert all(row["real_steps_spot_check"] == 400 for row in tree["rows"])
+    assert all(row["real_evaluation_steps"] == 400 for row in tree["rows"])
     monkeypatch.setattr(tiny, "run_cell", None)
     assert run(tiny, out, monkeypatch, "--seeds", "0", "--resume")["rows"] == tree["rows"]
     for spoiled in ({"seed": 100}, {"sabotage": "deaf"}, {"tuning": True}):

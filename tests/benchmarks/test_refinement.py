@@ -41,7 +41,10 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         return script.changed(
             plain,
             learning
-            | {"later_updates": 20, "fit": {"updates": 20, "batch_size": 40, "validate_every": 10}},
+            | {
+                "later_gradient_steps": 20,
+                "fit": {"updates": 20, "batch_size": 40, "validate_every": 10},
+            },
         )
 
     monkeypatch.setitem(TASKS, TASK, tiny_task())

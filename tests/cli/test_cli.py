@@ -199,7 +199,7 @@ def test_the_stages_pass_their_folders_on(
     # A policy's real steps are not known here.
     assert "None" not in shown and DASH in shown
     found = tmp_path / "runs" / "compare" / f"{tmp_path.name}-twin"
-    assert set(StepLedger(found / "real-steps.json").by_purpose) == {"spot_check"}
+    assert set(StepLedger(found / "real-steps.json").by_purpose) == {"evaluate"}
     reporting = ["--comparison", str(found / "comparison.json"), "--twin", twin]
     assert main(["report", *reporting, "--out", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
@@ -219,11 +219,11 @@ def test_a_twin_of_a_wrapped_environment_is_compared_and_watched_as_it_was_made(
         out = ["--out", str(tmp_path / "compared"), "--episodes", "50", "--policies"]
         assert main(["compare", "--twin", twin, *real, *out]) == 0
         # What was spent before is not forgotten.
-        counted = StepLedger(tmp_path / "compared" / "real-steps.json").by_purpose["spot_check"]
+        counted = StepLedger(tmp_path / "compared" / "real-steps.json").by_purpose["evaluate"]
         assert spent * 50 * 8 < counted <= spent * 50 * 30
     film = ["--out", str(tmp_path / "film.gif"), "--real", "same", "--steps", "3"]
     assert main(["watch", "--twin", twin, *film]) == 0
-    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"spot_check": 6}
+    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"evaluate": 6}
 
 
 def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_build_of_many_steps_is_refined_in_small_rounds(
 
 def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
     config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"))
-    assert config.learn.algo == "SAC" and config.learn.branch_length == 10
+    assert config.learn.algo == "SAC" and config.learn.dataset_rollout_length == 10
     with pytest.raises(InvalidOptionError, match=r"SAC needs continuous actions.*Discrete\(2\)"):
         build(BuildConfig("CartPole-v1", tmp_path / "run", algo="SAC"))
     assert not (tmp_path / "run" / "round-0").exists()
@@ -339,7 +339,7 @@ def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> Non
     assert rows["ppo_twin"]["real_steps"] == 300
     in_reality = rows["ppo_real_same_steps"]["real_steps"]
     assert counted["collect"] == 300 + in_reality
-    assert set(counted) == {"collect", "judge", "spot_check"}
+    assert set(counted) == {"collect", "judge", "evaluate"}
     out = built[0].out
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert stored["real_steps_by_purpose"] == counted

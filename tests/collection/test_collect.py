@@ -158,7 +158,7 @@ def test_numbers_that_are_not_finite_stop_it_and_keep_what_was_complete(tmp_path
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         configured(Path("x"), steps=0)
-    with pytest.raises(ValueError, match="spot_check"):
+    with pytest.raises(ValueError, match="evaluate"):
         configured(Path("x"), purpose="fun")
 
 

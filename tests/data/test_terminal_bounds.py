@@ -133,7 +133,7 @@ def test_a_fit_can_do_without_them() -> None:
         updates=20,
         batch_size=32,
         model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
-        sharp_ends=False,
+        hard_termination_bounds=False,
     )
     fitted = fit_episodes(walks(200, limit=0.4), SPEC, config)
     assert fitted.ranges is not None and fitted.ranges.ends is None

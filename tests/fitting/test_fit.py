@@ -26,7 +26,7 @@ from world_env.errors import (
     TooLittleDataError,
     UnknownFamilyError,
 )
-from world_env.fitting.config import FitConfig, updates_for
+from world_env.fitting.config import FitConfig, gradient_steps_for
 from world_env.fitting.fit import fit, fit_episodes
 from world_env.fitting.preconditions import MIN_STEPS, FitWarning, fit_notes
 from world_env.model_evaluation.open_loop import evaluate_open_loop
@@ -206,13 +206,13 @@ def test_the_same_loop_fits_every_family_and_its_loss_falls(
     ("steps", "updates"), [(100, 3_000), (30_000, 3_000), (100_000, 10_000), (10**6, 30_000)]
 )
 def test_large_data_is_looked_at_longer(steps: int, updates: int) -> None:
-    assert updates_for(steps) == updates
+    assert gradient_steps_for(steps) == updates
 
 
 def test_a_twin_says_how_many_updates_it_took(
     episodes: list[Episode], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("world_env.fitting.config.MIN_UPDATES", 3)
+    monkeypatch.setattr("world_env.fitting.config.MIN_GRADIENT_STEPS", 3)
     twin = fit_episodes(episodes, real_spec("CartPole-v1"), dataclasses.replace(TINY, updates=None))
     steps = sum(map(len, episodes))
     assert twin.provenance["fit"]["updates"] == max(3, steps // 10)

@@ -79,12 +79,12 @@ def test_what_a_twin_draws_at_a_start_is_the_same_for_all_actions() -> None:
     assert max(told["effect_error"]) < 1e-3
 
 
-def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
+def test_every_step_of_every_copy_is_counted_as_an_evaluation() -> None:
     ledger = StepLedger()
     counting.Watched.taken = 0
     real = dataclasses.replace(PENDULUM, wrappers=("counting:Watched",))
     measure_action_effects(oracle_twin("Pendulum-v1"), real, ledger=ledger, states=3, actions=2)
-    assert ledger.by_purpose == {"spot_check": counting.Watched.taken}
+    assert ledger.by_purpose == {"evaluate": counting.Watched.taken}
     # 3 states, 10 steps apart, with 2 x 20 steps each; 10 steps to one more, and 20 steps played twice.
     assert counting.Watched.taken == 3 * (10 + 2 * 20) + 10 + 2 * 20
 
@@ -93,7 +93,7 @@ def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
 def test_an_environment_is_put_back_exactly_and_often_with_its_wrappers(real_id: str) -> None:
     real = EnvConfig(real_id, wrappers=("counting:Remembering",))
     assert effects(still_twin(spec_of(real)), real, states=2)["reason"] is None
-    env = make_real(real, purpose="spot_check", ledger=StepLedger())
+    env = make_real(real, purpose="evaluate", ledger=StepLedger())
     env.action_space.seed(0)
     env.reset(seed=0)
     env.step(env.action_space.sample())

@@ -184,7 +184,7 @@ def test_a_tasks_pool_has_the_values_of_its_row(tmp_path: Path) -> None:
     assert config.episodes == task.pool_episodes > PoolConfig(real, tmp_path).episodes == 100
     assert (config.on_policy_steps, config.off_policy_steps) == task.pool_steps
     assert config.scripted == task.scripted
-    assert config.off_policy_options == task.offpolicy_options
+    assert config.off_policy_algo_kwargs == task.off_policy_algo_kwargs
 
 
 @pytest.mark.parametrize(

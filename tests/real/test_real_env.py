@@ -53,7 +53,7 @@ def test_vector_steps_are_counted_row_by_row() -> None:
 
 
 def test_an_unknown_purpose_is_refused_before_any_step() -> None:
-    with pytest.raises(ValueError, match="spot_check"):
+    with pytest.raises(ValueError, match="evaluate"):
         make_real(COUNTING, purpose="fun", ledger=StepLedger())
 
 

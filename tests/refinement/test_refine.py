@@ -43,7 +43,7 @@ def tiny(out: Path, **change: Any) -> RefineConfig:
     options: dict[str, Any] = {
         "steps": STEPS,
         "rounds": ROUNDS,
-        "spot_checks": 0.5,
+        "real_evaluation_share": 0.5,
         "seed": 2,
         "fit": FitConfig(
             updates=20,
@@ -102,7 +102,7 @@ def test_the_rounds_share_the_wanted_real_steps(
     out, rounds, counted = finished
     assert [part.number for part in rounds] == [0, 1]
     checks = (STEPS - STEPS // 2) // 2
-    assert counted == {"collect": STEPS - checks, "spot_check": checks}
+    assert counted == {"collect": STEPS - checks, "evaluate": checks}
     assert [part.real_steps for part in rounds] == [STEPS // 2, STEPS]
     folders = ("round-0/data", "round-1/checks", "round-1/data")
     stored = [EpisodeStore(out / folder).steps for folder in folders]
@@ -201,12 +201,12 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
         tmp_path / "run",
         rounds=3,
         warm_start=True,
-        later_updates=10,
+        later_gradient_steps=10,
     )
     ledger = StepLedger()
     rounds = refine(config, ledger=ledger)
     assert [part.real_steps for part in rounds] == [133, 267, 401]
-    assert ledger.by_purpose == {"collect": 267, "spot_check": 134}
+    assert ledger.by_purpose == {"collect": 267, "evaluate": 134}
     fits = [part.twin.provenance for part in rounds]
     assert [fit["fit"]["updates"] for fit in fits] == [20, 10, 10]
     assert [fit.get("warm_start") for fit in fits] == [

@@ -66,7 +66,7 @@ def test_a_gif_shows_both_worlds_for_every_step(twin: Twin, tmp_path: Path, mode
     with Image.open(path) as film:
         assert film.n_frames == 9
         assert film.width == 2 * 450 + 6
-    assert ledger.by_purpose == {"spot_check": 8}
+    assert ledger.by_purpose == {"evaluate": 8}
 
 
 def test_both_worlds_begin_with_the_same_picture(twin: Twin) -> None:

@@ -215,7 +215,7 @@ def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Pat
     # The pendulum's torque reaches from -2 to 2.
     for least, wanted in ((0.0, np.exp(-3.0)), (0.01, np.exp(-3.0)), (0.2, 0.4)):
         newer = algorithm_class("PPO")("MlpPolicy", env, **options)
-        load_warm_start(newer, tmp_path / "older", env, least_noise=least)
+        load_warm_start(newer, tmp_path / "older", env, min_action_std=least)
         assert newer.policy.log_std.exp().tolist() == pytest.approx([wanted])
 
 

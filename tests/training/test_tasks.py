@@ -55,8 +55,8 @@ def test_a_task_of_another_name_says_how_its_environment_is_made(tmp_path: Path)
 
 def test_the_baseline_of_a_task_has_the_options_of_its_row(tmp_path: Path) -> None:
     for name, task in TASKS.items():
-        assert build_task_config(name, tmp_path).baseline_options == task.options
-        assert build_task_config(name, tmp_path, algo="SAC").baseline_options == {}
+        assert build_task_config(name, tmp_path).baseline_algo_kwargs == task.options
+        assert build_task_config(name, tmp_path, algo="SAC").baseline_algo_kwargs == {}
 
 
 def test_a_bundled_twin_names_the_environment_of_its_task() -> None:

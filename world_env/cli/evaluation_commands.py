@@ -154,7 +154,7 @@ def compare_command(
         ledger=ledger,
         episodes=episodes,
         seed=seed,
-        purpose="spot_check",
+        purpose="evaluate",
         real_steps={"random": 0},
         progress=lambda done, wanted: bars("compare", done, wanted, {}),
     )
@@ -192,7 +192,7 @@ def _evaluate_with_pool(
     trained = []
     for number, path in enumerate(policies):
         actor = policy_actor(load_policy(path, expect=twin.spec))
-        reality = run_real(actor, found.real, found.seeds, purpose="spot_check", ledger=ledger)
+        reality = run_real(actor, found.real, found.seeds, purpose="evaluate", ledger=ledger)
         trained.append(TrainedPolicy(str(path), str(path), lambda actor=actor: actor, reality))  # type: ignore[misc]
         bars("real episodes", number + 1, len(policies), {})
     ledger.save()
