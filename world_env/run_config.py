@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,7 @@ _MAX_TEXT = 200
 
 def read_config(path: Path) -> JSON:
     """Read settings from a TOML or JSON file. Raises InvalidOptionError if it is neither."""
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         text = Path(path).read_text(encoding="utf-8")
         tree = json.loads(text) if Path(path).suffix == ".json" else tomllib.loads(text)
@@ -86,11 +85,8 @@ def check_same_config(
     may_change: names of settings that may differ, besides `MAY_CHANGE`.
     """
     free = (*MAY_CHANGE, *may_change)
-    changed = list(
-        _differences(
-            *({n: v for n, v in tree.items() if n not in free} for tree in (stored, config))
-        )
-    )
+    before, now = ({n: v for n, v in tree.items() if n not in free} for tree in (stored, config))
+    changed = list(_differences(before, now))
     if changed:
         raise ConfigMismatchError(
             f"{folder} holds results of other settings: {'; '.join(changed)}. Use the same settings to resume, choose "

@@ -61,8 +61,8 @@ def collect(
         `steps.json`.
     progress: called after each episode with (steps collected, steps in total).
 
-    Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps, DataError for NaN or
-    infinite values of the environment, and what `make_real` raises.
+    Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps,
+    DataError for NaN or infinite values of the environment, and what `make_real` raises.
     """
     own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
     env = make_real(config.real, purpose=config.purpose, ledger=own)

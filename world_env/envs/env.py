@@ -43,8 +43,8 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
 
     **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
     hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
-    `rollout_length`, `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a
-    truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
+    `rollout_length`, `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination
+    or a truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
     "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
     step, if the model family has one.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from gymnasium import spaces
 
@@ -110,9 +108,9 @@ class RefineConfig(Struct, frozen=True):
             ("later_exploration", self.later_exploration),
         ):
             check_exploration(exploration, name)
-        if taken := policies_of(self.exploration) & {*ROLES, *self.explorers}:
+        if early := policies_of(self.exploration) & {*ROLES, *self.explorers}:
             raise InvalidOptionError(
-                f"exploration names the policy {min(taken)!r}, which exists in later rounds only: use it in "
+                f"exploration names the policy {min(early)!r}, which exists in later rounds only: use it in "
                 "later_exploration, or give a folder"
             )
 
@@ -148,8 +146,8 @@ class RefineConfig(Struct, frozen=True):
         """
         seed = 1000 * self.seed + _EXPLORERS_SEED + 50 * sorted(self.explorers).index(name) + number
         own = self.learn.replace(seed=seed, steps=self.explorer_steps or self.learn.steps)
-        tree = _merged(own.to_json(), self.explorers[name])
-        return LearnConfig.from_json(tree, where=f"explorer {name!r}")
+        own = own.updated(self.explorers[name], where=f"explorer {name!r}")
+        return own.replace(algo_kwargs=self.learn.algo_kwargs | own.algo_kwargs)
 
     def kinds_of(self, number: int) -> tuple[str, ...]:
         """Kinds of policies that round `number` trains: "fresh" or "newest" (warm start), then perhaps "restart"."""
@@ -167,16 +165,6 @@ class RefineConfig(Struct, frozen=True):
         """Training from scratch of round `number`, with a seed of its own."""
         seed = 1000 * self.seed + _RESTART_SEED + number
         return self.learn.replace(seed=seed, steps=self.restart_steps)
-
-
-def _merged(tree: JSON, changes: Mapping[str, Any]) -> JSON:
-    """The tree with other values; objects inside it are merged too."""
-    merged = dict(tree)
-    for name, value in changes.items():
-        old = tree.get(name)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[name] = _merged(old, value) if both else value
-    return merged
 
 
 def check_actions(algo: str, spec: WorldSpec) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from world_env.errors import InvalidOptionError
 from world_env.rollouts.actors import Actor, begin_episodes
 from world_env.rollouts.returns import Returns, Watch
-from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.simulation.config import OnUncertain, SimulatorConfig
+from world_env.simulation.simulator import Simulator
 from world_env.spaces import row_of
 from world_env.twin.twin import Twin
 
