@@ -170,7 +170,7 @@ TUNING = {
         {
             "task": "CartPole-v1",
             "seed": 101,
-            "change": {"options": {"gamma": 0.9}},
+            "change": {"algo_kwargs": {"gamma": 0.9}},
             "real_steps": 2_000,
             "real_mean": 1.0,
             "learned_mean": 2.0,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +29,7 @@ def build_task_config(
     """The build of a task's row; `steps` replaces the row's real steps."""
     task, real = TASKS[name], real_of(name)
     if steps is not None:
-        task = replace(task, real_steps=steps)
+        task = task.replace(real_steps=steps)
     rounds = refine_task(task, real, out, seed, algo=algo)
     baseline = task.algo_kwargs if algo == "PPO" else {}
     return BuildConfig(

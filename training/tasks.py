@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from world_env.policies import (
     ExplorationConfig,
     HeldExploration,
-    MixtureExploration,
-    RandomExploration,
     StuckSensorsExploration,
+    random_and_held,
 )
 from world_env.policy_evaluation import PoolConfig
 from world_env.refinement import RefineConfig, given, preset
 from world_env.simulation import ObservationMode, OnUncertain
 from world_env.spec import EnvConfig, WrapperConfig
+from world_env.struct import Struct
 from world_env.types import JSON
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(Struct, frozen=True):
     """Settings of one task that differ from the defaults of the library. None: the default of the preset."""
 
     twin: str
@@ -31,7 +29,7 @@ class Task:
     """The real environment, where the name of the row is not a Gymnasium id."""
     family: str | None = None
     """Family of the world model."""
-    model: JSON = field(default_factory=dict)
+    model: JSON = {}
     """Settings of the family."""
     max_dataset_states: int | None = None
     """States of the data that the twin keeps as initial states."""
@@ -47,11 +45,11 @@ class Task:
     """Actions of the later rounds (PPO)."""
     learn_steps: int | None = None
     """Steps of PPO in the twin per round."""
-    algo_kwargs: JSON = field(default_factory=dict)
+    algo_kwargs: JSON = {}
     """Arguments of PPO, in the twin and in the real environment."""
     offpolicy: str = "DQN"
     """Off-policy algorithm of the baselines in the real environment."""
-    off_policy_algo_kwargs: JSON = field(default_factory=dict)
+    off_policy_algo_kwargs: JSON = {}
     """Arguments of the off-policy algorithm."""
     many_steps: int = 100_000
     """Real steps of the baseline PPO with many steps."""
@@ -71,9 +69,6 @@ class Task:
     """Whether the twin is bundled with the library."""
 
 
-_RANDOM_AND_HELD = MixtureExploration(
-    parts=(RandomExploration(), HeldExploration(steps=5)), weights=(0.5, 0.5)
-)
 _DQN: JSON = {
     "learning_starts": 500,
     "train_freq": 4,
@@ -116,14 +111,12 @@ TASKS: dict[str, Task] = {
         pool_steps=(60_000, 40_000),
         scripted="training.scripted_policies:balance",
     ),
-    "Pendulum-v1": replace(
-        _PENDULUM,
+    "Pendulum-v1": _PENDULUM.replace(
         reference_steps=20_000,
         pool_steps=(120_000, 10_000),
         scripted="training.scripted_policies:swing_up",
     ),
-    "Pendulum-v1-pixels": replace(
-        _PENDULUM,
+    "Pendulum-v1-pixels": _PENDULUM.replace(
         twin="pendulum-pixels",
         real_steps=20_000,
         real=EnvConfig(
@@ -143,7 +136,7 @@ TASKS: dict[str, Task] = {
         gradient_steps=10_000,
         max_dataset_states=800,
         observation_mode="latent",
-        exploration=_RANDOM_AND_HELD,
+        exploration=random_and_held(5),
         many_steps=1_000_000,
         pool_steps=(80_000, 10_000),
         pool_episodes=50,
@@ -152,7 +145,7 @@ TASKS: dict[str, Task] = {
         "acrobot",
         20_000,
         rounds=2,
-        exploration=_RANDOM_AND_HELD,
+        exploration=random_and_held(5),
         algo_kwargs={"ent_coef": 0.01},
         learn_steps=400_000,
         on_uncertain="ignore",
@@ -185,15 +178,14 @@ TASKS: dict[str, Task] = {
         pool_steps=(200_000, 8_000),
         bundled=False,
     ),
-    "HalfCheetah-v5": replace(_IN_ROUNDS, twin="half-cheetah", bundled=True),
-    "Hopper-v5": replace(
-        _IN_ROUNDS, twin="hopper", termination="training.termination_functions:hopper_falls"
+    "HalfCheetah-v5": _IN_ROUNDS.replace(twin="half-cheetah", bundled=True),
+    "Hopper-v5": _IN_ROUNDS.replace(
+        twin="hopper", termination="training.termination_functions:hopper_falls"
     ),
-    "Walker2d-v5": replace(_IN_ROUNDS, twin="walker2d"),
-    "Ant-v5": replace(_IN_ROUNDS, twin="ant"),
-    "Swimmer-v5": replace(_IN_ROUNDS, twin="swimmer"),
-    "LunarLander-v3": replace(
-        _IN_ROUNDS,
+    "Walker2d-v5": _IN_ROUNDS.replace(twin="walker2d"),
+    "Ant-v5": _IN_ROUNDS.replace(twin="ant"),
+    "Swimmer-v5": _IN_ROUNDS.replace(twin="swimmer"),
+    "LunarLander-v3": _IN_ROUNDS.replace(
         twin="lunar-lander",
         real_steps=50_000,
         offpolicy="DQN",

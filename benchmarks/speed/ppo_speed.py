@@ -56,7 +56,7 @@ def main() -> None:
     config = config_of(arguments)
     trainings: list[JSON] = []
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
-        config = dataclasses.replace(config, seed=seed)
+        config = config.replace(seed=seed)
         worlds: dict[str, World] = {"twin": twin, "real": real}
         for name, world in worlds.items():
             training = {"world": name, "seed": seed} | (
@@ -73,9 +73,11 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "rows_together": arguments.rows,
         "batch_size": arguments.batch_size,
-        "n_steps": config.options["n_steps"],
-        "n_epochs": config.options["n_epochs"],
-        "on_uncertain": "ignore" if twin.uncertainty_threshold is None else config.on_uncertain,
+        "n_steps": config.algo_kwargs["n_steps"],
+        "n_epochs": config.algo_kwargs["n_epochs"],
+        "on_uncertain": "ignore"
+        if twin.uncertainty_threshold is None
+        else config.simulation.on_uncertain,
         "to_return": arguments.to_return,
         "ratio": ratio(trainings),
         "peak_mb": peak_mb(),
@@ -101,7 +103,7 @@ def config_of(arguments: argparse.Namespace) -> LearnConfig:
         "n_epochs": arguments.epochs,
     }
     return LearnConfig(
-        steps=arguments.steps, rows=arguments.rows, seed=arguments.seed, options=options
+        steps=arguments.steps, num_envs=arguments.rows, seed=arguments.seed, algo_kwargs=options
     )
 
 

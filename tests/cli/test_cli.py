@@ -20,14 +20,14 @@ from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import MANY_STEPS
 from world_env.reporting.report import DASH
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
 TINY_FIT = FitConfig(
-    updates=20,
+    gradient_steps=20,
     batch_size=32,
     validate_every=10,
     model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
@@ -141,7 +141,7 @@ def test_dict_fields_are_given_as_json(tmp_path: Path) -> None:
     ]
     assert main([*learning, "--options", '{"gamma": 0.5, "n_steps": 16}']) == 0
     provenance = policy_card(tmp_path / "policy")["provenance"]["learn"]
-    assert provenance["options"] == {"gamma": 0.5, "n_steps": 16}
+    assert provenance["algo_kwargs"] == {"gamma": 0.5, "n_steps": 16}
     collecting = [
         "collect",
         "--real.env-id",
@@ -186,7 +186,8 @@ def test_the_stages_pass_their_folders_on(
     assert main(collecting) == 0
     assert EpisodeStore(data).steps == 250
     assert (
-        main(["fit", "--data", data, "--out", twin, "--updates", "10", "--family", "linear"]) == 0
+        main(["fit", "--data", data, "--out", twin, "--gradient-steps", "10", "--family", "linear"])
+        == 0
     )
     assert Twin.load(tmp_path / "twin").provenance["steps"] == 250
     learning = ["--twin", twin, "--out", policy, "--steps", "64", "--rows", "1", "--algo", "DQN"]
@@ -232,8 +233,10 @@ def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
     options = ["--kwargs", '{"lengths": [5, 6]}', "--action-chunk", "2"]
     sizes = ["--steps", "16", "--rows", "1", "--options", '{"n_steps": 16, "batch_size": 16}']
     assert main(["learn", *wrapping, *options, *sizes, "--out", out]) == 0
-    world = EnvConfig.from_json(policy_card(out)["provenance"]["world"])
-    assert world == EnvConfig("counting:Counting-v0", {"lengths": [5, 6]}, ("counting:Doubled",), 2)
+    world = EnvConfig.from_json(policy_card(out)["provenance"]["world"], where="the test")
+    assert world == EnvConfig(
+        "counting:Counting-v0", {"lengths": [5, 6]}, (WrapperConfig("counting:Doubled"),), 2
+    )
     # Every episode is 5 steps long, played as 2 + 2 + 1.
     assert StepLedger(tmp_path / "policy-real-steps.json").total() == 5 * (2 + 2 + 1) + 2
 
@@ -256,15 +259,15 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
 def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) -> None:
     ((name, value),) = change.items()
     with pytest.raises(InvalidOptionError, match=f"{name} is {value}"):
-        BuildConfig("CartPole-v1", tmp_path, **change)
+        BuildConfig(EnvConfig("CartPole-v1"), tmp_path, **change)
 
 
 def test_the_fields_of_a_fit_that_are_named_replace_those_of_the_preset(tmp_path: Path) -> None:
-    for fit, wanted in ((FitConfig(), 3_000), (FitConfig(updates=7), 7)):
-        config = refine_config(BuildConfig("Acme-v0", tmp_path, fit=fit))
-        assert {config.fit_of(number).updates for number in range(config.rounds)} == {wanted}
+    for fit, wanted in ((FitConfig(), 3_000), (FitConfig(gradient_steps=7), 7)):
+        config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, fit=fit))
+        assert {config.fit_of(number).gradient_steps for number in range(config.rounds)} == {wanted}
     own = RefineConfig(EnvConfig("Acme-v0"), tmp_path, steps=40, rounds=2, exploration="held:5")
-    config = refine_config(BuildConfig("Acme-v0", tmp_path, refinement=own, rounds=4))
+    config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, refinement=own, rounds=4))
     assert (config.steps, config.rounds, config.exploration) == (40, 4, "held:5")
 
 
@@ -272,7 +275,7 @@ def test_the_fields_of_a_fit_that_are_named_replace_those_of_the_preset(tmp_path
 def test_a_build_of_many_steps_is_refined_in_small_rounds(
     steps: int | None, tmp_path: Path
 ) -> None:
-    config = refine_config(BuildConfig("Acme-v0", tmp_path, steps=steps))
+    config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, steps=steps))
     assert config.steps == (steps or 10_000)
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
@@ -281,20 +284,20 @@ def test_a_build_of_many_steps_is_refined_in_small_rounds(
 
 
 def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
-    config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"))
+    config = refine_config(BuildConfig(EnvConfig("Hopper-v5"), tmp_path, algo="SAC"))
     assert config.learn.algo == "SAC" and config.learn.dataset_rollout_length == 10
     with pytest.raises(InvalidOptionError, match=r"SAC needs continuous actions.*Discrete\(2\)"):
-        build(BuildConfig("CartPole-v1", tmp_path / "run", algo="SAC"))
+        build(BuildConfig(EnvConfig("CartPole-v1"), tmp_path / "run", algo="SAC"))
     assert not (tmp_path / "run" / "round-0").exists()
     with pytest.raises(InvalidOptionError, match="algo is 'A2C', expected one of PPO, SAC"):
-        BuildConfig("Hopper-v5", tmp_path, algo="A2C")
+        BuildConfig(EnvConfig("Hopper-v5"), tmp_path, algo="A2C")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]:
     out = tmp_path_factory.mktemp("build") / "run"
     config = BuildConfig(
-        "CartPole-v1",
+        EnvConfig("CartPole-v1"),
         out,
         steps=300,
         learn_steps=100,
@@ -350,8 +353,7 @@ def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
     def one(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
         return np.ones(len(action))
 
-    config = BuildConfig(
-        "CartPole-v1", tmp_path, steps=200, learn_steps=64, episodes=50, baseline=False,
+    config = BuildConfig(EnvConfig("CartPole-v1"), tmp_path, steps=200, learn_steps=64, episodes=50, baseline=False,
         kwargs={"max_episode_steps": 20}, fit=TINY_FIT,
     )  # fmt: skip
     build(config, reward_fn=one)
@@ -375,7 +377,7 @@ def test_a_build_run_again_spends_no_more_but_judging(
     built: tuple[BuildConfig, Built], tmp_path: Path
 ) -> None:
     config, first = built
-    again = build(dataclasses.replace(config, pool=small_pool(tmp_path, config)))
+    again = build(config.replace(pool=small_pool(tmp_path, config)))
     found = Twin.load(config.out / "twin").fidelity
     assert found["agreement"]["evaluation"]["policies"] == 20
     assert found["agreement"]["optimisation"]["policies"] == 1

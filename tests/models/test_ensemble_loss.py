@@ -158,7 +158,7 @@ def test_some_outputs_are_the_first_of_all_outputs(model: EnsembleWorldModel) ->
 def test_a_spike_teaches_the_mean_no_more_than_an_outlier(
     model: EnsembleWorldModel, outlier: float, grows: bool
 ) -> None:
-    model.config = dataclasses.replace(model.config, outlier=outlier)
+    model.config = dataclasses.replace(model.config, huber_delta=outlier)
     pulls = []
     for spike in (1e3, 1e6):
         data = windows(1)

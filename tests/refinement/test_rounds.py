@@ -1,6 +1,5 @@
 """Rounds: selection of policies, real evaluation episodes and predicted returns, early stop."""
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
+from world_env.policies.config import PolicyExploration
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.policy_selection import real_evaluation
@@ -25,8 +25,10 @@ from world_env.spec import EnvConfig
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
 MODEL = {"members": 2, "width": 8, "head_width": 8, "rollout": 2}
-FIT = FitConfig(updates=10, batch_size=32, validate_every=10, model=MODEL)
-LEARN = LearnConfig(steps=256, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1})
+FIT = FitConfig(gradient_steps=10, batch_size=32, validate_every=10, model=MODEL)
+LEARN = LearnConfig(
+    steps=256, num_envs=8, algo_kwargs={"n_steps": 32, "batch_size": 64, "n_epochs": 1}
+)
 
 
 def config(out: Path, **change: Any) -> RefineConfig:
@@ -77,7 +79,7 @@ def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
         {"round-0/policy": 9.0, "round-1/policy": 5.0, "round-2/policy": 8.5},
     ]
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
-    assert data["exploration"] == f"policy:{first}"
+    assert data["exploration"] == PolicyExploration(path=str(first)).to_json()
     assert selected_policy(tmp_path, 1) == first
     # Read back: nobody is asked again.
     monkeypatch.setattr("world_env.refinement.rounds.estimate_return", None)
@@ -95,7 +97,11 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
     assert [part.log["contender"] for part in rounds] == names
     for part, played in zip(rounds[1:], names, strict=False):
         checks = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").provenance
-        assert checks["exploration"] == f"greedy:{tmp_path / played}"
+        assert checks["exploration"] == {
+            "kind": "policy",
+            "path": str(tmp_path / played),
+            "deterministic": True,
+        }
         assert checks["purpose"] == "evaluate"
         assert part.log["reality"]["policy"] == played
     assert rounds[1].log["expected"] == 900.0
@@ -116,11 +122,11 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
 def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
     endless = EnvConfig("CartPole-v1", {"max_episode_steps": -1})
     ledger = StepLedger()
-    several = dataclasses.replace(config(tmp_path), real=endless)
+    several = config(tmp_path).replace(real=endless)
     with pytest.raises(InvalidOptionError, match=r"no time limit.*one round"):
         refine(several, ledger=ledger)
     assert ledger.total() == 0
-    one = dataclasses.replace(several, rounds=1, steps=200, warm_start=False)
+    one = several.replace(rounds=1, steps=200, warm_start=False)
     (done,) = refine(one, ledger=ledger)
     assert done.log["predicted_return"] is None
     assert done.policy_folder == tmp_path / "round-0" / "policy"
@@ -137,13 +143,15 @@ def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
         return learn(*arguments, **options)
 
     monkeypatch.setattr("world_env.refinement.rounds.learn", noted)
-    asked = config(tmp_path, later_exploration="policy:{newest}", real_evaluation_share=0.0)
+    asked = config(
+        tmp_path, later_exploration=PolicyExploration(path="newest"), real_evaluation_share=0.0
+    )
     rounds = refine(asked, ledger=StepLedger())
     first, second = tmp_path / "round-0" / "policy", tmp_path / "round-1" / "policy"
     assert [part.policy_folder for part in rounds] == [first] * 3
     assert begun == [None, first, second]
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
-    assert data["exploration"] == f"policy:{second}"
+    assert data["exploration"] == PolicyExploration(path=str(second)).to_json()
 
 
 @pytest.mark.parametrize(("thought", "goes_on"), [(6.0, "policy-restart"), (4.0, "policy")])
@@ -163,7 +171,7 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
     asked = config(
         tmp_path,
         steps=900,
-        later_exploration="policy:{newest}",
+        later_exploration=PolicyExploration(path="newest"),
         restart_every=1,
         restart_steps=512,
         compared=1,
@@ -176,13 +184,13 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
     assert begun == [(None, 256), (first, 256), (None, 512), (second, 256), (None, 512)]
     assert [part.policy_folder for part in rounds] == [first] * 3
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
-    assert data["exploration"] == f"policy:{second}"
+    assert data["exploration"] == PolicyExploration(path=str(second)).to_json()
     assert rounds[1].log["discounted"] == {"policy": 5.0, "policy-restart": thought}
     assert (rounds[1].log["goes_on"], rounds[0].log["discounted"]) == (goes_on, {})
 
 
 def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
-    asked = config(tmp_path, later_exploration="policy:{newest}")
+    asked = config(tmp_path, later_exploration=PolicyExploration(path="newest"))
     wanted = refine(asked, ledger=StepLedger())[-1]
     for number in (1, 2):
         path = tmp_path / f"round-{number}" / "round.json"
@@ -269,7 +277,7 @@ def test_real_evaluations_of_small_rounds_wait_until_they_are_whole_episodes(
     assert [small.checks_of(n, 800) for n in range(9)] == [0, 0, 0, 0, 1000, 0, 0, 0, 1000]
     assert [small.checks_of(n, None) for n in range(9)] == [0, *[250] * 8]
     assert [small.checks_of(n, 5_000) for n in range(9)] == [0, 0, 500, 0, 500, 0, 500, 0, 500]
-    never = dataclasses.replace(small, real_evaluation_share=0.0)
+    never = small.replace(real_evaluation_share=0.0)
     assert not any(never.checks_of(n, 800) for n in range(9))
 
 

@@ -22,7 +22,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.reporting import side_by_side_video as watch_module
 from world_env.reporting.side_by_side_video import side_by_side, watch
 from world_env.simulation.simulator import Simulator
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.twin import Twin
 
 CARTPOLE = EnvConfig("CartPole-v1")
@@ -95,7 +95,9 @@ def test_of_pixels_the_difference_is_shown_too() -> None:
 
 
 def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = EnvConfig(
+        "Pendulum-v1", {}, (WrapperConfig("world_env.wrappers:SelectColumns", {"columns": [0, 1]}),)
+    )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     begun, reset = [], Simulator.reset
@@ -136,7 +138,9 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
             self.shown[:] = observation[:2]
             return self.shown
 
-    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = EnvConfig(
+        "Pendulum-v1", {}, (WrapperConfig("world_env.wrappers:SelectColumns", {"columns": [0, 1]}),)
+    )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     world = Reusing(gym.make("Pendulum-v1"))

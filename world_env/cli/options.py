@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 import json
+import operator
 import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -280,7 +282,7 @@ def _explorations(default: Any) -> Any:
     if default is None:
         preset = tyro.conf.subcommand(name="preset", description="As the preset of the algorithm.")
         kinds.append(Annotated[None, preset])  # type: ignore[arg-type]
-    return Union[tuple(kinds)]
+    return functools.reduce(operator.or_, kinds)
 
 
 @functools.cache
@@ -292,7 +294,7 @@ def field_texts(kind: type[Struct]) -> dict[str, str]:
             continue
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
         body = definition.body if isinstance(definition, ast.ClassDef) else []
-        for line, following in zip(body, body[1:], strict=False):
+        for line, following in itertools.pairwise(body):
             if (
                 isinstance(line, ast.AnnAssign)
                 and isinstance(line.target, ast.Name)

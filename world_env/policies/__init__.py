@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         PolicyExploration as PolicyExploration,
         RandomExploration as RandomExploration,
         StuckSensorsExploration as StuckSensorsExploration,
+        random_and_held as random_and_held,
     )
     from world_env.policies.saved_policy import (
         load_policy as load_policy,

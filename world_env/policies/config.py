@@ -92,6 +92,12 @@ KINDS = (
 """Classes of `ExplorationConfig`."""
 
 
+def random_and_held(steps: float) -> MixtureExploration:
+    """Uniform random actions and actions held for `steps` steps on average, in half of the steps each."""
+    parts = (RandomExploration(), HeldExploration(steps=steps))
+    return MixtureExploration(parts=parts, weights=(0.5, 0.5))
+
+
 def check_exploration(config: ExplorationConfig, name: str = "exploration") -> None:
     """Raise InvalidOptionError unless `config` is one of the exploration settings.
 

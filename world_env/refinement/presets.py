@@ -6,10 +6,10 @@ from pathlib import Path
 
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import (
-    HeldExploration,
     MixtureExploration,
     PolicyExploration,
     RandomExploration,
+    random_and_held,
 )
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig, TwinTrainingConfig
@@ -19,9 +19,6 @@ from world_env.types import JSON
 MANY_STEPS = 50_000
 """Real steps from which the PPO preset refines in small rounds."""
 _SMALL_ROUND = 5_000
-_RANDOM_AND_HELD = MixtureExploration(
-    parts=(RandomExploration(), HeldExploration(steps=5)), weights=(0.5, 0.5)
-)
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -58,7 +55,7 @@ def preset(
         plain = _small_rounds(real, out, steps)
     else:
         plain = RefineConfig(real, out, steps=steps)
-    exploration = RandomExploration() if steps < MANY_STEPS else _RANDOM_AND_HELD
+    exploration = RandomExploration() if steps < MANY_STEPS else random_and_held(5)
     return plain.replace(exploration=exploration, seed=seed, learn=plain.learn.replace(seed=seed))
 
 

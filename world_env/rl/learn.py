@@ -143,7 +143,8 @@ def _world(
     if isinstance(world, EnvConfig):
         if config.simulation.reward != "task":
             raise InvalidOptionError(
-                f"reward={config.simulation.reward!r} is available in a twin only: train in a twin, or use reward='task'"
+                f"reward={config.simulation.reward!r} is available in a twin only: train in a twin, or use "
+                "reward='task'"
             )
         if ledger is None:
             raise StageError(

@@ -51,7 +51,8 @@ ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
 """Values of `info["end"]` by code: the reason why an episode ended; "" while it is running.
 
 "terminated": by the world model or a hard termination bound. "horizon": the task's time limit. "rollout":
-`rollout_length` or `dataset_rollout_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite predictions.
+`rollout_length` or `dataset_rollout_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite
+predictions.
 """
 _ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
     ENDS.index(name) for name in ("rollout", "horizon", "uncertainty", "non_finite")
