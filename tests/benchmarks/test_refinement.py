@@ -13,6 +13,7 @@ import pytest
 from training.tasks import TASKS, Task, refine_task
 from world_env.fitting.config import FitConfig
 from world_env.refinement.config import RefineConfig
+from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig
 from world_env.spec import EnvConfig
 
@@ -116,23 +117,23 @@ def test_a_change_of_learning_is_one_in_reality_too(small: ModuleType) -> None:
     assert cell.of("random")["change"] == {}
     assert cell.of("ppo_twin")["change"] == change
     # What means something in twins alone makes no other bar.
-    told = small.Cell(TASK, 0, {"learn": {"on_uncertain": "truncate", "steps": 9}})
+    told = small.Cell(TASK, 0, {"learn": {"simulation": {"on_uncertain": "truncate"}, "steps": 9}})
     assert told.of("ppo_real_long")["change"] == told.of("sac_real_same_steps")["change"] == {}
 
 
 def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
     plain = RefineConfig(EnvConfig(TASK), Path("x"), fit=FitConfig(gradient_steps=9))
-    change = {"rounds": 3, "compared": 5, "model": {"members": 2},
-              "fit": {"batch_size": 3}, "learn": {"temperature": 0.5}}  # fmt: skip
+    change = {"rounds": 3, "max_candidates": 5, "model": {"members": 2},
+              "fit": {"batch_size": 3}, "learn": {"simulation": {"temperature": 0.5}}}  # fmt: skip
     config = script.changed(plain, change)
-    assert (config.rounds, config.compared) == (3, 5)
+    assert (config.rounds, config.max_candidates) == (3, 5)
     assert (config.fit.model, config.fit.batch_size, config.fit.gradient_steps) == (
         {"members": 2},
         3,
         9,
     )
-    assert config.learn == LearnConfig(temperature=0.5)
-    assert change["learn"] == {"temperature": 0.5}
+    assert config.learn == LearnConfig(simulation=TwinTrainingConfig(temperature=0.5))
+    assert change["learn"] == {"simulation": {"temperature": 0.5}}
 
 
 def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: ModuleType) -> None:

@@ -232,7 +232,7 @@ def test_scalings_are_compared_on_the_same_episodes(
     words += ["--scalings", *script.SCALINGS, "--resume"]
     tree = run(script, tmp_path / "s.json", monkeypatch, *words)
     assert {row["scaling"] for row in tree["rows"]} == set(script.SCALINGS) and len(models) == 3
-    assert models == [{"outlier": 1e9}, {"outlier": 1e9}, {}]
+    assert models == [{"huber_delta": 1e9}, {"huber_delta": 1e9}, {}]
     assert script.world_env.fitting.fit.evaluate_open_loop is now
     still = {row["errors"][0]["ordinary"]["hold_last"] for row in tree["rows"]}
     assert len(still) == 1

@@ -322,7 +322,7 @@ def test_a_fit_killed_after_its_last_update_still_gives_its_twin(
 def test_a_checkpoint_of_another_configuration_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fit(data, tmp_path / "twin", TINY, progress=killed_after(10))
-    with pytest.raises(ConfigMismatchError, match="learning_rate was null, now 0.002"):
+    with pytest.raises(ConfigMismatchError, match=r"learning_rate was null, now 0\.002"):
         fit(data, tmp_path / "twin", TINY.replace(learning_rate=2e-3))
 
 

@@ -130,7 +130,7 @@ def test_other_dimensions_are_learned_as_well_beside_a_spiking_and_a_constant_on
     assert (errors[:2] / reference).mean() < 1.4
     assert errors[3] == 0
     # The fault: a likelihood under which a spike counts by the square of its surprise.
-    faulty = errors_after(fitted(episodes, outlier=1e9), encoded(episodes), 5)
+    faulty = errors_after(fitted(episodes, huber_delta=1e9), encoded(episodes), 5)
     assert (faulty[:2] / reference).mean() > 1.4
 
 

@@ -122,7 +122,7 @@ def slow_loss(model: EnsembleWorldModel, data: Batch) -> Tensor:
             miss = (seen[step + 1] - begin) / scales.change_scale - mean
             if step == 0:
                 weight = (log_std.exp() ** (2 * config.beta)).detach()
-                nll = weight * (huber(miss / log_std.exp(), config.outlier) + log_std)
+                nll = weight * (huber(miss / log_std.exp(), config.huber_delta) + log_std)
                 collect("change", nll.mean())
             elif data.valid[row, step]:
                 collect(f"rollout {step}", 10.0 * huber(miss).mean() / (steps - 1))

@@ -229,7 +229,7 @@ def test_impossible_arguments_are_named() -> None:
         EnvConfig("CartPole-v1", {"mass": float("nan")})
 
 
-@pytest.mark.parametrize("name", ["json:NoSuch", "no_such_module:W", "Flatten", "json:__name__"])
+@pytest.mark.parametrize("name", ["json:NoSuch", "no_such_module:W", "json:__name__"])
 def test_an_impossible_wrapper_is_named(name: str) -> None:
     with pytest.raises(StageError, match=name.partition(":")[2] or name):
         spec_of(EnvConfig("CartPole-v1", {}, (WrapperConfig(name),)))

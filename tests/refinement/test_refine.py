@@ -125,7 +125,10 @@ def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(
     }
     provenance = rounds[1].twin.provenance
     assert provenance["steps"] == provenance["real_steps"] == STEPS
-    assert provenance["exploration"] == "random, then the previous round's policy"
+    assert provenance["exploration"] == [
+        {"kind": "random"},
+        {"kind": "policy", "path": "selected", "deterministic": False},
+    ]
     assert str(out) not in str(provenance)
 
 
@@ -134,14 +137,17 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     config = tiny(
         tmp_path / "run",
         later_exploration=half_each("selected", "curious"),
-        explorers={"curious": {"reward": "uncertainty", "on_uncertain": "ignore"}, "unused": {}},
+        explorers={
+            "curious": {"simulation": {"reward": "uncertainty", "on_uncertain": "ignore"}},
+            "unused": {},
+        },
     )
     rounds = refine(config, ledger=ledger)
     curious = rounds[0].policy_folder.with_name("policy-curious")
     cards = [
         policy_card(folder)["provenance"]["learn"] for folder in (rounds[0].policy_folder, curious)
     ]
-    assert [card["reward"] for card in cards] == ["task", "uncertainty"]
+    assert [card["simulation"]["reward"] for card in cards] == ["task", "uncertainty"]
     assert cards[0]["seed"] != cards[1]["seed"]
     weights = [
         load_policy(folder).policy.state_dict() for folder in (rounds[0].policy_folder, curious)
@@ -149,7 +155,10 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     store = EpisodeStore(tmp_path / "run" / "round-1" / "data")
     assert store.provenance["exploration"]["parts"][1]["path"] == str(curious)
-    assert rounds[-1].twin.provenance["exploration"] == f"random, then {config.later_exploration}"
+    assert rounds[-1].twin.provenance["exploration"] == [
+        {"kind": "random"},
+        config.later_exploration.to_json(),
+    ]
     # The last round's data is never collected with, and who does not collect is not trained.
     assert not rounds[-1].twin_folder.with_name("policy-curious").exists()
     assert not curious.with_name("policy-unused").exists()
@@ -157,8 +166,13 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
 
 
 def test_who_acts_later_is_known_before_a_step_is_made(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOptionError, match=r"names \{hasty\}, expected one of policy"):
-        tiny(tmp_path, later_exploration="policy:{hasty}")
+    ledger = StepLedger()
+    unknown = tiny(tmp_path, later_exploration=PolicyExploration(path="hasty"))
+    with pytest.raises(InvalidOptionError, match=r"'hasty', expected.* selected, newest"):
+        refine(unknown, ledger=ledger)
+    assert ledger.total() == 0 and not (tmp_path / "config.json").exists()
+    with pytest.raises(InvalidOptionError, match="'newest', which exists in later rounds only"):
+        tiny(tmp_path, exploration=PolicyExploration(path="newest"))
 
 
 def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path) -> None:

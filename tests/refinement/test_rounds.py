@@ -174,7 +174,7 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
         later_exploration=PolicyExploration(path="newest"),
         restart_every=1,
         restart_steps=512,
-        compared=1,
+        max_candidates=1,
         real_evaluation_share=0.0,
     )
     rounds = refine(asked, ledger=StepLedger())
@@ -198,7 +198,7 @@ def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
             path.unlink()
             continue
         log = json.loads(path.read_text())
-        del log["goes_on"], log["discounted"], log["settings"]["restart_every"]
+        del log["goes_on"], log["discounted"]
         path.write_text(json.dumps(log))
     rounds = refine(asked, ledger=StepLedger())
     assert rounds[-1].log["estimates"] == wanted.log["estimates"]
@@ -312,10 +312,10 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
     [
         (
             {"real_evaluation_share": 0.6},
-            r"real_evaluation_share must be a share in \[0, 0.5\], got 0.6",
+            r"real_evaluation_share must be in \[0, 0.5\], got 0.6",
         ),
         ({"patience": 0}, "patience must be >= 1, got 0"),
-        ({"compared": 0}, "compared must be >= 1, got 0"),
+        ({"max_candidates": 0}, "max_candidates must be >= 1, got 0"),
         ({"explorers": {"restart": {}}}, "invalid explorer name 'restart'"),
         ({"restart_every": 0}, "restart_every must be >= 1, got 0"),
         ({"restart_every": 2, "warm_start": False}, "restart_every is 2 with warm_start=False"),

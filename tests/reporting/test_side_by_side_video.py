@@ -30,9 +30,9 @@ SMALL_PICTURES = EnvConfig(
     "Pendulum-v1",
     {"render_mode": "rgb_array"},
     (
-        'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
-        'gymnasium.wrappers:ResizeObservation{"shape": [32, 32]}',
-        "gymnasium.wrappers:GrayscaleObservation",
+        WrapperConfig("gymnasium.wrappers:AddRenderObservation", {"render_only": True}),
+        WrapperConfig("gymnasium.wrappers:ResizeObservation", {"shape": [32, 32]}),
+        WrapperConfig("gymnasium.wrappers:GrayscaleObservation"),
     ),
 )
 

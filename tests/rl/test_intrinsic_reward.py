@@ -90,5 +90,5 @@ def test_nobody_else_pays_for_uncertainty(far_is_uncertain: Twin, tmp_path: Path
         learn(certain, SEEK)
     with pytest.raises(InvalidOptionError, match="in a twin only"):
         learn(EnvConfig("CartPole-v1"), SEEK, ledger=StepLedger(tmp_path / "steps.json"))
-    with pytest.raises(InvalidOptionError, match="expected 'task' or 'uncertainty'"):
+    with pytest.raises(InvalidOptionError, match="expected one of 'task', 'uncertainty'"):
         TwinTrainingConfig(reward="curiosity")

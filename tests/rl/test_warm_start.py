@@ -111,7 +111,7 @@ def fit_error(older: Twin, later: Twin) -> float:
     from world_env.model_evaluation.open_loop import evaluate_open_loop
 
     episodes = real_episodes("CartPole-v1", 40)
-    _, held_out = split(episodes, FIT.held_out, FIT.seed)
+    _, held_out = split(episodes, FIT.validation_fraction, FIT.seed)
     scale = scales_of(encode_episodes(episodes, later.codec))
     return evaluate_open_loop(
         older.model, encode_episodes(held_out, later.codec), horizon=200, scale=scale

@@ -57,8 +57,8 @@ def test_set_attributes_change_the_environment_underneath_before_its_first_episo
         "Pendulum-v1",
         {"render_mode": "rgb_array"},
         (
-            'world_env.wrappers:SetAttributes{"screen_dim": 32, "g": 0}',
-            'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
+            WrapperConfig("world_env.wrappers:SetAttributes", {"screen_dim": 32, "g": 0}),
+            WrapperConfig("gymnasium.wrappers:AddRenderObservation", {"render_only": True}),
         ),
     )
     assert spec_of(real).observation_space.shape == (32, 32, 3)

@@ -28,7 +28,7 @@ from tyro.constructors import (
 )
 
 from world_env.cli.console import runs_folder
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, WorldEnvError
 from world_env.policies.config import (
     HeldExploration,
     MixtureExploration,
@@ -125,6 +125,14 @@ class _Options:
     root: bool
 
 
+class _Refused(Exception):
+    """Settings that their class refuses. The parser would print a ValueError in another form."""
+
+    def __init__(self, error: WorldEnvError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def _options(kind: type[Struct], values: JSON, view: View, *, root: bool = False) -> type[_Options]:
     members = {"kind": kind, "values": values, "view": view, "root": root}
     return type(kind.__name__, (_Options,), members | {"__doc__": kind.__doc__})
@@ -142,15 +150,19 @@ def parse(
     path = _config_path(words)
     values = {} if path is None else _values(kind, read_config(path), str(path))
     options = _options(kind, values, view or View(), root=True)
-    with _registry():
-        return tyro.cli(options, prog=prog, args=words, description=inspect.getdoc(function))
+    text = inspect.getdoc(function)
+    try:
+        with _registry():
+            return tyro.cli(options, prog=prog, args=words, description=text)
+    except _Refused as refused:
+        raise refused.error from None
 
 
 def _config_path(words: list[str]) -> Path | None:
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in itertools.pairwise([*words, None]):
         if word == "--config" and following is not None:
             return Path(following)
-        if word.startswith("--config="):
+        if word is not None and word.startswith("--config="):
             return Path(word.partition("=")[2])
     return None
 
@@ -206,7 +218,10 @@ def _struct_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
         given.pop("config", None)
         if view.runs is not None and given.get("out") is None:
             given["out"] = runs_folder() / view.runs / _folder_name(given["real"])
-        return kind(**made | given)
+        try:
+            return kind(**made | given)
+        except WorldEnvError as error:
+            raise _Refused(error) from error
 
     return StructConstructorSpec(make, tuple(fields))
 
@@ -256,7 +271,7 @@ def _field(owner: type[_Options], name: str, of: Any, default: Any, text: str) -
         markers.append(tyro.conf.Positional)
     if default is None:
         # The text says what None means, and words cannot give it.
-        options |= {"help_behavior_hint": "", **_metavar(of)}
+        options = {"help_behavior_hint": "", **_metavar(of)} | options
         text = text.replace("(None: ", "(default: ").replace("None: ", "Default: ")
     if options:
         markers.append(tyro.conf.arg(**options))
@@ -267,6 +282,8 @@ def _metavar(of: Any) -> JSON:
     kinds = [each for each in get_args(of) if each is not type(None)]
     if len(kinds) == 1 and kinds[0] in _METAVARS:
         return {"metavar": _METAVARS[kinds[0]]}
+    if len(kinds) == 1 and get_origin(kinds[0]) is tuple:
+        return {"metavar": f"[{_METAVARS[get_args(kinds[0])[0]]} ...]"}
     if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
         return {"metavar": "{" + ",".join(map(str, get_args(kinds[0]))) + "}"}
     return {}

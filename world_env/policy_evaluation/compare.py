@@ -92,7 +92,7 @@ def real_environment(twin: Twin) -> EnvConfig:
     stored = twin.provenance.get("real")
     if stored is None:
         raise InvalidOptionError(
-            "this twin does not name its real environment: pass one (`real`, --real ENV_ID)"
+            "this twin does not name its real environment: pass one (`real`, ENV_ID)"
         )
     return EnvConfig.from_json(stored, where="provenance of the twin", error=StageError)
 

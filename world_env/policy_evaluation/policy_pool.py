@@ -114,7 +114,7 @@ class Pool:
             seeds,
             tree["real_steps"],
             tree["provenance"],
-            tree["encoder"],
+            tree.get("encoder"),
             tree.get("scripted"),
         )
 

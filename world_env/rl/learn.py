@@ -83,7 +83,8 @@ def learn(
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
     latent = _latent_encoder(world, config, encoder)
-    described = _described(config, encoder)
+    # Only a stored policy needs settings that JSON can hold: others may have functions as arguments.
+    described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
     env = _world(world, config, latent, ledger, purpose)
