@@ -77,7 +77,7 @@ def main() -> None:
 
 def real_episodes(policy: Policy, real: EnvConfig, ledger: StepLedger) -> list[Episode]:
     """Real episodes of a policy, at most `MAX_STEPS` steps each."""
-    with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
+    with closing(make_real(real, purpose="evaluate", ledger=ledger)) as env:
         return [play(env, policy, seed, MAX_STEPS) for seed in SEEDS]
 
 

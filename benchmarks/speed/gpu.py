@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -109,16 +108,16 @@ def fitted(family: str, size: str, device: str, updates: int) -> float:
         family=family,
         preset=preset or None,
         model=network if family == "ensemble" else {},
-        updates=updates,
+        gradient_steps=updates,
         validate_every=updates,
-        states=8,
+        max_dataset_states=8,
         device=device,
     )
     with TemporaryDirectory() as folder:
         store = EpisodeStore.create(Path(folder) / "data", SPECS[size])
         store.append(made_up(SPECS[size]))
         # The first gradient steps on a device include its initialisation.
-        timed_fit(store, replace(config, updates=2, validate_every=2), [])
+        timed_fit(store, config.replace(gradient_steps=2, validate_every=2), [])
         return float(timed_fit(store, config, [])["updates_per_second"])
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import made_up
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium import spaces
 import world_env.twin.twin as twin_module
 from world_env.errors import InvalidOptionError, TwinSaveError
 from world_env.models.ensemble.model import EnsembleConfig
+from world_env.policies.config import MixtureExploration, PolicyExploration, random_and_held
 from world_env.results import Fidelity, Provenance
 from world_env.results.error_curves import error_curves
 from world_env.results.fidelity import ObservationErrors, OpenLoopErrors
@@ -266,29 +268,41 @@ def test_the_warnings_of_the_comparison_are_the_first_of_a_card() -> None:
 @pytest.mark.parametrize(
     ("recorded", "text"),
     [
-        ("random", "uniform random actions"),
-        ("held:30", "random actions held for 30 steps on average"),
-        ("greedy:some/where/mine", 'deterministic actions of the policy "mine"'),
-        ("policy:{policy}", "actions of the previous round's policy"),
+        ({"kind": "random"}, "uniform random actions"),
+        ({"kind": "held", "steps": 30.0}, "random actions held for 30 steps on average"),
         (
-            "stuck:0.5:{newest}",
+            {"kind": "policy", "path": "some/where/mine", "deterministic": True},
+            'deterministic actions of the policy "mine"',
+        ),
+        ({"kind": "policy", "path": "selected"}, "actions of the previous round's policy"),
+        (
+            {"kind": "stuck_sensors", "path": "newest", "share": 0.5},
             "actions of the previous round's newest policy with 50 % of the observation dimensions stuck",
         ),
         (
-            "random, then policy:{newest}",
+            [{"kind": "random"}, {"kind": "policy", "path": "newest"}],
             "uniform random actions; then actions of the previous round's newest policy",
         ),
         (
-            "mix:0.5*random+0.5*held:5, then mix:1*policy:{policy}+3*policy:{fresh}",
+            [
+                random_and_held(5).to_json(),
+                MixtureExploration(
+                    parts=(PolicyExploration(path="selected"), PolicyExploration(path="fresh")),
+                    weights=(1, 3),
+                ).to_json(),
+            ],
             "50 % uniform random actions, 50 % random actions held for 5 steps on average; then 25 % actions of the "
-            'previous round\'s policy, 75 % actions of the exploration policy "fresh"',
+            'previous round\'s policy, 75 % actions of the policy "fresh"',
         ),
-        ("mix:a|b", "mix:a|b"),
-        ("mix:0*random", "mix:0*random"),
+        (
+            {"kind": "mixture", "parts": [], "weights": [0]},
+            "{'kind': 'mixture', 'parts': [], 'weights': [0]}",
+        ),
+        ({"kind": "dance"}, "{'kind': 'dance'}"),
         ("a person at the controls", "a person at the controls"),
     ],
 )
-def test_an_exploration_is_described_in_words(recorded: str, text: str) -> None:
+def test_an_exploration_is_described_in_words(recorded: Any, text: str) -> None:
     assert exploration_text(Provenance(exploration=recorded)) == text
 
 
@@ -297,7 +311,10 @@ def test_provenance_of_the_data_set_completes_that_of_the_twin() -> None:
     provenance = Provenance(
         real_steps={"collect": 2000, "validate": 450},
         episodes=1200,
-        stages={"data": {"exploration": "held:5", "seed": 7}, "fit": {"seed": 0}},
+        stages={
+            "data": {"exploration": {"kind": "held", "steps": 5}, "seed": 7},
+            "fit": {"seed": 0},
+        },
     )
     card = card_text(family="ensemble", spec=SPEC, provenance=provenance, fidelity=Fidelity())
     for line in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from world_env.twin.twin import Twin
 
 console = Console()
-NO_KWARGS: dict[str, Any] = {}
-"""Default of options that are JSON objects."""
 
 
 def runs_folder() -> Path:
@@ -23,10 +21,14 @@ def runs_folder() -> Path:
     return Path(os.environ.get("WORLD_ENV_RUNS", "runs"))
 
 
-def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:
-    """The real environment that a twin was fitted to, with its arguments and wrappers, or a plain one by its id."""
+def real_of_twin(twin: Twin, real: EnvConfig | None) -> EnvConfig:
+    """The real environment of a command: the given one, or that of the twin with its arguments and wrappers.
+
+    An id alone means the twin's own environment, where it is the id of that one.
+    """
     from world_env.policy_evaluation.compare import real_environment
 
-    if env_id is None or (twin.provenance.real and env_id == twin.provenance.real.env_id):
+    stored = twin.provenance.real
+    if real is None or (stored is not None and real == EnvConfig(stored.env_id)):
         return real_environment(twin)
-    return EnvConfig(env_id)
+    return real

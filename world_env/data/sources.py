@@ -9,7 +9,7 @@ from world_env.data.episode import Episode
 from world_env.data.minari import read_minari
 from world_env.data.recording import checked_episodes
 from world_env.data.store import EpisodeStore
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, StageError
 from world_env.results.provenance import Provenance
 from world_env.spec import EnvConfig, WorldSpec
 
@@ -47,7 +47,7 @@ def open_recordings(text: str) -> tuple[WorldSpec, Sequence[Episode], Provenance
     store = EpisodeStore(text)
     real = store.provenance.get("real")
     provenance = Provenance(
-        real=None if real is None else EnvConfig.from_json(real),
+        real=None if real is None else EnvConfig.from_json(real, where=text, error=StageError),
         real_steps=store.real_steps,
         stages={"data": store.provenance},
     )

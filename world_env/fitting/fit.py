@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import math
 import time
@@ -27,7 +26,7 @@ from world_env.data_range import DataRange
 from world_env.device import as_device
 from world_env.errors import DataError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
-from world_env.fitting.config import FitConfig, updates_for
+from world_env.fitting.config import FitConfig, gradient_steps_for
 from world_env.fitting.preconditions import (
     check_amount,
     check_family,
@@ -130,14 +129,16 @@ def fit_episodes(
     """
     episodes = check_amount(episodes)
     steps, config = sum(map(len, episodes)), config or FitConfig()
-    updates, device = config.updates or updates_for(steps), as_device(config.device)
-    config = dataclasses.replace(config, updates=updates)
+    gradient_steps = config.gradient_steps or gradient_steps_for(steps)
+    config, device = config.replace(gradient_steps=gradient_steps), as_device(config.device)
     started, provenance = time.perf_counter(), provenance or Provenance()
-    training, held_out = split(episodes, config.held_out, config.seed)
-    bounds = end_bounds(training if config.sharp_ends else [], spec)
+    training, held_out = split(episodes, config.validation_fraction, config.seed)
+    bounds = end_bounds(training if config.hard_termination_bounds else [], spec)
     ranges = data_range(episodes, spec, ends=bounds)
     everything = encode_episodes(episodes, Codec(spec, ranges))
-    pieces = split_pieces([len(episode) for episode in episodes], config.held_out, config.seed)
+    pieces = split_pieces(
+        [len(episode) for episode in episodes], config.validation_fraction, config.seed
+    )
     validation = everything.part(pieces[1])
     notes = fit_notes(everything.part(pieces[0]), validation, spec)
     model = _new_model(spec, config)
@@ -150,12 +151,14 @@ def fit_episodes(
         model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
         initial = {"warm_start": warm_start.fingerprint()}
     begun = starts(everything)
-    states = dataset_states(everything, config.states, config.seed, context=model.context)
+    states = dataset_states(
+        everything, config.max_dataset_states, config.seed, context=model.context
+    )
     model.to(device)
     validation, everything = validation.to(device), everything.to(device)
     train, scale = everything.windows_of(pieces[0]), scales_of(everything)
     logs = _optimize(
-        model, train, validation, scale, config, updates, progress, checkpoint, initial
+        model, train, validation, scale, config, gradient_steps, progress, checkpoint, initial
     )
     model.eval().requires_grad_(False)
     threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
@@ -171,7 +174,7 @@ def fit_episodes(
         if bool(uncertainty.isfinite().all())
         else None,
         provenance=provenance.replace(
-            stages=provenance.stages | {"fit": dataclasses.asdict(config)},
+            stages=provenance.stages | {"fit": config.to_json()},
             steps=steps,
             episodes=len(episodes),
             fit_seconds=round(time.perf_counter() - started, 1),
@@ -191,7 +194,7 @@ def _optimize(
     validation: EncodedEpisodes,
     scale: Observation,
     config: FitConfig,
-    updates: int,
+    gradient_steps: int,
     progress: Progress | None,
     checkpoint: Path | None,
     initial: JSON,
@@ -205,14 +208,14 @@ def _optimize(
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     data = None if checkpoint is None else train.fingerprint()
-    identity = dataclasses.asdict(config) | {"data": data} | initial
+    identity = config.to_json() | {"data": data} | initial
     best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
         best, score, first, logs = read_checkpoint(checkpoint, identity, model, optimizer)
-        _log.info("resuming an interrupted fit at gradient step %d of %d", first, updates)
-    for update in range(first, updates):
-        share = update / updates
+        _log.info("resuming an interrupted fit at gradient step %d of %d", first, gradient_steps)
+    for update in range(first, gradient_steps):
+        share = update / gradient_steps
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(share) * group.get("lr_scale", 1.0)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
@@ -226,7 +229,7 @@ def _optimize(
         with torch.no_grad():
             model.after_update(batch)
         done = update + 1
-        if done % config.validate_every == 0 or done == updates:
+        if done % config.validate_every == 0 or done == gradient_steps:
             measured = evaluate_open_loop(
                 model,
                 validation,
@@ -235,7 +238,7 @@ def _optimize(
                 windows=config.eval_windows,
             )
             # Early models can have a low open-loop error although their termination head is untrained.
-            selectable = done >= _SELECT_FROM * updates
+            selectable = done >= _SELECT_FROM * gradient_steps
             logs = _plain(parts) | {
                 "open_loop": measured.score,
                 "open_loop_rms": float(measured.error.mean()),
@@ -246,7 +249,7 @@ def _optimize(
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
             if progress is not None:
-                progress(done, updates, logs)
+                progress(done, gradient_steps, logs)
     if score == float("inf"):
         raise DataError(
             "the fit diverged: no validation gave a finite open-loop error. Lower learning_rate, or check the data for "

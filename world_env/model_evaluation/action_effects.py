@@ -56,13 +56,13 @@ def measure_action_effects(
     From each of `states` real states along a random walk, `actions` random action sequences are played in the real
     environment and in the twin. Every two of them that have not ended give one effect: the difference of their
     observations, in standard deviations of all real observations.
-    Real steps are counted under "spot_check". Raises InvalidOptionError, SpaceMismatchError.
+    Real steps are counted under "evaluate". Raises InvalidOptionError, SpaceMismatchError.
     """
     if states < 1:
         raise InvalidOptionError(f"states is {states}, expected at least 1")
     if actions < 2:
         raise InvalidOptionError(f"actions is {actions}, expected at least 2 to compare")
-    with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
+    with closing(make_real(real, purpose="evaluate", ledger=ledger)) as env:
         check_same_spaces(env, twin.spec)
         walker = _Walker(env, seed)
         reason = _obstacle(walker)

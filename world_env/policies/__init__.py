@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from world_env.policies.config import (
+        ExplorationConfig as ExplorationConfig,
+        HeldExploration as HeldExploration,
+        MixtureExploration as MixtureExploration,
+        PolicyExploration as PolicyExploration,
+        RandomExploration as RandomExploration,
+        StuckSensorsExploration as StuckSensorsExploration,
+        random_and_held as random_and_held,
+    )
     from world_env.policies.function_policy import FunctionPolicy as FunctionPolicy
     from world_env.policies.held_policy import HeldPolicy as HeldPolicy
     from world_env.policies.loading import (

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from world_env.errors import SpaceMismatchError, StageError
 from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
-from world_env.simulation.config import check_mode
+from world_env.simulation.config import OBSERVATION_MODES, check_choice
 from world_env.spaces import is_image, space_from_json, space_to_json
 from world_env.spec import WorldSpec
 from world_env.struct import Struct
@@ -64,7 +64,7 @@ class PolicyCard(Struct, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.latent_mode is not None:
-            check_mode(self.latent_mode)
+            check_choice("latent_mode", self.latent_mode, OBSERVATION_MODES)
         for tree in (self.observation_space, self.action_space):
             space_from_json(tree)
 

@@ -86,7 +86,7 @@ def real_environment(twin: Twin) -> EnvConfig:
     """The real environment that a twin was fitted to. Raises InvalidOptionError if the twin does not name one."""
     if twin.provenance.real is None:
         raise InvalidOptionError(
-            "this twin does not name its real environment: pass one (`real`, --real ENV_ID)"
+            "this twin does not name its real environment: pass one (`real`, ENV_ID)"
         )
     return twin.provenance.real
 

@@ -20,6 +20,7 @@ from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.rollout_statistics import sample_first_observations
 from world_env.results.round_log import RealEvaluation, RoundLog
 from world_env.rollouts.learned import run_learned
+from world_env.simulation.config import OnUncertain
 from world_env.twin.twin import Twin
 
 ESTIMATE_EPISODES = 32
@@ -55,7 +56,7 @@ def estimate_return(
     policy: Policy,
     twin: Twin,
     *,
-    on_uncertain: str = "ignore",
+    on_uncertain: OnUncertain = "ignore",
     seed: int = 0,
     discount: float = 1.0,
 ) -> float:
@@ -69,7 +70,7 @@ def estimate_return(
     ).mean
 
 
-def spot_check(
+def real_evaluation(
     episodes: Sequence[Episode], horizon: int | None, log: RoundLog
 ) -> RealEvaluation | None:
     """Real returns of a round's contender, for the log of the next round; None without a whole episode.

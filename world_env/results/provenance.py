@@ -33,8 +33,8 @@ class Provenance(Facts, omit_defaults=True, frozen=True, kw_only=True):
 
     real: EnvConfig | None = None
     """Real environment that the data comes from; None: the data came without one that can be made again."""
-    exploration: str | None = None
-    """Exploration that collected the data."""
+    exploration: list[JSON] | None = None
+    """Explorations that collected the data in turn, each an `ExplorationConfig` as JSON."""
     real_steps: int | dict[str, int] | None = None
     """Real environment steps of the data, in total or by purpose."""
     seeds: list[int] = []

@@ -51,7 +51,5 @@ class RoundLog(Struct, frozen=True, kw_only=True):
     """Learned return of the contender; None without a time limit."""
     reality: RealEvaluation | None
     """This round's real evaluation episodes; None without a whole episode."""
-    settings: JSON
-    """Settings of the refinement that must not change between rounds."""
     seconds: dict[str, float]
     """Stage -> duration."""

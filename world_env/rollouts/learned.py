@@ -13,7 +13,8 @@ from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
 from world_env.rollouts.returns import Returns, stacked
-from world_env.simulation.simulator import Simulator, SimulatorConfig, StepResult
+from world_env.simulation.config import OnUncertain, SimulatorConfig
+from world_env.simulation.simulator import Simulator, StepResult
 from world_env.spaces import row_of
 from world_env.twin.twin import Twin
 
@@ -70,7 +71,7 @@ def run_learned(
     seed: int = 0,
     policy_seeds: Sequence[int] | None = None,
     conditioning: Mapping[str, np.ndarray] | None = None,
-    on_uncertain: str = "ignore",
+    on_uncertain: OnUncertain = "ignore",
     discount: float = 1.0,
     max_steps: np.ndarray | None = None,
     record: Collection[str] = (),
@@ -95,7 +96,7 @@ def run_learned(
     if unknown := sorted(set(record) - set(_RECORDS)):
         raise InvalidOptionError(f"record has {unknown}, expected names among {list(_RECORDS)}")
     number = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
-    rule = "ignore" if twin.uncertainty_threshold is None else on_uncertain
+    rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else on_uncertain
     # One step more than the longest episode, so that the time limit ends none.
     horizon = None if max_steps is None else int(np.max(max_steps)) + 1
     uncertain = max_steps is None or "uncertainty" in record

@@ -7,12 +7,13 @@ from pathlib import PurePosixPath
 
 from world_env.results.formatting import percent, show
 from world_env.results.provenance import Provenance
+from world_env.types import JSON
 
-_EXPLORING_POLICIES = {
-    "{policy}": "the previous round's policy",
-    "{newest}": "the previous round's newest policy",
+_ROLES = {
+    "selected": "the previous round's policy",
+    "newest": "the previous round's newest policy",
 }
-"""Placeholders of a refinement's exploration. Any other placeholder names a policy trained for exploration only."""
+"""Policies of a refinement. Any other path is the name of an explorer, or the folder of a policy."""
 
 
 def exploration_text(provenance: Provenance) -> str | None:
@@ -20,9 +21,10 @@ def exploration_text(provenance: Provenance) -> str | None:
 
     It comes from the twin's own provenance, or from that of the data set that the twin was fitted to.
     """
-    recorded = provenance.exploration or provenance.recorded("data", "exploration")
+    data = provenance.recorded("data", "exploration")
+    recorded = provenance.exploration or ([data] if data else [])
     if recorded:
-        return "; then ".join(map(_describe, str(recorded).split(", then ")))
+        return "; then ".join(map(_describe, recorded))
     dataset = provenance.recorded("data", "minari")
     return f"Minari dataset {dataset}" if dataset else None
 
@@ -50,47 +52,29 @@ def seeds_text(provenance: Provenance) -> str | None:
     return ", ".join(map(str, seeds)) or None
 
 
-def _describe(exploration: str) -> str:
-    """Words for one exploration of `collection.exploration.parse_exploration`; other texts stay as they are."""
-    kind, _, rest = exploration.strip().partition(":")
-    if kind == "random" and not rest:
+def _describe(exploration: JSON) -> str:
+    """Words for one `ExplorationConfig` as JSON; an unknown kind is shown as it is."""
+    kind, policy = exploration.get("kind"), _policy(str(exploration.get("path")))
+    if kind == "random":
         return "uniform random actions"
-    if kind == "held" and rest:
-        return f"random actions held for {rest} steps on average"
-    if kind == "policy" and rest:
-        return f"actions of {_policy(rest)}"
-    if kind == "greedy" and rest:
-        return f"deterministic actions of {_policy(rest)}"
-    if kind == "stuck" and ":" in rest:
-        share, _, policy = rest.partition(":")
-        stuck = percent(_weight(share))
-        return f"actions of {_policy(policy)} with {stuck} of the observation dimensions stuck"
-    if kind == "mix" and rest:
-        return _mixture(rest) or exploration
-    return exploration
+    if kind == "held":
+        return f"random actions held for {show(exploration['steps'])} steps on average"
+    if kind == "policy":
+        sampled = "deterministic actions" if exploration["deterministic"] else "actions"
+        return f"{sampled} of {policy}"
+    if kind == "stuck_sensors":
+        stuck = percent(exploration["share"])
+        return f"actions of {policy} with {stuck} of the observation dimensions stuck"
+    if kind == "mixture":
+        total = math.fsum(exploration["weights"])
+        pairs = zip(exploration["weights"], exploration["parts"], strict=True)
+        return ", ".join(f"{percent(weight / total)} {_describe(part)}" for weight, part in pairs)
+    return str(exploration)
 
 
-def _mixture(parts: str) -> str | None:
-    pairs = [part.partition("*") for part in parts.split("+")]
-    weights = [_weight(weight) for weight, _, _ in pairs]
-    total = math.fsum(weight or 0.0 for weight in weights)
-    if None in weights or not total > 0:
-        return None
-    shares = [percent((weight or 0.0) / total) for weight in weights]
-    described = [_describe(part) for _, _, part in pairs]
-    return ", ".join(f"{share} {text}" for share, text in zip(shares, described, strict=True))
-
-
-def _weight(text: str) -> float | None:
-    try:
-        weight = float(text)
-    except ValueError:
-        return None
-    return weight if math.isfinite(weight) else None
-
-
-def _policy(folder: str) -> str:
-    if folder.startswith("{") and folder.endswith("}"):
-        return _EXPLORING_POLICIES.get(folder, f'the exploration policy "{folder[1:-1]}"')
+def _policy(path: str) -> str:
+    name = path
+    if name in _ROLES:
+        return _ROLES[name]
     # The folder's name is enough: its place on one machine means nothing elsewhere.
-    return f'the policy "{PurePosixPath(folder).name}"'
+    return f'the policy "{PurePosixPath(name).name}"'
