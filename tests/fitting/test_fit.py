@@ -524,3 +524,16 @@ def test_a_device_that_is_not_there_is_named_before_anything_is_fitted(
     config = TINY.replace(device="cuda:99")
     with pytest.raises(InvalidOptionError, match=r"device is 'cuda:99'.*pass 'cpu'"):
         fit_episodes(episodes, spec, config, progress=never)
+
+
+@pytest.mark.parametrize("name", ["eval_horizon", "eval_windows"])
+def test_the_validation_rollout_is_a_setting(
+    episodes: list[Episode], spec: WorldSpec, name: str
+) -> None:
+    """A shorter or smaller rollout measures other errors, of the same weights."""
+    whole = fit_episodes(episodes, spec, TINY)
+    other = fit_episodes(episodes, spec, dataclasses.replace(TINY, **{name: 3}))
+    first, second = (twin.fidelity["loss"] for twin in (whole, other))
+    assert first["change"] == second["change"] and first["open_loop"] != second["open_loop"]
+    with pytest.raises(InvalidOptionError, match=f"{name} is 0"):
+        FitConfig(**{name: 0})

@@ -111,6 +111,13 @@ def test_an_exact_model_has_no_error_at_any_horizon() -> None:
     assert curve.hold_last[-1] > 0.5
 
 
+def test_the_number_of_windows_is_limited() -> None:
+    data = encoded(walk_episodes())
+    model = ExactWalk(walk_spec())
+    whole, few = (evaluate_open_loop(model, data, horizon=2, windows=n) for n in (256, 5))
+    assert few.rows <= 5 < whole.rows <= 256
+
+
 def test_a_reward_read_from_the_state_left_is_seen_as_an_error() -> None:
     data = encoded(walk_episodes())
     late = evaluate_open_loop(ExactWalk(walk_spec(), lag=True), data, horizon=10)

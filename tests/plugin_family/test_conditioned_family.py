@@ -31,6 +31,7 @@ from world_env.errors import (
     InvalidOptionError,
     PluginError,
     TwinFormatError,
+    TwinMismatchError,
     UnknownFamilyError,
 )
 from world_env.fitting import fit_episodes
@@ -161,6 +162,16 @@ def test_a_saved_twin_steps_the_same(fitted: Twin, tmp_path: Path) -> None:
     (tmp_path / "twin" / "twin.json").write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(TwinFormatError, match=r"\$\.dynamics\.depth"):
         Twin.load(tmp_path / "twin")
+
+
+def test_a_twin_without_a_newer_conditioning_of_its_family_is_named(
+    fitted: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fitted.save(tmp_path / "twin")
+    model = load_family("conditioned")
+    monkeypatch.setattr(model, "conditioning", model.conditioning | {"wind": ()})
+    with pytest.raises(TwinMismatchError, match="starts has no value of the conditioning 'wind'"):
+        Twin.load(folder)
 
 
 def test_a_preset_is_named_settings(tmp_path: Path) -> None:

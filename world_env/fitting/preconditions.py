@@ -50,7 +50,7 @@ def check_family(config: FitConfig) -> tuple[type[TrainableWorldModel], Any]:
                 f"preset is {config.preset!r}, but the presets of the family {config.family!r} are: {known}"
             )
         options = model_class.presets[config.preset] | options
-    where = f"model options {config.model} of the family {config.family!r}"
+    where = f"model options {config.model} do not fit the family {config.family!r}"
     model_config = config_from_json(model_class.config_class, options, where=where)
     if not issubclass(model_class, TrainableWorldModel):
         raise InvalidOptionError(

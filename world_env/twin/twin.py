@@ -222,8 +222,8 @@ class Twin:
             spec=spec,
             family=tree["family"],
             model=model.to(device=device, dtype=dtype).eval().requires_grad_(False),
-            starts=_context(starts, "starts", spec),
-            states=_context(starts, "states", spec) if "states.length" in starts else None,
+            starts=_context(starts, "starts", model),
+            states=_context(starts, "states", model) if "states.length" in starts else None,
             ranges=_ranges(tree["ranges"], spec),
             termination_threshold=float(tree["termination_threshold"]),
             uncertainty_threshold=tree["uncertainty_threshold"],
@@ -408,13 +408,13 @@ def _flat(context: Context, name: str) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
 
 
-def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
+def _context(tensors: dict[str, Tensor], name: str, model: WorldModel) -> Context:
     prefix = f"{name}.observations."
     observations = {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
     shapes = {key: tuple(value.shape[2:]) for key, value in observations.items()}
-    codec = Codec(spec)
+    codec = Codec(model.spec)
     actions, length, elapsed = (
         tensors.get(f"{name}.{part}") for part in ("actions", "length", "elapsed")
     )
@@ -451,6 +451,7 @@ def _context(tensors: dict[str, Tensor], name: str, spec: WorldSpec) -> Context:
             raise TwinFormatError(
                 f"conditioning {key!r} of {name} has the shape {tuple(value.shape)}, expected {rows} finite values"
             )
+    check_shapes(model, conditioning, name, TwinMismatchError)
     return Context(observations, actions, length, elapsed, conditioning)
 
 

@@ -234,20 +234,14 @@ class RssmWorldModel(TrainableWorldModel):
 
         Gradients are those of the probabilities (straight-through).
         """
-        threshold = rng.uniform(self.config.groups, dtype=probabilities.dtype)[..., None]
+        scaled = probabilities.detach()
+        if temperature not in (0.0, 1.0):
+            # Relative to the most likely class: high powers of small probabilities would all underflow to 0.
+            scaled = (scaled / scaled.amax(-1, keepdim=True)) ** (1.0 / temperature)
+        number = rng.categorical(scaled)
         if temperature == 0.0:
-            likeliest = probabilities.argmax(-1)
-            drawn = functional.one_hot(likeliest, self.config.classes).to(probabilities.dtype)
-        else:
-            scaled = probabilities
-            if temperature != 1.0:
-                # Relative to the most likely class: high powers of small probabilities would all underflow to 0.
-                largest = probabilities.amax(-1, keepdim=True)
-                scaled = (probabilities / largest) ** (1.0 / temperature)
-            cumulative = scaled.detach().cumsum(-1)
-            # The first class whose cumulative probability reaches the threshold; the last class always does.
-            reached = (cumulative >= threshold * cumulative[..., -1:]).to(probabilities.dtype)
-            drawn = torch.cat([reached[..., :1], reached.diff(dim=-1)], -1)
+            number = scaled.argmax(-1)
+        drawn = torch.zeros_like(scaled).scatter_(-1, number[..., None], 1.0)
         if probabilities.requires_grad:
             drawn = drawn + probabilities - probabilities.detach()
         return drawn.flatten(-2)
