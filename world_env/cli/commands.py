@@ -116,6 +116,8 @@ class LearnCommand:
     """Wrappers of the real environment as module:Class, innermost first. Only with --real."""
     action_chunk: int = 1
     """Real steps per action of the policy. Only with --real."""
+    tensorboard: Path | None = None
+    """Folder of TensorBoard logs. None: no logs."""
     through: str | None = None
     """Twin (bundled name or folder) that encodes real observations, where --observation-mode is "latent" or "both"."""
     config: _Flat[LearnConfig] = field(default_factory=LearnConfig)
@@ -155,15 +157,20 @@ def learn_command(command: _Flat[LearnCommand]) -> None:
         out=out,
         ledger=ledger,
         progress=ProgressBars().stage("learn"),
+        tensorboard=command.tensorboard,
         through=None if command.through is None else Twin.load(command.through),
     )
     console.print(f"policy: {out}")
 
 
-def refine_command(config: _Flat[RefineConfig]) -> None:
+def refine_command(config: _Flat[RefineConfig], tensorboard: Path | None = None) -> None:
     """Repeat collection, fitting and policy training in rounds; run again to resume.
 
     The folder has one subfolder per round, and rounds.svg with predicted and real returns.
+
+    Args:
+        config: Settings of the refinement.
+        tensorboard: Folder of TensorBoard logs. None: no logs.
     """
     from world_env.real.step_ledger import StepLedger
     from world_env.refinement.refine import refine
@@ -171,7 +178,7 @@ def refine_command(config: _Flat[RefineConfig]) -> None:
 
     set_threads()
     ledger = StepLedger(config.out / "real-steps.json")
-    done = refine(config, ledger=ledger, report=ProgressBars())
+    done = refine(config, ledger=ledger, report=ProgressBars(), tensorboard=tensorboard)
     table = Table(
         *("round", "real steps", "selected policy", "predicted return"),
         "real evaluation episodes of the previous selection",
@@ -206,6 +213,7 @@ def build_command(
     wrappers: tuple[str, ...] = (),
     family: str | None = None,
     observation_mode: str | None = None,
+    tensorboard: Path | None = None,
 ) -> None:
     """Run all stages: collect, fit, learn, compare, report.
 
@@ -230,6 +238,7 @@ def build_command(
         wrappers: Wrappers of the real environment as module:Class, innermost first.
         family: Family of the world model: ensemble, rssm, rssm-large or linear. None: ensemble. Images need rssm.
         observation_mode: Observation mode of the policy: observation, latent or both. None: observation.
+        tensorboard: Folder of TensorBoard logs. None: no logs.
     """
     from world_env.pipeline.build import build
     from world_env.pipeline.config import BuildConfig
@@ -251,7 +260,7 @@ def build_command(
         family=family,
         observation_mode=observation_mode,
     )
-    _show_built(build(config, report=ProgressBars()))
+    _show_built(build(config, report=ProgressBars(), tensorboard=tensorboard))
 
 
 def demo_command(learn_steps: int = 150_000, updates: int = 2_000, out: Path | None = None) -> None:

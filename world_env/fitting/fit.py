@@ -7,8 +7,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -36,6 +35,7 @@ from world_env.fitting.preconditions import (
     check_windows,
     fit_notes,
 )
+from world_env.metrics import MetricsWriter
 from world_env.model_evaluation.errors import scales_of
 from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
@@ -75,7 +75,7 @@ def fit(
     An interrupted fit resumes from its checkpoint when the same call is made again.
     horizon: time limit of the task in steps (None: that of the data).
     progress: called after each validation.
-    tensorboard: folder for TensorBoard logs.
+    tensorboard: folder for TensorBoard logs, by gradient steps.
     reward_fn, termination_fn: as in `fit_episodes`.
     Raises DataError, TooLittleDataError, or StageError if `out` cannot be written or the checkpoint belongs to another
     fit.
@@ -83,24 +83,18 @@ def fit(
     spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
     out = Path(out)
     check_target(out)
-    with _writer(tensorboard) as write:
-
-        def report(done: int, total: int, logs: JSON) -> None:
-            write(done, logs)
-            if progress is not None:
-                progress(done, total, logs)
-
-        checkpoint = out.parent / f".{out.name}.fit.pt"
-        twin = fit_episodes(
-            episodes,
-            spec,
-            config,
-            provenance=provenance,
-            progress=report,
-            checkpoint=checkpoint,
-            reward_fn=reward_fn,
-            termination_fn=termination_fn,
-        )
+    checkpoint = out.parent / f".{out.name}.fit.pt"
+    twin = fit_episodes(
+        episodes,
+        spec,
+        config,
+        provenance=provenance,
+        progress=progress,
+        tensorboard=tensorboard,
+        checkpoint=checkpoint,
+        reward_fn=reward_fn,
+        termination_fn=termination_fn,
+    )
     twin.save(out)
     checkpoint.unlink(missing_ok=True)
     return twin
@@ -113,6 +107,7 @@ def fit_episodes(
     *,
     provenance: JSON | None = None,
     progress: Progress | None = None,
+    tensorboard: Path | None = None,
     checkpoint: Path | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
@@ -121,6 +116,7 @@ def fit_episodes(
     """Fit a twin to episodes in memory.
 
     provenance: JSON tree for the provenance of the twin.
+    progress, tensorboard: as in `fit`.
     checkpoint: file for resuming, written at each validation.
     warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
         initial weights. Fewer gradient steps are enough then.
@@ -128,8 +124,7 @@ def fit_episodes(
     Warns with FitWarning of data that limit the twin.
     Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
-    episodes = check_amount(episodes)
-    steps, config = sum(map(len, episodes)), config or FitConfig()
+    steps, config = sum(map(len, check_amount(episodes))), config or FitConfig()
     updates, device = config.updates or updates_for(steps), as_device(config.device)
     config = dataclasses.replace(config, updates=updates)
     started = time.perf_counter()
@@ -153,9 +148,10 @@ def fit_episodes(
     model.to(device)
     validation, everything = validation.to(device), everything.to(device)
     train, scale = everything.windows_of(pieces[0]), scales_of(everything)
-    logs = _optimize(
-        model, train, validation, scale, config, updates, progress, checkpoint, initial
-    )
+    with MetricsWriter(tensorboard, "fit") as metrics:
+        logs = _optimize(
+            model, train, validation, scale, config, updates, progress, metrics, checkpoint, initial
+        )
     model.eval().requires_grad_(False)
     threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
     fidelity = _measure(model, validation, scale)
@@ -195,6 +191,7 @@ def _optimize(
     config: FitConfig,
     updates: int,
     progress: Progress | None,
+    metrics: MetricsWriter,
     checkpoint: Path | None,
     initial: JSON,
 ) -> JSON:
@@ -240,6 +237,7 @@ def _optimize(
                 best, score = _copy(model), measured.score
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
+            metrics.write(done, logs | {"loss": loss.item()})
             if progress is not None:
                 progress(done, updates, logs)
     if score == float("inf"):
@@ -306,21 +304,3 @@ def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:
 
 def _plain(parts: dict[str, Tensor]) -> JSON:
     return {name: part.item() if part.ndim == 0 else part.tolist() for name, part in parts.items()}
-
-
-@contextmanager
-def _writer(folder: Path | None) -> Iterator[Callable[[int, JSON], None]]:
-    """Yield a function that writes logs to TensorBoard, or does nothing without a folder."""
-    if folder is None:
-        yield lambda done, logs: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-
-        def write(done: int, logs: JSON) -> None:
-            for name, value in logs.items():
-                if isinstance(value, float | int):
-                    writer.add_scalar(f"fit/{name}", value, done)
-
-        yield write

@@ -75,6 +75,7 @@ def build(
     config: BuildConfig,
     *,
     report: Report | None = None,
+    tensorboard: Path | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> Built:
@@ -85,6 +86,7 @@ def build(
     environment on the same number of real steps. Run again with the same configuration to resume.
 
     report: progress callback, (stage, steps done, steps in total, values to log).
+    tensorboard: folder for TensorBoard logs, as in `refine`.
     reward_fn, termination_fn: known functions of the twin, as in `fit`.
     Raises InvalidOptionError, SpaceMismatchError, StageError and the errors of `refine`, before a real step where the
     settings show them.
@@ -98,6 +100,7 @@ def build(
         refine_config(config),
         ledger=ledger,
         report=report,
+        tensorboard=tensorboard,
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )

@@ -22,6 +22,7 @@ def refine(
     *,
     ledger: StepLedger,
     report: Report | None = None,
+    tensorboard: Path | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
 ) -> list[Round]:
@@ -33,6 +34,7 @@ def refine(
 
     ledger: counts the real steps under "collect" and "spot_check" (real evaluation episodes).
     report: progress callback, (stage, steps done, steps in total, values to log).
+    tensorboard: folder for TensorBoard logs by round; those of each fit and training are in subfolders of it.
     reward_fn, termination_fn: known functions of every twin, as in `fit`.
     Raises, before a real step: the errors of `check_settings`, and StageError for a folder of a run with other
     settings.
@@ -41,7 +43,7 @@ def refine(
     spec = spec_of(config.real)
     check_settings(config, spec)
     _check_folder(config, known)
-    run = Rounds(config, ledger, report or (lambda *_: None), known, spec)
+    run = Rounds(config, ledger, report or (lambda *_: None), known, spec, tensorboard)
     while run.next_round():
         pass
     return run.rounds

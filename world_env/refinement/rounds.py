@@ -16,6 +16,7 @@ from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
 from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import fit_episodes
+from world_env.metrics import MetricsWriter
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.policy_evaluation.return_prediction import learned_return
 from world_env.refinement.config import RESTART, RefineConfig
@@ -104,6 +105,7 @@ class Rounds:
     report: Report
     known: Known
     spec: WorldSpec
+    tensorboard: Path | None = None
     rounds: list[Round] = field(default_factory=list)
     episodes: list[Episode] = field(default_factory=list)
     policies: dict[str, Path] = field(default_factory=dict)
@@ -163,7 +165,18 @@ class Rounds:
             "seconds": {n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
         }
         write_json(path, log)
+        with MetricsWriter(self.tensorboard, "refine") as metrics:
+            predicted = choice["predicted_return"] or {}
+            steps = {name: log[name] for name in ("real_steps", "learned_steps")}
+            metrics.write(number, steps | {"predicted_return": predicted.get("mean")})
+            if evaluated is not None:
+                real = statistics.fmean(evaluated["returns"])
+                metrics.write(evaluated["round"], {"real_return": real})
         return log
+
+    def _board(self, folder: Path) -> Path | None:
+        """Subfolder of the TensorBoard logs for a twin or a policy of a round."""
+        return self.tensorboard and self.tensorboard / folder.parent.name / folder.name
 
     def _stale(self) -> bool:
         """Whether the same policy was selected in each of the last `patience` rounds."""
@@ -222,7 +235,13 @@ class Rounds:
         for name, folder in folders.items():
             if f"{{{name}}}" in self.config.later_exploration:
                 learning = self.config.explorer(name, last.number)
-                learn(last.twin, learning, out=folder, progress=partial(self.report, "learn"))
+                learn(
+                    last.twin,
+                    learning,
+                    out=folder,
+                    progress=partial(self.report, "learn"),
+                    tensorboard=self._board(folder),
+                )
         return folders
 
     def _twin(self, number: int, out: Path, exploration: str, previous: Twin | None) -> Twin:
@@ -248,6 +267,7 @@ class Rounds:
                 "seed": config.seed,
             },
             progress=partial(self.report, "fit"),
+            tensorboard=self._board(out),
             checkpoint=checkpoint,
             warm_start=previous if config.warm_start else None,
             **self.known,
@@ -264,6 +284,7 @@ class Rounds:
             out=out,
             warm_start=warm_start,
             progress=partial(self.report, "learn"),
+            tensorboard=self._board(out),
         )
         self.learned_steps += policy_card(out)["provenance"]["learn"]["done"]
         self.policies[f"{out.parent.name}/{out.name}"] = out
