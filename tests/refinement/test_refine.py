@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard_curves import curves
 
 from world_env.data.store import EpisodeStore
 from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
@@ -68,7 +69,8 @@ def tiny(out: Path, **change: Any) -> RefineConfig:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Round], dict[str, int]]:
     out = tmp_path_factory.mktemp("refine") / "run"
     ledger = StepLedger(out / "real-steps.json")
-    return out, refine(tiny(out), ledger=ledger), ledger.by_purpose
+    rounds = refine(tiny(out), ledger=ledger, tensorboard=out.parent / "board")
+    return out, rounds, ledger.by_purpose
 
 
 class Killed(Exception):
@@ -112,6 +114,23 @@ def test_the_rounds_share_the_wanted_real_steps(
     folders = ("round-0/data", "round-1/checks", "round-1/data")
     stored = [EpisodeStore(out / folder).steps for folder in folders]
     assert stored == [STEPS // 2, checks, STEPS - STEPS // 2 - checks]
+
+
+def test_the_rounds_write_their_curves_and_those_of_their_stages(
+    finished: tuple[Path, list[Round], dict[str, int]],
+) -> None:
+    out, rounds, _ = finished
+    found = curves(out.parent / "board")
+    assert found["refine/real_steps"] == [(part.number, part.real_steps) for part in rounds]
+    predicted = [(p.number, pytest.approx(p.log["predicted_return"]["mean"])) for p in rounds]
+    assert found["refine/predicted_return"] == predicted
+    # The real evaluation episodes of round 1 are those of the policy of round 0.
+    returns = rounds[1].log["reality"]["returns"]
+    assert found["refine/real_return"] == [(0, pytest.approx(np.mean(returns)))]
+    for number in range(ROUNDS):
+        board = out.parent / "board" / f"round-{number}"
+        assert [step for step, _ in curves(board / "twin")["fit/open_loop"]] == [10, 20]
+        assert curves(board / "policy")["learn/episode_return"][-1][0] == 256
 
 
 def test_the_second_round_is_explored_by_the_first_policy_and_fits_all_data(

@@ -9,8 +9,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from oracle import oracle_twin
 from stable_baselines3 import PPO
+from tensorboard_curves import curves
 
 from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
@@ -221,6 +223,27 @@ def test_a_damaged_half_trained_policy_is_refused(cartpole: Twin, tmp_path: Path
     (tmp_path / ".policy.partial" / "policy.zip").write_bytes(b"half")
     with pytest.raises(StageError, match="cannot be loaded"):
         learn(cartpole, config, out=tmp_path / "policy")
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_SAC], ids=["PPO", "SAC"])
+def test_a_training_writes_its_curves_by_environment_steps(
+    cartpole: Twin, config: LearnConfig, tmp_path: Path
+) -> None:
+    # SAC logs after every fourth episode.
+    twin = cartpole if config.algo == "PPO" else oracle_twin("Pendulum-v1", horizon=10)
+    plain = learn(twin, config)
+    model = learn(twin, config, tensorboard=tmp_path)
+    found = curves(tmp_path)
+    own = "learn/entropy_loss" if config.algo == "PPO" else "learn/ent_coef"
+    assert {"learn/episode_return", "learn/episode_length", "learn/learning_rate", own} <= {*found}
+    assert all(name.startswith("learn/") and "time/" not in name for name in found)
+    for points in found.values():
+        steps = [step for step, _ in points]
+        assert steps == sorted(steps) and 0 < steps[0] <= steps[-1] <= model.num_timesteps
+    assert found["learn/episode_length"][-1][1] > 1
+    # Watching a training leaves it as it is.
+    for ours, its in zip(plain.policy.parameters(), model.policy.parameters(), strict=True):
+        assert torch.equal(ours, its)
 
 
 def test_learning_in_reality_needs_a_ledger() -> None:

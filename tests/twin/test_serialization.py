@@ -16,6 +16,7 @@ from small_twin import small
 
 import world_env.twin.serialization as folder_module
 import world_env.twin.twin as twin_module
+from world_env import atomic_io
 from world_env.errors import TwinBusyError, TwinNotFoundError, TwinSaveError
 from world_env.results import Fidelity, Provenance
 from world_env.results.fidelity import FitLosses
@@ -138,7 +139,7 @@ def test_a_kill_between_the_renames_is_tidied_by_saving(
 
 def test_nothing_is_put_back_while_a_process_saves(folder: Path) -> None:
     old = killed_between_renames(folder)
-    with folder_module.locked(folder), pytest.raises(TwinNotFoundError):
+    with atomic_io.folder_lock(folder, "twin"), pytest.raises(TwinNotFoundError):
         Twin.load(folder)
     assert old.is_dir() and not folder.exists()
 
@@ -174,7 +175,7 @@ def test_an_unwritable_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         def refuse(*args: Any, **kwargs: Any) -> str:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(folder_module.tempfile, "mkdtemp", refuse)
+        monkeypatch.setattr(atomic_io.tempfile, "mkdtemp", refuse)
     else:
         tmp_path.chmod(0o500)
     with pytest.raises(TwinSaveError, match="Permission denied"):
@@ -227,7 +228,7 @@ def test_two_processes_saving_one_twin(tmp_path: Path) -> None:
 
 def test_a_busy_twin_is_named(folder: Path) -> None:
     with (
-        folder_module.locked(folder),
+        atomic_io.folder_lock(folder, "twin"),
         pytest.raises(TwinBusyError, match="another process"),
     ):
         small().save(folder)

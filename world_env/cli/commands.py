@@ -109,6 +109,8 @@ class LearnCommand(Struct, frozen=True):
     """Real environment to train in. Every step is counted."""
     twin: str | None = None
     """Twin to train in: name of a bundled twin, or a folder. None: train in the real environment ENV_ID."""
+    tensorboard: Path | None = None
+    """Folder of TensorBoard logs. None: no logs."""
     learn: LearnConfig = LearnConfig()
     """Settings of the training."""
 
@@ -142,6 +144,7 @@ def learn_command(config: LearnCommand) -> None:
         out=out,
         ledger=StepLedger(out.with_name(f"{out.name}-real-steps.json")) if real else None,
         progress=ProgressBars().stage("learn"),
+        tensorboard=config.tensorboard,
     )
     console.print(f"policy: {out}")
 

@@ -6,8 +6,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +34,7 @@ from world_env.fitting.preconditions import (
     check_windows,
     fit_notes,
 )
+from world_env.metrics import MetricsWriter
 from world_env.model_evaluation.errors import scales_of
 from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
@@ -74,7 +74,7 @@ def fit(
     An interrupted fit resumes from its checkpoint when the same call is made again.
     horizon: time limit of the task in steps (None: that of the data).
     progress: called after each validation.
-    tensorboard: folder for TensorBoard logs.
+    tensorboard: folder for TensorBoard logs, by gradient steps.
     reward_fn, termination_fn: as in `fit_episodes`.
     Raises DataError, TooLittleDataError, or StageError if `out` cannot be written or the checkpoint belongs to another
     fit.
@@ -82,24 +82,18 @@ def fit(
     spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
     out = Path(out)
     check_target(out)
-    with _writer(tensorboard) as write:
-
-        def report(done: int, total: int, logs: JSON) -> None:
-            write(done, logs)
-            if progress is not None:
-                progress(done, total, logs)
-
-        checkpoint = out.parent / f".{out.name}.fit.pt"
-        twin = fit_episodes(
-            episodes,
-            spec,
-            config,
-            provenance=provenance,
-            progress=report,
-            checkpoint=checkpoint,
-            reward_fn=reward_fn,
-            termination_fn=termination_fn,
-        )
+    checkpoint = out.parent / f".{out.name}.fit.pt"
+    twin = fit_episodes(
+        episodes,
+        spec,
+        config,
+        provenance=provenance,
+        progress=progress,
+        tensorboard=tensorboard,
+        checkpoint=checkpoint,
+        reward_fn=reward_fn,
+        termination_fn=termination_fn,
+    )
     twin.save(out)
     checkpoint.unlink(missing_ok=True)
     return twin
@@ -112,6 +106,7 @@ def fit_episodes(
     *,
     provenance: Provenance | None = None,
     progress: Progress | None = None,
+    tensorboard: Path | None = None,
     checkpoint: Path | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
@@ -120,6 +115,7 @@ def fit_episodes(
     """Fit a twin to episodes in memory.
 
     provenance: origin of the data; the fit adds its own fields.
+    progress, tensorboard: as in `fit`.
     checkpoint: file for resuming, written at each validation.
     warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
         initial weights. Fewer gradient steps are enough then.
@@ -157,9 +153,19 @@ def fit_episodes(
     model.to(device)
     validation, everything = validation.to(device), everything.to(device)
     train, scale = everything.windows_of(pieces[0]), scales_of(everything)
-    logs = _optimize(
-        model, train, validation, scale, config, gradient_steps, progress, checkpoint, initial
-    )
+    with MetricsWriter(tensorboard, "fit") as metrics:
+        logs = _optimize(
+            model,
+            train,
+            validation,
+            scale,
+            config,
+            gradient_steps,
+            progress,
+            metrics,
+            checkpoint,
+            initial,
+        )
     model.eval().requires_grad_(False)
     threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
     return Twin(
@@ -196,6 +202,7 @@ def _optimize(
     config: FitConfig,
     gradient_steps: int,
     progress: Progress | None,
+    metrics: MetricsWriter,
     checkpoint: Path | None,
     initial: JSON,
 ) -> JSON:
@@ -248,6 +255,7 @@ def _optimize(
                 best, score = _copy(model), measured.score
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
+            metrics.write(done, logs | {"loss": loss.item()})
             if progress is not None:
                 progress(done, gradient_steps, logs)
     if score == float("inf"):
@@ -328,21 +336,3 @@ def _copy(model: TrainableWorldModel) -> dict[str, Tensor]:
 
 def _plain(parts: dict[str, Tensor]) -> JSON:
     return {name: part.item() if part.ndim == 0 else part.tolist() for name, part in parts.items()}
-
-
-@contextmanager
-def _writer(folder: Path | None) -> Iterator[Callable[[int, JSON], None]]:
-    """Yield a function that writes logs to TensorBoard, or does nothing without a folder."""
-    if folder is None:
-        yield lambda done, logs: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-
-        def write(done: int, logs: JSON) -> None:
-            for name, value in logs.items():
-                if isinstance(value, float | int):
-                    writer.add_scalar(f"fit/{name}", value, done)
-
-        yield write

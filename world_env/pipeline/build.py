@@ -222,7 +222,12 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         fit = {"model": {}} | fit  # the sizes of another family do not fit
     return plain.replace(
         **given(
-            {"steps": config.steps, "rounds": config.rounds, "exploration": config.exploration}
+            {
+                "steps": config.steps,
+                "rounds": config.rounds,
+                "exploration": config.exploration,
+                "tensorboard": config.tensorboard,
+            }
         ),
         fit=plain.fit.replace(**fit),
         learn=plain.learn.replace(**given(learning)),

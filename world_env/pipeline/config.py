@@ -47,6 +47,8 @@ class BuildConfig(Struct, frozen=True):
     returns, and the twin can predict real returns. None: no pool."""
     seed: int = 0
     """Seed of the data, the models and the policies."""
+    tensorboard: Path | None = None
+    """Folder for TensorBoard logs, as in a refinement. None: no logs."""
     family: str | None = None
     """Family of the world model: "ensemble" (vectors), "rssm" (images, hidden state), "linear", or a registered or
     installed one. None: ensemble."""

@@ -71,6 +71,8 @@ class RefineConfig(Struct, frozen=True):
     """Learned environment steps of each explorer. None: the steps of `learn`."""
     seed: int = 0
     """Seed of the data, the models and the policies."""
+    tensorboard: Path | None = None
+    """Folder for TensorBoard logs by round; those of each fit and training are in subfolders of it. None: no logs."""
     fit: FitConfig = FitConfig()
     """Settings of every fit."""
     learn: LearnConfig = LearnConfig()

@@ -17,6 +17,7 @@ from world_env.collection.config import CollectConfig
 from world_env.data.store import EpisodeStore
 from world_env.errors import StageError
 from world_env.fitting.fit import fit_episodes
+from world_env.metrics import MetricsWriter
 from world_env.policies.config import (
     ExplorationConfig,
     PolicyExploration,
@@ -176,7 +177,22 @@ class Rounds:
             seconds={n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
         )
         write_json(folder / "round.json", log.to_json())
+        with MetricsWriter(self.config.tensorboard, "refine") as metrics:
+            predicted = log.predicted_return
+            values = {
+                "real_steps": log.real_steps,
+                "learned_steps": log.learned_steps,
+                "predicted_return": None if predicted is None else predicted.mean,
+            }
+            metrics.write(number, values)
+            if evaluated is not None:
+                metrics.write(evaluated.round, {"real_return": statistics.fmean(evaluated.returns)})
         return log
+
+    def _board(self, folder: Path) -> Path | None:
+        """Subfolder of the TensorBoard logs for a twin or a policy of a round."""
+        board = self.config.tensorboard
+        return board and board / folder.parent.name / folder.name
 
     def _stale(self) -> bool:
         """Whether the same policy was selected in each of the last `patience` rounds."""
@@ -233,7 +249,13 @@ class Rounds:
         for name, folder in folders.items():
             if name in policies_of(self.config.later_exploration):
                 learning = self.config.explorer(name, last.number)
-                learn(last.twin, learning, out=folder, progress=partial(self.report, "learn"))
+                learn(
+                    last.twin,
+                    learning,
+                    out=folder,
+                    progress=partial(self.report, "learn"),
+                    tensorboard=self._board(folder),
+                )
         return folders
 
     def _twin(self, number: int, out: Path, previous: Twin | None) -> Twin:
@@ -254,6 +276,7 @@ class Rounds:
                 seeds=[config.seed],
             ),
             progress=partial(self.report, "fit"),
+            tensorboard=self._board(out),
             checkpoint=checkpoint,
             warm_start=previous if config.warm_start else None,
             **self.known,
@@ -270,6 +293,7 @@ class Rounds:
             out=out,
             warm_start=warm_start,
             progress=partial(self.report, "learn"),
+            tensorboard=self._board(out),
         )
         self.learned_steps += policy_card(out).provenance["learn"]["done"]
         self.policies[f"{out.parent.name}/{out.name}"] = out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from world_env.struct import Struct
-from world_env.types import JSON
 
 
 class PredictedReturn(Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
 from world_env.rl.config import FEW_ENVS, MANY_ENVS, OFF_POLICY, LearnConfig
 from world_env.rl.resume import remove, restore, save_replay_buffer
+from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
 from world_env.run_config import check_same_config
 from world_env.spaces import is_image
@@ -61,6 +62,7 @@ def learn(
     ledger: StepLedger | None = None,
     purpose: str = "collect",
     progress: Callable[[int, int, JSON], None] | None = None,
+    tensorboard: Path | None = None,
     callbacks: Sequence[BaseCallback] = (),
     warm_start: Path | None = None,
     encoder: Twin | None = None,
@@ -73,6 +75,7 @@ def learn(
     ledger: counts real steps; required for the real environment.
     purpose: purpose under which the ledger counts them.
     progress: called with (steps done, steps in total, logs).
+    tensorboard: folder for TensorBoard logs, by environment steps.
     callbacks: Stable-Baselines3 callbacks.
     warm_start: folder of a policy with the same algorithm and networks whose weights are the initial weights.
     encoder: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
@@ -114,7 +117,8 @@ def learn(
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
         saves = at_intervals(config.steps, _SAVES, save_and_report)
-        model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
+        with training_metrics(model, tensorboard):
+            model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
     save_and_report(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
     env.close()

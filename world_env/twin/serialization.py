@@ -1,8 +1,4 @@
-"""Folder of a twin: find it by name, read and check its files, replace it atomically.
-
-A save writes `.NAME.*.new`, renames an existing folder NAME to `.NAME.*.old`, renames the new one to NAME and removes
-the old one. If the process is killed between the two renames, the next load or save restores the old folder.
-"""
+"""Folder of a twin: find it by name, read and check its files."""
 
 from __future__ import annotations
 
@@ -11,24 +7,18 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import Tensor
 
+from world_env.atomic_io import restore_folder
 from world_env.bundled_twins import FOLDER as BUNDLED
 from world_env.errors import (
     InvalidOptionError,
-    TwinBusyError,
     TwinFormatError,
     TwinNotFoundError,
-    TwinSaveError,
     TwinVersionError,
 )
 from world_env.results.fidelity import Fidelity
@@ -42,6 +32,8 @@ FORMAT = 3
 
 FILES = ("weights.safetensors", "starts.safetensors")
 """Tensor files of a twin."""
+WHOLE = ("twin.json", *FILES)
+"""Files of a whole twin."""
 
 
 def list_twins() -> list[str]:
@@ -66,7 +58,7 @@ def find_twin(name: str | Path) -> Path:
     folder = Path(text).expanduser() if is_path else BUNDLED / text
     is_name = not is_path and re.fullmatch(r"[A-Za-z0-9_-]+", text) is not None
     if is_path or is_name:
-        put_back(folder)
+        restore_folder(folder, files=WHOLE)
     if not is_path and not (is_name and (folder / "twin.json").is_file()):
         hint = f" For the folder of this name use './{text}'." if Path(text).is_dir() else ""
         raise TwinNotFoundError(
@@ -212,114 +204,3 @@ def write_bytes(path: Path, blob: bytes) -> None:
         file.write(blob)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def locked(target: Path) -> Iterator[None]:
-    """Lock the folder of a twin against saves of other processes.
-
-    The operating system releases the lock of a killed process. Raises TwinBusyError if it is taken.
-    """
-    lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise TwinBusyError(
-            f"another process is saving {target}: wait until it has finished, or save to another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _left_behind(target: Path, suffix: str) -> list[Path]:
-    """Return temporary folders of interrupted saves of this twin, the newest last."""
-    # mkdtemp adds eight characters. A shorter pattern would match other twins whose name starts with this name.
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.{suffix}")
-    if not target.parent.is_dir():
-        return []
-    found = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
-    return sorted(found, key=lambda path: path.lstat().st_mtime_ns)
-
-
-def _is_whole(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ("twin.json", *FILES))
-
-
-def put_back(target: Path) -> None:
-    """Restore a twin whose folder an interrupted save had renamed.
-
-    Has no effect if the folder exists, while another process saves, or without permission to write.
-    """
-    try:
-        target = target.resolve()
-        if target.exists() or not _left_behind(target, "old"):
-            return
-        with locked(target):
-            _restore_old(target)
-    except (OSError, ValueError):
-        # The caller reports a missing twin. ValueError: a path with a null byte.
-        return
-
-
-def _restore_old(target: Path) -> None:
-    whole = [path for path in _left_behind(target, "old") if _is_whole(path)]
-    if whole and not target.exists():
-        whole[-1].rename(target)
-
-
-def tidy(target: Path) -> None:
-    """Restore or remove temporary folders of interrupted saves. Call it only while the lock is held."""
-    _restore_old(target)
-    replaced = _left_behind(target, "old") if (target / "twin.json").is_file() else []
-    for folder in (*replaced, *_left_behind(target, "new")):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """Create a temporary folder in the parent of `target`; remove it at the end unless it was renamed."""
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
-    try:
-        fresh.chmod(0o755)
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def swap(fresh: Path, target: Path) -> None:
-    """Replace `target` by the folder `fresh`. On failure the old folder is restored.
-
-    Raises TwinSaveError if `target` exists and is neither a twin nor empty.
-    """
-    if (
-        target.exists()
-        and not (target / "twin.json").is_file()
-        and (target.is_file() or any(target.iterdir()))
-    ):
-        raise TwinSaveError(
-            f"{target} exists and is not a twin, so it is not overwritten: save to another folder, or remove it first"
-        )
-    if not target.exists():
-        fresh.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    try:
-        target.rename(old)
-    except OSError:
-        with suppress(OSError):
-            old.rmdir()
-        raise
-    try:
-        fresh.rename(target)
-    except BaseException as error:
-        try:
-            old.rename(target)
-        except OSError:
-            raise TwinSaveError(
-                f"cannot rename the new twin to {target} ({error}) or restore the old one, which is complete at {old}. "
-                f"Rename {old} to {target}, or load or save {target} again when the folder is writable."
-            ) from error
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_env.atomic_io import FolderBusyError, FolderError, replaced_folder
 from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.data_range import DataRange
@@ -31,6 +32,7 @@ from world_env.errors import (
     ExternalWeightsError,
     InitialStatesError,
     KnownFunctionError,
+    TwinBusyError,
     TwinFormatError,
     TwinMismatchError,
     TwinSaveError,
@@ -48,14 +50,11 @@ from world_env.twin.model_card import card_text
 from world_env.twin.serialization import (
     FILES,
     FORMAT,
-    beside,
+    WHOLE,
     dump_tensors,
     find_twin,
-    locked,
     read_json,
     read_tensors,
-    swap,
-    tidy,
     write_bytes,
 )
 from world_env.types import JSON
@@ -161,15 +160,15 @@ class Twin:
         """
         target = Path(folder).resolve()
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with locked(target):
-                tidy(target)
-                with beside(target) as fresh:
-                    self._write(fresh)
-                    swap(fresh, target)
+            with replaced_folder(target, files=WHOLE, noun="twin") as fresh:
+                self._write(fresh)
+        except (TwinSaveError, ExternalWeightsError):
+            raise
+        except FolderBusyError as error:
+            raise TwinBusyError(str(error)) from error
+        except FolderError as error:
+            raise TwinSaveError(str(error)) from error
         except OSError as error:
-            if isinstance(error, TwinSaveError | ExternalWeightsError):
-                raise
             raise TwinSaveError(
                 f"cannot write the twin to {target}: {error}. The existing files are unchanged. "
                 "Check permissions and free space, or save to another folder."
