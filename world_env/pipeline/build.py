@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from world_env.atomic_io import write_json
@@ -48,7 +47,7 @@ from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.rollouts.real import run_real
 from world_env.spec import WorldSpec, check_same_spaces
-from world_env.twin.twin import KnownFunction, Twin
+from world_env.twin.twin import KnownFunction
 from world_env.types import JSON
 
 if TYPE_CHECKING:
@@ -126,12 +125,20 @@ def build(
         twin = with_agreement(twin, *found)
     now = time.perf_counter()
     seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
-    last = dataclasses.replace(last, twin=twin)
     folder = twin.save(out / "twin")
     frames = _frames(config, last, ledger)
     # Again, because measures and videos take real steps too.
     comparison = _write(out, comparison, ledger)
-    page = _page(config, rounds, twin, comparison, seconds, frames)
+    page = write_report(
+        out / "report",
+        title=f"{config.env_id}: learned and real returns",
+        comparison=comparison,
+        fidelity=twin.fidelity,
+        provenance=twin.provenance,
+        stages=seconds,
+        frames=frames,
+        rounds=[part.log for part in rounds],
+    )
     return Built(rounds, comparison, seconds, folder, page)
 
 
@@ -169,7 +176,7 @@ def _compared(
         progress=lambda done, wanted: report("compare", done, wanted, {}),
     )
     seconds.append(("compare", round(time.perf_counter() - mark, 1)))
-    return comparison.replace(seed=config.seed)
+    return comparison.replace(seed=config.seed, provenance=facts())
 
 
 def _write(out: Path, comparison: Comparison, ledger: StepLedger) -> Comparison:
@@ -288,27 +295,6 @@ def _linear(
         # The fit of the twin has warned of the same data.
         warnings.simplefilter("ignore")
         return fit_episodes(episodes, spec, config).model
-
-
-def _page(
-    config: BuildConfig,
-    rounds: list[Round],
-    twin: Twin,
-    comparison: Comparison,
-    seconds: list[tuple[str, float]],
-    frames: list[np.ndarray],
-) -> Path:
-    made = msgspec.structs.asdict(facts())
-    return write_report(
-        Path(config.out) / "report",
-        title=f"{config.real.env_id}: learned and real returns",
-        comparison=comparison,
-        provenance=twin.provenance.replace(**made, seeds=[config.seed]),
-        stages=seconds,
-        frames=frames,
-        fidelity=twin.fidelity,
-        rounds=[part.log for part in rounds],
-    )
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from world_env.atomic_io import write_text
@@ -22,7 +23,7 @@ from world_env.results.comparison import (
 from world_env.results.error_curves import ErrorCurves, error_curves
 from world_env.results.fidelity import Fidelity
 from world_env.results.formatting import DASH, percent, show
-from world_env.results.provenance import Facts, Provenance
+from world_env.results.provenance import Provenance
 from world_env.results.round_log import RoundLog
 from world_env.twin.fidelity_tables import (
     AGREEMENT_NOTE,
@@ -76,7 +77,7 @@ def write_report(
 
     fidelity: fidelity of the twin; adds its warnings, agreement, predicted returns, open-loop errors and effects of
         actions, as far as they were measured. None: the page shows the comparison alone.
-    provenance: origin of the twin. None: that of the comparison.
+    provenance: origin of the twin; commit, date, machine and command are those of the comparison, where it has them.
     stages: (stage, seconds) in the order they ran; the stage "all" is their total.
     frames: (H, W, 3) uint8 each, learned and real side by side, in time order.
     rounds: logs of the rounds of a refinement.
@@ -91,7 +92,10 @@ def write_report(
     warnings = urgent or None
     if fidelity is not None:
         warnings = warnings_of(fidelity.replace(comparison=comparison.rows))
-    facts, settings = _provenance(provenance or comparison.provenance or Facts())
+    provenance = provenance or Provenance()
+    if comparison.provenance is not None:
+        provenance = provenance.replace(**msgspec.structs.asdict(comparison.provenance))
+    facts, settings = _provenance(provenance)
     page: dict[str, Any] = {
         "title": title,
         "comparison": comparison,
@@ -210,14 +214,13 @@ def _sections(fidelity: Fidelity, curves: ErrorCurves | None) -> list[dict[str, 
     ]
 
 
-def _provenance(recorded: Facts) -> tuple[dict[str, str], dict[str, str]]:
+def _provenance(provenance: Provenance) -> tuple[dict[str, str], dict[str, str]]:
     """(main facts, all other recorded settings) as texts."""
-    tree = recorded.to_json()
-    whole = recorded if isinstance(recorded, Provenance) else Provenance()
+    tree = provenance.to_json()
     facts = {
-        "real environment steps": real_steps_text(whole),
-        "exploration": exploration_text(whole),
-        "seeds": seeds_text(whole),
+        "real environment steps": real_steps_text(provenance),
+        "exploration": exploration_text(provenance),
+        "seeds": seeds_text(provenance),
         **{name: tree.pop(name, None) for name in _FACTS},
     }
     for name in ("real_steps", "exploration", "seeds"):

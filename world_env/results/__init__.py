@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         PolicyComparison as PolicyComparison,
     )
     from world_env.results.fidelity import Fidelity as Fidelity
+    from world_env.results.log_comparison import LogComparison as LogComparison
     from world_env.results.provenance import Provenance as Provenance, facts as facts
     from world_env.results.round_log import RoundLog as RoundLog
 

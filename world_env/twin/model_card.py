@@ -18,8 +18,17 @@ from world_env.results.fidelity import Fidelity, TerminationScores
 from world_env.results.formatting import show
 from world_env.results.provenance import Provenance
 from world_env.spec import WorldSpec
-from world_env.twin import fidelity_tables
-from world_env.twin.fidelity_tables import Table
+from world_env.twin.fidelity_tables import (
+    AGREEMENT_NOTE,
+    Table,
+    agreement_table,
+    coverage_table,
+    effect_table,
+    error_table,
+    pool_text,
+    prediction_text,
+    returns_table,
+)
 from world_env.twin.provenance_text import exploration_text, real_steps_text, seeds_text
 from world_env.twin.warning_rules import NO_WARNING, misuses, warnings_of
 
@@ -40,7 +49,11 @@ def render(template: str, *folders: Path, **values: Any) -> str:
     )
     environment.filters |= {name: getattr(formatting, name) for name in ("show", "percent")}
     environment.filters["markdown_cell"] = _markdown_cell
-    environment.globals |= vars(fidelity_tables) | {"NO_WARNING": NO_WARNING}
+    environment.globals |= {
+        "AGREEMENT_NOTE": AGREEMENT_NOTE,
+        "DASH": formatting.DASH,
+        "NO_WARNING": NO_WARNING,
+    }
     text = environment.get_template(template).render(values)
     return re.sub(r"\n\s*\n", "\n\n", text).strip() + "\n"
 
@@ -61,9 +74,16 @@ def card_text(
         provenance=provenance,
         fidelity=fidelity,
         warnings=warnings_of(fidelity, horizon=spec.horizon, known=known),
+        returns=returns_table(fidelity),
         data=_data(spec, provenance, known),
+        pool=pool_text(fidelity),
+        agreement=agreement_table(fidelity),
+        prediction=prediction_text(fidelity),
+        coverage=coverage_table(fidelity),
         curves=error_curves(fidelity),
-        scores_text=_scores_text,
+        errors=error_table(error_curves(fidelity)),
+        effects=effect_table(fidelity),
+        scores=_scores_text(fidelity.termination),
         misuses=misuses(fidelity, horizon=spec.horizon),
     )
 
@@ -86,7 +106,9 @@ def _data(spec: WorldSpec, provenance: Provenance, known: Sequence[str]) -> Tabl
     return [["property", "value"], *rows]
 
 
-def _scores_text(scores: TerminationScores) -> str:
+def _scores_text(scores: TerminationScores | None) -> str:
+    if scores is None:
+        return ""
     found = {
         "precision": scores.precision,
         "recall": scores.recall,

@@ -146,11 +146,8 @@ def read_json(folder: Path) -> JSON:
             f"{path}: field 'files' lists {sorted(tree['files'])}, expected {sorted(FILES)}: "
             "a twin never reads files outside its folder"
         )
-    results: tuple[tuple[str, type[Struct]], ...] = (
-        ("provenance", Provenance),
-        ("fidelity", Fidelity),
-    )
-    for name, result in results:
+    results: dict[str, type[Struct]] = {"provenance": Provenance, "fidelity": Fidelity}
+    for name, result in results.items():
         where = f"{path}: field {name!r}"
         tree[name] = result.from_json(tree[name], where=where, error=TwinFormatError)
     return tree
