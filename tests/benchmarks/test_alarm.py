@@ -49,15 +49,15 @@ def tiny(
 ) -> Iterator[ModuleType]:
     script = scripts["diagnostics.alarm"]
     options = {"n_steps": 2, "batch_size": 64, "n_epochs": 1}
-    short = dataclasses.replace(TASKS["Pendulum-v1"], real_steps=400, algo_kwargs=options)
+    short = TASKS["Pendulum-v1"].replace(real_steps=400, algo_kwargs=options)
     for name, value in {
         "FitConfig": functools.partial(FitConfig, **FIT),
         "TASKS": {"Pendulum-v1": short},
         "CELLS": ("Pendulum-v1",),
         "STEPS": 64,
         "EVERY": 64,
-        "SPOT_CHECKS": 1,
-        "SPOT_EPISODES": 2,
+        "REAL_EVALUATIONS": 1,
+        "REAL_EPISODES": 2,
         "EVALUATION_SEEDS": range(2),
         "SELECT_SEEDS": range(2),
         "JUDGED": ("frozen",),

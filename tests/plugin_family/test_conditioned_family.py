@@ -48,7 +48,7 @@ SPEC = WorldSpec(
 )
 CONFIG = FitConfig(
     family="conditioned",
-    updates=600,
+    gradient_steps=600,
     batch_size=128,
     validate_every=100,
     learning_rate=1e-2,
@@ -120,8 +120,8 @@ def test_parts_of_the_model_learn_as_their_groups_say(fitted: Twin) -> None:
     assert torch.equal(after["projection.weight"], torch.eye(len(after["projection.weight"])))
     assert not torch.equal(after["embedding.weight"], before["embedding.weight"])
     assert not torch.equal(after["average.0.weight"], after["dynamics.0.weight"])
-    still = dataclasses.replace(
-        CONFIG, model={"lr_scale": 0.0, "average_decay": 0.0}, updates=20, validate_every=20
+    still = CONFIG.replace(
+        model={"lr_scale": 0.0, "average_decay": 0.0}, gradient_steps=20, validate_every=20
     )
     kept = fit_episodes(EPISODES, SPEC, still).model.state_dict()
     assert torch.equal(kept["embedding.weight"], before["embedding.weight"])
@@ -133,7 +133,7 @@ class Killed(Exception):
 
 
 def test_an_interrupted_fit_resumes_exactly_with_its_average(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, updates=40, validate_every=10)
+    config = CONFIG.replace(gradient_steps=40, validate_every=10)
     whole = fit_episodes(EPISODES, SPEC, config)
 
     def kill(done: int, total: int, logs: Any) -> None:
@@ -175,15 +175,15 @@ def test_a_twin_without_a_newer_conditioning_of_its_family_is_named(
 
 
 def test_a_preset_is_named_settings(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, preset="tiny", updates=2, model={"average_decay": 0.5})
+    config = CONFIG.replace(preset="tiny", gradient_steps=2, model={"average_decay": 0.5})
     model: Any = fit_episodes(EPISODES, SPEC, config).model
     assert model.config.dynamics.widths == (4,) and model.config.embedding == 2
     assert model.config.average_decay == 0.5
     with pytest.raises(InvalidOptionError, match=r"'huge'.*'conditioned'.*tiny"):
-        fit_episodes(EPISODES, SPEC, dataclasses.replace(config, preset="huge"))
+        fit_episodes(EPISODES, SPEC, config.replace(preset="huge"))
     with pytest.raises(InvalidOptionError, match=r"dynamics.*widths"):
         options = {"dynamics": {"widths": "wide"}}
-        fit_episodes(EPISODES, SPEC, dataclasses.replace(CONFIG, model=options))
+        fit_episodes(EPISODES, SPEC, CONFIG.replace(model=options))
 
 
 # -- conditioning ------------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def test_data_must_have_the_conditioning_of_the_family() -> None:
     with pytest.raises(InvalidOptionError, match=r"the data.*'task'"):
         fit_episodes(bare, SPEC, CONFIG)
     with pytest.raises(InvalidOptionError, match=r"the data.*knows: none"):
-        fit_episodes(EPISODES, SPEC, FitConfig(family="linear", updates=2))
+        fit_episodes(EPISODES, SPEC, FitConfig(family="linear", gradient_steps=2))
     with pytest.raises(DataError, match="episode 1 has conditioning"):
         fit_episodes([EPISODES[0], *bare[1:]], SPEC, CONFIG)
     with pytest.raises(DataError, match=r"conditioning 'push'.*finite"):
@@ -403,6 +403,6 @@ def test_the_command_line_takes_an_installed_plug_in(tmp_path: Path) -> None:
     twin = Twin.load(tmp_path / "twin")
     assert twin.provenance["fit"]["preset"] == "tiny"
     again = fit(tmp_path / "data", tmp_path / "again", FitConfig(
-        family="conditioned", updates=100, preset="tiny", model={"average_decay": 0.5}
+        family="conditioned", gradient_steps=100, preset="tiny", model={"average_decay": 0.5}
     ))  # fmt: skip
     assert again.fingerprint() == twin.fingerprint()

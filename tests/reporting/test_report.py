@@ -307,7 +307,10 @@ def test_a_comparison_that_contradicts_the_twin_is_the_first_warning(tmp_path: P
 
 def test_provenance_is_described_in_words(tmp_path: Path) -> None:
     provenance = Provenance(
-        exploration="random, then policy:{policy}",
+        exploration=[
+            {"kind": "random"},
+            {"kind": "policy", "path": "selected", "deterministic": False},
+        ],
         real_steps=2000,
         real=EnvConfig("Some/World-v3"),
         seeds=[3],
@@ -317,7 +320,7 @@ def test_provenance_is_described_in_words(tmp_path: Path) -> None:
     )
     path = write_report(tmp_path, title="T", comparison=COMPARISON, provenance=provenance)
     for text in (path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")):
-        assert "{" + "policy}" not in text and "previous round" in text
+        assert "kind" not in text and "previous round" in text
         assert "2,000" in text and "90 entries" in text and "family: ensemble" in text
     markdown = path.with_suffix(".md").read_text("utf-8")
     assert "| judge | final evaluation of the policies | 51,234 |" in markdown

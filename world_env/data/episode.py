@@ -133,13 +133,13 @@ class Episode:
 
 
 def split(
-    episodes: Sequence[Episode], held_out: float = 0.1, seed: int = 0
+    episodes: Sequence[Episode], validation_fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[Episode], list[Episode]]:
     """Split episodes into (training, validation), by whole episodes.
 
     With few episodes, one contiguous block of each episode goes to the validation split instead.
 
-    held_out: share of the episodes (or of each episode's steps) in the validation split, in (0, 1).
+    validation_fraction: share of the episodes (or of each episode's steps) in the validation split, in (0, 1).
     seed: seed of the choice.
 
     Raises TooLittleDataError if one of the two would be empty.
@@ -147,28 +147,32 @@ def split(
     whole = len(episodes) >= _MIN_EPISODES_FOR_WHOLE
     train, validation = (
         [episodes[i] if whole else episodes[i].cut(start, stop) for i, start, stop in pieces]
-        for pieces in split_pieces([len(episode) for episode in episodes], held_out, seed)
+        for pieces in split_pieces(
+            [len(episode) for episode in episodes], validation_fraction, seed
+        )
     )
     return train, validation
 
 
 def split_pieces(
-    lengths: Sequence[int], held_out: float = 0.1, seed: int = 0
+    lengths: Sequence[int], validation_fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[Piece], list[Piece]]:
     """`split` of episodes with these numbers of steps, as the pieces of both sides."""
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out must be a share in (0, 1), got {held_out}")
+    if not 0 < validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction must be a share in (0, 1), got {validation_fraction}"
+        )
     rng = np.random.default_rng(seed)
     train: list[Piece] = []
     validation: list[Piece] = []
     if len(lengths) >= _MIN_EPISODES_FOR_WHOLE:
-        count = min(max(1, round(held_out * len(lengths))), len(lengths) - 1)
+        count = min(max(1, round(validation_fraction * len(lengths))), len(lengths) - 1)
         chosen = set(rng.permutation(len(lengths))[:count].tolist())
         for i, length in enumerate(lengths):
             (validation if i in chosen else train).append((i, 0, length))
         return train, validation
     for i, length in enumerate(lengths):
-        block = max(1, round(held_out * length))
+        block = max(1, round(validation_fraction * length))
         start = int(rng.integers(0, max(1, length - block + 1)))
         edges = [(0, start, train), (start, start + block, validation),
                  (start + block, length, train)]  # fmt: skip
@@ -183,12 +187,12 @@ def split_pieces(
     return train, validation
 
 
-def digests(episodes: Sequence[Episode], held_out: Sequence[Episode]) -> JSON:
+def digests(episodes: Sequence[Episode], validation: Sequence[Episode]) -> JSON:
     """Digests of the two sides of a `split`: {"trained_on": [...], "validated_on": [...]}.
 
     An episode of which only a block is in the validation split counts as trained on.
     """
-    whole = set(map(id, held_out))
+    whole = set(map(id, validation))
     sides: JSON = {"trained_on": [], "validated_on": []}
     for episode in episodes:
         sides["validated_on" if id(episode) in whole else "trained_on"].append(episode.digest())

@@ -131,7 +131,7 @@ def build(
     comparison = _write(out, comparison, ledger)
     page = write_report(
         out / "report",
-        title=f"{config.env_id}: learned and real returns",
+        title=f"{config.real.env_id}: learned and real returns",
         comparison=comparison,
         fidelity=twin.fidelity,
         provenance=twin.provenance,
