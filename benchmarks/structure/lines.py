@@ -2,13 +2,15 @@
 
     python -m benchmarks.structure.lines 2ce8686 HEAD
 
-Counts modules, imports between them, and lines by kind, and prints one table row a commit.
+Counts modules, imports between them, lines by kind, mentions of the untyped `JSON` and `Any`, and checks of the kind of
+a policy (`isinstance` of a policy class, `hasattr` of "predict"), and prints one table row a commit.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -20,8 +22,9 @@ from benchmarks.markdown import table
 PACKAGES = ("world_env", "training")
 HEAD = (
     *("commit", "modules", "arrows", "packages", "code", "docstrings", "imports", "blank"),
-    *("benchmarks", "tests", "README", "docs"),
+    *("benchmarks", "tests", "README", "docs", "JSON", "Any", "kinds of policies"),
 )
+_POLICIES = re.compile(r"(\w*(Policy|Actor|Algorithm)|Exploration)$")
 
 
 def main() -> None:
@@ -41,15 +44,17 @@ def row_of(commit: str) -> list[str]:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 archive.extractall(root, filter="data")
         sources = [path for name in PACKAGES for path in sorted((root / name).rglob("*.py"))]
-        kinds, arrows = Counter[str](), 0
+        kinds, names, arrows = Counter[str](), Counter[str](), 0
         for path in sources:
             text = path.read_text(encoding="utf-8")
             kinds += kinds_of(text)
             arrows += len(imported(text))
+            names += names_of(text)
         counts = [len(sources), arrows, kinds.total()]
         counts += [kinds[kind] for kind in ("code", "docstrings", "imports", "blank")]
         patterns = ("benchmarks/**/*.py", "tests/**/*.py", "README.md", "docs/**/*.md")
         counts += [lines(root, pattern) for pattern in patterns]
+        counts += [names[name] for name in ("JSON", "Any", "kinds of policies")]
     return [short, *(f"{count:,}" for count in counts)]
 
 
@@ -65,6 +70,24 @@ def kinds_of(text: str) -> Counter[str]:
         if kind is not None and isinstance(node, ast.stmt):
             kinds[node.lineno - 1 : node.end_lineno] = [kind] * (node.end_lineno - node.lineno + 1)  # type: ignore[operator]
     return Counter(kinds)
+
+
+def names_of(text: str) -> Counter[str]:
+    """Number of mentions of `JSON` and `Any`, and of checks of the kind of a policy."""
+    found = Counter[str]()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Name) and node.id in ("JSON", "Any"):
+            found[node.id] += 1
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if node.func.id == "isinstance" and any(
+            isinstance(part, ast.Name) and _POLICIES.match(part.id)
+            for part in ast.walk(node.args[1])
+        ):
+            found["kinds of policies"] += 1
+        if node.func.id == "hasattr" and ast.unparse(node.args[1]) == "'predict'":
+            found["kinds of policies"] += 1
+    return found
 
 
 def imported(text: str) -> set[str]:

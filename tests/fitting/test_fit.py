@@ -538,7 +538,7 @@ def test_the_validation_rollout_is_a_setting(
 ) -> None:
     """A shorter or smaller rollout measures other errors, of the same weights."""
     whole = fit_episodes(episodes, spec, TINY)
-    other = fit_episodes(episodes, spec, dataclasses.replace(TINY, **{name: 3}))
+    other = fit_episodes(episodes, spec, TINY.replace(**{name: 3}))
     first, second = (twin.fidelity["loss"] for twin in (whole, other))
     assert first["change"] == second["change"] and first["open_loop"] != second["open_loop"]
     with pytest.raises(InvalidOptionError, match=f"{name} is 0"):
