@@ -27,6 +27,7 @@ from world_env import (
 )
 from world_env.data import Episode, EpisodeStore
 from world_env.errors import (
+    CheckError,
     DataError,
     InvalidOptionError,
     PluginError,
@@ -317,6 +318,23 @@ def test_scalars_are_in_info_and_frames_are_rendered(fitted: Twin) -> None:
     assert abs(float(frame.mean()) - shade) < 1.0
     env.reset(seed=0)
     np.testing.assert_array_equal(env.render(), drawn)
+
+
+def test_an_extra_with_the_name_of_another_info_is_refused(
+    fitted: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = type(fitted.model)
+    step = model.step
+
+    def clashing(self: Any, state: Any, action: Any, **kwargs: Any) -> Any:
+        arrived, prediction = step(self, state, action, **kwargs)
+        return arrived, dataclasses.replace(prediction, extras={"end": prediction.reward})
+
+    monkeypatch.setattr(model, "step", clashing)
+    env = WorldModelEnv(fitted)
+    env.reset(seed=0)
+    with pytest.raises(CheckError, match="'end', which `info` uses"):
+        env.step(np.ones(1, np.float32))
 
 
 def test_batched_extras_are_masked_and_frames_are_per_environment(fitted: Twin) -> None:

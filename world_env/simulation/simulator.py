@@ -120,8 +120,7 @@ class Simulator:
         if twin.model.conditioning or self.config.conditioning:
             given = self.config.conditioning
             self._conditioning = default_conditioning(twin.model, given, num_rows)
-        self._frames: list[np.ndarray | None] = [None] * num_rows
-        self._framed = False
+        self._frames: dict[int, np.ndarray] = {}
         self.finished = np.ones(num_rows, bool)
 
     # -- reset ---------------------------------------------------------------------------------------------------
@@ -279,14 +278,13 @@ class Simulator:
         observation = self.view.combine(observation, latent)
         truncated = ended & ~terminated
         if FRAME in extras:
-            self._framed = True
-            for row in range(self.num_rows) if mask is None else np.flatnonzero(mask):
-                self._frames[row] = extras[FRAME][row]
+            stepped = range(self.num_rows) if mask is None else np.flatnonzero(mask).tolist()
+            self._frames |= {row: extras[FRAME][row] for row in stepped}
         return StepResult(observation, reward, terminated, truncated, end, uncertainties, extras)
 
     def frame(self, row: int) -> np.ndarray | None:
         """Return the frame that the model predicted in the last step of an environment, (H, W, 3) uint8, or None."""
-        return self._frames[row]
+        return self._frames.get(row)
 
     def _no_episode(self, over: np.ndarray) -> str:
         """Return the message for a step of environments without a running episode. over: (B,) bool."""
@@ -411,9 +409,9 @@ class Simulator:
     # -- details -------------------------------------------------------------------------------------------------
 
     def _forget_frames(self, index: np.ndarray) -> None:
-        if self._framed:
-            for row in index:
-                self._frames[row] = None
+        if self._frames:
+            for row in index.tolist():
+                self._frames.pop(row, None)
 
     def _check_snapshot(self, snapshot: Any, index: np.ndarray) -> None:
         if not isinstance(snapshot, Snapshot):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.errors import KnownFunctionError
+from world_env.errors import CheckError, KnownFunctionError
 from world_env.models.base import Prediction
 
 
@@ -30,14 +30,24 @@ def prediction_arrays(prediction: Prediction) -> dict[str, np.ndarray]:
 
 FRAME = "frame"
 """Name of the extra that `render()` returns."""
-RESERVED_EXTRAS = frozenset(
-    ["end", "uncertainty", "episode", "final_obs", "final_info", "terminal_observation"]
-)
-"""Keys of `info` that extras cannot have."""
+_INFO_KEYS = {"end", "uncertainty", "episode", "final_obs", "final_info", "terminal_observation"}
+
+
+def check_extra_names(extras: dict[str, Tensor]) -> None:
+    """Raise CheckError for the name of an extra that `info` uses otherwise."""
+    for name in extras:
+        if name in _INFO_KEYS or name.startswith("_"):
+            raise CheckError(
+                f"Prediction.extras has the name {name!r}, which `info` uses otherwise: choose another"
+            )
 
 
 def extra_arrays(extras: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return new arrays of the extras of a prediction, the frame as (B, H, W, 3) uint8."""
+    """Return new arrays of the extras of a prediction, the frame as (B, H, W, 3) uint8.
+
+    Raises CheckError for a name that `info` uses otherwise.
+    """
+    check_extra_names(extras)
     arrays = {name: value.numpy(force=True).copy() for name, value in extras.items()}
     if FRAME in arrays:
         pixels = np.moveaxis(arrays[FRAME], 1, -1).clip(0.0, 1.0) * 255.0

@@ -17,7 +17,7 @@ from world_env.errors import CheckError, InvalidOptionError
 from world_env.models.base import Prediction, TrainableWorldModel, WorldModel
 from world_env.models.conditioning import check_shapes
 from world_env.rng import CounterRNG
-from world_env.simulation.step_outputs import FRAME, RESERVED_EXTRAS
+from world_env.simulation.step_outputs import FRAME, check_extra_names
 
 _MAX_RELATIVE_DIFFERENCE = 1e-4
 """Largest difference between batch sizes, relative to the largest value: matrix products round differently."""
@@ -141,11 +141,8 @@ def _check_dtype(model: WorldModel, where: str, *values: Tensor) -> None:
 
 
 def _check_extras(extras: dict[str, Tensor], rows: int) -> None:
+    check_extra_names(extras)
     for name, value in extras.items():
-        if name in RESERVED_EXTRAS or name.startswith("_"):
-            raise CheckError(
-                f"Prediction.extras has the name {name!r}, which `info` uses otherwise: choose another"
-            )
         if not isinstance(value, Tensor) or value.shape[:1] != (rows,):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise CheckError(
