@@ -144,7 +144,7 @@ def test_dict_fields_are_given_as_json(tmp_path: Path) -> None:
         "4",
     ]
     assert main([*learning, "--algo-kwargs", '{"gamma": 0.5, "n_steps": 16}']) == 0
-    provenance = policy_card(tmp_path / "policy")["provenance"]["learn"]
+    provenance = policy_card(tmp_path / "policy").provenance["learn"]
     assert provenance["algo_kwargs"] == {"gamma": 0.5, "n_steps": 16}
     collecting = [
         "collect",
@@ -216,7 +216,7 @@ def test_the_stages_pass_their_folders_on(
         "DQN",
     ]
     assert main(["learn", *learning]) == 0
-    assert policy_card(policy)["trained_in"] == "learned"
+    assert policy_card(policy).trained_in == "learned"
     comparing = ["CartPole-v1", "--twin", twin, "--policies", policy, "--episodes", "50"]
     assert main(["compare", *comparing]) == 0
     shown = capsys.readouterr().out
@@ -264,7 +264,7 @@ def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
         '{"n_steps": 16, "batch_size": 16}',
     ]
     assert main(["learn", *wrapping, *options, *sizes, "--out", out]) == 0
-    world = EnvConfig.from_json(policy_card(out)["provenance"]["world"], where="the test")
+    world = EnvConfig.from_json(policy_card(out).provenance["world"], where="the test")
     assert world == EnvConfig(
         "counting:Counting-v0", {"lengths": [5, 6]}, (WrapperConfig("counting:Doubled"),), 2
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from world_env.cli.commands import collect_command, learn_command, refine_command
+from world_env.cli.commands import collect_command, fit_command, learn_command, refine_command
 from world_env.cli.main import COMMANDS, main
 from world_env.cli.options import VIEWS, View, parse
 from world_env.collection.config import CollectConfig
@@ -115,6 +115,31 @@ def test_the_record_of_a_run_is_a_file_of_settings(tmp_path: Path) -> None:
     assert json.loads(record.read_text())["steps"] == 80
 
 
+@pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+def test_a_fit_and_a_training_leave_their_settings_too(tmp_path: Path) -> None:
+    data, twin, policy = (str(tmp_path / name) for name in ("data", "twin", "policy"))
+    assert main(["collect", "CartPole-v1", "--out", data, "--steps", "120"]) == 0
+    fitting = ["--data", data, "--out", twin, "--family", "linear", "--gradient-steps", "2"]
+    assert main(["fit", *fitting]) == 0
+    assert read(fit_command, "--config", f"{twin}/{CONFIG_FILE}") == read(fit_command, *fitting)
+    learning = [
+        "--twin",
+        twin,
+        "--out",
+        policy,
+        "--steps",
+        "64",
+        "--num-envs",
+        "1",
+        "--algo",
+        "DQN",
+    ]
+    assert main(["learn", *learning]) == 0
+    record = f"{policy}/{CONFIG_FILE}"
+    assert read(learn_command, "--config", record) == read(learn_command, *learning)
+    assert main(["learn", "--config", record]) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -180,6 +205,12 @@ def test_a_struct_is_updated_inside(tmp_path: Path) -> None:
     run = RefineConfig(EnvConfig("X"), tmp_path)
     held = {"kind": "held", "steps": 3}
     assert run.updated({"exploration": held}, where="x").exploration == HeldExploration(steps=3)
+
+
+def test_a_setting_that_no_file_can_hold_is_named() -> None:
+    config = LearnConfig(algo_kwargs={"learning_rate": abs})
+    with pytest.raises(InvalidOptionError, match=r"abs.*has no JSON form"):
+        config.to_json()
 
 
 @pytest.mark.parametrize(

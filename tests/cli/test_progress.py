@@ -17,7 +17,7 @@ from world_env.progress import ProgressBars
 
 LINE = re.compile(r"(\w+): ([\d,]+)/([\d,]+) \((\d+)%\)(, \w+ [\d.e+-]+)*, \d+ s")
 COMMAND = [sys.executable, "-m", "world_env.cli.main", "collect"]
-COMMAND += ["--real.env-id", "CartPole-v1", "--steps", "300", "--out"]
+COMMAND += ["CartPole-v1", "--steps", "300", "--out"]
 
 
 def test_a_command_without_a_terminal_writes_plain_lines(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     rounds = refine(config, ledger=ledger)
     curious = rounds[0].policy_folder.with_name("policy-curious")
     cards = [
-        policy_card(folder)["provenance"]["learn"] for folder in (rounds[0].policy_folder, curious)
+        policy_card(folder).provenance["learn"] for folder in (rounds[0].policy_folder, curious)
     ]
     assert [card["simulation"]["reward"] for card in cards] == ["task", "uncertainty"]
     assert cards[0]["seed"] != cards[1]["seed"]
@@ -204,7 +204,7 @@ def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path
     config = tiny(tmp_path, later_exploration=both, explorers=explorers, explorer_steps=512)
     rounds = refine(config, ledger=StepLedger())
     cards = {
-        name: policy_card(rounds[0].twin_folder.with_name(f"policy-{name}"))["provenance"]["learn"]
+        name: policy_card(rounds[0].twin_folder.with_name(f"policy-{name}")).provenance["learn"]
         for name in explorers
     }
     assert cards["hasty"]["algo_kwargs"] == config.learn.algo_kwargs | {"gamma": 0.9}
@@ -252,7 +252,7 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
         *(part.twin.fingerprint() for part in rounds[:2]),
     ]
     newest = [part.twin_folder.with_name("policy") for part in rounds]
-    cards = [policy_card(folder)["provenance"]["learn"] for folder in newest]
+    cards = [policy_card(folder).provenance["learn"] for folder in newest]
     assert [card["steps"] for card in cards] == [256, 256, 256]
     counts = {
         folder: card["reward_statistics"]["count"]

@@ -195,7 +195,7 @@ def test_a_killed_training_keeps_the_scale_of_its_rewards(
     config = TINY.replace(steps=2048)
     with pytest.raises(Killed):
         learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1024))
-    stored = policy_card(tmp_path / ".policy.partial")["provenance"]["learn"]["reward_statistics"]
+    stored = policy_card(tmp_path / ".policy.partial").provenance["learn"]["reward_statistics"]
     assert stored["count"] > 512 and stored["var"] != 1.0
     begun: list[float] = []
     reset = VecNormalize.reset
@@ -261,7 +261,7 @@ def test_real_steps_are_counted_and_no_more_than_one_rollout_above_the_wanted(
     assert ledger.by_purpose == {"collect": 256}
     assert StepLedger(tmp_path / "steps.json").by_purpose == {"collect": 256}
     assert model.num_timesteps == 256
-    assert policy_card(tmp_path / "policy")["trained_in"] == "real"
+    assert policy_card(tmp_path / "policy").trained_in == "real"
 
 
 def test_off_policy_learning_in_reality_costs_exactly_the_wanted_steps() -> None:

@@ -190,11 +190,11 @@ def wide_scale(twin: Twin) -> list[float]:
 def test_the_scale_of_the_rewards_goes_on(tmp_path: Path) -> None:
     twin = oracle_twin("Pendulum-v1")
     learn(twin, TINY, out=tmp_path / "older")
-    known = policy_card(tmp_path / "older")["provenance"]["learn"]["reward_statistics"]
+    known = policy_card(tmp_path / "older").provenance["learn"]["reward_statistics"]
     assert known["var"] > 1.0
     one = TINY.replace(steps=256)
     learn(twin, one, out=tmp_path / "later", warm_start=tmp_path / "older")
-    later = policy_card(tmp_path / "later")["provenance"]["learn"]["reward_statistics"]
+    later = policy_card(tmp_path / "later").provenance["learn"]["reward_statistics"]
     assert later["count"] == pytest.approx(known["count"] + 256)
 
 

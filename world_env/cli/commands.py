@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from world_env.atomic_io import write_bytes
+from world_env.atomic_io import write_bytes, write_json
 from world_env.cli.console import console, runs_folder
 from world_env.cli.main import set_threads
 from world_env.cli.options import RealEnv
@@ -21,6 +21,7 @@ from world_env.pipeline.config import BuildConfig
 from world_env.progress import ProgressBars
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig
+from world_env.run_config import CONFIG_FILE
 from world_env.spec import EnvConfig
 from world_env.struct import Struct
 
@@ -91,6 +92,7 @@ def fit_command(config: FitCommand) -> None:
         progress=ProgressBars().stage("fit"),
         tensorboard=config.tensorboard,
     )
+    write_json(config.out / CONFIG_FILE, config.to_json())
     loss = twin.fidelity.loss
     console.print(
         f"twin: {config.out}; open-loop score on the validation split {loss.best_open_loop:.4g} (0: exact; 0.5: error "
@@ -146,6 +148,7 @@ def learn_command(config: LearnCommand) -> None:
         progress=ProgressBars().stage("learn"),
         tensorboard=config.tensorboard,
     )
+    write_json(out / CONFIG_FILE, config.to_json())
     console.print(f"policy: {out}")
 
 
