@@ -1,11 +1,7 @@
 """Shell lines of the README and of the documentation: whether the command line takes them."""
 
-import functools
-from typing import Any
-
-import tyro
-
-from world_env.cli.main import COMMANDS, json_fields, load_command
+from world_env.cli.main import COMMANDS, load_command
+from world_env.cli.options import VIEWS, View, parse as parse_options
 
 
 def parse(words: list[str]) -> str:
@@ -14,14 +10,6 @@ def parse(words: list[str]) -> str:
         return words[0]
     if words[0] not in COMMANDS:
         raise SystemExit(f"unknown command {words[0]!r}")
-    ran: list[str] = []
-    function = load_command(words[0])
-
-    @functools.wraps(function)
-    def record(*_: Any, **__: Any) -> None:
-        ran.append(words[0])
-
-    with json_fields():
-        tyro.cli(record, prog=f"world-env {words[0]}", args=words[1:])
-    (name,) = ran
-    return name
+    view = VIEWS.get(words[0], View())
+    parse_options(load_command(words[0]), words[1:], prog=f"world-env {words[0]}", view=view)
+    return words[0]

@@ -55,7 +55,14 @@ def run(folder: Path, *words: str) -> str:
 @pytest.mark.timeout(900)
 def test_the_demo_runs_without_bundled_twins(emptied: Path) -> None:
     out = run(
-        emptied, "-m", "world_env.cli.main", "demo", "--learn-steps", "4096", "--updates", "60"
+        emptied,
+        "-m",
+        "world_env.cli.main",
+        "demo",
+        "--learn-steps",
+        "4096",
+        "--gradient-steps",
+        "60",
     )
     assert "PPO trained in the twin" in out
     assert (emptied / "runs/demo/report/report.html").stat().st_size > 10_000

@@ -13,8 +13,18 @@ NAMES = [
     *["AlarmConfig", "BuildConfig", "CollectConfig", "Context", "EnvConfig", "ExploitationAlarm"],
     *["FitConfig", "LearnConfig", "PoolConfig", "Prediction", "RefineConfig", "Simulator"],
     *["SimulatorConfig", "TrainableWorldModel", "Twin", "WorldModel", "WorldModelEnv"],
-    *["WorldModelSB3VecEnv", "WorldModelVectorEnv", "WorldSpec", "build", "check_vector_env"],
-    *["check_world_model", "collect", "compare", "errors", "fit", "learn", "lint", "list_twins"],
+    *["WorldModelSB3VecEnv", "WorldModelVectorEnv", "WorldSpec", "WrapperConfig", "build"],
+    *[
+        "check_vector_env",
+        "check_world_model",
+        "collect",
+        "compare",
+        "errors",
+        "fit",
+        "learn",
+        "lint",
+        "list_twins",
+    ],
     *["open_dataset", "predict_return", "refine", "register_world_model", "rollout"],
 ]
 

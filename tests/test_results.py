@@ -131,7 +131,7 @@ SPOILED: dict[str, Callable[[JSON], None]] = {
     "last tuning seed": _row(seed=109),
     "tuning seed in a pair": lambda tree: tree["pairs"][0].update(seed=105),
     "unknown purpose": _row(real_steps_by_purpose={"collect": 2_000, "play": 1}),
-    "uncounted steps": _row(real_steps_by_purpose={"collect": 2_000, "spot_check": 500}),
+    "uncounted steps": _row(real_steps_by_purpose={"collect": 2_000, "evaluate": 500}),
     "judging counted": _row(real_steps=42_000),
     "real steps not whole": _row(real_steps=2_000.5),
     "mean outside its interval": _row(real_mean=500.0),
@@ -170,7 +170,7 @@ TUNING = {
         {
             "task": "CartPole-v1",
             "seed": 101,
-            "change": {"options": {"gamma": 0.9}},
+            "change": {"algo_kwargs": {"gamma": 0.9}},
             "real_steps": 2_000,
             "real_mean": 1.0,
             "learned_mean": 2.0,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -19,16 +19,21 @@ from world_env.policy_evaluation import pool
 
 
 def build_task_config(
-    name: str, out: Path, *, seed: int = 0, algo: str = "PPO", steps: int | None = None
+    name: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    algo: Literal["PPO", "SAC"] = "PPO",
+    steps: int | None = None,
 ) -> BuildConfig:
     """The build of a task's row; `steps` replaces the row's real steps."""
     task, real = TASKS[name], real_of(name)
     if steps is not None:
-        task = replace(task, real_steps=steps)
+        task = task.replace(real_steps=steps)
     rounds = refine_task(task, real, out, seed, algo=algo)
-    baseline = task.options if algo == "PPO" else {}
+    baseline = task.algo_kwargs if algo == "PPO" else {}
     return BuildConfig(
-        name, out, algo=algo, seed=seed, baseline_options=baseline, refinement=rounds
+        real, out, algo=algo, seed=seed, baseline_algo_kwargs=baseline, refinement=rounds
     )
 
 
@@ -56,8 +61,8 @@ def main() -> None:
         if TASKS[arguments.task].observation_mode is not None:
             parser.error("the pool of a task on latents is made by benchmarks.agreement.agreement")
         pool(pool_task(TASKS[arguments.task], real_of(arguments.task), folder))
-        config = replace(config, pool=folder)
-    built = build(replace(config, episodes=arguments.episodes))
+        config = config.replace(pool=folder)
+    built = build(config.replace(episodes=arguments.episodes))
     for row in built.comparison["rows"]:
         learned = row["learned_mean"]
         shown = "-" if learned is None else f"{learned:.1f}"

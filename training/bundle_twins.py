@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,7 +33,7 @@ def main() -> None:
         pool = out.parents[1] / "pools" / task_id
         judges = pool if (pool / "pool.json").is_file() else None
         built = build(
-            replace(build_task_config(task_id, out, seed=SEED), baseline=False, pool=judges)
+            build_task_config(task_id, out, seed=SEED).replace(baseline=False, pool=judges)
         )
         size = sum(path.stat().st_size for path in built.twin_folder.iterdir())
         if size > MAX_BYTES:

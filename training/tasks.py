@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from world_env.policies import (
+    ExplorationConfig,
+    HeldExploration,
+    StuckSensorsExploration,
+    random_and_held,
+)
 from world_env.policy_evaluation import PoolConfig
 from world_env.refinement import RefineConfig, given, preset
-from world_env.spec import EnvConfig
+from world_env.simulation import ObservationMode, OnUncertain
+from world_env.spec import EnvConfig, WrapperConfig
+from world_env.struct import Struct
 from world_env.types import JSON
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(Struct, frozen=True):
     """Settings of one task that differ from the defaults of the library. None: the default of the preset."""
 
     twin: str
@@ -23,33 +29,33 @@ class Task:
     """The real environment, where the name of the row is not a Gymnasium id."""
     family: str | None = None
     """Family of the world model."""
-    model: JSON = field(default_factory=dict)
+    model: JSON = {}
     """Settings of the family."""
-    states: int | None = None
+    max_dataset_states: int | None = None
     """States of the data that the twin keeps as initial states."""
-    observation_mode: str | None = None
+    observation_mode: ObservationMode | None = None
     """Observation mode of the policies: observation, latent or both."""
     rounds: int | None = None
     """Rounds of collection, fitting and training (PPO)."""
-    updates: int | None = None
+    gradient_steps: int | None = None
     """Gradient steps of a fit (PPO)."""
-    exploration: str | None = None
+    exploration: ExplorationConfig | None = None
     """Actions of the first round."""
-    later_exploration: str | None = None
+    later_exploration: ExplorationConfig | None = None
     """Actions of the later rounds (PPO)."""
     learn_steps: int | None = None
     """Steps of PPO in the twin per round."""
-    options: JSON = field(default_factory=dict)
+    algo_kwargs: JSON = {}
     """Arguments of PPO, in the twin and in the real environment."""
     offpolicy: str = "DQN"
     """Off-policy algorithm of the baselines in the real environment."""
-    offpolicy_options: JSON = field(default_factory=dict)
+    off_policy_algo_kwargs: JSON = {}
     """Arguments of the off-policy algorithm."""
     many_steps: int = 100_000
     """Real steps of the baseline PPO with many steps."""
     reference_steps: int | None = None
     """Real steps of the off-policy algorithm that PPO in the twin is also paired with. None: no pair."""
-    on_uncertain: str | None = None
+    on_uncertain: OnUncertain | None = None
     """What happens out of distribution, as in LearnConfig."""
     pool_steps: tuple[int, int] = (200_000, 20_000)
     """Real steps of each on-policy and each off-policy run of the policy pool."""
@@ -77,7 +83,7 @@ _DQN: JSON = {
 _PENDULUM = Task(
     "pendulum",
     3_000,
-    options={
+    algo_kwargs={
         "gamma": 0.95,
         "policy_kwargs": {"net_arch": [128, 128], "activation_fn": "SiLU"},
     },
@@ -101,18 +107,16 @@ TASKS: dict[str, Task] = {
     "CartPole-v1": Task(
         "cartpole",
         2_000,
-        offpolicy_options=_DQN,
+        off_policy_algo_kwargs=_DQN,
         pool_steps=(60_000, 40_000),
         scripted="training.scripted_policies:balance",
     ),
-    "Pendulum-v1": replace(
-        _PENDULUM,
+    "Pendulum-v1": _PENDULUM.replace(
         reference_steps=20_000,
         pool_steps=(120_000, 10_000),
         scripted="training.scripted_policies:swing_up",
     ),
-    "Pendulum-v1-pixels": replace(
-        _PENDULUM,
+    "Pendulum-v1-pixels": _PENDULUM.replace(
         twin="pendulum-pixels",
         real_steps=20_000,
         real=EnvConfig(
@@ -120,19 +124,19 @@ TASKS: dict[str, Task] = {
             {"render_mode": "rgb_array"},
             (
                 # Drawing at the default 500 x 500 pixels would take three times as long per step.
-                'world_env.wrappers:SetAttributes{"screen_dim": 128}',
-                'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
-                'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}',
-                "gymnasium.wrappers:GrayscaleObservation",
+                WrapperConfig("world_env.wrappers:SetAttributes", {"screen_dim": 128}),
+                WrapperConfig("gymnasium.wrappers:AddRenderObservation", {"render_only": True}),
+                WrapperConfig("gymnasium.wrappers:ResizeObservation", {"shape": [64, 64]}),
+                WrapperConfig("gymnasium.wrappers:GrayscaleObservation"),
             ),
         ),
         learn_steps=1_000_000,
         family="rssm",
         model={"windows": 16, "window": 20, "depth": 24, "members": 4},
-        updates=10_000,
-        states=800,
+        gradient_steps=10_000,
+        max_dataset_states=800,
         observation_mode="latent",
-        exploration="mix:0.5*random+0.5*held:5",
+        exploration=random_and_held(5),
         many_steps=1_000_000,
         pool_steps=(80_000, 10_000),
         pool_episodes=50,
@@ -141,11 +145,11 @@ TASKS: dict[str, Task] = {
         "acrobot",
         20_000,
         rounds=2,
-        exploration="mix:0.5*random+0.5*held:5",
-        options={"ent_coef": 0.01},
+        exploration=random_and_held(5),
+        algo_kwargs={"ent_coef": 0.01},
         learn_steps=400_000,
         on_uncertain="ignore",
-        offpolicy_options=_DQN,
+        off_policy_algo_kwargs=_DQN,
         many_steps=200_000,
         pool_steps=(120_000, 60_000),
         pool_episodes=400,
@@ -154,8 +158,8 @@ TASKS: dict[str, Task] = {
     "MountainCarContinuous-v0": Task(
         "mountain-car-continuous",
         5_000,
-        exploration="held:30",
-        options={"gamma": 0.999, "use_sde": True, "sde_sample_freq": 16},
+        exploration=HeldExploration(steps=30),
+        algo_kwargs={"gamma": 0.999, "use_sde": True, "sde_sample_freq": 16},
         on_uncertain="ignore",
         offpolicy="SAC",
         pool_steps=(80_000, 6_000),
@@ -165,8 +169,8 @@ TASKS: dict[str, Task] = {
         "inverted-double-pendulum",
         10_000,
         rounds=4,
-        updates=10_000,
-        later_exploration="stuck:0.2:{policy}",
+        gradient_steps=10_000,
+        later_exploration=StuckSensorsExploration(path="selected", share=0.2),
         learn_steps=300_000,
         on_uncertain="ignore",
         offpolicy="SAC",
@@ -174,15 +178,14 @@ TASKS: dict[str, Task] = {
         pool_steps=(200_000, 8_000),
         bundled=False,
     ),
-    "HalfCheetah-v5": replace(_IN_ROUNDS, twin="half-cheetah", bundled=True),
-    "Hopper-v5": replace(
-        _IN_ROUNDS, twin="hopper", termination="training.termination_functions:hopper_falls"
+    "HalfCheetah-v5": _IN_ROUNDS.replace(twin="half-cheetah", bundled=True),
+    "Hopper-v5": _IN_ROUNDS.replace(
+        twin="hopper", termination="training.termination_functions:hopper_falls"
     ),
-    "Walker2d-v5": replace(_IN_ROUNDS, twin="walker2d"),
-    "Ant-v5": replace(_IN_ROUNDS, twin="ant"),
-    "Swimmer-v5": replace(_IN_ROUNDS, twin="swimmer"),
-    "LunarLander-v3": replace(
-        _IN_ROUNDS,
+    "Walker2d-v5": _IN_ROUNDS.replace(twin="walker2d"),
+    "Ant-v5": _IN_ROUNDS.replace(twin="ant"),
+    "Swimmer-v5": _IN_ROUNDS.replace(twin="swimmer"),
+    "LunarLander-v3": _IN_ROUNDS.replace(
         twin="lunar-lander",
         real_steps=50_000,
         offpolicy="DQN",
@@ -194,11 +197,13 @@ BUNDLED = {name: task for name, task in TASKS.items() if task.bundled}
 """Tasks whose twin is bundled with the library."""
 
 
-def real_of(name: str, kwargs: JSON | None = None, wrappers: tuple[str, ...] = ()) -> EnvConfig:
+def real_of(
+    name: str, kwargs: JSON | None = None, wrappers: tuple[WrapperConfig, ...] = ()
+) -> EnvConfig:
     """The real environment of a task or of a Gymnasium id, with more arguments and outer wrappers."""
     row = TASKS.get(name)
     real = EnvConfig(name) if row is None or row.real is None else row.real
-    return replace(real, kwargs=real.kwargs | (kwargs or {}), wrappers=(*real.wrappers, *wrappers))
+    return real.replace(kwargs=real.kwargs | (kwargs or {}), wrappers=(*real.wrappers, *wrappers))
 
 
 def task_of(real: EnvConfig) -> Task:
@@ -225,23 +230,28 @@ def refine_task(
 ) -> RefineConfig:
     """The rounds of a task's row: the preset of `algo` ("PPO" or "SAC"), and the values of the row."""
     plain = preset(real, out, algo=algo, steps=task.real_steps, seed=seed)
-    fit = {"family": task.family, "model": task.model or None, "states": task.states}
+    fit = {
+        "family": task.family,
+        "model": task.model or None,
+        "max_dataset_states": task.max_dataset_states,
+    }
     learn: JSON = {"observation_mode": task.observation_mode}
     asked: JSON = {"exploration": task.exploration}
     if algo != "SAC":
-        fit |= {"updates": task.updates}
-        learn |= {"steps": task.learn_steps, "on_uncertain": task.on_uncertain}
-        learn |= {"options": plain.learn.options | task.options}
+        fit |= {"gradient_steps": task.gradient_steps}
+        learn |= {"steps": task.learn_steps}
+        learn |= {"algo_kwargs": plain.learn.algo_kwargs | task.algo_kwargs}
+        if task.on_uncertain is not None:
+            learn |= {"simulation": plain.learn.simulation.replace(on_uncertain=task.on_uncertain)}
         asked |= {"rounds": task.rounds, "later_exploration": task.later_exploration}
-    return replace(
-        plain,
-        fit=replace(plain.fit, **given(fit)),
-        learn=replace(plain.learn, **given(learn)),
+    return plain.replace(
+        fit=plain.fit.replace(**given(fit)),
+        learn=plain.learn.replace(**given(learn)),
         **given(asked),
     )
 
 
-def pool_task(task: Task, real: EnvConfig, out: Path, *, through: str | None = None) -> PoolConfig:
+def pool_task(task: Task, real: EnvConfig, out: Path, *, encoder: str | None = None) -> PoolConfig:
     """The pool of a task's row."""
     return PoolConfig(
         real,
@@ -250,7 +260,7 @@ def pool_task(task: Task, real: EnvConfig, out: Path, *, through: str | None = N
         off_policy_steps=task.pool_steps[1],
         episodes=task.pool_episodes,
         scripted=task.scripted,
-        options=task.options,
-        off_policy_options=task.offpolicy_options,
-        through=through,
+        algo_kwargs=task.algo_kwargs,
+        off_policy_algo_kwargs=task.off_policy_algo_kwargs,
+        encoder=encoder,
     )

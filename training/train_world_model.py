@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import world_env
+from world_env.policies import ExplorationConfig, HeldExploration, RandomExploration
 from world_env.real import StepLedger
 
 
@@ -23,28 +24,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="real steps (default: 2000)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the data and the twin")
     parser.add_argument(
-        "--exploration", default="random", help="actions: random, held:20, ... (default: random)"
+        "--held", type=float, help="hold random actions for this many steps on average"
     )
     parser.add_argument(
-        "--updates", type=int, default=2_000, help="gradient steps of the fit (default: 2000)"
+        "--gradient-steps",
+        type=int,
+        default=2_000,
+        help="gradient steps of the fit (default: 2000)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of data and model (default: 0)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
+    exploration: ExplorationConfig = RandomExploration()
+    if arguments.held is not None:
+        exploration = HeldExploration(steps=arguments.held)
     store = world_env.collect(
         world_env.CollectConfig(
             world_env.EnvConfig(arguments.env_id),
             arguments.out / "data",
             steps=arguments.steps,
-            exploration=arguments.exploration,
+            exploration=exploration,
             seed=arguments.seed,
         ),
         ledger=StepLedger(arguments.out / "real-steps.json"),
     )
     print(f"{store.steps} real steps in {len(store)} episodes")
 
-    config = world_env.FitConfig(updates=arguments.updates, seed=arguments.seed)
+    config = world_env.FitConfig(gradient_steps=arguments.gradient_steps, seed=arguments.seed)
     twin = world_env.fit(str(arguments.out / "data"), arguments.out / "twin", config)
     print(f"open-loop score on the validation split: {twin.fidelity['loss']['best_open_loop']:.3g}")
     print(f"twin: {arguments.out / 'twin'}")

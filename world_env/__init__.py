@@ -43,7 +43,11 @@ if TYPE_CHECKING:
     from world_env.simulation.config import SimulatorConfig as SimulatorConfig
     from world_env.simulation.differentiable_rollout import rollout as rollout
     from world_env.simulation.simulator import Simulator as Simulator
-    from world_env.spec import EnvConfig as EnvConfig, WorldSpec as WorldSpec
+    from world_env.spec import (
+        EnvConfig as EnvConfig,
+        WorldSpec as WorldSpec,
+        WrapperConfig as WrapperConfig,
+    )
     from world_env.testing.model_checks import check_world_model as check_world_model
     from world_env.testing.vector_env_checks import check_vector_env as check_vector_env
     from world_env.twin.serialization import list_twins as list_twins

@@ -89,6 +89,10 @@ class StageError(WorldEnvError, RuntimeError):
     """A pipeline stage cannot continue: inputs are missing, or belong to another run."""
 
 
+class ConfigMismatchError(StageError):
+    """The folder of a run holds results of other settings. The message names the settings that differ."""
+
+
 class CheckError(WorldEnvError, AssertionError):
     """A contract check of `world_env.testing` failed.
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError, TwinFormatError
+from world_env.errors import InvalidOptionError, SpaceMismatchError, TwinFormatError
 from world_env.spaces import space_from_json, space_to_json
+from world_env.struct import Struct
 from world_env.types import JSON
 
 
@@ -132,41 +133,50 @@ def check_same_spaces(
             )
 
 
-@dataclass(frozen=True)
-class EnvConfig:
+class WrapperConfig(Struct, frozen=True):
+    """Wrapper of a real environment."""
+
+    name: str
+    """The class as "module:Class". It is called with the environment and the arguments."""
+    kwargs: dict[str, Any] = {}
+    """Keyword arguments of the wrapper; strict JSON values only. Lists become tuples."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not all(self.name.partition(":")):
+            raise InvalidOptionError(
+                f'the wrapper is {self.name!r}, expected "module:Class", for example '
+                '"gymnasium.wrappers:FlattenObservation"'
+            )
+        _check_kwargs(self.kwargs)
+
+
+class EnvConfig(Struct, frozen=True):
     """Real environment: its id, its arguments and its wrappers."""
 
     env_id: str
-    """Gymnasium id, or "module:Id" if importing the module registers the id."""
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id."""
+    kwargs: dict[str, Any] = {}
     """Keyword arguments of the environment; strict JSON values only."""
-    wrappers: tuple[str, ...] = ()
-    """Wrappers as "module:Class" or "module:Class{JSON of arguments}", innermost first (default: none). Each one is
-    called with the environment and the arguments; lists become tuples. Example:
-    'gymnasium.wrappers:ResizeObservation{"shape": [64, 64]}'."""
+    wrappers: tuple[WrapperConfig, ...] = ()
+    """Wrappers of the environment, innermost first."""
     action_chunk: int = 1
     """Number of real actions that one action of the wrapped environment holds (1: no chunks)."""
 
     def __post_init__(self) -> None:
         if self.action_chunk < 1:
             raise InvalidOptionError(f"action_chunk is {self.action_chunk}, expected at least 1")
-        try:
-            json.dumps(self.kwargs, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidOptionError(
-                f"kwargs is {self.kwargs!r}, expected strict JSON values: {error}"
-            ) from error
+        for wrapper in self.wrappers:
+            if not isinstance(wrapper, WrapperConfig):
+                raise InvalidOptionError(
+                    f'wrappers holds {wrapper!r}, expected WrapperConfig("module:Class", kwargs)'
+                )
+        _check_kwargs(self.kwargs)
 
-    def to_json(self) -> JSON:
-        """Convert to strict JSON."""
-        return {**asdict(self), "wrappers": list(self.wrappers)}
 
-    @classmethod
-    def from_json(cls, tree: Any) -> EnvConfig:
-        """Inverse of `to_json`. Raises StageError if the JSON does not describe an environment."""
-        try:
-            return cls(**{**tree, "wrappers": tuple(tree["wrappers"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise StageError(
-                f"invalid configuration of a real environment: {str(tree)[:200]} ({error})"
-            ) from error
+def _check_kwargs(kwargs: dict[str, Any]) -> None:
+    try:
+        json.dumps(kwargs, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidOptionError(
+            f"kwargs is {kwargs!r}, expected strict JSON values: {error}"
+        ) from error

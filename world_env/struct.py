@@ -38,14 +38,39 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         where: name of the source in errors, such as the path of a file.
         Raises `error` for missing or unknown fields, and for values of another type or out of range.
         """
-        try:
-            return msgspec.convert(tree, cls, dec_hook=_decode)
-        except (msgspec.ValidationError, WorldEnvError) as problem:
-            raise error(f"{where}: {problem}") from problem
+        return converted(tree, cls, where=where, error=error)  # type: ignore[no-any-return]
 
     def replace(self: _Self, **changes: Any) -> _Self:
         """Return a copy with other values of some fields."""
         return msgspec.structs.replace(self, **changes)
+
+    def updated(self: _Self, changes: JSON, *, where: str) -> _Self:
+        """Return a copy with the values of a JSON tree; of a nested struct only the given fields change.
+
+        where: name of the source of the changes in errors. Raises InvalidOptionError, as `from_json`.
+        """
+        tree = self.to_json()
+        for name, value in changes.items():
+            own = getattr(self, name, None)
+            # A value with a tag names its class, so all fields are new.
+            if (
+                isinstance(own, Struct)
+                and isinstance(value, dict)
+                and not own.__struct_config__.tag
+            ):
+                value = own.updated(value, where=f"{where}: {name}").to_json()
+            tree[name] = value
+        return self.from_json(tree, where=where)
+
+
+def converted(
+    tree: Any, kind: Any, *, where: str, error: type[WorldEnvError] = InvalidOptionError
+) -> Any:
+    """Return a JSON tree as a value of the type `kind`. Raises `error`, with the name `where` of the source."""
+    try:
+        return msgspec.convert(tree, kind, dec_hook=_decode)
+    except (msgspec.ValidationError, WorldEnvError) as problem:
+        raise error(f"{where}: {problem}") from problem
 
 
 def _encode(value: Any) -> Any:

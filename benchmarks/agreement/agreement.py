@@ -50,6 +50,7 @@ from world_env.real import StepLedger
 from world_env.refinement import RefineConfig, Round, episodes_of_rounds
 from world_env.rl import milestones
 from world_env.rollouts import policy_actor, run_real
+from world_env.struct import Struct
 from world_env.twin import Twin
 from world_env.types import JSON
 
@@ -102,7 +103,7 @@ def main() -> None:
             base = place_of(runs, task_id, seed, arguments.change)
             place = place_of(runs, task_id, seed, shown)
             if not (arguments.resume and (place / JUDGED_FILE).is_file()):
-                task = dataclasses.replace(TASKS[task_id], **arguments.change)
+                task = TASKS[task_id].updated(arguments.change, where="--change")
                 run_cell(task, arguments.refit, base, place, found, seed)
             cells.append(read_cell(place / JUDGED_FILE))
             rows = put(arguments.out, task_id, shown, found, cells)
@@ -116,21 +117,21 @@ def pool_of(task_id: str, runs: Path) -> Pool:
 
     If policies act on latents, the pool acts on those of a twin of other data that is not evaluated.
     """
-    task, real, through = TASKS[task_id], real_of(task_id), None
+    task, real, encoder = TASKS[task_id], real_of(task_id), None
     if task.observation_mode is not None:
         folder = runs / "eyes" / task_id
         ledger = StepLedger(folder / "twin-real-steps.json")
         # Its policy is not used; its real steps are printed.
-        short = dataclasses.replace(task, learn_steps=1)
+        short = task.replace(learn_steps=1)
         source = refine(refine_task(short, real, folder, LATENT_SEED), ledger=ledger)[-1]
         print(
             f"{task_id}: the pool acts on latents of a twin of {ledger.total():,} more real steps"
         )
-        through = str(source.twin_folder)
-    return pool(pool_task(task, real, runs / "pools" / task_id, through=through))
+        encoder = str(source.twin_folder)
+    return pool(pool_task(task, real, runs / "pools" / task_id, encoder=encoder))
 
 
-def fields_of(kind: type) -> Callable[[str], JSON]:
+def fields_of(kind: type[Struct]) -> Callable[[str], JSON]:
     """Parser of JSON with fields of a config; unknown fields are refused before anything is run."""
 
     def read_fields(text: str) -> JSON:
@@ -138,7 +139,7 @@ def fields_of(kind: type) -> Callable[[str], JSON]:
             given = json.loads(text)
         except json.JSONDecodeError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {error}") from error
-        names = [field.name for field in dataclasses.fields(kind)]
+        names = kind.__struct_fields__
         wrong = sorted(set(given) - set(names)) if isinstance(given, dict) else [text]
         if wrong:
             raise argparse.ArgumentTypeError(
@@ -197,7 +198,7 @@ def run_cell(task: Task, refit: JSON, base: Path, place: Path, found: Pool, seed
 def fitted_again(config: RefineConfig, last: Round, refit: JSON, out: Path) -> Twin:
     """Twin of another fit to the data of the last round."""
     if not (out / "twin.json").is_file():
-        wanted = dataclasses.replace(config.fit_of(last.number), **refit)
+        wanted = config.fit_of(last.number).updated(refit, where="--refit")
         episodes = episodes_of_rounds(config.out, last.number)
         checkpoint = out.with_name(".twin.fit.pt")
         twin = fit_episodes(
@@ -227,7 +228,7 @@ def trained_in(last: Round, config, found: Pool, place: Path, seed: int) -> list
     trained = []
     for number in range(LEARN_RUNS):
         run = f"twin {seed}, run {number}"
-        own = dataclasses.replace(config, seed=seed * 100 + 1000 + number)
+        own = config.replace(seed=seed * 100 + 1000 + number)
         out = place / f"learned-{number}"
         stages = {share: out.with_name(f"{out.name}-{share}") for share in STAGES}
         marks = {round(share * own.steps): path for share, path in stages.items()}

@@ -83,7 +83,7 @@ def real_episodes(actor: Actor, real: EnvConfig, ledger: StepLedger) -> list[Epi
     def act(observation: np.ndarray) -> np.ndarray:
         return actor(observation[None], np.arange(1))[0]
 
-    with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
+    with closing(make_real(real, purpose="evaluate", ledger=ledger)) as env:
         return [play(env, act, seed, MAX_STEPS) for seed in SEEDS]
 
 

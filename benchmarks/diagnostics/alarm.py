@@ -34,7 +34,7 @@ from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.policy_evaluation import AlarmConfig, ExploitationAlarm, ExploitationWarning
 from world_env.provenance import facts
 from world_env.real import StepLedger
-from world_env.rl import LearnConfig
+from world_env.rl import LearnConfig, TwinTrainingConfig
 from world_env.rollouts import policy_actor, run_learned, run_real
 from world_env.twin import Twin
 from world_env.types import JSON
@@ -45,7 +45,7 @@ TUNING_SEEDS = (100, 101, 102)
 STEPS = 100_000
 """Training steps of a policy, enough for both tasks."""
 EVERY = 25_000
-SPOT_CHECKS, SPOT_EPISODES = 2, 4
+REAL_EVALUATIONS, REAL_EPISODES = 2, 4
 EPISODES = 100
 EVALUATION_SEEDS, SELECT_SEEDS = range(20_000, 20_000 + EPISODES), range(30_000, 30_000 + EPISODES)
 _SECOND_TWIN_SEED = 1_000
@@ -91,13 +91,18 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
     assert twin.spec.horizon is not None
     config = AlarmConfig(
         every=EVERY,
-        spot_check_steps=SPOT_CHECKS * SPOT_EPISODES * twin.spec.horizon,
-        spot_check_every=STEPS // SPOT_CHECKS,
-        spot_check_episodes=SPOT_EPISODES,
+        real_evaluation_steps=REAL_EVALUATIONS * REAL_EPISODES * twin.spec.horizon,
+        real_evaluation_every=STEPS // REAL_EVALUATIONS,
+        real_evaluation_episodes=REAL_EPISODES,
         seed=seed,
     )
     alarm = ExploitationAlarm(twin, config, second_twin=second, real=real, ledger=ledger)
-    learning = LearnConfig(steps=STEPS, options=row.options, on_uncertain="ignore", seed=seed)
+    learning = LearnConfig(
+        steps=STEPS,
+        algo_kwargs=row.algo_kwargs,
+        simulation=TwinTrainingConfig(on_uncertain="ignore"),
+        seed=seed,
+    )
     began = time.perf_counter()
     actor = policy_actor(learn(twin, learning, callbacks=[alarm]))
     seconds = time.perf_counter() - began
@@ -110,7 +115,7 @@ def run_cell(task: str, seed: int, sabotage: str, *, tuning: bool) -> JSON:
         "at_steps": [first_step(alarm, signal) for signal in alarm.signals],
         "real_mean": real_returns.mean,
         "learned_mean": learned.mean,
-        "real_steps_spot_check": ledger.by_purpose.get("spot_check", 0),
+        "real_evaluation_steps": ledger.by_purpose.get("evaluate", 0),
         "extremes": extremes(alarm),
         "seconds": round(seconds, 1),
         "alarm_share": round(alarm.seconds / seconds, 3),
@@ -140,13 +145,13 @@ def first_step(alarm: ExploitationAlarm, signal: str) -> int:
 def extremes(alarm: ExploitationAlarm) -> JSON:
     """Largest measure of each signal over all checks; of motion the smallest."""
     checks = alarm.checks
-    gaps = [check["spot_check_gap"] for check in checks if "spot_check_gap" in check]
+    gaps = [check["real_evaluation_gap"] for check in checks if "real_evaluation_gap" in check]
     return {
         "reward": max(check["learned_odd_rewards"] for check in checks),
         "uncertainty": max(check["learned_uncertain"] for check in checks),
         "frozen": min(check["learned_motion"] / check["second_twin_motion"] for check in checks),
         "second_twin": max(check["second_twin_gap"] for check in checks),
-        "spot_check": max(gaps) if gaps else None,
+        "real_evaluation": max(gaps) if gaps else None,
     }
 
 

@@ -30,7 +30,7 @@ def _table(rows: list[JSON]) -> str:
     for (task, name), found in grouped(rows, lambda row: (row["task"], row["sabotage"])).items():
         each = ", ".join(f"{row['learned_mean']:.0f} / {row['real_mean']:.0f}" for row in found)
         counts = [_of(found, raised), _of(found, raised_without)]
-        steps = f"{max(row['real_steps_spot_check'] for row in found):,}"
+        steps = f"{max(row['real_evaluation_steps'] for row in found):,}"
         lines.append([task, name, each, *counts, _signals(found), steps])
     header = ["task", "sabotage", "learned / real return by seed", "raised"]
     header += ["raised without real episodes", "signals, first step", "real steps, at most"]
@@ -67,7 +67,7 @@ def raised(row: JSON) -> bool:
 
 def raised_without(row: JSON) -> bool:
     """Whether it was raised by a signal that needs no real episode."""
-    return any(signal != "spot_check" for signal in row["signals"])
+    return any(signal != "real_evaluation" for signal in row["signals"])
 
 
 def exploited(row: JSON) -> bool:
@@ -80,7 +80,7 @@ def _of(rows: list[JSON], what: Callable[[JSON], bool]) -> str:
     return f"{sum(map(what, rows))} of {len(rows)}"
 
 
-_NAMES = {"second_twin": "second twin", "spot_check": "real episodes"}
+_NAMES = {"second_twin": "second twin", "real_evaluation": "real episodes"}
 
 
 def _signals(rows: list[JSON]) -> str:

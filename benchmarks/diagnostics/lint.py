@@ -30,23 +30,30 @@ from training.tasks import TASKS as REAL_TASKS, real_of
 from world_env import collect, learn
 from world_env.collection import CollectConfig
 from world_env.data import Episode, LintIssue, Recording, lint, lint_split
+from world_env.policies import (
+    ExplorationConfig,
+    HeldExploration,
+    MixtureExploration,
+    PolicyExploration,
+    RandomExploration,
+)
 from world_env.provenance import facts
-from world_env.rl import LearnConfig
+from world_env.rl import LearnConfig, TwinTrainingConfig
 from world_env.spec import WorldSpec
 from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "lint"
 POLICY_STEPS = 60_000
-TASKS = {
-    "CartPole-v1": (5_000, "mix:0.35*random+0.35*held:5+0.3*{policy}"),
-    "Pendulum-v1": (4_000, "mix:0.35*random+0.35*held:5+0.3*{policy}"),
-    "Acrobot-v1": (5_000, "mix:0.35*random+0.25*held:5+0.4*{policy}"),
-    "MountainCarContinuous-v0": (5_000, "mix:0.2*random+0.5*held:30+0.3*{policy}"),
-    "HalfCheetah-v5": (5_000, "mix:0.5*random+0.5*held:5"),
-    "InvertedDoublePendulum-v5": (3_000, "mix:0.5*random+0.5*held:3"),
+TASKS: dict[str, tuple[int, float, tuple[float, ...]]] = {
+    "CartPole-v1": (5_000, 5, (0.35, 0.35, 0.3)),
+    "Pendulum-v1": (4_000, 5, (0.35, 0.35, 0.3)),
+    "Acrobot-v1": (5_000, 5, (0.35, 0.25, 0.4)),
+    "MountainCarContinuous-v0": (5_000, 30, (0.2, 0.5, 0.3)),
+    "HalfCheetah-v5": (5_000, 5, (0.5, 0.5)),
+    "InvertedDoublePendulum-v5": (3_000, 3, (0.5, 0.5)),
 }
-"""Task -> real steps and exploration."""
+"""Task -> real steps, steps of a held action, and weights of random actions, held actions and a policy."""
 
 Episodes = list[Episode]
 Plant = Callable[[Episodes, WorldSpec, Generator], Episodes | None]
@@ -275,13 +282,18 @@ def _with_values(
 
 def collected(task: str, seed: int) -> tuple[WorldSpec, Episodes]:
     """Data of a task and seed, loaded if it is on disk."""
-    steps, exploration = TASKS[task]
+    steps, held, weights = TASKS[task]
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
-    if "{policy}" in exploration:
+    parts: list[ExplorationConfig] = [RandomExploration(), HeldExploration(steps=held)]
+    if len(weights) == 3:
         row = REAL_TASKS[task]
-        config = LearnConfig(steps=POLICY_STEPS, options=row.options, on_uncertain=row.on_uncertain)
+        simulation = TwinTrainingConfig()
+        if row.on_uncertain is not None:
+            simulation = TwinTrainingConfig(on_uncertain=row.on_uncertain)
+        config = LearnConfig(steps=POLICY_STEPS, algo_kwargs=row.algo_kwargs, simulation=simulation)
         learn(Twin.load(row.twin), config, out=runs / "policies" / task)
-        exploration = exploration.format(policy=f"policy:{runs / 'policies' / task}")
+        parts.append(PolicyExploration(path=str(runs / "policies" / task)))
+    exploration = MixtureExploration(parts=tuple(parts), weights=weights)
     store = collect(CollectConfig(real_of(task), runs / f"{task}-{seed}", steps, exploration, seed))
     return store.spec, store.load()
 

@@ -32,16 +32,17 @@ from world_env.data import EncodedEpisodes, encode_episodes
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.model_evaluation import evaluate_open_loop, evaluation_windows, scales_of
 from world_env.models import WorldModel
+from world_env.policies import ExplorationConfig, RandomExploration, random_and_held
 from world_env.rng import CounterRNG
 from world_env.types import JSON, OBSERVATION
 
 BENCHMARK = "scales"
-MIXED = "mix:0.5*random+0.5*held:20"
-TASKS = {
+MIXED = random_and_held(20)
+TASKS: dict[str, tuple[int, ExplorationConfig]] = {
     "InvertedDoublePendulum-v5": (10_000, MIXED),
     "Ant-v5": (10_000, MIXED),
-    "CartPole-v1": (2_000, "random"),
-    "Pendulum-v1": (3_000, "random"),
+    "CartPole-v1": (2_000, RandomExploration()),
+    "Pendulum-v1": (3_000, RandomExploration()),
 }
 """Task -> real steps and exploration. The last two have no spiking dimension, as a control."""
 SCALINGS = ("before", "units", "after")
@@ -52,14 +53,19 @@ TEST_SEEDS = 40_000
 """Added to the seed of a row: seeds of the test episodes."""
 _MIN_CONSTANT_SHARE = 0.9
 """Share of equal values from which a column counts as spiking."""
-_GAUSSIAN = {"outlier": 1e9}
+_GAUSSIAN = {"huber_delta": 1e9}
 
 
 def main() -> None:
     """Run the missing rows and write the file after each."""
     parser = script_parser(__doc__, BENCHMARK, tasks=TASKS, seeds=range(5), resume=True)
     option(parser, "--scalings", ["before", "after"], "scalings to fit with", SCALINGS)
-    option(parser, "--updates", world_env.fitting.config.MIN_UPDATES, "gradient steps of a fit")
+    option(
+        parser,
+        "--gradient-steps",
+        world_env.fitting.config.MIN_GRADIENT_STEPS,
+        "gradient steps of a fit",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
@@ -69,11 +75,11 @@ def main() -> None:
         for seed in arguments.seeds:
             for scaling in arguments.scalings:
                 key = {"task": task, "seed": seed, "scaling": scaling}
-                key |= {"updates": arguments.updates}
+                key |= {"gradient_steps": arguments.gradient_steps}
                 add_missing(arguments.out, BENCHMARK, key, partial(measured, **key))
 
 
-def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
+def measured(task: str, seed: int, scaling: str, gradient_steps: int) -> JSON:
     """Rest of one row."""
     steps, exploration = TASKS[task]
     store = transitions(task, steps, exploration, seed)
@@ -81,7 +87,7 @@ def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
     model = {} if scaling == "after" else _GAUSSIAN
     began = time.perf_counter()
     with old_units() if scaling == "before" else nullcontext():
-        config = FitConfig(seed=seed, updates=updates, model=model)
+        config = FitConfig(seed=seed, gradient_steps=gradient_steps, model=model)
         twin = fit_episodes(store.load(), store.spec, config)
     seconds = round(time.perf_counter() - began)
     data, test = (encode_episodes(part, twin.codec) for part in (store.load(), others))
@@ -89,7 +95,7 @@ def measured(task: str, seed: int, scaling: str, updates: int) -> JSON:
     kinds = {"ordinary": ~spiking & moving_columns(data), "spiking": spiking}
     return {
         "real_steps": steps,
-        "exploration": exploration,
+        "exploration": exploration.to_json(),
         "columns": {name: int(kind.sum()) for name, kind in kinds.items()},
         "selected_by": twin.fidelity["loss"]["best_open_loop"],
         "open_loop": evaluate_open_loop(twin.model, test, horizon=HORIZONS[-1], scale=scale).score,

@@ -24,7 +24,7 @@ def scales_section(tree: JSON) -> str:
             if any(cells):
                 lines.append([task, f"{max(row['columns'][kind] for row in here)} {kind}", *cells])
     header = ["task", "columns", *(f"step {horizon}" for horizon in horizons)]
-    updates = " / ".join(f"{value:,}" for value in sorted({row["updates"] for row in rows}))
+    updates = " / ".join(f"{value:,}" for value in sorted({row["gradient_steps"] for row in rows}))
     return paragraphs(
         table(header, lines), f"Fits of {updates} gradient steps. {source(tree, commits(rows))}"
     )

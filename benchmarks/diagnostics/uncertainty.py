@@ -28,16 +28,17 @@ from world_env.batch import Batch, Context, Observation
 from world_env.data import encode_episodes, split
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.model_evaluation import auroc, errors_per_row, evaluation_windows, scales_of
+from world_env.policies import ExplorationConfig, HeldExploration, RandomExploration
 from world_env.provenance import facts
 from world_env.rng import CounterRNG
 from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "uncertainty"
-TASKS = {
-    "Pendulum-v1": (3_000, "random"),
-    "Hopper-v5": (30_000, "held:5"),
-    "HalfCheetah-v5": (100_000, "held:5"),
+TASKS: dict[str, tuple[int, ExplorationConfig]] = {
+    "Pendulum-v1": (3_000, RandomExploration()),
+    "Hopper-v5": (30_000, HeldExploration(steps=5)),
+    "HalfCheetah-v5": (100_000, HeldExploration(steps=5)),
 }
 """Task -> real steps and exploration."""
 EVERY = (1, 2, 4, 8)
@@ -114,7 +115,7 @@ def prepared(task: str) -> tuple[Twin, Batch, Observation]:
     if not (folder / "twin.json").is_file():
         fit_episodes(episodes, store.spec, config).save(folder)
     twin = Twin.load(folder.resolve())
-    _, validation = split(list(episodes), config.held_out, config.seed)
+    _, validation = split(list(episodes), config.validation_fraction, config.seed)
     data = encode_episodes(validation, twin.codec)
     return twin, evaluation_windows(data, HORIZON), scales_of(data)
 

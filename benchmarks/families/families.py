@@ -13,7 +13,6 @@ real outcome: squared errors favour the mean of possible futures, energy scores 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 import warnings
@@ -30,15 +29,16 @@ from training.tasks import TASKS, real_of
 from world_env import collect
 from world_env.collection import CollectConfig
 from world_env.data import EpisodeStore, encode_episodes
-from world_env.fitting import FitConfig, FitWarning, fit_episodes, updates_for
+from world_env.fitting import FitConfig, FitWarning, fit_episodes, gradient_steps_for
 from world_env.model_evaluation import evaluate_open_loop, scales_of
-from world_env.real import StepLedger
-from world_env.spec import EnvConfig
+from world_env.policies import random_and_held
+from world_env.real import Purpose, StepLedger
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.types import JSON
 
 BENCHMARK = "families"
-EXPLORATION = "mix:0.5*random+0.5*held:5"
-NO_VELOCITY = 'world_env.wrappers:SelectColumns{"columns": [0, 1]}'
+EXPLORATION = random_and_held(5)
+NO_VELOCITY = WrapperConfig("world_env.wrappers:SelectColumns", {"columns": [0, 1]})
 TEST_STEPS, TEST_LIMIT = 6_000, 300
 """Real steps and episode length; longer than the task's, to allow 200 open-loop steps from any step."""
 TEST_SEEDS = 40_000
@@ -50,7 +50,7 @@ def real_world(world: str, **kwargs: int) -> EnvConfig:
     """Real environment of a row, with more arguments."""
     hidden = world.endswith(" without velocity")
     real = real_of(world.removesuffix(" without velocity"), kwargs)
-    return dataclasses.replace(real, wrappers=(NO_VELOCITY,)) if hidden else real
+    return real.replace(wrappers=(NO_VELOCITY,)) if hidden else real
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     option(parser, "--worlds", WORLDS, "environments to measure (default: all)", WORLDS)
     option(parser, "--families", ["ensemble", "rssm"], "families to fit", FAMILIES)
     parser.add_argument(
-        "--updates",
+        "--gradient-steps",
         type=int,
         help="gradient steps of a fit (default: those of the recipe or of FitConfig)",
     )
@@ -72,19 +72,19 @@ def main() -> None:
     for world in arguments.worlds:
         for seed in arguments.seeds:
             for family in [name for name in arguments.families if name in WORLDS[world]]:
-                updates = arguments.updates or usual_updates(world)
-                key = {"task": world, "family": family, "seed": seed, "updates": updates}
-                measure = partial(measured, world, family, seed, updates, arguments.device)
+                steps = arguments.gradient_steps or usual_steps(world)
+                key = {"task": world, "family": family, "seed": seed, "gradient_steps": steps}
+                measure = partial(measured, world, family, seed, steps, arguments.device)
                 add_missing(arguments.out, BENCHMARK, key, measure)
 
 
-def usual_updates(world: str) -> int:
+def usual_steps(world: str) -> int:
     """Gradient steps of the recipe, or the default for as many real steps."""
     task = TASKS[world.removesuffix(" without velocity")]
-    return task.updates or updates_for(task.real_steps)
+    return task.gradient_steps or gradient_steps_for(task.real_steps)
 
 
-def measured(world: str, family: str, seed: int, updates: int, device: str = "cpu") -> JSON:
+def measured(world: str, family: str, seed: int, gradient_steps: int, device: str = "cpu") -> JSON:
     """Rest of one row."""
     task = TASKS[world.removesuffix(" without velocity")]
     store = episodes_of(world, real_world(world), task.real_steps, seed, "collect")
@@ -93,7 +93,7 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     train = store.load()
     model = task.model if family == task.family else {}
     began = time.perf_counter()
-    config = FitConfig(family, model, updates, seed=seed, device=device)
+    config = FitConfig(family, model, gradient_steps, seed=seed, device=device)
     twin = fit_episodes(train, store.spec, config)
     seconds = round(time.perf_counter() - began)
     scale = scales_of(encode_episodes(train, twin.codec))
@@ -102,7 +102,7 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     names = ("error", "hold_last", "energy", "hold_energy")
     return {
         "real_steps": store.steps,
-        "exploration": EXPLORATION,
+        "exploration": EXPLORATION.to_json(),
         "model": model,
         "parameters": sum(value.numel() for value in twin.model.parameters()),
         "score": curve.score,
@@ -117,7 +117,9 @@ def measured(world: str, family: str, seed: int, updates: int, device: str = "cp
     }
 
 
-def episodes_of(world: str, real: EnvConfig, steps: int, seed: int, purpose: str) -> EpisodeStore:
+def episodes_of(
+    world: str, real: EnvConfig, steps: int, seed: int, purpose: Purpose
+) -> EpisodeStore:
     """Real episodes of an environment, stored for all families."""
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK
     folder = runs / f"{world.replace(' ', '-')}-{seed}"

@@ -10,7 +10,6 @@ additional), and a random policy.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from functools import partial
 from pathlib import Path
@@ -29,14 +28,16 @@ from world_env import learn
 from world_env.real import StepLedger, spec_of
 from world_env.rl import LearnConfig
 from world_env.rollouts import policy_actor, random_actor, run_real
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin import Twin
 from world_env.types import JSON
 
 BENCHMARK = "one_frame"
 TASK = "Pendulum-v1-pixels"
 ENVIRONMENTS = {
-    ONE_FRAME: EnvConfig("Pendulum-v1", {}, ("benchmarks.families.one_frame:OneFrame",)),
+    ONE_FRAME: EnvConfig(
+        "Pendulum-v1", {}, (WrapperConfig("benchmarks.families.one_frame:OneFrame"),)
+    ),
     STATE: EnvConfig("Pendulum-v1"),
     LATENTS: real_of(TASK),
 }
@@ -78,12 +79,12 @@ def measured(sight: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON
         actor = random_actor(spec_of(real).action_space, EVALUATION_SEEDS)
     else:
         real = ENVIRONMENTS[sight]
-        config = LearnConfig(steps=steps, seed=seed, options=TASKS[TASK].options)
-        out, through = runs / f"{sight.replace(' ', '-')}-{seed}", None
+        config = LearnConfig(steps=steps, seed=seed, algo_kwargs=TASKS[TASK].algo_kwargs)
+        out, encoder = runs / f"{sight.replace(' ', '-')}-{seed}", None
         if sight == LATENTS:
-            through = Twin.load(TASKS[TASK].twin)
-            config = dataclasses.replace(config, observation_mode="latent")
-        policy = learn(real, config, out=out, ledger=ledger, through=through)
+            encoder = Twin.load(TASKS[TASK].twin)
+            config = config.replace(observation_mode="latent")
+        policy = learn(real, config, out=out, ledger=ledger, encoder=encoder)
         # Stable-Baselines3 finishes the last rollout.
         actor, steps = policy_actor(policy), policy.num_timesteps
     real_returns = run_real(actor, real, EVALUATION_SEEDS, purpose="judge", ledger=ledger)

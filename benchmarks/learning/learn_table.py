@@ -31,9 +31,10 @@ from world_env import collect, learn
 from world_env.collection import CollectConfig
 from world_env.data import robust_scale
 from world_env.envs import WorldModelSB3VecEnv
+from world_env.policies import HeldExploration
 from world_env.provenance import facts
 from world_env.real import StepLedger
-from world_env.rl import LearnConfig
+from world_env.rl import LearnConfig, RealTrainingConfig, TwinTrainingConfig
 from world_env.rollouts import policy_actor, run_real
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
@@ -95,16 +96,20 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
     if task in CONTROL:
         world = real_of(task)
         config = LearnConfig(
-            steps=steps, rows=rows, seed=seed, options=options, normalization=exploring_scales(task)
+            steps=steps,
+            num_envs=rows,
+            seed=seed,
+            algo_kwargs=options,
+            real=RealTrainingConfig(normalization=exploring_scales(task)),
         )
     else:
         world = Twin.load(TASKS[task].twin)
         config = LearnConfig(
             steps=steps,
-            rows=rows,
+            num_envs=rows,
             seed=seed,
-            options=learning_of(task).options | options,
-            on_uncertain=learning_of(task).on_uncertain,
+            algo_kwargs=learning_of(task).algo_kwargs | options,
+            simulation=TwinTrainingConfig(on_uncertain=learning_of(task).simulation.on_uncertain),
         )
     watch, checks = Watch(), Checks(task, steps)
     shell = WorldModelSB3VecEnv if isinstance(world, Twin) else DummyVecEnv
@@ -127,7 +132,9 @@ def one(task: str, setting: str, seed: int, steps: int, change: JSON) -> JSON:
 def exploring_scales(task: str) -> JSON:
     """{"mean", "scale"} of 5,000 exploration steps, as normalisation of a policy."""
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / task
-    store = collect(CollectConfig(real_of(task), folder, 5_000, "held:5", TUNING_SEEDS[0]))
+    store = collect(
+        CollectConfig(real_of(task), folder, 5_000, HeldExploration(steps=5), TUNING_SEEDS[0])
+    )
     columns = torch.cat([torch.as_tensor(e.observations) for e in store.load()]).numpy()
     mean, scale = robust_scale(columns)
     return {"mean": mean.tolist(), "scale": scale.tolist()}

@@ -27,7 +27,6 @@ Seeds 100 to 109 are for tuning.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib
 import itertools
@@ -52,7 +51,7 @@ from world_env.fitting import FitWarning
 from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
 from world_env.refinement import RefineConfig, Round
-from world_env.rl import LearnConfig
+from world_env.rl import LearnConfig, RealTrainingConfig
 from world_env.rollouts import Returns, policy_actor, random_actor, run_real
 from world_env.twin import KnownFunction
 from world_env.types import JSON
@@ -66,9 +65,9 @@ EVALUATED_ROUNDS = 10
 EXPLORING = 5_000
 TASKS_BY_DEFAULT = ("Hopper-v5", "HalfCheetah-v5")
 TWINS = ("ppo_twin", "ppo_twin_known", "sac_twin", "sac_twin_known")
-ROWS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
+NUM_ENVS = {"ppo_real_same_steps": 1, "ppo_real_long_few": 8}
 """Numbers of environments of PPO that differ from those in a twin."""
-IN_REALITY = ("algo", "rows", "options", "normalize_rewards")
+IN_REALITY = ("algo", "num_envs", "algo_kwargs", "normalize_rewards")
 """Fields of LearnConfig that apply to baselines in the real environment; their steps are their own."""
 COLUMNS = (
     "ppo_twin",
@@ -135,14 +134,9 @@ def main() -> None:
 def changed(config: RefineConfig, change: JSON) -> RefineConfig:
     """The configuration with changed fields; "fit", "learn" and "model" (of the fit) hold fields of theirs."""
     fields = dict(change)
-    fit = fields.pop("fit", {}) | ({"model": fields.pop("model")} if "model" in fields else {})
-    learning = fields.pop("learn", {})
-    return dataclasses.replace(
-        config,
-        fit=dataclasses.replace(config.fit, **fit),
-        learn=dataclasses.replace(config.learn, **learning),
-        **fields,
-    )
+    if "model" in fields:
+        fields["fit"] = fields.get("fit", {}) | {"model": fields.pop("model")}
+    return config.updated(fields, where="change")
 
 
 def _slug(change: JSON) -> str:
@@ -231,15 +225,16 @@ class Cell:
             plain = (
                 LearnConfig(algo="SAC")
                 if column.startswith("sac")
-                else LearnConfig(options=self.task.options)
+                else LearnConfig(algo_kwargs=self.task.algo_kwargs)
             )
             learning = self.of(column)["change"].get("learn", {})
-            config = dataclasses.replace(plain, seed=self.seed, **learning)
-        config = dataclasses.replace(config, steps=steps)
+            config = plain.replace(seed=self.seed).updated(learning, where="change")
+        config = config.replace(steps=steps)
         if column.startswith("ppo"):
-            config = dataclasses.replace(config, normalization=exploring_scales(self.task_id))
-        if column in ROWS:
-            config = dataclasses.replace(config, rows=ROWS[column])
+            scales = exploring_scales(self.task_id)
+            config = config.replace(real=RealTrainingConfig(normalization=scales))
+        if column in NUM_ENVS:
+            config = config.replace(num_envs=NUM_ENVS[column])
         policy = learn(self.real, config, out=self.folder / column, ledger=ledger)
         return policy_actor(policy), steps
 

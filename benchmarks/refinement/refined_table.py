@@ -81,11 +81,13 @@ def _baseline(row: JSON) -> str | None:
         "ppo_real_long_same": options,
     }
     learn = row["change"].get("learn", {})
-    return next((name for name, of in baselines.items() if of and learn == {"options": of}), None)
+    return next(
+        (name for name, of in baselines.items() if of and learn == {"algo_kwargs": of}), None
+    )
 
 
 def _twin_options(task: str) -> JSON:
-    return refine_task(task_of(real_of(task)), real_of(task), Path(), 0).learn.options
+    return refine_task(task_of(real_of(task)), real_of(task), Path(), 0).learn.algo_kwargs
 
 
 def _tasks(rows: list[JSON]) -> list[str]:
@@ -283,6 +285,6 @@ def applies(policy: str, task: str) -> bool:
     known = row.termination is not None or not policy.endswith("_known")
     if policy in ("ppo_real_long_same", "ppo_real_long_discount"):
         options = _twin_options(task)
-        if options == row.options or (policy.endswith("same") and set(options) == {"gamma"}):
+        if options == row.algo_kwargs or (policy.endswith("same") and set(options) == {"gamma"}):
             return False  # the same as another baseline
     return known and (row.offpolicy == "SAC" or not policy.startswith("sac"))

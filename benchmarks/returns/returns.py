@@ -10,7 +10,6 @@ that must not change returns.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -107,7 +106,7 @@ def run_cell(task_id: str, seed: int, folder: Path, *, only_twin: bool = False) 
             out=folder / name,
             ledger=own,
             purpose="collect",
-            through=None if config.observation_mode == "observation" else last.twin,
+            encoder=None if config.observation_mode == "observation" else last.twin,
         )
         actors[name] = (policy_actor(policy), own)
     rows, returns = [], {}
@@ -128,17 +127,20 @@ def real_configs(task: Task, seed: int) -> dict[str, LearnConfig]:
     """Baselines in the real environment; they act on latents if the policy of the twin does."""
     configs = {
         "ppo_real_same_steps": LearnConfig(
-            steps=task.real_steps, rows=1, seed=seed, options=task.options
+            steps=task.real_steps, num_envs=1, seed=seed, algo_kwargs=task.algo_kwargs
         ),
         "offpolicy_real_same_steps": LearnConfig(
-            algo=task.offpolicy, steps=task.real_steps, seed=seed, options=task.offpolicy_options
+            algo=task.offpolicy,
+            steps=task.real_steps,
+            seed=seed,
+            algo_kwargs=task.off_policy_algo_kwargs,
         ),
         "ppo_real_many_steps": LearnConfig(
-            steps=task.many_steps, rows=8, seed=seed, options=task.options
+            steps=task.many_steps, num_envs=8, seed=seed, algo_kwargs=task.algo_kwargs
         ),
     }
     mode = task.observation_mode or "observation"
-    return {n: dataclasses.replace(each, observation_mode=mode) for n, each in configs.items()}
+    return {n: each.replace(observation_mode=mode) for n, each in configs.items()}
 
 
 def reference_pair(
@@ -146,9 +148,8 @@ def reference_pair(
 ) -> dict:
     """Difference to the off-policy algorithm trained for longer in the real environment, episode by episode."""
     assert task.reference_steps is not None
-    config = dataclasses.replace(
-        real_configs(task, seed)["offpolicy_real_same_steps"], steps=task.reference_steps
-    )
+    same = real_configs(task, seed)["offpolicy_real_same_steps"]
+    config = same.replace(steps=task.reference_steps)
     own = StepLedger(folder / f"reference-{task.reference_steps}-real-steps.json")
     policy = learn(
         real,

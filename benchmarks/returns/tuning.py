@@ -1,6 +1,6 @@
 """Real return after one change of a task's configuration, on the tuning seeds 100 to 109 only.
 
-    python -m benchmarks.returns.tuning --task Pendulum-v1 --seeds 101 102 --changes '{}' '{"options": {"gamma": 0.9}}'
+    python -m benchmarks.returns.tuning --task Pendulum-v1 --seeds 101 --changes '{}' '{"algo_kwargs": {"gamma": 0.9}}'
 
 A change names fields of `training.tasks.Task` or of `LearnConfig`; {} is the unchanged configuration. Changes of policy
 training share the twin of their seed. Returns are those of the last policy over reset seeds that no other table uses.
@@ -9,7 +9,6 @@ Rows are added to the file; stored rows are skipped.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -33,8 +32,8 @@ from world_env.twin import Twin
 TUNING_SEEDS = range(100, 110)
 EPISODES = 100
 RESET_SEEDS = range(30_000, 30_000 + EPISODES)
-_OF_LEARNING = {"learn_steps", "options", "on_uncertain"}
-_TASK = {field.name for field in dataclasses.fields(Task)}
+_OF_LEARNING = {"learn_steps", "algo_kwargs", "on_uncertain"}
+_TASK = set(Task.__struct_fields__)
 
 
 def main() -> None:
@@ -68,14 +67,15 @@ def main() -> None:
 
 def try_change(task_id: str, seed: int, change: dict) -> dict:
     """Rest of one row: real and learned return of the changed configuration."""
-    task = dataclasses.replace(TASKS[task_id], **{k: v for k, v in change.items() if k in _TASK})
+    of_task = {k: v for k, v in change.items() if k in _TASK}
+    task = TASKS[task_id].updated(of_task, where="change")
     rest = {name: value for name, value in change.items() if name not in _TASK}
     began = time.perf_counter()
     twin = shared_twin(
         task_id, seed, {k: v for k, v in change.items() if k in _TASK - _OF_LEARNING}
     )
     config: LearnConfig = refine_task(task, real_of(task_id), Path(), seed).learn
-    policy = learn(twin, dataclasses.replace(config, **rest))
+    policy = learn(twin, config.updated(rest, where="change"))
     real_returns = run_real(
         policy_actor(policy), real_of(task_id), RESET_SEEDS, purpose="select", ledger=StepLedger()
     )
@@ -90,8 +90,8 @@ def try_change(task_id: str, seed: int, change: dict) -> dict:
 
 def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     """Twin of the last round of the task, with changes of its data."""
-    task = dataclasses.replace(TASKS[task_id], **change)
-    key = hashlib.sha256(json.dumps(dataclasses.asdict(task), sort_keys=True).encode())
+    task = TASKS[task_id].updated(change, where="change")
+    key = hashlib.sha256(json.dumps(task.to_json(), sort_keys=True).encode())
     runs = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "tuning"
     folder = runs / f"{task_id}-{seed}-{key.hexdigest()[:8]}"
     rounds = refine_task(task, real_of(task_id), folder, seed).rounds
@@ -99,7 +99,7 @@ def shared_twin(task_id: str, seed: int, change: dict) -> Twin:
     if (last / "twin.json").is_file():
         return Twin.load(last)
     # With a single round its policy is not used: one training step is enough.
-    short = task if rounds > 1 else dataclasses.replace(task, learn_steps=1)
+    short = task if rounds > 1 else task.replace(learn_steps=1)
     ledger = StepLedger(folder / "real-steps.json")
     return refine(refine_task(short, real_of(task_id), folder, seed), ledger=ledger)[-1].twin
 

@@ -10,7 +10,7 @@ run adds one row to the file.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -30,6 +30,7 @@ from world_env.collection import CollectConfig
 from world_env.data import EncodedEpisodes, EpisodeStore
 from world_env.fitting import FitConfig, FitWarning, fit_episodes
 from world_env.models import load_family
+from world_env.policies import ExplorationConfig, HeldExploration
 from world_env.provenance import facts
 
 BENCHMARK = "fit_speed"
@@ -42,14 +43,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore", FitWarning)
     made = facts()
-    store = transitions(
-        arguments.task, arguments.transitions, arguments.exploration, arguments.data_seed
-    )
-    config = dataclasses.replace(FitConfig(seed=arguments.seed), **arguments.change)
+    exploration = HeldExploration(steps=arguments.held)
+    store = transitions(arguments.task, arguments.transitions, exploration, arguments.data_seed)
+    config = FitConfig(seed=arguments.seed).updated(arguments.change, where="--change")
     row = {
         "task": arguments.task,
         "transitions": arguments.transitions,
-        "exploration": arguments.exploration,
+        "exploration": exploration.to_json(),
         "data_seed": arguments.data_seed,
         "seed": config.seed,
         "change": arguments.change,
@@ -60,9 +60,10 @@ def main() -> None:
     print(json.dumps(row), flush=True)
 
 
-def transitions(task: str, steps: int, exploration: str, seed: int) -> EpisodeStore:
+def transitions(task: str, steps: int, exploration: ExplorationConfig, seed: int) -> EpisodeStore:
     """Real episodes of `steps` steps in total, loaded if they are on disk."""
-    name = f"{task}-{steps}-{exploration}-{seed}".replace(":", "-").replace("/", "-")
+    actions = hashlib.sha256(json.dumps(exploration.to_json()).encode()).hexdigest()[:8]
+    name = f"{task}-{steps}-{actions}-{seed}"
     folder = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / BENCHMARK / name
     return collect(CollectConfig(real_of(task), folder, steps, exploration, seed))
 
@@ -132,7 +133,7 @@ def parse() -> argparse.Namespace:
     parser = script_parser(__doc__, BENCHMARK)
     option(parser, "--task", "HalfCheetah-v5", "real environment id")
     option(parser, "--transitions", 100_000, "real steps to fit to")
-    option(parser, "--exploration", "held:5", "exploration of the collection")
+    option(parser, "--held", 5.0, "mean steps that a random action of the collection is held")
     option(parser, "--data-seed", 0, "seed of the collection")
     option(parser, "--seed", 0, "seed of the fit")
     parser.add_argument(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -100,13 +99,18 @@ def fitted(family: str, size: str, device: str, updates: int) -> float:
     network = {"members": NETWORK.members, "width": NETWORK.width, "layers": NETWORK.layers}
     model = network if family == "ensemble" else {}
     config = FitConfig(
-        family, model, updates=updates, validate_every=updates, states=8, device=device
+        family,
+        model,
+        gradient_steps=updates,
+        validate_every=updates,
+        max_dataset_states=8,
+        device=device,
     )
     with TemporaryDirectory() as folder:
         store = EpisodeStore.create(Path(folder) / "data", SPECS[size])
         store.append(made_up(SPECS[size]))
         # The first gradient steps on a device include its initialisation.
-        timed_fit(store, replace(config, updates=2, validate_every=2), [])
+        timed_fit(store, config.replace(gradient_steps=2, validate_every=2), [])
         return float(timed_fit(store, config, [])["updates_per_second"])
 
 

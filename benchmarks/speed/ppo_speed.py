@@ -35,7 +35,7 @@ from world_env.envs import WorldModelSB3VecEnv
 from world_env.models.ensemble import EnsembleConfig
 from world_env.provenance import facts
 from world_env.real import StepLedger, spec_of
-from world_env.rl import MANY_ROWS, LearnConfig
+from world_env.rl import MANY_ENVS, LearnConfig
 from world_env.rollouts import policy_actor, run_real
 from world_env.spec import EnvConfig
 from world_env.twin import Twin
@@ -56,7 +56,7 @@ def main() -> None:
     config = config_of(arguments)
     trainings: list[JSON] = []
     for seed in range(arguments.seed, arguments.seed + arguments.repeats):
-        config = dataclasses.replace(config, seed=seed)
+        config = config.replace(seed=seed)
         worlds: dict[str, World] = {"twin": twin, "real": real}
         for name, world in worlds.items():
             training = {"world": name, "seed": seed} | (
@@ -73,9 +73,11 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "rows_together": arguments.rows,
         "batch_size": arguments.batch_size,
-        "n_steps": config.options["n_steps"],
-        "n_epochs": config.options["n_epochs"],
-        "on_uncertain": "ignore" if twin.uncertainty_threshold is None else config.on_uncertain,
+        "n_steps": config.algo_kwargs["n_steps"],
+        "n_epochs": config.algo_kwargs["n_epochs"],
+        "on_uncertain": "ignore"
+        if twin.uncertainty_threshold is None
+        else config.simulation.on_uncertain,
         "to_return": arguments.to_return,
         "ratio": ratio(trainings),
         "peak_mb": peak_mb(),
@@ -101,7 +103,7 @@ def config_of(arguments: argparse.Namespace) -> LearnConfig:
         "n_epochs": arguments.epochs,
     }
     return LearnConfig(
-        steps=arguments.steps, rows=arguments.rows, seed=arguments.seed, options=options
+        steps=arguments.steps, num_envs=arguments.rows, seed=arguments.seed, algo_kwargs=options
     )
 
 
@@ -217,7 +219,7 @@ def parse() -> argparse.Namespace:
     option(parser, "--rows", 512, "environments stepped together")
     option(parser, "--rollout", 16_384, "steps of a rollout, all environments")
     option(parser, "--batch-size", 2048, "batch size of PPO")
-    option(parser, "--epochs", MANY_ROWS["n_epochs"], "epochs of PPO a rollout")
+    option(parser, "--epochs", MANY_ENVS["n_epochs"], "epochs of PPO a rollout")
     option(parser, "--seed", 0, "first seed")
     option(parser, "--repeats", 3, "number of seeds")
     parser.add_argument(

@@ -162,7 +162,9 @@ def _made_with(real: dict[str, Any]) -> str:
     if real["kwargs"]:
         notes.append(f"arguments `{json.dumps(real['kwargs'])}`")
     if real["wrappers"]:
-        notes.append("wrappers " + ", ".join(f"`{wrapper}`" for wrapper in real["wrappers"]))
+        notes.append(
+            "wrappers " + ", ".join(f"`{wrapper['name']}`" for wrapper in real["wrappers"])
+        )
     return f" with {' and '.join(notes)}" if notes else ""
 
 

@@ -126,7 +126,8 @@ def _process_signature(
     returns: str | None,
 ) -> tuple[str, str | None] | None:
     # Documented fields below a dataclass already show its arguments, with types and defaults.
-    if what == "class" and dataclasses.is_dataclass(obj) and _has_field_docs(obj):
+    with_fields = dataclasses.is_dataclass(obj) or hasattr(obj, "__struct_fields__")
+    if what == "class" and with_fields and _has_field_docs(obj):
         return "", ""
     # A default that Sphinx cannot parse would leave the whole signature unformatted.
     return None if signature is None else (signature.replace("<factory>", "..."), returns)

@@ -35,8 +35,8 @@ def test_every_change_of_a_cell_has_a_folder_of_its_own(script: ModuleType, tmp_
         for change in (
             {},
             {"rounds": 3},
-            {"refit": {"updates": 9}},
-            {"rounds": 3, "refit": {"updates": 9}},
+            {"refit": {"gradient_steps": 9}},
+            {"rounds": 3, "refit": {"gradient_steps": 9}},
         )
     ]
     assert len(set(places)) == len(places)
@@ -54,31 +54,31 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
         steps=1_200,
         rounds=2,
         seed=3,
-        fit=FitConfig(updates=4, batch_size=20, validate_every=2, model=TINY),
+        fit=FitConfig(gradient_steps=4, batch_size=20, validate_every=2, model=TINY),
         learn=LearnConfig(
-            steps=64, rows=8, options={"n_steps": 8, "batch_size": 64, "n_epochs": 1}
+            steps=64, num_envs=8, algo_kwargs={"n_steps": 8, "batch_size": 64, "n_epochs": 1}
         ),
     )
     last = refine(config, ledger=ledger)[-1]
     spent = ledger.total()
     model = TINY | {"width": 12}
     again = script.fitted_again(
-        config, last, {"updates": 6, "model": model}, tmp_path / "cell" / "twin"
+        config, last, {"gradient_steps": 6, "model": model}, tmp_path / "cell" / "twin"
     )
     assert ledger.total() == spent == 1_200
     assert again.model.config.width == 12
     assert last.twin.model.config.width == 8
-    assert again.provenance["fit"]["updates"] == 6
+    assert again.provenance["fit"]["gradient_steps"] == 6
     assert again.provenance["fit"]["seed"] == 3
     assert again.provenance["steps"] == last.twin.provenance["steps"]
     for side in ("trained_on", "validated_on"):
         assert again.provenance[side] == last.twin.provenance[side]
     assert len(again.provenance["trained_on"]) == 6
-    assert again.provenance["refit"] == {"updates": 6, "model": model}
+    assert again.provenance["refit"] == {"gradient_steps": 6, "model": model}
     # A second call reads it back: nothing is fitted with these settings.
-    back = script.fitted_again(config, last, {"updates": 0}, tmp_path / "cell" / "twin")
+    back = script.fitted_again(config, last, {"gradient_steps": 0}, tmp_path / "cell" / "twin")
     assert isinstance(back, Twin)
-    assert back.provenance["fit"]["updates"] == 6
+    assert back.provenance["fit"]["gradient_steps"] == 6
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_wrong_field_is_named_before_anything_is_run(
 ) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=message):
         script.fields_of(FitConfig)(text)
-    assert script.fields_of(FitConfig)('{"updates": 3}') == {"updates": 3}
+    assert script.fields_of(FitConfig)('{"gradient_steps": 3}') == {"gradient_steps": 3}
 
 
 @pytest.mark.parametrize("reward", [0.0, 2.0])

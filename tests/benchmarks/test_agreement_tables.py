@@ -74,7 +74,7 @@ def test_bad_rows_and_missing_cells_are_shown(tables: ModuleType) -> None:
 
 
 def test_a_change_of_a_removed_option_is_marked(tables: ModuleType) -> None:
-    change = {"later_exploration": "mix:0.5*policy:{policy}+0.5*policy:{middle}"}
+    change = {"later_exploration": {"kind": "policy", "path": "middle", "deterministic": False}}
     tree = {"rows": [row(change=change, seeds=[101])], "machine": "m", "command": "python a.py"}
     assert f"| `{json.dumps(change)}` (option removed) |" in tables.changes_section(tree)
 

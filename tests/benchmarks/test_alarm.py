@@ -30,7 +30,12 @@ MODULES = (
     "diagnostics.alarm_table",
     "diagnostics.alarm",
 )
-FIT = {"updates": 4, "batch_size": 20, "validate_every": 2, "model": {"members": 2, "width": 8}}
+FIT = {
+    "gradient_steps": 4,
+    "batch_size": 20,
+    "validate_every": 2,
+    "model": {"members": 2, "width": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def tiny(
 ) -> Iterator[ModuleType]:
     script = scripts["diagnostics.alarm"]
     options = {"n_steps": 2, "batch_size": 64, "n_epochs": 1}
-    short = dataclasses.replace(TASKS["Pendulum-v1"], real_steps=400, options=options)
+    short = dataclasses.replace(TASKS["Pendulum-v1"], real_steps=400, algo_kwargs=options)
     for name, value in {
         "FitConfig": functools.partial(FitConfig, **FIT),
         "TASKS": {"Pendulum-v1": short},
@@ -93,7 +98,7 @@ def test_the_benchmark_adds_what_is_missing(
         (0, "frozen"),
     ]
     assert "frozen" in tree["rows"][1]["signals"]
-    assert all(row["real_steps_spot_check"] == 400 for row in tree["rows"])
+    assert all(row["real_evaluation_steps"] == 400 for row in tree["rows"])
     monkeypatch.setattr(tiny, "run_cell", None)
     assert run(tiny, out, monkeypatch, "--seeds", "0", "--resume")["rows"] == tree["rows"]
     for spoiled in ({"seed": 100}, {"sabotage": "deaf"}, {"tuning": True}):

@@ -13,6 +13,7 @@ import pytest
 from training.tasks import TASKS, Task, refine_task
 from world_env.fitting.config import FitConfig
 from world_env.refinement.config import RefineConfig
+from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig
 from world_env.spec import EnvConfig
 
@@ -27,7 +28,7 @@ def script() -> ModuleType:
 
 
 def tiny_task() -> Task:
-    return Task("tiny", 400, rounds=2, updates=20, learn_steps=256, many_steps=1_000_000)
+    return Task("tiny", 400, rounds=2, gradient_steps=20, learn_steps=256, many_steps=1_000_000)
 
 
 @pytest.fixture
@@ -37,11 +38,14 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     def refined(*arguments: Any, algo: str) -> RefineConfig:
         plain = refine_task(*arguments, algo=algo)
         options = TINY_PPO if algo == "PPO" else {"batch_size": 40, "learning_starts": 50}
-        learning = {"learn": {"rows": 8, "options": options, "steps": 256}}
+        learning = {"learn": {"num_envs": 8, "algo_kwargs": options, "steps": 256}}
         return script.changed(
             plain,
             learning
-            | {"later_updates": 20, "fit": {"updates": 20, "batch_size": 40, "validate_every": 10}},
+            | {
+                "later_gradient_steps": 20,
+                "fit": {"gradient_steps": 20, "batch_size": 40, "validate_every": 10},
+            },
         )
 
     monkeypatch.setitem(TASKS, TASK, tiny_task())
@@ -103,29 +107,33 @@ def test_a_control_of_as_many_steps_takes_them_from_the_row_that_is_there(
 
 
 def test_a_change_of_learning_is_one_in_reality_too(small: ModuleType) -> None:
-    change = {"rounds": 1, "learn": {"options": {"gamma": 0.9, **TINY_PPO}}}
+    change = {"rounds": 1, "learn": {"algo_kwargs": {"gamma": 0.9, **TINY_PPO}}}
     cell = small.Cell(TASK, 0, change)
     (row,) = cell.run("ppo_real_long")["rows"]
     assert row["change"] == {"learn": change["learn"]}
     assert row["real_steps"] == 64 * 16 + 200  # one rollout
     policy = json.loads((cell.folder / "ppo_real_long" / "policy.json").read_text())
-    assert policy["provenance"]["learn"]["options"] == change["learn"]["options"]
+    assert policy["provenance"]["learn"]["algo_kwargs"] == change["learn"]["algo_kwargs"]
     assert cell.of("random")["change"] == {}
     assert cell.of("ppo_twin")["change"] == change
     # What means something in twins alone makes no other bar.
-    told = small.Cell(TASK, 0, {"learn": {"on_uncertain": "truncate", "steps": 9}})
+    told = small.Cell(TASK, 0, {"learn": {"simulation": {"on_uncertain": "truncate"}, "steps": 9}})
     assert told.of("ppo_real_long")["change"] == told.of("sac_real_same_steps")["change"] == {}
 
 
 def test_a_change_reaches_every_part_of_the_configuration(script: ModuleType) -> None:
-    plain = RefineConfig(EnvConfig(TASK), Path("x"), fit=FitConfig(updates=9))
-    change = {"rounds": 3, "compared": 5, "model": {"members": 2},
-              "fit": {"batch_size": 3}, "learn": {"temperature": 0.5}}  # fmt: skip
+    plain = RefineConfig(EnvConfig(TASK), Path("x"), fit=FitConfig(gradient_steps=9))
+    change = {"rounds": 3, "max_candidates": 5, "model": {"members": 2},
+              "fit": {"batch_size": 3}, "learn": {"simulation": {"temperature": 0.5}}}  # fmt: skip
     config = script.changed(plain, change)
-    assert (config.rounds, config.compared) == (3, 5)
-    assert (config.fit.model, config.fit.batch_size, config.fit.updates) == ({"members": 2}, 3, 9)
-    assert config.learn == LearnConfig(temperature=0.5)
-    assert change["learn"] == {"temperature": 0.5}
+    assert (config.rounds, config.max_candidates) == (3, 5)
+    assert (config.fit.model, config.fit.batch_size, config.fit.gradient_steps) == (
+        {"members": 2},
+        3,
+        9,
+    )
+    assert config.learn == LearnConfig(simulation=TwinTrainingConfig(temperature=0.5))
+    assert change["learn"] == {"simulation": {"temperature": 0.5}}
 
 
 def test_every_arm_is_another_configuration_and_stands_beside_the_row(script: ModuleType) -> None:
@@ -158,7 +166,11 @@ def test_rows_of_removed_arms_are_shown_but_cannot_be_run(script: ModuleType) ->
         (line,) = (line for line in written.splitlines() if f"| {name} (option removed) |" in line)
         assert rows and all(row["commit"][:8] in line for row in rows)
     assert not any(map(arms.removed_options, script.ARMS.values()))
-    for change in ({"judge": True}, {"first_steps": 5}, {"later_exploration": "policy:{early}"}):
+    for change in (
+        {"judge": True},
+        {"first_steps": 5},
+        {"later_exploration": {"kind": "policy", "path": "early"}},
+    ):
         assert arms.removed_options(change)
     # Every changed row is in one of the two tables.
     changed = [row for row in stored["rows"] if row["change"] and row["policy"] == "ppo_twin"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from world_env.fitting.config import FitConfig
+from world_env.policies.config import RandomExploration
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -28,7 +29,12 @@ SCRIPTS = (
 )
 KINDS = ("off", "default", "full")
 SHORT = ("--seconds", "0.01", "--repeats", "1", "--square", "64")
-FIT = {"updates": 4, "batch_size": 20, "validate_every": 2, "model": {"members": 2, "width": 8}}
+FIT = {
+    "gradient_steps": 4,
+    "batch_size": 20,
+    "validate_every": 2,
+    "model": {"members": 2, "width": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -210,21 +216,23 @@ def test_scalings_are_compared_on_the_same_episodes(
 ) -> None:
     script, task = scripts["scales"], "InvertedDoublePendulum-v5"
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
-    monkeypatch.setitem(script.TASKS, task, (300, "random"))
+    monkeypatch.setitem(script.TASKS, task, (300, RandomExploration()))
     models: list[dict[str, float]] = []
 
     def small(**options: Any) -> FitConfig:
         models.append(options.pop("model"))
-        return FitConfig(**options | FIT | {"updates": 2, "model": FIT["model"] | models[-1]})
+        return FitConfig(
+            **options | FIT | {"gradient_steps": 2, "model": FIT["model"] | models[-1]}
+        )
 
     monkeypatch.setattr(script, "FitConfig", small)
     now = script.world_env.fitting.fit.evaluate_open_loop
-    words = ["--tasks", task, "--seeds", "0", "--updates", "2"]
+    words = ["--tasks", task, "--seeds", "0", "--gradient-steps", "2"]
     tree = run(script, tmp_path / "s.json", monkeypatch, *words, "--scalings", "before")
     words += ["--scalings", *script.SCALINGS, "--resume"]
     tree = run(script, tmp_path / "s.json", monkeypatch, *words)
     assert {row["scaling"] for row in tree["rows"]} == set(script.SCALINGS) and len(models) == 3
-    assert models == [{"outlier": 1e9}, {"outlier": 1e9}, {}]
+    assert models == [{"huber_delta": 1e9}, {"huber_delta": 1e9}, {}]
     assert script.world_env.fitting.fit.evaluate_open_loop is now
     still = {row["errors"][0]["ordinary"]["hold_last"] for row in tree["rows"]}
     assert len(still) == 1
@@ -249,7 +257,7 @@ def test_a_scaling_is_better_only_where_every_seed_says_so(
         part = {"error": error, "relative": error / moves if moves else None}
         errors = [{"horizon": 10, "ordinary": part, "spiking": None}]
         return {"task": "A", "scaling": scaling, "seed": seed, "errors": errors, "commit": "c",
-                "updates": 1, "columns": {"ordinary": 4, "spiking": 0}}  # fmt: skip
+                "gradient_steps": 1, "columns": {"ordinary": 4, "spiking": 0}}  # fmt: skip
 
     rows = [row("before", seed, 0.1) for seed in range(3)]
     rows += [row("after", seed, 0.1 * after[seed]) for seed in range(3)]
@@ -317,7 +325,7 @@ def test_kinds_of_uncertainty_are_compared_on_one_twin(
 ) -> None:
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path / "runs"))
     script = scripts["uncertainty"]
-    monkeypatch.setattr(script, "TASKS", {"Pendulum-v1": (600, "random")})
+    monkeypatch.setattr(script, "TASKS", {"Pendulum-v1": (600, RandomExploration())})
     monkeypatch.setattr(script, "FitConfig", lambda seed: FitConfig(seed=seed, **FIT))
     tree = run(script, tmp_path / "u.json", monkeypatch)
     kinds = [row["kind"] for row in tree["rows"]]

@@ -14,20 +14,21 @@ from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
 from world_env.pipeline.build import Built, build, refine_config
 from world_env.pipeline.config import BuildConfig
+from world_env.policies.config import HeldExploration
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import MANY_STEPS
 from world_env.reporting.report import DASH
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
 TINY_FIT = FitConfig(
-    updates=20,
+    gradient_steps=20,
     batch_size=32,
     validate_every=10,
     model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
@@ -51,21 +52,23 @@ def test_the_bundled_twins_are_listed(
     ("arguments", "error", "words"),
     [
         (["build", "CartPol-v1", "--out", "{}/run"], "StageError", "CartPole-v1"),
-        (["compare", "--twin", "no-such", "--real", "CartPole-v1", "--policies", "{}"],
+        (["compare", "CartPole-v1", "--twin", "no-such", "--policies", "{}"],
          "TwinNotFoundError", "no-such"),
         (["fit", "--data", "{}", "--out", "{}/twin"], "StageError", "is not an episode store"),
         (["learn", "--out", "{}/policy"], "InvalidOptionError", "either --twin"),
         (["learn", "--twin", "cartpole", "--out", "{}/policy", "--action-chunk", "2"],
-         "InvalidOptionError", "belong to --real"),
+         "InvalidOptionError", "belong to a real environment"),
         (["build", "CartPole-v1", "--out", "{}/run", "--steps", "0"], "InvalidOptionError", "steps is 0"),
         (["build", "CartPole-v1", "--out", "{}/run", "--episodes", "49"], "InvalidOptionError",
          "episodes is 49"),
-        (["compare", "--twin", "cartpole", "--real", "Acrobot-v1", "--policies", "--out", "{}"],
+        (["compare", "Acrobot-v1", "--twin", "cartpole", "--policies", "--out", "{}"],
          "SpaceMismatchError", "real environment's"),
         (["report", "--comparison", "{}/nothing.json", "--out", "{}/page"], "StageError",
          "is not a comparison"),
-        (["collect", "--real.env-id", "CartPole-v1", "--out", "{}/data", "--steps", "10",
-          "--exploration", "wild"], "InvalidOptionError", "held:20"),
+        (["collect", "CartPole-v1", "--out", "{}/data", "--steps", "10", "exploration:policy",
+          "--exploration.path", "{}/no-such"], "StageError", "no-such is not a policy folder"),
+        (["learn", "CartPole-v1", "--twin", "cartpole", "--out", "{}/policy"], "InvalidOptionError",
+         "both are given"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_one_line_and_status_2(
@@ -84,8 +87,8 @@ def test_a_bad_argument_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("words", "wrong", "meant"),
     [
-        ("watch --twin cartpole --out x --mod open_loop", "--mod", "--mode STR"),
-        ("learn --out x --observation-mod latent", "--observation-mod", "--observation-mode STR"),
+        ("watch --twin cartpole --out x --mod open_loop", "--mod", "--mode {"),
+        ("learn --out x --observation-mod latent", "--observation-mod", "--observation-mode {"),
         ("build CartPole-v1 --step 5", "--step", "--steps"),
     ],
 )
@@ -103,7 +106,6 @@ def test_a_dict_or_none_is_an_option_and_no_subcommand(tmp_path: Path) -> None:
     scales = {"mean": [0.0] * 4, "scale": [1.0, 2.0, 3.0, 4.0]}
     words = [
         "learn",
-        "--real",
         "CartPole-v1",
         "--out",
         str(tmp_path / "policy"),
@@ -118,7 +120,7 @@ def test_a_dict_or_none_is_an_option_and_no_subcommand(tmp_path: Path) -> None:
 def test_an_impossible_number_is_refused_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["collect", "--real.env-id", "CartPole-v1", "--out", str(tmp_path), "--steps", "0"]
+    arguments = ["collect", "CartPole-v1", "--out", str(tmp_path), "--steps", "0"]
     try:
         status = main(arguments)
     except SystemExit as left:
@@ -136,22 +138,21 @@ def test_dict_fields_are_given_as_json(tmp_path: Path) -> None:
         str(tmp_path / "policy"),
         "--steps",
         "64",
-        "--rows",
+        "--num-envs",
         "4",
     ]
-    assert main([*learning, "--options", '{"gamma": 0.5, "n_steps": 16}']) == 0
+    assert main([*learning, "--algo-kwargs", '{"gamma": 0.5, "n_steps": 16}']) == 0
     provenance = policy_card(tmp_path / "policy")["provenance"]["learn"]
-    assert provenance["options"] == {"gamma": 0.5, "n_steps": 16}
+    assert provenance["algo_kwargs"] == {"gamma": 0.5, "n_steps": 16}
     collecting = [
         "collect",
-        "--real.env-id",
         "CartPole-v1",
         "--steps",
         "60",
         "--out",
         str(tmp_path / "data"),
     ]
-    assert main([*collecting, "--real.kwargs", '{"max_episode_steps": 20}']) == 0
+    assert main([*collecting, "--env-kwargs", '{"max_episode_steps": 20}']) == 0
     assert max(len(episode) for episode in EpisodeStore(tmp_path / "data").load()) <= 20
 
 
@@ -160,9 +161,19 @@ def test_a_bad_json_field_is_refused(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["learn", "--twin", "cartpole", "--out", str(tmp_path / "policy"), "--options", text])
+        main(
+            [
+                "learn",
+                "--twin",
+                "cartpole",
+                "--out",
+                str(tmp_path / "policy"),
+                "--algo-kwargs",
+                text,
+            ]
+        )
     assert left.value.code == 2
-    assert "--options" in capsys.readouterr().err
+    assert "--algo-kwargs" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_stage_is_status_130(
@@ -182,24 +193,36 @@ def test_the_stages_pass_their_folders_on(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path / "runs"))
     data, twin, policy = (str(tmp_path / name) for name in ("data", "twin", "policy"))
-    collecting = ["collect", "--real.env-id", "CartPole-v1", "--steps", "250", "--out", data]
+    collecting = ["collect", "CartPole-v1", "--steps", "250", "--out", data]
     assert main(collecting) == 0
     assert EpisodeStore(data).steps == 250
     assert (
-        main(["fit", "--data", data, "--out", twin, "--updates", "10", "--family", "linear"]) == 0
+        main(["fit", "--data", data, "--out", twin, "--gradient-steps", "10", "--family", "linear"])
+        == 0
     )
     assert Twin.load(tmp_path / "twin").provenance["steps"] == 250
-    learning = ["--twin", twin, "--out", policy, "--steps", "64", "--rows", "1", "--algo", "DQN"]
+    learning = [
+        "--twin",
+        twin,
+        "--out",
+        policy,
+        "--steps",
+        "64",
+        "--num-envs",
+        "1",
+        "--algo",
+        "DQN",
+    ]
     assert main(["learn", *learning]) == 0
     assert policy_card(policy)["trained_in"] == "learned"
-    comparing = ["--twin", twin, "--real", "CartPole-v1", "--policies", policy, "--episodes", "50"]
+    comparing = ["CartPole-v1", "--twin", twin, "--policies", policy, "--episodes", "50"]
     assert main(["compare", *comparing]) == 0
     shown = capsys.readouterr().out
     assert "250 real steps" in shown and "return gap" in shown
     # A policy's real steps are not known here.
     assert "None" not in shown and DASH in shown
     found = tmp_path / "runs" / "compare" / f"{tmp_path.name}-twin"
-    assert set(StepLedger(found / "real-steps.json").by_purpose) == {"spot_check"}
+    assert set(StepLedger(found / "real-steps.json").by_purpose) == {"evaluate"}
     reporting = ["--comparison", str(found / "comparison.json"), "--twin", twin]
     assert main(["report", *reporting, "--out", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
@@ -215,25 +238,34 @@ def test_a_twin_of_a_wrapped_environment_is_compared_and_watched_as_it_was_made(
             Twin.untrained(spec_of(wrapped), "linear"), provenance={"real": wrapped.to_json()}
         ).save(tmp_path / "twin")
     )
-    for spent, real in ((1, []), (2, ["--real", "CartPole-v1"])):
+    for spent, real in ((1, []), (2, ["CartPole-v1"])):
         out = ["--out", str(tmp_path / "compared"), "--episodes", "50", "--policies"]
         assert main(["compare", "--twin", twin, *real, *out]) == 0
         # What was spent before is not forgotten.
-        counted = StepLedger(tmp_path / "compared" / "real-steps.json").by_purpose["spot_check"]
+        counted = StepLedger(tmp_path / "compared" / "real-steps.json").by_purpose["evaluate"]
         assert spent * 50 * 8 < counted <= spent * 50 * 30
-    film = ["--out", str(tmp_path / "film.gif"), "--real", "same", "--steps", "3"]
+    film = ["--out", str(tmp_path / "film.gif"), "--real", "--steps", "3"]
     assert main(["watch", "--twin", twin, *film]) == 0
-    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"spot_check": 6}
+    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"evaluate": 6}
 
 
 def test_a_policy_is_learned_in_a_wrapped_reality(tmp_path: Path) -> None:
     out = str(tmp_path / "policy")
-    wrapping = ["--real", "counting:Counting-v0", "--wrappers", "counting:Doubled"]
-    options = ["--kwargs", '{"lengths": [5, 6]}', "--action-chunk", "2"]
-    sizes = ["--steps", "16", "--rows", "1", "--options", '{"n_steps": 16, "batch_size": 16}']
+    wrapping = ["counting:Counting-v0", "--wrapper", "counting:Doubled"]
+    options = ["--env-kwargs", '{"lengths": [5, 6]}', "--action-chunk", "2"]
+    sizes = [
+        "--steps",
+        "16",
+        "--num-envs",
+        "1",
+        "--algo-kwargs",
+        '{"n_steps": 16, "batch_size": 16}',
+    ]
     assert main(["learn", *wrapping, *options, *sizes, "--out", out]) == 0
-    world = EnvConfig.from_json(policy_card(out)["provenance"]["world"])
-    assert world == EnvConfig("counting:Counting-v0", {"lengths": [5, 6]}, ("counting:Doubled",), 2)
+    world = EnvConfig.from_json(policy_card(out)["provenance"]["world"], where="the test")
+    assert world == EnvConfig(
+        "counting:Counting-v0", {"lengths": [5, 6]}, (WrapperConfig("counting:Doubled"),), 2
+    )
     # Every episode is 5 steps long, played as 2 + 2 + 1.
     assert StepLedger(tmp_path / "policy-real-steps.json").total() == 5 * (2 + 2 + 1) + 2
 
@@ -244,7 +276,7 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
     spec = spec_of(EnvConfig("CartPole-v1"))
     twin = str(Twin.untrained(spec, "linear").save(tmp_path / "twin"))
     assert main(["compare", "--twin", twin, "--policies", "--out", str(tmp_path / "out")]) == 2
-    assert "pass one (`real`, --real ENV_ID)" in capsys.readouterr().err
+    assert "pass one (`real`, ENV_ID)" in capsys.readouterr().err
 
 
 # -- build -------------------------------------------------------------------------------------------------------
@@ -256,50 +288,51 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
 def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) -> None:
     ((name, value),) = change.items()
     with pytest.raises(InvalidOptionError, match=f"{name} is {value}"):
-        BuildConfig("CartPole-v1", tmp_path, **change)
+        BuildConfig(EnvConfig("CartPole-v1"), tmp_path, **change)
 
 
 def test_the_fields_of_a_fit_that_are_named_replace_those_of_the_preset(tmp_path: Path) -> None:
-    for fit, wanted in ((FitConfig(), 3_000), (FitConfig(updates=7), 7)):
-        config = refine_config(BuildConfig("Acme-v0", tmp_path, fit=fit))
-        assert {config.fit_of(number).updates for number in range(config.rounds)} == {wanted}
-    own = RefineConfig(EnvConfig("Acme-v0"), tmp_path, steps=40, rounds=2, exploration="held:5")
-    config = refine_config(BuildConfig("Acme-v0", tmp_path, refinement=own, rounds=4))
-    assert (config.steps, config.rounds, config.exploration) == (40, 4, "held:5")
+    for fit, wanted in ((FitConfig(), 3_000), (FitConfig(gradient_steps=7), 7)):
+        config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, fit=fit))
+        assert {config.fit_of(number).gradient_steps for number in range(config.rounds)} == {wanted}
+    own = RefineConfig(
+        EnvConfig("Acme-v0"), tmp_path, steps=40, rounds=2, exploration=HeldExploration(steps=5)
+    )
+    config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, refinement=own, rounds=4))
+    assert (config.steps, config.rounds, config.exploration) == (40, 4, HeldExploration(steps=5))
 
 
 @pytest.mark.parametrize("steps", [None, MANY_STEPS, MANY_STEPS - 1])
 def test_a_build_of_many_steps_is_refined_in_small_rounds(
     steps: int | None, tmp_path: Path
 ) -> None:
-    config = refine_config(BuildConfig("Acme-v0", tmp_path, steps=steps))
+    config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, steps=steps))
     assert config.steps == (steps or 10_000)
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
     assert (config.restart_every is not None, config.patience is None) == (many, many)
-    assert config.learn.on_uncertain == ("ignore" if many else "pessimistic")
+    assert config.learn.simulation.on_uncertain == ("ignore" if many else "pessimistic")
 
 
 def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:
-    config = refine_config(BuildConfig("Hopper-v5", tmp_path, algo="SAC"))
-    assert config.learn.algo == "SAC" and config.learn.branch_length == 10
+    config = refine_config(BuildConfig(EnvConfig("Hopper-v5"), tmp_path, algo="SAC"))
+    assert config.learn.algo == "SAC" and config.learn.simulation.dataset_rollout_length == 10
     with pytest.raises(InvalidOptionError, match=r"SAC needs continuous actions.*Discrete\(2\)"):
-        build(BuildConfig("CartPole-v1", tmp_path / "run", algo="SAC"))
+        build(BuildConfig(EnvConfig("CartPole-v1"), tmp_path / "run", algo="SAC"))
     assert not (tmp_path / "run" / "round-0").exists()
     with pytest.raises(InvalidOptionError, match="algo is 'A2C', expected one of PPO, SAC"):
-        BuildConfig("Hopper-v5", tmp_path, algo="A2C")
+        BuildConfig(EnvConfig("Hopper-v5"), tmp_path, algo="A2C")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]:
     out = tmp_path_factory.mktemp("build") / "run"
     config = BuildConfig(
-        "CartPole-v1",
+        EnvConfig("CartPole-v1", {"max_episode_steps": 40}),
         out,
         steps=300,
         learn_steps=100,
         episodes=50,
-        kwargs={"max_episode_steps": 40},
         fit=TINY_FIT,
     )
     seen: list[str] = []
@@ -339,7 +372,7 @@ def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> Non
     assert rows["ppo_twin"]["real_steps"] == 300
     in_reality = rows["ppo_real_same_steps"]["real_steps"]
     assert counted["collect"] == 300 + in_reality
-    assert set(counted) == {"collect", "judge", "spot_check"}
+    assert set(counted) == {"collect", "judge", "evaluate"}
     out = built[0].out
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert stored["real_steps_by_purpose"] == counted
@@ -350,10 +383,9 @@ def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
     def one(observation: Any, action: Any, next_observation: Any) -> np.ndarray:
         return np.ones(len(action))
 
-    config = BuildConfig(
-        "CartPole-v1", tmp_path, steps=200, learn_steps=64, episodes=50, baseline=False,
-        kwargs={"max_episode_steps": 20}, fit=TINY_FIT,
-    )  # fmt: skip
+    real = EnvConfig("CartPole-v1", {"max_episode_steps": 20})
+    sizes = {"steps": 200, "learn_steps": 64, "episodes": 50}
+    config = BuildConfig(real, tmp_path, **sizes, baseline=False, fit=TINY_FIT)
     build(config, reward_fn=one)
     assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]
 
@@ -365,7 +397,7 @@ def small_pool(folder: Path, config: BuildConfig) -> Path:
          "returns": [40.0 - i] * 8, "lengths": [40 - i] * 8}
         for i in range(20)
     ]  # fmt: skip
-    tree = {"format": 1, "real": EnvConfig(config.env_id, config.kwargs).to_json(), "seeds": [70, 77],
+    tree = {"format": 1, "real": config.real.to_json(), "seeds": [70, 77],
             "real_steps": {"judge": 1}, "provenance": {}, "members": members, "scripted": BALANCE}  # fmt: skip
     (folder / "pool.json").write_text(json.dumps(tree), encoding="utf-8")
     return folder
@@ -375,7 +407,7 @@ def test_a_build_run_again_spends_no_more_but_judging(
     built: tuple[BuildConfig, Built], tmp_path: Path
 ) -> None:
     config, first = built
-    again = build(dataclasses.replace(config, pool=small_pool(tmp_path, config)))
+    again = build(config.replace(pool=small_pool(tmp_path, config)))
     found = Twin.load(config.out / "twin").fidelity
     assert found["agreement"]["evaluation"]["policies"] == 20
     assert found["agreement"]["optimisation"]["policies"] == 1

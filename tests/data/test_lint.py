@@ -22,6 +22,7 @@ from world_env.data.store import EpisodeStore
 from world_env.data.validation.episode_boundaries import duplicate_episodes
 from world_env.data.validation.lint import lint, lint_split
 from world_env.data.validation.regression import cross_validated_error
+from world_env.policies.config import random_and_held
 from world_env.spec import EnvConfig, WorldSpec
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -47,7 +48,7 @@ def bench() -> dict[str, ModuleType]:
 @pytest.fixture(scope="module")
 def pendulum(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     out = tmp_path_factory.mktemp("lint") / "pendulum"
-    return collect(CollectConfig(SHORT_PENDULUM, out, 1200, "mix:0.5*random+0.5*held:5"))
+    return collect(CollectConfig(SHORT_PENDULUM, out, 1200, random_and_held(5)))
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +316,7 @@ def test_the_benchmark_writes_what_its_schema_and_its_table_say(
     bench: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_ENV_RUNS", str(tmp_path))
-    monkeypatch.setitem(bench["lint"].TASKS, "Pendulum-v1", (600, "random"))
+    monkeypatch.setitem(bench["lint"].TASKS, "Pendulum-v1", (600, 5, (1.0, 0.0)))
     out = tmp_path / "lint.json"
     monkeypatch.setattr(sys, "argv", [str(BENCHMARKS / "lint.py"), "--out", "lint.json"])
     faults = ["clean", "reward_late", "glued"]

@@ -74,7 +74,7 @@ def test_a_minari_dataset_without_an_environment_is_fitted_and_asks_for_its_hori
     written(walked())
     out = str(tmp_path / "twin")
     fitting = ["fit", "--data", f"minari:{ID}", "--out", out, "--family", "linear"]
-    assert main([*fitting, "--updates", "2"]) == 0
+    assert main([*fitting, "--gradient-steps", "2"]) == 0
     twin = Twin.load(tmp_path / "twin")
     assert twin.spec.horizon is None and any("horizon" in n for n in twin.fidelity["notes"])
     assert twin.provenance["data"] == {"minari": ID}
@@ -82,7 +82,7 @@ def test_a_minari_dataset_without_an_environment_is_fitted_and_asks_for_its_hori
     comparing = ["compare", "--twin", out, "--real", "CartPole-v1", "--policies"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 2
     assert "--horizon" in capsys.readouterr().err
-    assert main([*fitting, "--updates", "2", "--horizon", "20"]) == 0
+    assert main([*fitting, "--gradient-steps", "2", "--horizon", "20"]) == 0
     assert Twin.load(tmp_path / "twin").spec.horizon == 20
     assert main([*fitting, "--horizon", "19"]) == 2
     assert "the longest episode has 20 steps" in capsys.readouterr().err
@@ -110,10 +110,10 @@ def test_the_environment_that_a_dataset_names_is_the_twins_real_one(tmp_path: Pa
     env.close()
     out = str(tmp_path / "twin")
     fitting = ["fit", "--data", f"minari:{ID}", "--out", out, "--family", "linear"]
-    assert main([*fitting, "--updates", "2"]) == 0
+    assert main([*fitting, "--gradient-steps", "2"]) == 0
     twin = Twin.load(tmp_path / "twin")
     assert (twin.spec.horizon, twin.spec.real_id) == (30, "CartPole-v1")
-    real = EnvConfig.from_json(twin.provenance["real"])
+    real = EnvConfig.from_json(twin.provenance["real"], where="the test")
     assert real == EnvConfig("CartPole-v1", {"max_episode_steps": 30})
     comparing = ["compare", "--twin", out, "--policies", "--episodes", "50"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 0

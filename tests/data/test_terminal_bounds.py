@@ -116,7 +116,7 @@ def test_bounds_are_stored_with_the_twin_and_measured_on_episodes_that_did_not_m
     fitted = fit_episodes(
         walks(200, limit=0.4),
         SPEC,
-        FitConfig(updates=200, batch_size=32, validate_every=50, model=model),
+        FitConfig(gradient_steps=200, batch_size=32, validate_every=50, model=model),
     )
     fitted.save(tmp_path / "twin")
     loaded = Twin.load(tmp_path / "twin")
@@ -130,10 +130,10 @@ def test_bounds_are_stored_with_the_twin_and_measured_on_episodes_that_did_not_m
 
 def test_a_fit_can_do_without_them() -> None:
     config = FitConfig(
-        updates=20,
+        gradient_steps=20,
         batch_size=32,
         model={"members": 2, "width": 8, "head_width": 8, "rollout": 2},
-        sharp_ends=False,
+        hard_termination_bounds=False,
     )
     fitted = fit_episodes(walks(200, limit=0.4), SPEC, config)
     assert fitted.ranges is not None and fitted.ranges.ends is None

@@ -1,6 +1,5 @@
 """What is learned on a GPU is what is learned on the CPU: skipped where there is none."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ SPEC = WorldSpec(
 
 def config_of(family: str, device: str) -> FitConfig:
     return FitConfig(
-        family, SMALL[family], updates=60, batch_size=32, validate_every=20, device=device
+        family, SMALL[family], gradient_steps=60, batch_size=32, validate_every=20, device=device
     )
 
 
@@ -95,7 +94,7 @@ def test_a_killed_fit_goes_on_there(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 def test_twins_of_either_device_are_warm_there(tmp_path: Path) -> None:
     fit_episodes(episodes(), SPEC, config_of("ensemble", "cpu")).save(tmp_path / "twin")
-    config = dataclasses.replace(config_of("ensemble", "cuda"), updates=20)
+    config = config_of("ensemble", "cuda").replace(gradient_steps=20)
     for device in ("cpu", "cuda"):
         older = Twin.load(tmp_path / "twin", device=device)
         assert fit_episodes(episodes(20), SPEC, config, warm_start=older).provenance["warm_start"]

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions
 SPIKE = 1000.0
 LENGTH = 50
 SMALL = FitConfig(
-    updates=250,
+    gradient_steps=250,
     batch_size=128,
     learning_rate=3e-3,
     validate_every=125,
@@ -88,7 +88,7 @@ def spiked() -> Twin:
 
 
 def fitted(episodes: list[Episode], **model: float) -> Twin:
-    config = dataclasses.replace(SMALL, model=SMALL.model | model)
+    config = SMALL.replace(model=SMALL.model | model)
     return fit_episodes(episodes, spec_of(episodes[0].observations.shape[1]), config)
 
 
@@ -130,7 +130,7 @@ def test_other_dimensions_are_learned_as_well_beside_a_spiking_and_a_constant_on
     assert (errors[:2] / reference).mean() < 1.4
     assert errors[3] == 0
     # The fault: a likelihood under which a spike counts by the square of its surprise.
-    faulty = errors_after(fitted(episodes, outlier=1e9), encoded(episodes), 5)
+    faulty = errors_after(fitted(episodes, huber_delta=1e9), encoded(episodes), 5)
     assert (faulty[:2] / reference).mean() > 1.4
 
 
@@ -155,7 +155,7 @@ def test_a_fit_measures_in_the_units_of_all_its_episodes(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(world_env.fitting.fit, "evaluate_open_loop", watched)
     episodes = swings(spiking=True)
-    config = dataclasses.replace(SMALL, updates=2, validate_every=1)
+    config = SMALL.replace(gradient_steps=2, validate_every=1)
     fit_episodes(episodes, spec_of(3), config)
     wanted = scales_of(encoded(episodes))[OBSERVATION]
     assert len(seen) == 3 and all(torch.equal(scale, wanted) for scale in seen)
@@ -219,7 +219,7 @@ def test_a_table_of_numbers_is_as_good_as_a_row_of_them() -> None:
         dataclasses.replace(episode, observations=episode.observations[:, :, None])
         for episode in swings(spiking=False)
     ]
-    twin = fit_episodes(episodes, spec, dataclasses.replace(SMALL, updates=2, validate_every=1))
+    twin = fit_episodes(episodes, spec, SMALL.replace(gradient_steps=2, validate_every=1))
     flat = encoded(swings(spiking=False)).statistics()
     torch.testing.assert_close(
         twin.model.normalizer.scale, flat.scale[OBSERVATION], rtol=0.1, atol=0.0
@@ -247,7 +247,7 @@ def test_an_angle_keeps_its_length_over_a_long_time() -> None:
         with pytest.MonkeyPatch.context() as patch:
             if not tied:
                 patch.setattr(world_env.data.dataset, "unit_vectors", lambda values: [])
-            twin = fit_episodes(episodes, spec_of(3), dataclasses.replace(SMALL, updates=125))
+            twin = fit_episodes(episodes, spec_of(3), SMALL.replace(gradient_steps=125))
         rng = CounterRNG.from_seed(0, 20)
         first = torch.as_tensor(np.stack([e.observations[0] for e in episodes]))
         model = twin.model

@@ -17,7 +17,7 @@ from world_env.models.base import Prediction
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rng import CounterRNG
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
@@ -79,21 +79,21 @@ def test_what_a_twin_draws_at_a_start_is_the_same_for_all_actions() -> None:
     assert max(told["effect_error"]) < 1e-3
 
 
-def test_every_step_of_every_copy_is_counted_as_a_spot_check() -> None:
+def test_every_step_of_every_copy_is_counted_as_an_evaluation() -> None:
     ledger = StepLedger()
     counting.Watched.taken = 0
-    real = dataclasses.replace(PENDULUM, wrappers=("counting:Watched",))
+    real = PENDULUM.replace(wrappers=(WrapperConfig("counting:Watched"),))
     measure_action_effects(oracle_twin("Pendulum-v1"), real, ledger=ledger, states=3, actions=2)
-    assert ledger.by_purpose == {"spot_check": counting.Watched.taken}
+    assert ledger.by_purpose == {"evaluate": counting.Watched.taken}
     # 3 states, 10 steps apart, with 2 x 20 steps each; 10 steps to one more, and 20 steps played twice.
     assert counting.Watched.taken == 3 * (10 + 2 * 20) + 10 + 2 * 20
 
 
 @pytest.mark.parametrize("real_id", ["CartPole-v1", "Hopper-v5", "Ant-v5"])
 def test_an_environment_is_put_back_exactly_and_often_with_its_wrappers(real_id: str) -> None:
-    real = EnvConfig(real_id, wrappers=("counting:Remembering",))
+    real = EnvConfig(real_id, wrappers=(WrapperConfig("counting:Remembering"),))
     assert effects(still_twin(spec_of(real)), real, states=2)["reason"] is None
-    env = make_real(real, purpose="spot_check", ledger=StepLedger())
+    env = make_real(real, purpose="evaluate", ledger=StepLedger())
     env.action_space.seed(0)
     env.reset(seed=0)
     env.step(env.action_space.sample())
@@ -112,7 +112,7 @@ def test_an_environment_is_put_back_exactly_and_often_with_its_wrappers(real_id:
     ("wrapper", "said"), [("Sealed", "cannot be copied"), ("Forgetful", "differ by")]
 )
 def test_what_cannot_be_put_back_is_not_measured(wrapper: str, said: str) -> None:
-    real = dataclasses.replace(PENDULUM, wrappers=(f"counting:{wrapper}",))
+    real = PENDULUM.replace(wrappers=(WrapperConfig(f"counting:{wrapper}"),))
     told = effects(oracle_twin("Pendulum-v1"), real)
     assert said in told["reason"]
     assert [told[name] for name in SCORES] == [None] * len(SCORES)

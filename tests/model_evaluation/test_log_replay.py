@@ -25,7 +25,7 @@ from world_env.twin.twin import Twin
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
 CARTPOLE = EnvConfig("CartPole-v1", {"max_episode_steps": 30})
-TINY = FitConfig(updates=2, family="linear")
+TINY = FitConfig(gradient_steps=2, family="linear")
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def slow_loss(model: EnsembleWorldModel, data: Batch) -> Tensor:
             miss = (seen[step + 1] - begin) / scales.change_scale - mean
             if step == 0:
                 weight = (log_std.exp() ** (2 * config.beta)).detach()
-                nll = weight * (huber(miss / log_std.exp(), config.outlier) + log_std)
+                nll = weight * (huber(miss / log_std.exp(), config.huber_delta) + log_std)
                 collect("change", nll.mean())
             elif data.valid[row, step]:
                 collect(f"rollout {step}", 10.0 * huber(miss).mean() / (steps - 1))
@@ -158,7 +158,7 @@ def test_some_outputs_are_the_first_of_all_outputs(model: EnsembleWorldModel) ->
 def test_a_spike_teaches_the_mean_no_more_than_an_outlier(
     model: EnsembleWorldModel, outlier: float, grows: bool
 ) -> None:
-    model.config = dataclasses.replace(model.config, outlier=outlier)
+    model.config = dataclasses.replace(model.config, huber_delta=outlier)
     pulls = []
     for spike in (1e3, 1e6):
         data = windows(1)

@@ -18,7 +18,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.actors import policy_actor
 from world_env.spaces import one_row
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.twin import Twin
 from world_env.wrappers.zero_based_actions import ZeroBasedActions
 
@@ -32,14 +32,14 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
 POSITION = spaces.Box(-2.0, 2.0, (2,), np.float32)
 FROM_ZERO = "world_env.wrappers:ZeroBasedActions"
 FIT = FitConfig(
-    updates=300,
+    gradient_steps=300,
     batch_size=128,
     validate_every=50,
     model={"members": 2, "width": 32, "head_width": 16, "rollout": 2},
 )
 RSSM = FitConfig(
     family="rssm",
-    updates=1_500,
+    gradient_steps=1_500,
     validate_every=750,
     model={"window": 6, "context": 2},
 )
@@ -111,17 +111,15 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
     actions: str, grouped: bool, fit: FitConfig, tmp_path: Path
 ) -> None:
     kwargs = {"actions": actions, "grouped": grouped}
-    wrappers = () if actions == "Box" else (FROM_ZERO,)
+    wrappers = () if actions == "Box" else (WrapperConfig(FROM_ZERO),)
     out = tmp_path / "run"
     built = build(
         BuildConfig(
-            "Field-v0",
+            EnvConfig("Field-v0", kwargs, wrappers),
             out,
             steps=3_000 if fit is RSSM else 900,
             learn_steps=256,
             episodes=50,
-            kwargs=kwargs,
-            wrappers=wrappers,
             fit=fit,
             observation_mode="latent" if fit is RSSM else None,
         )
@@ -155,14 +153,13 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
 def test_a_build_measures_and_shows_what_is_drawn(tmp_path: Path) -> None:
     built = build(
         BuildConfig(
-            "Field-v0",
+            EnvConfig("Field-v0", {"actions": "Box", "drawn": True}),
             tmp_path / "run",
             steps=300,
             learn_steps=64,
             episodes=50,
             baseline=False,
-            kwargs={"actions": "Box", "drawn": True},
-            fit=FitConfig(family="rssm", updates=4, validate_every=2, model={"window": 6}),
+            fit=FitConfig(family="rssm", gradient_steps=4, validate_every=2, model={"window": 6}),
             observation_mode="latent",
         )
     )
@@ -183,7 +180,7 @@ def test_actions_that_do_not_count_from_zero_are_refused_before_a_real_step(
 ) -> None:
     kwargs, ledger = {"actions": actions}, StepLedger()
     with pytest.raises(SpaceMismatchError, match="ZeroBasedActions"):
-        build(BuildConfig("Field-v0", tmp_path / "run", steps=900, kwargs=kwargs, fit=FIT))
+        build(BuildConfig(EnvConfig("Field-v0", kwargs), tmp_path / "run", steps=900, fit=FIT))
     assert not (tmp_path / "run" / "round-0").exists()
     with pytest.raises(SpaceMismatchError, match="ZeroBasedActions"):
         learn(EnvConfig("Field-v0", kwargs), LearnConfig(steps=100), ledger=ledger)

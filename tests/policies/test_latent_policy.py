@@ -14,10 +14,16 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
-from world_env.collection.exploration import parse_exploration
+from world_env.collection.exploration import make_exploration
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
-from world_env.errors import InvalidActionError, InvalidOptionError, SpaceMismatchError, StageError
+from world_env.errors import (
+    ConfigMismatchError,
+    InvalidActionError,
+    InvalidOptionError,
+    SpaceMismatchError,
+)
 from world_env.models.rssm.model import RssmConfig
+from world_env.policies.config import PolicyExploration
 from world_env.policies.latent_policy import LatentActor, LatentEncoder, attach_encoder, encoder_of
 from world_env.policies.latent_vec_env import LatentObservationVecEnv
 from world_env.policies.saved_policy import load_policy, policy_card
@@ -87,7 +93,7 @@ def test_what_it_sees_through_goes_with_it(tmp_path: Path) -> None:
     twin = Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL)
     model = on_latents(twin, tmp_path / "policy")
     card = policy_card(tmp_path / "policy")
-    assert card["sees"] == {"through": "encoder", "mode": "latent"}
+    assert card["sees"] == {"encoder": "encoder", "mode": "latent"}
     loaded = load_policy(tmp_path / "policy", expect=twin.spec)
     carried = encoder_of(loaded)
     assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
@@ -183,14 +189,22 @@ def test_it_collects_like_any_policy(tmp_path: Path) -> None:
     on_latents(twin, tmp_path / "policy")
     stores = [
         collect(
-            CollectConfig(CARTPOLE, tmp_path / name, 60, f"policy:{tmp_path / 'policy'}", seed=3),
+            CollectConfig(
+                CARTPOLE,
+                tmp_path / name,
+                60,
+                PolicyExploration(path=str(tmp_path / "policy")),
+                seed=3,
+            ),
             ledger=StepLedger(),
         ).load()
         for name in ("one", "two")
     ]
     for one, two in zip(*stores, strict=True):
         assert np.array_equal(one.actions, two.actions)
-    actor = parse_exploration(f"greedy:{tmp_path / 'policy'}", twin.spec)
+    actor = make_exploration(
+        PolicyExploration(path=str(tmp_path / "policy"), deterministic=True), twin.spec
+    )
     actor.reset(0)
     assert actor.act(np.zeros(4, np.float32)) in (0, 1)
 
@@ -198,7 +212,7 @@ def test_it_collects_like_any_policy(tmp_path: Path) -> None:
 def test_an_action_that_the_environment_changes_is_remembered_as_it_was(tmp_path: Path) -> None:
     twin = Twin.untrained(spec_of(EnvConfig("Pendulum-v1")), "rssm", SMALL)
     on_latents(twin, tmp_path / "policy")
-    actor = parse_exploration(f"policy:{tmp_path / 'policy'}", twin.spec)
+    actor = make_exploration(PolicyExploration(path=str(tmp_path / "policy")), twin.spec)
     told = []
     for spoiled in (False, True):
         actor.reset(0)
@@ -248,28 +262,28 @@ def test_it_goes_on_from_another_one(tmp_path: Path) -> None:
 
 def test_it_can_learn_in_reality_through_a_twin(tmp_path: Path) -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
-    config = LearnConfig(steps=8_192, rows=4, observation_mode="latent")
-    model = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
+    config = LearnConfig(steps=8_192, num_envs=4, observation_mode="latent")
+    model = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, encoder=twin)
     assert ledger.by_purpose == {"collect": 8_192}
     # An exact twin's latents are the observations themselves: the same training, to the last weight.
-    plain = dataclasses.replace(config, observation_mode="observation")
+    plain = config.replace(observation_mode="observation")
     same = learn(CARTPOLE, plain, ledger=StepLedger())
     pairs = zip(model.policy.parameters(), same.policy.parameters(), strict=True)
     assert all(torch.allclose(one, other, atol=1e-4) for one, other in pairs)
     card = policy_card(tmp_path / "policy")
     assert (card["trained_in"], card["sees"]["mode"]) == ("real", "latent")
-    assert card["provenance"]["learn"]["through"] == twin.fingerprint()
-    again = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, through=twin)
+    assert card["provenance"]["learn"]["real"]["encoder"] == twin.fingerprint()
+    again = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger, encoder=twin)
     carried = encoder_of(again)
     assert carried is not None and carried.twin.fingerprint() == twin.fingerprint()
     assert ledger.by_purpose == {"collect": 8_192}
-    with pytest.raises(StageError, match="another configuration"):
+    with pytest.raises(ConfigMismatchError, match=r"real\.encoder was"):
         learn(
             CARTPOLE,
             config,
             out=tmp_path / "policy",
             ledger=ledger,
-            through=Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL),
+            encoder=Twin.untrained(spec_of(CARTPOLE), "rssm", SMALL),
         )
 
 
@@ -297,15 +311,15 @@ def test_reality_has_no_latents_of_its_own() -> None:
     with pytest.raises(InvalidOptionError, match="in the real environment needs a twin"):
         learn(CARTPOLE, latent, ledger=StepLedger())
     with pytest.raises(
-        InvalidOptionError, match="`through` has no effect with observation_mode='observation'"
+        InvalidOptionError, match="`encoder` has no effect with observation_mode='observation'"
     ):
-        learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), through=twin)
+        learn(CARTPOLE, LearnConfig(steps=64), ledger=StepLedger(), encoder=twin)
     with pytest.raises(
-        InvalidOptionError, match="`through` is for training in the real environment"
+        InvalidOptionError, match="`encoder` is for training in the real environment"
     ):
-        learn(twin, latent, through=twin)
+        learn(twin, latent, encoder=twin)
     with pytest.raises(SpaceMismatchError):
-        learn(EnvConfig("Pendulum-v1"), latent, ledger=StepLedger(), through=twin)
+        learn(EnvConfig("Pendulum-v1"), latent, ledger=StepLedger(), encoder=twin)
 
 
 def test_the_model_follows_what_was_done_instead() -> None:

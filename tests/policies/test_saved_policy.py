@@ -12,12 +12,22 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from world_env.collection.exploration import parse_exploration
+from world_env.collection.exploration import make_exploration
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.config import (
+    ExplorationConfig,
+    HeldExploration,
+    MixtureExploration,
+    PolicyExploration,
+    RandomExploration,
+    StuckSensorsExploration,
+    random_and_held,
+)
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.real.real_env import spec_of
 from world_env.spec import EnvConfig, WorldSpec
+from world_env.struct import converted
 
 OBSERVATIONS = spaces.Box(-1, 1, (3,), np.float32)
 ACTIONS = {
@@ -28,15 +38,27 @@ ACTIONS = {
 }
 
 
+RANDOM = RandomExploration()
+
+
+def standing(*weights: float) -> MixtureExploration:
+    """A mixture of random actions and of one action that is held throughout."""
+    return MixtureExploration(parts=(RANDOM, HeldExploration(steps=1_000_000)), weights=weights)
+
+
 def actions_of(exploration: Any, seed: int, steps: int = 40) -> np.ndarray:
     exploration.reset(seed)
     return np.array([exploration.act(np.zeros(3, np.float32)) for _ in range(steps)])
 
 
 @pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
-@pytest.mark.parametrize("text", ["random", "held:8", "mix:0.5*random+0.5*held:8"])
-def test_the_same_seed_acts_the_same_and_within_the_space(text: str, space: spaces.Space) -> None:
-    exploration, again = (parse_exploration(text, WorldSpec(OBSERVATIONS, space)) for _ in range(2))
+@pytest.mark.parametrize("config", [RANDOM, HeldExploration(steps=8), random_and_held(8)], ids=str)
+def test_the_same_seed_acts_the_same_and_within_the_space(
+    config: ExplorationConfig, space: spaces.Space
+) -> None:
+    exploration, again = (
+        make_exploration(config, WorldSpec(OBSERVATIONS, space)) for _ in range(2)
+    )
     first, other = actions_of(exploration, 3), actions_of(exploration, 4)
     np.testing.assert_array_equal(first, actions_of(again, 3))
     np.testing.assert_array_equal(other, actions_of(again, 4))
@@ -48,13 +70,13 @@ def test_the_same_seed_acts_the_same_and_within_the_space(text: str, space: spac
 def test_exploring_never_touches_the_environments_own_sampler() -> None:
     space = spaces.Discrete(1000, seed=1)
     twin = spaces.Discrete(1000, seed=1)
-    actions_of(parse_exploration("random", WorldSpec(OBSERVATIONS, space)), 0)
+    actions_of(make_exploration(RANDOM, WorldSpec(OBSERVATIONS, space)), 0)
     assert space.sample() == twin.sample()
 
 
 def test_held_actions_last_as_long_as_asked_and_reach_the_bounds() -> None:
     spec = WorldSpec(OBSERVATIONS, ACTIONS["box"])
-    actions = actions_of(parse_exploration("held:10", spec), 0, steps=4000)
+    actions = actions_of(make_exploration(HeldExploration(steps=10), spec), 0, steps=4000)
     changed = (np.diff(actions, axis=0) != 0).mean()
     # A fresh bound may equal the held one.
     assert 0.07 < changed < 0.105
@@ -66,17 +88,13 @@ def held_throughout(actions: np.ndarray) -> bool:
 
 
 def test_a_mixture_keeps_one_part_for_a_whole_episode_and_to_their_shares() -> None:
-    exploration = parse_exploration(
-        "mix:1*random+3*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
-    )
+    exploration = make_exploration(standing(1, 3), WorldSpec(OBSERVATIONS, ACTIONS["box"]))
     held = [held_throughout(actions_of(exploration, seed)) for seed in range(400)]
     assert np.mean(held) == pytest.approx(0.75, abs=0.01)
 
 
 def test_the_shares_of_a_mixture_are_of_steps_and_not_of_episodes() -> None:
-    exploration = parse_exploration(
-        "mix:1*random+1*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
-    )
+    exploration = make_exploration(standing(1, 1), WorldSpec(OBSERVATIONS, ACTIONS["box"]))
     steps = {True: 0, False: 0}
     for seed in range(300):
         exploration.reset(seed)
@@ -90,8 +108,8 @@ def test_the_shares_of_a_mixture_are_of_steps_and_not_of_episodes() -> None:
 
 
 def test_a_mixture_that_goes_on_after_a_kill_chooses_as_it_would_have() -> None:
-    text, spec = "mix:1*random+2*held:1000000", WorldSpec(OBSERVATIONS, ACTIONS["box"])
-    whole, resumed = (parse_exploration(text, spec) for _ in range(2))
+    spec = WorldSpec(OBSERVATIONS, ACTIONS["box"])
+    whole, resumed = (make_exploration(standing(1, 2), spec) for _ in range(2))
     lengths = [40, 3, 25, 8, 60, 2, 90, 4]
     before = [actions_of(whole, seed, length) for seed, length in enumerate(lengths)]
     for seed, length in enumerate(lengths[:5]):
@@ -101,13 +119,40 @@ def test_a_mixture_that_goes_on_after_a_kill_chooses_as_it_would_have() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "fun", "held", "held:x", "held:0", "random:3", "mix:", "mix:random", "mix:0*random",
-     "mix:-1*random+2*random", "policy:"],
-)  # fmt: skip
-def test_an_unknown_exploration_says_what_is_known(text: str) -> None:
-    with pytest.raises(InvalidOptionError, match=r"held|weight"):
-        parse_exploration(text, WorldSpec(OBSERVATIONS, ACTIONS["discrete"]))
+    ("tree", "words"),
+    [
+        (
+            {"kind": "held", "steps": 0},
+            "steps of held actions is 0.0, expected a finite number >= 1",
+        ),
+        ({"kind": "held", "steps": "20"}, r"Expected `float`, got `str` - at `\$.steps`"),
+        ({"kind": "held"}, "missing required field `steps`"),
+        ({"kind": "random", "steps": 3}, "unknown field `steps`"),
+        ({"kind": "fun"}, "Invalid value 'fun' - at `\\$.kind`"),
+        ({"kind": "stuck_sensors", "path": "p", "share": 1.5}, "share of stuck dimensions is 1.5"),
+        ({"kind": "stuck_sensors", "path": "p", "share": 0}, "share of stuck dimensions is 0"),
+        ({"kind": "mixture", "parts": [], "weights": []}, "mixture of 0 explorations"),
+        ({"kind": "mixture", "parts": [{"kind": "random"}], "weights": [0]}, r"weights \[0.0\]"),
+        ({"kind": "mixture", "parts": [{"kind": "random"}], "weights": [1, 2]}, "one weight >= 0"),
+        ("held:20", "got `str`"),
+    ],
+)
+def test_an_impossible_exploration_is_named(tree: Any, words: str) -> None:
+    with pytest.raises(InvalidOptionError, match=f"the file: .*{words}"):
+        converted(tree, ExplorationConfig, where="the file")
+
+
+def test_an_exploration_that_is_no_config_is_refused() -> None:
+    with pytest.raises(InvalidOptionError, match=r"'held:20'.*HeldExploration"):
+        make_exploration("held:20", WorldSpec(OBSERVATIONS, ACTIONS["box"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "config", [random_and_held(3), StuckSensorsExploration(path="p", share=0.2)]
+)
+def test_an_exploration_is_read_back_from_its_json(config: ExplorationConfig) -> None:
+    tree = json.loads(json.dumps(config.to_json()))
+    assert converted(tree, ExplorationConfig, where="the file") == config
 
 
 def trained(algorithm: type[BaseAlgorithm], env_id: str, **arguments: Any) -> BaseAlgorithm:
@@ -140,14 +185,15 @@ def test_a_policy_survives_the_disk(
 def test_a_saved_policy_explores_with_noise_of_its_own(tmp_path: Path) -> None:
     spec = spec_of(EnvConfig("Pendulum-v1"))
     folder = save_policy(trained(PPO, "Pendulum-v1"), tmp_path / "p", trained_in="real")
-    exploration = parse_exploration(f"policy:{folder}", spec)
+    exploration = make_exploration(PolicyExploration(path=str(folder)), spec)
     before = torch.get_rng_state()
     first = actions_of(exploration, 1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)
     np.testing.assert_array_equal(first, actions_of(exploration, 1))
     assert (first != actions_of(exploration, 2)).any()
-    greedy = actions_of(parse_exploration(f"greedy:{folder}", spec), 1)
+    greedily = PolicyExploration(path=str(folder), deterministic=True)
+    greedy = actions_of(make_exploration(greedily, spec), 1)
     assert (greedy == greedy[0]).all()
 
 
@@ -159,7 +205,7 @@ def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_pa
         "features_extractor_kwargs": {"mean": center.tolist(), "scale": scale.tolist()},
     })  # fmt: skip
     folder = save_policy(model, tmp_path / "p", trained_in="real")
-    exploration = parse_exploration(f"stuck:0.5:{folder}", spec)
+    exploration = make_exploration(StuckSensorsExploration(path=str(folder), share=0.5), spec)
     seen: list[np.ndarray] = []
     policy = exploration._policy  # type: ignore[attr-defined]
     predict = policy.predict
@@ -194,19 +240,7 @@ def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:
     spec = spec_of(EnvConfig("CartPole-v1"))
     folder = save_policy(trained(PPO, "CartPole-v1"), tmp_path / "p", trained_in="real")
     with pytest.raises(InvalidOptionError, match="normalize=True"):
-        parse_exploration(f"stuck:0.5:{folder}", spec)
-    model = PPO("MlpPolicy", gym.make("CartPole-v1"), policy_kwargs={
-        "features_extractor_class": NormalizedFeatures,
-        "features_extractor_kwargs": {"mean": [0.0] * 4, "scale": [1.0] * 4},
-    })  # fmt: skip
-    save_policy(model, folder, trained_in="real")
-    for share in ("0", "1.5", "nan"):
-        with pytest.raises(InvalidOptionError, match="share"):
-            parse_exploration(f"stuck:{share}:{folder}", spec)
-    with pytest.raises(
-        InvalidOptionError, match=r'is not a number: expected for example "stuck:0.5:FOLDER"'
-    ):
-        parse_exploration(f"stuck:{folder}", spec)
+        make_exploration(StuckSensorsExploration(path=str(folder), share=0.5), spec)
 
 
 def test_a_policy_of_other_spaces_is_refused(tmp_path: Path) -> None:
@@ -238,7 +272,7 @@ def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
     rewrite(folder, format=99)
     with pytest.raises(StageError, match="upgrade"):
         load_policy(folder)
-    rewrite(folder, format=1, sees={"through": "encoder", "mode": "latents"})
+    rewrite(folder, format=1, sees={"encoder": "encoder", "mode": "latents"})
     with pytest.raises(StageError, match=r"damaged.*'latents'.*'observation'"):
         load_policy(folder)
     (folder / "policy.json").write_text("[]")

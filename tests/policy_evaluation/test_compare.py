@@ -20,6 +20,7 @@ from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.compare import compare
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
+from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.actors import Actor, policy_actor, random_actor
 from world_env.rollouts.learned import run_learned
@@ -157,7 +158,9 @@ gym.register("RoundedCartPole-v1", entry_point=RoundedCartPole, max_episode_step
 
 def test_what_is_learned_in_an_exact_twin_is_what_reality_pays() -> None:
     twin, ledger = oracle_twin("CartPole-v1"), StepLedger()
-    model = learn(twin, LearnConfig(steps=10_000, dataset_starts=0.0))
+    model = learn(
+        twin, LearnConfig(steps=10_000, simulation=TwinTrainingConfig(dataset_starts=0.0))
+    )
     actors = {"random": random_actor(twin.spec.action_space, SEEDS), "ppo": policy_actor(model)}
     world = EnvConfig("RoundedCartPole-v1")
     real = {

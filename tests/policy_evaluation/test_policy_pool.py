@@ -10,9 +10,10 @@ import pytest
 from gymnasium import spaces
 
 from training.tasks import TASKS, pool_task
-from world_env.collection.exploration import parse_exploration
+from world_env.collection.exploration import make_exploration
 from world_env.errors import InvalidOptionError, StageError, TwinNotFoundError
 from world_env.models.rssm.model import RssmConfig
+from world_env.policies.config import PolicyExploration, StuckSensorsExploration
 from world_env.policies.saved_policy import policy_card
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.policy_evaluation.evaluate_twin import evaluate_twin
@@ -153,7 +154,7 @@ def test_a_finished_pool_is_read_back_and_another_one_refused(made: Pool) -> Non
     again = make_pool(tiny(made.folder))
     assert again.members == made.members
     assert json.loads((made.folder / "real-steps.json").read_text()) == before
-    with pytest.raises(StageError, match="other settings"):
+    with pytest.raises(StageError, match="seed was 0, now 7"):
         make_pool(tiny(made.folder, seed=7))
 
 
@@ -161,9 +162,9 @@ def test_no_twin_learns_from_a_pool(made: Pool) -> None:
     kept = [path.parent for path in made.folder.glob("*/*/policy.json")]
     assert kept
     for folder in kept:
-        for kind in ("policy", "greedy", "stuck:0.5"):
+        for kind in (PolicyExploration, StuckSensorsExploration):
             with pytest.raises(InvalidOptionError, match="belongs to a policy pool"):
-                parse_exploration(f"{kind}:{folder}", spec_of(REAL))
+                make_exploration(kind(path=str(folder)), spec_of(REAL))
 
 
 def test_what_is_no_pool_is_named(tmp_path: Path, made: Pool) -> None:
@@ -184,7 +185,7 @@ def test_a_tasks_pool_has_the_values_of_its_row(tmp_path: Path) -> None:
     assert config.episodes == task.pool_episodes > PoolConfig(real, tmp_path).episodes == 100
     assert (config.on_policy_steps, config.off_policy_steps) == task.pool_steps
     assert config.scripted == task.scripted
-    assert config.off_policy_options == task.offpolicy_options
+    assert config.off_policy_algo_kwargs == task.off_policy_algo_kwargs
 
 
 @pytest.mark.parametrize(
@@ -210,9 +211,9 @@ def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
     )
     eyes = Twin.untrained(spec_of(REAL), "rssm", small)
     eyes.save(tmp_path / "eyes")
-    config = tiny(tmp_path / "pool", through=str(tmp_path / "eyes"))
+    config = tiny(tmp_path / "pool", encoder=str(tmp_path / "eyes"))
     found = make_pool(config)
-    assert found.through == eyes.fingerprint() == Pool.load(tmp_path / "pool").through
+    assert found.encoder == eyes.fingerprint() == Pool.load(tmp_path / "pool").encoder
     kept = policy_card(tmp_path / "pool" / "ppo-0" / "closed")
     assert (kept["trained_in"], kept["sees"]["mode"]) == ("real", "latent")
     with pytest.raises(InvalidOptionError, match="act on latent observations of this twin"):
@@ -228,5 +229,5 @@ def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
     with pytest.raises(StageError, match="other settings"):
         make_pool(tiny(tmp_path / "pool"))
     with pytest.raises(TwinNotFoundError):
-        make_pool(tiny(tmp_path / "other", through=str(tmp_path / "mistyped")))
+        make_pool(tiny(tmp_path / "other", encoder=str(tmp_path / "mistyped")))
     assert not (tmp_path / "other").exists()

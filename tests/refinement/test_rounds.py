@@ -1,6 +1,5 @@
 """Rounds: selection of policies, real evaluation episodes and predicted returns, early stop."""
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
@@ -14,9 +13,10 @@ from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
+from world_env.policies.config import PolicyExploration
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
-from world_env.refinement.policy_selection import spot_check
+from world_env.refinement.policy_selection import real_evaluation
 from world_env.refinement.refine import refine
 from world_env.refinement.rounds import episodes_of_rounds, selected_policy
 from world_env.rl.learn import LearnConfig, learn
@@ -25,15 +25,17 @@ from world_env.spec import EnvConfig
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
 MODEL = {"members": 2, "width": 8, "head_width": 8, "rollout": 2}
-FIT = FitConfig(updates=10, batch_size=32, validate_every=10, model=MODEL)
-LEARN = LearnConfig(steps=256, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1})
+FIT = FitConfig(gradient_steps=10, batch_size=32, validate_every=10, model=MODEL)
+LEARN = LearnConfig(
+    steps=256, num_envs=8, algo_kwargs={"n_steps": 32, "batch_size": 64, "n_epochs": 1}
+)
 
 
 def config(out: Path, **change: Any) -> RefineConfig:
     options: dict[str, Any] = {
         "steps": 600,
         "rounds": 3,
-        "spot_checks": 0.5,
+        "real_evaluation_share": 0.5,
         "warm_start": True,
         "fit": FIT,
         "learn": LEARN,
@@ -66,7 +68,7 @@ def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Thought(monkeypatch, [9.0, 5.0, 9.0, 5.0, 8.5])
-    unchecked = config(tmp_path, spot_checks=0.0)
+    unchecked = config(tmp_path, real_evaluation_share=0.0)
     rounds = refine(unchecked, ledger=StepLedger())
     first, last = tmp_path / "round-0" / "policy", tmp_path / "round-2" / "policy"
     # The third is thought worse than the first, but by less than such thoughts scatter.
@@ -77,7 +79,7 @@ def test_the_policy_that_the_twins_think_best_acts_next_and_is_left_in_the_end(
         {"round-0/policy": 9.0, "round-1/policy": 5.0, "round-2/policy": 8.5},
     ]
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
-    assert data["exploration"] == f"policy:{first}"
+    assert data["exploration"] == PolicyExploration(path=str(first)).to_json()
     assert selected_policy(tmp_path, 1) == first
     # Read back: nobody is asked again.
     monkeypatch.setattr("world_env.refinement.rounds.estimate_return", None)
@@ -95,8 +97,12 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
     assert [part.log["contender"] for part in rounds] == names
     for part, played in zip(rounds[1:], names, strict=False):
         checks = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").provenance
-        assert checks["exploration"] == f"greedy:{tmp_path / played}"
-        assert checks["purpose"] == "spot_check"
+        assert checks["exploration"] == {
+            "kind": "policy",
+            "path": str(tmp_path / played),
+            "deterministic": True,
+        }
+        assert checks["purpose"] == "evaluate"
         assert part.log["reality"]["policy"] == played
     assert rounds[1].log["expected"] == 900.0
     # 900 was learned_return of the second and a few dozen came: now that is how far the third is believed.
@@ -116,11 +122,11 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
 def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
     endless = EnvConfig("CartPole-v1", {"max_episode_steps": -1})
     ledger = StepLedger()
-    several = dataclasses.replace(config(tmp_path), real=endless)
+    several = config(tmp_path).replace(real=endless)
     with pytest.raises(InvalidOptionError, match=r"no time limit.*one round"):
         refine(several, ledger=ledger)
     assert ledger.total() == 0
-    one = dataclasses.replace(several, rounds=1, steps=200, warm_start=False)
+    one = several.replace(rounds=1, steps=200, warm_start=False)
     (done,) = refine(one, ledger=ledger)
     assert done.log["predicted_return"] is None
     assert done.policy_folder == tmp_path / "round-0" / "policy"
@@ -137,13 +143,15 @@ def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
         return learn(*arguments, **options)
 
     monkeypatch.setattr("world_env.refinement.rounds.learn", noted)
-    asked = config(tmp_path, later_exploration="policy:{newest}", spot_checks=0.0)
+    asked = config(
+        tmp_path, later_exploration=PolicyExploration(path="newest"), real_evaluation_share=0.0
+    )
     rounds = refine(asked, ledger=StepLedger())
     first, second = tmp_path / "round-0" / "policy", tmp_path / "round-1" / "policy"
     assert [part.policy_folder for part in rounds] == [first] * 3
     assert begun == [None, first, second]
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
-    assert data["exploration"] == f"policy:{second}"
+    assert data["exploration"] == PolicyExploration(path=str(second)).to_json()
 
 
 @pytest.mark.parametrize(("thought", "goes_on"), [(6.0, "policy-restart"), (4.0, "policy")])
@@ -163,11 +171,11 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
     asked = config(
         tmp_path,
         steps=900,
-        later_exploration="policy:{newest}",
+        later_exploration=PolicyExploration(path="newest"),
         restart_every=1,
         restart_steps=512,
-        compared=1,
-        spot_checks=0.0,
+        max_candidates=1,
+        real_evaluation_share=0.0,
     )
     rounds = refine(asked, ledger=StepLedger())
     assert seen.discounts == [1.0, 1.0, 1.0, 0.99, 0.99] * 2
@@ -176,13 +184,13 @@ def test_a_restart_goes_on_where_its_discounted_return_is_more(
     assert begun == [(None, 256), (first, 256), (None, 512), (second, 256), (None, 512)]
     assert [part.policy_folder for part in rounds] == [first] * 3
     data = EpisodeStore(tmp_path / "round-2" / "data").provenance
-    assert data["exploration"] == f"policy:{second}"
+    assert data["exploration"] == PolicyExploration(path=str(second)).to_json()
     assert rounds[1].log["discounted"] == {"policy": 5.0, "policy-restart": thought}
     assert (rounds[1].log["goes_on"], rounds[0].log["discounted"]) == (goes_on, {})
 
 
 def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
-    asked = config(tmp_path, later_exploration="policy:{newest}")
+    asked = config(tmp_path, later_exploration=PolicyExploration(path="newest"))
     wanted = refine(asked, ledger=StepLedger())[-1]
     for number in (1, 2):
         path = tmp_path / f"round-{number}" / "round.json"
@@ -190,7 +198,7 @@ def test_rounds_of_before_restarts_go_on(tmp_path: Path) -> None:
             path.unlink()
             continue
         log = json.loads(path.read_text())
-        del log["goes_on"], log["discounted"], log["settings"]["restart_every"]
+        del log["goes_on"], log["discounted"]
         path.write_text(json.dumps(log))
     rounds = refine(asked, ledger=StepLedger())
     assert rounds[-1].log["estimates"] == wanted.log["estimates"]
@@ -204,7 +212,8 @@ def test_without_patience_the_budget_is_spent(
     monkeypatch.setattr("world_env.refinement.rounds.best_of", lambda *_: ("round-0/policy",) * 2)
     ledger = StepLedger()
     rounds = refine(
-        config(tmp_path, rounds=4, patience=None, spot_checks=0.0, steps=400), ledger=ledger
+        config(tmp_path, rounds=4, patience=None, real_evaluation_share=0.0, steps=400),
+        ledger=ledger,
     )
     assert len(rounds) == 4 and ledger.total() == 400
 
@@ -224,16 +233,20 @@ def test_it_is_enough_when_no_better_policy_was_found_for_some_rounds(
         [9.0, *[9.0, 1.0] * 1, *[9.0, 1.0, 1.0] * 1, *[9.0] + [1.0] * 3, *[9.0] * 9][1:],
     )
     ledger = StepLedger()
-    rounds = refine(config(tmp_path, rounds=6, patience=2, spot_checks=0.0), ledger=ledger)
+    rounds = refine(
+        config(tmp_path, rounds=6, patience=2, real_evaluation_share=0.0), ledger=ledger
+    )
     assert len(rounds) == 3
     assert {part.policy_folder for part in rounds} == {tmp_path / "round-0" / "policy"}
     assert ledger.total() == 300 < 600
 
 
-def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_path: Path) -> None:
+def test_real_evaluations_are_counted_learned_from_and_stand_beside_the_promise(
+    tmp_path: Path,
+) -> None:
     ledger = StepLedger()
     rounds = refine(config(tmp_path, steps=3_000), ledger=ledger)
-    assert ledger.by_purpose == {"collect": 2_000, "spot_check": 1_000}
+    assert ledger.by_purpose == {"collect": 2_000, "evaluate": 1_000}
     assert [part.twin.provenance["steps"] for part in rounds] == [1_000, 2_000, 3_000]
     assert sum(map(len, episodes_of_rounds(tmp_path, 1))) == 2_000
     assert rounds[0].log["reality"] is None
@@ -257,12 +270,14 @@ def test_spot_checks_are_counted_learned_from_and_stand_beside_the_promise(tmp_p
     )
 
 
-def test_spot_checks_of_small_rounds_wait_until_they_are_whole_episodes(tmp_path: Path) -> None:
-    small = config(tmp_path, steps=9_000, rounds=9, spot_checks=0.25)
+def test_real_evaluations_of_small_rounds_wait_until_they_are_whole_episodes(
+    tmp_path: Path,
+) -> None:
+    small = config(tmp_path, steps=9_000, rounds=9, real_evaluation_share=0.25)
     assert [small.checks_of(n, 800) for n in range(9)] == [0, 0, 0, 0, 1000, 0, 0, 0, 1000]
     assert [small.checks_of(n, None) for n in range(9)] == [0, *[250] * 8]
     assert [small.checks_of(n, 5_000) for n in range(9)] == [0, 0, 500, 0, 500, 0, 500, 0, 500]
-    never = dataclasses.replace(small, spot_checks=0.0)
+    never = small.replace(real_evaluation_share=0.0)
     assert not any(never.checks_of(n, 800) for n in range(9))
 
 
@@ -282,22 +297,25 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
         episode(10, terminated=False),
         episode(3, terminated=False),
     ]
-    found = spot_check(played, 10, 3, log)
+    found = real_evaluation(played, 10, 3, log)
     assert found == {
         "round": 3,
         "policy": "round-1/policy",
         "returns": [4.0, 10.0],
         "predicted_return": 7.0,
     }
-    assert spot_check(played[2:], 10, 3, log) is None
+    assert real_evaluation(played[2:], 10, 3, log) is None
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"spot_checks": 0.6}, r"spot_checks must be a share in \[0, 0.5\], got 0.6"),
+        (
+            {"real_evaluation_share": 0.6},
+            r"real_evaluation_share must be in \[0, 0.5\], got 0.6",
+        ),
         ({"patience": 0}, "patience must be >= 1, got 0"),
-        ({"compared": 0}, "compared must be >= 1, got 0"),
+        ({"max_candidates": 0}, "max_candidates must be >= 1, got 0"),
         ({"explorers": {"restart": {}}}, "invalid explorer name 'restart'"),
         ({"restart_every": 0}, "restart_every must be >= 1, got 0"),
         ({"restart_every": 2, "warm_start": False}, "restart_every is 2 with warm_start=False"),

@@ -10,7 +10,7 @@ CARTPOLE = "CartPole-v1"
 
 def test_branches_end_where_they_may_and_rollouts_from_real_starts_go_on() -> None:
     twin = oracle_twin(CARTPOLE)
-    simulator = Simulator(twin, 2, seed=0, config=SimulatorConfig(branch_length=5))
+    simulator = Simulator(twin, 2, seed=0, config=SimulatorConfig(dataset_rollout_length=5))
     context = {
         "observations": np.zeros((2, 1, 4), np.float32),
         "actions": np.zeros((2, 0), np.int64),
@@ -28,7 +28,7 @@ def test_branches_end_where_they_may_and_rollouts_from_real_starts_go_on() -> No
 
 def test_a_branch_that_terminates_is_no_truncation() -> None:
     twin = oracle_twin(CARTPOLE)
-    simulator = Simulator(twin, 1, seed=0, config=SimulatorConfig(branch_length=1))
+    simulator = Simulator(twin, 1, seed=0, config=SimulatorConfig(dataset_rollout_length=1))
     fallen = {
         "observations": np.array([[[0.0, 0.0, 0.5, 0.0]]], np.float32),
         "actions": np.zeros((1, 0), np.int64),

@@ -49,7 +49,7 @@ def test_exact_futures_are_what_reality_does(
     ledger = StepLedger()
     path = futures(oracle_twin("CartPole-v1"), policy, tmp_path / "new" / "a.gif", real=CARTPOLE,
                    after=3, steps=4, number=5, ledger=ledger)  # fmt: skip
-    assert ledger.by_purpose == {"spot_check": 7}
+    assert ledger.by_purpose == {"evaluate": 7}
     assert frames_of(path) == len(seen) == 5
     for shown in seen:
         assert len(shown) == 6
@@ -106,4 +106,4 @@ def test_the_command_writes_the_picture_and_counts_what_it_cost(
     words = ["futures", "--twin", "cartpole", "--policy", str(folder), "--out", str(out)]
     assert main([*words, "--after", "2", "--steps", "4", "--every", "2", "--number", "2"]) == 0
     assert frames_of(out) == 3
-    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"spot_check": 6}
+    assert StepLedger(tmp_path / "film-real-steps.json").by_purpose == {"evaluate": 6}

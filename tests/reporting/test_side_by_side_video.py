@@ -22,7 +22,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.reporting import side_by_side_video as watch_module
 from world_env.reporting.side_by_side_video import side_by_side, watch
 from world_env.simulation.simulator import Simulator
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.twin import Twin
 
 CARTPOLE = EnvConfig("CartPole-v1")
@@ -30,9 +30,9 @@ SMALL_PICTURES = EnvConfig(
     "Pendulum-v1",
     {"render_mode": "rgb_array"},
     (
-        'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
-        'gymnasium.wrappers:ResizeObservation{"shape": [32, 32]}',
-        "gymnasium.wrappers:GrayscaleObservation",
+        WrapperConfig("gymnasium.wrappers:AddRenderObservation", {"render_only": True}),
+        WrapperConfig("gymnasium.wrappers:ResizeObservation", {"shape": [32, 32]}),
+        WrapperConfig("gymnasium.wrappers:GrayscaleObservation"),
     ),
 )
 
@@ -66,7 +66,7 @@ def test_a_gif_shows_both_worlds_for_every_step(twin: Twin, tmp_path: Path, mode
     with Image.open(path) as film:
         assert film.n_frames == 9
         assert film.width == 2 * 450 + 6
-    assert ledger.by_purpose == {"spot_check": 8}
+    assert ledger.by_purpose == {"evaluate": 8}
 
 
 def test_both_worlds_begin_with_the_same_picture(twin: Twin) -> None:
@@ -95,7 +95,9 @@ def test_of_pixels_the_difference_is_shown_too() -> None:
 
 
 def test_a_model_with_a_memory_is_shown_reality_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = EnvConfig(
+        "Pendulum-v1", {}, (WrapperConfig("world_env.wrappers:SelectColumns", {"columns": [0, 1]}),)
+    )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     begun, reset = [], Simulator.reset
@@ -136,7 +138,9 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
             self.shown[:] = observation[:2]
             return self.shown
 
-    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = EnvConfig(
+        "Pendulum-v1", {}, (WrapperConfig("world_env.wrappers:SelectColumns", {"columns": [0, 1]}),)
+    )
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     world = Reusing(gym.make("Pendulum-v1"))

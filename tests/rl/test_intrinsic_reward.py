@@ -15,6 +15,7 @@ from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError
 from world_env.models.base import Prediction
 from world_env.real.step_ledger import StepLedger
+from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.intrinsic_reward import UncertaintyReward
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rng import CounterRNG
@@ -23,7 +24,10 @@ from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
 
 SEEK = LearnConfig(
-    steps=20_000, rows=32, reward="uncertainty", on_uncertain="ignore", dataset_starts=0.0, seed=1
+    steps=20_000,
+    num_envs=32,
+    simulation=TwinTrainingConfig(reward="uncertainty", on_uncertain="ignore", dataset_starts=0.0),
+    seed=1,
 )
 
 
@@ -67,7 +71,9 @@ def test_the_policy_goes_where_the_twin_knows_least() -> None:
     twin = dataclasses.replace(still_twin(spec), model=Line(spec, None), uncertainty_threshold=2.0)
 
     def place(reward: str) -> float:
-        policy = policy_actor(learn(twin, dataclasses.replace(SEEK, reward=reward)))
+        policy = policy_actor(
+            learn(twin, SEEK.replace(simulation=SEEK.simulation.replace(reward=reward)))
+        )
         env = WorldModelSB3VecEnv(twin, 8, seed=5)
         observation = env.reset()
         for _ in range(49):
@@ -84,5 +90,5 @@ def test_nobody_else_pays_for_uncertainty(far_is_uncertain: Twin, tmp_path: Path
         learn(certain, SEEK)
     with pytest.raises(InvalidOptionError, match="in a twin only"):
         learn(EnvConfig("CartPole-v1"), SEEK, ledger=StepLedger(tmp_path / "steps.json"))
-    with pytest.raises(InvalidOptionError, match="expected 'task' or 'uncertainty'"):
-        LearnConfig(reward="curiosity")
+    with pytest.raises(InvalidOptionError, match="expected one of 'task', 'uncertainty'"):
+        TwinTrainingConfig(reward="curiosity")

@@ -12,19 +12,23 @@ import pytest
 from oracle import oracle_twin
 from stable_baselines3 import PPO
 
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
 from world_env.real.step_ledger import StepLedger
+from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig, learn
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
 CARTPOLE = EnvConfig("CartPole-v1")
 TINY = LearnConfig(
-    steps=512, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1}, dataset_starts=0.0
+    steps=512,
+    num_envs=8,
+    algo_kwargs={"n_steps": 32, "batch_size": 64, "n_epochs": 1},
+    simulation=TwinTrainingConfig(dataset_starts=0.0),
 )
 TINY_SAC = LearnConfig(
-    algo="SAC", steps=60, options={"learning_starts": 30, "batch_size": 8, "buffer_size": 200}
+    algo="SAC", steps=60, algo_kwargs={"learning_starts": 30, "batch_size": 8, "buffer_size": 200}
 )
 
 
@@ -87,14 +91,14 @@ def test_sac_learns_in_a_twin_too(pendulum: Twin, no_reality: None) -> None:
     assert model._n_updates > 0
     # Pendulum has one action: half of the usual -1, unless another is asked for.
     assert model.target_entropy == -0.5
-    asked = dataclasses.replace(TINY_SAC, options=TINY_SAC.options | {"target_entropy": -2.0})
+    asked = TINY_SAC.replace(algo_kwargs=TINY_SAC.algo_kwargs | {"target_entropy": -2.0})
     assert learn(pendulum, asked).target_entropy == -2.0
 
 
 def test_the_same_seed_gives_the_same_policy(cartpole: Twin) -> None:
     first, again = (weights(learn(cartpole, TINY)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, weights(learn(cartpole, dataclasses.replace(TINY, seed=1))))
+    assert not np.array_equal(first, weights(learn(cartpole, TINY.replace(seed=1))))
 
 
 def test_a_finished_policy_is_loaded_instead_of_trained_again(
@@ -109,26 +113,21 @@ def test_a_finished_policy_is_loaded_instead_of_trained_again(
     np.testing.assert_array_equal(weights(first), weights(again))
 
 
-def test_a_policy_from_before_a_setting_existed_had_its_default(
-    cartpole: Twin, tmp_path: Path
-) -> None:
-    trained = learn(cartpole, TINY, out=tmp_path / "p")
+def test_a_policy_whose_settings_were_edited_is_refused(cartpole: Twin, tmp_path: Path) -> None:
+    learn(cartpole, TINY, out=tmp_path / "p")
     card = json.loads((tmp_path / "p" / "policy.json").read_text())
-    del card["provenance"]["learn"]["reward"]
+    del card["provenance"]["learn"]["simulation"]["reward"]
     (tmp_path / "p" / "policy.json").write_text(json.dumps(card))
-    np.testing.assert_array_equal(
-        weights(learn(cartpole, TINY, out=tmp_path / "p")), weights(trained)
-    )
-    with pytest.raises(StageError, match="another configuration"):
-        learn(cartpole, dataclasses.replace(TINY, reward="uncertainty"), out=tmp_path / "p")
+    with pytest.raises(ConfigMismatchError, match=r'simulation\.reward was null, now "task"'):
+        learn(cartpole, TINY, out=tmp_path / "p")
 
 
 def test_a_policy_of_another_configuration_is_not_taken_for_this_one(
     cartpole: Twin, tmp_path: Path
 ) -> None:
     learn(cartpole, TINY, out=tmp_path / "policy")
-    with pytest.raises(StageError, match=r"another configuration \(seed was 0, now 1\)"):
-        learn(cartpole, dataclasses.replace(TINY, seed=1), out=tmp_path / "policy")
+    with pytest.raises(ConfigMismatchError, match=r"\bseed was 0, now 1"):
+        learn(cartpole, TINY.replace(seed=1), out=tmp_path / "policy")
 
 
 def test_a_policy_of_the_other_world_is_not_taken_for_this_one(
@@ -149,7 +148,7 @@ def test_a_policy_of_another_twin_is_not_taken_for_this_one(cartpole: Twin, tmp_
 
 
 def test_a_policy_of_another_real_environment_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, steps=64, rows=2)
+    config = TINY.replace(steps=64, num_envs=2)
     learn(CARTPOLE, config, out=tmp_path / "policy", ledger=StepLedger())
     changed = EnvConfig("CartPole-v1", kwargs={"max_episode_steps": 40})
     with pytest.raises(StageError, match="trained in another real environment"):
@@ -157,7 +156,7 @@ def test_a_policy_of_another_real_environment_is_not_taken_for_this_one(tmp_path
 
 
 def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, steps=2048)
+    config = TINY.replace(steps=2048)
     with pytest.raises(Killed):
         learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1024))
     assert not (tmp_path / "policy").exists()
@@ -174,7 +173,7 @@ def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path)
 
 
 def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path: Path) -> None:
-    ledger, config = StepLedger(), dataclasses.replace(TINY_SAC, steps=200)
+    ledger, config = StepLedger(), TINY_SAC.replace(steps=200)
     real = EnvConfig("Pendulum-v1")
     with pytest.raises(Killed):
         learn(real, config, out=tmp_path / "policy", ledger=ledger, progress=killed_after(100))
@@ -191,7 +190,7 @@ def test_a_killed_training_keeps_the_scale_of_its_rewards(
 ) -> None:
     from stable_baselines3.common.vec_env import VecNormalize
 
-    config = dataclasses.replace(TINY, steps=2048)
+    config = TINY.replace(steps=2048)
     with pytest.raises(Killed):
         learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1024))
     stored = policy_card(tmp_path / ".policy.partial")["provenance"]["learn"]["reward_statistics"]
@@ -208,15 +207,15 @@ def test_a_killed_training_keeps_the_scale_of_its_rewards(
 def test_a_half_trained_policy_of_another_configuration_is_refused(
     cartpole: Twin, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(TINY, steps=2048)
+    config = TINY.replace(steps=2048)
     with pytest.raises(Killed):
         learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1024))
-    with pytest.raises(StageError, match="another configuration"):
-        learn(cartpole, dataclasses.replace(config, rows=4), out=tmp_path / "policy")
+    with pytest.raises(ConfigMismatchError, match="num_envs was 8, now 4"):
+        learn(cartpole, config.replace(num_envs=4), out=tmp_path / "policy")
 
 
 def test_a_damaged_half_trained_policy_is_refused(cartpole: Twin, tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, steps=2048)
+    config = TINY.replace(steps=2048)
     with pytest.raises(Killed):
         learn(cartpole, config, out=tmp_path / "policy", progress=killed_after(1024))
     (tmp_path / ".policy.partial" / "policy.zip").write_bytes(b"half")
@@ -232,7 +231,7 @@ def test_learning_in_reality_needs_a_ledger() -> None:
 def test_real_steps_are_counted_and_no_more_than_one_rollout_above_the_wanted(
     tmp_path: Path,
 ) -> None:
-    config = LearnConfig(steps=200, rows=1, options={"n_steps": 64, "batch_size": 32})
+    config = LearnConfig(steps=200, num_envs=1, algo_kwargs={"n_steps": 64, "batch_size": 32})
     ledger = StepLedger(tmp_path / "steps.json")
     model = learn(CARTPOLE, config, out=tmp_path / "policy", ledger=ledger)
     # Stable-Baselines3 finishes its rollouts: 4 of 64 steps.
@@ -257,7 +256,7 @@ def test_schedules_run_once_over_the_whole_training(cartpole: Twin) -> None:
 
     learn(
         cartpole,
-        dataclasses.replace(TINY, steps=1024, options=TINY.options | {"learning_rate": falling}),
+        TINY.replace(steps=1024, algo_kwargs=TINY.algo_kwargs | {"learning_rate": falling}),
     )
     assert remaining == sorted(remaining, reverse=True)
     assert remaining[-1] == 0.0
@@ -276,29 +275,29 @@ def test_the_data_normalises_the_policy_inside_it(cartpole: Twin, tmp_path: Path
 def test_nothing_to_learn_from_is_refused(change: dict[str, int]) -> None:
     ((name, value),) = change.items()
     with pytest.raises(InvalidOptionError, match=f"^{name} must be >= 1, got {value}$"):
-        dataclasses.replace(TINY, **change)
+        TINY.replace(**change)
 
 
 @pytest.mark.parametrize("gamma", ["x", 1.5, None])
 def test_a_discount_that_is_none_is_refused(gamma: Any) -> None:
     with pytest.raises(InvalidOptionError, match=rf"'gamma'\] must be a discount.*got {gamma!r}"):
-        dataclasses.replace(TINY, options={"gamma": gamma})
+        TINY.replace(algo_kwargs={"gamma": gamma})
 
 
 def test_an_option_that_the_algorithm_lacks_is_named(cartpole: Twin) -> None:
     with pytest.raises(
         InvalidOptionError, match=r"^unknown options \['no_such'\] for PPO: expected.*n_steps"
     ):
-        learn(cartpole, dataclasses.replace(TINY, options={"no_such": 1}))
+        learn(cartpole, TINY.replace(algo_kwargs={"no_such": 1}))
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (dataclasses.replace(TINY, options={"n_steps": -1}), "^cannot train PPO.*'n_steps': -1"),
+        (TINY.replace(algo_kwargs={"n_steps": -1}), "^cannot train PPO.*'n_steps': -1"),
         (TINY_SAC, "^cannot train SAC.*action spaces.*Discrete"),
         (
-            dataclasses.replace(TINY, options={"policy_kwargs": {"activation_fn": "Relu"}}),
+            TINY.replace(algo_kwargs={"policy_kwargs": {"activation_fn": "Relu"}}),
             "activation_fn 'Relu'.*'ReLU'",
         ),
     ],
@@ -319,7 +318,7 @@ def test_options_that_were_not_given_are_not_blamed(cartpole: Twin) -> None:
 
 def test_an_unknown_algorithm_lists_the_known_ones(cartpole: Twin) -> None:
     with pytest.raises(InvalidOptionError, match=r"'PPPO'.*PPO"):
-        learn(cartpole, dataclasses.replace(TINY, algo="PPPO"))
+        learn(cartpole, TINY.replace(algo="PPPO"))
 
 
 def test_what_a_policy_was_learned_with_can_be_read_without_loading_it(
@@ -327,4 +326,4 @@ def test_what_a_policy_was_learned_with_can_be_read_without_loading_it(
 ) -> None:
     learn(cartpole, TINY, out=tmp_path / "policy")
     tree = json.loads((tmp_path / "policy" / "policy.json").read_text())
-    assert tree["provenance"]["learn"]["options"] == TINY.options
+    assert tree["provenance"]["learn"]["algo_kwargs"] == TINY.algo_kwargs

@@ -29,9 +29,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions
 SPEC = WorldSpec(spaces.Box(-9, 9, (3,)), spaces.Discrete(2), horizon=10)
 SMALL = EnsembleConfig(members=2, width=16, head_width=16)
 FIT = FitConfig(
-    updates=20, batch_size=32, validate_every=10, model={"members": 2, "width": 8, "head_width": 8}
+    gradient_steps=20,
+    batch_size=32,
+    validate_every=10,
+    model={"members": 2, "width": 8, "head_width": 8},
 )
-TINY = LearnConfig(steps=512, rows=8, options={"n_steps": 32, "batch_size": 64, "n_epochs": 1})
+TINY = LearnConfig(
+    steps=512, num_envs=8, algo_kwargs={"n_steps": 32, "batch_size": 64, "n_epochs": 1}
+)
 
 
 def wild(seed: int) -> EnsembleWorldModel:
@@ -86,7 +91,7 @@ def first() -> Twin:
 
 def test_a_fit_goes_on_from_a_twin_of_less_data(first: Twin) -> None:
     episodes = real_episodes("CartPole-v1", 40)
-    few = dataclasses.replace(FIT, updates=1, validate_every=1, learning_rate=1e-9)
+    few = FIT.replace(gradient_steps=1, validate_every=1, learning_rate=1e-9)
     later = fit_episodes(episodes, first.spec, few, warm_start=first)
     anew = fit_episodes(episodes, first.spec, few)
     assert later.provenance["warm_start"] == first.fingerprint()
@@ -106,7 +111,7 @@ def fit_error(older: Twin, later: Twin) -> float:
     from world_env.model_evaluation.open_loop import evaluate_open_loop
 
     episodes = real_episodes("CartPole-v1", 40)
-    _, held_out = split(episodes, FIT.held_out, FIT.seed)
+    _, held_out = split(episodes, FIT.validation_fraction, FIT.seed)
     scale = scales_of(encode_episodes(episodes, later.codec))
     return evaluate_open_loop(
         older.model, encode_episodes(held_out, later.codec), horizon=200, scale=scale
@@ -122,7 +127,7 @@ def test_a_fit_goes_on_only_from_its_own_kind(
 ) -> None:
     with pytest.raises(InvalidOptionError, match=words):
         fit_episodes(
-            real_episodes("CartPole-v1", 20), first.spec, dataclasses.replace(FIT, **change), warm_start=first
+            real_episodes("CartPole-v1", 20), first.spec, FIT.replace(**change), warm_start=first
         )  # fmt: skip
     with pytest.raises(InvalidOptionError, match="observation space"):
         fit_episodes(
@@ -189,7 +194,7 @@ def test_the_scale_of_the_rewards_goes_on(tmp_path: Path) -> None:
     learn(twin, TINY, out=tmp_path / "older")
     known = policy_card(tmp_path / "older")["provenance"]["learn"]["reward_statistics"]
     assert known["var"] > 1.0
-    one = dataclasses.replace(TINY, steps=256)
+    one = TINY.replace(steps=256)
     learn(twin, one, out=tmp_path / "later", warm_start=tmp_path / "older")
     later = policy_card(tmp_path / "later")["provenance"]["learn"]["reward_statistics"]
     assert later["count"] == pytest.approx(known["count"] + 256)
@@ -200,9 +205,9 @@ def test_a_policy_goes_on_only_from_its_own_kind(tmp_path: Path) -> None:
     learn(twin, TINY, out=tmp_path / "older")
     with pytest.raises(InvalidOptionError, match="same algorithm"):
         learn(twin, LearnConfig(algo="SAC", steps=10), warm_start=tmp_path / "older")
-    wider = TINY.options | {"policy_kwargs": {"net_arch": [8, 8]}}
+    wider = TINY.algo_kwargs | {"policy_kwargs": {"net_arch": [8, 8]}}
     with pytest.raises(InvalidOptionError, match="policy_kwargs"):
-        learn(twin, dataclasses.replace(TINY, options=wider), warm_start=tmp_path / "older")
+        learn(twin, TINY.replace(algo_kwargs=wider), warm_start=tmp_path / "older")
 
 
 def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Path) -> None:
@@ -215,17 +220,17 @@ def test_a_gaussian_policy_goes_on_with_as_much_noise_as_asked_for(tmp_path: Pat
     # The pendulum's torque reaches from -2 to 2.
     for least, wanted in ((0.0, np.exp(-3.0)), (0.01, np.exp(-3.0)), (0.2, 0.4)):
         newer = algorithm_class("PPO")("MlpPolicy", env, **options)
-        load_warm_start(newer, tmp_path / "older", env, least_noise=least)
+        load_warm_start(newer, tmp_path / "older", env, min_action_std=least)
         assert newer.policy.log_std.exp().tolist() == pytest.approx([wanted])
 
 
 def test_sac_goes_on_with_the_temperature_that_it_had_learned(tmp_path: Path) -> None:
     twin = oracle_twin("Pendulum-v1")
-    config = LearnConfig(algo="SAC", steps=150, rows=4, options={"learning_starts": 40})
+    config = LearnConfig(algo="SAC", steps=150, num_envs=4, algo_kwargs={"learning_starts": 40})
     older: Any = learn(twin, config, out=tmp_path / "older")
     older.log_ent_coef.data.fill_(-1.5)
     older.save(tmp_path / "older" / "policy.zip")
-    still = dataclasses.replace(config, options={"learning_starts": 1_000})
+    still = config.replace(algo_kwargs={"learning_starts": 1_000})
     newer: Any = learn(twin, still, warm_start=tmp_path / "older")
     assert newer.log_ent_coef.tolist() == pytest.approx([-1.5])
     # Rows add up to the steps that were asked for, and every one of them is learned from.

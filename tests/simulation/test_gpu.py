@@ -127,5 +127,5 @@ def test_a_policy_learns_in_it(twins: dict[str, Twin]) -> None:
     from world_env.rl.learn import LearnConfig, learn
 
     options = {"n_steps": 4, "batch_size": 16}
-    config = LearnConfig(steps=64, rows=8, options=options, observation_mode="latent")
+    config = LearnConfig(steps=64, num_envs=8, algo_kwargs=options, observation_mode="latent")
     assert learn(twins["cuda"], config).num_timesteps == 64

@@ -19,7 +19,8 @@ def run(module: str, *words: object) -> str:
 
 
 def test_the_recipes_lead_from_an_environment_to_a_page(tmp_path: Path) -> None:
-    shown = run("train_world_model", "CartPole-v1", "--steps", 300, "--updates", 20, "--out", tmp_path)  # fmt: skip
+    fitting = ["CartPole-v1", "--steps", 300, "--gradient-steps", 20, "--out", tmp_path]
+    shown = run("train_world_model", *fitting)
     assert "300 real steps in" in shown
     twin, policy = tmp_path / "twin", tmp_path / "ppo.zip"
     assert (twin / "card.md").is_file()

@@ -14,6 +14,7 @@ from gymnasium import spaces
 import world_env.twin.twin as twin_module
 from world_env.errors import TwinSaveError
 from world_env.models.ensemble.model import EnsembleConfig
+from world_env.policies.config import MixtureExploration, PolicyExploration, random_and_held
 from world_env.spec import WorldSpec
 from world_env.twin.fidelity import error_curves, show
 from world_env.twin.fidelity_tables import (
@@ -243,36 +244,49 @@ def test_the_warnings_of_the_comparison_are_the_first_of_a_card() -> None:
 @pytest.mark.parametrize(
     ("recorded", "text"),
     [
-        ("random", "uniform random actions"),
-        ("held:30", "random actions held for 30 steps on average"),
-        ("greedy:some/where/mine", 'deterministic actions of the policy "mine"'),
-        ("policy:{policy}", "actions of the previous round's policy"),
+        ({"kind": "random"}, "uniform random actions"),
+        ({"kind": "held", "steps": 30.0}, "random actions held for 30 steps on average"),
         (
-            "stuck:0.5:{newest}",
+            {"kind": "policy", "path": "some/where/mine", "deterministic": True},
+            'deterministic actions of the policy "mine"',
+        ),
+        ({"kind": "policy", "path": "selected"}, "actions of the previous round's policy"),
+        (
+            {"kind": "stuck_sensors", "path": "newest", "share": 0.5},
             "actions of the previous round's newest policy with 50 % of the observation dimensions stuck",
         ),
         (
-            "random, then policy:{newest}",
+            [{"kind": "random"}, {"kind": "policy", "path": "newest"}],
             "uniform random actions; then actions of the previous round's newest policy",
         ),
         (
-            "mix:0.5*random+0.5*held:5, then mix:1*policy:{policy}+3*policy:{fresh}",
+            [
+                random_and_held(5).to_json(),
+                MixtureExploration(
+                    parts=(PolicyExploration(path="selected"), PolicyExploration(path="fresh")),
+                    weights=(1, 3),
+                ).to_json(),
+            ],
             "50 % uniform random actions, 50 % random actions held for 5 steps on average; then 25 % actions of the "
-            'previous round\'s policy, 75 % actions of the exploration policy "fresh"',
+            'previous round\'s policy, 75 % actions of the policy "fresh"',
         ),
-        ("mix:a|b", "mix:a|b"),
-        ("mix:0*random", "mix:0*random"),
+        (
+            {"kind": "mixture", "parts": [], "weights": [0]},
+            "{'kind': 'mixture', 'parts': [], 'weights': [0]}",
+        ),
+        ({"kind": "dance"}, "{'kind': 'dance'}"),
         ("a person at the controls", "a person at the controls"),
     ],
 )
-def test_an_exploration_is_described_in_words(recorded: str, text: str) -> None:
+def test_an_exploration_is_described_in_words(recorded: Any, text: str) -> None:
     assert exploration_text({"exploration": recorded}) == text
 
 
 def test_provenance_of_the_data_set_completes_that_of_the_twin() -> None:
     # As `collect` and `fit` record it, one after the other.
     provenance: JSON = {
-        "data": {"exploration": "held:5", "seed": 7}, "real_steps": {"collect": 2000, "validate": 450},
+        "data": {"exploration": {"kind": "held", "steps": 5}, "seed": 7},
+        "real_steps": {"collect": 2000, "validate": 450},
         "fit": {"seed": 0}, "episodes": 1200,
     }  # fmt: skip
     card = card_text(family="ensemble", spec=SPEC, provenance=provenance, fidelity={})

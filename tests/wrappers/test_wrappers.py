@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from world_env.errors import InvalidOptionError, UnsupportedSpaceError
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 from world_env.wrappers.select_columns import SelectColumns
 from world_env.wrappers.set_attributes import SetAttributes
 
@@ -33,7 +33,9 @@ def test_it_passes_gymnasiums_checker() -> None:
 
 
 def test_it_is_named_in_a_real_config() -> None:
-    real = EnvConfig("Pendulum-v1", {}, ('world_env.wrappers:SelectColumns{"columns": [0, 1]}',))
+    real = EnvConfig(
+        "Pendulum-v1", {}, (WrapperConfig("world_env.wrappers:SelectColumns", {"columns": [0, 1]}),)
+    )
     assert spec_of(real).observation_space.shape == (2,)
     env = make_real(real, purpose="judge", ledger=StepLedger())
     assert env.reset(seed=0)[0].shape == (2,)
@@ -55,8 +57,8 @@ def test_set_attributes_change_the_environment_underneath_before_its_first_episo
         "Pendulum-v1",
         {"render_mode": "rgb_array"},
         (
-            'world_env.wrappers:SetAttributes{"screen_dim": 32, "g": 0}',
-            'gymnasium.wrappers:AddRenderObservation{"render_only": true}',
+            WrapperConfig("world_env.wrappers:SetAttributes", {"screen_dim": 32, "g": 0}),
+            WrapperConfig("gymnasium.wrappers:AddRenderObservation", {"render_only": True}),
         ),
     )
     assert spec_of(real).observation_space.shape == (32, 32, 3)

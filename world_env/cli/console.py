@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from world_env.twin.twin import Twin
 
 console = Console()
-NO_KWARGS: dict[str, Any] = {}
-"""Default of options that are JSON objects."""
 
 
 def runs_folder() -> Path:
@@ -55,13 +53,17 @@ class Bars:
         self._bar = None
 
 
-def real_of_twin(twin: Twin, env_id: str | None) -> EnvConfig:
-    """The real environment that a twin was fitted to, with its arguments and wrappers, or a plain one by its id."""
+def real_of_twin(twin: Twin, real: EnvConfig | None) -> EnvConfig:
+    """The real environment of a command: the given one, or that of the twin with its arguments and wrappers.
+
+    An id alone means the twin's own environment, where it is the id of that one.
+    """
     from world_env.policy_evaluation.compare import real_environment
 
-    if env_id in (None, twin.provenance.get("real", {}).get("env_id")):
+    stored = twin.provenance.get("real", {}).get("env_id")
+    if real is None or (stored is not None and real == EnvConfig(stored)):
         return real_environment(twin)
-    return EnvConfig(str(env_id))
+    return real
 
 
 def show_comparison(comparison: JSON) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from world_env.cli.main import set_threads
 from world_env.errors import InvalidOptionError
 from world_env.provenance import facts
 from world_env.spec import check_same_spaces
+from world_env.struct import Struct
 from world_env.twin.fidelity import DASH
 from world_env.types import JSON
 
@@ -26,42 +26,42 @@ if TYPE_CHECKING:
     from world_env.twin.twin import Twin
 
 
-def lint_command(
-    dataset: str,
-    /,
-    held_out: str | None = None,
-    twin: str | None = None,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
-    """Check episodes before a twin is fitted to them. Exit status 1 if any error is found.
+class LintCommand(Struct, frozen=True):
+    """Settings of `lint`."""
 
-    Args:
-        dataset: Dataset: folder of an episode store, or minari:ID.
-        held_out: Another dataset that must share no episode with this one, such as a test split. None: no such check.
-        twin: Name of a bundled twin, or a folder: the episodes it was fitted to must share nothing with the rest of
-            the dataset. None: no such check.
-        as_json: Print JSON instead of a table.
-    """
+    dataset: str
+    """Dataset: folder of an episode store, or minari:ID."""
+    test_data: str | None = None
+    """Another dataset that must share no episode with this one, such as a test split. None: no such check."""
+    twin: str | None = None
+    """Name of a bundled twin, or a folder: the episodes it was fitted to must share nothing with the rest of the
+    dataset. None: no such check."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def lint_command(config: LintCommand) -> int:
+    """Check episodes before a twin is fitted to them. Exit status 1 if any error is found."""
     from world_env.data.sources import open_recordings
     from world_env.data.validation.issue import worst_first
     from world_env.data.validation.lint import lint, lint_split
     from world_env.twin.twin import Twin
 
     set_threads()
-    if held_out is not None and twin is not None:
-        raise InvalidOptionError("pass at most one of --held-out DATASET and --twin TWIN")
-    spec, episodes, _ = open_recordings(dataset)
+    if config.test_data is not None and config.twin is not None:
+        raise InvalidOptionError("pass at most one of --test-data DATASET and --twin TWIN")
+    spec, episodes, _ = open_recordings(config.dataset)
     found = lint(episodes, spec)
-    if held_out is not None:
-        found += lint_split(episodes, open_recordings(held_out)[1], spec)
-    if twin is not None:
-        found += lint_split(*_sides(Twin.load(twin), episodes), spec)
+    if config.test_data is not None:
+        found += lint_split(episodes, open_recordings(config.test_data)[1], spec)
+    if config.twin is not None:
+        found += lint_split(*_sides(Twin.load(config.twin), episodes), spec)
     found = worst_first(found)
-    if as_json:
+    if config.json:
         print(json.dumps([issue.to_json() for issue in found], indent=1))
     else:
         steps = sum(map(len, episodes))
-        show_issues(found, f"{dataset}: {len(episodes):,} episodes, {steps:,} steps")
+        show_issues(found, f"{config.dataset}: {len(episodes):,} episodes, {steps:,} steps")
     return int(any(issue.severity == "error" for issue in found))
 
 
@@ -152,7 +152,7 @@ def _sides(twin: Twin, episodes: Sequence[Episode]) -> tuple[list[Episode], list
     known = twin.provenance.get("trained_on")
     if known is None:
         raise InvalidOptionError(
-            "this twin does not store which episodes it was fitted to: fit it again, or pass --held-out DATASET"
+            "this twin does not store which episodes it was fitted to: fit it again, or pass --test-data DATASET"
         )
     sides: tuple[list[Episode], list[Episode]] = ([], [])
     for episode in episodes:

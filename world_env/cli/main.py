@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import logging
 import os
 import sys
-import types
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple
 
 import world_env
 from world_env.errors import WorldEnvError
@@ -82,8 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"world-env: {_unknown(name)}", file=sys.stderr)
         return 2
     try:
+        from world_env.cli.options import VIEWS, View, parse
+
         function = load_command(name)
-        import tyro
     except ImportError as error:
         print(
             f"world-env: {error.name or error} is not installed, but `world-env {name}` needs it: {_PIP}",
@@ -94,9 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("world_env").setLevel(logging.INFO)
     try:
-        with json_fields(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            status = tyro.cli(function, prog=f"world-env {name}", args=rest)
+            config = parse(function, rest, prog=f"world-env {name}", view=VIEWS.get(name, View()))
+            status = function(config)
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -129,7 +129,7 @@ def usage() -> str:
     )
 
 
-def load_command(name: str) -> Callable[..., int | None]:
+def load_command(name: str) -> Callable[[Any], int | None]:
     """The function of a command. Raises ImportError where an optional package is missing."""
     command = COMMANDS[name]
     module = importlib.import_module(f"world_env.cli.{command.module}")
@@ -143,15 +143,6 @@ def set_threads() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def json_fields() -> Any:
-    """A context in which tyro reads dict options as JSON."""
-    import tyro
-
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_json_rule)
-    return registry
-
-
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
 ) -> None:
@@ -163,35 +154,6 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f" Did you mean `world-env {near[0]}`?" if near else ""
     return f"unknown command {name!r}, expected one of {', '.join(COMMANDS)}.{hint}"
-
-
-def _json_rule(info: Any) -> Any:
-    """How tyro reads an option of type dict: one argument of JSON, such as '{"gamma": 0.95}'."""
-    from tyro.constructors import PrimitiveConstructorSpec
-
-    kinds = {get_origin(kind) or kind for kind in get_args(info.type)}
-    # By default tyro makes subcommands of `dict | None`, and fails on unknown options inside them.
-    optional = info.type_origin in (Union, types.UnionType) and kinds == {dict, type(None)}
-    if info.type_origin is not dict and not optional:
-        return None
-
-    def read(words: list[str]) -> Any:
-        if optional and words[0] == "None":
-            return None
-        tree = json.loads(words[0])
-        if not isinstance(tree, dict):
-            raise ValueError(
-                f"expected a JSON object such as '{{\"gamma\": 0.95}}', got {words[0]}"
-            )
-        return tree
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{None}|JSON" if optional else "JSON",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, dict) or (optional and value is None),
-        str_from_instance=lambda value: ["None" if value is None else json.dumps(value)],
-    )
 
 
 if __name__ == "__main__":

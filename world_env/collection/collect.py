@@ -16,15 +16,15 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.collection.config import CollectConfig
-from world_env.collection.exploration import parse_exploration
+from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, StageError
 from world_env.policies.protocol import Exploration
 from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
+from world_env.run_config import check_same_config, keep_config
 from world_env.spec import WorldSpec
-from world_env.types import JSON
 
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps in total)."""
@@ -61,14 +61,14 @@ def collect(
         `steps.json`.
     progress: called after each episode with (steps collected, steps in total).
 
-    Raises StageError if the folder holds a collection with other settings or with more steps, DataError for NaN or
-    infinite values of the environment, and what `make_real` raises.
+    Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps,
+    DataError for NaN or infinite values of the environment, and what `make_real` raises.
     """
     own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
     env = make_real(config.real, purpose=config.purpose, ledger=own)
     try:
         spec = spec_from(env, config.real)
-        exploration = parse_exploration(config.exploration, spec)
+        exploration = make_exploration(config.exploration, spec)
         store = _open(config, spec)
         for number, length in enumerate(store.lengths):
             exploration.skip(_derive(config.seed, number, 1), length)
@@ -91,33 +91,21 @@ def collect(
 
 
 def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:
-    provenance: JSON = {
-        "real": config.real.to_json(),
-        "exploration": config.exploration,
-        "seed": config.seed,
-        "purpose": config.purpose,
-    }
+    tree = config.to_json()
+    keep_config(config.out, tree, may_change=("steps",))
     if not EpisodeStore.exists(config.out):
-        return EpisodeStore.create(config.out, spec, provenance=provenance)
+        names = ("real", "exploration", "seed", "purpose")
+        return EpisodeStore.create(
+            config.out, spec, provenance={name: tree[name] for name in names}
+        )
     store = EpisodeStore(config.out)
-    found = {**store.provenance, "spec": store.spec.to_json()}
-    for name, wanted in {**provenance, "spec": spec.to_json()}.items():
-        if found.get(name) != wanted:
-            raise StageError(
-                f"{config.out} holds a collection with other settings: {name} is {_short(found.get(name))}, got "
-                f"{_short(wanted)}. Choose another folder, or give the same settings to resume."
-            )
+    check_same_config(store.spec.to_json(), spec.to_json(), config.out)
     if store.steps > config.steps:
         raise StageError(
             f"steps is {config.steps}, but {config.out} already holds {store.steps} steps: give at least as many, or "
             "choose another folder"
         )
     return store
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 300 else text[:300] + " ..."
 
 
 def _derive(seed: int, number: int, stream: int) -> int:

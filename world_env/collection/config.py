@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from world_env.errors import InvalidOptionError
-from world_env.real.step_ledger import PURPOSES
+from world_env.policies.config import ExplorationConfig, RandomExploration, check_exploration
+from world_env.real.step_ledger import PURPOSES, Purpose
 from world_env.spec import EnvConfig
+from world_env.struct import Struct
 
 
-@dataclass(frozen=True)
-class CollectConfig:
+class CollectConfig(Struct, frozen=True):
     """Settings of `collect`: environment, folder, number of real steps and exploration."""
 
     real: EnvConfig
@@ -21,15 +21,12 @@ class CollectConfig:
     steps: int
     """Real environment steps to store in total, at least 1. The last episode is truncated there. A larger number in
     the same folder adds steps."""
-    exploration: str = "random"
-    """Exploration policy. "random": uniform actions. "held:20": random actions, each held for 20 steps on average.
-    "policy:PATH": sampled actions of a saved policy. "greedy:PATH": its deterministic actions. "stuck:0.5:PATH": its
-    sampled actions while half of the observation dimensions are stuck. "mix:0.5*random+0.5*held:20": one of these
-    for each episode, in these shares of the steps. More varied actions give a twin that is accurate in more states."""
+    exploration: ExplorationConfig = RandomExploration()
+    """Actions of the collection. More varied actions give a twin that is accurate in more states."""
     seed: int = 0
     """Seed of the environment and of the exploration, at least 0. The same seed gives the same episodes."""
-    purpose: str = "collect"
-    """Purpose under which the step ledger counts the real steps: collect, validate, select, spot_check or judge."""
+    purpose: Purpose = "collect"
+    """Purpose under which the step ledger counts the real steps."""
     shard_steps: int = 1000
     """Steps after which the complete episodes are written to disk. A killed process loses at most these steps and
     one episode; small values write many small files."""
@@ -40,6 +37,7 @@ class CollectConfig:
                 raise InvalidOptionError(
                     f"{name} must be at least {least}, got {getattr(self, name)}"
                 )
+        check_exploration(self.exploration)
         if self.purpose not in PURPOSES:
             raise InvalidOptionError(
                 f"unknown purpose {self.purpose!r}: expected one of {', '.join(PURPOSES)}"

@@ -12,6 +12,14 @@ import torch
 from gymnasium import spaces
 
 from world_env.errors import InvalidOptionError
+from world_env.policies.config import (
+    ExplorationConfig,
+    HeldExploration,
+    MixtureExploration,
+    PolicyExploration,
+    StuckSensorsExploration,
+    check_exploration,
+)
 from world_env.policies.correlated_noise import CorrelatedNoise
 from world_env.policies.latent_policy import encoder_of
 from world_env.policies.normalization import NormalizedFeatures
@@ -161,7 +169,7 @@ class StuckPolicy(SavedPolicy):
         if not isinstance(features, NormalizedFeatures):
             raise InvalidOptionError(
                 "a stuck policy needs the data statistics of a policy that was trained with normalize=True on vector "
-                'observations, and this one has none: train it so, or collect with "policy:FOLDER"'
+                "observations, and this one has none: train it so, or collect with PolicyExploration"
             )
         if not 0 < share <= 1:
             raise InvalidOptionError(f"share of stuck dimensions must be in (0, 1], got {share}")
@@ -185,36 +193,18 @@ class StuckPolicy(SavedPolicy):
         return super().act(np.where(stuck, values, true).astype(true.dtype))
 
 
-def parse_exploration(text: str, spec: WorldSpec) -> Exploration:
-    """Make the exploration that a text names.
-
-    "random"; "held:STEPS" (mean steps per action); "policy:FOLDER" (sampled actions); "greedy:FOLDER" (deterministic
-    actions); "stuck:SHARE:FOLDER" (sampled actions, that share of the observation dimensions stuck);
-    "mix:WEIGHT*PART+WEIGHT*PART" (a mixture of these).
-
-    Raises InvalidOptionError for any other text, and what `load_policy` raises.
-    """
-    kind, _, rest = text.strip().partition(":")
-    space = spec.action_space
-    if kind == "random" and not rest:
-        return RandomPolicy(space)
-    if kind == "held" and rest:
-        return CorrelatedNoise(space, _number(rest, text, "held:20"))
-    if kind in ("policy", "greedy") and rest:
-        return SavedPolicy(_open_policy(rest, spec), deterministic=kind == "greedy")
-    if kind == "stuck" and rest:
-        number, _, folder = rest.partition(":")
-        share = _number(number, text, "stuck:0.5:FOLDER")
-        return StuckPolicy(_open_policy(folder, spec), share)
-    if kind == "mix" and rest:
-        pairs = [part.partition("*") for part in rest.split("+")]
-        weights = [_number(weight, text, "mix:0.5*random+0.5*held:20") for weight, _, _ in pairs]
-        return Mixture([parse_exploration(part, spec) for _, _, part in pairs], weights)
-    raise InvalidOptionError(
-        f'unknown exploration {text!r}: expected "random", "held:20" (mean steps per action), "policy:FOLDER", '
-        '"greedy:FOLDER", "stuck:0.5:FOLDER" (share of stuck dimensions), or a mixture such as '
-        '"mix:0.5*random+0.5*held:20"'
-    )
+def make_exploration(config: ExplorationConfig, spec: WorldSpec) -> Exploration:
+    """Make the exploration of a configuration. Raises InvalidOptionError, and what `load_policy` raises."""
+    check_exploration(config)
+    if isinstance(config, HeldExploration):
+        return CorrelatedNoise(spec.action_space, config.steps)
+    if isinstance(config, PolicyExploration):
+        return SavedPolicy(_open_policy(config.path, spec), deterministic=config.deterministic)
+    if isinstance(config, StuckSensorsExploration):
+        return StuckPolicy(_open_policy(config.path, spec), config.share)
+    if isinstance(config, MixtureExploration):
+        return Mixture([make_exploration(part, spec) for part in config.parts], config.weights)
+    return RandomPolicy(spec.action_space)
 
 
 def _open_policy(folder: str, spec: WorldSpec) -> BaseAlgorithm:
@@ -224,12 +214,3 @@ def _open_policy(folder: str, spec: WorldSpec) -> BaseAlgorithm:
             "would get results that are too good. Collect with another policy."
         )
     return load_policy(folder, expect=spec)
-
-
-def _number(text: str, whole: str, example: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InvalidOptionError(
-            f'{text!r} in the exploration {whole!r} is not a number: expected for example "{example}"'
-        ) from error

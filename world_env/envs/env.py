@@ -43,8 +43,8 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
 
     **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
     hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
-    `rollout_length`, `branch_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a
-    truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
+    `rollout_length`, `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination
+    or a truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
     "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
     step, if the model family has one.
 
@@ -56,7 +56,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     - device: torch device of the model, for a name or a folder. A Twin keeps its device.
     - max_episode_steps: alias of `horizon`.
     - reward_fn, termination_fn: known functions (obs, action, next_obs) -> (B,), on batched numpy arrays.
-    - options: fields of SimulatorConfig: horizon, rollout_length, branch_length, termination, on_uncertain,
+    - options: fields of SimulatorConfig: horizon, rollout_length, dataset_rollout_length, termination, on_uncertain,
       uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, observation_mode.
 
     Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.

@@ -34,7 +34,7 @@ def open_simulator(
     """
     if render_mode not in (None, "rgb_array"):
         raise InvalidOptionError(f"render_mode is {render_mode!r}, expected None or 'rgb_array'")
-    names = [field.name for field in dataclasses.fields(SimulatorConfig)]
+    names = SimulatorConfig.__struct_fields__
     unknown = sorted(set(options) - set(names))
     if unknown:
         raise InvalidOptionError(
@@ -45,7 +45,7 @@ def open_simulator(
     # Gymnasium passes -1 for "no TimeLimit wrapper".
     if config.horizon is None and max_episode_steps is not None and max_episode_steps != -1:
         limit = whole_number(max_episode_steps, "max_episode_steps")
-        config = dataclasses.replace(config, horizon=limit)
+        config = config.replace(horizon=limit)
     if isinstance(twin, Twin):
         twin = dataclasses.replace(
             twin,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from world_env.atomic_io import atomic_path
-from world_env.errors import StageError
+from world_env.errors import ConfigMismatchError, StageError
 from world_env.models.base import TrainableWorldModel
+from world_env.run_config import check_same_config
 from world_env.types import JSON
 
 
@@ -56,23 +57,19 @@ def read_checkpoint(
     """Load a checkpoint into the model and the optimizer.
 
     Returns (best weights, their open-loop error, gradient steps done, last logs).
-    Raises StageError if the checkpoint is damaged or belongs to another fit.
+    Raises StageError if the checkpoint is damaged, ConfigMismatchError if it belongs to another fit.
     """
     try:
         tree = torch.load(path, weights_only=True, map_location="cpu")
-        same = tree["identity"] == identity
-        if same:
-            model.load_state_dict(tree["model"])
-            optimizer.load_state_dict(tree["optimizer"])
+        check_same_config(tree["identity"], identity, path)
+        model.load_state_dict(tree["model"])
+        optimizer.load_state_dict(tree["optimizer"])
+    except ConfigMismatchError:
+        raise
     # A damaged archive can raise any exception, and the advice in torch's messages does not apply here.
     except Exception as error:
         raise StageError(
             f"the checkpoint {path} of an interrupted fit cannot be read ({type(error).__name__}): delete it to fit "
             "from scratch"
         ) from error
-    if not same:
-        raise StageError(
-            f"the checkpoint {path} belongs to an interrupted fit with another configuration or other data: use the "
-            "same configuration and data to resume, or delete the checkpoint to fit from scratch"
-        )
     return tree["best"], tree["score"], tree["done"], tree["logs"]

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from world_env.errors import InvalidOptionError
+from world_env.struct import Struct
 from world_env.types import JSON
 
-MIN_UPDATES, MAX_UPDATES = 3_000, 30_000
+MIN_GRADIENT_STEPS, MAX_GRADIENT_STEPS = 3_000, 30_000
 """Smallest and largest default number of gradient steps of a fit."""
-_STEPS_PER_UPDATE = 10
+_STEPS_PER_GRADIENT_STEP = 10
 """Real steps per gradient step, between these limits."""
 
 
-@dataclass(frozen=True)
-class FitConfig:
+class FitConfig(Struct, frozen=True):
     """How a world model is fitted to real episodes."""
 
     family: str = "ensemble"
     """World model family: "ensemble" (vector observations), "rssm" (images, hidden state), "rssm-large" or
     "linear"; from Python also a registered name."""
-    model: JSON = field(default_factory=dict)
+    model: JSON = {}
     """Fields of the family's configuration as JSON (empty: its defaults), for example {"members": 7}."""
-    updates: int | None = None
+    gradient_steps: int | None = None
     """Gradient steps (None: one per 10 real steps, between 3,000 and 30,000). More take longer and fit
     the data better."""
     batch_size: int | None = None
@@ -35,16 +33,16 @@ class FitConfig:
     """Decoupled weight decay of AdamW. Larger values give smaller weights and less overfitting."""
     max_gradient_norm: float = 10.0
     """Maximum gradient norm. Larger gradients are scaled down to it, which limits the effect of outliers."""
-    held_out: float = 0.1
+    validation_fraction: float = 0.1
     """Fraction of the episodes in the validation split, in (0, 1). They select the best weights and set thresholds; the
     model does not train on them."""
     validate_every: int = 250
     """Gradient steps between two measurements of the validation error, and between two checkpoints. Smaller values
     select better weights, but the fit takes longer."""
-    states: int = 2_000
+    max_dataset_states: int = 2_000
     """Maximum number of states inside the data that the twin stores as start states of learned episodes. Short
     rollouts need more of them to cover the data."""
-    sharp_ends: bool = True
+    hard_termination_bounds: bool = True
     """Use hard termination bounds: the twin also terminates where one observation dimension passes a bound beyond which
     every episode of the data ended. Off: only the model predicts termination."""
     seed: int = 0
@@ -54,14 +52,16 @@ class FitConfig:
     the CPU."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "validate_every", "states"):
+        for name in ("gradient_steps", "batch_size", "validate_every", "max_dataset_states"):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InvalidOptionError(f"{name} is {number}, expected an integer >= 1")
-        if not 0.0 < self.held_out < 1.0:
-            raise InvalidOptionError(f"held_out is {self.held_out}, expected a fraction in (0, 1)")
+        if not 0.0 < self.validation_fraction < 1.0:
+            raise InvalidOptionError(
+                f"validation_fraction is {self.validation_fraction}, expected a number in (0, 1)"
+            )
 
 
-def updates_for(steps: int) -> int:
+def gradient_steps_for(steps: int) -> int:
     """Return the default number of gradient steps of a fit to `steps` real steps."""
-    return min(max(MIN_UPDATES, steps // _STEPS_PER_UPDATE), MAX_UPDATES)
+    return min(max(MIN_GRADIENT_STEPS, steps // _STEPS_PER_GRADIENT_STEP), MAX_GRADIENT_STEPS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import math
 import time
@@ -27,7 +26,7 @@ from world_env.data_range import DataRange
 from world_env.device import as_device
 from world_env.errors import DataError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
-from world_env.fitting.config import FitConfig, updates_for
+from world_env.fitting.config import FitConfig, gradient_steps_for
 from world_env.fitting.preconditions import (
     check_amount,
     check_family,
@@ -129,11 +128,11 @@ def fit_episodes(
     Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
     steps, config = sum(map(len, episodes)), config or FitConfig()
-    updates, device = config.updates or updates_for(steps), as_device(config.device)
-    config = dataclasses.replace(config, updates=updates)
+    gradient_steps = config.gradient_steps or gradient_steps_for(steps)
+    config, device = config.replace(gradient_steps=gradient_steps), as_device(config.device)
     started = time.perf_counter()
-    training, held_out = split(check_amount(episodes), config.held_out, config.seed)
-    bounds = end_bounds(training if config.sharp_ends else [], spec)
+    training, held_out = split(check_amount(episodes), config.validation_fraction, config.seed)
+    bounds = end_bounds(training if config.hard_termination_bounds else [], spec)
     ranges = data_range(list(episodes), spec, ends=bounds)
     codec = Codec(spec, ranges)
     train, validation = encode_episodes(training, codec), encode_episodes(held_out, codec)
@@ -147,12 +146,14 @@ def fit_episodes(
         check_same_kind(warm_start, spec, config.family, config.model)
         model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
         initial = {"warm_start": warm_start.fingerprint()}
-    states = dataset_states(everything, config.states, config.seed, context=model.context)
+    states = dataset_states(
+        everything, config.max_dataset_states, config.seed, context=model.context
+    )
     model.to(device)
     train, validation, everything = (each.to(device) for each in (train, validation, everything))
     scale = scales_of(everything)
     logs = _optimize(
-        model, train, validation, scale, config, updates, progress, checkpoint, initial
+        model, train, validation, scale, config, gradient_steps, progress, checkpoint, initial
     )
     model.eval().requires_grad_(False)
     threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
@@ -171,7 +172,7 @@ def fit_episodes(
         else None,
         provenance=(provenance or {})
         | {
-            "fit": dataclasses.asdict(config),
+            "fit": config.to_json(),
             "steps": steps,
             "episodes": len(episodes),
             **digests(episodes, held_out),
@@ -191,7 +192,7 @@ def _optimize(
     validation: EncodedEpisodes,
     scale: Observation,
     config: FitConfig,
-    updates: int,
+    gradient_steps: int,
     progress: Progress | None,
     checkpoint: Path | None,
     initial: JSON,
@@ -203,14 +204,14 @@ def _optimize(
     """
     parameters, rate = list(model.parameters()), config.learning_rate or model.learning_rate
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
-    identity = dataclasses.asdict(config) | {"data": train.fingerprint()} | initial
+    identity = config.to_json() | {"data": train.fingerprint()} | initial
     best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
         best, score, first, logs = read_checkpoint(checkpoint, identity, model, optimizer)
-        _log.info("resuming an interrupted fit at gradient step %d of %d", first, updates)
-    for update in range(first, updates):
-        share = update / updates
+        _log.info("resuming an interrupted fit at gradient step %d of %d", first, gradient_steps)
+    for update in range(first, gradient_steps):
+        share = update / gradient_steps
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(share)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
@@ -222,12 +223,12 @@ def _optimize(
         _clip(parameters, config.max_gradient_norm)
         optimizer.step()
         done = update + 1
-        if done % config.validate_every == 0 or done == updates:
+        if done % config.validate_every == 0 or done == gradient_steps:
             measured = evaluate_open_loop(
                 model, validation, horizon=_MAX_SELECTION_HORIZON, scale=scale
             )
             # Early models can have a low open-loop error although their termination head is untrained.
-            selectable = done >= _SELECT_FROM * updates
+            selectable = done >= _SELECT_FROM * gradient_steps
             logs = _plain(parts) | {
                 "open_loop": measured.score,
                 "open_loop_rms": float(measured.error.mean()),
@@ -238,7 +239,7 @@ def _optimize(
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
             if progress is not None:
-                progress(done, updates, logs)
+                progress(done, gradient_steps, logs)
     if score == float("inf"):
         raise DataError(
             "the fit diverged: no validation gave a finite open-loop error. Lower learning_rate, or check the data for "

@@ -58,13 +58,13 @@ def measure_action_effects(
     square of learned minus real effects, as a share of that size; 1 for a twin that ignores actions), "cosine" (mean
     cosine similarity of the nonzero effects), "rank" (Spearman correlation over effects and dimensions), each None
     where no action has an effect, and "pairs"; "states"; "actions"; "reason" (why all scores are None, else None). Real
-    steps are counted under "spot_check". Raises InvalidOptionError, SpaceMismatchError.
+    steps are counted under "evaluate". Raises InvalidOptionError, SpaceMismatchError.
     """
     if states < 1:
         raise InvalidOptionError(f"states is {states}, expected at least 1")
     if actions < 2:
         raise InvalidOptionError(f"actions is {actions}, expected at least 2 to compare")
-    with closing(make_real(real, purpose="spot_check", ledger=ledger)) as env:
+    with closing(make_real(real, purpose="evaluate", ledger=ledger)) as env:
         check_same_spaces(env, twin.spec)
         walker = _Walker(env, seed)
         reason = _obstacle(walker)

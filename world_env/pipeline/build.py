@@ -94,12 +94,15 @@ def build(
     policy_pool = _checked(config, spec_of(config.real))
     ledger = StepLedger(out / "real-steps.json")
     began = time.perf_counter()
+    rounds_config = refine_config(config)
     rounds = refine(
-        refine_config(config),
+        rounds_config,
         ledger=ledger,
         report=report,
         reward_fn=reward_fn,
         termination_fn=termination_fn,
+        record=config.replace(refinement=rounds_config).to_json(),
+        may_change=("episodes", "baseline", "pool"),
     )
     last = rounds[-1]
     seconds = [
@@ -181,16 +184,16 @@ def _baseline(
         LearnConfig(
             algo=config.algo,
             steps=last.real_steps,
-            rows=1,
+            num_envs=1,
             seed=config.seed,
-            options=config.baseline_options,
+            algo_kwargs=config.baseline_algo_kwargs,
             observation_mode=mode,
         ),
         out=Path(config.out) / f"{config.algo.lower()}-real",
         ledger=ledger,
         purpose="collect",
         progress=lambda done, wanted, logs: report("baseline", done, wanted, logs),
-        through=None if mode == "observation" else last.twin,
+        encoder=None if mode == "observation" else last.twin,
     )
 
 
@@ -213,26 +216,25 @@ def refine_config(config: BuildConfig) -> RefineConfig:
     fit = given({"family": config.family}) | _named(config.fit)
     if fit.get("family", plain.fit.family) != plain.fit.family:
         fit = {"model": {}} | fit  # the sizes of another family do not fit
-    return dataclasses.replace(
-        plain,
+    return plain.replace(
         **given(
             {"steps": config.steps, "rounds": config.rounds, "exploration": config.exploration}
         ),
-        fit=dataclasses.replace(plain.fit, **fit),
-        learn=dataclasses.replace(plain.learn, **given(learning)),
+        fit=plain.fit.replace(**fit),
+        learn=plain.learn.replace(**given(learning)),
     )
 
 
 def _named(fit: FitConfig) -> JSON:
     """The fields that are not the defaults."""
-    plain = dataclasses.asdict(FitConfig())
-    return {n: value for n, value in dataclasses.asdict(fit).items() if value != plain[n]}
+    plain = FitConfig()
+    return {n: v for n in fit.__struct_fields__ if (v := getattr(fit, n)) != getattr(plain, n)}
 
 
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> tuple[JSON, JSON]:
     """(curves for the report, measures for the twin), on the validation split of the last round's twin."""
     episodes = episodes_of_rounds(Path(config.out), last.number)
-    share = last.twin.provenance["fit"]["held_out"]
+    share = last.twin.provenance["fit"]["validation_fraction"]
     _, validation = split(episodes, share, config.seed)
     # Least squares on images would need a weight for each pair of pixels.
     images = last.twin.codec.images
@@ -278,9 +280,13 @@ def curves_of(twin: Twin, validation: list[Episode], linear: WorldModel | None) 
     return found | {"linear": baseline["error"]}
 
 
-def _linear(episodes: list[Episode], spec: WorldSpec, held_out: float, seed: int) -> WorldModel:
+def _linear(
+    episodes: list[Episode], spec: WorldSpec, validation_fraction: float, seed: int
+) -> WorldModel:
     """Least squares on the episodes that the twin was trained on."""
-    config = FitConfig(family="linear", updates=500, held_out=held_out, seed=seed)
+    config = FitConfig(
+        family="linear", gradient_steps=500, validation_fraction=validation_fraction, seed=seed
+    )
     with warnings.catch_warnings():
         # The fit of the twin has warned of the same data.
         warnings.simplefilter("ignore")
@@ -299,7 +305,7 @@ def _page(
     provenance = twin.provenance | facts() | {"seeds": str(config.seed)}
     return write_report(
         Path(config.out) / "report",
-        title=f"{config.env_id}: learned and real returns",
+        title=f"{config.real.env_id}: learned and real returns",
         comparison=comparison | {"provenance": provenance},
         curves=curves,
         stages=[{"stage": name, "seconds": value} for name, value in seconds],

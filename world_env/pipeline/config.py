@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
+from world_env.policies.config import ExplorationConfig, check_exploration
 from world_env.policy_evaluation.config import MIN_EPISODES
 from world_env.refinement.config import ALGOS, RefineConfig
+from world_env.simulation.config import ObservationMode
 from world_env.spec import EnvConfig
+from world_env.struct import Struct
 from world_env.types import JSON
 
 
-@dataclass(frozen=True)
-class BuildConfig:
+class BuildConfig(Struct, frozen=True):
     """Settings of a build. None takes the default of the algorithm's preset."""
 
-    env_id: str
-    """Gymnasium id of the real environment, or "module:Id" where importing the module registers it."""
+    real: EnvConfig
+    """The real environment."""
     out: Path
     """Folder of all results. Run again with the same folder to resume; finished stages are skipped."""
     steps: int | None = None
@@ -27,10 +28,9 @@ class BuildConfig:
     rounds: int | None = None
     """Number of rounds of collect, fit and learn (None: from the algorithm and `steps`). With more rounds, later data
     comes from policies trained in the twin."""
-    exploration: str | None = None
-    """Exploration of the first round: random, held:20 (mean steps that a random action lasts), policy:FOLDER, or a
-    mixture such as mix:0.5*random+0.5*held:20. None: random, and from 50,000 steps a mixture."""
-    algo: str = "PPO"
+    exploration: ExplorationConfig | None = None
+    """Exploration of the first round (None: random, and from 50,000 steps random and held actions)."""
+    algo: Literal["PPO", "SAC"] = "PPO"
     """Algorithm that trains in the twin: "PPO" or "SAC". SAC needs continuous actions, and often fewer real steps."""
     learn_steps: int | None = None
     """Environment steps that the algorithm trains in the twin each round (None: from the preset). These are not real
@@ -40,24 +40,20 @@ class BuildConfig:
     baseline: bool = True
     """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
     doubles the real steps."""
-    baseline_options: JSON = field(default_factory=dict)
+    baseline_algo_kwargs: JSON = {}
     """Constructor arguments of the baseline's algorithm (empty: the defaults of `learn`)."""
     pool: Path | None = None
     """Folder of a policy pool made by `world-env pool`. The twin's card then has the agreement of learned and real
     returns, and the twin can predict real returns. None: no pool."""
     seed: int = 0
     """Seed of the data, the models and the policies."""
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the real environment, as JSON."""
-    wrappers: tuple[str, ...] = ()
-    """Wrappers of the real environment, innermost first: "module:Class", or "module:Class{JSON of arguments}"."""
     family: str | None = None
     """Family of the world model: "ensemble" (vectors), "rssm" or "rssm-large" (images, hidden state), "linear", or a
     registered one. None: ensemble."""
-    observation_mode: str | None = None
+    observation_mode: ObservationMode | None = None
     """Input of the policy: "observation" (of the real environment), "latent" (the state of the twin's model) or "both".
     None: observation."""
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: FitConfig = FitConfig()
     """Settings of every fit. Fields that differ from their defaults replace those of the preset."""
     refinement: RefineConfig | None = None
     """All settings of the rounds, in place of the preset. None: the preset."""
@@ -77,14 +73,11 @@ class BuildConfig:
             raise InvalidOptionError(
                 f"episodes is {self.episodes}, expected at least {MIN_EPISODES}: intervals of fewer are too wide"
             )
-        if self.refinement is not None and Path(self.refinement.out) != Path(self.out):
-            raise InvalidOptionError(
-                f"out is {self.out}, but that of refinement is {self.refinement.out}: pass the same folder"
-            )
-
-    @property
-    def real(self) -> EnvConfig:
-        """The real environment."""
+        if self.exploration is not None:
+            check_exploration(self.exploration)
         if self.refinement is not None:
-            return self.refinement.real
-        return EnvConfig(self.env_id, self.kwargs, self.wrappers)
+            own, other = (self.real, Path(self.out)), (self.refinement.real, self.refinement.out)
+            if own != (other[0], Path(other[1])):
+                raise InvalidOptionError(
+                    f"real and out are {own}, but those of refinement are {other}: pass the same ones"
+                )

@@ -8,6 +8,7 @@ from world_env.fitting.config import FitConfig
 from world_env.pipeline.build import Built, build
 from world_env.pipeline.config import BuildConfig
 from world_env.refinement.rounds import Report
+from world_env.spec import EnvConfig
 
 
 def demo(
@@ -15,10 +16,10 @@ def demo(
     *,
     env_id: str = "CartPole-v1",
     learn_steps: int = 150_000,
-    updates: int = 2_000,
+    gradient_steps: int = 2_000,
     report: Report | None = None,
 ) -> Built:
     """Collect 2,000 random real steps, fit a twin, train PPO in it, and compare learned with real returns."""
-    fit = FitConfig(updates=updates)
-    config = BuildConfig(env_id, out, steps=2_000, learn_steps=learn_steps, fit=fit)
+    fit = FitConfig(gradient_steps=gradient_steps)
+    config = BuildConfig(EnvConfig(env_id), out, steps=2_000, learn_steps=learn_steps, fit=fit)
     return build(config, report=report)

@@ -23,7 +23,7 @@ class CorrelatedNoise(Exploration):
 
     def __init__(self, space: spaces.Space[Any], hold: float) -> None:
         if not hold >= 1:
-            raise InvalidOptionError(f'hold must be >= 1 step, got {hold}: for example "held:5"')
+            raise InvalidOptionError(f"hold must be >= 1 step, got {hold}")
         self._space = copy.deepcopy(space)
         self._hold = hold
         self._rng = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from world_env.errors import SpaceMismatchError, StageError, TwinFormatError
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
-from world_env.simulation.config import check_mode
+from world_env.simulation.config import OBSERVATION_MODES, check_choice
 from world_env.spaces import space_from_json, space_to_json
 from world_env.spec import WorldSpec
 from world_env.twin.twin import load_cached
@@ -62,7 +62,7 @@ def save_policy(
         "algorithm": type(model).__name__,
         "observation_space": space_to_json(model.observation_space),
         "action_space": space_to_json(model.action_space),
-        "sees": None if encoder is None else {"through": _ENCODER, "mode": encoder.mode},
+        "sees": None if encoder is None else {"encoder": _ENCODER, "mode": encoder.mode},
         "trained_in": trained_in,
         "seed": model.seed,
         "provenance": provenance or {},
@@ -113,7 +113,7 @@ def policy_card(folder: str | os.PathLike[str]) -> JSON:
         for name in ("observation_space", "action_space"):
             space_from_json(tree[name])
         if tree.get("sees"):
-            check_mode(tree["sees"]["mode"])
+            check_choice("mode", tree["sees"]["mode"], OBSERVATION_MODES)
         if not isinstance(tree["algorithm"], str):
             raise TypeError(f"algorithm must be a string, got {tree['algorithm']!r}")
     except (ValueError, KeyError, TypeError, TwinFormatError) as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, StageError
 from world_env.policy_evaluation.config import MIN_EPISODES
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
@@ -92,9 +92,9 @@ def real_environment(twin: Twin) -> EnvConfig:
     stored = twin.provenance.get("real")
     if stored is None:
         raise InvalidOptionError(
-            "this twin does not name its real environment: pass one (`real`, --real ENV_ID)"
+            "this twin does not name its real environment: pass one (`real`, ENV_ID)"
         )
-    return EnvConfig.from_json(stored)
+    return EnvConfig.from_json(stored, where="provenance of the twin", error=StageError)
 
 
 def comparison_row(policy: str, real: Returns, learned: Returns | None) -> JSON:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from world_env.errors import InvalidOptionError
 from world_env.spec import EnvConfig
+from world_env.struct import Struct
 from world_env.types import JSON
 
 MIN_EPISODES = 50
@@ -16,8 +16,7 @@ MIN_POLICIES, MAX_OF_A_FIFTH = 20, 0.4
 """Fewest policies of a pool, and largest share of them in one fifth of the range of real returns."""
 
 
-@dataclass(frozen=True)
-class PoolConfig:
+class PoolConfig(Struct, frozen=True):
     """Settings of a policy pool: policies trained in the real environment only, to evaluate twins."""
 
     real: EnvConfig
@@ -35,11 +34,11 @@ class PoolConfig:
     scripted: str | None = None
     """A scripted policy to add, as "module:function" from batched observations to batched actions. None: no such
     policy."""
-    options: JSON = field(default_factory=dict)
+    algo_kwargs: JSON = {}
     """Arguments of PPO that differ from the defaults, as in LearnConfig."""
-    off_policy_options: JSON = field(default_factory=dict)
+    off_policy_algo_kwargs: JSON = {}
     """Arguments of DQN that differ from the defaults, as in LearnConfig."""
-    through: str | None = None
+    encoder: str | None = None
     """Bundled twin or folder whose model gives all policies their latent observations. The pool cannot evaluate this
     twin. None: policies act on the observations of the environment."""
     seed: int = 0
@@ -54,13 +53,12 @@ class PoolConfig:
             raise InvalidOptionError(f"episodes is {self.episodes}, expected at least 2")
 
 
-@dataclass(frozen=True)
-class AlarmConfig:
+class AlarmConfig(Struct, frozen=True):
     """Settings of the exploitation alarm. `benchmarks/diagnostics/alarm.py` measures the limits."""
 
     every: int = 50_000
     """Learned environment steps between two checks. The final policy is always checked."""
-    rows: int = 32
+    episodes: int = 32
     """Learned episodes per check, in the twin and in the second twin; at least 2. More episodes detect smaller gaps."""
     stop: bool = False
     """Stop the training at the first finding. Otherwise findings only warn."""
@@ -71,31 +69,37 @@ class AlarmConfig:
     where all rewards are equal)."""
     uncertain_share: float = 0.5
     """Limit of "uncertainty": share of out-of-distribution steps."""
-    still: float = 0.25
+    frozen_share: float = 0.25
     """Limit of "frozen": change of the observation per step, as a share of the change in the second twin."""
-    gap: float = 0.1
-    """Limit of "second_twin" and "spot_check": learned mean return minus that of the second twin or of the real
+    return_gap: float = 0.1
+    """Limit of "second_twin" and "real_evaluation": learned mean return minus that of the second twin or of the real
     environment, as a share of the larger absolute value."""
-    spot_check_steps: int = 0
+    real_evaluation_steps: int = 0
     """Real environment steps for all real evaluation episodes together (0: none). They reveal errors of both twins."""
-    spot_check_every: int = 100_000
+    real_evaluation_every: int = 100_000
     """Learned environment steps between two evaluations in the real environment. The final policy is always
     evaluated."""
-    spot_check_episodes: int = 5
+    real_evaluation_episodes: int = 5
     """Real episodes per evaluation, at least 2; fewer where the remaining real steps are too few."""
     seed: int = 0
     """Seed of the learned episodes and of the resets of the real environment."""
 
     def __post_init__(self) -> None:
         for name, least in (
-            *(("every", 1), ("spot_check_every", 1), ("spot_check_steps", 0)),
-            *(("rows", 2), ("spot_check_episodes", 2)),
+            *(("every", 1), ("real_evaluation_every", 1), ("real_evaluation_steps", 0)),
+            *(("episodes", 2), ("real_evaluation_episodes", 2)),
         ):
             if getattr(self, name) < least:
                 raise InvalidOptionError(
                     f"{name} is {getattr(self, name)}, expected at least {least}"
                 )
-        for name in ("reward_share", "reward_margin", "uncertain_share", "still", "gap"):
+        for name in (
+            "reward_share",
+            "reward_margin",
+            "uncertain_share",
+            "frozen_share",
+            "return_gap",
+        ):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise InvalidOptionError(
                     f"{name} is {getattr(self, name)}, expected a finite number >= 0"

@@ -66,10 +66,10 @@ def evaluate_twin(
     """
     spec = spec_of(pool.real)
     check_same_spaces(spec, twin.spec)
-    if pool.through == twin.fingerprint():
+    if pool.encoder == twin.fingerprint():
         raise InvalidOptionError(
             f"the policies of {pool.folder} act on latent observations of this twin, so they cannot evaluate it: make "
-            "a pool through another twin of the same environment, fitted to other data with another seed"
+            "a pool with another encoder of the same environment, fitted to other data with another seed"
         )
     first = first_observations(pool.real, pool.seeds)
     entries: list[tuple[str, str, str, Callable[[], Actor], Returns]] = [

@@ -5,7 +5,6 @@ No pool policy trains in a twin, and no twin is fitted to data of a pool policy:
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.actors import Actor, policy_actor, random_actor, scripted_actor
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
+from world_env.run_config import keep_config
 from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -55,7 +55,7 @@ class Pool:
     """Policies with their real returns. Made by `pool`, loaded by `Pool.load`.
 
     returns: one for each member, over the reset seeds `seeds`. real_steps: purpose -> real steps of the pool.
-    through: fingerprint of the twin that gives latent observations; None: observations of the environment.
+    encoder: fingerprint of the twin that gives latent observations; None: observations of the environment.
     scripted: "module:function" of the scripted policy, if there is one.
     """
 
@@ -66,7 +66,7 @@ class Pool:
     seeds: range
     real_steps: dict[str, int] = field(default_factory=dict)
     provenance: JSON = field(default_factory=dict)
-    through: str | None = None
+    encoder: str | None = None
     scripted: str | None = None
 
     def actor(self, member: Member, spec: WorldSpec) -> Actor:
@@ -98,7 +98,7 @@ class Pool:
             seeds = range(tree["seeds"][0], tree["seeds"][1] + 1)
             if not members or any(len(part.values) != len(seeds) for part in returns):
                 raise ValueError("each member needs one return per seed")
-            real = EnvConfig.from_json(tree["real"])
+            real = EnvConfig.from_json(tree["real"], where=str(path), error=StageError)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, StageError):
                 raise
@@ -114,7 +114,7 @@ class Pool:
             seeds,
             tree["real_steps"],
             tree["provenance"],
-            tree.get("through"),
+            tree.get("encoder"),
             tree.get("scripted"),
         )
 
@@ -125,23 +125,23 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     The pool's own ledger counts its real steps: training ("collect"), a few episodes of every candidate ("select") and
     evaluation ("judge"). They are not part of the real steps of a twin.
     report: progress callback, (stage, steps done, steps in total, values to log).
-    Raises StageError for a folder with another pool, SpaceMismatchError for a twin of other spaces as `through`.
+    Raises ConfigMismatchError for a folder with another pool, SpaceMismatchError for a twin of other spaces as encoder.
     """
     report = report or (lambda stage, done, wanted, logs: None)
     folder = Path(config.out)
     spec = spec_of(config.real)
-    through = None if config.through is None else Twin.load(config.through)
-    if through is not None:
-        check_same_spaces(spec, through.spec)
-    identity = _identity(config, through)
-    _check_folder(folder, identity)
+    encoder = None if config.encoder is None else Twin.load(config.encoder)
+    if encoder is not None:
+        check_same_spaces(spec, encoder.spec)
+    identity = _identity(config, encoder)
+    keep_config(folder, identity)
     if (folder / _MANIFEST).is_file():
         return Pool.load(folder)
     ledger = StepLedger(folder / "real-steps.json")
     candidates = _fixed(config)
     runs = plan(config, spec.action_space)
     for number, (name, run) in enumerate(runs.items()):
-        candidates += _train(config, folder, name, run, ledger, through)
+        candidates += _train(config, folder, name, run, ledger, encoder)
         report("train", number + 1, len(runs), {})
     estimates = _estimates(config, folder, candidates, spec, ledger, report)
     chosen = choose(candidates, estimates, config.policies)
@@ -165,7 +165,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
         "real": config.real.to_json(),
         "seeds": [seeds[0], seeds[-1]],
         "range_shares": range_shares([part.mean for part in returns]),
-        "through": None if through is None else through.fingerprint(),
+        "encoder": None if encoder is None else encoder.fingerprint(),
         "scripted": config.scripted,
         "real_steps": ledger.by_purpose,
         "provenance": facts(),
@@ -183,23 +183,27 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
     """Training runs of a pool: four of PPO, four of algorithms with another kind of exploration."""
     many, few = config.on_policy_steps, config.off_policy_steps
     ppo = {
-        f"ppo-{i}": LearnConfig(steps=many, rows=8, seed=config.seed + i, options=config.options)
+        f"ppo-{i}": LearnConfig(
+            steps=many, num_envs=8, seed=config.seed + i, algo_kwargs=config.algo_kwargs
+        )
         for i in range(4)
     }
     if isinstance(space, spaces.Box):
         others = {name: LearnConfig(algo=name, steps=few) for name in ("SAC", "TD3")}
     else:
-        others = {"A2C": LearnConfig(algo="A2C", steps=many, rows=8)}
+        others = {"A2C": LearnConfig(algo="A2C", steps=many, num_envs=8)}
         if isinstance(space, spaces.Discrete):
-            others["DQN"] = LearnConfig(algo="DQN", steps=few, options=config.off_policy_options)
+            others["DQN"] = LearnConfig(
+                algo="DQN", steps=few, algo_kwargs=config.off_policy_algo_kwargs
+            )
     each = 4 // len(others)
     runs = ppo | {
-        f"{name.lower()}-{i}": LearnConfig(**(vars(run) | {"seed": config.seed + 10 + i}))
+        f"{name.lower()}-{i}": run.replace(seed=config.seed + 10 + i)
         for name, run in others.items()
         for i in range(each)
     }
-    mode = "observation" if config.through is None else "latent"
-    return {n: dataclasses.replace(run, observation_mode=mode) for n, run in runs.items()}
+    mode = "observation" if config.encoder is None else "latent"
+    return {name: run.replace(observation_mode=mode) for name, run in runs.items()}
 
 
 def crowding(found: Pool) -> str | None:
@@ -231,7 +235,7 @@ def _train(
     name: str,
     run: LearnConfig,
     ledger: StepLedger,
-    through: Twin | None,
+    encoder: Twin | None,
 ) -> list[Member]:
     """Train one run. Returns its stages, and its last policy with several levels of noise."""
     run_folder = folder / name
@@ -248,7 +252,7 @@ def _train(
             ledger=ledger,
             purpose="collect",
             callbacks=[milestones(stages, trained_in="real", provenance={CLOSED: True})],
-            through=through,
+            encoder=encoder,
         )
         save_policy(model, run_folder / "closed", trained_in="real", provenance={CLOSED: True})
         shutil.rmtree(unfinished)
@@ -321,22 +325,6 @@ def _actor(folder: Path, member: Member, scripted: str | None, spec: WorldSpec, 
     return act
 
 
-def _identity(config: PoolConfig, through: Twin | None) -> JSON:
-    tree = {key: value for key, value in vars(config).items() if key not in ("out", "real")}
-    tree |= {"real": config.real.to_json()}
-    del tree["through"]
-    if through is not None:
-        tree["through"] = through.fingerprint()
-    return json.loads(json.dumps(tree))  # type: ignore[no-any-return]
-
-
-def _check_folder(folder: Path, identity: JSON) -> None:
-    """Store the settings of a new pool; check those of an existing one. Raises StageError."""
-    path = folder / "settings.json"
-    if not path.is_file():
-        write_json(path, identity)
-    elif json.loads(path.read_text(encoding="utf-8")) != identity:
-        raise StageError(
-            f"{folder} holds a pool with other settings ({path.name}): choose another folder, or use its settings "
-            "to resume"
-        )
+def _identity(config: PoolConfig, encoder: Twin | None) -> JSON:
+    """Settings of the pool: an encoder counts by its weights, not by its path."""
+    return config.to_json() | {"encoder": None if encoder is None else encoder.fingerprint()}

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
         make_real_vec as make_real_vec,
         spec_of as spec_of,
     )
-    from world_env.real.step_ledger import PURPOSES as PURPOSES, StepLedger as StepLedger
+    from world_env.real.step_ledger import (
+        PURPOSES as PURPOSES,
+        Purpose as Purpose,
+        StepLedger as StepLedger,
+    )
 
 __all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

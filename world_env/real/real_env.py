@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,7 @@ from gymnasium.error import DependencyNotInstalled
 from world_env.errors import MissingExtraError, StageError, WorldEnvError
 from world_env.real.step_ledger import StepLedger
 from world_env.spaces import action_size, observation_spaces
-from world_env.spec import EnvConfig, WorldSpec
+from world_env.spec import EnvConfig, WorldSpec, WrapperConfig
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -72,8 +71,8 @@ def make_real(
     base = _CountedEnv(_make_base(real, render_mode), lambda: ledger.count(purpose))
     env: gym.Env = base
     try:
-        for name in real.wrappers:
-            env = _wrapped(env, name)
+        for wrapper in real.wrappers:
+            env = _wrapped(env, wrapper)
         if real.action_chunk > 1:
             from world_env.wrappers.action_chunk import ActionChunk
 
@@ -245,24 +244,23 @@ def _similar_ids(env_id: str) -> str:
     return f"Did you mean {', '.join(known[m] for m in matches)}? {advice}" if matches else advice
 
 
-def _wrapped(env: gym.Env, written: str) -> gym.Env:
+def _wrapped(env: gym.Env, config: WrapperConfig) -> gym.Env:
     """The environment in one of `EnvConfig.wrappers`."""
-    name, brace, rest = written.partition("{")
+    name = config.name
     module, _, attribute = name.partition(":")
     try:
         wrapper = getattr(importlib.import_module(module), attribute)
-        given = json.loads(brace + rest or "{}")
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
         raise StageError(
-            f'cannot load the wrapper {written!r} ({error}): expected "module:Class", for example '
-            '"gymnasium.wrappers:FlattenObservation", or "module:Class{JSON of arguments}"'
+            f'cannot load the wrapper {name!r} ({error}): expected "module:Class", for example '
+            '"gymnasium.wrappers:FlattenObservation"'
         ) from error
     if not callable(wrapper):
         raise StageError(
             f"wrapper {name!r} is of type {type(wrapper).__name__}, expected a wrapper class"
         )
     # Gymnasium's wrappers take shapes as tuples; JSON has lists only.
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.kwargs.items()}
     try:
         made: gym.Env = wrapper(env, **arguments)
     except WorldEnvError:

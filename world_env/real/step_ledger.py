@@ -6,17 +6,18 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from world_env.atomic_io import write_text
 from world_env.errors import StageError
 from world_env.types import JSON
 
-PURPOSES = ("collect", "validate", "select", "spot_check", "judge")
+Purpose = Literal["collect", "validate", "select", "evaluate", "judge"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 """Purposes of real environment steps.
 
 collect: training data. validate: data that only measures a twin. select: choice among policies.
-spot_check: real evaluation episodes. judge: the final evaluation of a policy.
+evaluate: real evaluation episodes. judge: the final evaluation of a policy.
 """
 _RESERVED_STEPS = 100
 """Steps that a ledger on disk reserves in advance. After a kill the file counts up to so many steps too many, never

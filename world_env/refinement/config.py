@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from string import Formatter
 
 from gymnasium import spaces
 
 from world_env.errors import InvalidOptionError
-from world_env.fitting.config import FitConfig, updates_for
+from world_env.fitting.config import FitConfig, gradient_steps_for
+from world_env.policies.config import (
+    ExplorationConfig,
+    PolicyExploration,
+    RandomExploration,
+    check_exploration,
+    policies_of,
+)
 from world_env.rl.config import LearnConfig
 from world_env.spec import EnvConfig, WorldSpec
+from world_env.struct import Struct
 from world_env.types import JSON
 
 ALGOS = ("PPO", "SAC")
 """Algorithms that `preset` has a configuration for."""
 RESTART = "restart"
 """Name of the policy that is trained from scratch beside the warm-started one."""
-PLACEHOLDERS = ("policy", "newest")
-"""Names that `later_exploration` may contain besides those of the explorers."""
+ROLES = ("selected", "newest")
+"""Names of policies in `later_exploration`, besides those of the explorers."""
 _RESTART_SEED, _EXPLORERS_SEED = 500, 1_000
 
 
-@dataclass(frozen=True)
-class RefineConfig:
+class RefineConfig(Struct, frozen=True):
     """Rounds of data collection, fit and policy training. One round is collect, fit, learn."""
 
     real: EnvConfig
@@ -37,17 +40,17 @@ class RefineConfig:
     """Real environment steps in total, divided evenly among the rounds. More steps make the twin more accurate."""
     rounds: int = 1
     """Number of rounds. With more rounds, later data comes from policies that were trained in the twin."""
-    exploration: str = "random"
-    """Exploration of the first round: "random", "held:5", "mix:0.5*random+0.5*held:5", "policy:FOLDER"."""
-    later_exploration: str = "policy:{policy}"
-    """Exploration of the later rounds. {policy}: the selected policy; {newest}: the latest trained policy, selected or
-    not; {NAME}: the explorer of that name. "stuck:0.5:{policy}": that policy with half of the
-    observation dimensions held constant."""
-    explorers: JSON = field(default_factory=dict)
-    """More policies that only collect data, trained from scratch in each round's twin: name -> LearnConfig fields that
-    differ. {"hasty": {"options": {"gamma": 0.99}}} has another discount. {"curious": {"reward": "uncertainty",
-    "on_uncertain": "ignore"}} visits states where the twin is uncertain. Explorers make the data more diverse."""
-    spot_checks: float = 0.2
+    exploration: ExplorationConfig = RandomExploration()
+    """Exploration of the first round."""
+    later_exploration: ExplorationConfig = PolicyExploration(path="selected")
+    """Exploration of the later rounds. Paths of policies may be "selected" (the selected policy of the last round),
+    "newest" (its newest policy, selected or not) or the name of an explorer."""
+    explorers: dict[str, JSON] = {}
+    """More policies that only collect data, trained from scratch in each round's twin: name -> fields of `learn` that
+    differ. {"hasty": {"algo_kwargs": {"gamma": 0.99}}} has another discount. {"curious": {"simulation": {"reward":
+    "uncertainty", "on_uncertain": "ignore"}}} visits states where the twin is uncertain. Explorers make the data more
+    diverse."""
+    real_evaluation_share: float = 0.2
     """Share of the later rounds' real steps used for real evaluation episodes, 0 to 0.5. These episodes correct the
     predicted returns by which a policy is selected, and are training data too."""
     warm_start: bool = False
@@ -57,24 +60,24 @@ class RefineConfig:
     return in the twin is higher, which helps to leave local optima. Needs warm_start. None: never."""
     restart_steps: int = 1_000_000
     """Learned environment steps of a policy that is trained from scratch by restart_every."""
-    compared: int = 8
+    max_candidates: int = 8
     """Number of latest policies among which each round selects one. More policies cost more learned episodes."""
     patience: int | None = 5
     """Stop after this many rounds without another selected policy and save the remaining real steps. None: run all
     rounds."""
-    later_updates: int | None = None
+    later_gradient_steps: int | None = None
     """Gradient steps of the fits after the first round. None: as in the first. A warm-started fit needs fewer."""
     explorer_steps: int | None = None
     """Learned environment steps of each explorer. None: the steps of `learn`."""
     seed: int = 0
     """Seed of the data, the models and the policies."""
-    fit: FitConfig = field(default_factory=FitConfig)
+    fit: FitConfig = FitConfig()
     """Settings of every fit."""
-    learn: LearnConfig = field(default_factory=LearnConfig)
+    learn: LearnConfig = LearnConfig()
     """Settings of every policy training in the twin."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "patience", "compared", "restart_every", "restart_steps"):
+        for name in ("rounds", "patience", "max_candidates", "restart_every", "restart_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} must be >= 1, got {value}")
@@ -88,45 +91,28 @@ class RefineConfig:
                 f"restart_every is {self.restart_every} with warm_start=False, where every policy is trained from "
                 "scratch: set warm_start=True, or restart_every=None"
             )
-        if not 0.0 <= self.spot_checks <= 0.5:
+        if not 0.0 <= self.real_evaluation_share <= 0.5:
             raise InvalidOptionError(
-                f"spot_checks must be a share in [0, 0.5], got {self.spot_checks}"
+                f"real_evaluation_share must be in [0, 0.5], got {self.real_evaluation_share}"
             )
         for name in self.explorers:
-            # An explorer's folder is policy-NAME, and its placeholder is {NAME}.
-            taken = (*PLACEHOLDERS, RESTART)
+            # An explorer's folder is policy-NAME, and its name is a path in `later_exploration`.
+            taken = (*ROLES, RESTART)
             if not name.isidentifier() or name in taken:
                 raise InvalidOptionError(
                     f"invalid explorer name {name!r}: expected a Python identifier other than {', '.join(taken)}"
                 )
             self.explorer(name, 0)  # raises before the first round
-        self._check_placeholders()
-
-    def _check_placeholders(self) -> None:
-        """Raises InvalidOptionError for unknown placeholders in `later_exploration`."""
-        known = (*PLACEHOLDERS, *self.explorers)
-        try:
-            names = [name for _, name, _, _ in Formatter().parse(self.later_exploration)]
-        except ValueError as error:
+        for name, exploration in (
+            ("exploration", self.exploration),
+            ("later_exploration", self.later_exploration),
+        ):
+            check_exploration(exploration, name)
+        if early := policies_of(self.exploration) & {*ROLES, *self.explorers}:
             raise InvalidOptionError(
-                f"later_exploration {self.later_exploration!r} has an unmatched brace ({error}): write placeholders "
-                "as {policy}"
-            ) from error
-        for name in names:
-            if name is not None and name not in known:
-                raise InvalidOptionError(
-                    f"later_exploration names {{{name}}}, expected one of {', '.join(known)}: add {name!r} to "
-                    "explorers, or use another placeholder"
-                )
-
-    def settings(self) -> JSON:
-        """Settings that all rounds share, apart from those of fits and trainings, which twins and policies store."""
-        names = (
-            *("exploration", "later_exploration", "explorers", "spot_checks"),
-            *("restart_every", "restart_steps", "compared", "seed"),
-        )
-        tree: JSON = json.loads(json.dumps({name: getattr(self, name) for name in names}))
-        return tree
+                f"exploration names the policy {min(early)!r}, which exists in later rounds only: use it in "
+                "later_exploration, or give a folder"
+            )
 
     def steps_after(self, number: int) -> int:
         """Real steps in total after round `number` (from 0); 0 before the first round."""
@@ -137,7 +123,10 @@ class RefineConfig:
         spent, now = 0, 0
         for each in range(1, number + 1):
             share = self.steps_after(each) - self.steps_after(each - 1)
-            saved = int(self.spot_checks * (self.steps_after(each) - self.steps_after(0))) - spent
+            saved = (
+                int(self.real_evaluation_share * (self.steps_after(each) - self.steps_after(0)))
+                - spent
+            )
             # Where an episode is longer than a round, it is cut at half of the round.
             whole = horizon or 1
             now = saved if saved >= (whole if whole <= share else share // 2) else 0
@@ -146,9 +135,9 @@ class RefineConfig:
 
     def fit_of(self, number: int) -> FitConfig:
         """Fit of round `number`, with the seed of this run."""
-        later = self.later_updates if number else None
-        updates = later or self.fit.updates or updates_for(self.steps_after(number))
-        return dataclasses.replace(self.fit, seed=self.seed, updates=updates)
+        later = self.later_gradient_steps if number else None
+        steps = later or self.fit.gradient_steps or gradient_steps_for(self.steps_after(number))
+        return self.fit.replace(seed=self.seed, gradient_steps=steps)
 
     def explorer(self, name: str, number: int) -> LearnConfig:
         """Training of the explorer `name` in the twin of round `number`.
@@ -156,17 +145,9 @@ class RefineConfig:
         Raises InvalidOptionError for fields that LearnConfig does not have.
         """
         seed = 1000 * self.seed + _EXPLORERS_SEED + 50 * sorted(self.explorers).index(name) + number
-        own = dataclasses.replace(
-            self.learn, seed=seed, steps=self.explorer_steps or self.learn.steps
-        )
-        fields = self.explorers[name]
-        try:
-            options = own.options | fields.get("options", {})
-            return dataclasses.replace(own, **fields | {"options": options})
-        except TypeError as error:
-            raise InvalidOptionError(
-                f"invalid fields {sorted(fields)} of the explorer {name!r}, expected those of LearnConfig: {error}"
-            ) from error
+        own = self.learn.replace(seed=seed, steps=self.explorer_steps or self.learn.steps)
+        own = own.updated(self.explorers[name], where=f"explorer {name!r}")
+        return own.replace(algo_kwargs=self.learn.algo_kwargs | own.algo_kwargs)
 
     def kinds_of(self, number: int) -> tuple[str, ...]:
         """Kinds of policies that round `number` trains: "fresh" or "newest" (warm start), then perhaps "restart"."""
@@ -178,12 +159,12 @@ class RefineConfig:
     @property
     def seeded_learn(self) -> LearnConfig:
         """Policy training of every round, with the seed of this run."""
-        return dataclasses.replace(self.learn, seed=self.seed)
+        return self.learn.replace(seed=self.seed)
 
     def restart_learn(self, number: int) -> LearnConfig:
         """Training from scratch of round `number`, with a seed of its own."""
         seed = 1000 * self.seed + _RESTART_SEED + number
-        return dataclasses.replace(self.learn, seed=seed, steps=self.restart_steps)
+        return self.learn.replace(seed=seed, steps=self.restart_steps)
 
 
 def check_actions(algo: str, spec: WorldSpec) -> None:

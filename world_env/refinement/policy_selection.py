@@ -19,6 +19,7 @@ from world_env.data.episode import Episode
 from world_env.policy_evaluation.rollout_statistics import sample_first_observations
 from world_env.rollouts.actors import Actor
 from world_env.rollouts.learned import run_learned
+from world_env.simulation.config import OnUncertain
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
@@ -55,7 +56,7 @@ def estimate_return(
     actor: Actor,
     twin: Twin,
     *,
-    on_uncertain: str = "ignore",
+    on_uncertain: OnUncertain = "ignore",
     seed: int = 0,
     discount: float = 1.0,
 ) -> float:
@@ -69,7 +70,7 @@ def estimate_return(
     ).mean
 
 
-def spot_check(
+def real_evaluation(
     episodes: Sequence[Episode], horizon: int | None, number: int, log: JSON
 ) -> JSON | None:
     """Real returns of a round's contender, for the log of the next round; None without a whole episode.

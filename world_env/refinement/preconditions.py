@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
-from world_env.collection.exploration import parse_exploration
-from world_env.errors import InvalidOptionError, TooLittleDataError
+from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.fitting.preconditions import MIN_STEPS, check_family
 from world_env.policies.algorithms import algorithm_class, check_algo_options
-from world_env.refinement.config import RefineConfig, check_actions
+from world_env.policies.config import policies_of
+from world_env.policies.saved_policy import policy_card
+from world_env.refinement.config import ROLES, RefineConfig, check_actions
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import check_counts_from_zero
 from world_env.spec import EnvConfig, WorldSpec
-
-_FOLDER = re.compile(r"(?:policy|greedy|stuck:[^:+]*):\{\w+\}")
 
 
 def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
@@ -34,8 +31,19 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
     _check_algorithm(config.learn)
     for name in config.explorers:
         _check_algorithm(config.explorer(name, 0))
-    if config.rounds > 1:
-        parse_exploration(_FOLDER.sub("random", config.later_exploration), spec)
+    for exploration in (config.exploration, config.later_exploration)[: config.rounds]:
+        for path in policies_of(exploration) - {*ROLES, *config.explorers}:
+            _check_folder(path, (*ROLES, *config.explorers))
+
+
+def _check_folder(path: str, names: tuple[str, ...]) -> None:
+    try:
+        policy_card(path)
+    except StageError as error:
+        raise InvalidOptionError(
+            f"the exploration names the policy {path!r}, expected the folder of a policy or, in later_exploration, one "
+            f"of {', '.join(names)}: {error}"
+        ) from error
 
 
 def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -> None:
@@ -52,4 +60,4 @@ def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -
 
 
 def _check_algorithm(learning: LearnConfig) -> None:
-    check_algo_options(algorithm_class(learning.algo), learning.options)
+    check_algo_options(algorithm_class(learning.algo), learning.algo_kwargs)

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from world_env.fitting.config import FitConfig
+from world_env.policies.config import (
+    MixtureExploration,
+    PolicyExploration,
+    RandomExploration,
+    random_and_held,
+)
 from world_env.refinement.config import RefineConfig
-from world_env.rl.config import LearnConfig
+from world_env.rl.config import LearnConfig, TwinTrainingConfig
 from world_env.spec import EnvConfig
 from world_env.types import JSON
 
 MANY_STEPS = 50_000
 """Real steps from which the PPO preset refines in small rounds."""
 _SMALL_ROUND = 5_000
-_RANDOM_AND_HELD = "mix:0.5*random+0.5*held:5"
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
     algo="SAC",
-    rows=256,
+    num_envs=256,
     steps=960_000,
-    dataset_starts=0.95,
-    branch_length=10,
-    on_uncertain="truncate",
-    options={
+    simulation=TwinTrainingConfig(
+        dataset_starts=0.95, dataset_rollout_length=10, on_uncertain="truncate"
+    ),
+    algo_kwargs={
         "train_freq": 4,
         "gradient_steps": 32,
         "batch_size": 256,
@@ -51,9 +55,8 @@ def preset(
         plain = _small_rounds(real, out, steps)
     else:
         plain = RefineConfig(real, out, steps=steps)
-    exploration = "random" if steps < MANY_STEPS else _RANDOM_AND_HELD
-    learn = dataclasses.replace(plain.learn, seed=seed)
-    return dataclasses.replace(plain, exploration=exploration, seed=seed, learn=learn)
+    exploration = RandomExploration() if steps < MANY_STEPS else random_and_held(5)
+    return plain.replace(exploration=exploration, seed=seed, learn=plain.learn.replace(seed=seed))
 
 
 def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
@@ -69,24 +72,26 @@ def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         out,
         steps=steps,
         rounds=steps // _SMALL_ROUND,
-        later_exploration="mix:0.34*policy:{newest}+0.33*policy:{hasty}+0.33*policy:{steady}",
+        later_exploration=MixtureExploration(
+            parts=tuple(PolicyExploration(path=name) for name in ("newest", "hasty", "steady")),
+            weights=(0.34, 0.33, 0.33),
+        ),
         explorers={
-            "hasty": {"options": {"gamma": 0.99}},
-            "steady": {"options": {"gamma": 0.998}},
+            "hasty": {"algo_kwargs": {"gamma": 0.99}},
+            "steady": {"algo_kwargs": {"gamma": 0.998}},
         },
         explorer_steps=130_000,
-        spot_checks=0.1,
+        real_evaluation_share=0.1,
         warm_start=True,
         restart_every=5,
-        compared=3,
+        max_candidates=3,
         patience=None,
-        later_updates=1_500,
-        fit=FitConfig(updates=4_000, states=20_000),
+        later_gradient_steps=1_500,
+        fit=FitConfig(gradient_steps=4_000, max_dataset_states=20_000),
         learn=LearnConfig(
             steps=300_000,
-            dataset_starts=0.3,
-            on_uncertain="ignore",
-            options={"gamma": 0.995},
+            simulation=TwinTrainingConfig(dataset_starts=0.3, on_uncertain="ignore"),
+            algo_kwargs={"gamma": 0.995},
         ),
     )
 
@@ -98,10 +103,10 @@ def _truncated_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         out,
         steps=steps,
         rounds=max(4, steps // _TRUNCATED_ROUND),
-        later_exploration="policy:{newest}",
+        later_exploration=PolicyExploration(path="newest"),
         warm_start=True,
-        later_updates=3_000,
-        fit=FitConfig(updates=6_000, states=50_000),
+        later_gradient_steps=3_000,
+        fit=FitConfig(gradient_steps=6_000, max_dataset_states=50_000),
         learn=_TRUNCATED_SAC,
     )
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from collections.abc import Collection
 from pathlib import Path
 
-from world_env.errors import StageError
-from world_env.fitting.config import FitConfig
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.preconditions import check_settings
-from world_env.refinement.rounds import CHECKPOINT, Known, Report, Round, Rounds, episodes_of_rounds
+from world_env.refinement.rounds import Known, Report, Round, Rounds
+from world_env.run_config import check_same_config, keep_config
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
+from world_env.types import JSON
 
 
 def refine(
@@ -24,6 +23,8 @@ def refine(
     report: Report | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
+    record: JSON | None = None,
+    may_change: Collection[str] = ("patience",),
 ) -> list[Round]:
     """Collect data, fit a twin and train policies in it, for several rounds; the last round comes last.
 
@@ -31,66 +32,30 @@ def refine(
     selects one of all policies so far. Policies train only in twins. Finished stages are skipped. The refinement stops
     early where the same policy was selected for `patience` rounds.
 
-    ledger: counts the real steps under "collect" and "spot_check" (real evaluation episodes).
+    ledger: counts the real steps under "collect" and "evaluate" (real evaluation episodes).
     report: progress callback, (stage, steps done, steps in total, values to log).
     reward_fn, termination_fn: known functions of every twin, as in `fit`.
-    Raises, before a real step: the errors of `check_settings`, and StageError for a folder of a run with other
+    record: settings to store in the folder (None: those of `config`), for a caller that has more of them.
+    may_change: names of settings in it that may differ when the run is resumed.
+    Raises, before a real step: the errors of `check_settings`, and ConfigMismatchError for a folder of a run with other
     settings.
     """
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     spec = spec_of(config.real)
     check_settings(config, spec)
-    _check_folder(config, known)
+    _check_functions(config, known)
+    keep_config(config.out, config.to_json() if record is None else record, may_change=may_change)
     run = Rounds(config, ledger, report or (lambda *_: None), known, spec)
     while run.next_round():
         pass
     return run.rounds
 
 
-def _check_folder(config: RefineConfig, known: Known) -> None:
-    """Raises StageError where the folder holds rounds of another run."""
-    # Settings that an older round does not store had their defaults.
-    fit_defaults = json.loads(json.dumps(dataclasses.asdict(FitConfig())))
-    defaults = RefineConfig(config.real, config.out).settings()
+def _check_functions(config: RefineConfig, known: Known) -> None:
+    """Raises ConfigMismatchError where the folder holds a twin of other known functions."""
     names = [name.removesuffix("_fn") for name, function in known.items() if function]
-    advice = "choose another folder, or delete this one to start again"
     for number in range(config.rounds):
-        folder = Path(config.out) / f"round-{number}"
-        twin, wanted = folder / "twin", config.steps_after(number)
-        fit = json.loads(json.dumps(dataclasses.asdict(config.fit_of(number))))
-        if (folder / "round.json").is_file():
-            log = json.loads((folder / "round.json").read_text(encoding="utf-8"))
-            other = [
-                name
-                for name, value in config.settings().items()
-                if log["settings"].get(name, defaults[name]) != value
-            ]
-            if other:
-                raise StageError(
-                    f"{folder} holds a round with other settings ({', '.join(other)}): {advice}"
-                )
-            if "contender" not in log:
-                raise StageError(
-                    f"{folder} holds a round of an older version, with another selection of policies: {advice}"
-                )
+        twin = Path(config.out) / f"round-{number}" / "twin"
         if (twin / "twin.json").is_file():
-            tree = read_json(twin)
-            steps = tree["provenance"].get("steps")
-            warm = "warm_start" in tree["provenance"]
-            fitted = fit_defaults | (tree["provenance"].get("fit") or {})
-            if fitted != fit or warm != (config.warm_start and number > 0):
-                raise StageError(f"{twin} holds a twin with other settings of the fit: {advice}")
-            if tree["known"] != names:
-                raise StageError(
-                    f"{twin} holds a twin with the known functions {tree['known']}, but this run has {names}: {advice}"
-                )
-        elif (folder / f".twin{CHECKPOINT}").is_file():
-            # An interrupted fit: the data of its round is complete.
-            steps = sum(map(len, episodes_of_rounds(Path(config.out), number)))
-        else:
-            continue
-        if steps != wanted:
-            raise StageError(
-                f"{folder} belongs to a run with another number of steps: it has {steps} real steps after this round, "
-                f"this run has {wanted}. No real step was taken; {advice}"
-            )
+            stored = {"known functions": read_json(twin)["known"]}
+            check_same_config(stored, {"known functions": names}, twin)

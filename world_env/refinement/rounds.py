@@ -16,6 +16,12 @@ from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
 from world_env.data.store import EpisodeStore
 from world_env.fitting.fit import fit_episodes
+from world_env.policies.config import (
+    ExplorationConfig,
+    PolicyExploration,
+    policies_of,
+    with_folders,
+)
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.policy_evaluation.return_prediction import learned_return
 from world_env.refinement.config import RESTART, RefineConfig
@@ -24,8 +30,8 @@ from world_env.refinement.policy_selection import (
     combined_estimate,
     estimate_return,
     last_twin_error,
+    real_evaluation,
     returns_of,
-    spot_check,
 )
 from world_env.rl.learn import learn
 from world_env.rollouts.actors import policy_actor
@@ -37,8 +43,9 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     from world_env.data.episode import Episode
-    from world_env.real.step_ledger import StepLedger
+    from world_env.real.step_ledger import Purpose, StepLedger
     from world_env.rl.config import LearnConfig
+    from world_env.simulation.config import OnUncertain
     from world_env.twin.twin import KnownFunction
 
 Report = Callable[[str, int, int, JSON], None]
@@ -69,7 +76,7 @@ class Round:
         if there is one), "predicted_return" (of the selected policy: {"mean", "low", "high"}; None without a time
         limit), "contender" (the policy of the next round's real evaluation episodes), "expected" (its learned return),
         "reality" (this round's real evaluation episodes: {"round", "policy", "returns", "predicted_return"}),
-        "settings", "seconds"}. Returns are in task units.
+        "seconds"}. Returns are in task units.
     """
 
     number: int
@@ -118,9 +125,9 @@ class Rounds:
         folder = Path(self.config.out) / f"round-{number}"
         last = self.rounds[-1] if self.rounds else None
         clock = [time.perf_counter()]
-        evaluated, exploration = self._collect(number, folder, last)
+        evaluated = self._collect(number, folder, last)
         clock.append(time.perf_counter())
-        twin = self._twin(number, folder / "twin", exploration, None if last is None else last.twin)
+        twin = self._twin(number, folder / "twin", None if last is None else last.twin)
         clock.append(time.perf_counter())
         warm_start = None if last is None or not self.config.warm_start else _newest(last)
         self._learn(folder / "policy", twin, self.config.seeded_learn, warm_start)
@@ -159,7 +166,6 @@ class Rounds:
             "learned_steps": self.learned_steps,
             **choice,
             "reality": evaluated,
-            "settings": self.config.settings(),
             "seconds": {n: round(clock[i + 1] - clock[i], 1) for i, n in enumerate(names)},
         }
         write_json(path, log)
@@ -173,8 +179,8 @@ class Rounds:
         chosen = [each.policy_folder for each in self.rounds[-patience - 1 :]]
         return len(chosen) > patience and len(set(chosen)) == 1
 
-    def _collect(self, number: int, folder: Path, last: Round | None) -> tuple[JSON | None, str]:
-        """Collect the round's data. Returns (result of the real evaluation episodes, exploration)."""
+    def _collect(self, number: int, folder: Path, last: Round | None) -> JSON | None:
+        """Collect the round's data. Returns the result of the real evaluation episodes."""
         config = self.config
         share = config.steps_after(number) - config.steps_after(number - 1)
         checks = config.checks_of(number, self.spec.horizon)
@@ -182,21 +188,19 @@ class Rounds:
         exploration = config.exploration
         if last is not None:
             if checks:
-                greedy = f"greedy:{self.policies[last.log['contender']]}"
+                contender = str(self.policies[last.log["contender"]])
+                greedy = PolicyExploration(path=contender, deterministic=True)
                 episodes = self._play(
-                    folder / "checks", checks, greedy, number + _CHECK_SEED, "spot_check"
+                    folder / "checks", checks, greedy, number + _CHECK_SEED, "evaluate"
                 )
-                evaluated = spot_check(episodes, self.spec.horizon, last.number, last.log)
-            exploration = config.later_exploration.format(
-                policy=last.policy_folder,
-                newest=_newest(last),
-                **self._explorers(last),
-            )
+                evaluated = real_evaluation(episodes, self.spec.horizon, last.number, last.log)
+            folders = {"selected": last.policy_folder, "newest": _newest(last)}
+            exploration = with_folders(config.later_exploration, folders | self._explorers(last))
         self._play(folder / "data", share - checks, exploration, number, "collect")
-        return evaluated, exploration
+        return evaluated
 
     def _play(
-        self, out: Path, steps: int, exploration: str, number: int, purpose: str
+        self, out: Path, steps: int, exploration: ExplorationConfig, number: int, purpose: Purpose
     ) -> list[Episode]:
         store = collect(
             CollectConfig(
@@ -220,30 +224,25 @@ class Rounds:
             name: last.twin_folder.with_name(f"policy-{name}") for name in self.config.explorers
         }
         for name, folder in folders.items():
-            if f"{{{name}}}" in self.config.later_exploration:
+            if name in policies_of(self.config.later_exploration):
                 learning = self.config.explorer(name, last.number)
                 learn(last.twin, learning, out=folder, progress=partial(self.report, "learn"))
         return folders
 
-    def _twin(self, number: int, out: Path, exploration: str, previous: Twin | None) -> Twin:
+    def _twin(self, number: int, out: Path, previous: Twin | None) -> Twin:
         config = self.config
         if (out / "twin.json").is_file():
             return Twin.load(out, **self.known)
         checkpoint = out.parent / f".{out.name}{CHECKPOINT}"
-        # Provenance names the policy by its role: its folder is local to this machine.
-        shown = exploration
-        if exploration != config.exploration:
-            plain = config.later_exploration == RefineConfig.later_exploration
-            shown = "the previous round's policy" if plain else config.later_exploration
+        # Provenance names later policies by their role: a folder is local to one machine.
+        explorations = [config.exploration, *([config.later_exploration] if number else [])]
         twin = fit_episodes(
             self.episodes,
             self.spec,
             config.fit_of(number),
             provenance={
                 "real": config.real.to_json(),
-                "exploration": config.exploration
-                if shown == exploration
-                else f"{config.exploration}, then {shown}",
+                "exploration": [each.to_json() for each in explorations],
                 "real_steps": sum(map(len, self.episodes)),
                 "seed": config.seed,
             },
@@ -274,7 +273,7 @@ class Rounds:
             each for each in (*(done.log["reality"] for done in self.rounds), evaluated) if each
         ]
         learning = self.config.seeded_learn
-        rule = learning.on_uncertain
+        rule = learning.simulation.on_uncertain
         # A truncated episode has no comparable return.
         rule = "ignore" if rule == "truncate" else rule
         names = self._compared(checks)
@@ -303,7 +302,9 @@ class Rounds:
             "expected": expected,
         }
 
-    def _goes_on(self, twin: Twin, rule: str, discount: float) -> tuple[str, dict[str, float]]:
+    def _goes_on(
+        self, twin: Twin, rule: OnUncertain, discount: float
+    ) -> tuple[str, dict[str, float]]:
         """(the round's newest policy, name -> discounted learned return of the policies compared for it).
 
         The discounted return is the training objective. In a local optimum, the undiscounted return of the
@@ -318,7 +319,9 @@ class Rounds:
         }
         return max(found, key=found.__getitem__), found
 
-    def _estimate(self, policy: Path, twin: Twin, rule: str, discount: float = 1.0) -> float:
+    def _estimate(
+        self, policy: Path, twin: Twin, rule: OnUncertain, discount: float = 1.0
+    ) -> float:
         """Learned return of the policy in a folder."""
         actor, seed = policy_actor(load_policy(policy)), self.config.seed
         return estimate_return(actor, twin, on_uncertain=rule, seed=seed, discount=discount)
@@ -326,7 +329,7 @@ class Rounds:
     def _compared(self, checks: Sequence[JSON]) -> list[str]:
         """Policies to select from: the newest, the last selected one, the last contender, the best in real episodes."""
         own = len(self.config.kinds_of(len(self.rounds)))
-        wanted = set(list(self.policies)[-max(own, self.config.compared) :])
+        wanted = set(list(self.policies)[-max(own, self.config.max_candidates) :])
         if self.rounds:
             wanted |= {self.rounds[-1].log["chosen"], self.rounds[-1].log["contender"]}
         real = {name: statistics.fmean(returns) for name, returns in returns_of(checks).items()}

@@ -18,7 +18,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.reporting.side_by_side_video import END_LABELS, beside, encode_frames, frame_duration
 from world_env.rollouts.actors import policy_actor
-from world_env.simulation.config import SimulatorConfig
+from world_env.simulation.config import OnUncertain, SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
 from world_env.spaces import one_row, row_of
@@ -64,7 +64,7 @@ def futures(
     number: learned rollouts (default: 5), each with its own noise and, in an ensemble, its own member.
     every: keep every n-th frame (default: 1, all frames).
     A rollout stops and its frames are greyed out where the uncertainty exceeds its maximum on the training data. Real
-    steps are counted in `ledger` as "spot_check".
+    steps are counted in `ledger` as "evaluate".
     Raises InvalidOptionError for a real episode shorter than `after`, SpaceMismatchError, MissingExtraError,
     StageError.
     """
@@ -73,7 +73,7 @@ def futures(
         if value < 1:
             raise InvalidOptionError(f"{name} must be >= 1, got {value}")
     with beside(Path(out)) as fresh, ExitStack() as stack:
-        env = stack.enter_context(closing(make_real(real, purpose="spot_check", ledger=ledger)))
+        env = stack.enter_context(closing(make_real(real, purpose="evaluate", ledger=ledger)))
         check_same_spaces(env, twin.spec)
         act = policy_actor(policy)
         observation = env.reset(seed=seed)[0]
@@ -106,7 +106,7 @@ _ONE = np.zeros(1, np.int64)
 
 def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
     """Simulator with `number` environments at the real observation, truncated where they go out of distribution."""
-    rule = "ignore" if twin.uncertainty_threshold is None else "truncate"
+    rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else "truncate"
     config = SimulatorConfig(on_uncertain=rule, uncertainty="full" if rule == "truncate" else False)
     simulator = Simulator(twin, number, seed=seed, config=config)
     rows = one_row(observation)

@@ -72,7 +72,7 @@ _PURPOSES = {
     "collect": "data of the twin, and training of baselines in the real environment",
     "validate": "validation of the twin",
     "select": "selection of policies",
-    "spot_check": "real evaluation episodes, diagnostics and videos",
+    "evaluate": "real evaluation episodes, diagnostics and videos",
     "judge": "final evaluation of the policies",
 }
 """Purposes of `real.step_ledger.PURPOSES` in words."""

@@ -173,7 +173,7 @@ def side_by_side(
     policy: an SB3 model (deterministic actions) or an exploration.
     real: the real environment; None: the twin alone, from one of its initial states, without real steps.
     steps: length of the video at most (default: 200); it ends earlier once both episodes ended. Real steps are counted
-        in `ledger` as "spot_check".
+        in `ledger` as "evaluate".
     mode: "closed_loop": on each side the policy acts on the observations of that side. "open_loop": both sides get the
         actions chosen in the real environment; the twin runs without noise, after the real observations that its
         model needs as context; for image observations, a third panel shows the absolute difference.
@@ -189,7 +189,7 @@ def side_by_side(
         players: list[_Real | _Learned] = []
         first = None
         if real is not None:
-            env = make_real(real, purpose="spot_check", ledger=ledger)
+            env = make_real(real, purpose="evaluate", ledger=ledger)
             stack.enter_context(closing(env))
             check_same_spaces(env, twin.spec)
             players.append(_Real(env, seed))

@@ -6,6 +6,11 @@ from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
     from world_env.rl.callbacks import milestones as milestones
-    from world_env.rl.config import MANY_ROWS as MANY_ROWS, LearnConfig as LearnConfig
+    from world_env.rl.config import (
+        MANY_ENVS as MANY_ENVS,
+        LearnConfig as LearnConfig,
+        RealTrainingConfig as RealTrainingConfig,
+        TwinTrainingConfig as TwinTrainingConfig,
+    )
 
 __all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

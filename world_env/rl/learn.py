@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +21,10 @@ from world_env.policies.saved_policy import load_policy, policy_card, save_polic
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
-from world_env.rl.config import FEW_ROWS, MANY_ROWS, OFF_POLICY, LearnConfig
+from world_env.rl.config import FEW_ENVS, MANY_ENVS, OFF_POLICY, LearnConfig
 from world_env.rl.resume import remove, restore, save_replay_buffer
 from world_env.rl.warm_start import load_warm_start
+from world_env.run_config import check_same_config
 from world_env.spaces import is_image
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 __all__ = [
-    "MANY_ROWS",
+    "MANY_ENVS",
     "LearnConfig",
     "check_counts_from_zero",
     "learn",
@@ -64,7 +63,7 @@ def learn(
     progress: Callable[[int, int, JSON], None] | None = None,
     callbacks: Sequence[BaseCallback] = (),
     warm_start: Path | None = None,
-    through: Twin | None = None,
+    encoder: Twin | None = None,
 ) -> BaseAlgorithm:
     """Train a policy in a twin (no real step is taken) or in the real environment (every step is counted).
 
@@ -76,17 +75,19 @@ def learn(
     progress: called with (steps done, steps in total, logs).
     callbacks: Stable-Baselines3 callbacks.
     warm_start: folder of a policy with the same algorithm and networks whose weights are the initial weights.
-    through: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
+    encoder: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
+        None: the one that `config.real.encoder` names.
     Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
     """
     config = config or LearnConfig()
-    encoder = _encoder(world, config, through)
-    described = dataclasses.asdict(config)
-    if through is not None:
-        described["through"] = through.fingerprint()
+    if encoder is None and config.real.encoder is not None:
+        encoder = Twin.load(config.real.encoder)
+    latent = _latent_encoder(world, config, encoder)
+    # Only a stored policy needs settings that JSON can hold: others may have functions as arguments.
+    described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
-    env = _world(world, config, encoder, ledger, purpose)
+    env = _world(world, config, latent, ledger, purpose)
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
     began = time.perf_counter()
@@ -98,8 +99,8 @@ def learn(
         restore(model, env, partial)
         _log.info("resuming the training of %s at step %d", out, model.num_timesteps)
     elif warm_start is not None:
-        load_warm_start(model, warm_start, env, least_noise=config.least_noise)
-    attach_encoder(model, encoder)
+        load_warm_start(model, warm_start, env, min_action_std=config.min_action_std)
+    attach_encoder(model, latent)
 
     def save_and_report(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -141,61 +142,63 @@ def _world(
     from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 
     if isinstance(world, EnvConfig):
-        if config.reward != "task":
+        if config.simulation.reward != "task":
             raise InvalidOptionError(
-                f"reward={config.reward!r} is available in a twin only: train in a twin, or use reward='task'"
+                f"reward={config.simulation.reward!r} is available in a twin only: train in a twin, or use "
+                "reward='task'"
             )
         if ledger is None:
             raise StageError(
                 "training in the real environment takes real steps, which must be counted: pass ledger=StepLedger(...)"
             )
-        env = make_real_vec(world, config.num_envs, purpose=purpose, ledger=ledger)
+        env = make_real_vec(world, config.parallel_envs, purpose=purpose, ledger=ledger)
         if encoder is not None:
             from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
             env = LatentObservationVecEnv(env, encoder)
         env.seed(config.seed)
         return _scaled(env, config)
+    rollouts = config.simulation
     learned: VecEnv = WorldModelSB3VecEnv(
         world,
-        config.num_envs,
-        uncertainty=True if config.reward == "uncertainty" else None,
-        dataset_starts=config.dataset_starts if world.states is not None else 0.0,
-        on_uncertain=config.on_uncertain if world.uncertainty_threshold is not None else "ignore",
-        temperature=config.temperature,
-        rollout_length=config.rollout_length,
-        branch_length=config.branch_length,
+        config.parallel_envs,
+        uncertainty=True if rollouts.reward == "uncertainty" else None,
+        dataset_starts=rollouts.dataset_starts if world.states is not None else 0.0,
+        on_uncertain=rollouts.on_uncertain if world.uncertainty_threshold is not None else "ignore",
+        temperature=rollouts.temperature,
+        rollout_length=rollouts.rollout_length,
+        dataset_rollout_length=rollouts.dataset_rollout_length,
         observation_mode=config.observation_mode,
     )
     learned.seed(config.seed)
-    if config.reward == "uncertainty":
+    if rollouts.reward == "uncertainty":
         from world_env.rl.intrinsic_reward import UncertaintyReward
 
         learned = UncertaintyReward(learned, world)
     return _scaled(VecMonitor(learned), config)
 
 
-def _encoder(
-    world: Twin | EnvConfig, config: LearnConfig, through: Twin | None
+def _latent_encoder(
+    world: Twin | EnvConfig, config: LearnConfig, encoder: Twin | None
 ) -> LatentEncoder | None:
-    """Return the encoder of a latent policy, or None. Raises InvalidOptionError if `through` does not fit."""
+    """Return the encoder of a latent policy, or None. Raises InvalidOptionError if `encoder` does not fit."""
     mode, real = config.observation_mode, isinstance(world, EnvConfig)
-    if through is not None and not real:
+    if encoder is not None and not real:
         raise InvalidOptionError(
-            "`through` is for training in the real environment, but this training is in a twin, which encodes its own "
-            "latents: omit `through`"
+            "`encoder` is for training in the real environment, but this training is in a twin, which encodes its own "
+            "latents: omit `encoder`"
         )
-    if through is not None and mode == "observation":
+    if encoder is not None and mode == "observation":
         raise InvalidOptionError(
-            f"`through` has no effect with observation_mode={mode!r}: choose 'latent' or 'both', or omit `through`"
+            f"`encoder` has no effect with observation_mode={mode!r}: choose 'latent' or 'both', or omit `encoder`"
         )
     if mode == "observation":
         return None
-    twin = through if isinstance(world, EnvConfig) else world
+    twin = encoder if isinstance(world, EnvConfig) else world
     if twin is None:
         raise InvalidOptionError(
             f"observation_mode={mode!r} in the real environment needs a twin whose world model encodes the "
-            "observations: pass through=TWIN (--through FOLDER on the command line)"
+            "observations: pass encoder=TWIN (--encoder TWIN on the command line)"
         )
     return LatentEncoder(twin, mode)
 
@@ -213,17 +216,17 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     from stable_baselines3.common.utils import LinearSchedule
 
     kind = algorithm_class(config.algo)
-    check_algo_options(kind, config.options)
+    check_algo_options(kind, config.algo_kwargs)
     options: JSON = {}
     if config.algo == "PPO":
-        options = dict(MANY_ROWS if config.num_envs > 8 else FEW_ROWS)
+        options = dict(MANY_ENVS if config.parallel_envs > 8 else FEW_ENVS)
     if config.algo in OFF_POLICY:
         # A larger buffer than there are transitions would only make each save slower.
         options["buffer_size"] = config.steps
     if config.algo == "SAC" and isinstance(world, Twin):
         # Half the usual value gives more exploration, as in MBPO (arXiv:1906.08253): twin steps are free.
         options["target_entropy"] = -0.5 * float(np.prod(env.action_space.shape or (1,)))
-    options |= config.options
+    options |= config.algo_kwargs
     if config.algo not in OFF_POLICY and isinstance(options.get("learning_rate"), float):
         # The last policy is the one that is saved, and a falling learning rate makes it less noisy.
         peak = options["learning_rate"]
@@ -238,10 +241,10 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
         policy_kwargs["activation_fn"] = getattr(nn, activation)
     if config.observation_mode != "observation":
         pass  # the statistics are those of observations, not of latents
-    elif isinstance(world, Twin) and config.normalize:
+    elif isinstance(world, Twin) and config.simulation.normalize:
         policy_kwargs |= normalization_of(world)
-    elif config.normalization is not None:
-        policy_kwargs |= _normalized(config.normalization)
+    elif config.real.normalization is not None:
+        policy_kwargs |= _normalized(config.real.normalization)
     policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
     if is_image(env.observation_space):
         policy = "CnnPolicy"
@@ -263,7 +266,7 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         # An impossible option, a space that the algorithm does not support, or an image too small for its convolutions.
-        given = f". Options given: {config.options}" if config.options else ""
+        given = f". algo_kwargs: {config.algo_kwargs}" if config.algo_kwargs else ""
         raise InvalidOptionError(
             f"cannot train {config.algo} with {policy}: {error or type(error).__name__}. The observation space is "
             f"{env.observation_space}, the action space is {env.action_space}{given}"
@@ -277,7 +280,7 @@ def check_counts_from_zero(space: spaces.Space[Any]) -> None:
         raise SpaceMismatchError(
             f"the action space {space} does not start at 0, but the policies of Stable-Baselines3 do: wrap the "
             'environment in "world_env.wrappers:ZeroBasedActions" (EnvConfig.wrappers or '
-            "--wrappers)"
+            "--wrapper)"
         )
 
 
@@ -311,9 +314,7 @@ def _save(model: BaseAlgorithm, out: Path, world: Twin | EnvConfig, provenance: 
 def _identity(world: Twin | EnvConfig) -> JSON:
     """Return the JSON that identifies the environment of a training."""
     if isinstance(world, EnvConfig):
-        # As read from disk: lists, not tuples.
-        tree: JSON = json.loads(json.dumps(world.to_json()))
-        return tree
+        return world.to_json()
     return {"twin": world.fingerprint()}
 
 
@@ -346,13 +347,15 @@ def _check_same_training(folder: Path, world: Twin | EnvConfig, described: JSON)
             )
             + f": {advice}"
         )
-    # A policy saved before a setting existed has the default of that setting.
-    defaults = dataclasses.asdict(LearnConfig()) | {"through": None}
-    earlier = {key: stored.get(key, defaults[key]) for key in described}
-    changed = [key for key in described if earlier[key] != described[key]]
-    if changed:
-        values = ", ".join(f"{key} was {earlier[key]!r}, now {described[key]!r}" for key in changed)
-        raise StageError(f"{folder} holds a policy of another configuration ({values}): {advice}")
+    check_same_config({name: stored.get(name) for name in described}, described, folder)
+
+
+def _described(config: LearnConfig, encoder: Twin | None) -> JSON:
+    """Settings that identify a training: an encoder counts by its weights, not by its path."""
+    tree = config.to_json()
+    return tree | {
+        "real": tree["real"] | {"encoder": None if encoder is None else encoder.fingerprint()}
+    }
 
 
 def _finished(out: Path, world: Twin | EnvConfig, described: JSON) -> BaseAlgorithm:

@@ -21,14 +21,14 @@ _FIRST_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.value_net.0")
 
 
 def load_warm_start(
-    model: BaseAlgorithm, folder: Path, env: VecEnv, *, least_noise: float = 0.0
+    model: BaseAlgorithm, folder: Path, env: VecEnv, *, min_action_std: float = 0.0
 ) -> None:
     """Load the weights of a saved policy into a new algorithm, and its reward statistics into the environments.
 
     An actor-critic policy gets the new normalisation, with first layers rewritten to give the same output; other
     policies keep the earlier normalisation. The optimizer and the schedules start from scratch.
     folder: the earlier policy.
-    least_noise: minimum action standard deviation of a Gaussian policy, in half widths of the action space.
+    min_action_std: minimum action standard deviation of a Gaussian policy, in half widths of the action space.
     Raises InvalidOptionError for a policy of another algorithm or with other networks.
     """
     older = load_policy(folder)
@@ -48,9 +48,14 @@ def load_warm_start(
         ) from error
     log_std, space = getattr(model.policy, "log_std", None), model.action_space
     # State-dependent exploration (gSDE) has weights instead of standard deviations.
-    if log_std is not None and log_std.ndim == 1 and least_noise > 0.0 and isinstance(space, Box):
+    if (
+        log_std is not None
+        and log_std.ndim == 1
+        and min_action_std > 0.0
+        and isinstance(space, Box)
+    ):
         half = np.subtract(space.high, space.low).flatten() / 2 if space.is_bounded() else 1.0
-        minimum = torch.as_tensor(np.log(least_noise * half), dtype=log_std.dtype)
+        minimum = torch.as_tensor(np.log(min_action_std * half), dtype=log_std.dtype)
         log_std.data.copy_(log_std.maximum(minimum))
     # SAC learns its entropy coefficient outside the policy.
     new_coef, old_coef = (getattr(each, "log_ent_coef", None) for each in (model, older))

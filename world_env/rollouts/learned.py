@@ -9,7 +9,8 @@ import numpy as np
 from world_env.errors import InvalidOptionError
 from world_env.rollouts.actors import Actor, begin_episodes
 from world_env.rollouts.returns import Returns, Watch
-from world_env.simulation.simulator import Simulator, SimulatorConfig
+from world_env.simulation.config import OnUncertain, SimulatorConfig
+from world_env.simulation.simulator import Simulator
 from world_env.spaces import row_of
 from world_env.twin.twin import Twin
 
@@ -21,7 +22,7 @@ def run_learned(
     *,
     seed: int = 0,
     watch: Watch | None = None,
-    on_uncertain: str = "ignore",
+    on_uncertain: OnUncertain = "ignore",
     discount: float = 1.0,
 ) -> Returns:
     """Play one learned episode from each given first observation.
@@ -35,7 +36,7 @@ def run_learned(
     """
     rows = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     check_horizon(twin)
-    rule = "ignore" if twin.uncertainty_threshold is None else on_uncertain
+    rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else on_uncertain
     config = SimulatorConfig(uncertainty=True, on_uncertain=rule)
     simulator = Simulator(twin, rows, seed=seed, config=config)
     observation = simulator.reset(options={"observation": first})

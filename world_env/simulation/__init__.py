@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from world_env.simulation.config import SimulatorConfig as SimulatorConfig
+    from world_env.simulation.config import (
+        ObservationMode as ObservationMode,
+        OnUncertain as OnUncertain,
+        SimulatorConfig as SimulatorConfig,
+    )
     from world_env.simulation.differentiable_rollout import rollout as rollout
     from world_env.simulation.simulator import Simulator as Simulator
     from world_env.simulation.snapshot import Snapshot as Snapshot

@@ -12,7 +12,7 @@ from world_env.batch import State
 from world_env.errors import InvalidOptionError
 from world_env.models.base import WorldModel
 from world_env.rng import CounterRNG
-from world_env.simulation.config import LATENT, check_mode
+from world_env.simulation.config import LATENT, OBSERVATION_MODES, check_choice
 from world_env.twin.twin import Twin, device_and_dtype_of
 
 
@@ -51,7 +51,7 @@ class ObservationView:
 
 def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
     real = twin.spec.observation_space
-    check_mode(mode)
+    check_choice("observation_mode", mode, OBSERVATION_MODES)
     if mode == "observation":
         return real
     latent = spaces.Box(-np.inf, np.inf, (_feature_size(twin),), np.float32)

@@ -51,7 +51,8 @@ ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
 """Values of `info["end"]` by code: the reason why an episode ended; "" while it is running.
 
 "terminated": by the world model or a hard termination bound. "horizon": the task's time limit. "rollout":
-`rollout_length` or `branch_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite predictions.
+`rollout_length` or `dataset_rollout_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite
+predictions.
 """
 _ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
     ENDS.index(name) for name in ("rollout", "horizon", "uncertainty", "non_finite")
@@ -103,10 +104,10 @@ class EpisodeLimits:
             if rule in ("terminate", "pessimistic"):
                 terminated = terminated | cut
         moved = True if stepped is None else stepped
-        branch_length = self.config.branch_length
-        if branch_length is not None:
+        dataset_rollout_length = self.config.dataset_rollout_length
+        if dataset_rollout_length is not None:
             # A rollout that started inside a data episode has more steps since the real initial state than since reset.
-            end[(age >= branch_length) & (elapsed > age) & moved & (end == 0)] = _ROLLOUT
+            end[(age >= dataset_rollout_length) & (elapsed > age) & moved & (end == 0)] = _ROLLOUT
         for limit, steps, code in (
             (self.config.rollout_length, age, _ROLLOUT),
             (self.horizon, elapsed, _HORIZON),

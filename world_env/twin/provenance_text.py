@@ -8,11 +8,11 @@ from typing import Any
 
 from world_env.twin.fidelity import at, number, percent, show
 
-_EXPLORING_POLICIES = {
-    "{policy}": "the previous round's policy",
-    "{newest}": "the previous round's newest policy",
+_ROLES = {
+    "selected": "the previous round's policy",
+    "newest": "the previous round's newest policy",
 }
-"""Placeholders of a refinement's exploration. Any other placeholder names a policy trained for exploration only."""
+"""Policies of a refinement. Any other path is the name of an explorer, or the folder of a policy."""
 
 
 def exploration_text(provenance: Any) -> str | None:
@@ -23,7 +23,8 @@ def exploration_text(provenance: Any) -> str | None:
     dataset = at(provenance, "data", "minari")
     recorded = at(provenance, "exploration") or at(provenance, "data", "exploration")
     if recorded:
-        return "; then ".join(map(_describe, str(recorded).split(", then ")))
+        parts = recorded if isinstance(recorded, list) else [recorded]
+        return "; then ".join(map(_describe, parts))
     return f"Minari dataset {dataset}" if dataset else None
 
 
@@ -48,46 +49,41 @@ def seeds_text(provenance: Any) -> str | None:
     return None if seeds is None else str(seeds)
 
 
-def _describe(exploration: str) -> str:
-    """Words for one exploration of `collection.exploration.parse_exploration`; other texts stay as they are."""
-    kind, _, rest = exploration.strip().partition(":")
-    if kind == "random" and not rest:
+def _describe(exploration: Any) -> str:
+    """Words for the JSON tree of one `ExplorationConfig`; anything else is shown as it is."""
+    kind, policy = at(exploration, "kind"), _policy(at(exploration, "path"))
+    if kind == "random":
         return "uniform random actions"
-    if kind == "held" and rest:
-        return f"random actions held for {rest} steps on average"
-    if kind == "policy" and rest:
-        return f"actions of {_policy(rest)}"
-    if kind == "greedy" and rest:
-        return f"deterministic actions of {_policy(rest)}"
-    if kind == "stuck" and ":" in rest:
-        share, _, policy = rest.partition(":")
-        stuck = percent(_weight(share))
-        return f"actions of {_policy(policy)} with {stuck} of the observation dimensions stuck"
-    if kind == "mix" and rest:
-        return _mixture(rest) or exploration
-    return exploration
+    if kind == "held":
+        return f"random actions held for {show(at(exploration, 'steps'))} steps on average"
+    if kind == "policy":
+        sampled = "deterministic actions" if at(exploration, "deterministic") else "actions"
+        return f"{sampled} of {policy}"
+    if kind == "stuck_sensors":
+        stuck = percent(number(at(exploration, "share")))
+        return f"actions of {policy} with {stuck} of the observation dimensions stuck"
+    if kind == "mixture":
+        return _mixture(exploration) or str(exploration)
+    return str(exploration)
 
 
-def _mixture(parts: str) -> str | None:
-    pairs = [part.partition("*") for part in parts.split("+")]
-    weights = [_weight(weight) for weight, _, _ in pairs]
-    total = math.fsum(weight or 0.0 for weight in weights)
-    if None in weights or not total > 0:
+def _mixture(exploration: Any) -> str | None:
+    parts, weights = at(exploration, "parts"), at(exploration, "weights")
+    if not isinstance(parts, list) or not isinstance(weights, list) or len(parts) != len(weights):
         return None
-    shares = [percent((weight or 0.0) / total) for weight in weights]
-    described = [_describe(part) for _, _, part in pairs]
-    return ", ".join(f"{share} {text}" for share, text in zip(shares, described, strict=True))
-
-
-def _weight(text: str) -> float | None:
-    try:
-        return number(float(text))
-    except ValueError:
+    shares = [number(weight) or 0.0 for weight in weights]
+    total = math.fsum(shares)
+    if not total > 0:
         return None
+    return ", ".join(
+        f"{percent(share / total)} {_describe(part)}"
+        for share, part in zip(shares, parts, strict=True)
+    )
 
 
-def _policy(folder: str) -> str:
-    if folder.startswith("{") and folder.endswith("}"):
-        return _EXPLORING_POLICIES.get(folder, f'the exploration policy "{folder[1:-1]}"')
+def _policy(path: Any) -> str:
+    name = str(path)
+    if name in _ROLES:
+        return _ROLES[name]
     # The folder's name is enough: its place on one machine means nothing elsewhere.
-    return f'the policy "{PurePosixPath(folder).name}"'
+    return f'the policy "{PurePosixPath(name).name}"'

@@ -30,7 +30,7 @@ class EnsembleConfig:
     beta: float = 0.5
     """Exponent of beta-NLL: the likelihood of a sample is weighted by variance ** beta [Seitzer et al. 2022,
     arXiv:2203.09168]. 0: plain likelihood. 1: the mean is trained as with a squared error."""
-    outlier: float = 5.0
+    huber_delta: float = 5.0
     """Threshold of the Huber loss of prediction errors, in standard deviations of the predicted noise [Huber 1964].
     Larger errors count linearly, which limits the effect of rare spikes."""
     log_std_min: float = -6.0
@@ -51,9 +51,9 @@ class EnsembleConfig:
                 f"rollout is {self.rollout} and one_step_share is {self.one_step_share}, expected rollout >= 1 and "
                 "one_step_share in [0, 1]"
             )
-        if self.outlier <= 0.0:
+        if self.huber_delta <= 0.0:
             raise ValueError(
-                f"outlier is {self.outlier}, expected > 0 (standard deviations of the noise)"
+                f"huber_delta is {self.huber_delta}, expected > 0 (standard deviations of the noise)"
             )
         if self.partner_every < 1:
             raise ValueError(f"partner_every is {self.partner_every}, expected at least 1 step")

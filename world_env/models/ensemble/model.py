@@ -285,7 +285,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         error = self.normalizer.change(start, vectors[:, :, 1]) - mean
         scaled = error * (-log_std).exp()
         misfit = functional.huber_loss(
-            scaled, torch.zeros_like(scaled), reduction="none", delta=self.config.outlier
+            scaled, torch.zeros_like(scaled), reduction="none", delta=self.config.huber_delta
         )
         # beta-NLL: without the weight, noisy or badly fitted samples have almost no effect on the mean.
         weight = (2.0 * self.config.beta * log_std).exp().detach()
