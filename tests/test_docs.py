@@ -96,14 +96,14 @@ def test_the_python_of_a_page_runs(
 
 @cache
 def options_of(command: str) -> set[str]:
-    """Options of a command, from its help; empty if there is no such command."""
+    """Options of a command, or of "COMMAND exploration:KIND", from its help; empty if there is no such command."""
     shown = io.StringIO()
     with (
         contextlib.redirect_stdout(shown),
         contextlib.redirect_stderr(io.StringIO()),
         contextlib.suppress(SystemExit),
     ):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     text = shown.getvalue()
     if not re.search(rf"usage: world-env {command}\b", text):
         return set()
@@ -116,6 +116,9 @@ def unknown_words(line: str) -> list[str]:
     known = options_of(command)
     if not known:
         return [command]
+    for word in words:
+        if word.startswith("exploration:"):
+            known = known | options_of(f"{command} {word}")
     given = [word.partition("=")[0] for word in words if word.startswith("--")]
     return [word for word in given if word not in known]
 
