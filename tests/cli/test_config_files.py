@@ -91,14 +91,16 @@ def test_what_has_no_option_is_read_from_a_file(tmp_path: Path) -> None:
         'rounds = 2\nlater_exploration = {kind = "policy", path = "newest"}\n'
         'explorers.bold.algo_kwargs.gamma = 0.9\n[fit]\nfamily = "linear"\n',
     )
-    config = read(refine_command, "CartPole-v1", "--config", file, "--out", "x", "--fit.seed", "4")
+    config = read(
+        refine_command, "CartPole-v1", "--config", file, "--out", "x", "--fit.batch-size", "4"
+    )
     assert config == RefineConfig(
         EnvConfig("CartPole-v1"),
         Path("x"),
         rounds=2,
         later_exploration=PolicyExploration(path="newest"),
         explorers={"bold": {"algo_kwargs": {"gamma": 0.9}}},
-        fit=FitConfig(family="linear", seed=4),
+        fit=FitConfig(family="linear", batch_size=4),
     )
 
 

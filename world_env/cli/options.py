@@ -61,7 +61,8 @@ class RealEnv(Struct, frozen=True):
     """Real environment of a command that can do without one."""
 
     env_id: str | None = None
-    """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id."""
+    """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id. None: none, or the
+    one that the twin was fitted to."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments of the environment; strict JSON values only."""
     wrappers: tuple[WrapperConfig, ...] = ()
@@ -107,7 +108,10 @@ VIEWS = {
     "pool": View(runs="pool"),
     "refine": View(
         hidden=("later_exploration",),
-        nested={"learn": View(flat=("simulation",), hidden=("real",))},
+        nested={
+            "fit": View(hidden=("seed",)),
+            "learn": View(flat=("simulation",), hidden=("real", "seed")),
+        },
     ),
 }
 """Name of a command -> how it shows its settings."""
