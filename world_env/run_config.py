@@ -16,8 +16,8 @@ from world_env.types import JSON
 
 CONFIG_FILE = "config.json"
 """Name of the settings of a run, in its folder."""
-MAY_CHANGE = ("out", "shard_steps")
-"""Settings that may differ when a run is resumed: they do not change its results."""
+MAY_CHANGE = {"out", "shard_steps"}
+"""Settings of any stage that may differ when a run is resumed: they do not change its results."""
 _MAX_TEXT = 200
 
 
@@ -84,8 +84,7 @@ def check_same_config(
     stored, config: settings of the run in the folder, and of this run, as JSON trees.
     may_change: names of settings that may differ, besides `MAY_CHANGE`.
     """
-    free = (*MAY_CHANGE, *may_change)
-    before, now = ({n: v for n, v in tree.items() if n not in free} for tree in (stored, config))
+    before, now = ({n: v for n, v in t.items() if n not in may_change} for t in (stored, config))
     changed = list(_differences(before, now))
     if changed:
         raise ConfigMismatchError(
@@ -98,6 +97,8 @@ def _differences(stored: Any, now: Any, name: str = "") -> Iterable[str]:
     """Text for each leaf that differs: "fit.seed was 0, now 1"."""
     if isinstance(stored, Mapping) and isinstance(now, Mapping):
         for key in {**stored, **now}:
+            if key in MAY_CHANGE:
+                continue
             inner = f"{name}.{key}" if name else str(key)
             yield from _differences(stored.get(key), now.get(key), inner)
     elif stored != now:

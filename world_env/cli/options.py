@@ -57,18 +57,12 @@ _ENV_OPTIONS: dict[str, tuple[list[Any], JSON]] = {
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
 
 
-class RealEnv(Struct, frozen=True):
+class RealEnv(EnvConfig, frozen=True):
     """Real environment of a command that can do without one."""
 
-    env_id: str | None = None
+    env_id: str | None = None  # type: ignore[assignment]
     """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id. None: none, or the
     one that the twin was fitted to."""
-    kwargs: dict[str, Any] = {}
-    """Keyword arguments of the environment; strict JSON values only."""
-    wrappers: tuple[WrapperConfig, ...] = ()
-    """Wrappers of the environment, innermost first."""
-    action_chunk: int = 1
-    """Number of real actions that one action of the wrapped environment holds (1: no chunks)."""
 
     def config(self) -> EnvConfig | None:
         """The environment, or None without an id. Raises InvalidOptionError for arguments without an id."""
@@ -263,9 +257,9 @@ def _field(owner: type[_Options], name: str, of: Any, default: Any, text: str) -
         values = default if isinstance(default, dict) else {}
         of = _options(of, values, owner.view.nested.get(name, View()))
         default = tyro.MISSING
-        if name in owner.view.flat or issubclass(of.kind, EnvConfig | RealEnv):
+        if name in owner.view.flat or issubclass(of.kind, EnvConfig):
             options["name"] = ""
-    elif issubclass(owner.kind, EnvConfig | RealEnv) and name in _ENV_OPTIONS:
+    elif issubclass(owner.kind, EnvConfig) and name in _ENV_OPTIONS:
         marker, names = _ENV_OPTIONS[name]
         markers += marker
         options |= names
