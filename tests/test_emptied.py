@@ -18,8 +18,8 @@ import dataclasses, runpy, sys
 from training.tasks import TASKS
 small = dict(real_steps=400, learn_steps=4096, many_steps=512)
 for name in ("CartPole-v1", "Pendulum-v1"):
-    TASKS[name] = dataclasses.replace(TASKS[name], **small)
-TASKS["Pendulum-v1"] = dataclasses.replace(TASKS["Pendulum-v1"], reference_steps=500)
+    TASKS[name] = TASKS[name].replace(**small)
+TASKS["Pendulum-v1"] = TASKS["Pendulum-v1"].replace(reference_steps=500)
 sys.argv = sys.argv[1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """

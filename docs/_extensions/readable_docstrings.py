@@ -8,9 +8,11 @@ lists and blocks into literal blocks, and escapes characters that reStructuredTe
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 import re
 from typing import Any
 
+import msgspec
 from sphinx.pycode import ModuleAnalyzer
 
 _ITEM = re.compile(r"^(`?[A-Za-z_][\w.]*`?(?:, `?[A-Za-z_][\w.]*`?)*): +(\S.*)$")
@@ -113,7 +115,21 @@ def _process_docstring(
 ) -> None:
     if what == "class" and lines and re.match(r"^\w+\(\w+: ", lines[0]):
         lines[:] = []  # the docstring that `dataclass` makes up
+    if what == "attribute":
+        lines += _default_of(name)
     lines[:] = to_rst(lines)
+
+
+def _default_of(name: str) -> list[str]:
+    """The default of a struct's field, which autodoc does not show; empty for other attributes."""
+    owner, _, attribute = name.rpartition(".")
+    try:
+        fields = msgspec.structs.fields(pkgutil.resolve_name(owner))
+    except (AttributeError, ImportError, TypeError):
+        return []
+    (default,) = [each.default for each in fields if each.name == attribute] or [None]
+    shown = default not in (None, msgspec.NODEFAULT) and not isinstance(default, msgspec.Struct)
+    return ["", f"Default: `{default!r}`."] if shown else []
 
 
 def _process_signature(
@@ -142,4 +158,4 @@ def _skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: 
     # Of a configuration only the fields are settings; its functions serve the library.
     function = obj.fget if isinstance(obj, property) else getattr(obj, "__func__", obj)
     owner, dot, _ = getattr(function, "__qualname__", "").rpartition(".")
-    return True if dot and owner.endswith("Config") else None
+    return True if dot and callable(function) and owner.endswith(("Config", "Struct")) else None

@@ -84,7 +84,7 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"updats": 3}', "not a field of FitConfig: updats.*updates"),
+        ('{"updats": 3}', "not a field of FitConfig: updats.*gradient_steps"),
         ("[3]", "3.*object"),
         ("{", "not valid JSON"),
     ],

@@ -49,7 +49,7 @@ def tiny(
 ) -> Iterator[ModuleType]:
     script = scripts["diagnostics.alarm"]
     options = {"n_steps": 2, "batch_size": 64, "n_epochs": 1}
-    short = dataclasses.replace(TASKS["Pendulum-v1"], real_steps=400, algo_kwargs=options)
+    short = TASKS["Pendulum-v1"].replace(real_steps=400, algo_kwargs=options)
     for name, value in {
         "FitConfig": functools.partial(FitConfig, **FIT),
         "TASKS": {"Pendulum-v1": short},

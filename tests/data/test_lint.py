@@ -304,10 +304,10 @@ def test_the_command_exits_with_1_where_an_error_is(
     assert main(["lint", str(again.folder), "--json"]) == 1
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["check"], found["where"]) == ("duplicates", "episode 20")
-    assert main(["lint", str(pendulum.folder), "--held-out", str(again.folder)]) == 1
+    assert main(["lint", str(pendulum.folder), "--test-data", str(again.folder)]) == 1
     assert "split" in capsys.readouterr().out
-    assert main(["lint", str(pendulum.folder), "--held-out", "x", "--twin", "y"]) == 2
-    assert "at most one of --held-out DATASET and --twin TWIN" in capsys.readouterr().err
+    assert main(["lint", str(pendulum.folder), "--test-data", "x", "--twin", "y"]) == 2
+    assert "at most one of --test-data DATASET and --twin TWIN" in capsys.readouterr().err
     assert main(["lint", str(pendulum.folder), "--twin", "pendulum"]) == 2
     assert "fit it again" in capsys.readouterr().err
 

@@ -79,7 +79,7 @@ def test_a_minari_dataset_without_an_environment_is_fitted_and_asks_for_its_hori
     assert twin.spec.horizon is None and any("horizon" in n for n in twin.fidelity["notes"])
     assert twin.provenance["data"] == {"minari": ID}
     assert twin.provenance["real_steps"] == {"collect": 210}
-    comparing = ["compare", "--twin", out, "--real", "CartPole-v1", "--policies"]
+    comparing = ["compare", "CartPole-v1", "--twin", out, "--policies"]
     assert main([*comparing, "--out", str(tmp_path / "compared")]) == 2
     assert "--horizon" in capsys.readouterr().err
     assert main([*fitting, "--gradient-steps", "2", "--horizon", "20"]) == 0

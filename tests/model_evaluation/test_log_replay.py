@@ -175,8 +175,8 @@ def test_an_older_twin_is_compared_with_a_warning(
     [
         ([], "pass --policies FOLDER"),
         (["--policies", "--against", "x"], "leave out --policies"),
-        (["--against", "x", "--real", "CartPole-v1"], "leave out --policies, --real and --pool"),
-        (["--against", "x", "--pool", "y"], "leave out --policies, --real and --pool"),
+        (["--against", "x", "CartPole-v1"], "leave out --policies, ENV_ID and --pool"),
+        (["--against", "x", "--pool", "y"], "leave out --policies, ENV_ID and --pool"),
     ],
 )
 def test_policies_or_logs_but_not_both(

@@ -309,13 +309,14 @@ def test_a_comparison_that_contradicts_the_twin_is_the_first_warning(tmp_path: P
 
 def test_provenance_is_described_in_words(tmp_path: Path) -> None:
     provenance = {
-        "exploration": "random, then policy:{policy}", "real_steps": 2000, "seed": 3, "commit": "0123abc",
+        "exploration": [{"kind": "random"}, {"kind": "policy", "path": "selected"}],
+        "real_steps": 2000, "seed": 3, "commit": "0123abc",
         "trained_on": ["a"] * 90, "fit": {"family": "ensemble", "model": {}},
     }  # fmt: skip
     comparison = COMPARISON | {"provenance": provenance}
     path = write_report(tmp_path, title="T", comparison=comparison)
     for text in (path.read_text("utf-8"), path.with_suffix(".md").read_text("utf-8")):
-        assert "{" + "policy}" not in text and "previous round" in text
+        assert "kind" not in text and "previous round" in text
         assert "2,000" in text and "90 entries" in text and "family: ensemble" in text
     markdown = path.with_suffix(".md").read_text("utf-8")
     assert "| judge | final evaluation of the policies | 51,234 |" in markdown

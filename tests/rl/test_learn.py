@@ -271,7 +271,7 @@ def test_the_data_normalises_the_policy_inside_it(cartpole: Twin, tmp_path: Path
     )
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"rows": 0}])
+@pytest.mark.parametrize("change", [{"steps": 0}, {"num_envs": 0}])
 def test_nothing_to_learn_from_is_refused(change: dict[str, int]) -> None:
     ((name, value),) = change.items()
     with pytest.raises(InvalidOptionError, match=f"^{name} must be >= 1, got {value}$"):
