@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The tasks' own sizes would take minutes; what is tested is that nothing leans on a bundled twin.
 SMALL = """
-import dataclasses, runpy, sys
+import runpy, sys
 from training.tasks import TASKS
 small = dict(real_steps=400, learn_steps=4096, many_steps=512)
 for name in ("CartPole-v1", "Pendulum-v1"):
