@@ -123,30 +123,32 @@ class Episode:
 
 
 def split(
-    episodes: Sequence[Episode], held_out: float = 0.1, seed: int = 0
+    episodes: Sequence[Episode], validation_fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[Episode], list[Episode]]:
     """Split episodes into (training, validation), by whole episodes.
 
     With few episodes, one contiguous block of each episode goes to the validation split instead.
 
-    held_out: share of the episodes (or of each episode's steps) in the validation split, in (0, 1).
+    validation_fraction: share of the episodes (or of each episode's steps) in the validation split, in (0, 1).
     seed: seed of the choice.
 
     Raises TooLittleDataError if one of the two would be empty.
     """
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out must be a share in (0, 1), got {held_out}")
+    if not 0 < validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction must be a share in (0, 1), got {validation_fraction}"
+        )
     rng = np.random.default_rng(seed)
     train: list[Episode] = []
     validation: list[Episode] = []
     if len(episodes) >= _MIN_EPISODES_FOR_WHOLE:
-        count = min(max(1, round(held_out * len(episodes))), len(episodes) - 1)
+        count = min(max(1, round(validation_fraction * len(episodes))), len(episodes) - 1)
         chosen = set(rng.permutation(len(episodes))[:count].tolist())
         for i, episode in enumerate(episodes):
             (validation if i in chosen else train).append(episode)
         return train, validation
     for episode in episodes:
-        block = max(1, round(held_out * len(episode)))
+        block = max(1, round(validation_fraction * len(episode)))
         start = int(rng.integers(0, max(1, len(episode) - block + 1)))
         edges = [(0, start, train), (start, start + block, validation),
                  (start + block, len(episode), train)]  # fmt: skip
@@ -161,12 +163,12 @@ def split(
     return train, validation
 
 
-def digests(episodes: Sequence[Episode], held_out: Sequence[Episode]) -> JSON:
+def digests(episodes: Sequence[Episode], validation: Sequence[Episode]) -> JSON:
     """Digests of the two sides of a `split`: {"trained_on": [...], "validated_on": [...]}.
 
     An episode of which only a block is in the validation split counts as trained on.
     """
-    whole = set(map(id, held_out))
+    whole = set(map(id, validation))
     sides: JSON = {"trained_on": [], "validated_on": []}
     for episode in episodes:
         sides["validated_on" if id(episode) in whole else "trained_on"].append(episode.digest())

@@ -133,11 +133,11 @@ def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
 
 
 def split_overlap(
-    training: Mapping[int, Episode], held_out: Mapping[int, Episode]
+    training: Mapping[int, Episode], validation: Mapping[int, Episode]
 ) -> Iterator[LintIssue]:
     """Find episodes, parts of episodes and reset seeds that are in both splits."""
     number = max(training, default=-1) + 1
-    both = dict(training) | {number + n: e for n, e in held_out.items()}
+    both = dict(training) | {number + n: e for n, e in validation.items()}
     twice, overlaps, joined = duplicate_episodes(both)
     pairs = [*twice, *((a, b) for a, b, _ in overlaps), *joined]
     crossing = [(min(pair), max(pair)) for pair in pairs if min(pair) < number <= max(pair)]
@@ -153,7 +153,7 @@ def split_overlap(
         )
     ours, theirs = (
         {episode.seed for episode in side.values() if episode.seed is not None}
-        for side in (training, held_out)
+        for side in (training, validation)
     )
     seeds = ours & theirs
     if seeds:

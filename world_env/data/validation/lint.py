@@ -46,13 +46,13 @@ def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
 
 
 def lint_split(
-    training: Sequence[Episode], held_out: Sequence[Episode], spec: WorldSpec
+    training: Sequence[Episode], validation: Sequence[Episode], spec: WorldSpec
 ) -> list[LintIssue]:
     """Check that the training and the validation split share no episodes, parts of episodes or reset seeds.
 
-    training, held_out: episodes of the two splits. "episode 3" in an issue is the one at index 3 of `held_out`.
+    training, validation: episodes of the two splits. "episode 3" in an issue is the one at index 3 of `validation`.
     """
-    sides = (usable_episodes(dict(enumerate(side)), spec)[0] for side in (training, held_out))
+    sides = (usable_episodes(dict(enumerate(side)), spec)[0] for side in (training, validation))
     return list(split_overlap(*sides))
 
 
