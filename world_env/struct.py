@@ -22,7 +22,10 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     def to_json(self) -> JSON:
-        """Return the fields as a strict JSON tree: paths are text, NaN and infinity are None."""
+        """Return the fields as a strict JSON tree: paths are text, NaN and infinity are None.
+
+        Raises InvalidOptionError for a value without a JSON form, such as a function.
+        """
         return _finite(msgspec.to_builtins(self, enc_hook=_encode))  # type: ignore[no-any-return]
 
     @classmethod
@@ -80,7 +83,9 @@ def _encode(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"no JSON form of {type(value).__name__}: {value!r:.80}")
+    raise InvalidOptionError(
+        f"{value!r:.80} ({type(value).__name__}) has no JSON form: expected numbers, text, lists, dicts or paths"
+    )
 
 
 def _decode(kind: type, value: Any) -> Any:

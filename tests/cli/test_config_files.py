@@ -182,6 +182,12 @@ def test_a_struct_is_updated_inside(tmp_path: Path) -> None:
     assert run.updated({"exploration": held}, where="x").exploration == HeldExploration(steps=3)
 
 
+def test_a_setting_that_no_file_can_hold_is_named() -> None:
+    config = LearnConfig(algo_kwargs={"learning_rate": abs})
+    with pytest.raises(InvalidOptionError, match=r"abs.*has no JSON form"):
+        config.to_json()
+
+
 @pytest.mark.parametrize(
     "config",
     [
