@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from world_env.cli.commands import collect_command, learn_command, refine_command
+from world_env.cli.commands import collect_command, fit_command, learn_command, refine_command
 from world_env.cli.main import COMMANDS, main
 from world_env.cli.options import VIEWS, View, parse
 from world_env.collection.config import CollectConfig
@@ -113,6 +113,31 @@ def test_the_record_of_a_run_is_a_file_of_settings(tmp_path: Path) -> None:
     assert config == read(collect_command, "--config", file)
     assert main(["collect", "--config", str(record), "--steps", "80"]) == 0
     assert json.loads(record.read_text())["steps"] == 80
+
+
+@pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+def test_a_fit_and_a_training_leave_their_settings_too(tmp_path: Path) -> None:
+    data, twin, policy = (str(tmp_path / name) for name in ("data", "twin", "policy"))
+    assert main(["collect", "CartPole-v1", "--out", data, "--steps", "120"]) == 0
+    fitting = ["--data", data, "--out", twin, "--family", "linear", "--gradient-steps", "2"]
+    assert main(["fit", *fitting]) == 0
+    assert read(fit_command, "--config", f"{twin}/{CONFIG_FILE}") == read(fit_command, *fitting)
+    learning = [
+        "--twin",
+        twin,
+        "--out",
+        policy,
+        "--steps",
+        "64",
+        "--num-envs",
+        "1",
+        "--algo",
+        "DQN",
+    ]
+    assert main(["learn", *learning]) == 0
+    record = f"{policy}/{CONFIG_FILE}"
+    assert read(learn_command, "--config", record) == read(learn_command, *learning)
+    assert main(["learn", "--config", record]) == 0
 
 
 @pytest.mark.parametrize(

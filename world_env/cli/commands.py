@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from world_env.atomic_io import write_bytes
+from world_env.atomic_io import write_bytes, write_json
 from world_env.cli.console import Bars, console, runs_folder, show_comparison
 from world_env.cli.main import set_threads
 from world_env.cli.options import RealEnv
@@ -20,6 +20,7 @@ from world_env.fitting.config import FitConfig
 from world_env.pipeline.config import BuildConfig
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig
+from world_env.run_config import CONFIG_FILE
 from world_env.spec import EnvConfig
 from world_env.struct import Struct
 
@@ -92,6 +93,7 @@ def fit_command(config: FitCommand) -> None:
         progress=lambda done, wanted, logs: bars("fit", done, wanted, logs),
         tensorboard=config.tensorboard,
     )
+    write_json(config.out / CONFIG_FILE, config.to_json())
     loss = twin.fidelity["loss"]
     score = loss["best_open_loop"]
     console.print(
@@ -146,6 +148,7 @@ def learn_command(config: LearnCommand) -> None:
         ledger=StepLedger(out.with_name(f"{out.name}-real-steps.json")) if real else None,
         progress=lambda done, wanted, logs: bars("learn", done, wanted, logs),
     )
+    write_json(out / CONFIG_FILE, config.to_json())
     console.print(f"policy: {out}")
 
 
