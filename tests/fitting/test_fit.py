@@ -259,7 +259,7 @@ def test_tensorboard_gets_the_logs(data: Path, tmp_path: Path) -> None:
     fit(data, tmp_path / "twin", TINY, tensorboard=tmp_path / "board")
     found = curves(tmp_path / "board")
     # By gradient steps; entries of the logs that are no single numbers are left out.
-    steps = [*range(TINY.validate_every, TINY.updates, TINY.validate_every), TINY.updates]
+    steps = [*range(TINY.validate_every, TINY.gradient_steps, TINY.validate_every), TINY.gradient_steps]
     for name in ("fit/loss", "fit/open_loop"):
         assert [step for step, _ in found[name]] == steps
     assert all(name.startswith("fit/") for name in found)
@@ -539,7 +539,8 @@ def test_the_validation_rollout_is_a_setting(
     """A shorter or smaller rollout measures other errors, of the same weights."""
     whole = fit_episodes(episodes, spec, TINY)
     other = fit_episodes(episodes, spec, TINY.replace(**{name: 3}))
-    first, second = (twin.fidelity["loss"] for twin in (whole, other))
-    assert first["change"] == second["change"] and first["open_loop"] != second["open_loop"]
+    first, second = (twin.fidelity.loss for twin in (whole, other))
+    assert first.parts["change"] == second.parts["change"]
+    assert first.open_loop != second.open_loop
     with pytest.raises(InvalidOptionError, match=f"{name} is 0"):
         FitConfig(**{name: 0})
