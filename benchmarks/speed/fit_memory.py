@@ -42,7 +42,7 @@ def main() -> None:
         horizon=arguments.steps,
     )
     data, began = resident_mb(), time.perf_counter()
-    config = FitConfig(family=arguments.family, updates=arguments.gradient_steps)
+    config = FitConfig(family=arguments.family, gradient_steps=arguments.gradient_steps)
     twin = fit_episodes(episodes, spec, config)
     row = {
         "steps": arguments.steps,

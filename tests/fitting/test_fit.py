@@ -259,7 +259,10 @@ def test_tensorboard_gets_the_logs(data: Path, tmp_path: Path) -> None:
     fit(data, tmp_path / "twin", TINY, tensorboard=tmp_path / "board")
     found = curves(tmp_path / "board")
     # By gradient steps; entries of the logs that are no single numbers are left out.
-    steps = [*range(TINY.validate_every, TINY.gradient_steps, TINY.validate_every), TINY.gradient_steps]
+    steps = [
+        *range(TINY.validate_every, TINY.gradient_steps, TINY.validate_every),
+        TINY.gradient_steps,
+    ]
     for name in ("fit/loss", "fit/open_loop"):
         assert [step for step, _ in found[name]] == steps
     assert all(name.startswith("fit/") for name in found)

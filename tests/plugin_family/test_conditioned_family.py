@@ -400,7 +400,8 @@ def test_a_broken_plug_in_is_named_and_the_others_work(
 def test_the_command_line_takes_an_installed_plug_in(tmp_path: Path) -> None:
     store = EpisodeStore.create(tmp_path / "data", SPEC)
     store.append(EPISODES)
-    comparison = {"env_id": "Point", "rows": [{"policy": "random", "real_mean": 1.0}]}
+    row = {"policy": "random", "real_mean": 1.0, "real_ci95": [0.0, 2.0], "episodes": 50}
+    comparison = {"env_id": "Point", "episodes": 50, "rows": [row]}
     (tmp_path / "comparison.json").write_text(json.dumps(comparison), encoding="utf-8")
     paths = [install(tmp_path / "packages", "world-plugin", {"conditioned": MODEL}), HERE, ROOT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
@@ -413,7 +414,7 @@ def test_the_command_line_takes_an_installed_plug_in(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
-    options = ["--updates", "100", "--preset", "tiny", "--model", '{"average_decay": 0.5}']
+    options = ["--gradient-steps", "100", "--preset", "tiny", "--model", '{"average_decay": 0.5}']
     world_env("fit", "--data", "data", "--out", "twin", "--family", "conditioned", *options)
     world_env("report", "--comparison", "comparison.json", "--out", "page", "--twin", "./twin")
     assert "Point" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")

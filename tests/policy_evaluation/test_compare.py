@@ -115,9 +115,9 @@ def test_any_number_of_episodes_has_its_interval() -> None:
     policy = RandomPolicy(oracle_twin("CartPole-v1").spec.action_space)
     widths = []
     for episodes in (2, 8, 64):
-        row = compare("cartpole", policy, episodes=episodes)["rows"][0]
-        low, high = row["real_ci95"]
-        assert low <= row["real_mean"] <= high
+        row = compare("cartpole", policy, episodes=episodes).rows[0]
+        low, high = row.real_ci95
+        assert low <= row.real_mean <= high
         widths.append(high - low)
     assert widths[0] > widths[2]
     with pytest.raises(InvalidOptionError, match="episodes must be >= 1, got 0"):

@@ -69,7 +69,7 @@ def tiny(out: Path, **change: Any) -> RefineConfig:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Round], dict[str, int]]:
     out = tmp_path_factory.mktemp("refine") / "run"
     ledger = StepLedger(out / "real-steps.json")
-    rounds = refine(tiny(out), ledger=ledger, tensorboard=out.parent / "board")
+    rounds = refine(tiny(out, tensorboard=out.parent / "board"), ledger=ledger)
     return out, rounds, ledger.by_purpose
 
 
@@ -122,10 +122,10 @@ def test_the_rounds_write_their_curves_and_those_of_their_stages(
     out, rounds, _ = finished
     found = curves(out.parent / "board")
     assert found["refine/real_steps"] == [(part.number, part.real_steps) for part in rounds]
-    predicted = [(p.number, pytest.approx(p.log["predicted_return"]["mean"])) for p in rounds]
+    predicted = [(p.number, pytest.approx(p.log.predicted_return.mean)) for p in rounds]
     assert found["refine/predicted_return"] == predicted
     # The real evaluation episodes of round 1 are those of the policy of round 0.
-    returns = rounds[1].log["reality"]["returns"]
+    returns = rounds[1].log.reality.returns
     assert found["refine/real_return"] == [(0, pytest.approx(np.mean(returns)))]
     for number in range(ROUNDS):
         board = out.parent / "board" / f"round-{number}"

@@ -293,7 +293,7 @@ def test_an_episode_that_the_budget_cut_off_says_nothing_of_the_return() -> None
 
     log = RoundLog(
         round=3, real_steps=9, learned_steps=9, estimates={}, chosen="round-2/policy", contender="round-1/policy",
-        predicted_return=None, expected=7.0, reality=None, settings={}, seconds={},
+        predicted_return=None, expected=7.0, reality=None, seconds={},
     )  # fmt: skip
     played = [
         episode(4, terminated=True),

@@ -137,7 +137,7 @@ def log(number: int, steps: int, low: float | None, high: float | None, **other:
     tree: JSON = {
         "round": number, "real_steps": steps, "learned_steps": 1, "estimates": {}, "chosen": "p", "contender": "p",
         "predicted_return": {"mean": 50.0 - 10 * number, "low": low, "high": high}, "expected": 50.0,
-        "reality": None, "settings": {}, "seconds": {},
+        "reality": None, "seconds": {},
     }  # fmt: skip
     return RoundLog.from_json(tree | other, where="test")
 

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from stable_baselines3 import PPO
 
-from world_env.collection.exploration import RandomPolicy
 from world_env.errors import (
     InvalidOptionError,
     MissingExtraError,
@@ -17,6 +16,7 @@ from world_env.errors import (
     StageError,
 )
 from world_env.models.rssm.model import RssmConfig
+from world_env.policies.random_policy import RandomPolicy
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.reporting import side_by_side_video as watch_module
@@ -42,17 +42,8 @@ def twin() -> Twin:
     return Twin.untrained(spec_of(CARTPOLE), "linear")
 
 
-class Constant:
-    """Always the same action."""
-
-    def __init__(self, action: int) -> None:
-        self.action = action
-
-    def reset(self, seed: int) -> None:
-        pass
-
-    def act(self, observation: np.ndarray) -> int:
-        return self.action
+def left(observations: np.ndarray) -> np.ndarray:
+    return np.zeros(len(observations), np.int64)
 
 
 @pytest.mark.parametrize("mode", ["closed_loop", "open_loop"])
@@ -70,7 +61,7 @@ def test_a_gif_shows_both_worlds_for_every_step(twin: Twin, tmp_path: Path, mode
 
 
 def test_both_worlds_begin_with_the_same_picture(twin: Twin) -> None:
-    frames = side_by_side(twin, Constant(0), real=CARTPOLE, steps=3, seed=5, ledger=StepLedger())
+    frames = side_by_side(twin, left, real=CARTPOLE, steps=3, seed=5, ledger=StepLedger())
     learned, real = frames[0][26:-26, :450], frames[0][26:-26, 456:]
     np.testing.assert_array_equal(learned, real)
     assert not np.array_equal(frames[0][:, 456:], frames[-1][:, 456:])
@@ -158,14 +149,14 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
 def test_a_finished_world_waits_for_the_other(twin: Twin) -> None:
     # One push, over and over, fells the real pole in about ten steps; the untrained twin stays up.
     ledger = StepLedger()
-    frames = side_by_side(twin, Constant(0), real=CARTPOLE, steps=20, ledger=ledger)
+    frames = side_by_side(twin, left, real=CARTPOLE, steps=20, ledger=ledger)
     fallen = ledger.total()
     assert 7 <= fallen <= 12
     assert len(frames) == 21
     right = [frame[26:, 456:] for frame in frames]
     np.testing.assert_array_equal(right[fallen], right[-1])
     together = side_by_side(
-        twin, Constant(0), real=CARTPOLE, steps=20, ledger=StepLedger(), mode="open_loop"
+        twin, left, real=CARTPOLE, steps=20, ledger=StepLedger(), mode="open_loop"
     )
     assert len(together) == fallen + 1
 
@@ -184,12 +175,12 @@ def test_a_trained_policy_acts_and_the_twin_can_be_watched_alone(twin: Twin) -> 
 def test_bad_input_is_a_named_error(twin: Twin, tmp_path: Path) -> None:
     ledger = StepLedger()
     with pytest.raises(InvalidOptionError, match=r"\.gif or \.mp4"):
-        watch(twin, Constant(0), tmp_path / "film.avi", ledger=ledger)
+        watch(twin, left, tmp_path / "film.avi", ledger=ledger)
     for wrong in ({"mode": "open_loop"}, {"steps": 0}, {"mode": "sideways", "real": CARTPOLE}):
         with pytest.raises(InvalidOptionError, match="expected one of closed_loop, open_loop"):
-            side_by_side(twin, Constant(0), ledger=ledger, **wrong)
+            side_by_side(twin, left, ledger=ledger, **wrong)
     with pytest.raises(SpaceMismatchError, match="wrappers"):
-        side_by_side(twin, Constant(0), real=EnvConfig("Acrobot-v1"), ledger=ledger)
+        side_by_side(twin, left, real=EnvConfig("Acrobot-v1"), ledger=ledger)
     assert ledger.total() == 0
 
 
@@ -202,7 +193,7 @@ def test_a_film_that_cannot_be_written_costs_no_real_step(
     before = sorted(tmp_path.iterdir())
     ledger = StepLedger()
     with pytest.raises(StageError, match="cannot write"):
-        watch(twin, Constant(0), tmp_path / place, real=CARTPOLE, steps=5, ledger=ledger)
+        watch(twin, left, tmp_path / place, real=CARTPOLE, steps=5, ledger=ledger)
     assert ledger.by_purpose == {}
     assert sorted(tmp_path.iterdir()) == before
 
@@ -212,4 +203,4 @@ def test_an_mp4_without_ffmpeg_names_the_package(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="imageio-ffmpeg"):
-        watch(twin, Constant(0), tmp_path / "film.mp4", ledger=StepLedger())
+        watch(twin, left, tmp_path / "film.mp4", ledger=StepLedger())

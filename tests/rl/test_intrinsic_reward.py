@@ -74,7 +74,7 @@ def test_the_policy_goes_where_the_twin_knows_least() -> None:
         env = WorldModelSB3VecEnv(twin, 8, seed=5)
         observation = env.reset()
         for _ in range(49):
-            observation, _, _, _ = env.step(policy(observation, np.arange(8)))
+            observation, _, _, _ = env.step(policy.predict(observation, deterministic=True)[0])
         return float(np.abs(observation).mean())
 
     assert place("uncertainty") > 2

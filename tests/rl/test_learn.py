@@ -81,8 +81,8 @@ def test_a_policy_learned_in_a_twin_touches_no_reality(
     assert isinstance(model, PPO)
     assert seen == sorted(seen) and seen[-1] == TINY.steps
     card = policy_card(tmp_path / "policy")
-    assert card["trained_in"] == "learned"
-    assert card["provenance"]["learn"]["steps"] == TINY.steps
+    assert card.trained_in == "learned"
+    assert card.provenance["learn"]["steps"] == TINY.steps
     assert model.num_timesteps == TINY.steps
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
 

@@ -125,8 +125,8 @@ def fit_episodes(
     """
     episodes = check_amount(episodes)
     steps, config = sum(map(len, episodes)), config or FitConfig()
-    gradient_steps = config.gradient_steps or gradient_steps_for(steps)
-    config, device = config.replace(gradient_steps=gradient_steps), as_device(config.device)
+    config = config.replace(gradient_steps=config.gradient_steps or gradient_steps_for(steps))
+    device = as_device(config.device)
     started, provenance = time.perf_counter(), provenance or Provenance()
     training, held_out = split(episodes, config.validation_fraction, config.seed)
     bounds = end_bounds(training if config.hard_termination_bounds else [], spec)
@@ -141,11 +141,7 @@ def fit_episodes(
     check_windows(model, episodes)
     check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
-    initial: JSON = {}
-    if warm_start is not None:
-        check_same_kind(warm_start, spec, config.family, model)
-        model.warm_start(cast("TrainableWorldModel", copy.deepcopy(warm_start.model).cpu()))
-        initial = {"warm_start": warm_start.fingerprint()}
+    initial = {} if warm_start is None else _start_from(warm_start, model, spec, config.family)
     begun = starts(everything)
     states = dataset_states(
         everything, config.max_dataset_states, config.seed, context=model.context
@@ -155,16 +151,7 @@ def fit_episodes(
     train, scale = everything.windows_of(pieces[0]), scales_of(everything)
     with MetricsWriter(tensorboard, "fit") as metrics:
         logs = _optimize(
-            model,
-            train,
-            validation,
-            scale,
-            config,
-            gradient_steps,
-            progress,
-            metrics,
-            checkpoint,
-            initial,
+            model, train, validation, scale, config, progress, metrics, checkpoint, initial
         )
     model.eval().requires_grad_(False)
     threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
@@ -194,13 +181,19 @@ def fit_episodes(
     )
 
 
+def _start_from(older: Twin, model: TrainableWorldModel, spec: WorldSpec, family: str) -> JSON:
+    """Initialise a model by that of an older twin. Returns the entry of the twin's provenance."""
+    check_same_kind(older, spec, family, model)
+    model.warm_start(cast("TrainableWorldModel", copy.deepcopy(older.model).cpu()))
+    return {"warm_start": older.fingerprint()}
+
+
 def _optimize(
     model: TrainableWorldModel,
     train: EncodedEpisodes,
     validation: EncodedEpisodes,
     scale: Observation,
     config: FitConfig,
-    gradient_steps: int,
     progress: Progress | None,
     metrics: MetricsWriter,
     checkpoint: Path | None,
@@ -211,6 +204,7 @@ def _optimize(
     scale: scale of each observation dimension, for the open-loop error.
     initial: identity of the initial weights, which a checkpoint must match too.
     """
+    gradient_steps = config.gradient_steps or gradient_steps_for(len(train))
     groups, rate = model.parameter_groups(), config.learning_rate or model.learning_rate
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]

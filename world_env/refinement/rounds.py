@@ -103,7 +103,12 @@ def read_log(folder: Path) -> RoundLog:
     """Read the log of a finished round from its folder. Raises StageError for a log of another form."""
     path = folder / "round.json"
     tree = json.loads(path.read_text(encoding="utf-8"))
-    return RoundLog.from_json(tree, where=str(path), error=StageError)
+    try:
+        return RoundLog.from_json(tree, where=str(path), error=StageError)
+    except StageError as error:
+        raise StageError(
+            f"{error}. The file was edited, or made by another version: restore it, or choose another folder"
+        ) from error
 
 
 @dataclass
