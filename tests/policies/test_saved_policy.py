@@ -193,7 +193,7 @@ def test_a_policy_survives_the_disk(
     # Once more into the same folder, and nothing is left beside.
     save_policy(model, folder, trained_in="learned")
     assert policy_card(folder).trained_in == "learned"
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert {path.name for path in tmp_path.iterdir()} == {"p", ".p.lock"}
 
 
 def test_a_saved_policy_explores_with_noise_of_its_own(tmp_path: Path) -> None:

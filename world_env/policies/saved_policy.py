@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from gymnasium import spaces
 
+from world_env.atomic_io import FolderError, replaced_folder, restore_folder
 from world_env.errors import SpaceMismatchError, StageError
 from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Version of the policy folder. A reader refuses folders of a newer version."""
-_ZIP, _JSON = "policy.zip", "policy.json"
+_FILES = _JSON, _ZIP = ("policy.json", "policy.zip")
 _ENCODER = "encoder"
 """Folder of the encoder's twin, inside the folder of a latent policy."""
 
@@ -89,13 +89,6 @@ def save_policy(
     evaluates_twins: whether the policy belongs to a policy pool; `collect` then refuses it.
     Raises StageError if the folder cannot be written or holds other files.
     """
-    target = Path(folder)
-    if target.exists() and not (target / _JSON).is_file() and (
-        not target.is_dir() or any(target.iterdir())
-    ):  # fmt: skip
-        raise StageError(
-            f"{target} exists and is not a policy folder (it has no {_JSON}): choose another folder"
-        )
     encoder = encoder_of(model)
     card = PolicyCard(
         format=FORMAT,
@@ -109,35 +102,29 @@ def save_policy(
         provenance=provenance or {},
     )
     text = json.dumps(card.to_json(), allow_nan=False, indent=2)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.new")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target = Path(folder)
     try:
-        beside.mkdir(parents=True, exist_ok=True)
-        model.save(beside / _ZIP)
-        if encoder is not None:
-            # The encoder needs the model only. Without known functions it loads without them.
-            encoder_twin = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
-            encoder_twin.save(beside / _ENCODER)
-        (beside / _JSON).write_text(text + "\n", encoding="utf-8")
-        if target.exists():
-            os.replace(target, old)
-        os.replace(beside, target)
+        with replaced_folder(target, files=_FILES, noun="policy folder") as fresh:
+            model.save(fresh / _ZIP)
+            if encoder is not None:
+                # The encoder needs the model only. Without known functions it loads without them.
+                twin = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
+                twin.save(fresh / _ENCODER)
+            (fresh / _JSON).write_text(text + "\n", encoding="utf-8")
+    except FolderError as error:
+        raise StageError(str(error)) from error
     except OSError as error:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
         raise StageError(
             f"cannot write the policy {target}: {error}. The earlier content of the folder is "
             "unchanged. Free disk space or choose another folder."
         ) from error
-    finally:
-        for temporary in (beside, old):
-            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
 def policy_card(folder: str | os.PathLike[str]) -> PolicyCard:
     """Read `policy.json` without loading the policy. Raises StageError if it is missing or damaged."""
     path = Path(folder) / _JSON
+    restore_folder(path.parent, files=_FILES)
     if not path.is_file():
         raise StageError(
             f"{folder} is not a policy folder: {_JSON} is missing. Check the path, or train a "
