@@ -48,7 +48,8 @@ def bench() -> dict[str, ModuleType]:
 @pytest.fixture(scope="module")
 def pendulum(tmp_path_factory: pytest.TempPathFactory) -> EpisodeStore:
     out = tmp_path_factory.mktemp("lint") / "pendulum"
-    return collect(CollectConfig(SHORT_PENDULUM, out, 1200, random_and_held(5)))
+    # With so few episodes one in seven seeds hides "autoreset_rows".
+    return collect(CollectConfig(SHORT_PENDULUM, out, 1200, random_and_held(5), seed=1))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
 from world_env.run_config import check_same_config, keep_config
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spaces import one_row
 from world_env.spec import WorldSpec
 
@@ -110,15 +111,11 @@ def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:
     return store
 
 
-def _derive(seed: int, number: int, stream: int) -> int:
-    return int(np.random.SeedSequence([seed, number, stream]).generate_state(1)[0])
-
-
 def _replay(policy: Policy, store: EpisodeStore, seed: int) -> None:
     """Report the stored episodes to a policy, for what it keeps across episodes: a mixture counts its steps."""
     space = store.spec.action_space
     for number, length in enumerate(store.lengths):
-        policy.reset(ONE, [_derive(seed, number, 1)])
+        policy.reset(ONE, [derived_seed(seed, SeedPurpose.COLLECT_EXPLORATION, number)])
         # Only the number of steps counts: no policy keeps actions across episodes.
         actions = np.zeros((length, *(space.shape or ())), space.dtype)
         policy.executed(actions, np.zeros(length, np.int64))
@@ -126,10 +123,9 @@ def _replay(policy: Policy, store: EpisodeStore, seed: int) -> None:
 
 def _play(env: gym.Env, policy: Policy, seed: int, number: int, limit: int) -> Episode:
     """Play episode `number` of a collection."""
-    policy_seed = _derive(seed, number, 1)
-    return play(
-        env, policy, _derive(seed, number, 0), limit, policy_seed=policy_seed, number=number
-    )
+    policy_seed = derived_seed(seed, SeedPurpose.COLLECT_EXPLORATION, number)
+    reset_seed = derived_seed(seed, SeedPurpose.COLLECT_RESET, number)
+    return play(env, policy, reset_seed, limit, policy_seed=policy_seed, number=number)
 
 
 def play(

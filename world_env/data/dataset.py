@@ -26,6 +26,7 @@ from world_env.errors import (
     InvalidActionError,
     InvalidObservationError,
 )
+from world_env.seeding import SeedPurpose, derived_seed
 
 _STILL = 1e-3
 """Change scale of a column that never changes, in units of its own scale: it should stay put."""
@@ -332,7 +333,7 @@ def dataset_states(
     encoded: EncodedEpisodes, limit: int, seed: int = 0, *, context: int = 1
 ) -> Context:
     """Sample up to `limit` steps without replacement, each as a context of up to `context` observations."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derived_seed(seed, SeedPurpose.DATASET_STATES))
     steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
     return encoded.contexts(steps, context)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from world_env.errors import DataError, TooLittleDataError
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.types import JSON, OBSERVATION
 
 _MIN_EPISODES_FOR_WHOLE = 10
@@ -162,7 +163,7 @@ def split_pieces(
         raise ValueError(
             f"validation_fraction must be a share in (0, 1), got {validation_fraction}"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(derived_seed(seed, SeedPurpose.SPLIT))
     train: list[Piece] = []
     validation: list[Piece] = []
     if len(lengths) >= _MIN_EPISODES_FOR_WHOLE:

@@ -43,6 +43,7 @@ from world_env.models.conditioning import check_shapes
 from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
 from world_env.results.provenance import Provenance, current_commit
 from world_env.rng import CounterRNG
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.simulation.termination import TerminalBounds
 from world_env.spec import WorldSpec
 from world_env.twin.twin import KnownFunction, Twin
@@ -219,9 +220,12 @@ def _optimize(
         share = update / gradient_steps
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(share) * group.get("lr_scale", 1.0)
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + update)
+        generator = torch.Generator().manual_seed(
+            derived_seed(config.seed, SeedPurpose.WINDOWS, update)
+        )
         batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
-        rng = CounterRNG.from_seed(update * len(batch), len(batch), device=train.device)
+        noise = derived_seed(config.seed, SeedPurpose.LOSS_NOISE, update)
+        rng = CounterRNG.from_seed(noise, len(batch), device=train.device)
         loss, parts = model.loss(batch, rng=rng, progress=share)
         optimizer.zero_grad()
         loss.backward()
@@ -320,7 +324,7 @@ def _fidelity(
 def _new_model(spec: WorldSpec, config: FitConfig) -> TrainableWorldModel:
     model_class, model_config = check_family(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(derived_seed(config.seed, SeedPurpose.WEIGHTS))
         return model_class(spec, model_config)
 
 

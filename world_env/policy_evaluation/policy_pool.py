@@ -32,6 +32,7 @@ from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
 from world_env.run_config import keep_config
+from world_env.seeding import SeedPurpose, derived_seeds
 from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -183,10 +184,11 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
 
 def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]:
     """Training runs of a pool: four of PPO, four of algorithms with another kind of exploration."""
+    seeds = derived_seeds(config.seed, SeedPurpose.POOL_TRAINING, 8)
     many, few = config.on_policy_steps, config.off_policy_steps
     ppo = {
         f"ppo-{i}": LearnConfig(
-            steps=many, num_envs=8, seed=config.seed + i, algo_kwargs=config.algo_kwargs
+            steps=many, num_envs=8, seed=seeds[i], algo_kwargs=config.algo_kwargs
         )
         for i in range(4)
     }
@@ -200,7 +202,7 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
             )
     each = 4 // len(others)
     runs = ppo | {
-        f"{name.lower()}-{i}": run.replace(seed=config.seed + 10 + i)
+        f"{name.lower()}-{i}": run.replace(seed=seeds[4 + i])
         for name, run in others.items()
         for i in range(each)
     }
@@ -293,7 +295,7 @@ def _estimates(
     """Mean real return of each candidate over a few episodes; stored, so that no real step is taken twice."""
     path = folder / "estimates.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    seeds = range(FIRST_SEED + 10_000, FIRST_SEED + 10_000 + _SELECT_EPISODES)
+    seeds = derived_seeds(config.seed, SeedPurpose.POOL_SELECTION, _SELECT_EPISODES)
     for number, member in enumerate(candidates):
         if member.name not in known:
             policy = _policy(folder, member, config.scripted, spec)

@@ -16,6 +16,7 @@ from world_env.policies.config import (
     policies_of,
 )
 from world_env.rl.config import LearnConfig
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spec import EnvConfig, WorldSpec
 from world_env.struct import Struct
 from world_env.types import JSON
@@ -26,7 +27,6 @@ RESTART = "restart"
 """Name of the policy that is trained from scratch beside the warm-started one."""
 ROLES = ("selected", "newest")
 """Names of policies in `later_exploration`, besides those of the explorers."""
-_RESTART_SEED, _EXPLORERS_SEED = 500, 1_000
 
 
 class RefineConfig(Struct, frozen=True):
@@ -146,7 +146,8 @@ class RefineConfig(Struct, frozen=True):
 
         Raises InvalidOptionError for fields that LearnConfig does not have.
         """
-        seed = 1000 * self.seed + _EXPLORERS_SEED + 50 * sorted(self.explorers).index(name) + number
+        index = sorted(self.explorers).index(name)
+        seed = derived_seed(self.seed, SeedPurpose.ROUND_EXPLORER, number, index)
         own = self.learn.replace(seed=seed, steps=self.explorer_steps or self.learn.steps)
         own = own.updated(self.explorers[name], where=f"explorer {name!r}")
         return own.replace(algo_kwargs=self.learn.algo_kwargs | own.algo_kwargs)
@@ -158,14 +159,14 @@ class RefineConfig(Struct, frozen=True):
         again = self.restart_every is not None and number % self.restart_every == 0
         return ("newest", RESTART) if again else ("newest",)
 
-    @property
-    def seeded_learn(self) -> LearnConfig:
-        """Policy training of every round, with the seed of this run."""
-        return self.learn.replace(seed=self.seed)
+    def learn_of(self, number: int) -> LearnConfig:
+        """Training of the policy of round `number`, with a seed of its own."""
+        seed = derived_seed(self.seed, SeedPurpose.ROUND_POLICY, number)
+        return self.learn.replace(seed=seed)
 
     def restart_learn(self, number: int) -> LearnConfig:
         """Training from scratch of round `number`, with a seed of its own."""
-        seed = 1000 * self.seed + _RESTART_SEED + number
+        seed = derived_seed(self.seed, SeedPurpose.ROUND_RESTART, number)
         return self.learn.replace(seed=seed, steps=self.restart_steps)
 
 

@@ -39,6 +39,7 @@ from world_env.refinement.policy_selection import (
 from world_env.results.provenance import Provenance
 from world_env.results.round_log import PredictedReturn, RealEvaluation, RoundLog
 from world_env.rl.learn import learn
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int, JSON], None]
 """Progress callback: (stage, steps done, steps in total, values to log)."""
 CHECKPOINT = ".fit.pt"
-_CHECK_SEED = 500
 _PREDICTION_EPISODES = 100
 """Learned episodes of a predicted return."""
 
@@ -139,7 +139,7 @@ class Rounds:
         twin = self._twin(number, folder / "twin", None if last is None else last.twin)
         clock.append(time.perf_counter())
         warm_start = None if last is None or not self.config.warm_start else _newest(last)
-        self._learn(folder / "policy", twin, self.config.seeded_learn, warm_start)
+        self._learn(folder / "policy", twin, self.config.learn_of(number), warm_start)
         if RESTART in self.config.kinds_of(number):
             self._learn(folder / f"policy-{RESTART}", twin, self.config.restart_learn(number), None)
         clock.append(time.perf_counter())
@@ -218,9 +218,7 @@ class Rounds:
             if checks:
                 contender = str(self.policies[last.log.contender])
                 greedy = PolicyExploration(path=contender, deterministic=True)
-                episodes = self._play(
-                    folder / "checks", checks, greedy, number + _CHECK_SEED, "evaluate"
-                )
+                episodes = self._play(folder / "checks", checks, greedy, number, "evaluate")
                 evaluated = real_evaluation(episodes, self.spec.horizon, last.log)
             folders = {"selected": last.policy_folder, "newest": _newest(last)}
             exploration = with_folders(config.later_exploration, folders | self._explorers(last))
@@ -230,13 +228,14 @@ class Rounds:
     def _play(
         self, out: Path, steps: int, exploration: ExplorationConfig, number: int, purpose: Purpose
     ) -> list[Episode]:
+        part = SeedPurpose.ROUND_CHECKS if purpose == "evaluate" else SeedPurpose.ROUND_DATA
         store = collect(
             CollectConfig(
                 self.config.real,
                 out,
                 steps,
                 exploration,
-                seed=self.config.seed * 1000 + number,
+                seed=derived_seed(self.config.seed, part, number),
                 purpose=purpose,
             ),
             ledger=self.ledger,
@@ -306,7 +305,7 @@ class Rounds:
     def _choose(self, twin: Twin, evaluated: RealEvaluation | None) -> JSON:
         """Select a policy. Returns the entries of the round's log about policies."""
         checks = [each for each in (*(done.log.reality for done in self.rounds), evaluated) if each]
-        learning = self.config.seeded_learn
+        learning = self.config.learn
         rule = learning.simulation.on_uncertain
         # A truncated episode has no comparable return.
         rule = "ignore" if rule == "truncate" else rule

@@ -26,6 +26,7 @@ from world_env.rl.resume import remove, restore, save_replay_buffer
 from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
 from world_env.run_config import check_same_config
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spaces import is_image
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
@@ -160,7 +161,7 @@ def _world(
             from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
             env = LatentObservationVecEnv(env, encoder)
-        env.seed(config.seed)
+        env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV))
         return _scaled(env, config)
     rollouts = config.simulation
     learned: VecEnv = WorldModelSB3VecEnv(
@@ -174,7 +175,7 @@ def _world(
         dataset_rollout_length=rollouts.dataset_rollout_length,
         observation_mode=config.observation_mode,
     )
-    learned.seed(config.seed)
+    learned.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV))
     if rollouts.reward == "uncertainty":
         from world_env.rl.intrinsic_reward import UncertaintyReward
 
