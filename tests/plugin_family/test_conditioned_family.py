@@ -420,7 +420,7 @@ def test_the_command_line_takes_an_installed_plug_in(tmp_path: Path) -> None:
     assert "Point" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert "conditioned" in (tmp_path / "twin" / "card.md").read_text(encoding="utf-8")
     twin = Twin.load(tmp_path / "twin")
-    assert twin.provenance["fit"]["preset"] == "tiny"
+    assert twin.provenance.recorded("fit", "preset") == "tiny"
     again = fit(tmp_path / "data", tmp_path / "again", FitConfig(
         family="conditioned", gradient_steps=100, preset="tiny", model={"average_decay": 0.5}
     ))  # fmt: skip
