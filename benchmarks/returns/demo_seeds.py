@@ -75,10 +75,11 @@ def summary(rows: list[JSON]) -> str:
     lines = [f"{name}: {v.mean():.1f} over {len(v)} seeds" for name, v in values.items()]
     if len(versions) > 1:
         one, other = (values[name] for name in versions[:2])
-        interval = ttest_ind(other, one, equal_var=False).confidence_interval(0.95)
+        difference = low = high = float(other.mean() - one.mean())
+        if np.ptp(one) or np.ptp(other):
+            low, high = ttest_ind(other, one, equal_var=False).confidence_interval(0.95)
         names = f"{versions[1]} minus {versions[0]}"
-        difference = other.mean() - one.mean()
-        lines.append(f"{names}: {difference:.1f} [{interval.low:.1f}, {interval.high:.1f}]")
+        lines.append(f"{names}: {difference:.1f} [{low:.1f}, {high:.1f}]")
     return "\n".join(lines)
 
 
