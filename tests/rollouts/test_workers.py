@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import PPO
 
-from world_env.errors import StageError
+from world_env.errors import SpaceMismatchError, StageError
 from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.random_policy import RandomPolicy
 from world_env.real.step_ledger import StepLedger
@@ -86,7 +88,6 @@ def test_an_error_of_the_environment_reaches_the_caller(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_only_the_parent_knows_is_named() -> None:
-    import gymnasium as gym
 
     if "OnlyHere-v0" not in gym.registry:
         gym.register("OnlyHere-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
@@ -99,3 +100,18 @@ def test_an_environment_that_only_the_parent_knows_is_named() -> None:
             ledger=StepLedger(),
             workers=2,
         )
+
+
+def test_a_policy_of_other_spaces_costs_no_step(tmp_path: Path) -> None:
+    PPO("MlpPolicy", gym.make("Pendulum-v1"), device="cpu").save(tmp_path / "ppo.zip")
+    ledger = StepLedger()
+    with pytest.raises(SpaceMismatchError, match="observation_space"):
+        run_real(
+            tmp_path / "ppo.zip",
+            EnvConfig("CartPole-v1"),
+            SEEDS,
+            purpose="select",
+            ledger=ledger,
+            workers=2,
+        )
+    assert ledger.by_purpose == {}

@@ -15,7 +15,7 @@ import numpy as np
 from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
-from world_env.real.real_env import make_real
+from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.returns import Returns, stacked
 from world_env.spaces import copied, one_row
@@ -65,9 +65,11 @@ def run_real(
         not depend on it. With more than one, a script must start under `if __name__ == "__main__"`, and the id of an
         environment that it registers must name an importable module, "module:Id".
     progress: called with the number of finished episodes.
-    Raises what `make_real` and the environment raise, StageError for an episode that kills its processes.
+    Raises SpaceMismatchError for a trained policy of other spaces, StageError for an episode that kills its processes,
+    and what `make_real` and the environment raise.
     """
-    policy = as_policy(policy)
+    if not isinstance(policy, Policy):
+        policy = as_policy(policy, spec_of(real))
     if workers < 1 or not len(seeds):
         raise InvalidOptionError(
             f"{len(seeds)} episodes in {workers} processes: expected at least 1 of each"
