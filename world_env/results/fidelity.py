@@ -90,9 +90,9 @@ class RewardErrors(Struct, frozen=True, kw_only=True):
     steps: list[int]
     unit: str
     one_step: Numbers
-    """Of the reward of the step."""
+    """Error of the reward of the step."""
     return_so_far: Numbers
-    """Of the sum of rewards up to the step."""
+    """Error of the sum of rewards up to the step."""
     return_spread: Numbers
     """Standard deviation of that sum in the real episodes."""
 

@@ -31,7 +31,7 @@ class TerminationTimes(Struct, frozen=True, kw_only=True):
     median_absolute_difference: float | None
     """Steps too early."""
     false_ends: float | None
-    """Share of the rollouts that terminate where the log goes on."""
+    """Share of the rollouts that terminate where the logged episode continues."""
     non_finite: float | None
     """Share of the rollouts with NaN or infinite values."""
 
@@ -80,7 +80,7 @@ class LogComparison(Struct, frozen=True, kw_only=True):
     termination: TerminationTimes
     coverage: IntervalCoverage
     certifies: str
-    """What the comparison shows, in words."""
+    """Scope of the comparison, in words."""
     open_loop: str
     """Its limitation, in words."""
     rows: list[ReplayedEpisode]

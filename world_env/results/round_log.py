@@ -23,7 +23,7 @@ class RealEvaluation(Struct, frozen=True, kw_only=True):
     returns: list[float]
     """Return of each episode, task units."""
     predicted_return: float
-    """Learned return that the earlier round expected."""
+    """Learned return in the twin of the earlier round."""
 
 
 class RoundLog(Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class RoundLog(Struct, frozen=True, kw_only=True):
     contender: str
     """The policy of the next round's real evaluation episodes."""
     predicted_return: PredictedReturn | None
-    """Of the selected policy; None without a time limit."""
+    """Predicted return of the selected policy; None without a time limit."""
     expected: float | None
     """Learned return of the contender; None without a time limit."""
     reality: RealEvaluation | None
