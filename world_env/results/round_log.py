@@ -30,6 +30,7 @@ class RoundLog(Struct, frozen=True, kw_only=True):
     """Log of one round, stored as its `round.json`. Returns are in task units."""
 
     round: int
+    """Number of the round, from 0."""
     real_steps: int
     """Real steps of all rounds so far."""
     learned_steps: int
