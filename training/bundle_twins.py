@@ -1,14 +1,14 @@
-"""Make the bundled twins: `python -m training.bundle_twins TASK_ID ...`; seed 42, which judges nothing.
+"""Make the bundled twins: `python -m training.bundle_twins TASK_ID ...`.
 
-The full build runs (collect, fit, learn, judge), so that each card holds measured returns, and agreement where
-`runs/pools` holds the task's pool.
+The full build runs (collect, fit, learn, compare), so that each card has measured returns, and agreement where
+`runs/pools` has the task's pool. No table of results uses its seed, 42.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
-import sys
 import warnings
 from pathlib import Path
 
@@ -25,16 +25,22 @@ TWINS = Path(__file__).resolve().parents[1] / "world_env" / "bundled_twins"
 
 
 def main() -> None:
-    """Build each task that was named (all without names) and put its twin into the package."""
+    """Build the named tasks and put their twins into the package."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "tasks",
+        nargs="*",
+        metavar="TASK_ID",
+        help=f"one of {', '.join(BUNDLED)} (default: all)",
+    )
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FitWarning)
-    for task_id in sys.argv[1:] or list(BUNDLED):
+    for task_id in arguments.tasks or list(BUNDLED):
         out = Path(os.environ.get("WORLD_ENV_RUNS", "runs")) / "bundle" / task_id
         pool = out.parents[1] / "pools" / task_id
-        judges = pool if (pool / "pool.json").is_file() else None
-        built = build(
-            build_task_config(task_id, out, seed=SEED).replace(baseline=False, pool=judges)
-        )
+        pool = pool if (pool / "pool.json").is_file() else None
+        built = build(build_task_config(task_id, out, seed=SEED).replace(baseline=False, pool=pool))
         size = sum(path.stat().st_size for path in built.twin_folder.iterdir())
         if size > MAX_BYTES:
             raise SystemExit(

@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="real steps (default: 2000)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the data and the twin")
     parser.add_argument(
-        "--held", type=float, help="hold random actions for this many steps on average"
+        "--held",
+        type=float,
+        help="mean number of steps that a random action is held (default: a new action at each step)",
     )
     parser.add_argument(
         "--gradient-steps",

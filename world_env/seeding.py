@@ -12,7 +12,7 @@ import numpy as np
 
 
 class SeedPurpose(IntEnum):
-    """What a derived seed is for. Numbers are part of every stored run: add new ones at the end."""
+    """Purpose of a derived seed. The numbers are part of every stored run: add new ones at the end."""
 
     COLLECT_RESET = 0
     COLLECT_EXPLORATION = 1
@@ -34,7 +34,7 @@ class SeedPurpose(IntEnum):
 
 
 def derived_seed(seed: int, purpose: SeedPurpose, *numbers: int) -> int:
-    """Derive a seed of 32 bits. numbers: what distinguishes seeds of the same purpose, each >= 0."""
+    """Derive a seed of 32 bits. numbers: integers >= 0 that distinguish seeds of the same purpose."""
     return int(np.random.SeedSequence([seed, purpose, *numbers]).generate_state(1)[0])
 
 

@@ -243,7 +243,7 @@ def test_sb3_options_hold_conditioning() -> None:
 @pytest.mark.parametrize(
     ("conditioning", "message"),
     [
-        ({"tusk": np.zeros((2, 2))}, "tusk.*knows: task, push"),
+        ({"tusk": np.zeros((2, 2))}, "tusk.*is: task, push"),
         ({"task": np.zeros((2, 3))}, r"'task'[\s\S]*\(2, 3\).*\(2, 2\)"),
         ({"push": np.array([0.0, np.nan])}, r"'push'.*finite"),
         ({"push": ["a", "b"]}, r"'push'.*finite"),
@@ -265,9 +265,9 @@ def test_wrong_conditioning_is_named_before_anything_is_reset(
 
 def test_unknown_and_missing_conditioning_are_named(fitted: Twin) -> None:
     plain = Twin.untrained(SPEC, "linear")
-    with pytest.raises(InvalidOptionError, match=r"push.*knows: none"):
+    with pytest.raises(InvalidOptionError, match=r"push.*is: none"):
         Simulator(plain, 2).reset(options={"conditioning": {"push": np.zeros(2)}})
-    with pytest.raises(InvalidOptionError, match=r"push.*knows: none"):
+    with pytest.raises(InvalidOptionError, match=r"push.*is: none"):
         WorldModelEnv(plain, conditioning={"push": 0.0})
     simulator = Simulator(fitted, 1)
     with pytest.raises(InvalidOptionError, match=r"'task'.*pass options"):
@@ -286,7 +286,7 @@ def test_data_must_have_the_conditioning_of_the_family() -> None:
     bare = [dataclasses.replace(episode, conditioning={}) for episode in EPISODES]
     with pytest.raises(InvalidOptionError, match=r"the data.*'task'"):
         fit_episodes(bare, SPEC, CONFIG)
-    with pytest.raises(InvalidOptionError, match=r"the data.*knows: none"):
+    with pytest.raises(InvalidOptionError, match=r"the data.*is: none"):
         fit_episodes(EPISODES, SPEC, FitConfig(family="linear", gradient_steps=2))
     with pytest.raises(DataError, match="episode 1 has conditioning"):
         fit_episodes([EPISODES[0], *bare[1:]], SPEC, CONFIG)

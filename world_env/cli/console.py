@@ -1,4 +1,4 @@
-"""What the commands share: the output folder, tables, and the real environment of a twin."""
+"""Parts of several commands: the output folder, tables, and the real environment of a twin."""
 
 from __future__ import annotations
 

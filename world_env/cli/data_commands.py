@@ -112,7 +112,7 @@ def show_logs(result: LogComparison) -> None:
             _percent(share) for share in (ends.on_time, ends.early, ends.missed)
         ),
         "ends: median steps too early": _or_dash(ends.median_absolute_difference, "g"),
-        "false ends where the log went on": _percent(ends.false_ends),
+        "false ends in continuing episodes": _percent(ends.false_ends),
         f"logged return inside the {coverage.level:.0%} interval": (
             f"{coverage.inside:.0%} [{low:.0%}, {high:.0%}]"
         ),

@@ -60,14 +60,16 @@ class CompareCommand(Struct, frozen=True):
     """Policies: folders, or the .zip of models of Stable-Baselines3, sb3-contrib or SBX. A random policy is always
     added. With --pool: policies trained in the twin."""
     against: str | None = None
-    """Dataset of logs: folder of an episode store, or minari:ID."""
+    """Dataset of logs whose actions are replayed in the twin: folder of an episode store, or minari:ID. None: no
+    replay."""
     pool: Path | None = None
-    """Folder of a pool made by `world-env pool`."""
+    """Folder of a pool made by `world-env pool`. None: no pool."""
     episodes: int = 100
     """Episodes per policy, in the twin and in the real environment. Only with --policies: a pool has its own
     episodes."""
     workers: int = 1
-    """Processes that play the real episodes of --policies. The returns do not depend on it."""
+    """Number of processes that play the real episodes of --policies, each in an environment of its own. The returns do
+    not depend on it."""
     seed: int = 10_000
     """First reset seed; with --against, seed of the twin's noise. A pool has its own seeds."""
     out: Path | None = None
@@ -224,7 +226,7 @@ class WatchCommand(Struct, frozen=True):
     real: bool = False
     """Show the real environment that the twin was fitted to, too."""
     policy: Path | None = None
-    """Folder of the policy. None: random actions."""
+    """Policy: a folder, or the .zip of a model of Stable-Baselines3, sb3-contrib or SBX. None: random actions."""
     steps: int = 200
     """Maximum number of steps shown."""
     seed: int = 0
@@ -268,7 +270,7 @@ class FuturesCommand(Struct, frozen=True):
     twin: str
     """Name of a bundled twin, or a folder."""
     policy: Path
-    """Folder of the policy that acts in all of them."""
+    """Policy that acts in all rollouts: a folder, or the .zip of a model of Stable-Baselines3, sb3-contrib or SBX."""
     out: Path
     """The video, .gif or .mp4. The count of real steps is written beside it."""
     env: RealEnv = RealEnv()

@@ -51,7 +51,14 @@ _SUBCOMMANDS = {
 _ENV_OPTIONS: dict[str, tuple[list[Any], JSON]] = {
     "env_id": ([tyro.conf.Positional], {"metavar": "ENV_ID"}),
     "kwargs": ([], {"name": "env-kwargs"}),
-    "wrappers": ([tyro.conf.UseAppendAction], {"name": "wrapper", "metavar": "MODULE:CLASS"}),
+    "wrappers": (
+        [tyro.conf.UseAppendAction],
+        {
+            "name": "wrapper",
+            "metavar": "MODULE:CLASS",
+            "help": "Wrapper of the environment, innermost first. One with arguments is written in a file of settings.",
+        },
+    ),
 }
 """Names of the settings of an environment on the command line."""
 _METAVARS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH"}
@@ -270,6 +277,8 @@ def _field(owner: type[_Options], name: str, of: Any, default: Any, text: str) -
     if default is None:
         # The text says what None means, and words cannot give it.
         options = {"help_behavior_hint": "", **_metavar(of)} | options
+        if tyro.conf.Positional in markers:
+            options["metavar"] = f"[{options['metavar']}]"
         text = text.replace("(None: ", "(default: ").replace("None: ", "Default: ")
     if options:
         markers.append(tyro.conf.arg(**options))

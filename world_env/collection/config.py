@@ -22,7 +22,8 @@ class CollectConfig(Struct, frozen=True):
     """Real environment steps to store in total, at least 1. The last episode is truncated there. A larger number in
     the same folder adds steps."""
     exploration: ExplorationConfig = RandomExploration()
-    """Actions of the collection. More varied actions give a twin that is accurate in more states."""
+    """Actions of the collection. More varied actions give a twin that is accurate in more states. A mixture is written
+    in a file of settings."""
     seed: int = 0
     """Seed of the environment and of the exploration, at least 0. The same seed gives the same episodes."""
     purpose: Purpose = "collect"

@@ -37,7 +37,7 @@ def check_names(
     where: str,
     error: type[WorldEnvError] = InvalidOptionError,
 ) -> None:
-    """Raise `error` unless the conditioning is a mapping of names that the model knows."""
+    """Raise `error` unless the conditioning is a mapping whose names the model declares."""
     if not isinstance(conditioning, Mapping):
         raise error(
             f"{where} is {type(conditioning).__name__}, expected a dict of conditioning: name -> value"
@@ -45,6 +45,6 @@ def check_names(
     unknown = sorted(map(str, set(conditioning) - set(model.conditioning)))
     if unknown:
         raise error(
-            f"{where} has the unknown conditioning {', '.join(unknown)}, but this world model knows: "
+            f"{where} has the unknown conditioning {', '.join(unknown)}, but the conditioning of this world model is: "
             f"{', '.join(model.conditioning) or 'none'}"
         )

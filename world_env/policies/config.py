@@ -1,4 +1,4 @@
-"""Settings of exploration: which actions collect the data."""
+"""Settings of exploration: the actions that collect the data."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class MixtureExploration(Struct, frozen=True, tag_field="kind", tag="mixture"):
     """Mixture of explorations, one of them for each whole episode."""
 
     parts: tuple[ExplorationConfig, ...]
-    """The explorations."""
+    """Explorations of the mixture."""
     weights: tuple[float, ...]
     """Weight of each part: its share of the steps."""
 

@@ -1,4 +1,4 @@
-"""Policies from what users have: models, folders, zips and functions."""
+"""Conversion of models, folders, .zip files and functions to policies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
 AnyPolicy: TypeAlias = "Policy | BaseAlgorithm | str | Path | Callable[..., Any]"
-"""What `as_policy` takes."""
+"""Argument types of `as_policy`."""
 _LOADERS = {"sb3": "world_env.policies.loading:load_sb3"}
 """Kind of a saved policy -> "module:function", called as `load_sb3` is."""
 
@@ -44,7 +44,7 @@ def as_policy(
     *,
     deterministic: bool = True,
 ) -> Policy:
-    """Return a policy from what a user has.
+    """Convert a model, a path or a function to a `Policy`.
 
     policy: a `Policy` (returned as it is), a model of Stable-Baselines3, sb3-contrib or SBX, the folder of a saved
         policy, the .zip of such a model, or a function from batched observations to batched actions.

@@ -67,7 +67,7 @@ def predict_return(
     """Predict the mean real return of a policy from episodes in the twin. Takes no real step.
 
     policy: what `world_env.policies.as_policy` takes. A Stable-Baselines3 model acts deterministically.
-    episodes: learned episodes of the prediction.
+    episodes: learned episodes of the prediction. seed: seed of these episodes.
     Raises StageError for a twin without calibration by a policy pool, InvalidOptionError for another kind of policy.
     """
     calibration = twin.fidelity.return_prediction

@@ -22,10 +22,13 @@ class PolicyComparison(Struct, frozen=True, kw_only=True):
     policy: str
     """Name of the policy."""
     real_mean: float
+    """Mean return in the real environment."""
     real_ci95: Interval
+    """95 % interval of the real mean."""
     learned_mean: float | None = None
-    """None: the policy was not evaluated in the twin."""
+    """Mean return in the twin; None: the policy was not evaluated in the twin."""
     learned_ci95: Interval | None = None
+    """95 % interval of the learned mean."""
     past_threshold_share: float | None = None
     """Share of the learned steps that are out of distribution; None: the twin has no threshold."""
     episodes: int

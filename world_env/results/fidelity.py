@@ -90,9 +90,9 @@ class RewardErrors(Struct, frozen=True, kw_only=True):
     steps: list[int]
     unit: str
     one_step: Numbers
-    """Of the reward of the step."""
+    """Error of the reward of the step."""
     return_so_far: Numbers
-    """Of the sum of rewards up to the step."""
+    """Error of the sum of rewards up to the step."""
     return_spread: Numbers
     """Standard deviation of that sum in the real episodes."""
 
@@ -290,19 +290,25 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     validation_steps: int | None = None
     """Steps of the validation split."""
     open_loop: OpenLoopErrors | None = None
+    """Open-loop errors on the validation split."""
     reward_error: float | None = None
     """Mean absolute error of the reward of a step, task units."""
     termination: TerminationScores | None = None
+    """Predicted terminations on the validation split."""
     notes: list[str] = []
     """Limits of the data, found before the fit."""
     loss: FitLosses = FitLosses()
+    """Last validation of the fit."""
     comparison: list[PolicyComparison] = []
     """Learned and real returns of policies."""
     horizons: HorizonErrors | None = None
+    """Errors by number of steps without real observations."""
     action_effects: ActionEffects | None = None
+    """Predicted effects of other actions."""
     agreement: Agreement | None = None
+    """Agreement of learned and real returns over a policy pool."""
     return_prediction: ReturnCalibration | None = None
-    """None: predicted returns have no interval."""
+    """Calibration of predicted returns; None: predicted returns have no interval."""
 
 
 def _check_lengths(owner: Struct, wanted: int, **lists: Sequence[object] | None) -> None:

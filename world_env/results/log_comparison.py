@@ -31,7 +31,7 @@ class TerminationTimes(Struct, frozen=True, kw_only=True):
     median_absolute_difference: float | None
     """Steps too early."""
     false_ends: float | None
-    """Share of the rollouts that terminate where the log goes on."""
+    """Share of the rollouts that terminate where the logged episode continues."""
     non_finite: float | None
     """Share of the rollouts with NaN or infinite values."""
 
@@ -70,20 +70,28 @@ class LogComparison(Struct, frozen=True, kw_only=True):
     """Result of `replay_logs`."""
 
     episodes: int
+    """Replayed episodes."""
     steps: int
+    """Their steps."""
     rollouts: int
     """Learned rollouts of each episode."""
     left_out: dict[str, int]
     """Reason -> episodes that were not used."""
     warnings: list[str]
+    """Warnings about the logs and the twin."""
     return_error: ReturnErrors
+    """Learned minus logged returns."""
     termination: TerminationTimes
+    """Times of terminations."""
     coverage: IntervalCoverage
+    """Coverage of the intervals of learned returns."""
     certifies: str
-    """What the comparison shows, in words."""
+    """Scope of the comparison, in words."""
     open_loop: str
-    """Its limitation, in words."""
+    """Limitation of the comparison, in words."""
     rows: list[ReplayedEpisode]
+    """One entry per episode."""
     dataset: str | None = None
     """Name of the logs."""
     provenance: Facts | None = None
+    """Commit, date, machine and command of the comparison."""

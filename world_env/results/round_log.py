@@ -23,13 +23,14 @@ class RealEvaluation(Struct, frozen=True, kw_only=True):
     returns: list[float]
     """Return of each episode, task units."""
     predicted_return: float
-    """Learned return that the earlier round expected."""
+    """Learned return in the twin of the earlier round."""
 
 
 class RoundLog(Struct, frozen=True, kw_only=True):
     """Log of one round, stored as its `round.json`. Returns are in task units."""
 
     round: int
+    """Number of the round, from 0."""
     real_steps: int
     """Real steps of all rounds so far."""
     learned_steps: int
@@ -45,7 +46,7 @@ class RoundLog(Struct, frozen=True, kw_only=True):
     contender: str
     """The policy of the next round's real evaluation episodes."""
     predicted_return: PredictedReturn | None
-    """Of the selected policy; None without a time limit."""
+    """Predicted return of the selected policy; None without a time limit."""
     expected: float | None
     """Learned return of the contender; None without a time limit."""
     reality: RealEvaluation | None

@@ -65,7 +65,8 @@ class LearnConfig(Struct, frozen=True):
     """How a policy is trained, in a twin or in the real environment."""
 
     algo: str = "PPO"
-    """Stable-Baselines3 or sb3-contrib algorithm, by its class name. PPO and SAC use faster updates on a CPU."""
+    """Algorithm of Stable-Baselines3 or sb3-contrib by its class name, such as "SAC" or "RecurrentPPO", or of SBX, such
+    as "sbx.PPO". PPO and SAC of Stable-Baselines3 use faster updates on a CPU."""
     steps: int = 200_000
     """Environment steps in total. In a twin they cost time only; in the real environment each one is counted."""
     num_envs: int | None = None

@@ -70,10 +70,10 @@ def run_real(
     """
     if not isinstance(policy, Policy):
         policy = as_policy(policy, spec_of(real))
-    if workers < 1 or not len(seeds):
-        raise InvalidOptionError(
-            f"{len(seeds)} episodes in {workers} processes: expected at least 1 of each"
-        )
+    if workers < 1:
+        raise InvalidOptionError(f"workers must be >= 1, got {workers}")
+    if not len(seeds):
+        raise InvalidOptionError("seeds is empty: expected one reset seed for each episode")
     if min(workers, len(seeds)) > 1:
         from world_env.rollouts.workers import play_in_workers
 

@@ -94,7 +94,7 @@ def play_in_workers(
                 except (EOFError, ConnectionError):
                     _settle(worker, purpose, ledger)
                     running.remove(worker)
-                    _bury(worker, deaths, left, seeds)
+                    _reassign(worker, deaths, left, seeds)
                     running.append(_started(job))
                     _give(running[-1], left, seeds)
                     continue
@@ -148,7 +148,7 @@ def _settle(worker: _Worker, purpose: str, ledger: StepLedger) -> None:
     worker.counted = worker.taken.value
 
 
-def _bury(worker: _Worker, deaths: list[int], left: deque[int], seeds: Sequence[int]) -> None:
+def _reassign(worker: _Worker, deaths: list[int], left: deque[int], seeds: Sequence[int]) -> None:
     """Put the episode of a dead worker back. Raises StageError after too many deaths."""
     worker.process.join()
     if worker.episode is None:
@@ -191,8 +191,8 @@ def _environment(real: EnvConfig, purpose: str, ledger: StepLedger) -> gym.Env:
         return make_real(real, purpose=purpose, ledger=ledger)
     except WorldEnvError as error:
         raise type(error)(
-            f"{error} (In a worker process, which knows the environments of importable modules only: name the "
-            'environment "module:Id", or use workers=1.)'
+            f"{error} (A worker process has only the environments of importable modules: use the id "
+            '"module:Id", or workers=1.)'
         ) from error
 
 
