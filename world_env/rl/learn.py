@@ -21,7 +21,7 @@ from world_env.policies.saved_policy import load_policy, policy_card, save_polic
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
-from world_env.rl.config import FEW_ENVS, MANY_ENVS, OFF_POLICY, LearnConfig
+from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
 from world_env.rl.resume import remove, restore, save_replay_buffer
 from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
@@ -210,7 +210,7 @@ def _latent_encoder(
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
     """Normalise rewards by the standard deviation of discounted returns, on-policy only. Logs stay in raw units."""
-    if not config.normalize_rewards or config.algo in OFF_POLICY:
+    if not config.normalize_rewards or config.off_policy:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -225,14 +225,14 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     options: JSON = {}
     if config.algo == "PPO":
         options = dict(MANY_ENVS if config.parallel_envs > 8 else FEW_ENVS)
-    if config.algo in OFF_POLICY:
+    if config.off_policy:
         # A larger buffer than there are transitions would only make each save slower.
         options["buffer_size"] = config.steps
     if config.algo == "SAC" and isinstance(world, Twin):
         # Half the usual value gives more exploration, as in MBPO (arXiv:1906.08253): twin steps are free.
         options["target_entropy"] = -0.5 * float(np.prod(env.action_space.shape or (1,)))
     options |= config.algo_kwargs
-    if config.algo not in OFF_POLICY and isinstance(options.get("learning_rate"), float):
+    if not config.off_policy and isinstance(options.get("learning_rate"), float):
         # The last policy is the one that is saved, and a falling learning rate makes it less noisy.
         peak = options["learning_rate"]
         options["learning_rate"] = LinearSchedule(peak, _LAST_RATE * peak, 1.0)
