@@ -88,6 +88,11 @@ def trained_policy(model: BaseAlgorithm | Any, *, deterministic: bool = True) ->
     return policy if encoder is None else LatentPolicy(policy, encoder)
 
 
+def is_sb3_folder(path: str | Path) -> bool:
+    """Whether a path is the folder of a policy of Stable-Baselines3, and no .zip or policy of another kind."""
+    return Path(path).suffix != ".zip" and _kind(Path(path)) == "sb3"
+
+
 def _kind(folder: Path) -> str:
     """Kind of a saved policy; that of Stable-Baselines3 where it is not named, whose loader reports damage."""
     try:
