@@ -102,6 +102,8 @@ def run_real(
 
 def play_episode(policy: Policy, env: gym.Env, seed: int) -> RealEpisode:
     """Play one whole episode. seed: of the environment's reset and of the policy's random numbers."""
+    # A copy: what a policy keeps across episodes, as a mixture does, would depend on the process that plays them.
+    policy = policy.fork(1)
     observation = env.reset(seed=seed)[0]
     first = copied(observation)
     policy.reset(_ONE, [seed])
