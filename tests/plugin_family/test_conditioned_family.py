@@ -38,6 +38,7 @@ from world_env.errors import (
 from world_env.fitting import fit_episodes
 from world_env.models import PluginWarning, list_families, load_family
 from world_env.models.registry import FAMILIES
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.simulation.simulator import Simulator, SimulatorConfig
 from world_env.simulation.state_filter import StateFilter
 
@@ -116,7 +117,8 @@ def test_the_fit_learns_what_the_conditioning_says(fitted: Twin) -> None:
 
 
 def test_parts_of_the_model_learn_as_their_groups_say(fitted: Twin) -> None:
-    before = Twin.untrained(SPEC, "conditioned").model.state_dict()
+    seed = derived_seed(CONFIG.seed, SeedPurpose.WEIGHTS)
+    before = Twin.untrained(SPEC, "conditioned", seed=seed).model.state_dict()
     after = fitted.model.state_dict()
     assert torch.equal(after["projection.weight"], torch.eye(len(after["projection.weight"])))
     assert not torch.equal(after["embedding.weight"], before["embedding.weight"])
@@ -420,7 +422,7 @@ def test_the_command_line_takes_an_installed_plug_in(tmp_path: Path) -> None:
     assert "Point" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert "conditioned" in (tmp_path / "twin" / "card.md").read_text(encoding="utf-8")
     twin = Twin.load(tmp_path / "twin")
-    assert twin.provenance["fit"]["preset"] == "tiny"
+    assert twin.provenance.recorded("fit", "preset") == "tiny"
     again = fit(tmp_path / "data", tmp_path / "again", FitConfig(
         family="conditioned", gradient_steps=100, preset="tiny", model={"average_decay": 0.5}
     ))  # fmt: skip
