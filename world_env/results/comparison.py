@@ -22,7 +22,8 @@ class PolicyComparison(Struct, frozen=True, kw_only=True):
     policy: str
     """Name of the policy."""
     real_mean: float
-    real_ci95: Interval
+    real_ci95: Interval | None
+    """None: unknown, for one episode."""
     learned_mean: float | None = None
     """None: the policy was not evaluated in the twin."""
     learned_ci95: Interval | None = None
