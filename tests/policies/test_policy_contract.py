@@ -197,6 +197,12 @@ for policy in (pickle.load(open("policy.pkl", "rb")), as_policy("policy")):
         assert encoder is not None and encoder.mode == "latent"
 
 
+def test_a_latent_policy_of_other_spaces_is_refused(latent_model: PPO) -> None:
+    assert isinstance(as_policy(latent_model, SPEC), Policy)
+    with pytest.raises(SpaceMismatchError, match="observation_space"):
+        as_policy(latent_model, spec_of(EnvConfig("CartPole-v1")))
+
+
 @pytest.mark.parametrize("kind", ["random", "held", "logged", "sb3", "recurrent", "latent"])
 def test_acting_before_a_reset_is_a_named_error(kind: str, latent_model: PPO) -> None:
     policy = as_policy(latent_model) if kind == "latent" else KINDS[kind]()

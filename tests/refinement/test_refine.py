@@ -305,13 +305,11 @@ def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run" / "round-0" / "round.json"
     log = json.loads(path.read_text())
     del log["contender"]
-    path.write_text(json.dumps(log))
     ledger = StepLedger()
-    with pytest.raises(
-        StageError,
-        match=r"round-0/round.json: .*missing required field `contender`.*another folder",
-    ):
-        refine(tiny(tmp_path / "run"), ledger=ledger)
+    for text, said in ((json.dumps(log), "missing required field `contender`"), ("{", "Expecting")):
+        path.write_text(text)
+        with pytest.raises(StageError, match=rf"round-0/round.json .*{said}.*another folder"):
+            refine(tiny(tmp_path / "run"), ledger=ledger)
     assert ledger.total() == 0
 
 

@@ -66,7 +66,7 @@ def as_policy(
         load = getattr(importlib.import_module(module), function)
         return load(policy, spec, deterministic=deterministic)  # type: ignore[no-any-return]
     if hasattr(policy, "predict"):
-        if spec is not None and encoder_of(policy) is None:
+        if spec is not None:
             check_policy_spaces(policy, spec)
         return trained_policy(policy, deterministic=deterministic)
     if callable(policy):
