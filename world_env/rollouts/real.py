@@ -17,8 +17,8 @@ from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
-from world_env.rollouts.returns import Returns, stacked
-from world_env.spaces import copied, one_row
+from world_env.rollouts.returns import Returns
+from world_env.spaces import copied, one_row, stacked
 from world_env.spec import EnvConfig
 
 _REWARD_TERM = "reward_"
