@@ -14,11 +14,13 @@ from oracle import oracle_twin
 from stable_baselines3 import PPO
 from tensorboard_curves import curves
 
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig, learn
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
@@ -84,7 +86,7 @@ def test_a_policy_learned_in_a_twin_touches_no_reality(
     assert card.trained_in == "learned"
     assert card.provenance["learn"]["steps"] == TINY.steps
     assert model.num_timesteps == TINY.steps
-    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
 
 
 def test_sac_learns_in_a_twin_too(pendulum: Twin, no_reality: None) -> None:
@@ -101,6 +103,16 @@ def test_the_same_seed_gives_the_same_policy(cartpole: Twin) -> None:
     first, again = (weights(learn(cartpole, TINY)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, weights(learn(cartpole, TINY.replace(seed=1))))
+
+
+def test_the_seeds_of_the_environments_derive_from_that_of_the_training(
+    cartpole: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(WorldModelSB3VecEnv, "seed", lambda self, seed=None: seeds.append(seed))
+    learn(cartpole, TINY)
+    # Stable-Baselines3 seeds them too, with the seed of the algorithm.
+    assert seeds[-1] == derived_seed(TINY.seed, SeedPurpose.TRAINING_ENV, 0)
 
 
 def test_a_finished_policy_is_loaded_instead_of_trained_again(
@@ -171,7 +183,7 @@ def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path)
     )
     assert seen[0] > 512 and seen[-1] == config.steps
     assert model.num_timesteps == config.steps
-    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
 
 
 def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path: Path) -> None:
@@ -184,7 +196,7 @@ def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path
     assert 100 <= before < 200
     assert ledger.total() <= 210
     assert model.replay_buffer.size() >= 190
-    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
 
 
 def test_a_killed_training_keeps_the_scale_of_its_rewards(

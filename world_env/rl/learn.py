@@ -105,6 +105,9 @@ def learn(
     elif warm_start is not None:
         load_warm_start(model, warm_start, env, min_action_std=config.min_action_std)
     attach_encoder(model, latent)
+    first = model.num_timesteps
+    # After the algorithm is made, which seeds its environments itself. A resumed training has new episodes.
+    env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV, first))
 
     def save_and_report(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -114,7 +117,7 @@ def learn(
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
 
-    left = config.steps - (model.num_timesteps if resumed else 0)
+    left = config.steps - first
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
         saves = at_intervals(config.steps, _SAVES, save_and_report)
@@ -161,7 +164,6 @@ def _world(
             from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
             env = LatentObservationVecEnv(env, encoder)
-        env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV))
         return _scaled(env, config)
     rollouts = config.simulation
     learned: VecEnv = WorldModelSB3VecEnv(
@@ -175,7 +177,6 @@ def _world(
         dataset_rollout_length=rollouts.dataset_rollout_length,
         observation_mode=config.observation_mode,
     )
-    learned.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV))
     if rollouts.reward == "uncertainty":
         from world_env.rl.intrinsic_reward import UncertaintyReward
 
