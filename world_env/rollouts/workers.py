@@ -95,9 +95,11 @@ def play_in_workers(
                 except (EOFError, ConnectionError):
                     _settle(worker, purpose, ledger)
                     running.remove(worker)
+                    worker.connection.close()
                     _bury(worker, deaths, left, seeds)
-                    running.append(_started(job))
-                    _give(running[-1], left, seeds)
+                    if left:
+                        running.append(_started(job))
+                        _give(running[-1], left, seeds)
                     continue
                 if kind == "block":
                     ledger.count(purpose, content)
