@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
-    *("join", "tables", "returns.returns", "returns.tuning", "refinement.refined"),
+    *(
+        "join",
+        "tables",
+        "returns.returns",
+        "returns.tuning",
+        "returns.demo_seeds",
+        "refinement.refined",
+    ),
     *("agreement.agreement", "agreement.misses", "families.families", "families.one_frame"),
     *("diagnostics.lint", "diagnostics.alarm", "diagnostics.uncertainty", "diagnostics.scales"),
     *("learning.learn_table", "speed.steps_per_second", "speed.parts", "speed.gpu"),
