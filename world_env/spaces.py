@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,13 @@ def row_of(observation: Any, row: int | np.ndarray) -> Any:
     if isinstance(observation, dict):
         return {key: row_of(value, row) for key, value in observation.items()}
     return observation[row]
+
+
+def stacked(observations: Sequence[Any]) -> Any:
+    """Stack N arrays to (N, ...), or N dicts of arrays to a dict of stacked arrays."""
+    if isinstance(observations[0], dict):
+        return {key: stacked([part[key] for part in observations]) for key in observations[0]}
+    return np.stack(observations)
 
 
 def copied(observation: Any) -> Any:

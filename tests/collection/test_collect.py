@@ -1,5 +1,6 @@
 """Collecting is resumable, exact and honest about every real step."""
 
+import json
 import os
 import signal
 import subprocess
@@ -137,6 +138,18 @@ def test_a_store_of_another_collection_is_refused(
         collect(CollectConfig(EnvConfig("CartPole-v1"), tmp_path, 120, MIXED, 5))
     with pytest.raises(StageError, match="already holds 120"):
         collect(configured(tmp_path, steps=50))
+    # A refused call leaves the settings as they are.
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 120
+
+
+def test_a_store_that_was_not_collected_is_refused(tmp_path: Path) -> None:
+    collected = collect(configured(tmp_path / "collected"))
+    store = EpisodeStore.create(tmp_path / "own", collected.spec, provenance={"source": "robot"})
+    store.append(collected.load(), real_steps={})
+    with pytest.raises(StageError, match="other settings: real was null"):
+        collect(configured(tmp_path / "own", steps=150))
+    assert EpisodeStore(tmp_path / "own").steps == 120
+    assert not (tmp_path / "own" / "config.json").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_any_step(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from stable_baselines3 import PPO, SAC
 
+from world_env.collection.exploration import make_exploration
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError, ResetNeededError, SpaceMismatchError, StageError
 from world_env.models.rssm.model import RssmConfig
+from world_env.policies.config import PolicyExploration
 from world_env.policies.function_policy import FunctionPolicy, LoggedActionsPolicy
 from world_env.policies.held_policy import HeldPolicy
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
@@ -195,6 +197,12 @@ for policy in (pickle.load(open("policy.pkl", "rb")), as_policy("policy")):
         assert encoder is not None and encoder.mode == "latent"
 
 
+def test_a_latent_policy_of_other_spaces_is_refused(latent_model: PPO) -> None:
+    assert isinstance(as_policy(latent_model, SPEC), Policy)
+    with pytest.raises(SpaceMismatchError, match="observation_space"):
+        as_policy(latent_model, spec_of(EnvConfig("CartPole-v1")))
+
+
 @pytest.mark.parametrize("kind", ["random", "held", "logged", "sb3", "recurrent", "latent"])
 def test_acting_before_a_reset_is_a_named_error(kind: str, latent_model: PPO) -> None:
     policy = as_policy(latent_model) if kind == "latent" else KINDS[kind]()
@@ -248,5 +256,6 @@ def test_a_kind_of_saved_policies_can_be_registered(tmp_path: Path) -> None:
         register_policy_kind("constant", "load_constant")
     sys.modules["constant_policies"] = sys.modules[__name__]
     register_policy_kind("constant", "constant_policies:load_constant")
-    policy = as_policy(tmp_path, SPEC)
-    assert policy.act(np.zeros((2, 3)), np.arange(2)).tolist() == [[0.5], [0.5]]
+    exploring = make_exploration(PolicyExploration(path=str(tmp_path)), SPEC)
+    for policy in (as_policy(tmp_path, SPEC), exploring):
+        assert policy.act(np.zeros((2, 3)), np.arange(2)).tolist() == [[0.5], [0.5]]

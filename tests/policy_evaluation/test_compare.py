@@ -20,7 +20,9 @@ from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.compare import compare
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
-from world_env.results import Comparison, PolicyComparison
+from world_env.reporting.report import read_comparison, write_report
+from world_env.results import Comparison, Fidelity, PolicyComparison
+from world_env.results.formatting import show
 from world_env.results.provenance import Facts
 from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig, learn
@@ -116,12 +118,24 @@ def test_any_number_of_episodes_has_its_interval() -> None:
     widths = []
     for episodes in (2, 8, 64):
         row = compare("cartpole", policy, episodes=episodes).rows[0]
+        assert row.real_ci95 is not None
         low, high = row.real_ci95
         assert low <= row.real_mean <= high
         widths.append(high - low)
     assert widths[0] > widths[2]
     with pytest.raises(InvalidOptionError, match="episodes must be >= 1, got 0"):
         compare("cartpole", policy, episodes=0)
+
+
+def test_one_episode_has_no_interval_on_disk_and_on_the_page(tmp_path: Path) -> None:
+    policy = RandomPolicy(oracle_twin("CartPole-v1").spec.action_space)
+    found = compare("cartpole", policy, episodes=1)
+    write_json(tmp_path / "comparison.json", found.to_json())
+    read = read_comparison(tmp_path / "comparison.json")
+    assert read == found and read.rows[0].real_ci95 is read.rows[0].learned_ci95 is None
+    assert read.rows[0].real_text == show(read.rows[0].real_mean)
+    page = write_report(tmp_path / "page", title="T", comparison=read, fidelity=Fidelity())
+    assert show(read.rows[0].real_mean) in page.read_text(encoding="utf-8")
 
 
 def test_a_twin_without_horizon_is_refused() -> None:

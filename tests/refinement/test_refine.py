@@ -9,15 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from tensorboard_curves import curves
 
 from world_env.data.store import EpisodeStore
-from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
+from world_env.errors import (
+    ConfigMismatchError,
+    InvalidOptionError,
+    SpaceMismatchError,
+    StageError,
+)
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import MixtureExploration, PolicyExploration
-from world_env.policies.saved_policy import load_policy, policy_card
+from world_env.policies.saved_policy import load_policy, policy_card, save_policy
+from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
+from world_env.refinement.preconditions import check_settings
 from world_env.refinement.refine import refine
 from world_env.refinement.rounds import Round
 from world_env.rl.learn import LearnConfig
@@ -195,6 +203,31 @@ def test_who_acts_later_is_known_before_a_step_is_made(tmp_path: Path) -> None:
         tiny(tmp_path, exploration=PolicyExploration(path="newest"))
 
 
+@pytest.mark.parametrize(
+    ("env_id", "evaluates_twins", "said"),
+    [
+        ("CartPole-v1", True, "belongs to a policy pool"),
+        ("Pendulum-v1", False, "choose a policy trained for this environment"),
+    ],
+)
+def test_a_policy_that_may_not_collect_later_is_refused_before_a_real_step(
+    tmp_path: Path, env_id: str, evaluates_twins: bool, said: str
+) -> None:
+    model = PPO("MlpPolicy", env_id, n_steps=8, batch_size=8)
+    folder = save_policy(
+        model, tmp_path / "policy", trained_in="real", evaluates_twins=evaluates_twins
+    )
+    ledger = StepLedger()
+    later = half_each("newest", str(folder))
+    with pytest.raises((InvalidOptionError, SpaceMismatchError), match=said):
+        refine(tiny(tmp_path / "out", later_exploration=later), ledger=ledger)
+    assert ledger.by_purpose == {}
+    model.save(tmp_path / "model.zip")
+    zipped = tiny(tmp_path, exploration=PolicyExploration(path=str(tmp_path / "model.zip")))
+    if env_id == "CartPole-v1":
+        check_settings(zipped, spec_of(zipped.real))
+
+
 def test_explorers_are_what_they_are_asked_to_be_and_only_collect(tmp_path: Path) -> None:
     both = half_each("hasty", "steady")
     explorers = {
@@ -272,13 +305,11 @@ def test_rounds_of_an_older_version_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run" / "round-0" / "round.json"
     log = json.loads(path.read_text())
     del log["contender"]
-    path.write_text(json.dumps(log))
     ledger = StepLedger()
-    with pytest.raises(
-        StageError,
-        match=r"round-0/round.json: .*missing required field `contender`.*another folder",
-    ):
-        refine(tiny(tmp_path / "run"), ledger=ledger)
+    for text, said in ((json.dumps(log), "missing required field `contender`"), ("{", "Expecting")):
+        path.write_text(text)
+        with pytest.raises(StageError, match=rf"round-0/round.json .*{said}.*another folder"):
+            refine(tiny(tmp_path / "run"), ledger=ledger)
     assert ledger.total() == 0
 
 

@@ -14,11 +14,13 @@ from oracle import oracle_twin
 from stable_baselines3 import PPO
 from tensorboard_curves import curves
 
+from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig, learn
+from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
 
@@ -101,6 +103,16 @@ def test_the_same_seed_gives_the_same_policy(cartpole: Twin) -> None:
     first, again = (weights(learn(cartpole, TINY)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, weights(learn(cartpole, TINY.replace(seed=1))))
+
+
+def test_the_seeds_of_the_environments_derive_from_that_of_the_training(
+    cartpole: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(WorldModelSB3VecEnv, "seed", lambda self, seed=None: seeds.append(seed))
+    learn(cartpole, TINY)
+    # Stable-Baselines3 seeds them too, with the seed of the algorithm.
+    assert seeds[-1] == derived_seed(TINY.seed, SeedPurpose.TRAINING_ENV, 0)
 
 
 def test_a_finished_policy_is_loaded_instead_of_trained_again(

@@ -10,13 +10,20 @@ import numpy as np
 from gymnasium import spaces
 
 
+class MotorError(Exception):
+    """An error that cannot be read back from a pickle: its constructor takes more than its message."""
+
+    def __init__(self, message: str, *, code: int = 7) -> None:
+        super().__init__(message, code)
+
+
 class DyingEnv(gym.Env):
     """Random walk of 30 steps. deaths: folder with one file per death that is left, named "<seed>-<number>"."""
 
     observation_space = spaces.Box(-100, 100, (1,), np.float32)
     action_space = spaces.Discrete(2)
 
-    def __init__(self, deaths: str = "", at: int = 12, fails: bool = False) -> None:
+    def __init__(self, deaths: str = "", at: int = 12, fails: str = "") -> None:
         self.deaths, self.at, self.fails = deaths, at, fails
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -30,7 +37,7 @@ class DyingEnv(gym.Env):
         left = sorted(Path(self.deaths).glob(f"{self.seed}-*")) if self.deaths else []
         if left and self.steps == self.at:
             if self.fails:
-                raise RuntimeError("the motor is on fire")
+                raise {"plain": RuntimeError, "own": MotorError}[self.fails]("the motor is on fire")
             left[0].unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         return np.array([self.place], np.float32), self.place, False, self.steps == 30, {}

@@ -10,6 +10,7 @@ from stable_baselines3 import PPO
 
 from world_env.errors import SpaceMismatchError, StageError
 from world_env.policies.function_policy import FunctionPolicy
+from world_env.policies.mixture_policy import MixturePolicy
 from world_env.policies.random_policy import RandomPolicy
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.real import run_real
@@ -57,6 +58,19 @@ def test_the_returns_do_not_depend_on_the_number_of_processes(tmp_path: Path) ->
         assert StepLedger(tmp_path / f"{workers}.json").by_purpose == ledgers[1].by_purpose
 
 
+def test_the_policy_of_a_mixture_does_not_depend_on_the_process(tmp_path: Path) -> None:
+    constant = [FunctionPolicy(lambda seen, i=i: np.full(len(seen), i)) for i in (0, 1)]
+    mixture = MixturePolicy(constant, [0.5, 0.5])
+    found = [
+        run_real(
+            mixture, dying(tmp_path), SEEDS, purpose="select", ledger=StepLedger(), workers=workers
+        ).values
+        for workers in (1, 2)
+    ]
+    np.testing.assert_array_equal(*found)
+    assert len(set(np.sign(found[0]))) == 2  # both policies play
+
+
 def test_the_episode_of_a_dead_worker_is_played_again(tmp_path: Path) -> None:
     ledger = StepLedger()
     real = dying(tmp_path, "12-a", "14-a", "14-b", at=12)
@@ -80,9 +94,10 @@ def test_an_episode_that_always_kills_its_process_is_named(tmp_path: Path) -> No
     assert 3 * 5 <= ledger.by_purpose["collect"] <= 3 * 5 + 5 * 30
 
 
-def test_an_error_of_the_environment_reaches_the_caller(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", ["plain", "own"])
+def test_an_error_of_the_environment_reaches_the_caller(tmp_path: Path, fails: str) -> None:
     ledger = StepLedger()
-    real = dying(tmp_path, "13-a", at=5, fails=True)
+    real = dying(tmp_path, "13-a", at=5, fails=fails)
     with pytest.raises(RuntimeError, match="the motor is on fire"):
         run_real(right_or_random, real, SEEDS, purpose="collect", ledger=ledger, workers=2)
 

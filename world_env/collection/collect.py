@@ -95,19 +95,21 @@ def collect(
 
 def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:
     tree = config.to_json()
+    provenance = {name: tree[name] for name in ("real", "exploration", "seed", "purpose")}
+    store = EpisodeStore(config.out) if EpisodeStore.exists(config.out) else None
+    if store is not None:
+        # Also those of a store that `collect` did not make, which has no file of settings.
+        found = {name: store.provenance.get(name) for name in provenance}
+        stored, wanted = ({"spec": each.to_json()} for each in (store.spec, spec))
+        check_same_config(found | stored, provenance | wanted, config.out)
+        if store.steps > config.steps:
+            raise StageError(
+                f"steps is {config.steps}, but {config.out} already holds {store.steps} steps: give at least as many, "
+                "or choose another folder"
+            )
     keep_config(config.out, tree, may_change=("steps",))
-    if not EpisodeStore.exists(config.out):
-        names = ("real", "exploration", "seed", "purpose")
-        return EpisodeStore.create(
-            config.out, spec, provenance={name: tree[name] for name in names}
-        )
-    store = EpisodeStore(config.out)
-    check_same_config(store.spec.to_json(), spec.to_json(), config.out)
-    if store.steps > config.steps:
-        raise StageError(
-            f"steps is {config.steps}, but {config.out} already holds {store.steps} steps: give at least as many, or "
-            "choose another folder"
-        )
+    if store is None:
+        return EpisodeStore.create(config.out, spec, provenance=provenance)
     return store
 
 

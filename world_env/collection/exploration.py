@@ -12,7 +12,7 @@ from world_env.policies.config import (
     check_exploration,
 )
 from world_env.policies.held_policy import HeldPolicy
-from world_env.policies.loading import as_policy, trained_policy
+from world_env.policies.loading import as_policy, is_sb3_folder, trained_policy
 from world_env.policies.mixture_policy import MixturePolicy
 from world_env.policies.protocol import Policy
 from world_env.policies.random_policy import RandomPolicy
@@ -44,7 +44,8 @@ def make_exploration(config: ExplorationConfig, spec: WorldSpec) -> Policy:
 
 def _check_may_collect(folder: str) -> None:
     """Raise InvalidOptionError for a policy of a pool that evaluates twins."""
-    if not folder.endswith(".zip") and policy_card(folder).evaluates_twins:
+    # Other kinds of policies have cards of their own.
+    if is_sb3_folder(folder) and policy_card(folder).evaluates_twins:
         raise InvalidOptionError(
             f"the policy {folder} belongs to a policy pool that evaluates twins: a twin fitted to data of this policy "
             "would get results that are too good. Collect with another policy."

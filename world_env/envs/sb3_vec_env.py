@@ -13,7 +13,7 @@ from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
-from world_env.spaces import row_of
+from world_env.spaces import row_of, stacked
 from world_env.twin.twin import KnownFunction, Twin
 
 try:
@@ -211,15 +211,7 @@ class WorldModelSB3VecEnv(VecEnv):
                 "set_options() takes {'observation': ...}, {'conditioning': ...} or both, the same for every "
                 f"environment, got {self._options!r:.80}; for snapshots use restore(), for contexts WorldModelVectorEnv"
             )
-        stacked: dict[str, Any] = _stacked(self._options)
-        return stacked
-
-
-def _stacked(parts: Sequence[Any]) -> Any:
-    """Stack arrays, or dicts of them, of the environments."""
-    if isinstance(parts[0], dict):
-        return {key: _stacked([part[key] for part in parts]) for key in parts[0]}
-    return np.stack([np.asarray(part) for part in parts])
+        return stacked(self._options)  # type: ignore[no-any-return]
 
 
 def _write_ends(infos: list[dict[str, Any]], result: StepResult) -> None:

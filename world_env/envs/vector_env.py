@@ -16,7 +16,7 @@ from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
-from world_env.spaces import row_of
+from world_env.spaces import copied, row_of
 from world_env.spec import SpecOfStrings
 from world_env.twin.twin import KnownFunction, Twin
 
@@ -281,11 +281,5 @@ def _object_rows(observation: Any, rows: np.ndarray) -> np.ndarray:
     """Return an (N,) object array with the observations of the environments in the mask `rows`, None elsewhere."""
     out = np.full(len(rows), None, dtype=object)
     for row in np.flatnonzero(rows):
-        out[row] = _copy(row_of(observation, int(row)))
+        out[row] = copied(row_of(observation, int(row)))
     return out
-
-
-def _copy(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: _copy(value) for key, value in observation.items()}
-    return np.copy(observation)

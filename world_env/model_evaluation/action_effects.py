@@ -27,6 +27,7 @@ from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.results.fidelity import ActionEffects
 from world_env.rng import CounterRNG
+from world_env.spaces import stacked
 from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
 from world_env.types import JSON
@@ -239,7 +240,7 @@ def _agreement(learned: Tensor, real: Tensor) -> JSON:
 def _learned(twin: Twin, outcomes: list[_Outcome], seed: int, actions: int) -> list[Tensor]:
     """(B, D) observations of the twin at temperature 0, for each sequence, after each of `_STEPS`."""
     codec, model = twin.codec, twin.model.for_inference()
-    start = codec.encode_observation(_stacked([outcome.start for outcome in outcomes]))
+    start = codec.encode_observation(stacked([outcome.start for outcome in outcomes]))
     # One random stream for all sequences of a state, so that only the actions differ.
     rng = CounterRNG(torch.arange(len(outcomes)) // actions + seed)
     context = Context.from_observation(start, codec.action_size)
@@ -255,13 +256,7 @@ def _learned(twin: Twin, outcomes: list[_Outcome], seed: int, actions: int) -> l
 
 
 def _encoded(twin: Twin, observations: list[Any]) -> Tensor:
-    return _flat(twin.codec.encode_observation(_stacked(observations)))
-
-
-def _stacked(observations: list[Any]) -> Any:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-    return np.stack(observations)
+    return _flat(twin.codec.encode_observation(stacked(observations)))
 
 
 def _flat(observation: Observation) -> Tensor:

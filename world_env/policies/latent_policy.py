@@ -87,7 +87,7 @@ class LatentPolicy(Policy):
         other._policy = self._policy.fork(n)
         other._seeds = dict.fromkeys(range(n), self._seeds[0]) if 0 in self._seeds else {}
         running = self._actions is not None
-        other._filter = self._filter.fork(n) if running else copy.deepcopy(self._filter)
+        other._filter = self._filter.fork(n) if running else copy.copy(self._filter)
         other._actions = np.repeat(self._actions[:1], n, 0) if running else None  # type: ignore[index]
         return other
 

@@ -66,7 +66,7 @@ def as_policy(
         load = getattr(importlib.import_module(module), function)
         return load(policy, spec, deterministic=deterministic)  # type: ignore[no-any-return]
     if hasattr(policy, "predict"):
-        if spec is not None and encoder_of(policy) is None:
+        if spec is not None:
             check_policy_spaces(policy, spec)
         return trained_policy(policy, deterministic=deterministic)
     if callable(policy):
@@ -86,6 +86,11 @@ def trained_policy(model: BaseAlgorithm | Any, *, deterministic: bool = True) ->
     """Return the policy of a trained model, with its encoder if it acts on latents."""
     policy, encoder = SB3Policy(model, deterministic=deterministic), encoder_of(model)
     return policy if encoder is None else LatentPolicy(policy, encoder)
+
+
+def is_sb3_folder(path: str | Path) -> bool:
+    """Whether a path is the folder of a policy of Stable-Baselines3, and no .zip or policy of another kind."""
+    return Path(path).suffix != ".zip" and _kind(Path(path)) == "sb3"
 
 
 def _kind(folder: Path) -> str:

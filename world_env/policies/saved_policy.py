@@ -186,8 +186,10 @@ def load_policy(
 
 
 def check_policy_spaces(model: Any, spec: WorldSpec) -> None:
-    """Raise SpaceMismatchError if a model without an encoder has other spaces than `spec`."""
-    observed = getattr(model, "observation_space", spec.observation_space)
+    """Raise SpaceMismatchError if a model has other spaces than `spec`; a latent policy observes as its encoder."""
+    encoder = encoder_of(model)
+    observer = model if encoder is None else encoder.twin.spec
+    observed = getattr(observer, "observation_space", spec.observation_space)
     acted = getattr(model, "action_space", spec.action_space)
     _check_spaces(f"of {type(model).__name__}", observed, acted, spec)
 

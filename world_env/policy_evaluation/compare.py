@@ -9,7 +9,7 @@ from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.results.comparison import Comparison, PolicyComparison
+from world_env.results.comparison import Comparison, Interval, PolicyComparison
 from world_env.rollouts.learned import check_horizon, run_learned
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
@@ -98,10 +98,14 @@ def comparison_row(
     return PolicyComparison(
         policy=policy,
         real_mean=real.mean,
-        real_ci95=real.ci95(),
+        real_ci95=_interval(real),
         learned_mean=None if learned is None else learned.mean,
-        learned_ci95=None if learned is None else learned.ci95(),
+        learned_ci95=None if learned is None else _interval(learned),
         past_threshold_share=None if learned is None else learned.past_threshold,
         episodes=len(real.values),
         real_steps=real_steps,
     )
+
+
+def _interval(returns: Returns) -> Interval | None:
+    return returns.ci95() if len(returns.values) > 1 else None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from world_env.collection.exploration import make_exploration
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.fitting.preconditions import MIN_STEPS, check_family
 from world_env.policies.algorithms import algorithm_class, check_algo_options
-from world_env.policies.config import policies_of
-from world_env.policies.saved_policy import policy_card
+from world_env.policies.config import ExplorationConfig, MixtureExploration, policies_of
 from world_env.refinement.config import ROLES, RefineConfig, check_actions
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import check_counts_from_zero
@@ -32,18 +32,22 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
     for name in config.explorers:
         _check_algorithm(config.explorer(name, 0))
     for exploration in (config.exploration, config.later_exploration)[: config.rounds]:
-        for path in policies_of(exploration) - {*ROLES, *config.explorers}:
-            _check_folder(path, (*ROLES, *config.explorers))
+        _check_policies(exploration, (*ROLES, *config.explorers), spec)
 
 
-def _check_folder(path: str, names: tuple[str, ...]) -> None:
-    try:
-        policy_card(path)
-    except StageError as error:
-        raise InvalidOptionError(
-            f"the exploration names the policy {path!r}, expected the folder of a policy or, in later_exploration, one "
-            f"of {', '.join(names)}: {error}"
-        ) from error
+def _check_policies(config: ExplorationConfig, names: tuple[str, ...], spec: WorldSpec) -> None:
+    """Load the policies of an exploration, except those that exist in later rounds only."""
+    if isinstance(config, MixtureExploration):
+        for part in config.parts:
+            _check_policies(part, names, spec)
+    elif not policies_of(config) & set(names):
+        try:
+            make_exploration(config, spec)
+        except StageError as error:
+            raise InvalidOptionError(
+                f"the exploration names the policy {min(policies_of(config))!r}, expected the folder of a policy or, "
+                f"in later_exploration, one of {', '.join(names)}: {error}"
+            ) from error
 
 
 def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -> None:
@@ -54,7 +58,7 @@ def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -
     if spec.horizon is None:
         raise InvalidOptionError(
             f"{real.env_id} has no time limit, so learned and real returns cannot be compared: set a time limit where "
-            "it is registered (max_episode_steps=100) or by --kwargs '{\"max_episode_steps\": 100}'"
+            "it is registered (max_episode_steps=100) or by --env-kwargs '{\"max_episode_steps\": 100}'"
             + otherwise
         )
 

@@ -102,12 +102,13 @@ def selected_policy(out: Path, number: int) -> Path:
 def read_log(folder: Path) -> RoundLog:
     """Read the log of a finished round from its folder. Raises StageError for a log of another form."""
     path = folder / "round.json"
-    tree = json.loads(path.read_text(encoding="utf-8"))
     try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
         return RoundLog.from_json(tree, where=str(path), error=StageError)
-    except StageError as error:
+    except (OSError, ValueError, StageError) as error:
         raise StageError(
-            f"{error}. The file was edited, or made by another version: restore it, or choose another folder"
+            f"{path} cannot be read ({error}): the file is missing, was edited, or is of another version. Restore it, "
+            "or choose another folder"
         ) from error
 
 

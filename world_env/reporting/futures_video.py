@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from world_env.simulation.termination import ENDS
 from world_env.spaces import one_row, row_of
 from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
-
-if TYPE_CHECKING:
-    pass
 
 _WIDTH, _BAND, _GAP, _COLUMNS = 240, 20, 4, 3
 _INK, _REAL, _CUT, _PAPER = (29, 33, 41), (31, 111, 235), (198, 47, 59), (255, 255, 255)

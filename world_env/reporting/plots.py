@@ -305,10 +305,10 @@ def _finite_or_nan(values: Sequence[float | None]) -> list[float]:
 
 
 def _cross(
-    real: float, real_ends: Interval, learned: float, ends: Interval | None
+    real: float, real_ends: Interval | None, learned: float, ends: Interval | None
 ) -> tuple[float, ...]:
     """(real mean, low, high, learned mean, low, high); without an interval its ends are the mean."""
-    return (real, *real_ends, learned, *(ends or (learned, learned)))
+    return (real, *(real_ends or (real, real)), learned, *(ends or (learned, learned)))
 
 
 def _draw_crosses(axes: Axes, crosses: Sequence[tuple[float, ...]], **style: Any) -> None:

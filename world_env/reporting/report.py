@@ -155,7 +155,7 @@ def _gap_sentence(row: PolicyComparison) -> str:
     if row.return_gap is None:
         return "This policy was not evaluated in the twin."
     overlap = ""
-    if row.return_gap and row.learned_ci95 is not None:
+    if row.return_gap and row.learned_ci95 is not None and row.real_ci95 is not None:
         apart = row.learned_ci95[0] > row.real_ci95[1] or row.real_ci95[0] > row.learned_ci95[1]
         overlap = f"; the 95 % intervals {'do not overlap' if apart else 'overlap'}"
     return f"Return gap (learned minus real): {row.gap_text}{overlap}."

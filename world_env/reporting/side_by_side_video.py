@@ -20,11 +20,10 @@ from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
-from world_env.rollouts.returns import stacked
 from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
-from world_env.spaces import is_image, observation_spaces, one_row, row_of
+from world_env.spaces import is_image, observation_spaces, one_row, row_of, stacked
 from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 

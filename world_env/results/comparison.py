@@ -23,8 +23,8 @@ class PolicyComparison(Struct, frozen=True, kw_only=True):
     """Name of the policy."""
     real_mean: float
     """Mean return in the real environment."""
-    real_ci95: Interval
-    """95 % interval of the real mean."""
+    real_ci95: Interval | None
+    """95 % interval of the real mean; None: unknown, for one episode."""
     learned_mean: float | None = None
     """Mean return in the twin; None: the policy was not evaluated in the twin."""
     learned_ci95: Interval | None = None

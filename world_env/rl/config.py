@@ -16,7 +16,7 @@ from world_env.simulation.config import (
 from world_env.struct import Struct
 from world_env.types import JSON
 
-OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
+_OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
 MANY_ENVS: JSON = {
     "n_steps": 64,
     "batch_size": 256,
@@ -111,5 +111,10 @@ class LearnConfig(Struct, frozen=True):
     @property
     def parallel_envs(self) -> int:
         """`num_envs`, or its default."""
-        default = 1 if self.algo in OFF_POLICY else _NUM_ENVS
+        default = 1 if self.off_policy else _NUM_ENVS
         return default if self.num_envs is None else self.num_envs
+
+    @property
+    def off_policy(self) -> bool:
+        """Whether the algorithm has a replay buffer."""
+        return self.algo.removeprefix("sbx.") in _OFF_POLICY

@@ -21,7 +21,7 @@ from world_env.policies.saved_policy import load_policy, policy_card, save_polic
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
-from world_env.rl.config import FEW_ENVS, MANY_ENVS, OFF_POLICY, LearnConfig
+from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
 from world_env.rl.resume import remove, restore, save_replay_buffer
 from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
@@ -105,6 +105,9 @@ def learn(
     elif warm_start is not None:
         load_warm_start(model, warm_start, env, min_action_std=config.min_action_std)
     attach_encoder(model, latent)
+    first = model.num_timesteps
+    # After the algorithm is made, which seeds its environments itself. A resumed training has new episodes.
+    env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV, first))
 
     def save_and_report(done: int) -> None:
         if partial is not None and done < config.steps:
@@ -114,7 +117,7 @@ def learn(
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
 
-    left = config.steps - (model.num_timesteps if resumed else 0)
+    left = config.steps - first
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
         saves = at_intervals(config.steps, _SAVES, save_and_report)
@@ -161,7 +164,6 @@ def _world(
             from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
             env = LatentObservationVecEnv(env, encoder)
-        env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV))
         return _scaled(env, config)
     rollouts = config.simulation
     learned: VecEnv = WorldModelSB3VecEnv(
@@ -175,7 +177,6 @@ def _world(
         dataset_rollout_length=rollouts.dataset_rollout_length,
         observation_mode=config.observation_mode,
     )
-    learned.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV))
     if rollouts.reward == "uncertainty":
         from world_env.rl.intrinsic_reward import UncertaintyReward
 
@@ -210,7 +211,7 @@ def _latent_encoder(
 
 def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
     """Normalise rewards by the standard deviation of discounted returns, on-policy only. Logs stay in raw units."""
-    if not config.normalize_rewards or config.algo in OFF_POLICY:
+    if not config.normalize_rewards or config.off_policy:
         return env
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -225,14 +226,14 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     options: JSON = {}
     if config.algo == "PPO":
         options = dict(MANY_ENVS if config.parallel_envs > 8 else FEW_ENVS)
-    if config.algo in OFF_POLICY:
+    if config.off_policy:
         # A larger buffer than there are transitions would only make each save slower.
         options["buffer_size"] = config.steps
     if config.algo == "SAC" and isinstance(world, Twin):
         # Half the usual value gives more exploration, as in MBPO (arXiv:1906.08253): twin steps are free.
         options["target_entropy"] = -0.5 * float(np.prod(env.action_space.shape or (1,)))
     options |= config.algo_kwargs
-    if config.algo not in OFF_POLICY and isinstance(options.get("learning_rate"), float):
+    if not config.off_policy and isinstance(options.get("learning_rate"), float):
         # The last policy is the one that is saved, and a falling learning rate makes it less noisy.
         peak = options["learning_rate"]
         options["learning_rate"] = LinearSchedule(peak, _LAST_RATE * peak, 1.0)

@@ -43,5 +43,6 @@ def restore(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
 def remove(partial: Path) -> None:
     """Remove the saved state of an interrupted training."""
     shutil.rmtree(partial, ignore_errors=True)
-    for file in (_replay_file(partial), partial.with_name(f".{partial.name}.lock")):
-        file.unlink(missing_ok=True)
+    # The lock of its folder too.
+    for path in (_replay_file(partial), partial.with_name(f".{partial.name}.lock")):
+        path.unlink(missing_ok=True)

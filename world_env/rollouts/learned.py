@@ -12,10 +12,10 @@ import numpy as np
 from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
-from world_env.rollouts.returns import Returns, stacked
+from world_env.rollouts.returns import Returns
 from world_env.simulation.config import OnUncertain, SimulatorConfig
 from world_env.simulation.simulator import Simulator, StepResult
-from world_env.spaces import row_of
+from world_env.spaces import row_of, stacked
 from world_env.twin.twin import Twin
 
 _RECORDS = ("observation", "action", "reward", "uncertainty")

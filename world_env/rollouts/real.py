@@ -17,8 +17,8 @@ from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.rollouts.returns import Returns, stacked
-from world_env.spaces import copied, one_row
+from world_env.rollouts.returns import Returns
+from world_env.spaces import copied, one_row, stacked
 from world_env.spec import EnvConfig
 
 _REWARD_TERM = "reward_"
@@ -104,6 +104,8 @@ def run_real(
 
 def play_episode(policy: Policy, env: gym.Env, seed: int) -> RealEpisode:
     """Play one whole episode. seed: of the environment's reset and of the policy's random numbers."""
+    # A copy: what a policy keeps across episodes, as a mixture does, would depend on the process that plays them.
+    policy = policy.fork(1)
     observation = env.reset(seed=seed)[0]
     first = copied(observation)
     policy.reset(_ONE, [seed])

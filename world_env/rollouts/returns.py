@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,10 +81,3 @@ def bootstrap_mean(
         batch=1000,
     ).confidence_interval
     return float(interval.low), float(interval.high)
-
-
-def stacked(observations: Sequence[Any]) -> Any:
-    """Stack N single observations into one array (N, ...), or a dict of arrays for Dict observations."""
-    if isinstance(observations[0], dict):
-        return {key: np.stack([part[key] for part in observations]) for key in observations[0]}
-    return np.stack(observations)

@@ -8,6 +8,7 @@ episode has ended. If a worker dies, the steps that it took stay counted, and it
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -94,9 +95,11 @@ def play_in_workers(
                 except (EOFError, ConnectionError):
                     _settle(worker, purpose, ledger)
                     running.remove(worker)
+                    worker.connection.close()
                     _reassign(worker, deaths, left, seeds)
-                    running.append(_started(job))
-                    _give(running[-1], left, seeds)
+                    if left:
+                        running.append(_started(job))
+                        _give(running[-1], left, seeds)
                     continue
                 if kind == "block":
                     ledger.count(purpose, content)
@@ -198,7 +201,8 @@ def _environment(real: EnvConfig, purpose: str, ledger: StepLedger) -> gym.Env:
 
 def _report(parent: Connection, error: Exception) -> None:
     try:
-        parent.send(("error", error))
+        pickle.loads(pickle.dumps(error))
     except Exception:
-        # The error cannot be pickled.
-        parent.send(("error", StageError(f"in a worker process: {type(error).__name__}: {error}")))
+        # It cannot be pickled, or its class takes other arguments than its message.
+        error = StageError(f"in a worker process: {type(error).__name__}: {error}")
+    parent.send(("error", error))

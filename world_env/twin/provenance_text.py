@@ -52,8 +52,10 @@ def seeds_text(provenance: Provenance) -> str | None:
     return ", ".join(map(str, seeds)) or None
 
 
-def _describe(exploration: JSON) -> str:
-    """Words for one `ExplorationConfig` as JSON; an unknown kind is shown as it is."""
+def _describe(exploration: JSON | str) -> str:
+    """Words for one `ExplorationConfig` as JSON; an unknown kind, or text of a user's store, is shown as it is."""
+    if isinstance(exploration, str):
+        return exploration
     kind, policy = exploration.get("kind"), _policy(str(exploration.get("path")))
     if kind == "random":
         return "uniform random actions"

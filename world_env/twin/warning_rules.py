@@ -141,7 +141,7 @@ def _return_gap(measured: Measured) -> str | None:
 
 def _distance(row: PolicyComparison) -> float:
     """Distance between the intervals of real and learned return, task units; 0 where they overlap or are unknown."""
-    if row.learned_ci95 is None:
+    if row.learned_ci95 is None or row.real_ci95 is None:
         return 0.0
     distance = max(row.learned_ci95[0] - row.real_ci95[1], row.real_ci95[0] - row.learned_ci95[1])
     # Floating-point rounding is no return gap.
