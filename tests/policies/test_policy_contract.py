@@ -203,7 +203,20 @@ def test_a_latent_policy_of_other_spaces_is_refused(latent_model: PPO) -> None:
         as_policy(latent_model, spec_of(EnvConfig("CartPole-v1")))
 
 
-@pytest.mark.parametrize("kind", ["random", "held", "logged", "sb3", "recurrent", "latent"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "random",
+        "held",
+        "logged",
+        "epsilon",
+        "sb3",
+        "recurrent",
+        "stuck sensors",
+        "mixture",
+        "latent",
+    ],
+)
 def test_acting_before_a_reset_is_a_named_error(kind: str, latent_model: PPO) -> None:
     policy = as_policy(latent_model) if kind == "latent" else KINDS[kind]()
     with pytest.raises(ResetNeededError, match=r"call reset\(env_indices, seeds\) first"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from world_env.atomic_io import write_json
+from world_env.atomic_io import write_bytes, write_json
 from world_env.cli.console import (
     console,
     real_of_twin,
@@ -22,6 +22,7 @@ from world_env.errors import InvalidOptionError
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.progress import ProgressBars
 from world_env.results.formatting import show
+from world_env.run_config import CONFIG_FILE
 from world_env.spec import EnvConfig
 from world_env.struct import Struct
 
@@ -167,7 +168,11 @@ def _evaluate_with_pool(
     ledger.save()
     judged = evaluate_twin(twin, found, trained, progress=bars.stage("evaluate"))
     measured, calibration = agreement(judged, found)
+    settings = folder / CONFIG_FILE
+    record = settings.read_bytes() if settings.is_file() else None
     with_agreement(twin, measured, calibration).save(folder)
+    if record is not None:  # the twin's folder was replaced
+        write_bytes(settings, record)
     show_agreement(measured)
     console.print(f"stored in {folder}; real steps of the twin's policies: {ledger.by_purpose}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from world_env.errors import InvalidOptionError
-from world_env.policies.protocol import Policy
+from world_env.policies.protocol import Policy, episode_of
 from world_env.spaces import row_of
 
 
@@ -54,7 +54,7 @@ class MixturePolicy(Policy):
     def executed(self, actions: np.ndarray, env_indices: np.ndarray) -> None:
         """Report the executed actions; they count as steps of the policies of these episodes."""
         for i, index in enumerate(env_indices):
-            self._steps[self._chosen[int(index)]] += 1
+            self._steps[episode_of(self._chosen, index)] += 1
             self._of(index).executed(actions[[i]], np.array([index]))
 
     def fork(self, n: int) -> MixturePolicy:
@@ -66,4 +66,4 @@ class MixturePolicy(Policy):
         return other
 
     def _of(self, index: int) -> Policy:
-        return self._policies[self._chosen[int(index)]]
+        return self._policies[episode_of(self._chosen, index)]

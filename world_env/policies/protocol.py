@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -82,9 +82,14 @@ class EpisodicPolicy(Policy, Generic[_Episode]):
 
     def episodes(self, env_indices: np.ndarray) -> list[_Episode]:
         """Return the states of environments. Raises ResetNeededError where no episode was started."""
-        try:
-            return [self._episodes[int(index)] for index in env_indices]
-        except KeyError as error:
-            raise ResetNeededError(
-                f"act() called in environment {error} before reset(): call reset(env_indices, seeds) first"
-            ) from error
+        return [episode_of(self._episodes, index) for index in env_indices]
+
+
+def episode_of(episodes: Mapping[int, _Episode], index: int) -> _Episode:
+    """Return the state of the episode in an environment. Raises ResetNeededError where none was started."""
+    try:
+        return episodes[int(index)]
+    except KeyError as error:
+        raise ResetNeededError(
+            f"act() called in environment {error} before reset(): call reset(env_indices, seeds) first"
+        ) from error

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.errors import InvalidOptionError
-from world_env.policies.protocol import EpisodicPolicy, Policy
+from world_env.policies.protocol import EpisodicPolicy, Policy, episode_of
 
 
 class RandomPolicy(EpisodicPolicy[spaces.Space[Any]]):
@@ -55,7 +55,7 @@ class EpsilonRandomPolicy(Policy):
         """Return actions of the policy, some of them replaced."""
         own = self._policy.act(observations, env_indices)
         other = self._random.act(observations, env_indices)
-        draws = [self._generators[int(index)].random() for index in env_indices]
+        draws = [episode_of(self._generators, index).random() for index in env_indices]
         replaced = np.array(draws) < self._probability
         return np.where(replaced.reshape(-1, *[1] * (own.ndim - 1)), other, own)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.normalization import NormalizedFeatures
-from world_env.policies.protocol import Policy
+from world_env.policies.protocol import Policy, episode_of
 
 _STUCK_WIDTH = 2.0
 """Standard deviation of the values of stuck dimensions around the mean of the data, in scales of the data."""
@@ -64,7 +64,9 @@ class StuckSensorsPolicy(Policy):
         """Return the actions of the policy for observations (R, ...) with their stuck dimensions."""
         true = np.asarray(observations)
         stuck, values = (
-            np.stack([self._stuck[int(index)][part] for index in env_indices]).reshape(true.shape)
+            np.stack([episode_of(self._stuck, index)[part] for index in env_indices]).reshape(
+                true.shape
+            )
             for part in (0, 1)
         )
         return self._policy.act(np.where(stuck, values, true).astype(true.dtype), env_indices)

@@ -7,6 +7,7 @@ episode has ended. If a worker dies, the steps that it took stay counted, and it
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
 import signal
@@ -39,15 +40,27 @@ class _BlockLedger(StepLedger):
     def __init__(self, parent: Connection, taken: Any) -> None:
         super().__init__()
         self._connection, self._taken, self._left = parent, taken, 0
+        self._seed: int | None = None
 
     def count(self, purpose: str, n: int = 1) -> None:
         """Count steps that the environment is about to take."""
         while n > self._left:
             self._connection.send(("block", _BLOCK))
-            self._left += self._connection.recv()
+            kind, content = self._connection.recv()
+            if kind == "seed":
+                # A wrapper that takes steps while it is made, before the first episode.
+                self._seed = content
+                content = self._connection.recv()[1]
+            self._left += content
         self._left -= n
         # Read by the parent if this process dies.
         self._taken.value += n
+
+    def next_seed(self) -> int:
+        """Return the reset seed of the next episode, once it has arrived."""
+        seed = self._connection.recv()[1] if self._seed is None else self._seed
+        self._seed = None
+        return int(seed)
 
     def end_block(self) -> None:
         """Give up what is left of the block: the parent returns it when an episode ends."""
@@ -104,7 +117,7 @@ def play_in_workers(
                 if kind == "block":
                     ledger.count(purpose, content)
                     worker.counted += content
-                    worker.connection.send(content)
+                    _send(worker, ("block", content))
                     continue
                 _settle(worker, purpose, ledger)
                 if kind == "error":
@@ -138,11 +151,13 @@ def _give(worker: _Worker, left: deque[int], seeds: Sequence[int]) -> None:
     """Give the next episode to an idle worker."""
     if left:
         worker.episode = left.popleft()
-        try:
-            worker.connection.send(int(seeds[worker.episode]))
-        except (BrokenPipeError, ConnectionError):
-            # It died; the next `recv` reports the death.
-            return
+        _send(worker, ("seed", int(seeds[worker.episode])))
+
+
+def _send(worker: _Worker, message: tuple[str, int]) -> None:
+    # Where the process died, the next `recv` reports it.
+    with contextlib.suppress(ConnectionError):
+        worker.connection.send(message)
 
 
 def _settle(worker: _Worker, purpose: str, ledger: StepLedger) -> None:
@@ -180,7 +195,7 @@ def _work(job: bytes, parent: Connection, taken: Any) -> None:
         ledger = _BlockLedger(parent, taken)
         env = _environment(real, purpose, ledger)
         while True:
-            episode = play_episode(policy, env, parent.recv())
+            episode = play_episode(policy, env, ledger.next_seed())
             ledger.end_block()
             parent.send(("episode", episode))
     except (EOFError, ConnectionError):
