@@ -330,6 +330,8 @@ def test_provenance_of_the_data_set_completes_that_of_the_twin() -> None:
     assert real_steps_text(Provenance(real_steps={"collect": 2000})) == "2,000"
     minari = Provenance(stages={"data": {"minari": "pen/human-v2"}})
     assert exploration_text(minari) == "Minari dataset pen/human-v2"
+    own = Provenance(stages={"data": {"exploration": "by hand"}})
+    assert exploration_text(own) == "by hand"
     assert exploration_text(Provenance()) is None
 
 

@@ -52,8 +52,10 @@ def seeds_text(provenance: Provenance) -> str | None:
     return ", ".join(map(str, seeds)) or None
 
 
-def _describe(exploration: JSON) -> str:
-    """Words for one `ExplorationConfig` as JSON; an unknown kind is shown as it is."""
+def _describe(exploration: JSON | str) -> str:
+    """Words for one `ExplorationConfig` as JSON; an unknown kind, or a user's own text, is shown as it is."""
+    if not isinstance(exploration, dict):
+        return str(exploration)
     kind, policy = exploration.get("kind"), _policy(str(exploration.get("path")))
     if kind == "random":
         return "uniform random actions"

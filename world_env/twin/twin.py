@@ -31,6 +31,7 @@ from world_env.device import as_device, as_dtype
 from world_env.errors import (
     ExternalWeightsError,
     InitialStatesError,
+    InvalidOptionError,
     KnownFunctionError,
     TwinBusyError,
     TwinFormatError,
@@ -287,7 +288,7 @@ class Twin:
             if self.external:
                 tree["external"] = [each.to_json() for each in self.external]
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"
-        except (TypeError, NotImplementedError) as error:
+        except (TypeError, NotImplementedError, InvalidOptionError) as error:
             raise TwinSaveError(
                 f"the twin cannot be written as JSON: {error}. Its config and the stages of its provenance may hold "
                 "numbers, strings, bools, None, and lists and dicts of these."
