@@ -15,7 +15,13 @@ import pytest
 from stable_baselines3 import PPO, SAC
 
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
-from world_env.errors import InvalidOptionError, ResetNeededError, SpaceMismatchError, StageError
+from world_env.errors import (
+    InvalidActionError,
+    InvalidOptionError,
+    ResetNeededError,
+    SpaceMismatchError,
+    StageError,
+)
 from world_env.models.rssm.model import RssmConfig
 from world_env.policies.function_policy import FunctionPolicy, LoggedActionsPolicy
 from world_env.policies.held_policy import HeldPolicy
@@ -250,3 +256,11 @@ def test_a_kind_of_saved_policies_can_be_registered(tmp_path: Path) -> None:
     register_policy_kind("constant", "constant_policies:load_constant")
     policy = as_policy(tmp_path, SPEC)
     assert policy.act(np.zeros((2, 3)), np.arange(2)).tolist() == [[0.5], [0.5]]
+
+
+def test_a_function_that_returns_no_action_per_observation_is_named() -> None:
+    observations = np.zeros((2, 3), np.float32)
+    for wrong in (None, 1.0, np.zeros(3)):
+        policy = FunctionPolicy(lambda seen, wrong=wrong: wrong)
+        with pytest.raises(InvalidActionError, match="expected one action for each of 2 obs"):
+            policy.act(observations, np.arange(2))

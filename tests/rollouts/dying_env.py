@@ -10,6 +10,11 @@ import numpy as np
 from gymnasium import spaces
 
 
+class MotorError(Exception):
+    def __init__(self, motor: str, code: int) -> None:
+        super().__init__(f"the {motor} motor, code {code}")
+
+
 class DyingEnv(gym.Env):
     """Random walk of 30 steps. deaths: folder with one file per death that is left, named "<seed>-<number>"."""
 

@@ -8,6 +8,7 @@ episode has ended. If a worker dies, the steps that it took stay counted, and it
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -198,7 +199,8 @@ def _environment(real: EnvConfig, purpose: str, ledger: StepLedger) -> gym.Env:
 
 def _report(parent: Connection, error: Exception) -> None:
     try:
+        # Some errors can be pickled, but not read back: those whose constructor takes other arguments.
+        pickle.loads(pickle.dumps(error))
         parent.send(("error", error))
     except Exception:
-        # The error cannot be pickled.
         parent.send(("error", StageError(f"in a worker process: {type(error).__name__}: {error}")))
