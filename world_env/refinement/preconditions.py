@@ -54,7 +54,7 @@ def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -
     if spec.horizon is None:
         raise InvalidOptionError(
             f"{real.env_id} has no time limit, so learned and real returns cannot be compared: set a time limit where "
-            "it is registered (max_episode_steps=100) or by --kwargs '{\"max_episode_steps\": 100}'"
+            "it is registered (max_episode_steps=100) or by --env-kwargs '{\"max_episode_steps\": 100}'"
             + otherwise
         )
 
