@@ -77,10 +77,13 @@ class FitConfig(Struct, frozen=True):
             raise InvalidOptionError(
                 f"learning_rate is {self.learning_rate}, expected a finite number > 0"
             )
-        if not 0.0 <= self.weight_decay < math.inf or not self.max_gradient_norm > 0.0:
+        if not 0.0 <= self.weight_decay < math.inf:
             raise InvalidOptionError(
-                f"weight_decay is {self.weight_decay} and max_gradient_norm is {self.max_gradient_norm}, expected a "
-                "finite number >= 0 and a number > 0"
+                f"weight_decay is {self.weight_decay}, expected a finite number >= 0"
+            )
+        if not self.max_gradient_norm > 0.0:
+            raise InvalidOptionError(
+                f"max_gradient_norm is {self.max_gradient_norm}, expected a number > 0"
             )
         if not 0.0 < self.validation_fraction < 1.0:
             raise InvalidOptionError(
