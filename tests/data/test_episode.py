@@ -185,7 +185,7 @@ def test_a_newer_or_damaged_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="damaged"):
         EpisodeStore(tmp_path)
     edit(tmp_path, steps=2, real_steps={"collect": "many"})
-    with pytest.raises(DataError, match="damaged.*real_steps"):
+    with pytest.raises(DataError, match=r"damaged.*real_steps"):
         EpisodeStore(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
