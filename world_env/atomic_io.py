@@ -89,7 +89,6 @@ def replaced_folder(
     or that cannot be restored, and OSError. The existing folder is then unchanged.
     """
     target = Path(target).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
     with folder_lock(target, noun):
         _restore_old(target, files)
         replaced = _left_behind(target, "old") if (target / files[0]).is_file() else []
@@ -122,16 +121,17 @@ def restore_folder(target: Path, *, files: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def folder_lock(target: Path, noun: str) -> Iterator[None]:
-    """Lock a folder against replacement by other processes.
+    """Lock a folder against writes by other processes.
 
     The operating system releases the lock of a killed process. Raises FolderBusyError if it is taken.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise FolderBusyError(
-            f"another process is saving the {noun} {target}: wait until it has finished, or save to another folder"
+            f"another process is writing the {noun} {target}: wait until it has finished, or save to another folder"
         ) from error
     try:
         yield

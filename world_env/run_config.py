@@ -66,6 +66,12 @@ def keep_config(folder: Path, config: JSON, *, may_change: Collection[str] = ())
             raise StageError(
                 f"{path} cannot be read ({error}): restore it, or choose another folder"
             ) from error
+        unknown = [name for name in stored if name not in config]
+        if unknown:
+            raise ConfigMismatchError(
+                f"{path} has the settings {', '.join(unknown)}, which this command does not have: the folder is that "
+                "of another command, or the file was edited. Choose another folder."
+            )
         check_same_config(stored, config, folder, may_change=may_change)
         if stored == config:
             return

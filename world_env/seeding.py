@@ -10,6 +10,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from world_env.errors import InvalidOptionError
+
 
 class SeedPurpose(IntEnum):
     """Purpose of a derived seed. The numbers are part of every stored run: add new ones at the end."""
@@ -34,7 +36,12 @@ class SeedPurpose(IntEnum):
 
 
 def derived_seed(seed: int, purpose: SeedPurpose, *numbers: int) -> int:
-    """Derive a seed of 32 bits. numbers: integers >= 0 that distinguish seeds of the same purpose."""
+    """Derive a seed of 32 bits. numbers: integers >= 0 that distinguish seeds of the same purpose.
+
+    Raises InvalidOptionError for a negative seed.
+    """
+    if seed < 0:
+        raise InvalidOptionError(f"seed is {seed}, expected an integer >= 0")
     return int(np.random.SeedSequence([seed, purpose, *numbers]).generate_state(1)[0])
 
 

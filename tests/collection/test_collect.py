@@ -171,6 +171,23 @@ def test_numbers_that_are_not_finite_stop_it_and_keep_what_was_complete(tmp_path
     assert store.real_steps["collect"] == store.steps + 8
 
 
+def test_two_collections_into_one_folder_do_not_both_take_steps(tmp_path: Path) -> None:
+    inner = StepLedger()
+
+    def collect_again(done: int, wanted: int) -> None:
+        with pytest.raises(StageError, match="another process is writing the episode store"):
+            collect(configured(tmp_path), ledger=inner)
+
+    store = collect(configured(tmp_path), progress=collect_again)
+    assert (store.steps, inner.total()) == (120, 0)
+
+
+def test_the_folder_of_another_command_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"twin": "cartpole", "seed": 5}')
+    with pytest.raises(StageError, match="settings twin, which this command does not have"):
+        collect(configured(tmp_path))
+
+
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         configured(Path("x"), steps=0)

@@ -42,7 +42,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 def test_one_process_replaces_a_folder_at_a_time(tmp_path: Path) -> None:
     with replaced_folder(tmp_path / "policy", files=FILES, noun="policy"):
-        with pytest.raises(FolderBusyError, match="another process is saving the policy"):
+        with pytest.raises(FolderBusyError, match="another process is writing the policy"):
             write(tmp_path / "policy", "two")
 
 

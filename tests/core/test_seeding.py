@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from world_env.errors import InvalidOptionError
 from world_env.refinement.config import RefineConfig
 from world_env.seeding import SeedPurpose, derived_seed, derived_seeds
 from world_env.spec import EnvConfig
@@ -33,7 +34,7 @@ def test_a_stored_run_keeps_its_seeds() -> None:
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match="non-negative"):
+    with pytest.raises(InvalidOptionError, match="seed is -1, expected an integer >= 0"):
         derived_seed(-1, SeedPurpose.SPLIT)
 
 

@@ -85,6 +85,7 @@ def test_an_episode_shows_its_shapes_and_keeps_float32_rewards() -> None:
         ({"observations": np.array([[0, 0], [0, np.nan], [0, 0], [0, 0]])}, "dimension 1.*entry 1"),
         ({"rewards": np.array([0, np.inf, 0])}, "'reward'.*inf"),
         ({"actions": np.zeros((0, 1))}, "no step"),
+        ({"terminated": "no"}, "terminated is 'no', expected True or False"),
     ],
 )
 def test_a_wrong_episode_names_its_column(change: dict[str, Any], message: str) -> None:
@@ -182,6 +183,9 @@ def test_a_newer_or_damaged_manifest_is_refused(tmp_path: Path) -> None:
         EpisodeStore(tmp_path)
     edit(tmp_path, format=1, steps=3)
     with pytest.raises(DataError, match="damaged"):
+        EpisodeStore(tmp_path)
+    edit(tmp_path, steps=2, real_steps={"collect": "many"})
+    with pytest.raises(DataError, match=r"damaged.*real_steps"):
         EpisodeStore(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):

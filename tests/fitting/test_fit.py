@@ -466,15 +466,25 @@ def test_unknown_model_options_name_the_ones_there_are(
         fit_episodes(episodes, spec, config)
 
 
-def test_an_impossible_model_option_is_named(episodes: list[Episode], spec: WorldSpec) -> None:
-    config = TINY.replace(model={"members": 1})
-    with pytest.raises(InvalidOptionError, match="members is 1"):
+@pytest.mark.parametrize(("name", "value"), [("members", 1), ("width", -5)])
+def test_an_impossible_model_option_is_named(
+    name: str, value: int, episodes: list[Episode], spec: WorldSpec
+) -> None:
+    config = TINY.replace(model={name: value})
+    with pytest.raises(InvalidOptionError, match=f"{name} is {value}"):
         fit_episodes(episodes, spec, config)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"gradient_steps": 0}, {"batch_size": 0}, {"validate_every": 0}, {"validation_fraction": 1.0}],
+    [
+        {"gradient_steps": 0},
+        {"batch_size": 0},
+        {"validate_every": 0},
+        {"validation_fraction": 1.0},
+        {"learning_rate": float("nan")},
+        {"weight_decay": -1.0},
+    ],
 )
 def test_impossible_numbers_are_refused(change: dict[str, Any]) -> None:
     ((name, value),) = change.items()

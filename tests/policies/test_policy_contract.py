@@ -16,7 +16,13 @@ from stable_baselines3 import PPO, SAC
 
 from world_env.collection.exploration import make_exploration
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
-from world_env.errors import InvalidOptionError, ResetNeededError, SpaceMismatchError, StageError
+from world_env.errors import (
+    InvalidActionError,
+    InvalidOptionError,
+    ResetNeededError,
+    SpaceMismatchError,
+    StageError,
+)
 from world_env.models.rssm.model import RssmConfig
 from world_env.policies.config import PolicyExploration
 from world_env.policies.function_policy import FunctionPolicy, LoggedActionsPolicy
@@ -272,3 +278,11 @@ def test_a_kind_of_saved_policies_can_be_registered(tmp_path: Path) -> None:
     exploring = make_exploration(PolicyExploration(path=str(tmp_path)), SPEC)
     for policy in (as_policy(tmp_path, SPEC), exploring):
         assert policy.act(np.zeros((2, 3)), np.arange(2)).tolist() == [[0.5], [0.5]]
+
+
+def test_a_function_that_returns_no_action_per_observation_is_named() -> None:
+    observations = np.zeros((2, 3), np.float32)
+    for wrong in (None, 1.0, np.zeros(3)):
+        policy = FunctionPolicy(lambda seen, wrong=wrong: wrong)
+        with pytest.raises(InvalidActionError, match="expected one action for each of 2 obs"):
+            policy.act(observations, np.arange(2))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from world_env.errors import (
+    InvalidActionError,
     InvalidOptionError,
     MissingExtraError,
     SpaceMismatchError,
@@ -243,3 +244,13 @@ def test_a_missing_simulator_comes_with_advice() -> None:
 def test_an_unsupported_space_is_named() -> None:
     with pytest.raises(UnsupportedSpaceError, match="Tuple"):
         spec_of(EnvConfig("counting:CountingNested-v0"))
+
+
+def test_no_step_is_taken_with_an_action_that_is_not_finite() -> None:
+    ledger = StepLedger()
+    env = make_real(EnvConfig("Pendulum-v1"), purpose="collect", ledger=ledger)
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="NaN or infinite values: no step was taken"):
+        env.step(np.array([np.nan], np.float32))
+    assert ledger.total() == 0
+    env.close()

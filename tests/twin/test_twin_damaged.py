@@ -172,6 +172,7 @@ EDITS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"config": {"depth": 3}}, TwinFormatError, "depth"),
     ({"config": {"width": "wide"}}, TwinFormatError, "wide"),
     ({"config": {"width": -3}}, TwinFormatError, "config"),
+    ({"colour": "red"}, TwinFormatError, "unknown field 'colour'"),
     ({"spec": {}}, TwinFormatError, "fields"),
     ({"spec": real_spec("Pendulum-v1").to_json()}, TwinMismatchError, "disagree"),
     ({"known": ["luck"]}, TwinFormatError, "luck"),

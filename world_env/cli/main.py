@@ -100,7 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
     except WorldEnvError as error:
         print(f"world-env: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # An interrupt inside compiled code (numba) arrives as the cause of a SystemError.
+        if not any(isinstance(each, KeyboardInterrupt) for each in (error, error.__cause__)):
+            raise
         print("world-env: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return int(status or 0)

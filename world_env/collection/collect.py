@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from world_env.atomic_io import FolderBusyError, folder_lock
 from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
@@ -65,32 +66,42 @@ def collect(
         `steps.json`.
     progress: called after each episode with (steps collected, steps in total).
 
-    Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps,
-    DataError for NaN or infinite values of the environment, and what `make_real` raises.
+    Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps or
+    another process collects into it, DataError for NaN or infinite values of the environment, and what `make_real`
+    raises.
     """
     own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
     env = make_real(config.real, purpose=config.purpose, ledger=own)
     try:
-        spec = spec_from(env, config.real)
-        policy = make_exploration(config.exploration, spec)
-        store = _open(config, spec)
-        _replay(policy, store, config.seed)
-        pending = _Pending(store, own)
-        try:
-            while (done := store.steps + pending.steps) < config.steps:
-                number = len(store) + len(pending.episodes)
-                limit = config.steps - done
-                episode = _play(env, policy, config.seed, number, limit)
-                pending.episodes[number] = episode
-                if progress is not None:
-                    progress(done + len(episode), config.steps)
-                if pending.steps >= config.shard_steps:
-                    pending.flush()
-        finally:
-            pending.flush()
-        return store
+        # Two processes that collect into one folder would both take the real steps of the same episodes.
+        with folder_lock(Path(config.out).resolve(), "episode store"):
+            return _collect(config, env, own, progress)
+    except FolderBusyError as error:
+        raise StageError(str(error)) from error
     finally:
         env.close()
+
+
+def _collect(
+    config: CollectConfig, env: gym.Env, ledger: StepLedger, progress: Progress | None
+) -> EpisodeStore:
+    spec = spec_from(env, config.real)
+    policy = make_exploration(config.exploration, spec)
+    store = _open(config, spec)
+    _replay(policy, store, config.seed)
+    pending = _Pending(store, ledger)
+    try:
+        while (done := store.steps + pending.steps) < config.steps:
+            number = len(store) + len(pending.episodes)
+            episode = _play(env, policy, config.seed, number, config.steps - done)
+            pending.episodes[number] = episode
+            if progress is not None:
+                progress(done + len(episode), config.steps)
+            if pending.steps >= config.shard_steps:
+                pending.flush()
+    finally:
+        pending.flush()
+    return store
 
 
 def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:

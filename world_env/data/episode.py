@@ -113,6 +113,9 @@ class Episode:
         steps = len(self.actions)
         if steps < 1:
             return "it has no steps, expected at least 1"
+        for name in ("terminated", "truncated"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                return f"{name} is {getattr(self, name)!r:.80}, expected True or False"
         for name, value in self.conditioning.items():
             if not np.isfinite(np.asarray(value, float)).all():
                 return f"conditioning {name!r} has NaN or infinite values, expected finite numbers"

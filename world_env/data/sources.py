@@ -47,7 +47,11 @@ def open_recordings(text: str) -> tuple[WorldSpec, Sequence[Episode], Provenance
     store = EpisodeStore(text)
     real = store.provenance.get("real")
     provenance = Provenance(
-        real=None if real is None else EnvConfig.from_json(real, where=text, error=StageError),
+        real=None
+        if real is None
+        else EnvConfig.from_json(
+            real, where=f"field 'real' of the provenance of {text}", error=StageError
+        ),
         real_steps=store.real_steps,
         stages={"data": store.provenance},
     )

@@ -13,8 +13,9 @@ import numpy as np
 
 from world_env.atomic_io import write_bytes
 from world_env.data.episode import Episode
-from world_env.errors import DataError, StageError, TwinFormatError
+from world_env.errors import DataError, InvalidOptionError, StageError, TwinFormatError
 from world_env.spec import WorldSpec
+from world_env.struct import converted
 from world_env.twin.image_compression import packed_images, unpacked_images
 from world_env.types import JSON, OBSERVATION
 
@@ -52,6 +53,7 @@ class EpisodeStore:
                     f"{path} has format {version}, expected at most {FORMAT}: upgrade world-env"
                 )
             self.spec = WorldSpec.from_json(self._manifest["spec"])
+            converted(self._manifest["real_steps"], dict[str, int], where="real_steps")
             lengths = self.lengths
             totals = (self._manifest["episodes"], self._manifest["steps"])
             if totals != (len(lengths), sum(lengths)):
@@ -59,8 +61,8 @@ class EpisodeStore:
                     f"{path} is damaged: it states {totals[0]} episodes and {totals[1]} steps, but lists shards of "
                     f"{len(lengths)} episodes and {sum(lengths)} steps. Restore it, or collect again."
                 )
-        except (KeyError, TypeError, AttributeError, TwinFormatError, UnicodeDecodeError,
-                json.JSONDecodeError) as error:  # fmt: skip
+        except (KeyError, TypeError, AttributeError, InvalidOptionError, TwinFormatError,
+                UnicodeDecodeError, json.JSONDecodeError) as error:  # fmt: skip
             raise DataError(
                 f"{path} is damaged ({type(error).__name__}: {error}): collect again"
             ) from error

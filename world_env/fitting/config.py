@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from world_env.errors import InvalidOptionError
 from world_env.struct import Struct
 from world_env.types import JSON
@@ -71,6 +73,18 @@ class FitConfig(Struct, frozen=True):
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InvalidOptionError(f"{name} is {number}, expected an integer >= 1")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate < math.inf:
+            raise InvalidOptionError(
+                f"learning_rate is {self.learning_rate}, expected a finite number > 0"
+            )
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise InvalidOptionError(
+                f"weight_decay is {self.weight_decay}, expected a finite number >= 0"
+            )
+        if not self.max_gradient_norm > 0.0:
+            raise InvalidOptionError(
+                f"max_gradient_norm is {self.max_gradient_norm}, expected a number > 0"
+            )
         if not 0.0 < self.validation_fraction < 1.0:
             raise InvalidOptionError(
                 f"validation_fraction is {self.validation_fraction}, expected a number in (0, 1)"

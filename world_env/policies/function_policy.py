@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.policies.protocol import EpisodicPolicy, Policy
 
 
@@ -41,9 +41,15 @@ class FunctionPolicy(Policy):
             ) from error
 
     def act(self, observations: Any, env_indices: np.ndarray) -> np.ndarray:
-        """Return the actions of the function."""
+        """Return the actions of the function. Raises InvalidActionError unless there is one per environment."""
         arguments = (observations, env_indices) if self._takes_indices else (observations,)
-        return np.asarray(self._function(*arguments))
+        actions = np.asarray(self._function(*arguments))
+        if actions.shape[:1] != (len(env_indices),):
+            raise InvalidActionError(
+                f"the policy function returned {actions!s:.80} of the shape {actions.shape}, expected one action for "
+                f"each of {len(env_indices)} observations: an array of the shape ({len(env_indices)}, ...)"
+            )
+        return actions
 
     def fork(self, n: int) -> FunctionPolicy:
         """Return this policy, which has no state."""

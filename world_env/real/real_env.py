@@ -14,10 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled
 
-from world_env.errors import MissingExtraError, StageError, WorldEnvError
+from world_env.errors import InvalidActionError, MissingExtraError, StageError, WorldEnvError
 from world_env.real.step_ledger import StepLedger
 from world_env.spaces import action_size, observation_spaces
 from world_env.spec import EnvConfig, WorldSpec, WrapperConfig
@@ -49,6 +50,13 @@ class _CountedEnv(gym.Wrapper):
         return self.env.spec
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take one counted step. Raises InvalidActionError for NaN or infinite values, before the step."""
+        array = np.asarray(action)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InvalidActionError(
+                f"the action {array.tolist()!s:.80} for the real environment has NaN or infinite values: no step was "
+                "taken. The usual cause is a policy that diverged."
+            )
         # Count before the step: a step that crashes or is killed is spent as well.
         self._count()
         return self.env.step(action)

@@ -53,9 +53,9 @@ def seeds_text(provenance: Provenance) -> str | None:
 
 
 def _describe(exploration: JSON | str) -> str:
-    """Words for one `ExplorationConfig` as JSON; an unknown kind, or text of a user's store, is shown as it is."""
-    if isinstance(exploration, str):
-        return exploration
+    """Words for one `ExplorationConfig` as JSON; an unknown kind, or a user's own text, is shown as it is."""
+    if not isinstance(exploration, dict):
+        return str(exploration)
     kind, policy = exploration.get("kind"), _policy(str(exploration.get("path")))
     if kind == "random":
         return "uniform random actions"

@@ -119,6 +119,9 @@ def read_json(folder: Path) -> JSON:
         if name not in tree or not isinstance(tree[name], types) or isinstance(tree[name], bool):
             got = repr(tree[name])[:80] if name in tree else "nothing"
             raise TwinFormatError(f"{path}: field {name!r} must be {types[0].__name__}, got {got}")
+    unknown = sorted(set(tree) - set(_TYPES) - {"external"})
+    if unknown:
+        raise TwinFormatError(f"{path} has the unknown field {unknown[0]!r}")
     low, high = tree["termination_threshold"], tree["uncertainty_threshold"]
     if not 0.0 <= low <= 1.0:
         raise TwinFormatError(

@@ -45,6 +45,11 @@ class EnsembleConfig(Struct, frozen=True, kw_only=True):
             raise ValueError(
                 f"members is {self.members}, expected at least 2: uncertainty is their disagreement"
             )
+        if min(self.width, self.layers, self.head_width) < 1:
+            raise ValueError(
+                f"width is {self.width}, layers is {self.layers} and head_width is {self.head_width}, expected each at "
+                "least 1"
+            )
         if self.rollout < 1 or not 0.0 <= self.one_step_share <= 1.0:
             raise ValueError(
                 f"rollout is {self.rollout} and one_step_share is {self.one_step_share}, expected rollout >= 1 and "
