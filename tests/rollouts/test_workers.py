@@ -102,18 +102,7 @@ def test_an_error_of_the_environment_reaches_the_caller(tmp_path: Path, fails: s
         run_real(right_or_random, real, SEEDS, purpose="collect", ledger=ledger, workers=2)
 
 
-def test_an_error_that_cannot_be_read_back_is_named(tmp_path: Path) -> None:
-    import dying_env
-
-    def failing(observations: np.ndarray) -> np.ndarray:
-        raise dying_env.MotorError("arm", 3)
-
-    with pytest.raises(StageError, match="in a worker process: MotorError: the arm motor, code 3"):
-        run_real(failing, dying(tmp_path), SEEDS, purpose="collect", ledger=StepLedger(), workers=2)
-
-
 def test_an_environment_that_only_the_parent_knows_is_named() -> None:
-
     if "OnlyHere-v0" not in gym.registry:
         gym.register("OnlyHere-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
     with pytest.raises(StageError, match=r"unknown environment id.*module:Id"):

@@ -74,22 +74,16 @@ def run_real(
         raise InvalidOptionError(f"workers must be >= 1, got {workers}")
     if not len(seeds):
         raise InvalidOptionError("seeds is empty: expected one reset seed for each episode")
-    if min(workers, len(seeds)) > 1:
-        from world_env.rollouts.workers import play_in_workers
-
-        episodes = play_in_workers(
-            policy, real, seeds, purpose, ledger, min(workers, len(seeds)), progress
+    workers = min(workers, len(seeds))
+    try:
+        episodes = (
+            _play_here(policy, real, seeds, purpose, ledger, progress)
+            if workers == 1
+            else _play_in_workers(policy, real, seeds, purpose, ledger, workers, progress)
         )
-    else:
-        episodes = []
-        env = make_real(real, purpose=purpose, ledger=ledger)
-        try:
-            for seed in seeds:
-                episodes.append(play_episode(policy, env, int(seed)))
-                if progress is not None:
-                    progress(len(episodes))
-        finally:
-            env.close()
+    finally:
+        # The exact counts, after an interrupt too.
+        ledger.save()
     parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(episodes)))
     for i, episode in enumerate(episodes):
         for name, value in episode.parts.items():
@@ -100,6 +94,32 @@ def run_real(
         stacked([episode.first for episode in episodes]),
         parts=dict(parts),
     )
+
+
+def _play_here(
+    policy: Policy,
+    real: EnvConfig,
+    seeds: Sequence[int],
+    purpose: str,
+    ledger: StepLedger,
+    progress: Callable[[int], None] | None,
+) -> list[RealEpisode]:
+    episodes = []
+    env = make_real(real, purpose=purpose, ledger=ledger)
+    try:
+        for seed in seeds:
+            episodes.append(play_episode(policy, env, int(seed)))
+            if progress is not None:
+                progress(len(episodes))
+    finally:
+        env.close()
+    return episodes
+
+
+def _play_in_workers(*arguments: Any) -> list[RealEpisode]:
+    from world_env.rollouts.workers import play_in_workers
+
+    return play_in_workers(*arguments)
 
 
 def play_episode(policy: Policy, env: gym.Env, seed: int) -> RealEpisode:
