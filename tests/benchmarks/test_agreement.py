@@ -44,6 +44,7 @@ def test_every_change_of_a_cell_has_a_folder_of_its_own(script: ModuleType, tmp_
 
 
 @pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+@pytest.mark.slow
 def test_a_fit_again_takes_the_same_data_and_no_real_step(
     script: ModuleType, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def small(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+@pytest.mark.slow
 def test_the_columns_of_a_cell_are_valid_rows_and_count_their_real_steps(small: ModuleType) -> None:
     made = {}
     rounds: list[dict[str, Any]] = []

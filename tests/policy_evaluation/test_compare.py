@@ -261,7 +261,7 @@ def test_a_comparison_prints_as_a_table_of_at_most_100_columns() -> None:
     assert head.split("  ")[0] == "policy" and "learned return [95 %]" in head
     assert first.startswith("…e/where/far/away/policy  -1,166 [-1,218, -1,112]  -1,174 [")
     assert first.endswith(" -7.76  12.3 %")
-    assert second.split() == ["random", "22.1", "[20.3,", "24]", "–", "–", "–"]  # noqa: RUF001
+    assert second.split() == ["random", "actions", "22.1", "[20.3,", "24]", "–", "–", "–"]  # noqa: RUF001
     assert "100 episodes" in note and len({len(line) for line in (head, first, second)}) == 1
     assert max(map(len, str(table).splitlines())) <= 100
 

@@ -200,6 +200,7 @@ def test_a_pool_that_is_not_spread_says_so(
     assert bool(crowding(found)) is bool(said)
 
 
+@pytest.mark.slow
 def test_policies_can_see_through_a_twin_that_the_pool_does_not_judge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def test_it_is_trained_saved_compared_and_predicted(algo: str, tmp_path: Path) -
         predict_return(model, twin)
 
 
+@pytest.mark.slow
 def test_off_policy_algorithms_of_sbx_have_the_defaults_of_off_policy_algorithms(
     tmp_path: Path,
 ) -> None:

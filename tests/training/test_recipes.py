@@ -18,6 +18,7 @@ def run(module: str, *words: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_recipes_lead_from_an_environment_to_a_page(tmp_path: Path) -> None:
     fitting = ["CartPole-v1", "--steps", 300, "--gradient-steps", 20, "--out", tmp_path]
     shown = run("train_world_model", *fitting)

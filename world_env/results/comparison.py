@@ -84,7 +84,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
         head = ("policy", "real return [95 %]", "learned return [95 %]", "return gap", "OOD")
         lines = [head] + [
             (
-                _cut(row.policy),
+                _label(row.policy),
                 row.real_text,
                 row.learned_text,
                 row.gap_text,
@@ -125,5 +125,9 @@ def is_baseline(name: str) -> bool:
     return policy_label(name) != name and not is_trained_in_twin(name)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+def _label(name: str) -> str:
+    label = policy_label(name)
+    if len(label) <= _LONGEST_NAME:
+        return label
+    # Of the path of a policy the end is the name.
+    return f"…{label[1 - _LONGEST_NAME :]}" if label == name else f"{label[: _LONGEST_NAME - 1]}…"
