@@ -16,6 +16,7 @@ from world_env.errors import (
     StageError,
 )
 from world_env.models.rssm.model import RssmConfig
+from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.random_policy import RandomPolicy
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
@@ -135,12 +136,12 @@ def test_an_environment_that_fills_the_same_array_again_spoils_no_past(
     config = RssmConfig(context=4, window=8, hidden=16, deter=16, members=2)
     twin = Twin.untrained(spec_of(real), "rssm", config)
     world = Reusing(gym.make("Pendulum-v1"))
-    reality = watch_module._Real(world, 0)
-    learned = watch_module._Learned(twin, 0, reality.side.observation, temperature=0.0)
+    pushing = FunctionPolicy(lambda seen: np.ones((1, 1), np.float32))
+    reality = watch_module._Real(world, pushing, 0)
+    learned = watch_module._Learned(twin, pushing, 0, reality.side.observation, temperature=0.0)
     expected = [reality.side.observation.copy()]
     for _ in range(3):
-        reality.step(np.ones(1, np.float32))
-        learned.follow(np.ones(1, np.float32), reality.side)
+        learned.follow(reality.step(), reality.side)
         expected.append(reality.side.observation.copy())
     np.testing.assert_array_equal(learned._observations, expected)
     assert not np.array_equal(expected[0], expected[1])

@@ -24,13 +24,11 @@ from world_env.errors import DataError, StageError
 from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
+from world_env.rollouts.real import ONE, steps_in_real
 from world_env.run_config import check_same_config, keep_config
 from world_env.seeding import SeedPurpose, derived_seed
-from world_env.spaces import one_row
 from world_env.spec import WorldSpec
 
-ONE = np.zeros(1, np.int64)
-"""Index of the only environment."""
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps in total)."""
 
@@ -163,17 +161,16 @@ def play(
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     terminated = truncated = False
-    while not (terminated or truncated):
-        _check_finite(recorded[-1], rewards, number, reset_seed)
-        action = policy.act(one_row(observation), ONE)
-        # A copy: environments may keep or change the array that they receive.
-        actions.append(np.array(action[0], dtype=env.action_space.dtype))
-        observation, reward, terminated, truncated, _ = env.step(action[0])
-        policy.executed(actions[-1][None], ONE)
-        recorded.append(_copy(observation, env.observation_space))
-        rewards.append(float(reward))
-        truncated = truncated or (len(actions) >= limit and not terminated)
     _check_finite(recorded[-1], rewards, number, reset_seed)
+    for step in steps_in_real(policy, env, observation):
+        actions.append(np.array(step.action, dtype=env.action_space.dtype))
+        recorded.append(_copy(step.observation, env.observation_space))
+        rewards.append(step.reward)
+        _check_finite(recorded[-1], rewards, number, reset_seed)
+        terminated = step.terminated
+        truncated = step.truncated or (len(actions) >= limit and not terminated)
+        if truncated:
+            break
     observations: Any = np.stack(recorded) if not isinstance(recorded[0], dict) else {
         key: np.stack([entry[key] for entry in recorded]) for key in recorded[0]
     }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -14,12 +14,12 @@ import numpy as np
 
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.policies.loading import AnyPolicy, as_policy
-from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.reporting.side_by_side_video import END_LABELS, beside, encode_frames, frame_duration
 from world_env.rollouts.learned import LearnedStep, steps_in_twin
+from world_env.rollouts.real import ONE, RealStep, steps_in_real
 from world_env.simulation.config import OnUncertain, SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
@@ -76,13 +76,14 @@ def futures(
         check_same_spaces(env, twin.spec)
         played = as_policy(policy, twin.spec)
         observation = env.reset(seed=seed)[0]
-        played.reset(_ONE, [seed])
-        for step in range(after):
-            observation, terminated, truncated = _step(env, played, observation)
-            if terminated or truncated:
+        played.reset(ONE, [seed])
+        reality = steps_in_real(played, env, observation)
+        for number_of_step, taken in enumerate(itertools.islice(reality, after), 1):
+            observation = taken.observation
+            if taken.terminated or taken.truncated:
                 raise InvalidOptionError(
-                    f"the real episode ended after {step + 1} steps, before step {after}: choose a smaller value of "
-                    "after, another seed or a better policy"
+                    f"the real episode ended after {number_of_step} steps, before step {after}: choose a smaller value "
+                    "of after, another seed or a better policy"
                 )
         simulator = _simulator_at(twin, observation, number, seed)
         learned = steps_in_twin(played.fork(number), simulator, simulator.observe())
@@ -91,7 +92,7 @@ def futures(
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
         frames = [_compose(panels, renderer, 0)]
         for step in range(1, steps + 1):
-            _real_step(env, played, panels[0])
+            _real_step(next(reality, None), panels[0])
             _learned_step(next(learned, None), panels[1:])
             if step % every == 0:
                 frames.append(_compose(panels, renderer, step))
@@ -99,17 +100,6 @@ def futures(
                 break
         encode_frames(fresh, frames, every * frame_duration(twin.spec))
     return Path(out)
-
-
-_ONE = np.zeros(1, np.int64)
-
-
-def _step(env: Any, policy: Policy, observation: Any) -> tuple[Any, bool, bool]:
-    """One real step; returns (observation, terminated, truncated)."""
-    action = policy.act(one_row(observation), _ONE)
-    observation, _, terminated, truncated, _ = env.step(copy.copy(action[0]))
-    policy.executed(action, _ONE)
-    return observation, terminated, truncated
 
 
 def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
@@ -127,12 +117,12 @@ def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simul
     return simulator
 
 
-def _real_step(env: Any, policy: Policy, panel: _Panel) -> None:
-    if panel.end:
+def _real_step(step: RealStep | None, panel: _Panel) -> None:
+    """Show a step of the real episode; None: it has ended."""
+    if step is None:
         return
-    panel.observation, terminated, truncated = _step(env, policy, panel.observation)
-    panel.steps += 1
-    panel.end = "terminated" if terminated else "horizon" if truncated else ""
+    panel.observation, panel.steps = step.observation, panel.steps + 1
+    panel.end = "terminated" if step.terminated else "horizon" if step.truncated else ""
 
 
 def _learned_step(step: LearnedStep | None, panels: Sequence[_Panel]) -> None:

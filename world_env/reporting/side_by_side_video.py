@@ -15,11 +15,14 @@ import numpy as np
 
 from world_env.atomic_io import atomic_path
 from world_env.errors import InvalidOptionError, MissingExtraError
+from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
+from world_env.rollouts.learned import steps_in_twin
+from world_env.rollouts.real import ONE, steps_in_real
 from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
@@ -30,7 +33,6 @@ from world_env.twin.twin import Twin
 if TYPE_CHECKING:
     import gymnasium as gym
 
-_ONE = np.zeros(1, np.int64)
 MODES = ("closed_loop", "open_loop")
 
 END_LABELS = {
@@ -63,21 +65,24 @@ class _Side:
 
 
 class _Real:
-    def __init__(self, env: gym.Env, seed: int) -> None:
-        self._env = env
-        self.side = _Side("real", copy.deepcopy(env.reset(seed=seed)[0]))
+    def __init__(self, env: gym.Env, policy: Policy, seed: int) -> None:
+        observation = env.reset(seed=seed)[0]
+        self.side = _Side("real", copy.deepcopy(observation))
+        self._steps = steps_in_real(policy, env, observation)
 
-    def step(self, action: Any) -> None:
-        side = self.side
-        # A copy: environments may keep, or change, the array that they are given.
-        observation, reward, terminated, truncated, _ = self._env.step(copy.copy(action))
-        side.observation, side.total = copy.deepcopy(observation), side.total + float(reward)
+    def step(self) -> Any:
+        """Take a step and return its action."""
+        side, step = self.side, next(self._steps)
+        side.observation, side.total = copy.deepcopy(step.observation), side.total + step.reward
         side.steps += 1
-        side.end = "terminated" if terminated else "truncated" if truncated else ""
+        side.end = "terminated" if step.terminated else "truncated" if step.truncated else ""
+        return step.action
 
 
 class _Learned:
-    def __init__(self, twin: Twin, seed: int, first: Any, *, temperature: float) -> None:
+    def __init__(
+        self, twin: Twin, policy: Policy, seed: int, first: Any, *, temperature: float
+    ) -> None:
         config = SimulatorConfig(temperature=temperature)
         self._simulator, self._seed = Simulator(twin, 1, seed=seed, config=config), seed
         # A model with a memory may need more than one observation to infer its state.
@@ -85,11 +90,11 @@ class _Learned:
         self._observations, self._actions = [first], list[Any]()
         options = None if first is None else {"observation": one_row(first)}
         observation = self._simulator.reset(seed=seed, options=options)
+        self._steps = steps_in_twin(policy, self._simulator, observation)
         self.side = _Side("learned", row_of(observation, 0))
 
-    def step(self, action: Any) -> None:
-        side = self.side
-        result = self._simulator.step(np.asarray(action)[None])
+    def step(self) -> None:
+        side, result = self.side, next(self._steps).result
         side.observation, side.total = row_of(result.observation, 0), side.total + result.reward[0]
         side.steps += 1
         side.end, side.follows = ENDS[int(result.end[0])], False
@@ -184,75 +189,70 @@ def side_by_side(
             f"mode={mode!r}, steps={steps}, real={real}: expected one of {', '.join(MODES)}, at least 1 step, and a "
             "real environment for open_loop"
         )
+    played = as_policy(policy, twin.spec)
+    sides = [played.fork(1) for _ in range(2)]
+    for each in sides:
+        each.reset(ONE, [seed])
     with ExitStack() as stack:
-        players: list[_Real | _Learned] = []
-        first = None
+        reality = first = None
         if real is not None:
             env = make_real(real, purpose="evaluate", ledger=ledger)
             stack.enter_context(closing(env))
             check_same_spaces(env, twin.spec)
-            players.append(_Real(env, seed))
-            first = players[0].side.observation
-        noise = 0.0 if mode == "open_loop" else 1.0
-        players.insert(0, _Learned(twin, seed, first, temperature=noise))
-        played = as_policy(policy, twin.spec)
-        policies = [played.fork(1) for _ in players]
-        for each in policies:
-            each.reset(_ONE, [seed])
+            reality = _Real(env, sides[1], seed)
+            first = reality.side.observation
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
-        if mode == "open_loop":
-            parts = observation_spaces(twin.spec.observation_space).values()
-            differs = any(map(is_image, parts))
-            return list(_play_together(players, policies[-1], renderer, steps, differs))
-        return list(_play(players, policies, renderer, steps))
+        if reality is None or mode == "closed_loop":
+            learned = _Learned(twin, sides[0], seed, first, temperature=1.0)
+            players: list[_Real | _Learned] = [learned]
+            players += [] if reality is None else [reality]
+            return list(_play(players, renderer, steps))
+        given: list[Any] = []
+        copied_actions = FunctionPolicy(lambda observations: np.asarray(given[-1])[None])
+        learned = _Learned(twin, copied_actions, seed, first, temperature=0.0)
+        parts = observation_spaces(twin.spec.observation_space).values()
+        differs = any(map(is_image, parts))
+        return list(_play_together(learned, reality, given, renderer, steps, differs))
 
 
 def _play(
-    players: Sequence[_Real | _Learned],
-    policies: Sequence[Policy],
-    renderer: Renderer,
-    steps: int,
+    players: Sequence[_Real | _Learned], renderer: Renderer, steps: int
 ) -> Iterator[np.ndarray]:
-    """Frames with one copy of the policy for each side, until all episodes ended."""
+    """Frames of all sides, until all episodes ended."""
     sides = [player.side for player in players]
     yield _compose(sides, renderer, 0)
     for step in range(1, steps + 1):
         if all(side.end for side in sides):
             return
-        for player, policy in zip(players, policies, strict=True):
+        for player in players:
             if not player.side.end:
-                player.step(_action(policy, player.side.observation))
+                player.step()
         yield _compose(sides, renderer, step)
 
 
 def _play_together(
-    players: Sequence[_Real | _Learned],
-    policy: Policy,
+    learned: _Learned,
+    real: _Real,
+    given: list[Any],
     renderer: Renderer,
     steps: int,
     differs: bool,
 ) -> Iterator[np.ndarray]:
-    """Frames of both sides under the actions chosen in the real environment, until the real episode ends."""
-    learned, real = players
-    assert isinstance(learned, _Learned)
+    """Frames of both sides under the actions chosen in the real environment, until the real episode ends.
+
+    given: the actions so far, of which the learned side takes the last one.
+    """
     sides = [learned.side, real.side]
     yield _compose(sides, renderer, 0, differs)
     for step in range(1, steps + 1):
         if real.side.end:
             return
-        action = _action(policy, real.side.observation)
-        real.step(action)
+        given.append(real.step())
         if step < learned.context:
-            learned.follow(action, real.side)
+            learned.follow(given[-1], real.side)
         elif not learned.side.end:
-            learned.step(action)
+            learned.step()
         yield _compose(sides, renderer, step, differs)
-
-
-def _action(policy: Policy, observation: Any) -> Any:
-    action = policy.act(one_row(observation), _ONE)
-    policy.executed(action, _ONE)
-    return action[0]
 
 
 def _compose(

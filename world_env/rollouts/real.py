@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -23,8 +23,20 @@ from world_env.spec import EnvConfig
 
 _REWARD_TERM = "reward_"
 """Prefix of the reward terms in the `info` of MuJoCo environments."""
-_ONE = np.zeros(1, np.int64)
+ONE = np.zeros(1, np.int64)
 """Index of the only environment."""
+
+
+@dataclass(frozen=True)
+class RealStep:
+    """One real step: its action, and what `env.step` returned. The environment may fill the same observation again."""
+
+    action: Any
+    observation: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -122,20 +134,32 @@ def _play_in_workers(*arguments: Any) -> list[RealEpisode]:
     return play_in_workers(*arguments)
 
 
+def steps_in_real(policy: Policy, env: gym.Env, observation: Any) -> Iterator[RealStep]:
+    """Step the real environment with a policy until the episode ends, and yield each step.
+
+    policy: reset, or in a running episode. env: reset, or in a running episode; `observation` is its last one.
+    """
+    ended = False
+    while not ended:
+        action = policy.act(one_row(observation), ONE)
+        # A copy: environments may keep or change the array that they receive.
+        observation, reward, terminated, truncated, info = env.step(copy.copy(action[0]))
+        policy.executed(action, ONE)
+        yield RealStep(action[0], observation, float(reward), terminated, truncated, info)
+        ended = terminated or truncated
+
+
 def play_episode(policy: Policy, env: gym.Env, seed: int) -> RealEpisode:
     """Play one whole episode. seed: of the environment's reset and of the policy's random numbers."""
     # A copy: what a policy keeps across episodes, as a mixture does, would depend on the process that plays them.
     policy = policy.fork(1)
     observation = env.reset(seed=seed)[0]
     first = copied(observation)
-    policy.reset(_ONE, [seed])
-    value, length, parts, ended = 0.0, 0, defaultdict[str, float](float), False
-    while not ended:
-        action = policy.act(one_row(observation), _ONE)
-        observation, reward, terminated, truncated, info = env.step(copy.copy(action[0]))
-        policy.executed(action, _ONE)
-        value, length, ended = value + float(reward), length + 1, terminated or truncated
-        for name, part in info.items():
+    policy.reset(ONE, [seed])
+    value, length, parts = 0.0, 0, defaultdict[str, float](float)
+    for step in steps_in_real(policy, env, observation):
+        value, length = value + step.reward, length + 1
+        for name, part in step.info.items():
             if name.startswith(_REWARD_TERM) and isinstance(part, Real):
                 parts[name] += float(part)
     return RealEpisode(first, value, length, dict(parts))
