@@ -7,21 +7,22 @@ data, and from the first steps of the longest episodes, so that large numbers of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.batch import Observation, State, select
+from world_env.batch import Observation
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode
 from world_env.model_evaluation.errors import deviations, over_keys, scales_of, significant
-from world_env.model_evaluation.open_loop import measured_steps, one_step, state_at
+from world_env.model_evaluation.model_rollout import RolloutStep, roll
+from world_env.model_evaluation.open_loop import measured_steps, one_step
 from world_env.model_evaluation.survival import survival
 from world_env.model_evaluation.termination import auroc, termination_scores
-from world_env.models.base import Prediction, WorldModel
+from world_env.models.base import WorldModel
 from world_env.results.fidelity import (
     HorizonErrors,
     ObservationErrors,
@@ -29,10 +30,8 @@ from world_env.results.fidelity import (
     TerminationScores,
     UncertaintyRanking,
 )
-from world_env.rng import CounterRNG
 from world_env.spaces import is_image
 from world_env.twin.twin import Twin
-from world_env.types import Uncertainty
 
 TRUSTED = 0.5
 """Largest error of a trusted step: as a share of the error of the last observation held, and in standard deviations.
@@ -84,48 +83,6 @@ def measure_horizons(
             windows.steps, *(over_keys(each, windows.scale).sqrt() for each in (squared, held))
         ),
     )
-
-
-@dataclass(frozen=True)
-class RolloutStep:
-    """Predictions of a model after `steps` steps, for the R windows that have so many.
-
-    rows: (R,) int64, indices of the windows. place: (R,) int64, indices of the real steps in the data.
-    left: state before the step. observation: predicted observation after it.
-    """
-
-    steps: int
-    rows: Tensor
-    place: Tensor
-    left: State
-    observation: Observation
-    prediction: Prediction
-
-
-@torch.no_grad()
-def roll(
-    model: WorldModel,
-    data: EncodedEpisodes,
-    first: Tensor,
-    *,
-    seed: int = 0,
-    uncertainty: Uncertainty = False,
-) -> Iterator[RolloutStep]:
-    """Roll a model out at temperature 0 along the data, from the steps `first` (W,) to the ends of their episodes."""
-    model = model.for_inference()
-    rows, rng = torch.arange(len(first)), CounterRNG.from_seed(seed, len(first))
-    state = state_at(model, data, first, rng)
-    for steps in range(1, int(data.left[first].max()) + 1):
-        lasting = data.left[first[rows]] >= steps
-        if not lasting.all():
-            kept = lasting.nonzero().squeeze(1)
-            rows, state, rng = rows[kept], select(state, kept), rng.select(kept)
-        place, left = first[rows] + steps - 1, state
-        action = data.actions[place]
-        state, prediction = model.step(
-            left, action, rng=rng, temperature=0.0, uncertainty=uncertainty
-        )
-        yield RolloutStep(steps, rows, place, left, model.decode(state), prediction)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ Rollouts use the same `encode`, `step` and `decode` on the same encoded tensors 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from world_env.batch import Batch, Observation, State, select
+from world_env.batch import Batch, Observation, select
 from world_env.data.dataset import EncodedEpisodes
 from world_env.data_range import DataRange
 from world_env.model_evaluation.errors import energy_score, errors_per_row, scales_of
-from world_env.models.base import Prediction, WorldModel
+from world_env.model_evaluation.model_rollout import roll, state_at
+from world_env.models.base import WorldModel
 from world_env.results.fidelity import OpenLoopErrors
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
@@ -87,19 +87,19 @@ def evaluate_open_loop(
     energies: compute energy scores also for a model that is not scored by draws.
     windows: maximum number of windows.
     """
-    by_draws, model = model.scored_by_draws, model.for_inference()
+    by_draws = model.scored_by_draws
     begins, length = evaluation_steps(data, horizon, windows)
     scale = scales_of(data) if scale is None else scale
     first = _observations_after(data, begins, 0)
     error, hold_last, reward_error, saturated = [], [], [], []
-    for step, rows, state, prediction in _rollout(model, data, begins, length, seed, temperature):
-        real, place = _observations_after(data, begins[rows], step + 1), begins[rows] + step
-        errors = errors_per_row(model.decode(state), real, scale)
+    for step in roll(model, data, begins, length=length, seed=seed, temperature=temperature):
+        real = _observations_after(data, begins[step.rows], step.steps)
+        errors = errors_per_row(step.observation, real, scale)
         error.append(_root_mean_square(errors))
-        hold_last.append(_root_mean_square(errors_per_row(select(first, rows), real, scale)))
+        hold_last.append(_root_mean_square(errors_per_row(select(first, step.rows), real, scale)))
         saturated.append(float(_saturating(errors).mean()))
-        continues = data.terminated[place] == 0
-        difference = (prediction.reward - data.rewards[place]).abs()[continues]
+        continues = data.terminated[step.place] == 0
+        difference = (step.prediction.reward - data.rewards[step.place]).abs()[continues]
         reward_error.append(float(difference.mean()) if len(difference) else 0.0)
     energy = hold_energy = None
     if by_draws or energies:
@@ -130,8 +130,9 @@ def _energies(
     ordered = begins[data.left[begins].argsort(descending=True, stable=True)]
     chosen = ordered[:: -(-len(begins) // _ENERGY_WINDOWS)].repeat(2)
     first, energy, held, saturated = _observations_after(data, chosen, 0), [], [], []
-    for step, rows, state, _ in _rollout(model, data, chosen, length, seed, 1.0):
-        predicted, real = model.decode(state), _observations_after(data, chosen[rows], step + 1)
+    for step in roll(model, data, chosen, length=length, seed=seed, temperature=1.0):
+        rows, predicted = step.rows, step.observation
+        real = _observations_after(data, chosen[rows], step.steps)
         one, other = errors_per_row(predicted, real, scale).chunk(2)
         left, right = ({key: value.chunk(2)[i] for key, value in predicted.items()} for i in (0, 1))
         apart = (one, other, errors_per_row(left, right, scale))
@@ -143,29 +144,6 @@ def _energies(
 
 def _saturating(distance: Tensor) -> Tensor:
     return distance / (1.0 + distance)
-
-
-def _rollout(
-    model: WorldModel,
-    data: EncodedEpisodes,
-    begins: Tensor,
-    length: int,
-    seed: int,
-    temperature: float,
-) -> Iterator[tuple[int, Tensor, State, Prediction]]:
-    """Yield (step, indices of the windows that have this step, their states, predictions of the step)."""
-    rows, left = torch.arange(len(begins), device=data.device), data.left[begins]
-    rng = CounterRNG.from_seed(seed, len(begins), device=data.device)
-    state = state_at(model, data, begins, rng)
-    for step in range(min(length, int(left.max()))):
-        lasting = left[rows] > step
-        if not lasting.all():
-            # Windows that have ended are dropped: over whole episodes they are half of the work.
-            kept = lasting.nonzero().squeeze(1)
-            rows, state, rng = rows[kept], select(state, kept), rng.select(kept)
-        action = data.actions[begins[rows] + step]
-        state, prediction = model.step(state, action, rng=rng, temperature=temperature)
-        yield step, rows, state, prediction
 
 
 def _observations_after(data: EncodedEpisodes, begins: Tensor, steps: int) -> Observation:
@@ -207,12 +185,6 @@ def one_step(
             torch.full_like(terminated, float("nan")) if known is None else known.cpu()
         )
     return torch.cat(probability), data.terminated.cpu(), torch.cat(uncertainty)
-
-
-def state_at(model: WorldModel, data: EncodedEpisodes, steps: Tensor, rng: CounterRNG) -> State:
-    """Model states before each of the steps (B,), from the real past."""
-    context = data.contexts(steps, model.context).to(data.device, torch.float32)
-    return model.encode(context, rng=rng)
 
 
 def evaluation_windows(data: EncodedEpisodes, horizon: int) -> Batch:
