@@ -557,3 +557,14 @@ def test_the_validation_rollout_is_a_setting(
     assert first.open_loop != second.open_loop
     with pytest.raises(InvalidOptionError, match=f"{name} is 0"):
         FitConfig(**{name: 0})
+
+
+def test_a_finished_fit_of_other_settings_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    config = FitConfig(family="linear", gradient_steps=2)
+    first = fit(data, tmp_path / "twin", config)
+    with pytest.raises(ConfigMismatchError, match="gradient_steps was 2, now 3"):
+        fit(data, tmp_path / "twin", config.replace(gradient_steps=3))
+    assert fit(data, tmp_path / "twin", config).fingerprint() == first.fingerprint()
+    # Without a number of gradient steps it follows from the data.
+    with pytest.raises(ConfigMismatchError, match="seed was 0, now 1"):
+        fit(data, tmp_path / "twin", FitConfig(family="linear", seed=1))

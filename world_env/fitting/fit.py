@@ -43,9 +43,11 @@ from world_env.models.conditioning import check_shapes
 from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
 from world_env.results.provenance import Provenance, current_commit
 from world_env.rng import CounterRNG
+from world_env.run_config import check_same_config
 from world_env.seeding import SeedPurpose, derived_seed
 from world_env.simulation.termination import TerminalBounds
 from world_env.spec import WorldSpec
+from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction, Twin
 from world_env.types import JSON
 
@@ -72,16 +74,18 @@ def fit(
 ) -> Twin:
     """Fit a twin to an episode store or "minari:ID" and save it to `out`.
 
-    An interrupted fit resumes from its checkpoint when the same call is made again.
+    An interrupted fit resumes from its checkpoint when the same call is made again. A finished fit with the same
+    settings is made again and replaced.
     horizon: time limit of the task in steps (None: that of the data).
     progress: called after each validation.
     tensorboard: folder for TensorBoard logs, by gradient steps.
     reward_fn, termination_fn: as in `fit_episodes`.
-    Raises DataError, TooLittleDataError, or StageError if `out` cannot be written or the checkpoint belongs to another
-    fit.
+    Raises ConfigMismatchError if `out` holds a twin that was fitted with other settings, DataError, TooLittleDataError,
+    or StageError if `out` cannot be written or the checkpoint belongs to another fit.
     """
-    spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
     out = Path(out)
+    _check_settings(out, config or FitConfig())
+    spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
     check_target(out)
     checkpoint = out.parent / f".{out.name}.fit.pt"
     twin = fit_episodes(
@@ -98,6 +102,17 @@ def fit(
     twin.save(out)
     checkpoint.unlink(missing_ok=True)
     return twin
+
+
+def _check_settings(out: Path, config: FitConfig) -> None:
+    """Raise ConfigMismatchError if the folder holds a twin that was fitted with other settings."""
+    stored = (
+        read_json(out)["provenance"].stages.get("fit") if (out / "twin.json").is_file() else None
+    )
+    if stored is not None:
+        # The default number of gradient steps depends on the data.
+        may_change = ("gradient_steps",) if config.gradient_steps is None else ()
+        check_same_config(stored, config.to_json(), out, may_change=may_change)
 
 
 def fit_episodes(
