@@ -3,6 +3,9 @@
 from world_env.cli.main import COMMANDS, load_command
 from world_env.cli.options import VIEWS, View, parse as parse_options
 
+TINY_LEARNING = ["--steps", "64", "--num-envs", "1", "--algo", "DQN"]
+"""Options of the smallest training."""
+
 
 def parse(words: list[str]) -> str:
     """The command that a line means; SystemExit where it is not valid. Nothing is run."""

@@ -34,3 +34,9 @@ def lazy_names(
         return getattr(importlib.import_module(where[name]), name)
 
     return sorted(where), module_getattr, lambda: sorted({*where, *vars(sys.modules[package])})
+
+
+def imported(name: str) -> Any:
+    """Import an object by its name, "module:attribute". Raises ImportError, AttributeError or ValueError."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

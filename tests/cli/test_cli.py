@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_lines import TINY_LEARNING
 
 from world_env.cli.main import main
 from world_env.data.store import EpisodeStore
@@ -209,18 +210,7 @@ def test_the_stages_pass_their_folders_on(
         == 0
     )
     assert Twin.load(tmp_path / "twin").provenance.steps == 250
-    learning = [
-        "--twin",
-        twin,
-        "--out",
-        policy,
-        "--steps",
-        "64",
-        "--num-envs",
-        "1",
-        "--algo",
-        "DQN",
-    ]
+    learning = ["--twin", twin, "--out", policy, *TINY_LEARNING]
     assert main(["learn", *learning]) == 0
     assert policy_card(policy).trained_in == "learned"
     comparing = ["CartPole-v1", "--twin", twin, "--policies", policy, "--episodes", "50"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import TINY_LEARNING
 
 from world_env.cli.commands import collect_command, fit_command, learn_command, refine_command
 from world_env.cli.main import COMMANDS, main
@@ -122,18 +123,7 @@ def test_a_fit_and_a_training_leave_their_settings_too(tmp_path: Path) -> None:
     fitting = ["--data", data, "--out", twin, "--family", "linear", "--gradient-steps", "2"]
     assert main(["fit", *fitting]) == 0
     assert read(fit_command, "--config", f"{twin}/{CONFIG_FILE}") == read(fit_command, *fitting)
-    learning = [
-        "--twin",
-        twin,
-        "--out",
-        policy,
-        "--steps",
-        "64",
-        "--num-envs",
-        "1",
-        "--algo",
-        "DQN",
-    ]
+    learning = ["--twin", twin, "--out", policy, *TINY_LEARNING]
     assert main(["learn", *learning]) == 0
     record = f"{policy}/{CONFIG_FILE}"
     assert read(learn_command, "--config", record) == read(learn_command, *learning)

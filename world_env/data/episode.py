@@ -148,14 +148,15 @@ def split(
 
     Raises TooLittleDataError if one of the two would be empty.
     """
+    lengths = [len(episode) for episode in episodes]
+    train, validation = split_pieces(lengths, validation_fraction, seed)
+    return pieces_of(episodes, train), pieces_of(episodes, validation)
+
+
+def pieces_of(episodes: Sequence[Episode], pieces: Sequence[Piece]) -> list[Episode]:
+    """The pieces of one side of `split_pieces`, as episodes."""
     whole = len(episodes) >= _MIN_EPISODES_FOR_WHOLE
-    train, validation = (
-        [episodes[i] if whole else episodes[i].cut(start, stop) for i, start, stop in pieces]
-        for pieces in split_pieces(
-            [len(episode) for episode in episodes], validation_fraction, seed
-        )
-    )
-    return train, validation
+    return [episodes[i] if whole else episodes[i].cut(start, stop) for i, start, stop in pieces]
 
 
 def split_pieces(

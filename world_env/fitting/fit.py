@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from world_env.batch import Observation
 from world_env.codec import Codec
 from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
-from world_env.data.episode import Episode, digests, split, split_pieces
+from world_env.data.episode import Episode, digests, pieces_of, split_pieces
 from world_env.data.sources import open_dataset
 from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
@@ -144,13 +144,12 @@ def fit_episodes(
     config = config.replace(gradient_steps=config.gradient_steps or gradient_steps_for(steps))
     device = as_device(config.device)
     started, provenance = time.perf_counter(), provenance or Provenance()
-    training, held_out = split(episodes, config.validation_fraction, config.seed)
+    lengths = [len(episode) for episode in episodes]
+    pieces = split_pieces(lengths, config.validation_fraction, config.seed)
+    training, held_out = (pieces_of(episodes, side) for side in pieces)
     bounds = end_bounds(training if config.hard_termination_bounds else [], spec)
     ranges = data_range(episodes, spec, ends=bounds)
     everything = encode_episodes(episodes, Codec(spec, ranges))
-    pieces = split_pieces(
-        [len(episode) for episode in episodes], config.validation_fraction, config.seed
-    )
     validation = everything.part(pieces[1])
     notes = fit_notes(everything.part(pieces[0]), validation, spec)
     model = _new_model(spec, config)

@@ -27,6 +27,7 @@ from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.results.fidelity import ActionEffects
 from world_env.rng import CounterRNG
+from world_env.rollouts.real import ONE
 from world_env.spaces import stacked
 from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
@@ -96,17 +97,14 @@ class _Walker:
                 self._begin()
 
     def sequence(self, steps: int) -> list[Any]:
-        self._policy.reset(_ONE, [self._draw()])
-        return [self._policy.act(np.zeros(1), _ONE)[0] for _ in range(steps)]
+        self._policy.reset(ONE, [self._draw()])
+        return [self._policy.act(np.zeros(1), ONE)[0] for _ in range(steps)]
 
     def _begin(self) -> None:
         self.now = copy.deepcopy(self.env.reset(seed=self._draw())[0])
 
     def _draw(self) -> int:
         return int(self._rng.integers(2**31))
-
-
-_ONE = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from world_env.errors import PluginError, UnknownFamilyError
+from world_env.lazy import imported
 
 FAMILIES = {
     "linear": "world_env.models.linear:LinearWorldModel",
@@ -83,8 +83,7 @@ def load_family(name: str) -> type[Any]:
 
 
 def _model_class(name: str, text: str) -> type[Any]:
-    module, _, attribute = text.partition(":")
-    model: type[Any] = getattr(importlib.import_module(module), attribute)
+    model: type[Any] = imported(text)
     if not hasattr(model, "config_class"):
         raise UnknownFamilyError(
             f"the model class {text} of the family {name!r} has no config_class: set it to the class of its config"

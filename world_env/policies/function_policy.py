@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from world_env.errors import InvalidActionError, InvalidOptionError
+from world_env.lazy import imported
 from world_env.policies.protocol import EpisodicPolicy, Policy
 
 
@@ -31,9 +31,8 @@ class FunctionPolicy(Policy):
 
         Raises InvalidOptionError for a name of another form, a module that cannot be imported, or no such function.
         """
-        module, _, function = name.partition(":")
         try:
-            return cls(getattr(importlib.import_module(module), function))
+            return cls(imported(name))
         except (ImportError, AttributeError, ValueError) as error:
             raise InvalidOptionError(
                 f'cannot load the policy {name!r} ({error}): expected "module:function" of a function from batched '

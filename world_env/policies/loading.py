@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from world_env.errors import InvalidOptionError
+from world_env.lazy import imported
 from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.latent_policy import LatentPolicy, encoder_of
 from world_env.policies.protocol import Policy
@@ -62,9 +62,8 @@ def as_policy(
                 f"{policy} holds a policy of kind {kind!r}, expected one of {', '.join(_LOADERS)}: import the package "
                 "that registers this kind"
             )
-        module, _, function = _LOADERS[kind].partition(":")
-        load = getattr(importlib.import_module(module), function)
-        return load(policy, spec, deterministic=deterministic)  # type: ignore[no-any-return]
+        load: Callable[..., Policy] = imported(_LOADERS[kind])
+        return load(policy, spec, deterministic=deterministic)
     if hasattr(policy, "predict"):
         if spec is not None:
             check_policy_spaces(policy, spec)

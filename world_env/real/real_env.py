@@ -7,7 +7,6 @@ Each call of `step` is counted under a purpose, below all wrappers: a chunk of n
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import DependencyNotInstalled
 
 from world_env.errors import InvalidActionError, MissingExtraError, StageError, WorldEnvError
+from world_env.lazy import imported
 from world_env.real.step_ledger import StepLedger
 from world_env.spaces import action_size, observation_spaces
 from world_env.spec import EnvConfig, WorldSpec, WrapperConfig
@@ -255,9 +255,8 @@ def _similar_ids(env_id: str) -> str:
 def _wrapped(env: gym.Env, config: WrapperConfig) -> gym.Env:
     """The environment in one of `EnvConfig.wrappers`."""
     name = config.name
-    module, _, attribute = name.partition(":")
     try:
-        wrapper = getattr(importlib.import_module(module), attribute)
+        wrapper = imported(name)
     except (ImportError, AttributeError) as error:
         raise StageError(
             f'cannot load the wrapper {name!r} ({error}): expected "module:Class", for example '

@@ -88,11 +88,12 @@ def run_real(
         raise InvalidOptionError("seeds is empty: expected one reset seed for each episode")
     workers = min(workers, len(seeds))
     try:
-        episodes = (
-            _play_here(policy, real, seeds, purpose, ledger, progress)
-            if workers == 1
-            else _play_in_workers(policy, real, seeds, purpose, ledger, workers, progress)
-        )
+        if workers == 1:
+            episodes = _play_here(policy, real, seeds, purpose, ledger, progress)
+        else:
+            from world_env.rollouts.workers import play_in_workers
+
+            episodes = play_in_workers(policy, real, seeds, purpose, ledger, workers, progress)
     finally:
         # The exact counts, after an interrupt too.
         ledger.save()
@@ -126,12 +127,6 @@ def _play_here(
     finally:
         env.close()
     return episodes
-
-
-def _play_in_workers(*arguments: Any) -> list[RealEpisode]:
-    from world_env.rollouts.workers import play_in_workers
-
-    return play_in_workers(*arguments)
 
 
 def steps_in_real(policy: Policy, env: gym.Env, observation: Any) -> Iterator[RealStep]:
