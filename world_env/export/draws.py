@@ -107,9 +107,7 @@ class NoiseInputs:
         if not self.joined:
             return [inputs[f"{NOISE}_{index}"] for index in range(len(self.draws))]
         parts = inputs[NOISE].split([math.prod(draw.shape) for draw in self.draws], 1)
-        return [
-            part.reshape(-1, *draw.shape) for part, draw in zip(parts, self.draws, strict=True)
-        ]
+        return [part.reshape(-1, *draw.shape) for part, draw in zip(parts, self.draws, strict=True)]
 
     def to_json(self) -> list[JSON]:
         """Describe the inputs: name, distribution, shape of one row, dtype."""

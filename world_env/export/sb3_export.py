@@ -43,8 +43,8 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
     """Export a trained algorithm as a .zip without objects of this package. See `export_policy`."""
     if not hasattr(model, "policy_class"):
         raise ExportError(
-            f"the format 'sb3' stores an algorithm, got the policy of one ({type(model).__name__}): pass the algorithm, "
-            "its folder or its .zip"
+            f"the format 'sb3' stores an algorithm, got the policy of one ({type(model).__name__}): pass the "
+            "algorithm, its folder or its .zip"
         )
     network = model.policy
     network.set_training_mode(False)

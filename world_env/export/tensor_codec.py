@@ -40,6 +40,13 @@ class TensorCodec:
             for key, space in codec.keys.items()
             if isinstance(space, spaces.Box) and not is_image(space)
         }
+        self.rounded = frozenset(
+            name
+            for key, name in self.names.items()
+            if np.dtype(codec.keys[key].dtype).kind != "f"
+            and isinstance(codec.keys[key], spaces.Box)
+        )
+        """Names of decoded observations that are rounded to integers."""
         self._check()
 
     def arrays(self, observation: Any) -> dict[str, np.ndarray]:
@@ -56,9 +63,7 @@ class TensorCodec:
 
     def encode(self, tensors: Tensors, dtype: torch.dtype) -> Observation:
         """Encode an observation, as `Codec.encode_observation`."""
-        return {
-            key: self._encode(key, tensors[name]).to(dtype) for key, name in self.names.items()
-        }
+        return {key: self._encode(key, tensors[name]).to(dtype) for key, name in self.names.items()}
 
     def encode_action(self, action: Tensor, dtype: torch.dtype) -> Tensor:
         """Encode actions, as `Codec.encode_action`."""
@@ -117,7 +122,9 @@ class TensorCodec:
         theirs = self._codec.decode_observation(encoded)
         ours = self.decode(encoded)
         back = self._codec.encode_observation(theirs)
-        again = self.encode({n: torch.as_tensor(v) for n, v in self.arrays(theirs).items()}, torch.float32)
+        again = self.encode(
+            {n: torch.as_tensor(v) for n, v in self.arrays(theirs).items()}, torch.float32
+        )
         for key, name in self.names.items():
             one = ours[name].double(), torch.as_tensor(self.arrays(theirs)[name]).double()
             two = again[key].double(), back[key].double()
