@@ -12,6 +12,7 @@ from exported import CHOICE, NORMALIZED, VECTOR, WIDE, normal, trained
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.torch_layers import CombinedExtractor
 
 from world_env.errors import ExportError
 from world_env.export import export_policy
@@ -193,6 +194,22 @@ def test_a_layer_without_bias_is_named(tmp_path: Path) -> None:
     model = trained(PPO, **NORMALIZED, net_arch=[])
     model.policy.value_net = torch.nn.Linear(3, 1, bias=False)
     with pytest.raises(ExportError, match="value_net"):
+        export_policy(model, tmp_path / "alone.zip", format="sb3")
+
+
+class Joined(CombinedExtractor):
+    """An extractor of dicts that normalises one key."""
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        super().__init__(observation_space)
+        scales = NORMALIZED["features_extractor_kwargs"]
+        self.extractors["place"] = NormalizedFeatures(VECTOR, **scales)
+
+
+def test_scales_inside_another_extractor_are_named(tmp_path: Path) -> None:
+    seen = spaces.Dict({"place": VECTOR, "kind": spaces.Discrete(3)})
+    model = trained(PPO, seen, CHOICE, "MultiInputPolicy", features_extractor_class=Joined)
+    with pytest.raises(ExportError, match="Joined contains NormalizedFeatures"):
         export_policy(model, tmp_path / "alone.zip", format="sb3")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from world_env.errors import ExportError, InvalidOptionError
@@ -113,12 +114,15 @@ def observations_for_check(
 
 def clipped_rows(network: Any, observations: Any) -> np.ndarray:
     """Return (B,) bool, True for observations that a normalising features extractor of the policy clips."""
-    found = normalizers(network)
-    clipped = np.zeros(len(next(iter(observations.values()), ())) if isinstance(observations, dict)
-                       else len(observations), bool)  # fmt: skip
-    for each in found:
+    rows = (
+        len(next(iter(observations.values())))
+        if isinstance(observations, dict)
+        else len(observations)
+    )
+    clipped = np.zeros(rows, bool)
+    for each in normalizers(network):
         mean, scale = (value.cpu().numpy() for value in (each.mean, each.scale))
-        flat = np.asarray(observations, np.float64).reshape(len(observations), -1)
+        flat = np.asarray(observations, np.float64).reshape(rows, -1)
         clipped |= (np.abs((flat - mean) / scale) > NORMALIZED_LIMIT).any(1)
     return clipped
 
@@ -126,8 +130,6 @@ def clipped_rows(network: Any, observations: Any) -> np.ndarray:
 def _of_twin(twin: Twin, rng: np.random.Generator) -> Any:
     context = twin.starts if twin.states is None else twin.states
     rows = np.sort(rng.choice(len(context), min(_CHECKED, len(context)), replace=False))
-    import torch
-
     return twin.codec.decode_observation(context.select(torch.as_tensor(rows)).last())
 
 

@@ -48,6 +48,12 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
         )
     network = model.policy
     network.set_training_mode(False)
+    extractor = (model.policy_kwargs or {}).get("features_extractor_class")
+    if normalizers(network) and extractor is not NormalizedFeatures:
+        raise ExportError(
+            f"the features extractor {getattr(extractor, '__name__', extractor)} contains NormalizedFeatures, whose "
+            "scales can be folded only if it is the whole extractor: use the format 'onnx'"
+        )
     observations = observations_for_check(model, twin, clipped=False)
     clipped = clipped_rows(network, observations)
     if clipped.all() and len(clipped):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,9 @@ class TensorCodec:
         """Raise ExportError where these functions are not those of the codec."""
         rng = np.random.default_rng(0)
         for key, space in self._codec.keys.items():
-            known = isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete)
+            known = isinstance(
+                space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+            )
             if not known or self._codec.shapes[key] != encoded_shape(space):
                 raise ExportError(
                     f"observation {key!r} ({space}) has an encoding that graphs do not have: expected plain Box, "
@@ -165,8 +168,12 @@ def _bounds(codec: Codec, key: str) -> tuple[Tensor, Tensor]:
 
 
 def _categories(space: spaces.Space[Any]) -> tuple[list[int], list[int]]:
+    """(sizes, starts) of a space of categories, one entry per component."""
     if isinstance(space, spaces.Discrete):
         return [int(space.n)], [int(space.start)]
+    if isinstance(space, spaces.MultiBinary):
+        size = math.prod(space.shape)
+        return [2] * size, [0] * size
     assert isinstance(space, spaces.MultiDiscrete)
     return space.nvec.tolist(), space.start.tolist()
 
