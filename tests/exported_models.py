@@ -60,3 +60,12 @@ class Copying(LinearWorldModel):
     def step(self, state: Any, action: Tensor, *, rng: CounterRNG, **options: Any) -> Any:
         after, prediction = super().step(state, action, rng=rng, **options)
         return {"observation": after["observation"] + rng.clone().normal(4)}, prediction
+
+
+class Double(LinearWorldModel):
+    """An operation that onnxruntime has in single precision only."""
+
+    def step(self, state: Any, action: Tensor, *, rng: CounterRNG, **options: Any) -> Any:
+        after, prediction = super().step(state, action, rng=rng, **options)
+        vector = after["observation"]
+        return {"observation": vector.double().atan().to(vector.dtype)}, prediction

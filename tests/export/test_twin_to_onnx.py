@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exported import WIDE, graph
-from exported_models import Branching, Copying, Counted, Global, Mixed, Noisy
+from exported_models import Branching, Copying, Counted, Double, Global, Mixed, Noisy
 from gymnasium import spaces
 
 from world_env.batch import Context
@@ -207,6 +207,7 @@ def test_normal_draws_are_one_input_and_others_one_each(tmp_path: Path) -> None:
         (Global, "differs from its source.*do not come from `rng`"),
         (Counted, "number of rows|len"),
         (Copying, "copies its random streams"),
+        (Double, "onnxruntime cannot run the graph"),
     ],
 )
 def test_a_model_that_no_graph_can_hold_is_named(

@@ -105,13 +105,22 @@ def onnx_graph(
 
 
 def run_graph(model: bytes) -> Callable[[Arrays], Arrays]:
-    """Return the function of an ONNX model: named arrays to named arrays, computed by onnxruntime on the CPU."""
+    """Return the function of an ONNX model: named arrays to named arrays, computed by onnxruntime on the CPU.
+
+    Raises ExportError if onnxruntime has no implementation of an operation of the model.
+    """
     import onnxruntime  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class but Exception
+        raise ExportError(
+            f"onnxruntime cannot run the graph ({error!s:.300}): use operations that it has, in single precision where "
+            "it has no other"
+        ) from error
     inputs = [each.name for each in session.get_inputs()]
     outputs = [each.name for each in session.get_outputs()]
 
