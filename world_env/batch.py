@@ -72,7 +72,8 @@ class Context:
 
     def last(self) -> Observation:
         """Newest observation of each row, key -> (B, *O) float; uint8 images are converted to [0, 1]."""
-        rows = torch.arange(len(self), device=self.length.device)
+        # Not len(), which would fix the number of rows of an exported graph.
+        rows = torch.arange(self.length.shape[0], device=self.length.device)
         newest = {key: value[rows, self.length - 1] for key, value in self.observations.items()}
         return {
             key: unpacked(value) if value.dtype is torch.uint8 else value

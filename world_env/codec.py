@@ -101,6 +101,11 @@ class Codec:
             return torch.from_numpy(self._encode_box_action(array)).to(device)
         return torch.as_tensor(_one_hot(array, space, InvalidActionError, "action"), device=device)
 
+    @property
+    def action_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """(gain, offset), each (A,): an encoded Box action is action * gain + offset, clipped to [-1, 1]."""
+        return self._action_gain, self._action_offset
+
     def clip_reward(self, reward: np.ndarray) -> np.ndarray:
         """Clip rewards (B,) to the range of the data."""
         return reward if self._reward is None else np.clip(reward, *self._reward)

@@ -101,6 +101,10 @@ class ConfigMismatchError(StageError):
     """The folder of a run holds results of other settings. The message names the settings that differ."""
 
 
+class ExportError(WorldEnvError, RuntimeError):
+    """A policy or a twin cannot be exported, or its export differs from it. Nothing was written."""
+
+
 class CheckError(WorldEnvError, AssertionError):
     """A contract check of `world_env.testing` failed.
 

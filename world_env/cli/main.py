@@ -58,6 +58,11 @@ COMMANDS: dict[str, Command] = {
         "futures_command",
         "Record a video of several learned rollouts from one real state.",
     ),
+    "export": Command(
+        "export_command",
+        "export_command",
+        "Export a policy or a twin to a file: ONNX, Stable-Baselines3.",
+    ),
     "twins": Command("commands", "twins_command", "List the bundled twins."),
 }
 """Name -> command."""

@@ -103,6 +103,7 @@ class View:
 _LEARN = View(flat=("simulation", "real"), hidden=("min_action_std",))
 VIEWS = {
     "build": View(runs="build", hidden=("fit", "refinement", "baseline_algo_kwargs")),
+    "export": View(positional=("source",)),
     "fit": View(flat=("fit",)),
     "learn": View(flat=("learn",), nested={"learn": _LEARN}),
     "lint": View(positional=("dataset",)),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from world_env.errors import SpaceMismatchError
 
-_NORMALIZED_LIMIT = 10.0
+NORMALIZED_LIMIT = 10.0
 """Bound of a normalised value, in scales."""
 
 
@@ -42,4 +42,4 @@ class NormalizedFeatures(nn.Module):
     def forward(self, observation: Tensor) -> Tensor:
         """Normalise observations (B, *O) to features (B, D)."""
         normalized = (observation.flatten(1) - self.mean) / self.scale
-        return normalized.clamp(-_NORMALIZED_LIMIT, _NORMALIZED_LIMIT)
+        return normalized.clamp(-NORMALIZED_LIMIT, NORMALIZED_LIMIT)

@@ -148,7 +148,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         return {
             "observation": vector,
             "member": member,
-            "disagreement": vector.new_full((len(member),), _NO_ESTIMATE),
+            "disagreement": torch.full_like(vector[:, 0], _NO_ESTIMATE),
             "looks": torch.zeros_like(member),
         }
 

@@ -16,11 +16,17 @@ class RowGroups:
     """Batch rows sorted by ensemble member, so that the rows of a member are one slice.
 
     parts: list of (member, slice of the sorted rows), without members that have no rows.
+    member: (B,) int64 while torch exports a graph, where nothing may depend on values and rows are not sorted, else
+        None.
     """
 
     def __init__(self, member: Tensor, members: int) -> None:
         self.order: Tensor | None = None
         self.inverse: Tensor | None = None
+        self.member: Tensor | None = None
+        if torch.compiler.is_exporting():
+            self.member = member
+            return
         if len(member) == 1:
             self.parts = [(int(member[0]), slice(0, 1))]
             return
@@ -41,6 +47,8 @@ class RowGroups:
     @classmethod
     def of(cls, member: Tensor, members: int) -> RowGroups:
         """Groups of a state's member tensor, cached on the tensor: it is the same object until a row is reset."""
+        if torch.compiler.is_exporting():
+            return cls(member, members)
         cached = member.__dict__.get("row_groups")
         if cached is None or cached[:2] != (members, member._version):
             cached = (members, member._version, cls(member, members))
@@ -115,6 +123,9 @@ class MemberMLP(nn.Module):
 
     def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
         """Map (B, inputs) to (B, outputs), each row through its own member only."""
+        if groups.member is not None:
+            index = groups.member[None, :, None].expand(1, -1, self.weights[-1].shape[-1])
+            return self(inputs[None]).gather(0, index)[0]
         rows = groups.sort(inputs)
         outputs = [self._member(rows[part], index) for index, part in groups.parts]
         return groups.restore(torch.cat(outputs))

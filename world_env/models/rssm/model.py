@@ -151,7 +151,7 @@ class RssmWorldModel(TrainableWorldModel):
         """Infer the state from the first observation of each row, then update it with the others."""
         first = {key: value[:, 0] for key, value in context.observations.items()}
         embedded = self.senses.encode(first)
-        deter = self.initial.tanh().expand(len(embedded), -1)
+        deter = self.initial.tanh().expand(embedded.shape[0], -1)
         state = self._filtered(deter, embedded, rng)
         for k in range(context.actions.shape[1]):
             observation = {key: value[:, k + 1] for key, value in context.observations.items()}
