@@ -194,8 +194,8 @@ class _BoxColumns:
         values = centred.astype(np.float32)
         if not len(self.columns):
             return values.reshape(rows, *self.shape)
-        turn = array.reshape(rows, -1)[:, self.columns].astype(np.float64) - self.low_angle
-        phase = turn * (2.0 * np.pi / self.period)
+        angle = array.reshape(rows, -1)[:, self.columns].astype(np.float64)
+        phase = angle * (2.0 * np.pi / self.period)
         whole = np.empty((rows, *self.shape), np.float32)
         whole[:, : self.size] = values.reshape(rows, -1)
         whole[:, self.columns], whole[:, self.size :] = np.cos(phase), np.sin(phase)
@@ -241,8 +241,8 @@ class _BoxColumns:
         values = flat[:, : self.size].astype(np.float64)
         if len(self.columns):
             cosine, sine = values[:, self.columns], flat[:, self.size :].astype(np.float64)
-            turns = np.arctan2(sine, cosine) / (2.0 * np.pi) % 1.0
-            values[:, self.columns] = self.low_angle + turns * self.period
+            angle = np.arctan2(sine, cosine) * (self.period / (2.0 * np.pi))
+            values[:, self.columns] = self.low_angle + (angle - self.low_angle) % self.period
         return values
 
     def _integers(self, values: np.ndarray) -> np.ndarray:

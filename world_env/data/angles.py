@@ -297,11 +297,12 @@ def _estimated(series: _Series, is_integer: bool) -> float | None:
     change = series.change[jumps][known]
     periods = np.abs(change) - step * np.sign(change)
     period = float(np.median(periods))
-    if float(np.median(np.abs(periods - period))) > _SPREAD * period:
+    if period <= 0.0 or float(np.median(np.abs(periods - period))) > _SPREAD * period:
         return None
     if is_integer:
-        period = float(round(period))
-    return period if period > 0.0 else None
+        return float(round(period))
+    # The values fit into the period, up to noise that is added after wrapping.
+    return max(period, reach) if reach <= (1.0 + _OUTSIDE) * period else None
 
 
 def _low_of(values: np.ndarray, period: float, declared: float, is_integer: bool) -> float | None:

@@ -18,6 +18,8 @@ from world_env.spec import WorldSpec
 
 _MAX_ERROR = 1e-3
 """Rounding error (root mean square) of a column in float32, in units of its typical change, that needs no offset."""
+_EXACT = 2.0**24
+"""Largest magnitude up to which float32 holds every integer."""
 _MIN_GAIN = 8.0
 """Ratio of the largest magnitude to that after centring, below which an offset has no use."""
 
@@ -47,34 +49,37 @@ def float32_offsets(episodes: Iterable[ObservedEpisode], spec: WorldSpec) -> dic
 
 def _needed(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
     """(D,) bool, True for columns whose changes are lost in float32 and are not after centring."""
-    low = np.min([part.min(0) for part in parts], axis=0).astype(np.float64)
-    high = np.max([part.max(0) for part in parts], axis=0).astype(np.float64)
-    magnitude, centred = np.maximum(np.abs(low), np.abs(high)), (high - low) / 2.0
-    # Rounding errors are at most 2^-24 of the magnitude: most columns need no second pass.
-    needed = (magnitude >= _MIN_GAIN * centred) & (high > low)
+    low = np.min([part.min(0) for part in parts], axis=0)
+    high = np.max([part.max(0) for part in parts], axis=0)
+    width = _difference(high, low)
+    magnitude = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
+    # Most columns need no pass over the data.
+    needed = (magnitude >= _MIN_GAIN * width / 2.0) & (width > 0.0)
+    if low.dtype.kind != "f":
+        needed &= magnitude > _EXACT
     columns = np.flatnonzero(needed)
     if not len(columns):
         return needed
-    error, change, spread = np.zeros((3, len(columns)))
+    change, spread = np.zeros((2, len(columns)))
     rows, steps = 0, 0
     for part in parts:
         values = part[:, columns]
-        rounded = values.astype(np.float32).astype(np.float64)
-        error += np.square(values.astype(np.float64) - rounded).sum(0)
-        # Differences of integers beyond 2^53 are exact in their own type only; unsigned ones wrap around.
-        moved = np.diff(values, axis=0) if values.dtype.kind == "f" else _differences(values)
-        change += np.square(moved.astype(np.float64)).sum(0)
-        spread += np.square(values.astype(np.float64) - (low + centred)[columns]).sum(0)
+        change += np.square(_difference(values[1:], values[:-1])).sum(0)
+        spread += np.square(_difference(values, low[columns]) - width[columns] / 2.0).sum(0)
         rows, steps = rows + len(part), steps + max(len(part) - 1, 0)
     change, spread = np.sqrt(change / max(steps, 1)), np.sqrt(spread / rows)
     # A column that moves only between episodes has its spread as its typical change.
     typical = np.where(change > 0.0, np.minimum(change, spread), spread)
-    needed[columns] = np.sqrt(error / rows) > _MAX_ERROR * typical
+    error = np.spacing(magnitude[columns].astype(np.float32)) / math.sqrt(12.0)
+    needed[columns] = error > _MAX_ERROR * typical
     return needed
 
 
-def _differences(values: np.ndarray) -> np.ndarray:
-    return np.diff(values.astype(np.uint64), axis=0).view(np.int64)
+def _difference(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """values - others, float64. Integers beyond 2^53 are subtracted as integers, modulo 2^64."""
+    if values.dtype.kind == "f":
+        return values.astype(np.float64) - others.astype(np.float64)
+    return (values.astype(np.uint64) - others.astype(np.uint64)).view(np.int64).astype(np.float64)
 
 
 def _middle(parts: Sequence[np.ndarray], column: int) -> float:
