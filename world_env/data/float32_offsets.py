@@ -76,7 +76,7 @@ def _needed(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
 
 
 def _difference(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """values - others, float64. Integers beyond 2^53 are subtracted as integers, modulo 2^64."""
+    """Compute values - others as float64. Integers beyond 2^53 are subtracted as integers, modulo 2^64."""
     if values.dtype.kind == "f":
         return values.astype(np.float64) - others.astype(np.float64)
     return (values.astype(np.uint64) - others.astype(np.uint64)).view(np.int64).astype(np.float64)
