@@ -177,6 +177,10 @@ def test_other_families_stay_in_the_turn(config: FitConfig, tmp_path: Path) -> N
     begin = crossing(*UNITS["degrees"], 64)
     seen, _ = env.reset(seed=0, options={"observation": begin})
     assert all(row in twin.spec.observation_space for row in seen)
+    seen = env.step(np.zeros((64, 1), np.float32))[0]
+    if config is LINEAR:
+        # The heading is a linear function of heading and speed, whatever the number of turns.
+        assert off(np.deg2rad(seen[:, 0]), np.deg2rad(begin[:, 0]) + 0.2).max() < 0.01
     for _ in range(20):
         seen = env.step(np.ones((64, 1), np.float32))[0]
         assert all(row in twin.spec.observation_space for row in seen)
