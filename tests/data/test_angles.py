@@ -97,6 +97,22 @@ def test_an_angle_is_found_through_noise_and_in_a_part_of_the_turn(parts: list[n
     assert column.certain and column.angle == (0, pytest.approx(-PI), pytest.approx(TURN))
 
 
+@pytest.mark.parametrize("step", [30, 45, 90])
+def test_a_heading_that_turns_by_a_few_fixed_angles_is_found(step: int) -> None:
+    rng = np.random.default_rng(0)
+    degrees = [step * rng.integers(-1, 2, STEPS).cumsum() % 360 for _ in range(EPISODES)]
+    radians = [np.deg2rad((each + 180) % 360 - 180) for each in degrees]
+    for parts, low, period in ((degrees, 0, 360), (radians, -PI, TURN)):
+        (column,) = found(parts)
+        assert column.certain and column.angle == (0, pytest.approx(low), pytest.approx(period))
+
+
+def test_the_ends_may_lie_anywhere() -> None:
+    (column,) = found(wrapped(turning(), -PI / 2, TURN))
+    assert column.certain and column.angle.period == pytest.approx(TURN)
+    assert column.angle.low == pytest.approx(-PI / 2, abs=0.02)
+
+
 def test_a_clock_and_a_direction_wrap_as_well() -> None:
     clocks = [np.arange(first, first + STEPS) % 50 for first in range(EPISODES)]
     (column,) = found(clocks, 0, 1000, np.int64)

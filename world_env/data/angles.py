@@ -24,9 +24,9 @@ _MIN_JUMPS, _MIN_JUMPS_UNKNOWN = 5, 10
 """Jumps that suffice for a known or declared period, and for a period that is estimated from the jumps."""
 _MIN_SUSPECT_JUMPS = 3
 """Jumps from which a column is suspected to be an angle."""
-_MIN_VALUES = 8
-"""Different values that a column has at least: flags and few categories jump as well."""
-_MAX_STEP = 0.25
+_MIN_VALUES, _MIN_HEADINGS = 8, 3
+"""Different values that a column has at least, and one with the period of an angle: flags jump as well."""
+_MAX_STEP = 0.25 + 1e-5
 """Largest change in periods that counts as a step; between it and its complement to a period a change is ambiguous."""
 _MIN_CONTINUOUS = 0.9
 """Share of the jumps that are a usual step across the end of the period, and of the jumps per ambiguous change."""
@@ -44,6 +44,8 @@ _SPREAD = 0.02
 """Largest median deviation of an estimated period, as a share of it."""
 _ESTIMATED = 4.0
 """Factor of the mismatch of an estimated period in the choice between it and known ones."""
+_SAMPLE = 100_000
+"""Values among which different ones are counted."""
 _CHUNK = 1 << 20
 """Values per part of a pass over an episode, which bounds its memory."""
 
@@ -233,9 +235,8 @@ def _judge(
 
     low, high: declared bounds.
     """
-    if len(np.unique(series.values[:100_000])) < _MIN_VALUES:
-        return None
     values = series.values
+    different = len(np.unique(values[:_SAMPLE]))
     certain: list[tuple[_Wrap, bool]] = []
     suspected: list[tuple[_Wrap, bool]] = []
     for period, known in _periods(series, low, high, is_integer):
@@ -244,7 +245,9 @@ def _judge(
             continue
         full_turn = known and any(math.isclose(period, each, rel_tol=1e-6) for each in _FULL_TURNS)
         # A part of a turn suffices where the period itself is that of an angle.
-        whole = full_turn or (_covers(values, wrap) and not _piles(values, wrap, is_integer))
+        whole = different >= (_MIN_HEADINGS if full_turn else _MIN_VALUES) and (
+            full_turn or (_covers(values, wrap) and not _piles(values, wrap, is_integer))
+        )
         enough = wrap.jumps >= (_MIN_JUMPS if known else _MIN_JUMPS_UNKNOWN)
         if whole and enough and wrap.is_continuous():
             certain.append((wrap, known))
