@@ -6,6 +6,7 @@ from gymnasium import spaces
 
 from world_env.data.episode import Episode
 from world_env.data.float32_offsets import float32_offsets
+from world_env.data.validation.lint import lint
 from world_env.spec import Angle, WorldSpec
 
 
@@ -52,6 +53,8 @@ def test_timestamps_and_coordinates_need_an_offset(magnitude: float, step: float
         pytest.param(walks(1e5) + 1e6, id="large with large changes"),
         pytest.param(np.full((10, 101, 1), 1.7e9), id="constant"),
         pytest.param(walks(1e4) * 1e5, id="wide"),
+        pytest.param(walks(1e-10) + 0.1, id="rounding errors of a simulator"),
+        pytest.param(walks(1e-8) + 1e6, id="rounding errors of large values"),
     ],
 )
 def test_other_columns_need_none(values: np.ndarray) -> None:
@@ -93,3 +96,15 @@ def test_angles_and_other_keys_have_none() -> None:
     ]
     spec = WorldSpec(space, spaces.Discrete(2), angles={"heading": (Angle(0, 1.69e9, 1e8),)})
     assert list(float32_offsets(whole, spec)) == ["time"]
+
+
+def test_a_timestamp_is_not_constant() -> None:
+    rng = np.random.default_rng(0)
+    times = 1.7e9 + rng.uniform(0, 1, (10, 1, 1)) + 0.1 * np.arange(101)[:, None]
+    spec = WorldSpec(spaces.Box(0, 4e9, (1,), np.float64), spaces.Discrete(2), horizon=100)
+    named = {issue.check for issue in lint(episodes(times), spec) if issue.where == "observation"}
+    assert not named & {"constant", "spikes"}
+    # The same as float32 has one value only.
+    spec = WorldSpec(spaces.Box(0, 4e9, (1,), np.float32), spaces.Discrete(2), horizon=100)
+    issues = lint(episodes(times.astype(np.float32)), spec)
+    assert "constant" in {issue.check for issue in issues if issue.where == "observation"}

@@ -12,12 +12,15 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.data.angles import ObservedEpisode
-from world_env.data.statistics import is_vector
+from world_env.data.statistics import MIN_SPREAD, is_vector
 from world_env.spaces import observation_spaces
 from world_env.spec import WorldSpec
 
 _MAX_ERROR = 1e-3
 """Rounding error (root mean square) of a column in float32, in units of its typical change, that needs no offset."""
+_LARGE, _MIN_WIDTH = 1e4, 1e-10
+"""Magnitude of large values, and the share of it from which a range is no rounding error. Smaller values whose range is
+below `MIN_SPREAD` of their magnitude are constant up to errors of the simulator."""
 _EXACT = 2.0**24
 """Largest magnitude up to which float32 holds every integer."""
 _MIN_GAIN = 8.0
@@ -57,6 +60,8 @@ def _needed(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
     needed = (magnitude >= _MIN_GAIN * width / 2.0) & (width > 0.0)
     if low.dtype.kind != "f":
         needed &= magnitude > _EXACT
+    else:
+        needed &= (width > MIN_SPREAD * magnitude) | are_large(magnitude, width)
     columns = np.flatnonzero(needed)
     if not len(columns):
         return needed
@@ -73,6 +78,14 @@ def _needed(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
     error = np.spacing(magnitude[columns].astype(np.float32)) / math.sqrt(12.0)
     needed[columns] = error > _MAX_ERROR * typical
     return needed
+
+
+def are_large(magnitude: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """(D,) bool, True for large float64 values that move, although they would be constant in float32.
+
+    magnitude: largest absolute values. width: of the range.
+    """
+    return (magnitude >= _LARGE) & (width > _MIN_WIDTH * magnitude)
 
 
 def _difference(values: np.ndarray, others: np.ndarray) -> np.ndarray:
