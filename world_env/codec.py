@@ -155,43 +155,33 @@ class _BoxColumns:
     """
 
     def __init__(
-        self,
-        key: str,
-        space: spaces.Box,
-        angles: Sequence[Angle],
-        ranges: DataRange | None,
+        self, key: str, space: spaces.Box, angles: Sequence[Angle], ranges: DataRange | None
     ) -> None:
         self.space, self.dtype = space, np.dtype(space.dtype)
         self.size = math.prod(space.shape)
-        self.is_float = self.dtype.kind == "f"
         self.columns = np.array([angle.column for angle in angles], np.int64)
         self.low_angle = np.array([angle.low for angle in angles], np.float64)
         self.period = np.array([angle.period for angle in angles], np.float64)
-        offset = None if ranges is None else ranges.offset.get(key)
         self.shape = (self.size + len(angles),) if angles else (tuple(space.shape) or (1,))
-        self.offset: np.ndarray | None = None
+        offset = None if ranges is None else ranges.offset.get(key)
+        self.is_centred, self.is_float = offset is not None, self.dtype.kind == "f"
+        centers = [0] * self.size if offset is None else offset
+        self.centers = np.array(centers, np.float64)
         if self.is_float:
-            self.offset = None if offset is None else np.array(offset, np.float64)
             self.clip = _clip_bounds(key, space, ranges, self.columns)
             return
         self.low, self.high = (bound.reshape(-1) for bound in (space.low, space.high))
-        # Modulo 2^64, where sums and differences are exact for all integer types.
-        self.offset = np.array([int(each) % 2**64 for each in offset or [0] * self.size], np.uint64)
-        centers = offset or [0] * self.size
+        # Modulo 2^64, where sums and differences of all integer types are exact.
+        self.whole_centers = np.array([int(each) % 2**64 for each in centers], np.uint64)
         self.low_change, self.high_change = (
             np.array([float(int(b) - int(c)) for b, c in zip(bound, centers, strict=True)])
             for bound in (self.low, self.high)
         )
-        self.centred = offset is not None
 
     def encode(self, array: np.ndarray) -> np.ndarray:
         """Encode values (B, ...) as float32 (B, *O)."""
         rows = len(array)
-        if self.is_float:
-            centred = array if self.offset is None else self._centred(array, self.offset)
-        else:
-            centred = self._integers_centred(array) if self.centred else array
-        values = centred.astype(np.float32)
+        values = (self._centred(array) if self.is_centred else array).astype(np.float32)
         if not len(self.columns):
             return values.reshape(rows, *self.shape)
         angle = array.reshape(rows, -1)[:, self.columns].astype(np.float64)
@@ -201,42 +191,39 @@ class _BoxColumns:
         whole[:, self.columns], whole[:, self.size :] = np.cos(phase), np.sin(phase)
         return whole
 
-    def _centred(self, array: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        return array.reshape(len(array), -1).astype(np.float64) - offset
-
-    def _integers_centred(self, array: np.ndarray) -> np.ndarray:
-        assert self.offset is not None
+    def _centred(self, array: np.ndarray) -> np.ndarray:
         flat = array.reshape(len(array), -1)
-        if flat.dtype.kind == "f":
-            return self._centred(flat, self.offset.view(np.int64).astype(np.float64))
-        return (flat.astype(np.uint64) - self.offset).view(np.int64)
+        if self.is_float or flat.dtype.kind == "f":
+            return flat.astype(np.float64) - self.centers
+        return (flat.astype(np.uint64) - self.whole_centers).view(np.int64)
 
     def decode(self, array: np.ndarray) -> np.ndarray:
         """Decode (B, *O) to new values (B, ...) within the bounds."""
-        rows = len(array)
+        shape = (len(array), *self.space.shape)
         if not self.is_float:
-            return self._integers(self._restored(array)).reshape(rows, *self.space.shape)
-        if len(self.columns) or self.offset is not None:
-            restored = self._restored(array)
-            restored = restored if self.offset is None else restored + self.offset
-            values = restored.astype(self.dtype)
-            if len(self.columns):
-                angle = values[:, self.columns]
-                # Rounding to the dtype of the space may reach the end of the period, which is its beginning.
-                top = (self.low_angle + self.period).astype(self.dtype)
-                values[:, self.columns] = np.where(
-                    angle < top, angle, self.low_angle.astype(self.dtype)
-                )
-            values = values.reshape(rows, *self.space.shape)
+            return self._integers(self._restored(array)).reshape(shape)
+        if self.is_centred or len(self.columns):
+            values = self._floats(self._restored(array)).reshape(shape)
         else:
-            values = array.reshape(rows, *self.space.shape).astype(self.dtype)
+            values = array.reshape(shape).astype(self.dtype)
         if self.clip is None:
             return values
         np.maximum(values, self.clip[0], out=values)
         return np.minimum(values, self.clip[1], out=values)
 
+    def _floats(self, changes: np.ndarray) -> np.ndarray:
+        """Convert differences (B, D) from the centers to values of the dtype of the space, not yet clipped."""
+        values = (changes + self.centers).astype(self.dtype)
+        # Rounding may reach the end of the period, which is its beginning.
+        low, top = (
+            each.astype(self.dtype) for each in (self.low_angle, self.low_angle + self.period)
+        )
+        angle = values[:, self.columns]
+        values[:, self.columns] = np.where(angle < top, angle, low)
+        return values
+
     def _restored(self, array: np.ndarray) -> np.ndarray:
-        """Columns (B, D) float64 of encoded values (B, *O), with angles in their period; still centred."""
+        """Differences (B, D) float64 from the centers, of encoded values (B, *O), with angles in their period."""
         flat = array.reshape(len(array), -1)
         values = flat[:, : self.size].astype(np.float64)
         if len(self.columns):
@@ -245,20 +232,16 @@ class _BoxColumns:
             values[:, self.columns] = self.low_angle + (angle - self.low_angle) % self.period
         return values
 
-    def _integers(self, values: np.ndarray) -> np.ndarray:
-        """Round and clip changes (B, D) from the offset to values of the space."""
-        assert self.offset is not None
-        whole = values.round()
-        if len(self.columns):
-            angle = whole[:, self.columns]
-            whole[:, self.columns] = np.where(
-                angle < self.low_angle + self.period, angle, angle - self.period
-            )
+    def _integers(self, changes: np.ndarray) -> np.ndarray:
+        """Round and clip differences (B, D) from the centers to values of the space."""
+        whole = changes.round()
+        angle = whole[:, self.columns]
+        over = angle >= self.low_angle + self.period
+        whole[:, self.columns] = np.where(over, angle - self.period, angle)
         # Beyond the largest float64 below 2^64 the bounds apply.
         size = np.minimum(np.abs(whole), 2.0**64 - 2048.0).astype(np.uint64)
-        exact = np.where(whole < 0.0, np.uint64(0) - size, size) + self.offset
-        inside = exact.astype(self.dtype)
-        inside = np.where(whole <= self.low_change, self.low, inside)
+        values = np.where(whole < 0.0, np.uint64(0) - size, size) + self.whole_centers
+        inside = np.where(whole <= self.low_change, self.low, values.astype(self.dtype))
         return np.where(whole >= self.high_change, self.high, inside)
 
 

@@ -154,6 +154,8 @@ def test_integers_beyond_the_mantissa_are_exact_with_an_offset(dtype: type, midd
     # Python integers of a caller arrive as int64.
     if middle < 2**63 - 200:
         np.testing.assert_array_equal(there_and_back(codec, values.astype(np.int64)), values)
+    near = codec.encode_observation(values.astype(np.float64))["observation"]
+    assert float(near.abs().max()) <= 100 + 2.0**-52 * abs(middle)
 
 
 @pytest.mark.parametrize(
