@@ -188,7 +188,7 @@ def test_other_families_stay_in_the_turn(config: FitConfig, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_rssm_is_as_accurate_across_the_end_as_elsewhere() -> None:
-    config = RSSM.replace(gradient_steps=1_200, batch_size=32)
+    config = RSSM.replace(gradient_steps=700, batch_size=32)
     twin = fit_episodes(*headings(*UNITS["radians"]), config)
     env, means = WorldModelVectorEnv(twin, num_envs=256), []
     elsewhere = np.stack([np.linspace(-2.8, 2.5, 256), np.full(256, 2.0)], 1).astype(np.float32)
