@@ -1,6 +1,7 @@
 """A twin of a world with angles steps across their ends, and one of large float64 values loses no change."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from gymnasium import spaces
 from world_env.codec import Codec
 from world_env.data.dataset import encode_episodes
 from world_env.data.episode import Episode
+from world_env.data_range import DataRange
 from world_env.envs.env import WorldModelEnv
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
+from world_env.errors import TwinFormatError, TwinMismatchError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.fitting.preconditions import FitWarning
@@ -324,3 +327,39 @@ def test_known_functions_get_the_large_numbers() -> None:
     np.testing.assert_array_equal(given[-1][1], result.observation)
     assert (result.reward > -1.3).all() and (np.abs(before[:, 0] - 1.7e9) <= 1.2).all()
     assert normalization_of(twin)["features_extractor_kwargs"]["scale"][0] < 2
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value", "error"),
+    [
+        ("ranges", "offset", {"observation": [1.7e9]}, TwinFormatError),
+        ("ranges", "offset", {"speed": [1.7e9, 0]}, TwinFormatError),
+        ("spec", "angles", {"observation": [[7, 0, 360]]}, TwinFormatError),
+        ("spec", "angles", {"observation": [[0, 0, 360], [1, 0, 360]]}, TwinMismatchError),
+        ("spec", "angles", {}, TwinMismatchError),
+    ],
+)
+def test_a_damaged_encoding_is_named(
+    part: str, field: str, value: Any, error: type[Exception], tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(
+        drifting(1.7e9)[1], angles={"observation": (Angle(1, -np.pi, 2 * np.pi),)}
+    )
+    ranges = DataRange({}, (-1.0, 0.0), offset={"observation": [1.7e9, 0]})
+    twin = dataclasses.replace(Twin.untrained(spec, "linear"), ranges=ranges)
+    folder = twin.save(tmp_path / "twin")
+    assert Twin.load(folder).ranges == ranges
+    tree = json.loads((folder / "twin.json").read_text("utf-8"))
+    tree[part][field] = value
+    (folder / "twin.json").write_text(json.dumps(tree), encoding="utf-8")
+    with pytest.raises(error):
+        Twin.load(folder)
+
+
+def test_an_offset_belongs_to_the_identity_of_a_twin() -> None:
+    twin = Twin.untrained(drifting(0.0)[1], "linear")
+    prints = {
+        dataclasses.replace(twin, ranges=DataRange({}, (-1.0, 0.0), offset=offset)).fingerprint()
+        for offset in ({}, {"observation": [1.7e9, 0]}, {"observation": [1.6e9, 0]})
+    }
+    assert len(prints) == 3 and twin.fingerprint() in prints
