@@ -179,6 +179,17 @@ JUMPING = {
         lambda rng: np.where(np.arange(STEPS) % 20 < 3, rng.uniform(2, 10, STEPS), 0),
         *(-np.inf, np.inf),
     ),
+    "switching speed": (
+        lambda rng: np.clip(
+            3 * rng.choice([-1, 1], 20).repeat(10) + rng.normal(0, 0.05, STEPS), -3, 3
+        ),
+        *(-3, 3),
+    ),
+    "noisy switching speed": (
+        lambda rng: 3 * rng.choice([-1, 1], 20).repeat(10) + rng.normal(0, 0.01, STEPS),
+        *(-np.inf, np.inf),
+    ),
+    "extreme values": (lambda rng: rng.choice([-1.7e308, 1.7e308, 0, 1], STEPS), -np.inf, np.inf),
     "random walk": (lambda rng: rng.normal(size=STEPS).cumsum(), -np.inf, np.inf),
 }
 
@@ -187,7 +198,8 @@ JUMPING = {
 def test_a_column_that_jumps_otherwise_is_no_angle(name: str) -> None:
     make, low, high = JUMPING[name]
     rng = np.random.default_rng(0)
-    assert found([make(rng) for _ in range(EPISODES)], low, high) == []
+    parts = [make(rng) for _ in range(EPISODES)]
+    assert found(parts, low, high, np.float64) == []
 
 
 def test_resets_between_episodes_are_no_jumps() -> None:
@@ -251,7 +263,10 @@ def test_lint_names_angles_and_warns_where_the_evidence_is_weak() -> None:
     )
     assert message.endswith("a twin carries it as cosine and sine")
     # Three crossings in all.
-    few = [np.linspace(2, 4, STEPS) if i < 3 else np.linspace(0, 1, STEPS) for i in range(EPISODES)]
+    few = [
+        np.linspace(2 + 0.003 * i, 4, STEPS) if i < 3 else np.linspace(0, 1, STEPS)
+        for i in range(EPISODES)
+    ]
     ((severity, message),) = issues(wrapped(few, -PI, TURN))
     assert severity == "warning" and "Return cosine and sine" in message and "3 jumps" in message
     assert issues([np.linspace(0, 1, STEPS)] * EPISODES) == []

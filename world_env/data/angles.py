@@ -40,6 +40,8 @@ _PILE, _PILE_ROWS = 4.0, 20
 _SMOOTH = 0.05
 """Difference of a step across the end of the period from the steps around it, in periods, that is continuous as well:
 an angle may turn fast."""
+_MAX_GAP = 0.7
+"""Largest part of the period without values, in steps across the end."""
 _SPREAD = 0.02
 """Largest median deviation of an estimated period, as a share of it."""
 _ESTIMATED = 4.0
@@ -101,6 +103,14 @@ def wrapped_columns(episodes: Iterable[ObservedEpisode], spec: WorldSpec) -> lis
     from the jumps.
     """
     observed = [episode.observation_columns() for episode in episodes]
+    # Differences of extreme values overflow, and infinite ones are no angle.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _wrapped_columns(observed, spec)
+
+
+def _wrapped_columns(
+    observed: Sequence[Mapping[str, np.ndarray]], spec: WorldSpec
+) -> list[WrappedColumn]:
     found = []
     for key, space in observation_spaces(spec.observation_space).items():
         if not (isinstance(space, spaces.Box) and is_vector(space)) or space.dtype == bool:
@@ -236,7 +246,7 @@ def _judge(
     low, high: declared bounds.
     """
     values = series.values
-    different = len(np.unique(values[:_SAMPLE]))
+    different = len(np.unique(_sample(values)))
     certain: list[tuple[_Wrap, bool]] = []
     suspected: list[tuple[_Wrap, bool]] = []
     for period, known in _periods(series, low, high, is_integer):
@@ -245,8 +255,10 @@ def _judge(
             continue
         full_turn = known and any(math.isclose(period, each, rel_tol=1e-6) for each in _FULL_TURNS)
         # A part of a turn suffices where the period itself is that of an angle.
-        whole = different >= (_MIN_HEADINGS if full_turn else _MIN_VALUES) and (
-            full_turn or (_covers(values, wrap) and not _piles(values, wrap, is_integer))
+        whole = (
+            different >= (_MIN_HEADINGS if full_turn else _MIN_VALUES)
+            and _reaches_ends(values, wrap)
+            and (full_turn or (_covers(values, wrap) and not _piles(values, wrap, is_integer)))
         )
         enough = wrap.jumps >= (_MIN_JUMPS if known else _MIN_JUMPS_UNKNOWN)
         if whole and enough and wrap.is_continuous():
@@ -328,6 +340,21 @@ def _low_of(values: np.ndarray, period: float, declared: float, is_integer: bool
         if near and outside.mean() <= _OUTSIDE:
             return option
     return None
+
+
+def _sample(values: np.ndarray) -> np.ndarray:
+    return values[:: max(1, len(values) // _SAMPLE)]
+
+
+def _reaches_ends(values: np.ndarray, wrap: _Wrap) -> bool:
+    """Whether the values come closer to the ends than a step, or are all multiples of one.
+
+    A speed that switches from 3 to -3 does not, although it nearly has the period 2 pi.
+    """
+    gap = (1.0 - wrap.share) * wrap.period
+    spacing = np.diff(np.unique(np.round(_sample(values) / wrap.period, 5))).min() * wrap.period
+    step = float(np.median(np.abs(wrap.across)))
+    return gap <= max(_MAX_GAP * step, spacing * 1.01)
 
 
 def _covers(values: np.ndarray, wrap: _Wrap) -> bool:

@@ -40,7 +40,9 @@ def float32_offsets(episodes: Iterable[ObservedEpisode], spec: WorldSpec) -> dic
         if np.dtype(space.dtype).itemsize <= (4 if space.dtype.kind == "f" else 2):
             continue
         parts = [columns[key].reshape(len(columns[key]), -1) for columns in observed]
-        needed = _needed(parts, math.prod(space.shape))
+        # Values beyond float32 are refused where they are encoded.
+        with np.errstate(over="ignore", invalid="ignore"):
+            needed = _needed(parts)
         needed[[angle.column for angle in spec.angles.get(key, ())]] = False
         if needed.any():
             offsets[key] = [
@@ -50,7 +52,7 @@ def float32_offsets(episodes: Iterable[ObservedEpisode], spec: WorldSpec) -> dic
     return offsets
 
 
-def _needed(parts: Sequence[np.ndarray], size: int) -> np.ndarray:
+def _needed(parts: Sequence[np.ndarray]) -> np.ndarray:
     """(D,) bool, True for columns whose changes are lost in float32 and are not after centring."""
     low = np.min([part.min(0) for part in parts], axis=0)
     high = np.max([part.max(0) for part in parts], axis=0)
