@@ -1,6 +1,7 @@
 """Conversion of environment arrays to model tensors and back. No other module does this.
 
-An encoded observation is a dict of float32 tensors. Box values are kept; models normalise them. uint8 images
+An encoded observation is a dict of float32 tensors. Box values are kept; models normalise them. Angles of the spec
+become cosine and sine, and columns that float32 cannot resolve are centred first (`DataRange.offset`). uint8 images
 (H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete and MultiDiscrete become one-hot vectors.
 An encoded action is float32 (B, A). A Box is scaled to [-1, 1], Discrete becomes a one-hot vector, and MultiDiscrete
 becomes concatenated one-hot vectors.
@@ -8,7 +9,8 @@ becomes concatenated one-hot vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +24,10 @@ from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.spaces import (
     action_size,
     channels_first,
-    encoded_shape,
     is_image,
     observation_spaces,
 )
-from world_env.spec import WorldSpec
+from world_env.spec import Angle, WorldSpec, encoded_shapes
 from world_env.types import OBSERVATION
 
 
@@ -42,9 +43,13 @@ class Codec:
         self.spec = spec
         self.keys = observation_spaces(spec.observation_space)
         self.images = [key for key, space in self.keys.items() if is_image(space)]
-        self.shapes = {key: encoded_shape(space) for key, space in self.keys.items()}
+        self.shapes = encoded_shapes(spec)
         self.action_size = action_size(spec.action_space)
-        self._clip = {key: _clip_bounds(key, space, ranges) for key, space in self.keys.items()}
+        self._boxes = {
+            key: _BoxColumns(key, space, spec.angles.get(key, ()), ranges)
+            for key, space in self.keys.items()
+            if isinstance(space, spaces.Box) and not is_image(space)
+        }
         low, high = _action_bounds(spec.action_space, ranges)
         self._action_gain = 2.0 / (high - low)
         self._action_offset = -low * self._action_gain - 1.0
@@ -69,7 +74,9 @@ class Codec:
                 f"expected an observation dict with the keys {sorted(self.keys)}, got {got}"
             )
         return {
-            key: torch.as_tensor(_encode(key, space, _as_array(key, parts[key])), device=device)
+            key: torch.as_tensor(
+                _encode(key, space, _as_array(key, parts[key]), self._boxes.get(key)), device=device
+            )
             for key, space in self.keys.items()
         }
 
@@ -84,9 +91,26 @@ class Codec:
     def decode_arrays(self, arrays: dict[str, np.ndarray]) -> Any:
         """Decode arrays, key -> (B, *O). The inputs are not modified."""
         parts = {
-            key: _decode(space, arrays[key], self._clip[key]) for key, space in self.keys.items()
+            key: _decode(space, arrays[key], self._boxes.get(key))
+            for key, space in self.keys.items()
         }
         return parts if isinstance(self.spec.observation_space, spaces.Dict) else parts[OBSERVATION]
+
+    def column_names(self, key: str) -> list[str]:
+        """Return the names of the encoded dimensions of a key that is not an image: "key[0]", "cos key[1]", ..."""
+        names = [f"{key}[{i}]" for i in range(math.prod(self.shapes[key]))]
+        angles = self.spec.angles.get(key, ())
+        for (column, *_), sine in zip(
+            angles, range(len(names) - len(angles), len(names)), strict=True
+        ):
+            names[column], names[sine] = f"cos {key}[{column}]", f"sin {key}[{column}]"
+        return names
+
+    def angle_pairs(self, key: str) -> list[tuple[int, int]]:
+        """Return the encoded dimensions of each angle of a key: (cosine, sine)."""
+        angles = self.spec.angles.get(key, ())
+        first = math.prod(self.shapes[key]) - len(angles)
+        return [(angle.column, first + i) for i, angle in enumerate(angles)]
 
     def encode_action(self, action: Any, *, device: torch.device | str = "cpu") -> Tensor:
         """Encode batched environment actions (B, ...) as float32 (B, A).
@@ -128,18 +152,116 @@ def packed(observation: Observation, keys: Iterable[str]) -> Observation:
     }
 
 
+class _BoxColumns:
+    """Conversion of the values of a Box that is not an image, and their bounds.
+
+    Integers are rounded and clipped as integers, and centred values are restored in the dtype of the space, because
+    float32 has 24 bits and float64 has 53.
+    """
+
+    def __init__(
+        self, key: str, space: spaces.Box, angles: Sequence[Angle], ranges: DataRange | None
+    ) -> None:
+        self.space, self.dtype = space, np.dtype(space.dtype)
+        self.size = math.prod(space.shape)
+        self.columns = np.array([angle.column for angle in angles], np.int64)
+        self.low_angle = np.array([angle.low for angle in angles], np.float64)
+        self.period = np.array([angle.period for angle in angles], np.float64)
+        self.shape = (self.size + len(angles),) if angles else (tuple(space.shape) or (1,))
+        offset = None if ranges is None else ranges.offset.get(key)
+        self.is_centred, self.is_float = offset is not None, self.dtype.kind == "f"
+        centers = [0] * self.size if offset is None else offset
+        self.centers = np.array(centers, np.float64)
+        if self.is_float:
+            self.clip = _clip_bounds(key, space, ranges, self.columns)
+            return
+        self.low, self.high = (bound.reshape(-1) for bound in (space.low, space.high))
+        # Modulo 2^64, where sums and differences of all integer types are exact.
+        self.whole_centers = np.array([int(each) % 2**64 for each in centers], np.uint64)
+        self.low_change, self.high_change = (
+            np.array([float(int(b) - int(c)) for b, c in zip(bound, centers, strict=True)])
+            for bound in (self.low, self.high)
+        )
+
+    def encode(self, array: np.ndarray) -> np.ndarray:
+        """Encode values (B, ...) as float32 (B, *O)."""
+        rows = len(array)
+        values = (self._centred(array) if self.is_centred else array).astype(np.float32)
+        if not len(self.columns):
+            return values.reshape(rows, *self.shape)
+        angle = array.reshape(rows, -1)[:, self.columns].astype(np.float64)
+        phase = angle * (2.0 * np.pi / self.period)
+        whole = np.empty((rows, *self.shape), np.float32)
+        whole[:, : self.size] = values.reshape(rows, -1)
+        whole[:, self.columns], whole[:, self.size :] = np.cos(phase), np.sin(phase)
+        return whole
+
+    def _centred(self, array: np.ndarray) -> np.ndarray:
+        flat = array.reshape(len(array), -1)
+        if self.is_float or flat.dtype.kind == "f":
+            return flat.astype(np.float64) - self.centers
+        return (flat.astype(np.uint64) - self.whole_centers).view(np.int64)
+
+    def decode(self, array: np.ndarray) -> np.ndarray:
+        """Decode (B, *O) to new values (B, ...) within the bounds."""
+        shape = (len(array), *self.space.shape)
+        if not self.is_float:
+            return self._integers(self._restored(array)).reshape(shape)
+        if self.is_centred or len(self.columns):
+            values = self._floats(self._restored(array)).reshape(shape)
+        else:
+            values = array.reshape(shape).astype(self.dtype)
+        if self.clip is None:
+            return values
+        np.maximum(values, self.clip[0], out=values)
+        return np.minimum(values, self.clip[1], out=values)
+
+    def _floats(self, changes: np.ndarray) -> np.ndarray:
+        """Convert differences (B, D) from the centers to values of the dtype of the space, not yet clipped."""
+        values = (changes + self.centers).astype(self.dtype)
+        # Rounding may reach the end of the period, which is its beginning.
+        low, top = (
+            each.astype(self.dtype) for each in (self.low_angle, self.low_angle + self.period)
+        )
+        angle = values[:, self.columns]
+        values[:, self.columns] = np.where(angle < top, angle, low)
+        return values
+
+    def _restored(self, array: np.ndarray) -> np.ndarray:
+        """Differences (B, D) float64 from the centers, of encoded values (B, *O), with angles in their period."""
+        flat = array.reshape(len(array), -1)
+        values = flat[:, : self.size].astype(np.float64)
+        if len(self.columns):
+            cosine, sine = values[:, self.columns], flat[:, self.size :].astype(np.float64)
+            angle = np.arctan2(sine, cosine) * (self.period / (2.0 * np.pi))
+            values[:, self.columns] = self.low_angle + (angle - self.low_angle) % self.period
+        return values
+
+    def _integers(self, changes: np.ndarray) -> np.ndarray:
+        """Round and clip differences (B, D) from the centers to values of the space."""
+        whole = changes.round()
+        angle = whole[:, self.columns]
+        over = angle >= self.low_angle + self.period
+        whole[:, self.columns] = np.where(over, angle - self.period, angle)
+        # Beyond the largest float64 below 2^64 the bounds apply.
+        size = np.minimum(np.abs(whole), 2.0**64 - 2048.0).astype(np.uint64)
+        values = np.where(whole < 0.0, np.uint64(0) - size, size) + self.whole_centers
+        inside = np.where(whole <= self.low_change, self.low, values.astype(self.dtype))
+        return np.where(whole >= self.high_change, self.high, inside)
+
+
 def _clip_bounds(
-    key: str, space: spaces.Space[Any], ranges: DataRange | None
+    key: str, space: spaces.Box, ranges: DataRange | None, angles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Clip bounds (low, high) of decoded values: the space, intersected with the widened range of the data.
 
-    Both have the shape and dtype of the space. None if no value is bounded.
+    Both have the shape and dtype of the space. None if no value is bounded. angles: columns that have only the bounds
+    of the space, because their data have no end.
     """
-    if not isinstance(space, spaces.Box) or is_image(space):
-        return None
     low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
     if ranges is not None and key in ranges.observation:
-        data_low, data_high = widened(*(np.asarray(bound) for bound in ranges.observation[key]))
+        data_low, data_high = widened(*(np.array(bound) for bound in ranges.observation[key]))
+        data_low[angles], data_high[angles] = -np.inf, np.inf
         low, high = np.maximum(low, data_low), np.minimum(high, data_high)
     if not (np.isfinite(low) | np.isfinite(high)).any():
         return None
@@ -189,7 +311,9 @@ def _check_shape(
         )
 
 
-def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray:
+def _encode(
+    key: str, space: spaces.Space[Any], array: np.ndarray, box: _BoxColumns | None
+) -> np.ndarray:
     _check_shape(array, space, InvalidObservationError, f"observation {key!r}")
     if isinstance(space, spaces.Box) and not (_is_real(array) or array.dtype == bool):
         raise InvalidObservationError(
@@ -204,36 +328,22 @@ def _encode(key: str, space: spaces.Space[Any], array: np.ndarray) -> np.ndarray
         image = array if array.ndim == 4 else array[..., None]
         image = image if channels_first(space) else np.moveaxis(image, -1, 1)
         return np.ascontiguousarray(image).astype(np.float32) / 255.0
-    if isinstance(space, spaces.Box):
-        values = array.astype(np.float32)
+    if box is not None:
+        values = box.encode(array)
         if not np.isfinite(values).all():
             raise InvalidObservationError(
                 f"observation {key!r} has NaN or infinite values: {_excerpt(array)}"
             )
-        return values.reshape(len(array), *encoded_shape(space))
+        return values
     return _one_hot(array, space, InvalidObservationError, f"observation {key!r}")
 
 
-def _decode(
-    space: spaces.Space[Any], array: np.ndarray, clip: tuple[np.ndarray, np.ndarray] | None
-) -> np.ndarray:
-    rows = len(array)
+def _decode(space: spaces.Space[Any], array: np.ndarray, box: _BoxColumns | None) -> np.ndarray:
     if is_image(space):
         image = (array * 255.0).round().clip(0, 255).astype(np.uint8)
         image = image if channels_first(space) else np.moveaxis(image, 1, -1)
-        return np.ascontiguousarray(image.reshape(rows, *(space.shape or ())))
-    if isinstance(space, spaces.Box):
-        if space.dtype.kind != "f":
-            # Integers are clipped before the cast, because a cast wraps around.
-            rounded = array.reshape(rows, *space.shape).astype(np.float64).round()
-            rounded = rounded if clip is None else rounded.clip(*clip)
-            return np.clip(rounded.astype(space.dtype), space.low, space.high)
-        values = array.reshape(rows, *space.shape).astype(space.dtype)
-        if clip is None:
-            return values
-        np.maximum(values, clip[0], out=values)
-        return np.minimum(values, clip[1], out=values)
-    return _from_one_hot(array, space)
+        return np.ascontiguousarray(image.reshape(len(array), *(space.shape or ())))
+    return _from_one_hot(array, space) if box is None else box.decode(array)
 
 
 def _categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from world_env.errors import TwinFormatError
@@ -35,17 +35,21 @@ class DataRange:
     action: (low, high), each a list of A floats: the scale of an unbounded Box action; None otherwise.
     ends: (low, high), each a list of D floats or Nones: hard termination bounds of a Box observation, see
         `world_env.simulation.termination`; None where a dimension, or the whole observation, has no such bound.
+    offset: key -> D numbers that are subtracted from a float64 or integer Box key before it becomes float32, and added
+        after it; 0 where float32 is precise enough. Keys without such a column are left out.
     """
 
     observation: dict[str, tuple[list[float], list[float]]]
     reward: tuple[float, float]
     action: tuple[list[float], list[float]] | None = None
     ends: tuple[list[float | None], list[float | None]] | None = None
+    offset: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> JSON:
         """Convert to strict JSON."""
         tree = {"observation": self.observation, "reward": self.reward, "action": self.action}
-        return tree | ({} if self.ends is None else {"ends": self.ends})
+        ends = {} if self.ends is None else {"ends": self.ends}
+        return tree | ends | ({"offset": self.offset} if self.offset else {})
 
     @classmethod
     def from_json(cls, tree: Any) -> DataRange:
@@ -60,8 +64,9 @@ class DataRange:
                 if action is None
                 else (list(map(float, action[0])), list(map(float, action[1])))
             )
-            ranges = cls(pairs, (float(low), float(high)), pair, _ends(tree.get("ends")))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            ends, offset = _ends(tree.get("ends")), _offset(tree.get("offset", {}))
+            ranges = cls(pairs, (float(low), float(high)), pair, ends, offset)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise TwinFormatError(
                 f"invalid data range: {str(tree)[:200]} ({error}). Expected the fields 'observation', 'reward' "
                 "and 'action'; restore the file if it was edited."
@@ -96,3 +101,14 @@ def _ends(tree: Any) -> tuple[list[float | None], list[float | None]] | None:
     if not all(v is None or math.isfinite(v) for v in (*low, *high)):
         raise ValueError("'ends' holds a value that is not finite")
     return low, high
+
+
+def _offset(tree: Any) -> dict[str, list[float]]:
+    """Parse offsets. Integers stay integers: beyond 2^53 a float would round them."""
+    found = {
+        key: [each if type(each) is int else float(each) for each in columns]
+        for key, columns in tree.items()
+    }
+    if not all(math.isfinite(float(each)) for columns in found.values() for each in columns):
+        raise ValueError("'offset' holds a value that is not finite")
+    return found

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from world_env.errors import InvalidOptionError, SpaceMismatchError, TwinFormatError
-from world_env.spaces import space_from_json, space_to_json
+from world_env.spaces import (
+    encoded_shape,
+    is_image,
+    observation_spaces,
+    space_from_json,
+    space_to_json,
+)
 from world_env.struct import Struct
 from world_env.types import JSON
+
+
+class Angle(NamedTuple):
+    """Column of a Box observation that wraps: a step beyond one end of its range arrives at the other end.
+
+    column: index in the flattened observation of the key.
+    low, period: the values lie in [low, low + period), in the units of the environment.
+    """
+
+    column: int
+    low: float
+    period: float
 
 
 @dataclass(frozen=True)
@@ -26,7 +45,8 @@ class WorldSpec:
     seconds_per_step: simulated seconds per step; None: unknown.
     real: JSON text of the `gymnasium` EnvSpec of the real environment; None: the data came without an environment.
     action_chunk: number of real actions that one action holds (1: no chunks).
-    Raises ValueError if `horizon` or `action_chunk` is less than 1.
+    angles: key -> angles of a Box observation, which models see as cosine and sine (`encoded_shapes`).
+    Raises ValueError if `horizon` or `action_chunk` is less than 1, or if an angle does not fit the observation space.
     """
 
     observation_space: spaces.Space[Any]
@@ -35,12 +55,15 @@ class WorldSpec:
     seconds_per_step: float | None = None
     real: str | None = None
     action_chunk: int = 1
+    angles: Mapping[str, tuple[Angle, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"horizon is {self.horizon}, expected at least 1 step")
         if self.action_chunk < 1:
             raise ValueError(f"action_chunk is {self.action_chunk}, expected at least 1")
+        if self.angles:
+            _check_angles(self.angles, self.observation_space)
 
     @property
     def real_id(self) -> str | None:
@@ -49,7 +72,7 @@ class WorldSpec:
 
     def to_json(self) -> JSON:
         """Convert to strict JSON (no NaN, no Infinity). `from_json` returns an equal spec."""
-        return {
+        tree: JSON = {
             "observation_space": space_to_json(self.observation_space),
             "action_space": space_to_json(self.action_space),
             "horizon": self.horizon,
@@ -57,12 +80,17 @@ class WorldSpec:
             "real": self.real,
             "action_chunk": self.action_chunk,
         }
+        if self.angles:
+            tree["angles"] = {
+                key: [list(each) for each in part] for key, part in self.angles.items()
+            }
+        return tree
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> WorldSpec:
         """Inverse of `to_json`. Raises TwinFormatError for missing or unknown fields and for wrong types."""
         names = set(cls.__dataclass_fields__)
-        if set(tree) != names:
+        if set(tree) | {"angles"} != names:
             raise TwinFormatError(
                 f"the spec has the fields {sorted(tree)}, expected {sorted(names)}: restore the file if it was edited"
             )
@@ -80,9 +108,54 @@ class WorldSpec:
         for name in ("observation_space", "action_space"):
             values[name] = space_from_json(tree[name])
         try:
+            values["angles"] = _angles_from_json(tree.get("angles", {}))
             return cls(**values)
-        except ValueError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise TwinFormatError(f"invalid spec: {error}") from error
+
+
+def encoded_shapes(spec: WorldSpec) -> dict[str, tuple[int, ...]]:
+    """Shape O of one encoded observation of each key, in the order in which models lay out their weights.
+
+    It is the shape of the space (`world_env.spaces.encoded_shape`) for a key without angles. A key with n angles is
+    flat: the cosine is in the column of its angle, and the n sines follow after the last column.
+    """
+    parts = observation_spaces(spec.observation_space)
+    shapes = {key: encoded_shape(space) for key, space in parts.items()}
+    for key, angles in spec.angles.items():
+        shapes[key] = (math.prod(shapes[key]) + len(angles),)
+    return shapes
+
+
+def _check_angles(
+    angles: Mapping[str, tuple[Angle, ...]], observation_space: spaces.Space[Any]
+) -> None:
+    parts = observation_spaces(observation_space)
+    for key, columns in angles.items():
+        space = parts.get(key)
+        if not isinstance(space, spaces.Box) or is_image(space):
+            raise ValueError(f"angles names {key!r}, expected a key of a Box that is not an image")
+        size, last = math.prod(space.shape), -1
+        for column, low, period in columns:
+            if not last < column < size:
+                raise ValueError(
+                    f"column {column} of the angles of {key!r} is not a rising index below {size}"
+                )
+            if not (math.isfinite(low) and math.isfinite(period) and period > 0.0):
+                raise ValueError(
+                    f"angle {column} of {key!r} has low {low} and period {period}, expected finite numbers and "
+                    "period > 0"
+                )
+            last = column
+
+
+def _angles_from_json(tree: Any) -> dict[str, tuple[Angle, ...]]:
+    """Raises TypeError, ValueError or AttributeError unless `tree` is key -> list of [column, low, period]."""
+    found = {key: tuple(Angle(*each) for each in columns) for key, columns in tree.items()}
+    for column, *numbers in (angle for part in found.values() for angle in part):
+        if type(column) is not int or not all(type(each) in (int, float) for each in numbers):
+            raise ValueError(f"an angle is {[column, *numbers]}, expected [column, low, period]")
+    return {key: part for key, part in found.items() if part}
 
 
 def _has_id(text: Any) -> bool:

@@ -31,7 +31,7 @@ from world_env.errors import CheckError, WorldEnvError
 from world_env.models.base import Prediction
 from world_env.models.registry import FAMILIES, load_family
 from world_env.rng import CounterRNG
-from world_env.spec import WorldSpec
+from world_env.spec import Angle, WorldSpec
 from world_env.testing.model_checks import check_world_model
 from world_env.testing.vector_env_checks import check_vector_env
 from world_env.twin.twin import Twin
@@ -58,6 +58,15 @@ def test_every_family_keeps_the_protocol(family: str, real_id: str) -> None:
 
     check_world_model(twin.model, starts=real_starts(real_id), rebuild=rebuild)
     check_world_model(twin.model, rebuild=rebuild)
+
+
+@pytest.mark.parametrize("family", BUILT_IN)
+def test_every_family_keeps_the_protocol_with_angles(family: str) -> None:
+    pendulum = real_spec("Pendulum-v1")
+    angles = {"observation": (Angle(0, -1.0, 2.0), Angle(2, -8.0, 16.0))}
+    twin = awake(Twin.untrained(dataclasses.replace(pendulum, angles=angles), family))
+    assert twin.codec.shapes == {"observation": (5,)}
+    check_world_model(twin.model, rebuild=lambda: load_family(family)(twin.spec, twin.model.config))
 
 
 @pytest.mark.parametrize("family", BUILT_IN)

@@ -235,10 +235,16 @@ class EncodedEpisodes:
             flat = values.flatten(1)
             of_key = found[key] = torch.full((flat.shape[1],), -1)
             space = self.codec.keys[key]
+            angles = self.codec.angle_pairs(key)
+            for pair in angles:
+                of_key[list(pair)] = number
+                number += 1
             if not is_vector(space) or not np.issubdtype(space.dtype, np.floating):
                 continue
-            for group in unit_vectors(flat.numpy()):
-                of_key[list(group)] = number
+            # Without the angles, whose cosine fits the sine of the same angle in another column as well.
+            rest = np.flatnonzero(of_key.numpy() < 0)
+            for group in unit_vectors(flat.numpy()[:, rest] if angles else flat.numpy()):
+                of_key[rest[list(group)]] = number
                 number += 1
         return found
 

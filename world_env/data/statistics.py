@@ -89,6 +89,11 @@ def column_notes(encoded: EncodedEpisodes, *, without: Collection[str] = ()) -> 
     """
     columns = {key: value.flatten(1).numpy() for key, value in encoded.observations.items()
                if key not in without and is_vector(encoded.codec.keys[key])}  # fmt: skip
+    for key in [key for key in columns if encoded.codec.angle_pairs(key)]:
+        # An angle moves by definition, and the cosine of one that is mostly 0 has no outliers.
+        angles = {i for pair in encoded.codec.angle_pairs(key) for i in pair}
+        values, names = columns.pop(key), encoded.codec.column_names(key)
+        columns |= {name: values[:, i : i + 1] for i, name in enumerate(names) if i not in angles}
     usual, _ = encoded.rewards_by_end()
     return [trait.text for trait in column_traits(columns, usual.numpy())]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -26,7 +28,9 @@ from world_env.device import as_device
 from world_env.errors import DataError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
 from world_env.fitting.config import FitConfig, gradient_steps_for
+from world_env.fitting.encoding import encoding_of
 from world_env.fitting.preconditions import (
+    FitWarning,
     check_amount,
     check_family,
     check_same_kind,
@@ -127,6 +131,7 @@ def fit_episodes(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
     warm_start: Twin | None = None,
+    encoding: Twin | None = None,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
@@ -135,6 +140,8 @@ def fit_episodes(
     checkpoint: file for resuming, written at each validation.
     warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
         initial weights. Fewer gradient steps are enough then.
+    encoding: twin whose encoding of observations (`WorldSpec.angles`, `DataRange.offset`) this one has, to compare the
+        errors of both models on the same tensors. None: the data show which columns are angles.
     reward_fn, termination_fn: known functions that replace the learned ones. `Twin.load` needs them again.
     Warns with FitWarning of data that limit the twin.
     Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
@@ -147,8 +154,9 @@ def fit_episodes(
     lengths = [len(episode) for episode in episodes]
     pieces = split_pieces(lengths, config.validation_fraction, config.seed)
     training, held_out = (pieces_of(episodes, side) for side in pieces)
+    spec, offset = encoding_of(episodes, spec, warm_start, encoding)
     bounds = end_bounds(training if config.hard_termination_bounds else [], spec)
-    ranges = data_range(episodes, spec, ends=bounds)
+    ranges = dataclasses.replace(data_range(episodes, spec, ends=bounds), offset=offset)
     everything = encode_episodes(episodes, Codec(spec, ranges))
     validation = everything.part(pieces[1])
     notes = fit_notes(everything.part(pieces[0]), validation, spec)
@@ -199,6 +207,14 @@ def fit_episodes(
 def _start_from(older: Twin, model: TrainableWorldModel, spec: WorldSpec, family: str) -> JSON:
     """Initialise a model by that of an older twin. Returns the entry of the twin's provenance."""
     check_same_kind(older, spec, family, model)
+    if older.spec.angles != spec.angles:
+        warnings.warn(
+            "no warm start: the new data show angles that wrap, which the older twin does not encode as cosine and "
+            "sine. This fit starts from scratch and needs the gradient steps of a full fit",
+            FitWarning,
+            stacklevel=3,
+        )
+        return {}
     model.warm_start(cast("TrainableWorldModel", copy.deepcopy(older.model).cpu()))
     return {"warm_start": older.fingerprint()}
 

@@ -113,10 +113,11 @@ class _Windows:
     @property
     def names(self) -> list[str]:
         """One name for each dimension, and one for each image."""
+        codec = self.data.codec
         return [
-            key if is_image(space) else f"{key}[{i}]"
-            for key, space in self.data.codec.keys.items()
-            for i in range(1 if is_image(space) else self.scale[key].numel())
+            name
+            for key, space in codec.keys.items()
+            for name in ([key] if is_image(space) else codec.column_names(key))
         ]
 
     def start(self, rows: Tensor) -> Observation:

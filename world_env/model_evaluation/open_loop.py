@@ -21,7 +21,6 @@ from world_env.models.base import WorldModel
 from world_env.results.fidelity import OpenLoopErrors
 from world_env.rng import CounterRNG
 from world_env.simulation.termination import TerminalBounds
-from world_env.types import OBSERVATION
 
 _MAX_WINDOWS = 256
 _ENERGY_WINDOWS = 64
@@ -176,7 +175,7 @@ def one_step(
         )
         terminated = prediction.terminated.cpu()
         if bounds:
-            arrived = model.decode(state)[OBSERVATION].numpy(force=True)
+            arrived = data.codec.decode_observation(model.decode(state))
             beyond = torch.from_numpy(bounds.beyond(arrived))
             terminated = terminated.masked_fill(beyond, 1.0)
         probability.append(terminated)

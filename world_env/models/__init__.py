@@ -17,5 +17,6 @@ if TYPE_CHECKING:
         load_family as load_family,
         register_world_model as register_world_model,
     )
+    from world_env.spec import encoded_shapes as encoded_shapes
 
 __all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.layers.normalizer import Normalizer
+from world_env.models.layers.turns import Turns
 from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import CounterRNG
 from world_env.spaces import action_size
@@ -49,7 +50,7 @@ class _LeastSquares:
 
 
 class LinearWorldModel(TrainableWorldModel):
-    """Change of a vector observation as a linear function of observation and action.
+    """Change of a vector observation as a linear function of observation and action. Angles of the spec turn.
 
     Change and reward are solved in closed form after each gradient step, by least squares over all batches since the
     fit started or was resumed. Only termination, a logistic regression, is trained by gradient descent.
@@ -64,6 +65,7 @@ class LinearWorldModel(TrainableWorldModel):
         super().__init__(spec, config)
         self.layout = VectorLayout(spec, family="linear")
         self.normalizer = Normalizer(self.layout)
+        self.turns = Turns(spec, self.layout)
         actions = action_size(spec.action_space)
         self.change = nn.Linear(self.layout.size + actions, self.layout.size)
         self.outcome = nn.Linear(3 * self.layout.size + actions, 2)
@@ -104,7 +106,10 @@ class LinearWorldModel(TrainableWorldModel):
     ) -> tuple[State, Prediction]:
         """Predict one step. Deterministic; this family has no uncertainty estimate (None)."""
         vector = state["observation"]
-        arrived = self.normalizer.arrive(vector, self._change(vector, action))
+        change = self._change(vector, action)
+        arrived = self.normalizer.arrive(vector, change)
+        if self.turns:
+            arrived = self.turns.apply(vector, change, arrived, self.normalizer.change_scale)
         reward, logit = self.outcome(self.normalizer.transition(vector, action, arrived)).unbind(-1)
         prediction = Prediction(self.normalizer.reward_units(reward), logit.sigmoid())
         return {"observation": arrived}, prediction
@@ -147,7 +152,10 @@ class LinearWorldModel(TrainableWorldModel):
         """(inputs of the change, inputs of reward and termination, changes, rewards) of windows of one step."""
         vectors = self.layout.flatten(batch.observations)
         vector, arrived, action = vectors[:, 0], vectors[:, 1], batch.actions[:, 0]
-        change = self.normalizer.change(vector, arrived).clamp(-10.0, 10.0)
+        change = self.normalizer.change(vector, arrived)
+        if self.turns:
+            change = self.turns.changes(vector, arrived, change, self.normalizer.change_scale)
+        change = change.clamp(-10.0, 10.0)
         rewards = self.normalizer.normalize_reward(batch.rewards[:, 0])
         transition = self.normalizer.transition(vector, action, arrived)
         return self._inputs(vector, action), transition, change, rewards

@@ -47,7 +47,7 @@ from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.rollouts.real import run_real
 from world_env.spec import WorldSpec, check_same_spaces
-from world_env.twin.twin import KnownFunction
+from world_env.twin.twin import KnownFunction, Twin
 from world_env.types import JSON
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
     _, validation = split(episodes, share, config.seed)
     # Least squares on images would need a weight for each pair of pixels.
     images = last.twin.codec.images
-    linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
+    linear = None if images else _linear(episodes, last.twin, share, config.seed)
     return last.twin.fidelity.replace(
         horizons=measure_horizons(last.twin, validation, linear=linear),
         action_effects=measure_action_effects(
@@ -285,16 +285,16 @@ def _agreement(
 
 
 def _linear(
-    episodes: list[Episode], spec: WorldSpec, validation_fraction: float, seed: int
+    episodes: list[Episode], twin: Twin, validation_fraction: float, seed: int
 ) -> WorldModel:
-    """Least squares on the episodes that the twin was trained on."""
+    """Least squares on the episodes that the twin was trained on, with its encoding."""
     config = FitConfig(
         family="linear", gradient_steps=500, validation_fraction=validation_fraction, seed=seed
     )
     with warnings.catch_warnings():
         # The fit of the twin has warned of the same data.
         warnings.simplefilter("ignore")
-        return fit_episodes(episodes, spec, config).model
+        return fit_episodes(episodes, twin.spec, config, encoding=twin).model
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:

@@ -30,7 +30,7 @@ from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spaces import is_image
 from world_env.spec import EnvConfig
 from world_env.twin.twin import Twin
-from world_env.types import JSON, OBSERVATION
+from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -300,7 +300,9 @@ def normalization_of(twin: Twin) -> dict[str, Any]:
     space = twin.spec.observation_space
     if not isinstance(space, spaces.Box) or is_image(space) or twin.states is None:
         return {}
-    flat = twin.states.last()[OBSERVATION].flatten(1)
+    # Decoded: policies get the observations of the environment, not those of the model.
+    flat = torch.as_tensor(twin.codec.decode_observation(twin.states.last())).flatten(1)
+    flat = flat if flat.dtype == torch.float32 else flat.double()
     span = flat.amax(0) - flat.amin(0)
     scale = torch.where(span > 0, flat.std(0).maximum(0.05 * span), torch.ones_like(span))
     return _normalized({"mean": flat.mean(0).tolist(), "scale": scale.tolist()})

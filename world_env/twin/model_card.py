@@ -101,9 +101,19 @@ def _data(spec: WorldSpec, provenance: Provenance, known: Sequence[str]) -> Tabl
         "commit": provenance.commit or "unknown",
         "time limit": "none" if spec.horizon is None else f"{show(spec.horizon)} steps",
         "known functions": ", ".join(known) or None,
+        "angles": ", ".join(_angles(spec)) or None,
     }
     rows = [[name, value] for name, value in found.items() if value is not None]
     return [["property", "value"], *rows]
+
+
+def _angles(spec: WorldSpec) -> list[str]:
+    """Names of the columns that the twin encodes as cosine and sine, with the range in which they wrap."""
+    return [
+        f"{key}[{column}] in [{show(low)}, {show(low + period)})"
+        for key, angles in spec.angles.items()
+        for column, low, period in angles
+    ]
 
 
 def _scores_text(scores: TerminationScores | None) -> str:

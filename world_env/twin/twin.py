@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 
 from world_env.atomic_io import FolderBusyError, FolderError, replaced_folder
@@ -125,6 +126,8 @@ class Twin:
         described += [self.uncertainty_threshold, self.known]
         if self.ranges is not None and self.ranges.ends is not None:
             described.append(self.ranges.ends)
+        if self.ranges is not None and self.ranges.offset:
+            described.append(self.ranges.offset)
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         tensors = self.model.state_dict()
         for name in sorted(tensors.keys() - set(self.model.inert_buffers())):
@@ -385,7 +388,7 @@ def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
         return None
     ranges = DataRange.from_json(tree)
     codec = Codec(spec)
-    sizes = {key: math.prod(shape) for key, shape in codec.shapes.items()}
+    sizes = {key: math.prod(space.shape or (1,)) for key, space in codec.keys.items()}
     pairs: list[Any] = [(key, sizes.get(key), pair) for key, pair in ranges.observation.items()]
     if ranges.action is not None:
         pairs.append(("action", codec.action_size, ranges.action))
@@ -395,6 +398,16 @@ def _ranges(tree: JSON | None, spec: WorldSpec) -> DataRange | None:
         if (len(low), len(high)) != (size, size):
             raise TwinFormatError(
                 f"the data range of {key!r} has {len(low)} and {len(high)} values, the spec expects {size}"
+            )
+    for key, columns in ranges.offset.items():
+        space = codec.keys.get(key)
+        fits = isinstance(space, Box) and (
+            np.issubdtype(space.dtype, np.floating) or all(type(each) is int for each in columns)
+        )
+        if not fits or len(columns) != sizes[key]:
+            raise TwinFormatError(
+                f"the offset of {key!r} is {str(columns)[:80]}, expected one number for each column of a Box, and "
+                "integers for integers: restore the file if it was edited"
             )
     return ranges
 

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.data.episode import Episode
+from world_env.data.float32_offsets import are_large
 from world_env.data.recording import Recording
 from world_env.data.statistics import column_name, column_traits, counted
 from world_env.data.validation.issue import LintIssue, Severity, number_of
@@ -108,9 +109,18 @@ def constant_or_spiking(data: Transitions, spec: WorldSpec) -> Iterator[LintIssu
         if isinstance(space, spaces.Box):
             start, end = end, end + int(np.prod(space.shape))
             columns[key] = values[:, start:end]
+            if space.dtype != np.float32:
+                columns[key] = _centred(columns[key])
     usual = data.reward[~data.terminated]
     for trait in column_traits(columns, usual if len(usual) else data.reward):
         yield LintIssue(trait.kind, "note", trait.text, trait.first)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Centre large float64 values (N, D) that move: they would count as constant."""
+    low, high = values.min(0), values.max(0)
+    large = are_large(np.maximum(np.abs(low), np.abs(high)), high - low)
+    return values - np.where(large, (low + high) / 2.0, 0.0)
 
 
 def action_coverage(data: Transitions, spec: WorldSpec) -> Iterator[LintIssue]:

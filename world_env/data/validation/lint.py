@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from world_env.data.episode import Episode
+from world_env.data.validation.angles import wrapped_angles
 from world_env.data.validation.columns import (
     action_coverage,
     constant_or_spiking,
@@ -39,6 +40,7 @@ def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
     good, issues = usable_episodes(dict(enumerate(episodes)), spec)
     if good:
         issues += [*out_of_bounds(good, spec), *duplicates(good), *_of_transitions(good, spec)]
+        issues += wrapped_angles(good, spec)
     if any(issue.check == "autoreset" for issue in issues):
         # The row of an automatic reset starts at the end of the episode before: that is not a cut episode.
         issues = [issue for issue in issues if issue.check != "pieces"]

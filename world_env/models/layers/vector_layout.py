@@ -9,8 +9,8 @@ from torch import Tensor
 
 from world_env.batch import Observation
 from world_env.errors import UnsupportedSpaceError
-from world_env.spaces import encoded_shape, is_image, observation_spaces
-from world_env.spec import WorldSpec
+from world_env.spaces import is_image, observation_spaces
+from world_env.spec import WorldSpec, encoded_shapes
 
 
 class VectorLayout:
@@ -28,7 +28,7 @@ class VectorLayout:
                 f"family {family!r} supports vector observations only, but observation {images[0]!r} is an image "
                 f"{parts[images[0]]}: use a family with an image encoder, such as 'rssm'"
             )
-        self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
+        self.shapes = encoded_shapes(spec)
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.size = sum(self.sizes)
         # A single flat key, the usual case, needs no conversion.

@@ -17,8 +17,8 @@ from torch.nn import functional
 from world_env.batch import Observation, Statistics
 from world_env.models.layers.dense import dense
 from world_env.models.layers.symlog import symexp, symlog
-from world_env.spaces import encoded_shape, is_image, observation_spaces
-from world_env.spec import WorldSpec
+from world_env.spaces import is_image, observation_spaces
+from world_env.spec import WorldSpec, encoded_shapes
 
 _MAX_NORMALIZED = 20.0
 """Largest normalised value; larger values are clipped."""
@@ -76,7 +76,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.precision = precision
         parts = observation_spaces(spec.observation_space)
-        self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
+        self.shapes = encoded_shapes(spec)
         self.images = [key for key, space in parts.items() if is_image(space)]
         self.vectors = [key for key in self.shapes if key not in self.images]
         # The attribute names of all modules are names of stored weights: do not rename them. Lists, because keys of
