@@ -1,9 +1,10 @@
 """Conversion of environment arrays to model tensors and back. No other module does this.
 
 An encoded observation is a dict of float32 tensors. Box values are kept; models normalise them. uint8 images
-(H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete and MultiDiscrete become one-hot vectors.
+(H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete, MultiDiscrete and MultiBinary become one-hot
+vectors.
 An encoded action is float32 (B, A). A Box is scaled to [-1, 1], Discrete becomes a one-hot vector, and MultiDiscrete
-becomes concatenated one-hot vectors.
+and MultiBinary become concatenated one-hot vectors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from world_env.data_range import DataRange, widened
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.spaces import (
     action_size,
+    category_sizes,
     channels_first,
     encoded_shape,
     is_image,
@@ -132,6 +134,9 @@ def _clip_bounds(
     """
     if not isinstance(space, spaces.Box) or is_image(space):
         return None
+    if space.dtype.kind in "iu":
+        # As integers: a float holds them exactly only up to 2**53.
+        return space.low, space.high
     low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
     if ranges is not None and key in ranges.observation:
         data_low, data_high = widened(*(np.asarray(bound) for bound in ranges.observation[key]))
@@ -221,8 +226,9 @@ def _decode(
         if space.dtype.kind != "f":
             # Integers are clipped before the cast, because a cast wraps around.
             rounded = array.reshape(rows, *space.shape).astype(np.float64).round()
-            rounded = rounded if clip is None else rounded.clip(*clip)
-            return np.clip(rounded.astype(space.dtype), space.low, space.high)
+            below, above = rounded <= space.low, rounded >= space.high
+            inside = np.where(below | above, 0.0, rounded).astype(space.dtype)
+            return np.where(below, space.low, np.where(above, space.high, inside))
         values = array.reshape(rows, *space.shape).astype(space.dtype)
         if clip is None:
             return values
@@ -232,17 +238,17 @@ def _decode(
 
 
 def _categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(sizes, starts) of a Discrete or MultiDiscrete space, one entry per component."""
-    if isinstance(space, spaces.Discrete):
-        return np.array([space.n]), np.array([space.start])
-    assert isinstance(space, spaces.MultiDiscrete)
-    return space.nvec, space.start
+    """(sizes, starts) of a Discrete, MultiDiscrete or MultiBinary space, one entry per component."""
+    sizes = np.array(category_sizes(space))
+    return sizes, np.zeros_like(sizes) + getattr(space, "start", 0)
 
 
 def _one_hot(
     array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], name: str
 ) -> np.ndarray:
     sizes, starts = _categories(space)
+    if array.dtype == bool and isinstance(space, spaces.MultiBinary):
+        array = array.astype(space.dtype)
     if array.dtype.kind not in "iu":
         raise error(
             f"invalid {name} for {space}: the dtype is {array.dtype}, expected integers: {_excerpt(array)}"

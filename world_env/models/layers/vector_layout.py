@@ -31,6 +31,7 @@ class VectorLayout:
         self.shapes = {key: encoded_shape(space) for key, space in parts.items()}
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.size = sum(self.sizes)
+        self.offsets = [sum(self.sizes[:i]) for i in range(len(self.sizes))]
         # A single flat key, the usual case, needs no conversion.
         flat = [key for key, shape in self.shapes.items() if len(shape) == 1]
         self._plain = flat[0] if len(flat) == len(self.shapes) == 1 else None

@@ -1,0 +1,197 @@
+"""Groups of one-hot columns of a flat vector: likelihood and exact samples of categories."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from world_env.batch import Statistics
+from world_env.models.layers.vector_layout import VectorLayout
+from world_env.spaces import category_sizes, observation_spaces
+from world_env.spec import WorldSpec
+
+MAX_ORDERED_GROUPS = 8
+"""Largest number of groups that are drawn one after the other, at the cost of one pass through the network each."""
+_FEW = 32
+"""Number of largest logits that usually hold all categories with a probability."""
+_ABSENT = -1e4
+"""Logit of a category that a group does not have."""
+
+
+class Categories(nn.Module):
+    """Groups of one-hot columns of a vector (D,). Each group is one category: exactly one of its columns is 1.
+
+    Probabilities are the sparsemax of the logits, and the loss is its Fenchel-Young loss: the cross-entropy of a softmax
+    with the same gradient, probability minus target [Martins and Astudillo 2016, arXiv:1602.02068]. Categories that never
+    follow get the probability 0. A softmax gives each of them a little, and the sum over many categories and steps is a
+    rollout that leaves the states that exist.
+
+    Groups of one step may depend on one another: the row and the column of a position do not move independently. The
+    groups of Discrete, MultiDiscrete and MultiBinary keys are therefore drawn one after the other, if there are at most
+    `MAX_ORDERED_GROUPS`, and everything else after them. What is drawn so far is the prefix: an input of the network.
+    Groups that are found in the data of a Box key are drawn independently of one another.
+
+    group: (D,) int64, group number of each column; -1 for columns that are numbers. Saved with the weights.
+    prefix: (P,) int64, columns that are the prefix; empty if no other part of the vector could depend on them.
+    stages: groups to draw, in order: those of a stage are independent given the prefix. The numbers belong to the last.
+    """
+
+    group: Tensor
+    prefix: Tensor
+    numbers: Tensor
+    _columns: Tensor
+    _padded: Tensor
+    _stage: Tensor
+    _prefix_stage: Tensor
+
+    def __init__(self, spec: WorldSpec, layout: VectorLayout) -> None:
+        super().__init__()
+        known = [
+            (key, category_sizes(space))
+            for key, space in observation_spaces(spec.observation_space).items()
+        ]
+        self.size = layout.size
+        group, count = torch.full((layout.size,), -1), 0
+        offsets = dict(zip(layout.shapes, layout.offsets, strict=True))
+        for key, sizes in known:
+            start = offsets[key]
+            for size in sizes:
+                group[start : start + size] = count
+                start, count = start + size, count + 1
+        self.register_buffer("group", group)
+        alone = count == 1 and bool((group == 0).all())
+        ordered = 0 < count <= MAX_ORDERED_GROUPS and not alone
+        prefix = (group >= 0).nonzero().squeeze(1) if ordered else group.new_zeros(0)
+        self.register_buffer("prefix", prefix, persistent=False)
+        for name in ("numbers", "_columns", "_padded", "_stage", "_prefix_stage"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.look_again()
+
+    def __len__(self) -> int:
+        """Number of groups."""
+        return self._columns.shape[0]
+
+    def prepare(self, statistics: Statistics, layout: VectorLayout) -> None:
+        """Set the groups from the statistics of the data."""
+        found = statistics.categories
+        none = {key: torch.full(shape, -1) for key, shape in layout.shapes.items()}
+        self.group.copy_(torch.cat([found.get(key, none[key]).flatten() for key in layout.shapes]))
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Update everything that follows from `group`, after it was changed."""
+        numbers = self.group[self.group >= 0].unique()
+        columns = [(self.group == number).nonzero().squeeze(1) for number in numbers]
+        # Groups of different sizes are padded with the column D, which no vector has.
+        self._columns = (
+            nn.utils.rnn.pad_sequence(columns, batch_first=True, padding_value=self.size)
+            if columns
+            else self.group.new_zeros(0, 0)
+        )
+        self._padded = self._columns == self.size
+        self.numbers = (self.group < 0).nonzero().squeeze(1)
+        first = self._columns[:, :1]
+        known = (
+            (first == self.prefix).any(-1) if len(columns) else first.new_zeros(0, dtype=torch.bool)
+        )
+        ordered = known.nonzero().squeeze(1).tolist()
+        others = (~known).nonzero().squeeze(1).tolist()
+        self.stages = [[each] for each in ordered]
+        if others or len(self.numbers):
+            self.stages.append(others)
+        # (G,) and (P,): the stages in which a group, and a column of the prefix, are drawn.
+        stage = [next(i for i, of in enumerate(self.stages) if g in of) for g in range(len(self))]
+        self._stage = self.group.new_tensor(stage)
+        self._prefix_stage = self.group.new_zeros(0)
+        if len(self) and len(self.prefix):
+            number = torch.searchsorted(numbers, self.group[self.prefix])
+            self._prefix_stage = self._stage[number]
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)
+        self.look_again()
+
+    def inert_buffers(self, prefix: str) -> tuple[str, ...]:
+        """Inert buffers (`WorldModel.inert_buffers`) of a model whose attribute `prefix` is this module."""
+        return () if len(self) else (f"{prefix}.group",)
+
+    def _logits(self, outputs: Tensor, groups: list[int] | None = None) -> Tensor:
+        """Logits (..., G, C) of outputs (..., D); very small where a group has fewer than C categories."""
+        columns, padded = self._columns, self._padded
+        if groups is not None:
+            columns, padded = columns[groups], padded[groups]
+        taken = outputs.index_select(-1, columns.flatten().clamp(max=self.size - 1))
+        return taken.unflatten(-1, columns.shape).masked_fill(padded, _ABSENT)
+
+    def _spread(self, values: Tensor, groups: list[int] | None = None) -> Tensor:
+        """Values (..., G, C) in their columns of a vector (..., D); 0 elsewhere."""
+        columns = self._columns if groups is None else self._columns[groups]
+        vector = values.new_zeros(*values.shape[:-2], self.size + 1)
+        return vector.index_copy(-1, columns.flatten(), values.flatten(-2))[..., : self.size]
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """Probabilities of the categories, in the columns of the groups; all other columns as in `outputs` (..., D)."""
+        inside = self._spread(sparsemax(self._logits(outputs)))
+        return torch.where(self.group >= 0, inside, outputs)
+
+    def loss(self, outputs: Tensor, vector: Tensor) -> Tensor:
+        """Loss (..., G) >= 0 of outputs (..., D) for the categories of a vector (..., D); 0 for certain and right."""
+        logits = self._logits(outputs)
+        # By the envelope theorem the probabilities need no gradient.
+        probabilities = sparsemax(logits.detach())
+        target = vector.index_select(-1, self._columns.flatten().clamp(max=self.size - 1))
+        target = target.unflatten(-1, self._columns.shape).masked_fill(self._padded, 0.0)
+        linear = ((probabilities - target) * logits).sum(-1)
+        return linear + 0.5 * (1.0 - probabilities.square().sum(-1))
+
+    def draw(
+        self, outputs: Tensor, stage: list[int], fraction: Tensor, temperature: float
+    ) -> Tensor:
+        """Draw the groups of a stage: one-hots in their columns of a vector (B, D), 0 elsewhere.
+
+        fraction: (B, G) uniform in (0, 1), the random numbers of all groups. temperature: 0: the most likely category.
+        Gradients are those of the probabilities (straight-through).
+        """
+        probabilities = sparsemax(self._logits(outputs, stage))
+        scaled = probabilities.detach()
+        if temperature == 0.0:
+            number = scaled.argmax(-1)
+        else:
+            # Relative to the most likely category: high powers of small probabilities would all underflow to 0.
+            scaled = scaled / scaled.amax(-1, keepdim=True)
+            cumulative = (scaled ** (1.0 / temperature)).cumsum(-1)
+            threshold = fraction[:, stage, None] * cumulative[..., -1:]
+            number = (cumulative < threshold).sum(-1).clamp(max=cumulative.shape[-1] - 1)
+        drawn = torch.zeros_like(scaled).scatter_(-1, number[..., None], 1.0)
+        if probabilities.requires_grad:
+            drawn = drawn + (probabilities - probabilities.detach())
+        return self._spread(drawn, stage)
+
+    def prefix_of(self, vector: Tensor, stage: Tensor | None = None) -> Tensor:
+        """Prefix (..., P) of a vector (..., D): of all its ordered groups, or of those before a stage (...)."""
+        prefix = vector.index_select(-1, self.prefix)
+        if stage is None or not len(self._prefix_stage):
+            return prefix
+        return prefix * (self._prefix_stage < stage[..., None])
+
+    def open(self, stage: Tensor) -> Tensor:
+        """(..., G) bool, True for groups that are not part of the prefix before a stage (...)."""
+        return self._stage >= stage[..., None]
+
+
+def sparsemax(logits: Tensor) -> Tensor:
+    """Probabilities (..., C): the point of the simplex that is nearest to the logits (..., C).
+
+    Equal logits have equal probabilities; a category whose logit is 1 below the largest has the probability 0.
+    """
+    few = min(_FEW, logits.shape[-1])
+    while True:
+        largest = logits.topk(few, -1).values
+        count = torch.arange(1, few + 1, device=logits.device, dtype=logits.dtype)
+        excess = largest.cumsum(-1) - 1.0
+        support = (largest * count > excess).sum(-1, keepdim=True)
+        if few == logits.shape[-1] or int(support.max()) < few:
+            break
+        few = logits.shape[-1]
+    threshold = excess.gather(-1, support - 1) / support
+    return (logits - threshold).clamp(min=0.0)
