@@ -12,6 +12,9 @@ from gymnasium import spaces
 from world_env.errors import TwinFormatError, UnsupportedSpaceError
 from world_env.types import JSON, OBSERVATION
 
+_MIN_PICTURE_SIDE = 16
+"""Side in pixels below which an image is more likely a grid of symbols."""
+
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
     """Convert a space to strict JSON. Raises UnsupportedSpaceError if twins do not support the space."""
@@ -131,7 +134,7 @@ def _is_categorical(space: spaces.Space[Any]) -> bool:
 
 def _advice(key: str, space: spaces.Space[Any]) -> str:
     """What to do with an observation of a space that is not supported."""
-    if isinstance(space, spaces.Text):
+    if is_text(space):
         text, drop = {"key": key, "vocabulary": ["first text", "second text"]}, {"keys": [key]}
         return (
             "Use its texts as categories, with all texts that can occur: "
@@ -206,6 +209,19 @@ def is_image(space: spaces.Space[Any]) -> bool:
     sides = space.shape[1:] if channels_first(space) else space.shape[:2]
     flat = len(space.shape) not in (2, 3) or min(sides) < 2
     return not flat and bool((space.low == 0).all() and (space.high == 255).all())
+
+
+def is_tiny_image(space: spaces.Space[Any]) -> bool:
+    """Whether the space holds images with a side of fewer than 16 pixels: more likely symbols than a picture."""
+    if not is_image(space):
+        return False
+    _, height, width = encoded_shape(space)
+    return min(height, width) < _MIN_PICTURE_SIDE
+
+
+def is_text(space: spaces.Space[Any]) -> bool:
+    """Whether the space holds texts: Text, and spaces of other packages with the dtype str."""
+    return space.dtype is not None and np.dtype(space.dtype).kind == "U"
 
 
 def channels_first(space: spaces.Space[Any]) -> bool:

@@ -179,8 +179,8 @@ def one_step(
         )
         terminated = (prediction.terminated if observed is None else observed).cpu()
         if bounds:
-            predicted = model.decode(state)[OBSERVATION].numpy(force=True)
-            beyond = torch.from_numpy(bounds.beyond(predicted))
+            shown = model.decode(state) if observed is None else arrived
+            beyond = torch.from_numpy(bounds.beyond(shown[OBSERVATION].numpy(force=True)))
             terminated = terminated.masked_fill(beyond, 1.0)
         probability.append(terminated)
         known = prediction.uncertainty

@@ -46,7 +46,7 @@ from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.rescaling import Rescaling
 from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import CounterRNG
-from world_env.spaces import action_size
+from world_env.spaces import action_size, observation_spaces
 from world_env.spec import WorldSpec
 from world_env.types import Uncertainty
 
@@ -75,7 +75,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.config: EnsembleConfig = config
         self.layout = VectorLayout(spec, family="ensemble")
         self.normalizer = Normalizer(self.layout)
-        self.categories = Categories(spec, self.layout)
+        self.categories = Categories(observation_spaces(spec.observation_space), self.layout.shapes)
         size, actions = self.layout.size, action_size(spec.action_space)
         inputs = size + actions + len(self.categories.prefix)
         self.dynamics = MemberMLP(config.members, inputs, config.width, config.layers, 2 * size)
@@ -105,7 +105,7 @@ class EnsembleWorldModel(TrainableWorldModel):
     def prepare(self, statistics: Statistics) -> None:
         """Set the normaliser and the weight of terminal steps."""
         self.normalizer.prepare(statistics)
-        self.categories.prepare(statistics, self.layout)
+        self.categories.prepare(statistics)
         one_hot = self.categories.group >= 0
         # With the margin that is subtracted again: a category is never outside of the range of the data.
         low, high = widened(0.0, 1.0)

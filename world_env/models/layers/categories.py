@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional
 
 from world_env.batch import Statistics
-from world_env.models.layers.vector_layout import VectorLayout
-from world_env.spaces import category_sizes, observation_spaces
-from world_env.spec import WorldSpec
+from world_env.spaces import category_sizes
 
 MAX_ORDERED_GROUPS = 8
 """Largest number of groups that are drawn one after the other, at the cost of one pass through the network each."""
@@ -21,16 +25,17 @@ _ABSENT = -1e4
 class Categories(nn.Module):
     """Groups of one-hot columns of a vector (D,). Each group is one category: exactly one of its columns is 1.
 
-    Probabilities are the sparsemax of the logits, and the loss is its Fenchel-Young loss: the cross-entropy of a softmax
-    with the same gradient, probability minus target [Martins and Astudillo 2016, arXiv:1602.02068]. Categories that never
-    follow get the probability 0. A softmax gives each of them a little, and the sum over many categories and steps is a
-    rollout that leaves the states that exist.
+    Probabilities are the sparsemax of the logits, and the loss is its Fenchel-Young loss, whose gradient is that of a
+    cross-entropy: probability minus target [Martins and Astudillo 2016, arXiv:1602.02068]. Categories that never follow
+    get the probability 0. A softmax gives each of them a little, and over many categories and steps a rollout then
+    leaves the states that exist.
 
     Groups of one step may depend on one another: the row and the column of a position do not move independently. The
     groups of Discrete, MultiDiscrete and MultiBinary keys are therefore drawn one after the other, if there are at most
     `MAX_ORDERED_GROUPS`, and everything else after them. What is drawn so far is the prefix: an input of the network.
     Groups that are found in the data of a Box key are drawn independently of one another.
 
+    parts, shapes: space and encoded shape of each key of the vector.
     group: (D,) int64, group number of each column; -1 for columns that are numbers. Saved with the weights.
     prefix: (P,) int64, columns that are the prefix; empty if no other part of the vector could depend on them.
     stages: groups to draw, in order: those of a stage are independent given the prefix. The numbers belong to the last.
@@ -44,20 +49,19 @@ class Categories(nn.Module):
     _stage: Tensor
     _prefix_stage: Tensor
 
-    def __init__(self, spec: WorldSpec, layout: VectorLayout) -> None:
+    def __init__(
+        self, parts: Mapping[str, spaces.Space[Any]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
         super().__init__()
-        known = [
-            (key, category_sizes(space))
-            for key, space in observation_spaces(spec.observation_space).items()
-        ]
-        self.size = layout.size
-        group, count = torch.full((layout.size,), -1), 0
-        offsets = dict(zip(layout.shapes, layout.offsets, strict=True))
-        for key, sizes in known:
-            start = offsets[key]
-            for size in sizes:
+        self.shapes = dict(shapes)
+        self.size = sum(map(math.prod, self.shapes.values()))
+        group, count, offset = torch.full((self.size,), -1), 0, 0
+        for key, shape in self.shapes.items():
+            start = offset
+            for size in category_sizes(parts[key]):
                 group[start : start + size] = count
                 start, count = start + size, count + 1
+            offset += math.prod(shape)
         self.register_buffer("group", group)
         alone = count == 1 and bool((group == 0).all())
         ordered = 0 < count <= MAX_ORDERED_GROUPS and not alone
@@ -71,11 +75,14 @@ class Categories(nn.Module):
         """Number of groups."""
         return self._columns.shape[0]
 
-    def prepare(self, statistics: Statistics, layout: VectorLayout) -> None:
+    def prepare(self, statistics: Statistics) -> None:
         """Set the groups from the statistics of the data."""
-        found = statistics.categories
-        none = {key: torch.full(shape, -1) for key, shape in layout.shapes.items()}
-        self.group.copy_(torch.cat([found.get(key, none[key]).flatten() for key in layout.shapes]))
+        groups = [
+            statistics.categories.get(key, torch.full(shape, -1)).flatten()
+            for key, shape in self.shapes.items()
+        ]
+        if groups:
+            self.group.copy_(torch.cat(groups))
         self.look_again()
 
     def look_again(self) -> None:
@@ -143,6 +150,19 @@ class Categories(nn.Module):
         target = target.unflatten(-1, self._columns.shape).masked_fill(self._padded, 0.0)
         linear = ((probabilities - target) * logits).sum(-1)
         return linear + 0.5 * (1.0 - probabilities.square().sum(-1))
+
+    def cross_entropy(self, outputs: Tensor, vector: Tensor) -> Tensor:
+        """Cross-entropy (..., G) of the softmax of outputs (..., D), for a decoder that shows the most likely ones."""
+        likelihood = self._logits(outputs).log_softmax(-1)
+        target = vector.index_select(-1, self._columns.flatten().clamp(max=self.size - 1))
+        target = target.unflatten(-1, self._columns.shape).masked_fill(self._padded, 0.0)
+        return -(likelihood * target).sum(-1)
+
+    def most_likely(self, outputs: Tensor) -> Tensor:
+        """One-hots of the most likely categories, in the columns of the groups; other columns as in `outputs`."""
+        number = self._logits(outputs).argmax(-1)
+        likely = functional.one_hot(number, self._columns.shape[-1]).to(outputs.dtype)
+        return torch.where(self.group >= 0, self._spread(likely), outputs)
 
     def draw(
         self, outputs: Tensor, stage: list[int], fraction: Tensor, temperature: float
