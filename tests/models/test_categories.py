@@ -88,7 +88,6 @@ def test_sparsemax_is_the_nearest_point_of_the_simplex() -> None:
         low, high = torch.where(above, middle, low), torch.where(above, high, middle)
     torch.testing.assert_close(fast, (logits - low[:, None]).clamp(min=0), atol=1e-9, rtol=0)
     assert (fast == 0).any()
-    # More equal logits than are looked at first.
     torch.testing.assert_close(sparsemax(torch.zeros(2, 500)), torch.full((2, 500), 1 / 500))
 
 
@@ -101,13 +100,14 @@ def test_the_loss_has_the_gradient_of_a_cross_entropy_and_is_zero_only_for_certa
     target = torch.zeros(20, 8)
     target[torch.arange(20), torch.arange(20) % 3] = 1.0
     target[torch.arange(20), 3 + torch.arange(20) % 5] = 1.0
-    loss = categories.loss(outputs, target)
+    loss, probabilities = categories.loss(outputs, target)
     assert loss.shape == (20, 2) and (loss >= 0).all()
     (gradient,) = torch.autograd.grad(loss.sum(), outputs)
-    torch.testing.assert_close(gradient, categories.probabilities(outputs).detach() - target)
+    torch.testing.assert_close(gradient, probabilities - target)
+    torch.testing.assert_close(probabilities, categories.probabilities(outputs.detach()))
     sure = 3.0 * target
-    assert not categories.loss(sure, target).any()
-    assert (categories.loss(sure, target.roll(1, 0)) > 0).any(1).all()
+    assert not categories.loss(sure, target)[0].any()
+    assert (categories.loss(sure, target.roll(1, 0))[0] > 0).any(1).all()
 
 
 def test_categories_are_drawn_as_often_as_they_are_likely_and_never_where_they_are_not() -> None:

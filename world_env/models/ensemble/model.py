@@ -147,8 +147,8 @@ class EnsembleWorldModel(TrainableWorldModel):
         dtype = self.normalizer.center.dtype
         fast = copy.copy(self)
         prepared = {
-            name: PreparedMLP(network, dtype)
-            for name, network in (("dynamics", self.dynamics), ("heads", self.heads))
+            "dynamics": PreparedMLP(self.dynamics, dtype, outputs=self._outputs()),
+            "heads": PreparedMLP(self.heads, dtype),
         }
         fast._modules = {**self._modules, **prepared}
         cpu = dtype == torch.float32 and self.normalizer.center.device.type == "cpu"
@@ -343,7 +343,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             turn = 1 + looks[due] // self.config.partner_every % others
             partner = (state["member"][due] + turn) % self.config.members
             groups = RowGroups(partner, self.config.members)
-            other, _ = self.dynamics.own(inputs[due], groups).chunk(2, -1)
+            other = self.dynamics.own(inputs[due], groups)[:, : self.layout.size]
             # The sample variance of two values is half their squared difference.
             apart = self._comparable(own[due]) - self._comparable(other)
             variance = self._over_columns(apart.square()) * 0.5
@@ -385,20 +385,21 @@ class EnsembleWorldModel(TrainableWorldModel):
             inputs = self._with_prefix(inputs)
         else:
             inputs = torch.cat([inputs, self.categories.prefix_of(arrived, stage)], -1)
-        outputs = self.dynamics(inputs)
-        if len(self.categories):
-            logits = outputs[..., : self.layout.size]
-            parts["categories"] = self._category_loss(logits, arrived, valid[:, :, 0], stage)
-        mean, log_std = self._change(outputs)
+        outputs = self.dynamics(inputs, outputs=self._outputs())
+        mean = outputs[..., : self.layout.size]
         error = self.normalizer.change(start, arrived) - mean
+        if len(self.categories):
+            parts["categories"], probabilities = self._category_loss(
+                mean, arrived, valid[:, :, 0], stage
+            )
         if len(self.categories.numbers):
+            _, log_std = self._change(outputs)
             parts["change"] = self._change_loss(error, log_std, valid[:, :, 0])
         if actions.shape[2] > 1 and len(self.categories.numbers):
             parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
         logs = {name: part.detach() for name, part in parts.items()}
         if len(self.categories):
-            missed = arrived - self.categories.probabilities(mean)
-            error = torch.where(self.categories.group >= 0, missed, error)
+            error = torch.where(self.categories.group >= 0, arrived - probabilities, error)
         logs["per_dimension"] = error.detach().square().mean((0, 1)).sqrt()
         return torch.stack(list(parts.values())).sum(), logs
 
@@ -427,13 +428,20 @@ class EnsembleWorldModel(TrainableWorldModel):
 
     def _category_loss(
         self, logits: Tensor, arrived: Tensor, valid: Tensor, stage: Tensor | None
-    ) -> Tensor:
-        """Mean loss of the groups that are not part of the prefix. arrived: (E, N, D). valid, stage: (E, N)."""
-        loss = self.categories.loss(logits, arrived)
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss of the groups that are not part of the prefix, and probabilities (E, N, D).
+
+        arrived: (E, N, D). valid, stage: (E, N).
+        """
+        loss, probabilities = self.categories.loss(logits, arrived)
         if stage is None:
-            return weighted_mean(loss.mean(-1), valid)
+            return weighted_mean(loss.mean(-1), valid), probabilities
         weight = self.categories.open(stage).to(valid.dtype)
-        return weighted_mean(loss, weight * valid[..., None])
+        return weighted_mean(loss, weight * valid[..., None]), probabilities
+
+    def _outputs(self) -> int:
+        """Number of outputs of the dynamics that have an effect: categories have no noise."""
+        return self.layout.size * (2 if len(self.categories.numbers) else 1)
 
     def _rollout_loss(
         self, vectors: Tensor, actions: Tensor, valid: Tensor, mean: Tensor
@@ -500,7 +508,7 @@ class EnsembleWorldModel(TrainableWorldModel):
 
     def _disagreement(self, inputs: Tensor) -> Tensor:
         """Variance over all members of the mean change, averaged over the dimensions: (B,)."""
-        mean, _ = self.dynamics(inputs[None]).chunk(2, -1)
+        mean = self.dynamics(inputs[None])[..., : self.layout.size]
         return self._over_columns(self._comparable(mean).var(0))
 
     def _comparable(self, mean: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from world_env.spaces import category_sizes
 
 MAX_ORDERED_GROUPS = 8
 """Largest number of groups that are drawn one after the other, at the cost of one pass through the network each."""
-_FEW = 32
-"""Number of largest logits that usually hold all categories with a probability."""
+_MAX_ITERATIONS = 100
+"""Bound for logits that are not finite; others need about 5."""
 _ABSENT = -1e4
 """Logit of a category that a group does not have."""
 
@@ -96,6 +96,8 @@ class Categories(nn.Module):
             else self.group.new_zeros(0, 0)
         )
         self._padded = self._columns == self.size
+        self._uneven = bool(self._padded.any())
+        self._whole = len(columns) == 1 and len(columns[0]) == self.size
         self.numbers = (self.group < 0).nonzero().squeeze(1)
         first = self._columns[:, :1]
         known = (
@@ -124,14 +126,29 @@ class Categories(nn.Module):
 
     def _logits(self, outputs: Tensor, groups: list[int] | None = None) -> Tensor:
         """Logits (..., G, C) of outputs (..., D); very small where a group has fewer than C categories."""
+        if self._whole:
+            return outputs[..., None, :]
         columns, padded = self._columns, self._padded
         if groups is not None:
             columns, padded = columns[groups], padded[groups]
-        taken = outputs.index_select(-1, columns.flatten().clamp(max=self.size - 1))
-        return taken.unflatten(-1, columns.shape).masked_fill(padded, _ABSENT)
+        logits = self._gather(outputs, columns)
+        return logits.masked_fill(padded, _ABSENT) if self._uneven else logits
+
+    def _target(self, vector: Tensor) -> Tensor:
+        """One-hots (..., G, C) of a vector (..., D)."""
+        if self._whole:
+            return vector[..., None, :]
+        target = self._gather(vector, self._columns)
+        return target.masked_fill(self._padded, 0.0) if self._uneven else target
+
+    def _gather(self, vector: Tensor, columns: Tensor) -> Tensor:
+        taken = vector.index_select(-1, columns.flatten().clamp(max=self.size - 1))
+        return taken.unflatten(-1, columns.shape)
 
     def _spread(self, values: Tensor, groups: list[int] | None = None) -> Tensor:
         """Values (..., G, C) in their columns of a vector (..., D); 0 elsewhere."""
+        if self._whole:
+            return values.squeeze(-2)
         columns = self._columns if groups is None else self._columns[groups]
         vector = values.new_zeros(*values.shape[:-2], self.size + 1)
         return vector.index_copy(-1, columns.flatten(), values.flatten(-2))[..., : self.size]
@@ -141,22 +158,22 @@ class Categories(nn.Module):
         inside = self._spread(sparsemax(self._logits(outputs)))
         return torch.where(self.group >= 0, inside, outputs)
 
-    def loss(self, outputs: Tensor, vector: Tensor) -> Tensor:
-        """Loss (..., G) >= 0 of outputs (..., D) for the categories of a vector (..., D); 0 for certain and right."""
+    def loss(self, outputs: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of outputs (..., D) for the categories of a vector (..., D): >= 0, and 0 if they are certain and right.
+
+        Returns (loss (..., G), probabilities (..., D)). The probabilities have no gradient.
+        """
         logits = self._logits(outputs)
         # By the envelope theorem the probabilities need no gradient.
         probabilities = sparsemax(logits.detach())
-        target = vector.index_select(-1, self._columns.flatten().clamp(max=self.size - 1))
-        target = target.unflatten(-1, self._columns.shape).masked_fill(self._padded, 0.0)
-        linear = ((probabilities - target) * logits).sum(-1)
-        return linear + 0.5 * (1.0 - probabilities.square().sum(-1))
+        linear = ((probabilities - self._target(vector)) * logits).sum(-1)
+        loss = linear + 0.5 * (1.0 - probabilities.square().sum(-1))
+        return loss, self._spread(probabilities)
 
     def cross_entropy(self, outputs: Tensor, vector: Tensor) -> Tensor:
         """Cross-entropy (..., G) of the softmax of outputs (..., D), for a decoder that shows the most likely ones."""
         likelihood = self._logits(outputs).log_softmax(-1)
-        target = vector.index_select(-1, self._columns.flatten().clamp(max=self.size - 1))
-        target = target.unflatten(-1, self._columns.shape).masked_fill(self._padded, 0.0)
-        return -(likelihood * target).sum(-1)
+        return -(likelihood * self._target(vector)).sum(-1)
 
     def most_likely(self, outputs: Tensor) -> Tensor:
         """One-hots of the most likely categories, in the columns of the groups; other columns as in `outputs`."""
@@ -204,14 +221,17 @@ def sparsemax(logits: Tensor) -> Tensor:
 
     Equal logits have equal probabilities; a category whose logit is 1 below the largest has the probability 0.
     """
-    few = min(_FEW, logits.shape[-1])
-    while True:
-        largest = logits.topk(few, -1).values
-        count = torch.arange(1, few + 1, device=logits.device, dtype=logits.dtype)
-        excess = largest.cumsum(-1) - 1.0
-        support = (largest * count > excess).sum(-1, keepdim=True)
-        if few == logits.shape[-1] or int(support.max()) < few:
-            break
-        few = logits.shape[-1]
-    threshold = excess.gather(-1, support - 1) / support
+    with torch.no_grad():
+        # Newton's method for the threshold, from below: the categories above it only become fewer, and then are right.
+        threshold = logits.amax(-1, keepdim=True) - 1.0
+        count = torch.full_like(threshold, -1.0)
+        for _ in range(_MAX_ITERATIONS):
+            above = logits > threshold
+            fewer = above.sum(-1, keepdim=True)
+            if bool((fewer == count).all()):
+                break
+            count = fewer
+            threshold = (logits.where(above, 0.0).sum(-1, keepdim=True) - 1.0) / count
+    # Once more, for the gradient.
+    threshold = (logits.where(above, 0.0).sum(-1, keepdim=True) - 1.0) / count
     return (logits - threshold).clamp(min=0.0)
