@@ -21,6 +21,8 @@ from world_env.spec import WorldSpec
 from world_env.testing.model_checks import check_world_model
 from world_env.twin.twin import Twin
 
+pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+
 MIXED = spaces.Dict(
     {
         "grid": spaces.MultiDiscrete([3, 2], start=[1, 0]),
@@ -316,8 +318,7 @@ def test_weights_of_a_model_without_categories_are_the_same_function() -> None:
 def test_a_twin_with_categories_is_stored_with_them(tmp_path) -> None:
     episodes, _ = table_episodes(300)
     spec = WorldSpec(spaces.Discrete(6), spaces.Discrete(2), horizon=40)
-    with pytest.warns(UserWarning):
-        twin = fit_episodes(episodes, spec, QUICK.replace(gradient_steps=2, validate_every=1))
+    twin = fit_episodes(episodes, spec, QUICK.replace(gradient_steps=2, validate_every=1))
     again = Twin.load(twin.save(tmp_path / "twin"))
     assert again.fingerprint() == twin.fingerprint()
     assert len(again.model.categories) == 1 and again.model.scored_by_draws

@@ -170,6 +170,9 @@ class TrainableWorldModel(WorldModel):
 
     windows: int = 640
     """Windows per gradient step (default of a fit)."""
+    select_from: float = 0.5
+    """Share of the gradient steps, in [0, 1], after which the weights with the smallest validation error are selected.
+    Larger where the validation error is noisy: late weights differ little, because the learning rate is small."""
     learning_rate: float = 1e-3
     """Peak learning rate (default of a fit)."""
 
