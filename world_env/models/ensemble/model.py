@@ -157,8 +157,8 @@ class EnsembleWorldModel(TrainableWorldModel):
         }
         fast._modules = {**self._modules, **prepared}
         cpu = dtype == torch.float32 and self.normalizer.center.device.type == "cpu"
-        # The compiled step has no categories.
-        if cpu and not len(self.categories):
+        # The compiled step has no categories and no prefix.
+        if cpu and not len(self.categories) and not len(self.categories.prefix):
             fast._compiled_step = self._compile_step()
         return fast
 
