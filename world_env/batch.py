@@ -153,6 +153,8 @@ class Statistics:
         else 1.
     unit_vectors: key -> (D,) int64: group number of dimensions whose squares sum to 1 in every state (the cosine and
         sine of an angle, a quaternion); -1 for dimensions without a group.
+    categories: key -> (D,) int64: group number of dimensions of which exactly one is 1 and all others are 0 in every
+        state (a one-hot); -1 for dimensions without a group. A key that is missing has no groups.
     reward_center, reward_scale: robust location and scale of the reward of a step that does not terminate, in task
         units.
     terminal_reward_center, terminal_reward_scale: the same for steps that terminate; equal to the two above if no step
@@ -175,6 +177,7 @@ class Statistics:
     reward_low: float
     reward_high: float
     terminal_fraction: float
+    categories: Observation = field(default_factory=dict)
 
 
 def unpacked(value: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -2,9 +2,10 @@
 
 An encoded observation is a dict of float32 tensors. Box values are kept; models normalise them. Angles of the spec
 become cosine and sine, and columns that float32 cannot resolve are centred first (`DataRange.offset`). uint8 images
-(H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete and MultiDiscrete become one-hot vectors.
+(H, W, C), (H, W) or (C, H, W) become (C, H, W) in [0, 1]. Discrete, MultiDiscrete and MultiBinary become one-hot
+vectors.
 An encoded action is float32 (B, A). A Box is scaled to [-1, 1], Discrete becomes a one-hot vector, and MultiDiscrete
-becomes concatenated one-hot vectors.
+and MultiBinary become concatenated one-hot vectors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from world_env.data_range import DataRange, widened
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.spaces import (
     action_size,
+    category_sizes,
     channels_first,
     is_image,
     observation_spaces,
@@ -347,17 +349,17 @@ def _decode(space: spaces.Space[Any], array: np.ndarray, box: _BoxColumns | None
 
 
 def _categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(sizes, starts) of a Discrete or MultiDiscrete space, one entry per component."""
-    if isinstance(space, spaces.Discrete):
-        return np.array([space.n]), np.array([space.start])
-    assert isinstance(space, spaces.MultiDiscrete)
-    return space.nvec, space.start
+    """(sizes, starts) of a Discrete, MultiDiscrete or MultiBinary space, one entry per component."""
+    sizes = np.array(category_sizes(space))
+    return sizes, np.zeros_like(sizes) + getattr(space, "start", 0)
 
 
 def _one_hot(
     array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], name: str
 ) -> np.ndarray:
     sizes, starts = _categories(space)
+    if array.dtype == bool and isinstance(space, spaces.MultiBinary):
+        array = array.astype(space.dtype)
     if array.dtype.kind not in "iu":
         raise error(
             f"invalid {name} for {space}: the dtype is {array.dtype}, expected integers: {_excerpt(array)}"

@@ -12,6 +12,9 @@ from gymnasium import spaces
 from world_env.errors import TwinFormatError, UnsupportedSpaceError
 from world_env.types import JSON, OBSERVATION
 
+_MIN_PICTURE_SIDE = 16
+"""Side in pixels below which an image is more likely a grid of symbols."""
+
 
 def space_to_json(space: spaces.Space[Any]) -> JSON:
     """Convert a space to strict JSON. Raises UnsupportedSpaceError if twins do not support the space."""
@@ -37,6 +40,8 @@ def space_to_json(space: spaces.Space[Any]) -> JSON:
             "start": space.start.tolist(),
             "dtype": str(np.dtype(space.dtype)),
         }
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
     if isinstance(space, spaces.Dict):
         return {
             "type": "Dict",
@@ -44,7 +49,7 @@ def space_to_json(space: spaces.Space[Any]) -> JSON:
         }
     raise UnsupportedSpaceError(
         f"{type(space).__name__} space {space} is not supported: expected Box, Discrete, a flat MultiDiscrete, "
-        "or a Dict of these. Wrap the environment, for example with gymnasium's FlattenObservation."
+        "MultiBinary, or a Dict of these. See the wrappers in world_env.wrappers."
     )
 
 
@@ -58,6 +63,8 @@ def space_from_json(tree: Any) -> spaces.Space[Any]:
             return spaces.Dict(
                 [(key, space_from_json(value)) for key, value in tree["spaces"].items()]
             )
+        if kind == "MultiBinary":
+            return spaces.MultiBinary(tree["n"])
         dtype = np.dtype(tree["dtype"])
         if kind == "Box":
             shape = tuple(int(size) for size in tree["shape"])
@@ -70,7 +77,7 @@ def space_from_json(tree: Any) -> spaces.Space[Any]:
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise TwinFormatError(f"invalid space: {str(tree)[:200]} ({error})") from error
     raise TwinFormatError(
-        f"unknown space type {kind!r}: expected Box, Discrete, MultiDiscrete or Dict"
+        f"unknown space type {kind!r}: expected Box, Discrete, MultiDiscrete, MultiBinary or Dict"
     )
 
 
@@ -84,7 +91,11 @@ def _bound_to_json(bound: np.ndarray) -> Any:
 
 def _bound_from_json(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     numbers = value if isinstance(value, list) else [value]
-    array = np.array([float(number) for number in numbers], dtype=np.float64).astype(dtype)
+    if dtype.kind in "iu":
+        # As integers: a float holds them exactly only up to 2**53.
+        array = np.array([int(number) for number in numbers], dtype)
+    else:
+        array = np.array([float(number) for number in numbers], dtype=np.float64).astype(dtype)
     return np.full(shape, array[0], dtype) if len(numbers) == 1 else array.reshape(shape)
 
 
@@ -106,16 +117,49 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
         else {OBSERVATION: space}
     )
     for key, part in parts.items():
-        flat = (
-            isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and len(part.shape or ()) <= 1
-        )
-        if not (isinstance(part, spaces.Box) or flat):
+        if not (isinstance(part, spaces.Box) or _is_categorical(part)):
             raise UnsupportedSpaceError(
-                f"observation {key!r} is a {type(part).__name__} space ({part}), which is not supported: expected "
-                "Box, Discrete, flat MultiDiscrete, or one Dict of these. "
-                "gymnasium.wrappers.FlattenObservation converts most other spaces to a Box."
+                f"observation {key!r} is a {type(part).__name__} space ({part!s:.200}), which is not supported: "
+                f"expected Box, Discrete, flat MultiDiscrete, MultiBinary, or a Dict of these. {_advice(key, part)}"
             )
     return parts
+
+
+def _is_categorical(space: spaces.Space[Any]) -> bool:
+    """Whether the space is Discrete, a flat MultiDiscrete or MultiBinary."""
+    return isinstance(space, spaces.Discrete | spaces.MultiBinary) or (
+        isinstance(space, spaces.MultiDiscrete) and len(space.shape or ()) <= 1
+    )
+
+
+def _advice(key: str, space: spaces.Space[Any]) -> str:
+    """What to do with an observation of a space that is not supported."""
+    if is_text(space):
+        text, drop = {"key": key, "vocabulary": ["first text", "second text"]}, {"keys": [key]}
+        return (
+            "Use its texts as categories, with all texts that can occur: "
+            f"WrapperConfig('world_env.wrappers:TextToCategory', {text}); or leave it out: "
+            f"WrapperConfig('world_env.wrappers:DropKeys', {drop})."
+        )
+    if isinstance(space, spaces.Tuple | spaces.Dict):
+        return "The wrapper world_env.wrappers:FlatDictObservation makes one Dict with flat keys of it."
+    if isinstance(space, spaces.MultiDiscrete):
+        return "Flatten it with a gymnasium.wrappers.TransformObservation."
+    return (
+        "Its values have no fixed size: write a gymnasium.ObservationWrapper that returns arrays of one shape"
+        f", or leave it out: WrapperConfig('world_env.wrappers:DropKeys', {{'keys': [{key!r}]}})."
+    )
+
+
+def category_sizes(space: spaces.Space[Any]) -> list[int]:
+    """Number of categories of each component of a space: Discrete, MultiDiscrete, MultiBinary; others have none."""
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(size) for size in space.nvec.reshape(-1)]
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * math.prod(space.shape)
+    return []
 
 
 def one_row(observation: Any) -> Any:
@@ -167,6 +211,19 @@ def is_image(space: spaces.Space[Any]) -> bool:
     return not flat and bool((space.low == 0).all() and (space.high == 255).all())
 
 
+def is_tiny_image(space: spaces.Space[Any]) -> bool:
+    """Whether the space holds images with a side of fewer than 16 pixels: more likely symbols than a picture."""
+    if not is_image(space):
+        return False
+    _, height, width = encoded_shape(space)
+    return min(height, width) < _MIN_PICTURE_SIDE
+
+
+def is_text(space: spaces.Space[Any]) -> bool:
+    """Whether the space holds texts: Text, and spaces of other packages with the dtype str."""
+    return space.dtype is not None and np.dtype(space.dtype).kind == "U"
+
+
 def channels_first(space: spaces.Space[Any]) -> bool:
     """Return True if images are (C, H, W), as stacked frames are: the first axis is the shortest, the last one > 4."""
     shape = space.shape or ()
@@ -177,11 +234,15 @@ def action_size(space: spaces.Space[Any]) -> int:
     """Size A of one encoded action. Raises UnsupportedSpaceError if actions of this space are not supported."""
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return int(np.prod(space.shape, dtype=int))
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return int(space.nvec.sum())
+    if _is_categorical(space):
+        return sum(category_sizes(space))
+    advice = (
+        "write a gymnasium.ActionWrapper with one Box or MultiDiscrete space, whose `action` method splits an action "
+        "into its parts"
+        if isinstance(space, spaces.Tuple | spaces.Dict)
+        else "write a gymnasium.ActionWrapper with one of these spaces"
+    )
     raise UnsupportedSpaceError(
-        f"a {type(space).__name__} action space ({space}) is not supported: expected a floating-point Box, Discrete "
-        "or a flat MultiDiscrete"
+        f"a {type(space).__name__} action space ({space!s:.200}) is not supported: expected a floating-point Box, "
+        f"Discrete, a flat MultiDiscrete or MultiBinary. What to do: {advice}."
     )

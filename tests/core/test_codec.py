@@ -1,5 +1,6 @@
 """Environment arrays to tensors and back."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from gymnasium import spaces
 from world_env.codec import Codec
 from world_env.data_range import MARGINS_PER_WIDENED_RANGE, DataRange, widened
 from world_env.errors import InvalidActionError, InvalidObservationError, UnsupportedSpaceError
-from world_env.spaces import action_size, encoded_shape, is_image, observation_spaces
+from world_env.spaces import (
+    action_size,
+    encoded_shape,
+    is_image,
+    observation_spaces,
+    space_from_json,
+    space_to_json,
+)
 from world_env.spec import WorldSpec
 
 FLAT = spaces.Box(-2.0, 2.0, (3,), np.float32)
@@ -262,12 +270,56 @@ def test_the_margin_of_the_data_range_is_defined_once() -> None:
 
 
 def test_unsupported_spaces_are_named() -> None:
-    with pytest.raises(UnsupportedSpaceError, match="MultiBinary"):
-        observation_spaces(spaces.MultiBinary(3))
+    with pytest.raises(UnsupportedSpaceError, match="no fixed size"):
+        observation_spaces(spaces.Sequence(spaces.Discrete(2)))
     nested = spaces.Dict({"a": spaces.Dict({"b": FLAT})})
-    with pytest.raises(UnsupportedSpaceError, match="'a' is a Dict"):
+    with pytest.raises(UnsupportedSpaceError, match=r"'a' is a Dict.*FlatDictObservation"):
         observation_spaces(nested)
-    for action in (spaces.MultiBinary(2), spaces.Box(0, 5, (1,), np.int32), nested):
+    pair = spaces.Tuple([FLAT, spaces.Discrete(2)])
+    for action in (pair, spaces.Box(0, 5, (1,), np.int32), nested):
         with pytest.raises(UnsupportedSpaceError, match=type(action).__name__):
             action_size(action)
+    with pytest.raises(UnsupportedSpaceError, match="ActionWrapper"):
+        action_size(pair)
+
+
+def test_an_observation_of_text_is_refused_with_both_calls_to_make() -> None:
+    space = spaces.Dict({"mission": spaces.Text(9), "here": FLAT})
+    with pytest.raises(UnsupportedSpaceError) as raised:
+        observation_spaces(space)
+    message = str(raised.value)
+    assert "world_env.wrappers:TextToCategory', {'key': 'mission', 'vocabulary': " in message
+    assert "world_env.wrappers:DropKeys', {'keys': ['mission']})" in message
+
+
+@pytest.mark.parametrize("n", [3, [2, 3], (1,)])
+def test_multi_binary_is_encoded_as_pairs_of_categories_and_back(n: int | list[int]) -> None:
+    space = spaces.MultiBinary(n)
+    assert space_from_json(json.loads(json.dumps(space_to_json(space)))) == space
+    codec = codec_for(space, space)
+    values = np.stack([space.sample() for _ in range(20)])
+    encoded = codec.encode_observation(values)["observation"]
+    assert encoded.shape == (20, 2 * values[0].size) == codec.encode_action(values).shape
+    assert (encoded.unflatten(-1, (-1, 2)).sum(-1) == 1).all()
+    assert (encoded[:, 1::2].reshape(values.shape).numpy() == values).all()
+    decoded = codec.decode_observation({"observation": encoded})
+    assert decoded.dtype == space.dtype and (decoded == values).all()
+    assert torch.equal(encoded, codec.encode_observation(values.astype(bool))["observation"])
+    with pytest.raises(InvalidObservationError, match=r"integers? in \[0, 1\]"):
+        codec.encode_observation(values + 2)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])
+def test_bounds_of_integers_are_kept_to_the_last_digit(dtype: type[np.integer]) -> None:
+    info = np.iinfo(dtype)
+    low, high = np.array([info.min, 0], dtype), np.array([info.max, info.max - 1], dtype)
+    space = spaces.Box(low, high, dtype=dtype)
+    again = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    assert again == space and again.high.tolist() == high.tolist()
+    assert again.low.tolist() == low.tolist()
+    codec = codec_for(space)
+    for extreme, bound in ((1e30, high), (-1e30, low)):
+        decoded = codec.decode_observation({"observation": torch.full((2, 2), extreme)})
+        assert decoded.dtype == dtype and decoded.tolist() == [bound.tolist()] * 2
+    assert codec.decode_observation({"observation": torch.full((1, 2), 7.4)}).tolist() == [[7, 7]]
     assert encoded_shape(OBSERVATIONS[2]) == (3, 8, 6)

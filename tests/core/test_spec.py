@@ -56,7 +56,7 @@ def test_specs_come_back() -> None:
     "space",
     [
         spaces.Text(3),
-        spaces.MultiBinary(3),
+        spaces.Sequence(spaces.Discrete(3)),
         spaces.Tuple((spaces.Discrete(2),)),
         spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
         spaces.Dict({"a": spaces.Text(2)}),

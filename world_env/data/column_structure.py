@@ -1,4 +1,4 @@
-"""Structure of the columns of a data set: unit vectors, and columns that return to a resting value."""
+"""Structure of the columns of a data set: unit vectors, one-hots, and columns that return to a resting value."""
 
 from __future__ import annotations
 
@@ -90,3 +90,52 @@ def unit_vectors(values: np.ndarray) -> list[tuple[int, ...]]:
             found.append(group)
             used.update(group)
     return found
+
+
+def one_hot_groups(values: np.ndarray, unit: np.ndarray) -> list[slice]:
+    """Find groups of neighbouring columns of (M, D) values of which exactly one is 1 and all others are 0 in every row.
+
+    FlattenObservation of Discrete spaces makes such columns. At least two columns of a group change. Of two groups that
+    follow each other, the first ends as soon as its columns sum to 1 in every row. Columns that are always 0 are
+    categories that the data do not show: they belong to the group around them, after them, or before them.
+
+    unit: (D,) bool, True for columns with the declared bounds [0, 1]. At the border of a group, columns that are always
+        0 join it only if they are declared so: another column may become 2.
+    """
+    binary = ((values == 0.0) | (values == 1.0)).all(0)
+    seen = binary & (values == 1.0).any(0)
+    stops = _stops(values, binary)
+    found: list[slice] = []
+    column, last = 0, 0
+    while column < len(seen):
+        stop = int(stops[column]) if seen[column] else 0
+        if seen[column:stop].sum() < 2 or not binary[column:stop].all():
+            column += 1
+            continue
+        start, empty = column, binary & ~seen & unit
+        while start > last and empty[start - 1]:
+            start -= 1
+        while stop < len(seen) and empty[stop]:
+            stop += 1
+        found.append(slice(start, stop))
+        column = last = stop
+    return found
+
+
+def _stops(values: np.ndarray, binary: np.ndarray) -> np.ndarray:
+    """For each column the end of the shortest one-hot that starts there, (D,) int64; 0 where there is none."""
+    rows, size = values.shape
+    # Columns of the first and of the second 1 of each row, from the current column on.
+    first, second = np.full(rows, size), np.full(rows, size)
+    stops = np.zeros(size, np.int64)
+    for column in reversed(range(size)):
+        if not binary[column]:
+            first[:], second[:] = size, size
+            continue
+        here = values[:, column] == 1.0
+        second = np.where(here, first, second)
+        first = np.where(here, column, first)
+        stop = int(first.max()) + 1
+        if stop <= min(size, int(second.min())):
+            stops[column] = stop
+    return stops

@@ -6,17 +6,19 @@ The codec is applied here, once. Letters and time alignment as in `world_env.bat
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from world_env.batch import Batch, Context, Observation, Statistics, select, unpacked
 from world_env.codec import Codec, packed
-from world_env.data.column_structure import returns_to_rest, unit_vectors
+from world_env.data.column_structure import one_hot_groups, returns_to_rest, unit_vectors
 from world_env.data.episode import Episode, Piece, stacked_conditioning
 from world_env.data.statistics import MIN_SPREAD, is_vector, robust_scale
 from world_env.data_range import widened
@@ -27,6 +29,7 @@ from world_env.errors import (
     InvalidObservationError,
 )
 from world_env.seeding import SeedPurpose, derived_seed
+from world_env.spaces import category_sizes, is_image
 
 _STILL = 1e-3
 """Change scale of a column that never changes, in units of its own scale: it should stay put."""
@@ -179,7 +182,8 @@ class EncodedEpisodes:
 
         Only float and integer Box keys are scaled; images and one-hots keep [0, 1].
         """
-        columns = {key: self._key_statistics(key) for key in self.observations}
+        categories = self._categories()
+        columns = {key: self._key_statistics(key, categories[key]) for key in self.observations}
         (center_usual, scale_usual), (center_final, scale_final) = (
             robust_scale(part[:, None].numpy()) for part in self.rewards_by_end()
         )
@@ -201,6 +205,7 @@ class EncodedEpisodes:
             reward_low=float(self.rewards.min()),
             reward_high=float(self.rewards.max()),
             terminal_fraction=float(self.terminated.mean()),
+            categories=categories,
         )
 
     def fingerprint(self) -> str:
@@ -248,7 +253,26 @@ class EncodedEpisodes:
                 number += 1
         return found
 
-    def _key_statistics(self, key: str) -> tuple[Tensor, ...]:
+    def _categories(self) -> Observation:
+        """`Statistics.categories`: known from the space, or found in the columns of a Box."""
+        found, number = {}, 0
+        for key, values in self.observations.items():
+            flat, space = values.flatten(1), self.codec.keys[key]
+            of_key = found[key] = torch.full((flat.shape[1],), -1)
+            if isinstance(space, spaces.Box):
+                if is_image(space):
+                    continue
+                low, high = (np.asarray(bound).reshape(-1) for bound in (space.low, space.high))
+                groups = one_hot_groups(flat.numpy(), (low == 0) & (high == 1))
+            else:
+                edges = np.cumsum([0, *category_sizes(space)]).tolist()
+                groups = [slice(*pair) for pair in itertools.pairwise(edges)]
+            for group in groups:
+                of_key[group] = number
+                number += 1
+        return found
+
+    def _key_statistics(self, key: str, categories: Tensor) -> tuple[Tensor, ...]:
         flat = self.observations[key].flatten(1)
         if not is_vector(self.codec.keys[key]):
             one, zero = torch.ones(flat.shape[1]), torch.zeros(flat.shape[1])
@@ -268,7 +292,12 @@ class EncodedEpisodes:
             for array in (center, scale, change, carried)
         )
         *usual, kept = scales
-        return (*usual, low, high, kept)
+        one_hot = categories >= 0
+        plain = (0.0, 1.0, 1.0, 0.0, 1.0, 1.0)
+        return tuple(
+            value.masked_fill(one_hot, fixed)
+            for value, fixed in zip((*usual, low, high, kept), plain, strict=True)
+        )
 
 
 def encode_episodes(episodes: Sequence[Episode], codec: Codec) -> EncodedEpisodes:

@@ -57,8 +57,6 @@ from world_env.types import JSON
 
 _MIN_TERMINALS = 20
 """Terminal labels in the validation split that suffice to choose the threshold. With fewer, all data choose it."""
-_SELECT_FROM = 0.5
-"""Fraction of the gradient steps after which weights can be selected."""
 Progress = Callable[[int, int, JSON], None]
 """(gradient steps done, gradient steps in total, logs): called after each validation."""
 
@@ -273,7 +271,7 @@ def _optimize(
                 windows=config.eval_windows,
             )
             # Early models can have a low open-loop error although their termination head is untrained.
-            selectable = done >= _SELECT_FROM * gradient_steps
+            selectable = done >= model.select_from * gradient_steps
             logs = _plain(parts) | {
                 "open_loop": measured.score,
                 "open_loop_rms": float(measured.error.mean()),

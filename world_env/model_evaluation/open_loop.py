@@ -166,17 +166,22 @@ def one_step(
     for steps in torch.arange(len(data), device=data.device).split(_CHUNK):
         batch = data.gather(steps, 1)
         rng = CounterRNG.from_seed(seed + int(steps[0]), len(batch), device=data.device)
+        before = state_at(model, data, steps, rng)
+        arrived = data.seen(steps + data.episode[steps] + 1)
+        observed = model.observed_termination(before, batch.actions[:, 0], arrived)
         state, prediction = model.step(
-            state_at(model, data, steps, rng),
+            before,
             batch.actions[:, 0],
             rng=rng,
             temperature=temperature,
             uncertainty="full",
         )
-        terminated = prediction.terminated.cpu()
+        terminated = (prediction.terminated if observed is None else observed).cpu()
         if bounds:
-            arrived = data.codec.decode_observation(model.decode(state))
-            beyond = torch.from_numpy(bounds.beyond(arrived))
+            shown = data.codec.decode_observation(
+                model.decode(state) if observed is None else arrived
+            )
+            beyond = torch.from_numpy(bounds.beyond(shown))
             terminated = terminated.masked_fill(beyond, 1.0)
         probability.append(terminated)
         known = prediction.uncertainty

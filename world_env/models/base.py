@@ -95,6 +95,24 @@ class WorldModel(nn.Module, ABC):
         """
         return ()
 
+    def completed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Complete stored weights that an earlier version of the family saved (default: unchanged).
+
+        Adds what the family got later, such that the function stays the same. Does not modify `weights`.
+        """
+        return weights
+
+    def observed_termination(
+        self, state: State, action: Tensor, observation: Observation
+    ) -> Tensor | None:
+        """Compute the termination probability (B,) of real transitions, for the scores and the threshold of a twin.
+
+        state: before the step. action: (B, A). observation: key -> (B, *O), the real one after the step.
+        None (default): `step` is scored in its place. Where steps draw one of several outcomes, that would compare the
+        end of one outcome with another outcome.
+        """
+        return None
+
     def for_inference(self) -> WorldModel:
         """Return a model with the current weights, prepared for fast steps without gradients (default: this model)."""
         return self
@@ -152,6 +170,9 @@ class TrainableWorldModel(WorldModel):
 
     windows: int = 640
     """Windows per gradient step (default of a fit)."""
+    select_from: float = 0.5
+    """Share of the gradient steps, in [0, 1], after which the weights with the smallest validation error are selected.
+    Larger where the validation error is noisy: late weights differ little, because the learning rate is small."""
     learning_rate: float = 1e-3
     """Peak learning rate (default of a fit)."""
 

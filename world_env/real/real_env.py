@@ -22,6 +22,7 @@ from world_env.lazy import imported
 from world_env.real.step_ledger import StepLedger
 from world_env.spaces import action_size, observation_spaces
 from world_env.spec import EnvConfig, WorldSpec, WrapperConfig
+from world_env.wrappers.flat_dict_observation import with_flat_keys
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -85,6 +86,7 @@ def make_real(
             from world_env.wrappers.action_chunk import ActionChunk
 
             env = ActionChunk(env, real.action_chunk)
+        env = with_flat_keys(env)
         observation_spaces(env.observation_space)
         action_size(env.action_space)
     except WorldEnvError:

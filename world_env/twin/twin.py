@@ -359,6 +359,7 @@ def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> Wor
             raise TwinFormatError(f"{named}: {error}") from error
     if tree["format"] == 1:  # This format has no inert buffers.
         weights = {name: model.get_buffer(name) for name in model.inert_buffers()} | weights
+    weights = model.completed(weights)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     if expected != got:

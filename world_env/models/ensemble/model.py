@@ -14,6 +14,9 @@ Design, with sources in brackets:
   goal bonus does not affect the reward of other steps.
 - The rare terminal class has a larger weight in the loss. The logarithm of the weight is subtracted from the logit, so
   the probability stays calibrated.
+- Categories (`layers.categories`) are learned by their likelihood and drawn in every step, so the state holds exact
+  one-hots. Only numbers are rolled out in the multi-step part, along the categories of the data: the mean of a random
+  category is no state.
 - The uncertainty is a running average of the disagreement with one other member at a time. It costs a fraction of a
   comparison of all members at each step, at nearly the same quality [benchmarks/diagnostics/uncertainty.py].
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,8 +35,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from world_env.batch import Batch, Context, Observation, State, Statistics
+from world_env.data_range import widened
 from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.ensemble.config import EnsembleConfig
+from world_env.models.layers.categories import Categories
 from world_env.models.layers.ensemble_mlp import MemberMLP, PreparedMLP, RowGroups
 from world_env.models.layers.fused_activation import compiled_loops
 from world_env.models.layers.losses import terminal_weight, weighted_mean
@@ -40,7 +46,7 @@ from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.rescaling import Rescaling
 from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import CounterRNG
-from world_env.spaces import action_size
+from world_env.spaces import action_size, observation_spaces
 from world_env.spec import WorldSpec
 from world_env.types import Uncertainty
 
@@ -69,20 +75,47 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.config: EnsembleConfig = config
         self.layout = VectorLayout(spec, family="ensemble")
         self.normalizer = Normalizer(self.layout)
+        self.categories = Categories(observation_spaces(spec.observation_space), self.layout.shapes)
         size, actions = self.layout.size, action_size(spec.action_space)
-        self.dynamics = MemberMLP(
-            config.members, size + actions, config.width, config.layers, 2 * size
-        )
+        inputs = size + actions + len(self.categories.prefix)
+        self.dynamics = MemberMLP(config.members, inputs, config.width, config.layers, 2 * size)
         self.heads = MemberMLP(config.members, 3 * size + actions, config.head_width, 2, 3)
         self.register_buffer("log_terminal_weight", torch.zeros(()))
 
     def inert_buffers(self) -> tuple[str, ...]:
-        """Buffers of the normaliser that have no effect for this data."""
-        return self.normalizer.inert_buffers("normalizer")
+        """Buffers of the normaliser and of the categories that have no effect for this data."""
+        inert = self.normalizer.inert_buffers("normalizer")
+        return inert + self.categories.inert_buffers("categories")
+
+    @property
+    def scored_by_draws(self) -> bool:  # type: ignore[override]
+        """True with categories: a rollout is then one of several possible outcomes."""
+        return len(self.categories) > 0
+
+    @property
+    def select_from(self) -> float:  # type: ignore[override]
+        """Later with categories: the error of random rollouts is noisy, and every gradient step improves the tables."""
+        return 0.9 if len(self.categories) else 0.5
+
+    def completed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a model without categories compute the same function in one that could have them."""
+        if "categories.group" in weights:
+            return weights
+        name, prefix = "dynamics.weights.0", len(self.categories.prefix)
+        weights = weights | {"categories.group": torch.full((self.layout.size,), -1)}
+        if prefix and name in weights:
+            weights[name] = functional.pad(weights[name], (0, 0, 0, prefix))
+        return weights
 
     def prepare(self, statistics: Statistics) -> None:
         """Set the normaliser and the weight of terminal steps."""
         self.normalizer.prepare(statistics)
+        self.categories.prepare(statistics)
+        one_hot = self.categories.group >= 0
+        # With the margin that is subtracted again: a category is never outside of the range of the data.
+        low, high = widened(0.0, 1.0)
+        self.normalizer.low.masked_fill_(one_hot, low)
+        self.normalizer.high.masked_fill_(one_hot, high)
         log_weight, bias = terminal_weight(
             statistics.terminal_fraction, self.config.terminal_weight
         )
@@ -92,6 +125,13 @@ class EnsembleWorldModel(TrainableWorldModel):
     def warm_start(self, older: TrainableWorldModel) -> None:
         """Take over the older members, converted to the scales of this model."""
         assert isinstance(older, EnsembleWorldModel)
+        if not torch.equal(self.categories.group >= 0, older.categories.group >= 0):
+            warnings.warn(
+                "no warm start: the new data have other one-hot columns than the data of the older model. This fit "
+                "starts from scratch and needs the gradient steps of a full fit",
+                stacklevel=2,
+            )
+            return
         self.normalizer.carry_as(older.normalizer)
         rescaling = Rescaling.between(older.normalizer, self.normalizer)
         actions = action_size(self.spec.action_space)
@@ -101,7 +141,9 @@ class EnsembleWorldModel(TrainableWorldModel):
             torch.cat([rescaling.reward_shift, weight]),
         )
         self.dynamics.take_over(
-            older.dynamics, rescaling.observation_action(actions), rescaling.noisy_change()
+            older.dynamics,
+            rescaling.observation_action(actions + len(self.categories.prefix)),
+            rescaling.noisy_change(),
         )
         self.heads.take_over(older.heads, rescaling.transition(actions), outcome)
 
@@ -110,11 +152,13 @@ class EnsembleWorldModel(TrainableWorldModel):
         dtype = self.normalizer.center.dtype
         fast = copy.copy(self)
         prepared = {
-            name: PreparedMLP(network, dtype)
-            for name, network in (("dynamics", self.dynamics), ("heads", self.heads))
+            "dynamics": PreparedMLP(self.dynamics, dtype, outputs=self._outputs()),
+            "heads": PreparedMLP(self.heads, dtype),
         }
         fast._modules = {**self._modules, **prepared}
-        if dtype == torch.float32 and self.normalizer.center.device.type == "cpu":
+        cpu = dtype == torch.float32 and self.normalizer.center.device.type == "cpu"
+        # The compiled step has no categories and no prefix.
+        if cpu and not len(self.categories) and not len(self.categories.prefix):
             fast._compiled_step = self._compile_step()
         return fast
 
@@ -175,10 +219,16 @@ class EnsembleWorldModel(TrainableWorldModel):
         groups = RowGroups.of(member, self.config.members)
         normalized = self.normalizer.normalize(vector)
         inputs = torch.cat([normalized, action], -1)
-        mean, raw = self.dynamics.own(inputs, groups).chunk(2, -1)
-        noise = rng.normal(self.layout.size, dtype=mean.dtype)
-        change = torch.addcmul(mean, self._deviation(raw), noise, value=temperature)
-        arrived = self.normalizer.arrive(vector, change)
+        if len(self.categories):
+            inputs, mean, change, arrived = self._arrive_in_categories(
+                vector, inputs, groups, rng, temperature
+            )
+        else:
+            inputs = self._with_prefix(inputs)
+            mean, raw = self.dynamics.own(inputs, groups).chunk(2, -1)
+            noise = rng.normal(self.layout.size, dtype=mean.dtype)
+            change = torch.addcmul(mean, self._deviation(raw), noise, value=temperature)
+            arrived = self.normalizer.arrive(vector, change)
         transition = [normalized, action, *self.normalizer.arrival(vector, arrived)]
         outcome = self.heads.own(torch.cat(transition, -1), groups)
         reward, terminal_reward, logit = outcome.unbind(-1)
@@ -195,6 +245,57 @@ class EnsembleWorldModel(TrainableWorldModel):
             total,
         )
         return {"observation": arrived, "member": member, **estimate}, prediction
+
+    def _with_prefix(self, inputs: Tensor, vector: Tensor | None = None) -> Tensor:
+        """Inputs (..., D + A) of the dynamics with the prefix of `vector` (..., D); None: the empty prefix."""
+        if not len(self.categories.prefix):
+            return inputs
+        if vector is None:
+            return functional.pad(inputs, (0, len(self.categories.prefix)))
+        return torch.cat([inputs, self.categories.prefix_of(vector)], -1)
+
+    def _arrive_in_categories(
+        self, vector: Tensor, inputs: Tensor, groups: RowGroups, rng: CounterRNG, temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step of observations with categories, stage by stage (`Categories`).
+
+        inputs: (B, D + A), normalised observation and action.
+        Returns (inputs with the empty prefix, outputs (B, D) for them, change, arrived), each (B, ...); the change of
+        categories is 0.
+        """
+        categories, numbers = self.categories, self.categories.numbers
+        fraction = rng.uniform(len(categories), dtype=vector.dtype)
+        empty = self._with_prefix(inputs)
+        outputs = self.dynamics.own(empty, groups)
+        mean = outputs[:, : self.layout.size]
+        drawn = torch.zeros_like(vector)
+        for number, stage in enumerate(categories.stages):
+            if number:
+                outputs = self.dynamics.own(self._with_prefix(inputs, drawn), groups)
+            if stage:
+                logits = outputs[:, : self.layout.size]
+                drawn = drawn + categories.draw(logits, stage, fraction, temperature)
+        change = torch.zeros_like(vector)
+        if not len(numbers):
+            return empty, mean, change, drawn
+        moves, raw = (part.index_select(-1, numbers) for part in outputs.chunk(2, -1))
+        noise = rng.normal(len(numbers), dtype=moves.dtype)
+        moves = torch.addcmul(moves, self._deviation(raw), noise, value=temperature)
+        change = change.index_copy(-1, numbers, moves)
+        arrived = self.normalizer.arrive(vector, change)
+        return empty, mean, change, torch.where(categories.group >= 0, drawn, arrived)
+
+    def observed_termination(
+        self, state: State, action: Tensor, observation: Observation
+    ) -> Tensor | None:
+        """Termination probability of real transitions, with categories; see `WorldModel`."""
+        if not len(self.categories):
+            return None
+        arrived = self.layout.flatten(observation)
+        transition = self.normalizer.transition(state["observation"], action, arrived)
+        groups = RowGroups.of(state["member"], self.config.members)
+        logit = self.heads.own(transition, groups)[:, 2]
+        return (logit - self.log_terminal_weight).sigmoid()
 
     def _step_compiled(
         self,
@@ -247,9 +348,10 @@ class EnsembleWorldModel(TrainableWorldModel):
             turn = 1 + looks[due] // self.config.partner_every % others
             partner = (state["member"][due] + turn) % self.config.members
             groups = RowGroups(partner, self.config.members)
-            other, _ = self.dynamics.own(inputs[due], groups).chunk(2, -1)
+            other = self.dynamics.own(inputs[due], groups)[:, : self.layout.size]
             # The sample variance of two values is half their squared difference.
-            variance = (own[due] - other).square().mean(-1) * 0.5
+            apart = self._comparable(own[due]) - self._comparable(other)
+            variance = self._over_columns(apart.square()) * 0.5
             average = average.index_copy(0, due, average[due].lerp(variance, 1.0 / others))
         return {"disagreement": average, "looks": looks + 1}
 
@@ -262,8 +364,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         return self.normalizer.normalize(state["observation"])
 
     def window(self, progress: float) -> int:
-        """Return 1 in the one-step part of the fit, then `rollout`."""
-        return 1 if progress < self.config.one_step_share else self.config.rollout
+        """Return 1 in the one-step part of the fit, then `rollout`; always 1 if all columns are categories."""
+        one_step = progress < self.config.one_step_share or not len(self.categories.numbers)
+        return 1 if one_step else self.config.rollout
 
     def loss(
         self, batch: Batch, *, rng: CounterRNG, progress: float
@@ -280,10 +383,37 @@ class EnsembleWorldModel(TrainableWorldModel):
         parts = self._outcome_loss(
             vectors, actions, split(batch.rewards), split(batch.terminated), valid
         )
-        start = vectors[:, :, 0]
+        start, arrived = vectors[:, :, 0], vectors[:, :, 1]
         inputs = torch.cat([self.normalizer.normalize(start), actions[:, :, 0]], -1)
-        mean, log_std = self._change(self.dynamics(inputs))
-        error = self.normalizer.change(start, vectors[:, :, 1]) - mean
+        stage = self._random_stage(rng, rows)
+        if stage is None:
+            inputs = self._with_prefix(inputs)
+        else:
+            inputs = torch.cat([inputs, self.categories.prefix_of(arrived, stage)], -1)
+        outputs = self.dynamics(inputs, outputs=self._outputs())
+        mean = outputs[..., : self.layout.size]
+        error = self.normalizer.change(start, arrived) - mean
+        if len(self.categories):
+            parts["categories"], probabilities = self._category_loss(
+                mean, arrived, valid[:, :, 0], stage
+            )
+        if len(self.categories.numbers):
+            _, log_std = self._change(outputs)
+            parts["change"] = self._change_loss(error, log_std, valid[:, :, 0])
+        if actions.shape[2] > 1 and len(self.categories.numbers):
+            parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
+        logs = {name: part.detach() for name, part in parts.items()}
+        if len(self.categories):
+            error = torch.where(self.categories.group >= 0, arrived - probabilities, error)
+        logs["per_dimension"] = error.detach().square().mean((0, 1)).sqrt()
+        return torch.stack(list(parts.values())).sum(), logs
+
+    def _change_loss(self, error: Tensor, log_std: Tensor, valid: Tensor) -> Tensor:
+        """Negative log-likelihood of the changes of one step (E, N, D). error: target minus mean."""
+        if len(self.categories):
+            error, log_std = (
+                part.index_select(-1, self.categories.numbers) for part in (error, log_std)
+            )
         scaled = error * (-log_std).exp()
         misfit = functional.huber_loss(
             scaled, torch.zeros_like(scaled), reduction="none", delta=self.config.huber_delta
@@ -291,27 +421,57 @@ class EnsembleWorldModel(TrainableWorldModel):
         # beta-NLL: without the weight, noisy or badly fitted samples have almost no effect on the mean.
         weight = (2.0 * self.config.beta * log_std).exp().detach()
         likelihood = weight * (misfit + log_std)
-        parts["change"] = weighted_mean(likelihood.mean(-1), valid[:, :, 0])
-        if actions.shape[2] > 1:
-            parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
-        logs = {name: part.detach() for name, part in parts.items()}
-        logs["per_dimension"] = error.detach().square().mean((0, 1)).sqrt()
-        return torch.stack(list(parts.values())).sum(), logs
+        return weighted_mean(likelihood.mean(-1), valid)
+
+    def _random_stage(self, rng: CounterRNG, rows: int) -> Tensor | None:
+        """Stage (E, N) that each window trains: the prefix of the earlier stages is given to the network."""
+        stages = len(self.categories.stages)
+        if not len(self.categories.prefix) or stages < 2:
+            return None
+        stage = (rng.uniform(1)[:rows, 0] * stages).to(torch.int64).clamp(max=stages - 1)
+        return stage.unflatten(0, (self.config.members, -1))
+
+    def _category_loss(
+        self, logits: Tensor, arrived: Tensor, valid: Tensor, stage: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss of the groups that are not part of the prefix, and probabilities (E, N, D).
+
+        arrived: (E, N, D). valid, stage: (E, N).
+        """
+        loss, probabilities = self.categories.loss(logits, arrived)
+        if stage is None:
+            return weighted_mean(loss.mean(-1), valid), probabilities
+        weight = self.categories.open(stage).to(valid.dtype)
+        return weighted_mean(loss, weight * valid[..., None]), probabilities
+
+    def _outputs(self) -> int:
+        """Number of outputs of the dynamics that have an effect: categories have no noise."""
+        return self.layout.size * (2 if len(self.categories.numbers) else 1)
 
     def _rollout_loss(
         self, vectors: Tensor, actions: Tensor, valid: Tensor, mean: Tensor
     ) -> Tensor:
-        """Multi-step error of the mean on windows (E, N, T, ...), from the predicted first step `mean` (E, N, D)."""
-        steps = actions.shape[2]
+        """Multi-step error of the mean on windows (E, N, T, ...), from the predicted first step `mean` (E, N, D).
+
+        Categories are those of the data, before and after each step.
+        """
+        steps, categories = actions.shape[2], self.categories
         vector, total = vectors[:, :, 0], mean.new_zeros(())
         for step in range(1, steps):
             vector = self.normalizer.moved(vector, mean)
+            if len(categories):
+                vector = torch.where(categories.group >= 0, vectors[:, :, step], vector)
             inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
+            arrived = vectors[:, :, step + 1]
+            if len(categories.prefix):
+                inputs = self._with_prefix(inputs, arrived if len(categories) else None)
             # Only the mean is rolled out, so the outputs of the noise are not needed.
             mean = self.dynamics(inputs, outputs=self.layout.size)
-            target = self.normalizer.change(vector, vectors[:, :, step + 1])
-            error = functional.smooth_l1_loss(mean, target, reduction="none").mean(-1)
-            total = total + weighted_mean(error, valid[:, :, step])
+            target = self.normalizer.change(vector, arrived)
+            error = functional.smooth_l1_loss(mean, target, reduction="none")
+            if len(categories):
+                error = error.index_select(-1, categories.numbers)
+            total = total + weighted_mean(error.mean(-1), valid[:, :, step])
         return 10.0 * total / (steps - 1)
 
     def _outcome_loss(
@@ -353,5 +513,15 @@ class EnsembleWorldModel(TrainableWorldModel):
 
     def _disagreement(self, inputs: Tensor) -> Tensor:
         """Variance over all members of the mean change, averaged over the dimensions: (B,)."""
-        mean, _ = self.dynamics(inputs[None]).chunk(2, -1)
-        return mean.var(0).mean(-1)
+        mean = self.dynamics(inputs[None])[..., : self.layout.size]
+        return self._over_columns(self._comparable(mean).var(0))
+
+    def _comparable(self, mean: Tensor) -> Tensor:
+        """Outputs (..., D) in which members are compared: changes, and probabilities of categories."""
+        return self.categories.probabilities(mean) if len(self.categories) else mean
+
+    def _over_columns(self, squared: Tensor) -> Tensor:
+        """Mean over the dimensions (..., D); a group of categories counts as one dimension, with its sum."""
+        if not len(self.categories):
+            return squared.mean(-1)
+        return squared.sum(-1) / (len(self.categories) + len(self.categories.numbers))

@@ -151,12 +151,15 @@ class PreparedMLP(nn.Module):
 
     It has no parameters of its own. Weights are shared with the network if the precision is the same.
     dtype: precision of the hidden layers; inputs and outputs keep their own.
+    outputs: number of outputs to compute, from the first one; None: all.
     """
 
-    def __init__(self, network: MemberMLP, dtype: torch.dtype) -> None:
+    def __init__(
+        self, network: MemberMLP, dtype: torch.dtype, *, outputs: int | None = None
+    ) -> None:
         super().__init__()
         self.dtype = dtype
-        self.outputs = network.weights[-1].shape[-1]
+        self.outputs = outputs or network.weights[-1].shape[-1]
         device = network.weights[-1].device.type
         self.chunk = _CPU_CHUNK if device == "cpu" else _GPU_CHUNK
         self._activate = activation(dtype, device)
@@ -172,7 +175,7 @@ class PreparedMLP(nn.Module):
                     (weight[i], bias[i], gain[i], shift[i])
                     for weight, bias, gain, shift in zip(weights, biases, *vectors, strict=False)
                 ],
-                (weights[-1][i], biases[-1][i]),
+                (weights[-1][i][:, : self.outputs], biases[-1][i][:, : self.outputs]),
             )
             for i in range(len(weights[0]))
         ]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from world_env.batch import Observation, Statistics
+from world_env.models.layers.categories import Categories
 from world_env.models.layers.dense import dense
 from world_env.models.layers.symlog import symexp, symlog
 from world_env.spaces import is_image, observation_spaces
@@ -83,6 +84,8 @@ class EncoderDecoder(nn.Module):
         # observations may contain characters that module names may not.
         self.sizes = [math.prod(self.shapes[key]) for key in self.vectors]
         self.scales = nn.ModuleList(ObservationScaler(size) for size in self.sizes)
+        vectors = {key: self.shapes[key] for key in self.vectors}
+        self.categories = Categories(parts, vectors)
         self.size = 0
         if self.vectors:
             self.read: nn.Module = dense(sum(self.sizes), hidden, 2)
@@ -103,9 +106,12 @@ class EncoderDecoder(nn.Module):
         for key, scaler in zip(self.vectors, self.scales, strict=True):
             for name in ("center", "scale", "low", "high"):
                 getattr(scaler, name).copy_(getattr(statistics, name)[key].flatten())
+        self.categories.prepare(statistics)
 
     def within(self, other: EncoderDecoder) -> bool:
-        """Return True if the scalers of the other one represent the range of this one's data."""
+        """Return True if the other one has the same categories and represents the range of this one's data."""
+        if not torch.equal(self.categories.group, other.categories.group):
+            return False
         pairs = zip(self.scales, other.scales, strict=True)
         return all(
             cast("ObservationScaler", scaler).within(cast("ObservationScaler", other_scaler))
@@ -126,20 +132,36 @@ class EncoderDecoder(nn.Module):
         """Decode features (N, F) to the most likely observation, key -> (N, *O)."""
         decoded: Observation = {}
         if self.vectors:
-            parts = self.write(features).split(self.sizes, -1)
+            written = self.write(features)
+            likely = self.categories.most_likely(written) if len(self.categories) else written
+            is_number = (self.categories.group < 0).split(self.sizes)
+            parts = zip(
+                written.split(self.sizes, -1), likely.split(self.sizes, -1), is_number, strict=True
+            )
             for key, part, scaler in zip(self.vectors, parts, self.scales, strict=True):
-                values = cast("ObservationScaler", scaler).unsquash(part)
+                numbers, category, numeric = part
+                values = cast("ObservationScaler", scaler).unsquash(numbers)
+                values = torch.where(numeric, values, category)
                 decoded[key] = values.unflatten(-1, self.shapes[key])
         for key, decoder in zip(self.images, self.pens, strict=True):
             decoded[key] = decoder(features).clamp(0.0, 1.0)
         return {key: decoded[key] for key in self.shapes}
 
     def vector_loss(self, features: Tensor, observation: Observation) -> Tensor:
-        """Negative log-likelihood of all vector keys without constants, (N,): half the squared error per variance."""
+        """Negative log-likelihood of all vector keys without constants, (N,).
+
+        Numbers: half the squared error per variance. Categories: cross-entropy.
+        """
         if not self.vectors:
             return features.new_zeros(len(features))
-        difference = self.write(features) - self._squashed(observation)
-        return 0.5 * (difference / self.precision).square().sum(-1)
+        written = self.write(features)
+        difference = written - self._squashed(observation)
+        if not len(self.categories):
+            return 0.5 * (difference / self.precision).square().sum(-1)
+        difference = difference.masked_fill(self.categories.group >= 0, 0.0)
+        vector = torch.cat([observation[key].flatten(1) for key in self.vectors], -1)
+        cross_entropy = self.categories.cross_entropy(written, vector).sum(-1)
+        return 0.5 * (difference / self.precision).square().sum(-1) + cross_entropy
 
     def image_loss(self, features: Tensor, observation: Observation) -> Tensor:
         """Negative log-likelihood of all image keys without constants, (N,)."""

@@ -103,6 +103,15 @@ class RssmWorldModel(TrainableWorldModel):
         self.register_buffer("reward_range", torch.tensor([-1e6, 1e6]))
         self.register_buffer("log_terminal_weight", torch.zeros(()))
 
+    def inert_buffers(self) -> tuple[str, ...]:
+        """The groups of categories, if the observation has none."""
+        return self.senses.categories.inert_buffers("senses.categories")
+
+    def completed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a model without categories decode numbers in every column."""
+        none = {"senses.categories.group": torch.full_like(self.senses.categories.group, -1)}
+        return none | weights
+
     def prepare(self, statistics: Statistics) -> None:
         """Set the scales, the reward range, and the weight of terminal steps."""
         self.senses.prepare(statistics)
@@ -128,7 +137,8 @@ class RssmWorldModel(TrainableWorldModel):
         assert isinstance(older, RssmWorldModel)
         if not self.senses.within(older.senses):
             warnings.warn(
-                "no warm start: the range of the new data is too large for the scales of the older model. This fit "
+                "no warm start: the range of the new data is too large for the scales of the older model, or their "
+                "one-hot columns differ. This fit "
                 "starts from scratch and needs the gradient steps of a full fit",
                 stacklevel=2,
             )
