@@ -21,7 +21,7 @@ from world_env.models.registry import register_world_model
 from world_env.models.rssm.config import RssmConfig
 from world_env.rng import CounterRNG
 from world_env.simulation.simulator import Simulator
-from world_env.spec import WorldSpec
+from world_env.spec import Angle, WorldSpec
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
@@ -137,6 +137,14 @@ def test_an_episode_starts_from_given_observations(exported: Any) -> None:
     assert {f"state.{name}" for name in expected} == set(found)
     for name, value in expected.items():
         np.testing.assert_allclose(found[f"state.{name}"], value.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_angles_are_steps_of_the_simulator_too(tmp_path: Path) -> None:
+    angles = {"observation": (Angle(1, -3.0, 6.0), Angle(3, 0.0, 360.0))}
+    box = spaces.Box(np.array([-5, -5, -5, 0], np.float32), np.array([5, 5, 5, 400], np.float32))
+    twin = awake(WorldSpec(box, spaces.Discrete(2), angles=angles), "ensemble", ENSEMBLE)
+    export_twin(twin, tmp_path / "twin.onnx")
+    follows_the_simulator(twin, tmp_path / "twin.onnx", STEPS)
 
 
 def test_rewards_and_observations_stay_within_the_data(tmp_path: Path) -> None:

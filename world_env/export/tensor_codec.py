@@ -15,7 +15,8 @@ from world_env.batch import Observation
 from world_env.codec import Codec
 from world_env.errors import ExportError
 from world_env.export.onnx_graph import Tensors
-from world_env.spaces import channels_first, encoded_shape, is_image
+from world_env.spaces import channels_first, is_image
+from world_env.spec import encoded_shapes
 from world_env.types import OBSERVATION
 
 _FAR = 1e30
@@ -83,7 +84,7 @@ class TensorCodec:
             return image.reshape(-1, *(space.shape or ()))
         if isinstance(space, spaces.Box):
             low, high = self._bounds[key]
-            shaped = values.reshape(-1, *space.shape)
+            shaped = self._with_angles(key, values).reshape(-1, *space.shape)
             if space.dtype.kind == "f":
                 return shaped.clamp(low.to(torch.float32), high.to(torch.float32))
             # float32 cannot hold the bounds of large integers.
@@ -102,8 +103,37 @@ class TensorCodec:
                 return image.unsqueeze(1)
             return image if channels_first(space) else image.movedim(-1, 1)
         if isinstance(space, spaces.Box):
-            return values.to(torch.float32).reshape(-1, *shape)
+            real = values.to(torch.float32)
+            return self._without_angles(key, real).reshape(-1, *shape)
         return _one_hot(values, space)
+
+    def _with_angles(self, key: str, values: Tensor) -> Tensor:
+        """Values (B, D) of a key, with the angles of their cosines and sines."""
+        angles = self._codec.spec.angles.get(key, ())
+        if not angles:
+            return values
+        flat = values.flatten(1)
+        size = flat.shape[1] - len(angles)
+        columns = list(flat[:, :size].unbind(1))
+        for place, (column, low, period) in enumerate(angles):
+            # onnxruntime has no arctangent in double precision.
+            angle = torch.atan2(flat[:, size + place], columns[column])
+            turns = angle.double() / (2.0 * math.pi) - low / period
+            angle = (low + (turns - turns.floor()) * period).to(torch.float32)
+            # Rounding may reach the end of the period, which is its beginning.
+            columns[column] = torch.where(angle < low + period, angle, low)
+        return torch.stack(columns, 1)
+
+    def _without_angles(self, key: str, values: Tensor) -> Tensor:
+        """Inverse of `_with_angles`."""
+        angles = self._codec.spec.angles.get(key, ())
+        if not angles:
+            return values
+        columns = list(values.flatten(1).unbind(1))
+        phases = [columns[column] * (2.0 * math.pi / period) for column, _, period in angles]
+        for (column, *_), phase in zip(angles, phases, strict=True):
+            columns[column] = phase.cos()
+        return torch.stack([*columns, *[phase.sin() for phase in phases]], 1)
 
     def _check(self) -> None:
         """Raise ExportError where these functions are not those of the codec."""
@@ -112,7 +142,7 @@ class TensorCodec:
             known = isinstance(
                 space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
             )
-            if not known or self._codec.shapes[key] != encoded_shape(space):
+            if not known or self._codec.shapes[key] != encoded_shapes(self._codec.spec)[key]:
                 raise ExportError(
                     f"observation {key!r} ({space}) has an encoding that graphs do not have: expected plain Box, "
                     "Discrete or MultiDiscrete observations, or images. Export a twin of other observations, or step "
@@ -163,7 +193,12 @@ def _bounds(codec: Codec, key: str) -> tuple[Tensor, Tensor]:
         with np.errstate(all="ignore"):
             decoded = codec.decode_arrays(encoded)
         part = decoded[key] if isinstance(decoded, dict) else decoded
-        found.append(torch.as_tensor(np.asarray(part, np.float64)))
+        bound = np.array(part, np.float64)
+        space, flat = codec.keys[key], bound.reshape(-1)
+        assert isinstance(space, spaces.Box)
+        for column, *_ in codec.spec.angles.get(key, ()):
+            flat[column] = (space.low if value < 0 else space.high).reshape(-1)[column]
+        found.append(torch.as_tensor(bound))
     return found[0], found[1]
 
 
