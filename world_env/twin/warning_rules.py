@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -279,6 +280,20 @@ def _few_ends(measured: Measured) -> str | None:
     )
 
 
+def _missed_ends(measured: Measured) -> str | None:
+    found = measured.fidelity.termination_rule
+    horizons = measured.fidelity.horizons
+    if found is None or (horizons is not None and horizons.survival is not None):
+        return None
+    gap = found.sample_gap if found.rule == "sample" else found.threshold_gap
+    if gap <= MAX_SURVIVAL_GAP + 0.5 / math.sqrt(found.episodes):
+        return None
+    return (
+        f"Learned and real episodes end at different times: mean length {show(found.learned_length)} learned and "
+        f"{show(found.real_length)} real steps under the same actions."
+    )
+
+
 def _survival(measured: Measured) -> str | None:
     horizons = measured.fidelity.horizons
     found = None if horizons is None else horizons.survival
@@ -399,6 +414,7 @@ RULES: dict[str, Rule] = {
     "exploitation": _exploitation,
     "exploitation unknown": _exploitation_unknown,
     "few ends": _few_ends,
+    "missed ends": _missed_ends,
     "survival": _survival,
     "short horizon": _short_horizon,
     "useless predictions": _useless_predictions,
