@@ -93,7 +93,7 @@ def test_the_choice_is_recorded_with_its_lengths_and_shown_on_the_card(hazard: T
     assert rule.real_length == pytest.approx(5.0, abs=1.5)
     assert rule.sample_gap < 0.2 < rule.threshold_gap
     assert "Terminations are sampled from the predicted probability" in hazard.card()
-    assert not [text for text in warnings_of(hazard.fidelity) if "end at different times" in text]
+    assert not [text for text in warnings_of(hazard.fidelity) if "misses terminations" in text]
 
 
 def test_every_stage_reads_the_rule_of_the_twin(hazard: Twin, tmp_path: Path) -> None:
@@ -126,16 +126,25 @@ def test_rare_ends_of_few_episodes_are_sampled_on_all_data() -> None:
     assert kept == pytest.approx(0.99**200, abs=0.15)
 
 
+def edge(rng: np.random.Generator, place: float, action: float) -> bool:
+    """End that the state tells."""
+    return abs(place) > 0.6
+
+
 def test_ends_that_the_state_tells_keep_the_threshold() -> None:
-    edge: End = lambda rng, place, action: abs(place) > 0.6  # noqa: E731
-    for bounds, steps in ((True, 300), (False, 1_000)):
-        config = FIT.replace(hard_termination_bounds=bounds, gradient_steps=steps)
-        twin = fit_episodes(walks(2_000, edge), SPEC, config)
-        assert twin.termination == "threshold"
-        if bounds:
-            assert twin.fidelity.termination_rule is None
-            assert "termination_rule" not in twin.fidelity.to_json()
-        assert np.ptp(lengths(twin, 1.0)) <= 3
+    twin = fit_episodes(walks(2_000, edge), SPEC, FIT)
+    assert twin.termination == "threshold"
+    assert twin.fidelity.termination_rule is None
+    assert "termination_rule" not in twin.fidelity.to_json()
+    assert np.ptp(lengths(twin, 1.0)) <= 3
+
+
+@pytest.mark.slow
+def test_learned_ends_that_the_state_tells_keep_the_threshold() -> None:
+    config = FIT.replace(hard_termination_bounds=False, gradient_steps=1_000)
+    twin = fit_episodes(walks(2_000, edge), SPEC, config)
+    assert twin.termination == "threshold"
+    assert np.ptp(lengths(twin, 1.0)) <= 3
 
 
 def test_chance_and_hard_bounds_hold_together() -> None:
@@ -145,7 +154,7 @@ def test_chance_and_hard_bounds_hold_together() -> None:
     assert twin.fidelity.termination is not None and len(twin.fidelity.termination.bounds) == 2
     # The bound ends every episode after at most 6 steps to the right; in the middle, chance ends them.
     assert lengths(twin, 1.0).max() <= 6
-    assert lengths(twin, 0.0).mean() == pytest.approx(25.0, abs=9.0)
+    assert 15 < lengths(twin, 0.0).mean() < 45
 
 
 def test_too_few_ends_tell_nothing() -> None:
@@ -206,7 +215,9 @@ def test_a_rule_that_leaves_a_gap_is_a_warning() -> None:
             sample_length=21.0, threshold_gap=gap, sample_gap=gap,
         )  # fmt: skip
         texts = warnings_of(Fidelity(termination_rule=rule))
-        return any("mean length 20 learned and 5 real steps" in text for text in texts)
+        return any(
+            "is 20 steps, that of real episodes with the same actions is 5" in t for t in texts
+        )
 
     assert warned(0.16) and not warned(0.14)
 

@@ -50,13 +50,15 @@ def sampling_twin(twin: Twin, probability: Tensor, label: Tensor) -> Twin:
     """
     shift = calibrating_shift(probability, label)
     model = copy.deepcopy(twin.model)
-    if not shift or not isinstance(model, TrainableWorldModel) or not model.shift_termination(shift):
+    if (
+        not shift
+        or not isinstance(model, TrainableWorldModel)
+        or not model.shift_termination(shift)
+    ):
         return dataclasses.replace(twin, termination="sample")
     threshold = torch.tensor(twin.termination_threshold, dtype=torch.float64)
     moved = float((threshold.logit() + shift).sigmoid())
-    return dataclasses.replace(
-        twin, model=model, termination="sample", termination_threshold=moved
-    )
+    return dataclasses.replace(twin, model=model, termination="sample", termination_threshold=moved)
 
 
 def calibrating_shift(probability: Tensor, label: Tensor) -> float:

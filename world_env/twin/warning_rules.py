@@ -282,15 +282,14 @@ def _few_ends(measured: Measured) -> str | None:
 
 def _missed_ends(measured: Measured) -> str | None:
     found = measured.fidelity.termination_rule
-    horizons = measured.fidelity.horizons
-    if found is None or (horizons is not None and horizons.survival is not None):
+    if found is None:
         return None
     gap = found.sample_gap if found.rule == "sample" else found.threshold_gap
     if gap <= MAX_SURVIVAL_GAP + 0.5 / math.sqrt(found.episodes):
         return None
     return (
-        f"Learned and real episodes end at different times: mean length {show(found.learned_length)} learned and "
-        f"{show(found.real_length)} real steps under the same actions."
+        f"The twin misses terminations: the mean length of its episodes is {show(found.learned_length)} steps, that of "
+        f"real episodes with the same actions is {show(found.real_length)}."
     )
 
 
