@@ -45,7 +45,7 @@ class Codec:
         self.shapes = {key: encoded_shape(space) for key, space in self.keys.items()}
         self.action_size = action_size(spec.action_space)
         self._clip = {key: _clip_bounds(key, space, ranges) for key, space in self.keys.items()}
-        low, high = _action_bounds(spec.action_space, ranges)
+        low, high = action_bounds(spec.action_space, ranges)
         self._action_gain = 2.0 / (high - low)
         self._action_offset = -low * self._action_gain - 1.0
         # Rewards are clipped as numpy arrays, so the bounds need no tensors.
@@ -144,7 +144,7 @@ def _clip_bounds(
     return lower, upper
 
 
-def _action_bounds(
+def action_bounds(
     space: spaces.Space[Any], ranges: DataRange | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flat bounds (A,) that are scaled to [-1, 1]: those of the space; where it is unbounded, those of the data."""

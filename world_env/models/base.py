@@ -191,7 +191,7 @@ class TrainableWorldModel(WorldModel):
 
     @abstractmethod
     def window(self, progress: float) -> int:
-        """Number of steps T of the windows that `loss` needs. If all episodes are shorter, T is the longest one's length.
+        """Number of steps T of the windows that `loss` needs; at most the length of the longest episode is used.
 
         progress: share of the gradient steps that are done, in [0, 1].
         """

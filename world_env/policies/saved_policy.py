@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 from world_env.atomic_io import FolderError, replaced_folder, restore_folder
 from world_env.errors import SpaceMismatchError, StageError
+from world_env.policies.action_units import acted_space, folded
 from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
 from world_env.simulation.config import OBSERVATION_MODES, check_choice
@@ -94,7 +95,7 @@ def save_policy(
         format=FORMAT,
         algorithm=algorithm_name(type(model)),
         observation_space=space_to_json(model.observation_space),
-        action_space=space_to_json(model.action_space),
+        action_space=space_to_json(acted_space(model)),
         latent_mode=None if encoder is None else encoder.mode,
         trained_in=trained_in,
         evaluates_twins=evaluates_twins,
@@ -105,7 +106,8 @@ def save_policy(
     target = Path(folder)
     try:
         with replaced_folder(target, files=_FILES, noun="policy folder") as fresh:
-            model.save(fresh / _ZIP)
+            with folded(model):
+                model.save(fresh / _ZIP)
             if encoder is not None:
                 # The encoder needs the model only. Without known functions it loads without them.
                 twin = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
@@ -190,7 +192,7 @@ def check_policy_spaces(model: Any, spec: WorldSpec) -> None:
     encoder = encoder_of(model)
     observer = model if encoder is None else encoder.twin.spec
     observed = getattr(observer, "observation_space", spec.observation_space)
-    acted = getattr(model, "action_space", spec.action_space)
+    acted = acted_space(model) or spec.action_space
     _check_spaces(f"of {type(model).__name__}", observed, acted, spec)
 
 

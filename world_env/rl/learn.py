@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch import nn
 
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.action_units import ActionUnits, attach_units, can_fold, fold_units
 from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
@@ -91,9 +92,9 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
-    env = _world(world, config, latent, ledger, purpose)
-    check_counts_from_zero(env.action_space)
-    model = _algorithm(world, config, env)
+    base = _world(world, config, latent, ledger, purpose)
+    check_counts_from_zero(base.action_space)
+    model, env, units = _with_units(world, config, base)
     began = time.perf_counter()
     partial = None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
     resumed = partial is not None and (partial / "policy.json").is_file()
@@ -103,8 +104,10 @@ def learn(
         restore(model, env, partial)
         _log.info("resuming the training of %s at step %d", out, model.num_timesteps)
     elif warm_start is not None:
+        attach_units(model, units)
         load_warm_start(model, warm_start, env, min_action_std=config.min_action_std)
     attach_encoder(model, latent)
+    attach_units(model, units)
     first = model.num_timesteps
     # After the algorithm is made, which seeds its environments itself. A resumed training has new episodes.
     env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV, first))
@@ -113,7 +116,10 @@ def learn(
         if partial is not None and done < config.steps:
             save_replay_buffer(model, partial)
             state: JSON = {"done": done, "reward_statistics": _reward_statistics(env)}
+            # With actions as in the training, so that it resumes with exactly these weights.
+            attach_units(model, None)
             _save(model, partial, world, described | state)
+            attach_units(model, units)
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
 
@@ -125,6 +131,7 @@ def learn(
             model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
     save_and_report(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
+    fold_units(model)
     env.close()
     if ledger is not None:
         ledger.save()
@@ -164,7 +171,7 @@ def _world(
             from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
             env = LatentObservationVecEnv(env, encoder)
-        return _scaled(env, config)
+        return env
     rollouts = config.simulation
     learned: VecEnv = WorldModelSB3VecEnv(
         world,
@@ -181,7 +188,32 @@ def _world(
         from world_env.rl.intrinsic_reward import UncertaintyReward
 
         learned = UncertaintyReward(learned, world)
-    return _scaled(VecMonitor(learned), config)
+    return VecMonitor(learned)
+
+
+def _with_units(
+    world: Twin | EnvConfig, config: LearnConfig, base: VecEnv
+) -> tuple[BaseAlgorithm, VecEnv, ActionUnits | None]:
+    """Return the algorithm, its environments and the units of its actions; None if it acts in those of the task."""
+    ranges = world.ranges if isinstance(world, Twin) else None
+    units = None if config.off_policy else ActionUnits.of(base.action_space, ranges)
+    if units is not None:
+        from world_env.rl.scaled_actions import ScaledActions
+
+        env = _scaled(ScaledActions(base, units), config)
+        model = _algorithm(world, config, env)
+        if can_fold(model):
+            return model, env, units
+        if not model.policy.squash_output:
+            _log.warning(
+                "the actions of this %s policy are not scaled: it explores in the units of %s, which may be too "
+                'narrow or too wide. Wrap the environment in "gymnasium.wrappers:RescaleAction", or choose a Gaussian '
+                "policy without state-dependent exploration",
+                config.algo,
+                base.action_space,
+            )
+    env = _scaled(base, config)
+    return _algorithm(world, config, env), env, None
 
 
 def _latent_encoder(
