@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ class EncodedEpisodes:
     def device(self) -> torch.device:
         """Device of the tensors, windows and contexts. Statistics are computed on the CPU."""
         return self.actions.device
+
+    @cached_property
+    def longest(self) -> int:
+        """Largest number of steps of a window without padding."""
+        return int((self.left if self.begins is None else self.left[self.begins]).max())
 
     def to(self, device: torch.device) -> EncodedEpisodes:
         """Copy to another device."""

@@ -227,8 +227,6 @@ def _optimize(
     initial: identity of the initial weights, which a checkpoint must match too.
     """
     gradient_steps = config.gradient_steps or gradient_steps_for(len(train))
-    # Windows longer than every episode would hold padding only after it.
-    longest = int((train.left if train.begins is None else train.left[train.begins]).max())
     groups, rate = model.parameter_groups(), config.learning_rate or model.learning_rate
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
@@ -246,7 +244,7 @@ def _optimize(
         generator = torch.Generator().manual_seed(
             derived_seed(config.seed, SeedPurpose.WINDOWS, update)
         )
-        length = min(model.window(share), longest)
+        length = min(model.window(share), train.longest)
         batch = train.windows(config.batch_size or model.windows, length, generator)
         noise = derived_seed(config.seed, SeedPurpose.LOSS_NOISE, update)
         rng = CounterRNG.from_seed(noise, len(batch), device=train.device)

@@ -80,7 +80,7 @@ class ActionUnits:
         else:
             folded = weight * half[:, None], bias * half + middle, spread + half.log()
         names = ("action_net.weight", "action_net.bias", "log_std")
-        weights |= dict(zip(names, folded, strict=True))
+        weights.update(zip(names, folded, strict=True))
 
 
 def can_fold(model: BaseAlgorithm) -> bool:
@@ -123,12 +123,23 @@ def attach_units(model: BaseAlgorithm, units: ActionUnits | None) -> None:
     policy.predict = in_units
 
 
+@contextmanager
+def without_units(model: BaseAlgorithm) -> Iterator[None]:
+    """Detach the units of a running training for a moment: the model is then what the training changes."""
+    units = units_of(model)
+    attach_units(model, None)
+    try:
+        yield
+    finally:
+        attach_units(model, units)
+
+
 def units_of(model: BaseAlgorithm | Any) -> ActionUnits | None:
     """Return the units that were attached to a model, or None."""
     return getattr(getattr(model, "policy", None), _ATTRIBUTE, None)
 
 
-def acted_space(model: BaseAlgorithm | Any) -> spaces.Space[Any] | None:
+def acted_space(model: BaseAlgorithm | Any) -> Any:
     """Return the space of a model's predictions; None for an object without one."""
     units = units_of(model)
     return getattr(model, "action_space", None) if units is None else units.space

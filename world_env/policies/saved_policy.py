@@ -21,6 +21,7 @@ from world_env.errors import SpaceMismatchError, StageError
 from world_env.policies.action_units import acted_space, folded
 from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
+from world_env.policies.sb3_policy import attach_mask_key, mask_key_of
 from world_env.simulation.config import OBSERVATION_MODES, check_choice
 from world_env.spaces import is_image, space_from_json, space_to_json
 from world_env.spec import WorldSpec
@@ -54,6 +55,8 @@ class PolicyCard(Struct, kw_only=True):
     """Action space as JSON."""
     latent_mode: str | None = None
     """Observation mode of a latent policy, "latent" or "both". Its folder holds the encoder."""
+    action_mask_key: str | None = None
+    """Key of the observations that holds the action masks. None: a policy without masks."""
     trained_in: Literal["learned", "real"]
     """Whether the policy was trained in a twin or in the real environment."""
     evaluates_twins: bool = False
@@ -97,6 +100,7 @@ def save_policy(
         observation_space=space_to_json(model.observation_space),
         action_space=space_to_json(acted_space(model)),
         latent_mode=None if encoder is None else encoder.mode,
+        action_mask_key=mask_key_of(model.policy),
         trained_in=trained_in,
         evaluates_twins=evaluates_twins,
         seed=model.seed,
@@ -184,6 +188,7 @@ def load_policy(
             "Restore the folder, or train the policy again."
         )
     attach_encoder(model, encoder)
+    attach_mask_key(model, card.action_mask_key)
     return model
 
 
