@@ -7,27 +7,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from oracle import CartPoleOracle, OracleConfig, oracle_twin, real_episodes
 
+from world_env.collection.collect import collect
+from world_env.collection.config import CollectConfig
 from world_env.data.episode import Episode
+from world_env.data.sources import open_dataset
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError, TwinFormatError
 from world_env.fitting.config import FitConfig
-from world_env.fitting.fit import fit_episodes
+from world_env.fitting.fit import fit, fit_episodes
 from world_env.model_evaluation.survival import survival
 from world_env.model_evaluation.termination_rule import (
     calibrating_shift,
     choose_termination_rule,
     misses_ends,
 )
+from world_env.policy_evaluation.compare import compare
+from world_env.real.step_ledger import StepLedger
 from world_env.results.fidelity import Fidelity, TerminationRule
+from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.learned import run_learned
 from world_env.simulation.simulator import Simulator, SimulatorConfig
-from world_env.spec import WorldSpec
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.twin.twin import Twin
 from world_env.twin.warning_rules import warnings_of
 
@@ -233,6 +240,37 @@ def test_twins_on_disk_have_a_known_rule(hazard: Twin, tmp_path: Path) -> None:
         Twin.load(folder)
     with pytest.raises(InvalidOptionError, match="termination is 'never'"):
         dataclasses.replace(hazard, termination="never")  # type: ignore[arg-type]
+
+
+class Bandit(gym.Env):
+    """Contextual bandit: each episode has one step. The reward is 1 for the action with the sign of the context."""
+
+    observation_space, action_space = BOX, spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.context = self.np_random.uniform(-1, 1, 1).astype(np.float32)
+        return self.context.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        return self.context.copy(), float((self.context[0] > 0) == action), True, False, {}
+
+
+gym.register("Bandit-v0", entry_point=Bandit, max_episode_steps=5)
+
+
+def test_episodes_of_one_step_go_through_every_stage(tmp_path: Path) -> None:
+    ledger = StepLedger()
+    store = collect(CollectConfig(EnvConfig("Bandit-v0"), tmp_path / "data", 400), ledger=ledger)
+    assert (store.steps, len(store)) == (400, 400)
+    twin = fit(tmp_path / "data", tmp_path / "twin", FIT)
+    model = learn(twin, LearnConfig(steps=12_000, num_envs=32))
+    (row,) = compare(twin, {"ppo": model}, ledger=ledger, episodes=50).rows
+    assert row.real_mean > 0.85
+    assert row.learned_mean == pytest.approx(row.real_mean, abs=0.2)
+    _, episodes, _ = open_dataset(str(tmp_path / "data"))
+    curves = survival(twin, list(episodes)[:50])
+    assert curves is not None and curves.learned == [0.0]
 
 
 @pytest.mark.parametrize("family", ["ensemble", "linear"])

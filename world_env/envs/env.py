@@ -45,12 +45,13 @@ class WorldModelEnv(SpecOfStrings, ClientMethods, gymnasium.Env[Any, Any]):
     episodes. `reset(options=...)` takes one of "observation", "context" and "snapshot" instead, and
     "conditioning" for families that have it.
 
-    **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
-    hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
-    `rollout_length`, `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination
-    or a truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
-    "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
-    step, if the model family has one. Families may add numbers of their own.
+    **Episode end.** Termination: the predicted probability exceeds the twin's threshold (or by chance, with this
+    probability, for a twin with sampled terminations), or the observation passes a hard termination bound; with
+    `termination_fn`, only its result counts. Truncation: the time limit `horizon`, `rollout_length`,
+    `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a truncation
+    above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout", "uncertainty" or
+    "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the step, if the
+    model family has one. Families may add numbers of their own.
 
     **Arguments.**
 
