@@ -26,7 +26,7 @@ from world_env.model_evaluation.survival import survival
 from world_env.model_evaluation.termination_rule import (
     calibrating_shift,
     choose_termination_rule,
-    misses_ends,
+    miscounts_ends,
 )
 from world_env.policy_evaluation.compare import compare
 from world_env.real.step_ledger import StepLedger
@@ -100,7 +100,7 @@ def test_the_choice_is_recorded_with_its_lengths_and_shown_on_the_card(hazard: T
     assert rule.real_length == pytest.approx(5.0, abs=1.5)
     assert rule.sample_gap < 0.2 < rule.threshold_gap
     assert "Terminations are sampled from the predicted probability" in hazard.card()
-    assert not [text for text in warnings_of(hazard.fidelity) if "misses terminations" in text]
+    assert not [text for text in warnings_of(hazard.fidelity) if "miscounts terminations" in text]
 
 
 def test_every_stage_reads_the_rule_of_the_twin(hazard: Twin, tmp_path: Path) -> None:
@@ -146,6 +146,13 @@ def test_ends_that_the_state_tells_keep_the_threshold() -> None:
     assert np.ptp(lengths(twin, 1.0)) <= 3
 
 
+def test_likely_ends_by_chance_are_not_certain_ones() -> None:
+    twin = fit_episodes(walks(800, chance(0.65)), SPEC, FIT)
+    assert twin.termination == "sample"
+    # The threshold would end every episode after its first step.
+    assert 1.2 < lengths(twin, 0.0).mean() < 2.0
+
+
 @pytest.mark.slow
 def test_learned_ends_that_the_state_tells_keep_the_threshold() -> None:
     config = FIT.replace(hard_termination_bounds=False, gradient_steps=1_000)
@@ -165,11 +172,13 @@ def test_chance_and_hard_bounds_hold_together() -> None:
 
 
 def test_too_few_ends_tell_nothing() -> None:
-    assert not misses_ends(torch.full((900,), 0.01), torch.arange(900) < 9, 0.5)
-    assert misses_ends(torch.full((900,), 0.01), torch.arange(900) < 10, 0.5)
+    assert not miscounts_ends(torch.full((900,), 0.01), torch.arange(900) < 9, 0.5)
+    assert miscounts_ends(torch.full((900,), 0.01), torch.arange(900) < 10, 0.5)
+    # A region in which most steps are terminal: the threshold calls all of them.
+    assert miscounts_ends(torch.full((50,), 0.6), torch.arange(50) % 5 < 3, 0.5)
     # As many false terminations as missed ones: the edge of a region, no chance.
     probability = torch.where(torch.arange(900) % 90 == 45, 0.9, 0.1)
-    assert not misses_ends(probability, torch.arange(900) % 90 == 44, 0.5)
+    assert not miscounts_ends(probability, torch.arange(900) % 90 == 44, 0.5)
 
 
 class Leaky(CartPoleOracle):

@@ -41,7 +41,7 @@ from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.model_evaluation.termination_rule import (
     choose_termination_rule,
-    misses_ends,
+    miscounts_ends,
     sampling_twin,
 )
 from world_env.models.base import TrainableWorldModel
@@ -337,7 +337,7 @@ def _with_termination_rule(
     twin: Twin, found: _Terminations, validation: Sequence[Episode], everything: Sequence[Episode]
 ) -> Twin:
     """Choose between threshold and sampled terminations where the threshold misses ends, on the data that chose it."""
-    if twin.termination_fn is not None or not misses_ends(*found.chosen, found.threshold):
+    if twin.termination_fn is not None or not miscounts_ends(*found.chosen, found.threshold):
         return twin
     sampling = sampling_twin(twin, *found.chosen)
     episodes = validation if found.on_validation else everything
@@ -345,7 +345,7 @@ def _with_termination_rule(
     if rule is None:
         return twin
     _log.info(
-        "the threshold misses terminations: mean episode length %.4g steps, real %.4g, sampled %.4g: %s is used",
+        "the threshold miscounts terminations: mean episode length %.4g steps, real %.4g, sampled %.4g: %s is used",
         rule.threshold_length, rule.real_length, rule.sample_length, rule.rule,
     )  # fmt: skip
     fidelity = twin.fidelity.replace(termination_rule=rule)

@@ -1,8 +1,8 @@
 """Choice between a threshold and sampled terminations.
 
 A threshold is right where the state tells the end: a probability that is small everywhere else then ends no episode. It
-misses ends by chance, whose probability never exceeds it. The simulator then samples terminations from the predicted
-probability. Episodes decide, not single steps: a false termination with probability 0.002 a step is a small error of
+misses ends by chance, whose probability never exceeds it, or ends every episode at the first step of a region in which
+they are likely. The simulator then samples terminations from the predicted probability. Episodes decide, not single steps: a false termination with probability 0.002 a step is a small error of
 one step and ends 86 % of the episodes before step 1,000.
 """
 
@@ -24,29 +24,31 @@ from world_env.twin.twin import Twin
 
 MIN_ENDS = 10
 """Fewest terminal steps from which the choice is made. Fewer do not tell chance from a rare cause."""
-MIN_CALLED = 0.8
-"""Steps above the threshold, as a share of the terminal steps, from which the threshold misses few ends."""
+MAX_MISCOUNT = 1.25
+"""Ratio of the steps above the threshold and the terminal steps, either way, up to which the threshold counts right."""
 MIN_GAIN = 0.05
 """Smallest difference of two survival gaps that counts, with any number of episodes."""
 _MAX_SHIFT = 10.0
 
 
-def misses_ends(probability: Tensor, label: Tensor, threshold: float) -> bool:
-    """Whether a threshold calls clearly fewer steps terminal than there are, on real transitions.
+def miscounts_ends(probability: Tensor, label: Tensor, threshold: float) -> bool:
+    """Whether a threshold calls clearly fewer or more steps terminal than there are, on real transitions.
 
+    It calls fewer if ends by chance are rarer than the threshold, and more if they are the likelier outcome.
     probability: (N,), 1 beyond a hard termination bound. label: (N,). False terminations make up for missed ones: both
     occur at the edge of a region in which episodes end.
     """
-    ends = int((label > 0).sum())
-    return ends >= MIN_ENDS and int((probability > threshold).sum()) < MIN_CALLED * ends
+    ends, called = int((label > 0).sum()), int((probability > threshold).sum())
+    counts = called <= MAX_MISCOUNT * ends and ends <= MAX_MISCOUNT * called
+    return ends >= MIN_ENDS and not counts
 
 
 def sampling_twin(twin: Twin, probability: Tensor, label: Tensor) -> Twin:
     """Return a copy of a twin that samples terminations, with calibrated probabilities.
 
-    probability, label: as in `misses_ends`. If the sum of the probabilities differs from the number of terminal steps
-    by more than chance explains, the log-odds are shifted: by the model, if its family can, and of the threshold, so
-    that the same steps exceed it.
+    probability, label: as in `miscounts_ends`. If the sum of the probabilities differs from the number of terminal
+    steps by more than chance explains, the log-odds are shifted: by the model, if its family can, and of the threshold,
+    so that the same steps exceed it.
     """
     shift = calibrating_shift(probability, label)
     model = copy.deepcopy(twin.model)

@@ -60,7 +60,7 @@ class TerminationScores(Struct, frozen=True, kw_only=True):
 
 
 class TerminationRule(Struct, frozen=True, kw_only=True):
-    """Choice between a threshold and sampled terminations, where the threshold misses ends of real episodes.
+    """Choice between a threshold and sampled terminations, where the threshold miscounts ends of real episodes.
 
     Lengths are mean steps until an episode terminates, at most those of the longest real episode. Gaps are largest
     differences between the real and the learned share of episodes that are running.
@@ -320,7 +320,7 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     termination: TerminationScores | None = None
     """Predicted terminations on the validation split."""
     termination_rule: TerminationRule | None = None
-    """Choice of the rule of termination; None: the threshold misses few ends, and nothing was to choose."""
+    """Choice of the rule of termination; None: the threshold counts ends right, and nothing was to choose."""
     notes: list[str] = []
     """Limits of the data, found before the fit."""
     loss: FitLosses = FitLosses()

@@ -129,14 +129,14 @@ def _spaced(value: float) -> str:
 
 
 def termination_rule_text(fidelity: Fidelity) -> str:
-    """Rule of terminations and its measured episode lengths; empty where the threshold misses few ends."""
+    """Rule of terminations and its measured episode lengths; empty where the threshold counts ends right."""
     found = fidelity.termination_rule
     if found is None:
         return ""
     chosen = (
         "Terminations are sampled from the predicted probability"
         if found.rule == "sample"
-        else "A step terminates above a threshold of the predicted probability, although the threshold misses ends"
+        else "A step terminates above a threshold of the predicted probability, although the threshold miscounts ends"
     )
     return (
         f"{chosen}. Mean episode length under the same actions ({show(found.episodes)} episodes): "

@@ -288,8 +288,8 @@ def _missed_ends(measured: Measured) -> str | None:
     if gap <= MAX_SURVIVAL_GAP + 0.5 / math.sqrt(found.episodes):
         return None
     return (
-        f"The twin misses terminations: the mean length of its episodes is {show(found.learned_length)} steps, that of "
-        f"real episodes with the same actions is {show(found.real_length)}."
+        f"The twin miscounts terminations: the mean length of its episodes is {show(found.learned_length)} steps, that "
+        f"of real episodes with the same actions is {show(found.real_length)}."
     )
 
 
