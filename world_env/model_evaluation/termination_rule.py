@@ -2,8 +2,9 @@
 
 A threshold is right where the state tells the end: a probability that is small everywhere else then ends no episode. It
 misses ends by chance, whose probability never exceeds it, or ends every episode at the first step of a region in which
-they are likely. The simulator then samples terminations from the predicted probability. Episodes decide, not single steps: a false termination with probability 0.002 a step is a small error of
-one step and ends 86 % of the episodes before step 1,000.
+they are likely. The simulator then samples terminations from the predicted probability. Episodes decide, not single
+steps: a false termination with probability 0.002 a step is a small error of one step and ends 86 % of the episodes
+before step 1,000.
 """
 
 from __future__ import annotations
