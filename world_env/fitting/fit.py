@@ -336,7 +336,7 @@ def _termination(
 def _with_termination_rule(
     twin: Twin, found: _Terminations, validation: Sequence[Episode], everything: Sequence[Episode]
 ) -> Twin:
-    """Choose between threshold and sampled terminations where the threshold misses ends, on the data that chose it."""
+    """Choose between threshold and sampled terminations on the data that chose the threshold, if that miscounts ends."""
     if twin.termination_fn is not None or not miscounts_ends(*found.chosen, found.threshold):
         return twin
     sampling = sampling_twin(twin, *found.chosen)
@@ -344,10 +344,6 @@ def _with_termination_rule(
     rule = choose_termination_rule(twin, sampling, episodes)
     if rule is None:
         return twin
-    _log.info(
-        "the threshold miscounts terminations: mean episode length %.4g steps, real %.4g, sampled %.4g: %s is used",
-        rule.threshold_length, rule.real_length, rule.sample_length, rule.rule,
-    )  # fmt: skip
     fidelity = twin.fidelity.replace(termination_rule=rule)
     return dataclasses.replace(sampling if rule.rule == "sample" else twin, fidelity=fidelity)
 
