@@ -52,7 +52,7 @@ class Codec:
             for key, space in self.keys.items()
             if isinstance(space, spaces.Box) and not is_image(space)
         }
-        low, high = _action_bounds(spec.action_space, ranges)
+        low, high = action_bounds(spec.action_space, ranges)
         self._action_gain = 2.0 / (high - low)
         self._action_offset = -low * self._action_gain - 1.0
         # Rewards are clipped as numpy arrays, so the bounds need no tensors.
@@ -273,7 +273,7 @@ def _clip_bounds(
     return lower, upper
 
 
-def _action_bounds(
+def action_bounds(
     space: spaces.Space[Any], ranges: DataRange | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flat bounds (A,) that are scaled to [-1, 1]: those of the space; where it is unbounded, those of the data."""

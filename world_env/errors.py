@@ -77,6 +77,13 @@ class KnownFunctionError(WorldEnvError, ValueError):
     """A known reward or termination function is missing, or returned an invalid result."""
 
 
+class NoGoalRewardError(KnownFunctionError, AttributeError):
+    """A twin has no rewards of goals: no function `compute_reward` was given.
+
+    It is also an AttributeError: environments without such a function do not have the method `compute_reward`.
+    """
+
+
 class MissingExtraError(WorldEnvError, ImportError):
     """An optional dependency is not installed. The message contains the pip command."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from world_env.errors import InvalidOptionError, StageError
+from world_env.errors import StageError
 from world_env.policies.saved_policy import policy_card
 from world_env.policy_evaluation.compare import compare
 from world_env.policy_evaluation.return_prediction import predict_return
@@ -64,8 +64,3 @@ def test_off_policy_algorithms_of_sbx_have_the_defaults_of_off_policy_algorithms
     assert model.get_vec_normalize_env() is None
     assert model.buffer_size == 8
     assert model.learning_rate == 1e-3  # constant
-
-
-def test_masks_are_not_there() -> None:
-    with pytest.raises(InvalidOptionError, match="action masks"):
-        learn(Twin.load("cartpole"), LearnConfig(algo="MaskablePPO", steps=64))

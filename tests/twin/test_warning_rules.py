@@ -54,8 +54,16 @@ def compared(*rows: JSON) -> list[PolicyComparison]:
     return [PolicyComparison.from_json(row, where="test") for row in rows]
 
 
+def chosen(gap: float) -> JSON:
+    """Choice of the threshold for terminations, with a survival gap over 100 episodes."""
+    lengths = {"real_length": 5.0, "threshold_length": 20.0, "sample_length": 21.0}
+    gaps = {"threshold_gap": gap, "sample_gap": 0.5}
+    return {"rule": "threshold", "episodes": 100} | lengths | gaps
+
+
 # rule, entry, value that it fires on, a part of the text, value near it that it spares.
 CASES: list[tuple[str, str, Any, str, Any]] = [
+    ("missed ends", "termination_rule", chosen(0.16), "episodes is 20 steps", chosen(0.14)),
     (
         "return gap",
         "comparison",

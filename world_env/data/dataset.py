@@ -9,6 +9,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,11 @@ class EncodedEpisodes:
     def device(self) -> torch.device:
         """Device of the tensors, windows and contexts. Statistics are computed on the CPU."""
         return self.actions.device
+
+    @cached_property
+    def longest(self) -> int:
+        """Largest number of steps of a window without padding."""
+        return int((self.left if self.begins is None else self.left[self.begins]).max())
 
     def to(self, device: torch.device) -> EncodedEpisodes:
         """Copy to another device."""

@@ -11,19 +11,22 @@ import numpy as np
 import torch
 
 from world_env.bundled_twins import DEFAULT_TWIN
+from world_env.envs.action_masks import DEFAULT_KEY
+from world_env.envs.client_methods import ClientMethods
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot
 from world_env.spaces import row_of
 from world_env.spec import SpecOfStrings
+from world_env.twin.goals import ComputeReward
 from world_env.twin.twin import KnownFunction, Twin
 
 RENDER_FPS = 30
 """Frames per second of a twin whose step duration is unknown."""
 
 
-class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
+class WorldModelEnv(SpecOfStrings, ClientMethods, gymnasium.Env[Any, Any]):
     """Learned simulator of one environment, registered as `WorldModel-v0` and, per bundled twin, `WorldModel/NAME-v0`.
 
     **Description.** A twin of a real environment: the transitions, rewards and terminations are predicted by a world
@@ -42,12 +45,13 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     episodes. `reset(options=...)` takes one of "observation", "context" and "snapshot" instead, and
     "conditioning" for families that have it.
 
-    **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
-    hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
-    `rollout_length`, `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination
-    or a truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
-    "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
-    step, if the model family has one. Families may add numbers of their own.
+    **Episode end.** Termination: the predicted probability exceeds the twin's threshold (or by chance, with this
+    probability, for a twin with sampled terminations), or the observation passes a hard termination bound; with
+    `termination_fn`, only its result counts. Truncation: the time limit `horizon`, `rollout_length`,
+    `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a truncation
+    above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout", "uncertainty" or
+    "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the step, if the
+    model family has one. Families may add numbers of their own.
 
     **Arguments.**
 
@@ -57,6 +61,10 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     - device: torch device of the model, for a name or a folder. A Twin keeps its device.
     - max_episode_steps: alias of `horizon`.
     - reward_fn, termination_fn: known functions (obs, action, next_obs) -> (B,), on batched numpy arrays.
+    - compute_reward: known function of goals (achieved_goal, desired_goal, info) -> (B,), in place of `reward_fn`. The
+      method `compute_reward` calls it.
+    - action_mask_key: key of the observation with the mask of valid actions, for `action_masks` (default:
+      "action_mask").
     - options: fields of SimulatorConfig: horizon, rollout_length, dataset_rollout_length, termination, on_uncertain,
       uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, conditioning,
       observation_mode.
@@ -75,6 +83,8 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
         max_episode_steps: int | None = None,
         reward_fn: KnownFunction | None = None,
         termination_fn: KnownFunction | None = None,
+        compute_reward: ComputeReward | None = None,
+        action_mask_key: str = DEFAULT_KEY,
         **options: Any,
     ) -> None:
         self.simulator: Simulator = open_simulator(
@@ -86,7 +96,9 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
             max_episode_steps=max_episode_steps,
             reward_fn=reward_fn,
             termination_fn=termination_fn,
+            compute_reward=compute_reward,
         )
+        self.action_mask_key = action_mask_key
         self.render_mode = render_mode
         self._frames = Frames(self.simulator)
         spec = self.simulator.twin.spec
@@ -142,6 +154,10 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
             bool(result.truncated[0]),
             info,
         )
+
+    def action_masks(self) -> np.ndarray:
+        """Return the mask of valid actions, (choices,) bool. Raises SpaceMismatchError without `action_mask_key`."""
+        return np.asarray(self._masks()[0])
 
     def snapshot(self) -> Snapshot:
         """Copy the complete state. After a `restore`, the same actions give bit-identical results."""

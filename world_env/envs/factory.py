@@ -14,6 +14,7 @@ from world_env.errors import InvalidOptionError
 from world_env.simulation.config import SimulatorConfig, whole_number
 from world_env.simulation.simulator import Simulator
 from world_env.spaces import row_of
+from world_env.twin.goals import ComputeReward, GoalReward
 from world_env.twin.twin import KnownFunction, Twin, load_cached
 
 
@@ -27,13 +28,21 @@ def open_simulator(
     max_episode_steps: int | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
+    compute_reward: ComputeReward | None = None,
 ) -> Simulator:
     """Create a simulator from the keyword arguments of an environment, and check them.
 
     num_rows: number of environments. options: fields of SimulatorConfig by name.
     max_episode_steps: alias of the option `horizon`, which takes precedence; -1 or None: not given.
+    compute_reward: function of goals, which replaces `reward_fn`.
     Raises InvalidOptionError for an unknown option or a wrong value, and the errors of `Twin.load`.
     """
+    if compute_reward is not None:
+        if reward_fn is not None:
+            raise InvalidOptionError(
+                "reward_fn and compute_reward are both given, but each computes the rewards: pass one of them"
+            )
+        reward_fn = GoalReward(compute_reward)
     if render_mode not in (None, "rgb_array"):
         raise InvalidOptionError(f"render_mode is {render_mode!r}, expected None or 'rgb_array'")
     names = SimulatorConfig.__struct_fields__
@@ -41,7 +50,7 @@ def open_simulator(
     if unknown:
         raise InvalidOptionError(
             f"unknown arguments {', '.join(unknown)}: expected twin, device, render_mode, max_episode_steps, "
-            f"reward_fn, termination_fn, {', '.join(names)}"
+            f"reward_fn, termination_fn, compute_reward, action_mask_key, {', '.join(names)}"
         )
     config = SimulatorConfig(**options)
     # Gymnasium passes -1 for "no TimeLimit wrapper".

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from world_env.bundled_twins import DEFAULT_TWIN
+from world_env.envs.action_masks import DEFAULT_KEY
+from world_env.envs.client_methods import ClientMethods
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spaces import row_of, stacked
+from world_env.twin.goals import ComputeReward
 from world_env.twin.twin import KnownFunction, Twin
 
 try:
@@ -25,7 +28,7 @@ except ImportError as error:
     ) from error
 
 
-class WorldModelSB3VecEnv(VecEnv):
+class WorldModelSB3VecEnv(ClientMethods, VecEnv):
     """Learned simulator of `num_envs` parallel environments for Stable-Baselines3.
 
     **Description, action space, observation space, rewards, starting state, episode end.** As for WorldModelEnv.
@@ -36,9 +39,9 @@ class WorldModelSB3VecEnv(VecEnv):
 
     **Arguments.**
 
-    - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv, except
-      that the uncertainty is not computed by default. With `uncertainty=True` every info has "uncertainty"; with an
-      `on_uncertain` rule alone, only the infos at the end of an episode have it.
+    - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, compute_reward, action_mask_key,
+      options: as for WorldModelEnv, except that the uncertainty is not computed by default. With `uncertainty=True`
+      every info has "uncertainty"; with an `on_uncertain` rule alone, only the infos at the end of an episode have it.
     - num_envs: number of environments (default: 1).
     - seed: environment i gets the seed `seed` + i at the first reset (default None: a random seed).
 
@@ -59,6 +62,8 @@ class WorldModelSB3VecEnv(VecEnv):
         max_episode_steps: int | None = None,
         reward_fn: KnownFunction | None = None,
         termination_fn: KnownFunction | None = None,
+        compute_reward: ComputeReward | None = None,
+        action_mask_key: str = DEFAULT_KEY,
         **options: Any,
     ) -> None:
         self.simulator: Simulator = open_simulator(
@@ -70,7 +75,9 @@ class WorldModelSB3VecEnv(VecEnv):
             max_episode_steps=max_episode_steps,
             reward_fn=reward_fn,
             termination_fn=termination_fn,
+            compute_reward=compute_reward,
         )
+        self.action_mask_key = action_mask_key
         self.render_mode = render_mode
         self._frames = Frames(self.simulator)
         self._actions: Any = None
@@ -142,6 +149,10 @@ class WorldModelSB3VecEnv(VecEnv):
             return [None] * self.num_envs
         return self._frames.of_all()
 
+    def action_masks(self) -> np.ndarray:
+        """Return masks of valid actions, (N, choices) bool. Raises SpaceMismatchError without `action_mask_key`."""
+        return self._masks()
+
     # -- attributes and methods for algorithms and wrappers ------------------------------------------------------
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
@@ -168,6 +179,8 @@ class WorldModelSB3VecEnv(VecEnv):
             images = self.get_images()
             return [images[row] for row in self._get_indices(indices)]
         value = getattr(self, method_name)(*method_args, **method_kwargs)
+        if method_name == "action_masks":
+            return [value[row] for row in self._get_indices(indices)]
         return [value for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:

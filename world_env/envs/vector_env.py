@@ -12,18 +12,21 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from world_env.bundled_twins import DEFAULT_TWIN
+from world_env.envs.action_masks import DEFAULT_KEY
+from world_env.envs.client_methods import ClientMethods
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulation.initial_states import reset_options
 from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
 from world_env.spaces import copied, row_of
 from world_env.spec import SpecOfStrings
+from world_env.twin.goals import ComputeReward
 from world_env.twin.twin import KnownFunction, Twin
 
 _END_NAMES = np.array(ENDS, dtype=object)
 
 
-class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
+class WorldModelVectorEnv(SpecOfStrings, ClientMethods, VectorEnv[Any, Any, Any]):
     """Learned simulator of `num_envs` parallel environments, for `gymnasium.make_vec("WorldModel-v0", num_envs=N)`.
 
     **Description, action space, observation space, rewards, starting state, episode end.** As for WorldModelEnv, with a
@@ -31,7 +34,8 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
 
     **Arguments.**
 
-    - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, options: as for WorldModelEnv.
+    - twin, render_mode, device, max_episode_steps, reward_fn, termination_fn, compute_reward, action_mask_key,
+      options: as for WorldModelEnv.
     - num_envs: number of environments (default: 1).
     - autoreset_mode: a `gymnasium.vector.AutoresetMode` or its name (default: NEXT_STEP). NEXT_STEP: the step after the
       end of an episode ignores the action, resets the environment and has reward 0. SAME_STEP: the environment is reset
@@ -57,6 +61,8 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         max_episode_steps: int | None = None,
         reward_fn: KnownFunction | None = None,
         termination_fn: KnownFunction | None = None,
+        compute_reward: ComputeReward | None = None,
+        action_mask_key: str = DEFAULT_KEY,
         **options: Any,
     ) -> None:
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
@@ -69,7 +75,9 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
             max_episode_steps=max_episode_steps,
             reward_fn=reward_fn,
             termination_fn=termination_fn,
+            compute_reward=compute_reward,
         )
+        self.action_mask_key = action_mask_key
         self._frames = Frames(self.simulator)
         num_envs = self.simulator.num_rows
         self.num_envs, self.render_mode = num_envs, render_mode
@@ -159,6 +167,10 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         if self._frames is not None:
             self._frames.close()
 
+    def action_masks(self) -> np.ndarray:
+        """Return masks of valid actions, (N, choices) bool. Raises SpaceMismatchError without `action_mask_key`."""
+        return self._masks()
+
     # -- methods of SyncVectorEnv --------------------------------------------------------------------------------
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -168,6 +180,8 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
             value = value(*args, **kwargs)
         if name == "render" and isinstance(value, tuple):
             return value
+        if name == "action_masks":
+            return tuple(value)
         return (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:

@@ -98,7 +98,7 @@ class _TwinGraphs:
             "fingerprint": twin.fingerprint(),
             "family": twin.family,
             "horizon": twin.spec.horizon,
-            "termination": getattr(twin, "termination", "threshold"),
+            "termination": twin.termination,
             "termination_threshold": twin.termination_threshold,
             "uncertainty_threshold": twin.uncertainty_threshold,
             "ranges": None if twin.ranges is None else twin.ranges.to_json(),

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -35,13 +36,17 @@ from world_env.fitting.preconditions import (
     check_family,
     check_same_kind,
     check_target,
-    check_windows,
     fit_notes,
 )
 from world_env.metrics import MetricsWriter
 from world_env.model_evaluation.errors import scales_of
 from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
+from world_env.model_evaluation.termination_rule import (
+    choose_termination_rule,
+    miscounts_ends,
+    sampling_twin,
+)
 from world_env.models.base import TrainableWorldModel
 from world_env.models.conditioning import check_shapes
 from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
@@ -159,7 +164,6 @@ def fit_episodes(
     validation = everything.part(pieces[1])
     notes = fit_notes(everything.part(pieces[0]), validation, spec)
     model = _new_model(spec, config)
-    check_windows(model, episodes)
     check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
     initial = {} if warm_start is None else _start_from(warm_start, model, spec, config.family)
@@ -175,8 +179,9 @@ def fit_episodes(
             model, train, validation, scale, config, progress, metrics, checkpoint, initial
         )
     model.eval().requires_grad_(False)
-    threshold, scores, uncertainty = _termination(model, ranges, validation, everything)
-    return Twin(
+    found = _termination(model, ranges, validation, everything)
+    threshold, scores, uncertainty = found.threshold, found.scores, found.uncertainty
+    twin = Twin(
         spec=spec,
         family=config.family,
         model=model.to("cpu"),
@@ -200,6 +205,7 @@ def fit_episodes(
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
+    return _with_termination_rule(twin, found, held_out, episodes)
 
 
 def _start_from(older: Twin, model: TrainableWorldModel, spec: WorldSpec, family: str) -> JSON:
@@ -251,7 +257,8 @@ def _optimize(
         generator = torch.Generator().manual_seed(
             derived_seed(config.seed, SeedPurpose.WINDOWS, update)
         )
-        batch = train.windows(config.batch_size or model.windows, model.window(share), generator)
+        length = min(model.window(share), train.longest)
+        batch = train.windows(config.batch_size or model.windows, length, generator)
         noise = derived_seed(config.seed, SeedPurpose.LOSS_NOISE, update)
         rng = CounterRNG.from_seed(noise, len(batch), device=train.device)
         loss, parts = model.loss(batch, rng=rng, progress=share)
@@ -307,22 +314,51 @@ def _schedule(share: float) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1.0 + math.cos(share * math.pi)))
 
 
+@dataclass(frozen=True)
+class _Terminations:
+    """Predicted terminations on real steps.
+
+    threshold: termination threshold. scores: on the validation split. uncertainty: (N,) of all real steps.
+    on_validation: whether the validation split chose the threshold, or all data. chosen: (probability, label) there.
+    """
+
+    threshold: float
+    scores: TerminationScores
+    uncertainty: Tensor
+    on_validation: bool
+    chosen: tuple[Tensor, Tensor]
+
+
 def _termination(
     model: TrainableWorldModel,
     ranges: DataRange,
     validation: EncodedEpisodes,
     everything: EncodedEpisodes,
-) -> tuple[float, TerminationScores, Tensor]:
-    """Return (termination threshold, its scores on the validation split, uncertainty of each real step)."""
+) -> _Terminations:
+    """Choose the termination threshold and score it on the validation split."""
     probability, label, _ = one_step(model, validation, ranges=ranges)
     every_probability, every_label, uncertainty = one_step(model, everything, ranges=ranges)
-    threshold = (
-        termination_threshold(probability, label)
-        if int(label.sum()) >= _MIN_TERMINALS
-        else termination_threshold(every_probability, every_label)
-    )
+    enough = int(label.sum()) >= _MIN_TERMINALS
+    chosen = (probability, label) if enough else (every_probability, every_label)
+    threshold = termination_threshold(*chosen)
     bounds = TerminalBounds(ranges).descriptions()
-    return threshold, termination_scores(probability, label, threshold, bounds), uncertainty
+    scores = termination_scores(probability, label, threshold, bounds)
+    return _Terminations(threshold, scores, uncertainty, enough, chosen)
+
+
+def _with_termination_rule(
+    twin: Twin, found: _Terminations, validation: Sequence[Episode], everything: Sequence[Episode]
+) -> Twin:
+    """Choose between threshold and sampled terminations on the data that chose the threshold, if that miscounts ends."""
+    if twin.termination_fn is not None or not miscounts_ends(*found.chosen, found.threshold):
+        return twin
+    sampling = sampling_twin(twin, *found.chosen)
+    episodes = validation if found.on_validation else everything
+    rule = choose_termination_rule(twin, sampling, episodes)
+    if rule is None:
+        return twin
+    fidelity = twin.fidelity.replace(termination_rule=rule)
+    return dataclasses.replace(sampling if rule.rule == "sample" else twin, fidelity=fidelity)
 
 
 def _fidelity(

@@ -89,16 +89,6 @@ def check_amount(episodes: Sequence[Episode]) -> list[Episode]:
     return list(episodes)
 
 
-def check_windows(model: TrainableWorldModel, episodes: Sequence[Episode]) -> None:
-    """Raise TooLittleDataError if all episodes are shorter than the training windows of the family."""
-    longest, wanted = max(len(episode) for episode in episodes), model.window(1.0)
-    if wanted > longest:
-        raise TooLittleDataError(
-            f"episodes are too short: the model trains on windows of {wanted} steps, but the longest episode has "
-            f"{longest}. Collect longer episodes, or set a shorter window (ensemble: model option `rollout`)."
-        )
-
-
 def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: WorldModel) -> None:
     """Raise InvalidOptionError unless the twin `older` can be the warm start of a fit of this model."""
     for name, earlier, expected in (

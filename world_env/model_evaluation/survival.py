@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,25 +28,64 @@ def survival(twin: Twin, episodes: Sequence[Episode], *, seed: int = 0) -> Survi
     action, so that late terminations count.
     Returns None where no real episode terminates.
     """
+    curves = survival_curves(twin, episodes, seed=seed)
+    if curves is None:
+        return None
+    steps = measured_steps(curves.longest)
+    real, learned = (
+        significant(curve[np.array(steps) - 1]) for curve in (curves.real, curves.learned)
+    )
+    return Survival(steps=steps, real=real, learned=learned, episodes=curves.episodes)
+
+
+@dataclass(frozen=True)
+class SurvivalCurves:
+    """Share of episodes that have not terminated after 1, 2, ..., L steps, L the length of the longest episode.
+
+    real, learned: (L,) Kaplan-Meier estimates. episodes: number of real episodes.
+    """
+
+    real: np.ndarray
+    learned: np.ndarray
+    episodes: int
+
+    @property
+    def longest(self) -> int:
+        """Length L of the longest real episode."""
+        return len(self.real)
+
+    @property
+    def gap(self) -> float:
+        """Largest difference of the two curves."""
+        return float(np.abs(self.real - self.learned).max())
+
+    @property
+    def mean_lengths(self) -> tuple[float, float]:
+        """Mean lengths (real, learned) of episodes that are cut after L steps: the areas under the curves."""
+        return float(1.0 + self.real[:-1].sum()), float(1.0 + self.learned[:-1].sum())
+
+
+def survival_curves(
+    twin: Twin, episodes: Sequence[Episode], *, seed: int = 0
+) -> SurvivalCurves | None:
+    """Curves of `survival` after every step; None where no real episode terminates."""
     whole = [episode for episode in episodes if episode.elapsed == 0]
     whole = whole[:: max(1, -(-len(whole) // _EPISODES))]
     if not any(episode.terminated for episode in whole):
         return None
     lengths = np.array([len(episode) for episode in whole])
     terminated = np.array([episode.terminated for episode in whole])
-    steps = measured_steps(int(lengths.max()))
     observed = np.where(terminated, lengths.max(), lengths).repeat(_ROLLOUTS)
     ends = _learned_ends(twin, whole, observed, seed)
-    learned = _kaplan_meier(np.minimum(ends, observed), ends <= observed, steps)
-    return Survival(
-        steps=steps,
-        real=significant(_kaplan_meier(lengths, terminated, steps)),
-        learned=significant(learned),
+    steps = np.arange(1, int(lengths.max()) + 1)
+    return SurvivalCurves(
+        real=_kaplan_meier(lengths, terminated, steps),
+        learned=_kaplan_meier(np.minimum(ends, observed), ends <= observed, steps),
         episodes=len(whole),
     )
 
 
-def _kaplan_meier(lengths: np.ndarray, terminated: np.ndarray, steps: list[int]) -> np.ndarray:
+def _kaplan_meier(lengths: np.ndarray, terminated: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Kaplan-Meier estimate of the share that has not terminated after each of `steps`."""
     from scipy.stats import CensoredData, ecdf
 

@@ -203,9 +203,16 @@ class TrainableWorldModel(WorldModel):
         computes the same function. The default does nothing: the fit starts from scratch.
         """
 
+    def shift_termination(self, log_odds: float) -> bool:
+        """Add a constant to the log-odds of termination; return whether the family can (default: False).
+
+        A fit calls it if the predicted probabilities do not sum up to the number of terminations.
+        """
+        return False
+
     @abstractmethod
     def window(self, progress: float) -> int:
-        """Number of steps T of the windows that `loss` needs.
+        """Number of steps T of the windows that `loss` needs; at most the length of the longest episode is used.
 
         progress: share of the gradient steps that are done, in [0, 1].
         """

@@ -86,10 +86,6 @@ def algorithm_of_zip(path: Path) -> type[BaseAlgorithm]:
 
 def check_algo_options(kind: type[BaseAlgorithm], options: JSON) -> None:
     """Raise InvalidOptionError for names that are no constructor arguments of the algorithm."""
-    if kind.__name__ == "MaskablePPO":
-        raise InvalidOptionError(
-            "MaskablePPO needs action masks, which a twin does not have: choose PPO or RecurrentPPO"
-        )
     parameters = inspect.signature(kind).parameters
     # `learn` sets these names itself.
     names = set(parameters) - {"policy", "env", "seed", "device", "_init_setup_model"}

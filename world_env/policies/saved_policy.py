@@ -18,8 +18,10 @@ from gymnasium import spaces
 
 from world_env.atomic_io import FolderError, replaced_folder, restore_folder
 from world_env.errors import SpaceMismatchError, StageError
+from world_env.policies.action_units import acted_space, folded
 from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder, encoder_of
+from world_env.policies.sb3_policy import attach_mask_key, mask_key_of
 from world_env.simulation.config import OBSERVATION_MODES, check_choice
 from world_env.spaces import is_image, space_from_json, space_to_json
 from world_env.spec import WorldSpec
@@ -53,6 +55,8 @@ class PolicyCard(Struct, kw_only=True):
     """Action space as JSON."""
     latent_mode: str | None = None
     """Observation mode of a latent policy, "latent" or "both". Its folder holds the encoder."""
+    action_mask_key: str | None = None
+    """Key of the observations that holds the action masks. None: a policy without masks."""
     trained_in: Literal["learned", "real"]
     """Whether the policy was trained in a twin or in the real environment."""
     evaluates_twins: bool = False
@@ -94,8 +98,9 @@ def save_policy(
         format=FORMAT,
         algorithm=algorithm_name(type(model)),
         observation_space=space_to_json(model.observation_space),
-        action_space=space_to_json(model.action_space),
+        action_space=space_to_json(acted_space(model)),
         latent_mode=None if encoder is None else encoder.mode,
+        action_mask_key=mask_key_of(model.policy),
         trained_in=trained_in,
         evaluates_twins=evaluates_twins,
         seed=model.seed,
@@ -105,7 +110,8 @@ def save_policy(
     target = Path(folder)
     try:
         with replaced_folder(target, files=_FILES, noun="policy folder") as fresh:
-            model.save(fresh / _ZIP)
+            with folded(model):
+                model.save(fresh / _ZIP)
             if encoder is not None:
                 # The encoder needs the model only. Without known functions it loads without them.
                 twin = dataclasses.replace(encoder.twin, reward_fn=None, termination_fn=None)
@@ -182,6 +188,7 @@ def load_policy(
             "Restore the folder, or train the policy again."
         )
     attach_encoder(model, encoder)
+    attach_mask_key(model, card.action_mask_key)
     return model
 
 
@@ -190,7 +197,7 @@ def check_policy_spaces(model: Any, spec: WorldSpec) -> None:
     encoder = encoder_of(model)
     observer = model if encoder is None else encoder.twin.spec
     observed = getattr(observer, "observation_space", spec.observation_space)
-    acted = getattr(model, "action_space", spec.action_space)
+    acted = acted_space(model) or spec.action_space
     _check_spaces(f"of {type(model).__name__}", observed, acted, spec)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from world_env.envs.action_masks import DEFAULT_KEY, masks_of
 from world_env.policies.protocol import EpisodicPolicy
 from world_env.spaces import is_image, row_of
 
@@ -27,10 +29,29 @@ class _Episode:
     first: bool = True
 
 
+_MASK_KEY = "action_mask_key"
+
+
+def attach_mask_key(model: BaseAlgorithm, key: str | None) -> None:
+    """Store the key of the observations that holds the action masks in the policy of an algorithm."""
+    setattr(model.policy, _MASK_KEY, key)
+
+
+def mask_key_of(network: Any) -> str | None:
+    """Return the key of the action masks of a policy: the attached one, or the default; None without masks."""
+    key: str | None = getattr(network, _MASK_KEY, None)
+    space = getattr(network, "observation_space", None)
+    if key is None and isinstance(space, spaces.Dict) and DEFAULT_KEY in space.spaces:
+        takes_masks = "action_masks" in inspect.signature(network.predict).parameters
+        return DEFAULT_KEY if takes_masks else None
+    return key
+
+
 class SB3Policy(EpisodicPolicy[_Episode]):
     """Trained policy of a Stable-Baselines3 algorithm.
 
     model: a trained algorithm, or any object with the method `predict` of Stable-Baselines3's policies.
+        A policy with action masks (MaskablePPO) takes them from a key of the observations.
     deterministic: whether to take the mode of the action distribution. Sampled actions have one stream of random
         numbers per episode, and the global generators of torch are left as they are.
     """
@@ -42,6 +63,7 @@ class SB3Policy(EpisodicPolicy[_Episode]):
         self._deterministic = deterministic
         self._gsde = bool(getattr(model, "use_sde", False))
         self._direct = _is_direct(self.network)
+        self._mask_key = mask_key_of(self.network)
 
     def begin(self, seed: int) -> _Episode:
         """Start an episode: no memory, and the random numbers of its seed."""
@@ -61,8 +83,15 @@ class SB3Policy(EpisodicPolicy[_Episode]):
             return self._predict_directly(observations)
         first = np.array([episode.first for episode in episodes])
         memory = None if first.all() else _joined([episode.memory for episode in episodes])
+        masks = {}
+        if self._mask_key is not None:
+            masks = {"action_masks": masks_of(observations, self._mask_key)}
         actions, memory = self.network.predict(
-            observations, state=memory, episode_start=first, deterministic=self._deterministic
+            observations,
+            state=memory,
+            episode_start=first,
+            deterministic=self._deterministic,
+            **masks,
         )
         for i, episode in enumerate(episodes):
             episode.first = False

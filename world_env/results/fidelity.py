@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from world_env.errors import InvalidOptionError
 from world_env.results.comparison import Interval, PolicyComparison
 from world_env.struct import Struct
+from world_env.types import Termination
 
 Numbers = list[float | None]
 
@@ -56,6 +57,29 @@ class TerminationScores(Struct, frozen=True, kw_only=True):
     """Mean squared error of the probability."""
     bounds: list[str] = []
     """Hard termination bounds of single dimensions, in words."""
+
+
+class TerminationRule(Struct, frozen=True, kw_only=True):
+    """Choice between a threshold and sampled terminations, where the threshold miscounts ends of real episodes.
+
+    Lengths are mean steps until an episode terminates, at most those of the longest real episode. Gaps are largest
+    differences between the real and the learned share of episodes that are running.
+    """
+
+    rule: Termination
+    """Chosen rule, that of the twin."""
+    episodes: int
+    """Real episodes that chose it, whose actions both rules repeat."""
+    real_length: float
+    threshold_length: float
+    sample_length: float
+    threshold_gap: float
+    sample_gap: float
+
+    @property
+    def learned_length(self) -> float:
+        """Mean length of learned episodes with the chosen rule."""
+        return self.sample_length if self.rule == "sample" else self.threshold_length
 
 
 class ObservationErrors(Struct, frozen=True, kw_only=True):
@@ -295,6 +319,8 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     """Mean absolute error of the reward of a step, task units."""
     termination: TerminationScores | None = None
     """Predicted terminations on the validation split."""
+    termination_rule: TerminationRule | None = None
+    """Choice of the rule of termination; None: the threshold counts ends right, and nothing was to choose."""
     notes: list[str] = []
     """Limits of the data, found before the fit."""
     loss: FitLosses = FitLosses()

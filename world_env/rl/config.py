@@ -83,6 +83,9 @@ class LearnConfig(Struct, frozen=True):
     min_action_std: float = 0.4
     """Minimum action standard deviation after a warm start, in half widths of the action space. Higher values explore
     more; 0 keeps that of the earlier policy."""
+    action_mask_key: str | None = None
+    """MaskablePPO: key of the Dict observation that holds 1 for every valid action and 0 for the others (None:
+    "action_mask")."""
     observation_mode: ObservationMode = "observation"
     """Input of the policy: "observation" (of the real environment), "latent" (state of the world model, not decoded) or
     "both". In the real environment the last two need an encoder."""
@@ -96,6 +99,11 @@ class LearnConfig(Struct, frozen=True):
             if number is not None and number < 1:
                 raise InvalidOptionError(f"{name} must be >= 1, got {number}")
         check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)
+        if self.algo == "MaskablePPO" and self.observation_mode != "observation":
+            raise InvalidOptionError(
+                f"MaskablePPO reads its masks from the observation, but observation_mode is "
+                f"{self.observation_mode!r}: use observation_mode='observation'"
+            )
         gamma = self.discount
         if not isinstance(gamma, Real) or not 0.0 <= gamma <= 1.0:
             raise InvalidOptionError(

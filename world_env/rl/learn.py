@@ -13,15 +13,25 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.policies.action_units import (
+    ActionUnits,
+    attach_units,
+    can_fold,
+    fold_units,
+    without_units,
+)
 from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
+from world_env.policies.sb3_policy import attach_mask_key
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
 from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
+from world_env.rl.hindsight import hindsight_options
 from world_env.rl.resume import remove, restore, save_replay_buffer
 from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
@@ -91,9 +101,9 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
-    env = _world(world, config, latent, ledger, purpose)
-    check_counts_from_zero(env.action_space)
-    model = _algorithm(world, config, env)
+    base = _world(world, config, latent, ledger, purpose)
+    check_counts_from_zero(base.action_space)
+    model, env, units = _with_units(world, config, base)
     began = time.perf_counter()
     partial = None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
     resumed = partial is not None and (partial / "policy.json").is_file()
@@ -102,9 +112,12 @@ def learn(
         model = load_policy(partial, env=env)
         restore(model, env, partial)
         _log.info("resuming the training of %s at step %d", out, model.num_timesteps)
-    elif warm_start is not None:
-        load_warm_start(model, warm_start, env, min_action_std=config.min_action_std)
     attach_encoder(model, latent)
+    attach_units(model, units)
+    if config.algo == "MaskablePPO":
+        attach_mask_key(model, config.action_mask_key or DEFAULT_KEY)
+    if warm_start is not None and not resumed:
+        load_warm_start(model, warm_start, env, min_action_std=config.min_action_std)
     first = model.num_timesteps
     # After the algorithm is made, which seeds its environments itself. A resumed training has new episodes.
     env.seed(derived_seed(config.seed, SeedPurpose.TRAINING_ENV, first))
@@ -113,7 +126,9 @@ def learn(
         if partial is not None and done < config.steps:
             save_replay_buffer(model, partial)
             state: JSON = {"done": done, "reward_statistics": _reward_statistics(env)}
-            _save(model, partial, world, described | state)
+            # With actions as in the training, so that it resumes with exactly these weights.
+            with without_units(model):
+                _save(model, partial, world, described | state)
         if progress is not None:
             progress(min(done, config.steps), config.steps, _episode_logs(model))
 
@@ -124,14 +139,13 @@ def learn(
         with training_metrics(model, tensorboard):
             model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
     save_and_report(max(model.num_timesteps, config.steps))
-    rewards = _reward_statistics(env)
+    state: JSON = {"done": model.num_timesteps, "reward_statistics": _reward_statistics(env)}
+    fold_units(model)
     env.close()
     if ledger is not None:
         ledger.save()
     if out is not None:
-        seconds = round(time.perf_counter() - began, 1)
-        state: JSON = {"done": model.num_timesteps, "seconds": seconds}
-        state |= {"reward_statistics": rewards}
+        state |= {"seconds": round(time.perf_counter() - began, 1)}
         _save(model, Path(out), world, described | state)
         if partial is not None:
             remove(partial)
@@ -148,6 +162,7 @@ def _world(
     from stable_baselines3.common.vec_env import VecMonitor
 
     from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
+    from world_env.rl.masked_actions import masked
 
     if isinstance(world, EnvConfig):
         if config.simulation.reward != "task":
@@ -164,7 +179,7 @@ def _world(
             from world_env.policies.latent_vec_env import LatentObservationVecEnv
 
             env = LatentObservationVecEnv(env, encoder)
-        return _scaled(env, config)
+        return masked(env, config)
     rollouts = config.simulation
     learned: VecEnv = WorldModelSB3VecEnv(
         world,
@@ -181,7 +196,32 @@ def _world(
         from world_env.rl.intrinsic_reward import UncertaintyReward
 
         learned = UncertaintyReward(learned, world)
-    return _scaled(VecMonitor(learned), config)
+    return masked(VecMonitor(learned), config)
+
+
+def _with_units(
+    world: Twin | EnvConfig, config: LearnConfig, base: VecEnv
+) -> tuple[BaseAlgorithm, VecEnv, ActionUnits | None]:
+    """Return the algorithm, its environments and the units of its actions; None if it acts in those of the task."""
+    ranges = world.ranges if isinstance(world, Twin) else None
+    units = None if config.off_policy else ActionUnits.of(base.action_space, ranges)
+    if units is not None:
+        from world_env.rl.scaled_actions import ScaledActions
+
+        env = _scaled(ScaledActions(base, units), config)
+        model = _algorithm(world, config, env)
+        if can_fold(model):
+            return model, env, units
+        if not model.policy.squash_output:
+            _log.warning(
+                "the actions of this %s policy are not scaled: it explores in the units of %s, which may be too "
+                'narrow or too wide. Wrap the environment in "gymnasium.wrappers:RescaleAction", or choose a Gaussian '
+                "policy without state-dependent exploration",
+                config.algo,
+                base.action_space,
+            )
+    env = _scaled(base, config)
+    return _algorithm(world, config, env), env, None
 
 
 def _latent_encoder(
@@ -224,7 +264,7 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     kind = algorithm_class(config.algo)
     check_algo_options(kind, config.algo_kwargs)
     options: JSON = {}
-    if config.algo == "PPO":
+    if config.algo in ("PPO", "MaskablePPO"):
         options = dict(MANY_ENVS if config.parallel_envs > 8 else FEW_ENVS)
     if config.off_policy:
         # A larger buffer than there are transitions would only make each save slower.
@@ -233,6 +273,7 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
         # Half the usual value gives more exploration, as in MBPO (arXiv:1906.08253): twin steps are free.
         options["target_entropy"] = -0.5 * float(np.prod(env.action_space.shape or (1,)))
     options |= config.algo_kwargs
+    options |= hindsight_options(world, env, options)
     if not config.off_policy and isinstance(options.get("learning_rate"), float):
         # The last policy is the one that is saved, and a falling learning rate makes it less noisy.
         peak = options["learning_rate"]

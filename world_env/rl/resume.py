@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,10 @@ def restore(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
 
     set_reward_statistics(env, policy_card(partial).provenance["learn"]["reward_statistics"])
     if isinstance(model, OffPolicyAlgorithm):
-        model.load_replay_buffer(_replay_file(partial))
+        with warnings.catch_warnings():
+            # Hindsight replay drops the last episode if it was interrupted: new episodes follow.
+            warnings.filterwarnings("ignore", message=".*last trajectory in the replay buffer")
+            model.load_replay_buffer(_replay_file(partial))
 
 
 def remove(partial: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from gymnasium.spaces import Box
 
 from world_env.errors import InvalidOptionError
+from world_env.policies.action_units import units_of
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card
 
@@ -39,6 +40,10 @@ def load_warm_start(
         )
     weights = dict(older.policy.state_dict())
     _renormalize(weights, older.policy, model.policy)
+    units = units_of(model)
+    if units is not None and "action_net.weight" in weights:
+        # Saved policies act in the units of the task.
+        units.fold(weights, inverse=True)
     try:
         model.policy.load_state_dict(weights)
     except RuntimeError as error:

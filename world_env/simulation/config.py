@@ -12,7 +12,7 @@ import numpy as np
 
 from world_env.errors import InvalidOptionError
 from world_env.struct import Struct
-from world_env.types import JSON, Uncertainty
+from world_env.types import JSON, TERMINATIONS, Termination, Uncertainty
 
 OnUncertain = Literal["ignore", "truncate", "terminate", "pessimistic"]
 ON_UNCERTAIN: tuple[OnUncertain, ...] = get_args(OnUncertain)
@@ -56,9 +56,9 @@ class SimulatorConfig(RolloutConfig, frozen=True):
 
     horizon: int | None = None
     """Time limit in steps, counted from the real initial state (None: the twin's). The episode is truncated there."""
-    termination: Literal["threshold", "sample"] = "threshold"
+    termination: Termination | None = None
     """When a step terminates: "threshold" compares the predicted probability with the twin's threshold, "sample" draws
-    from the predicted probability."""
+    from the predicted probability (None: the twin's rule, chosen by its fit). Hard termination bounds hold in both."""
     uncertainty_threshold: float | None = None
     """Uncertainty above which `on_uncertain` applies (None: the twin's, its largest value on the data)."""
     uncertainty: Uncertainty | None = None
@@ -73,7 +73,8 @@ class SimulatorConfig(RolloutConfig, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("termination", self.termination, ("threshold", "sample"))
+        if self.termination is not None:
+            check_choice("termination", self.termination, TERMINATIONS)
         check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)
         if self.horizon is not None:
             whole_number(self.horizon, "horizon")

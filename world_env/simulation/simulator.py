@@ -102,6 +102,8 @@ class Simulator:
         lowest = 0.0 if twin.ranges is None else twin.ranges.reward[0]
         # float32, as the model's probabilities: the comparison must not depend on numpy's casting rules.
         self._termination_threshold = np.float32(twin.termination_threshold)
+        rule = self.config.termination
+        self._samples_ends = (twin.termination if rule is None else rule) == "sample"
         self._bounds = TerminalBounds(twin.ranges)
         self.view = ObservationView(twin, self.config.observation_mode)
         self._limits = EpisodeLimits(self.config, self.horizon, threshold, lowest)
@@ -309,7 +311,7 @@ class Simulator:
         if self.twin.termination_fn is not None:
             ends = np.asarray(self.twin.termination_fn(before, action, after))
             return check_known(ends, self.num_rows, "termination_fn").astype(bool)
-        if self.config.termination == "sample":
+        if self._samples_ends:
             ends = array(rng.uniform(1).squeeze(-1)) < probability
         else:
             ends = probability > self._termination_threshold

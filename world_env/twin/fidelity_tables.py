@@ -128,6 +128,23 @@ def _spaced(value: float) -> str:
     return f"{'-' if value < 0 else '+'} {show(abs(value))}"
 
 
+def termination_rule_text(fidelity: Fidelity) -> str:
+    """Rule of terminations and its measured episode lengths; empty where the threshold counts ends right."""
+    found = fidelity.termination_rule
+    if found is None:
+        return ""
+    chosen = (
+        "Terminations are sampled from the predicted probability"
+        if found.rule == "sample"
+        else "A step terminates above a threshold of the predicted probability, although the threshold miscounts ends"
+    )
+    return (
+        f"{chosen}. Mean episode length under the same actions ({show(found.episodes)} episodes): "
+        f"{show(found.real_length)} steps in the real environment, {show(found.sample_length)} with sampled "
+        f"terminations, {show(found.threshold_length)} with the threshold."
+    )
+
+
 def pool_text(fidelity: Fidelity) -> str:
     """Size, range and cost of the policy pool; empty without a pool."""
     if fidelity.agreement is None:

@@ -28,6 +28,7 @@ from world_env.twin.fidelity_tables import (
     pool_text,
     prediction_text,
     returns_table,
+    termination_rule_text,
 )
 from world_env.twin.provenance_text import exploration_text, real_steps_text, seeds_text
 from world_env.twin.warning_rules import NO_WARNING, misuses, warnings_of
@@ -84,6 +85,7 @@ def card_text(
         errors=error_table(error_curves(fidelity)),
         effects=effect_table(fidelity),
         scores=_scores_text(fidelity.termination),
+        termination_rule=termination_rule_text(fidelity),
         misuses=misuses(fidelity, horizon=spec.horizon),
     )
 

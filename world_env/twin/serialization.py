@@ -25,7 +25,7 @@ from world_env.results.fidelity import Fidelity
 from world_env.results.provenance import Provenance
 from world_env.struct import Struct
 from world_env.twin.image_compression import packed_images, unpacked_images
-from world_env.types import JSON
+from world_env.types import JSON, TERMINATIONS
 
 FORMAT = 3
 """Folder format that this version writes, and the newest that it reads. Since format 3 images are compressed."""
@@ -119,7 +119,7 @@ def read_json(folder: Path) -> JSON:
         if name not in tree or not isinstance(tree[name], types) or isinstance(tree[name], bool):
             got = repr(tree[name])[:80] if name in tree else "nothing"
             raise TwinFormatError(f"{path}: field {name!r} must be {types[0].__name__}, got {got}")
-    unknown = sorted(set(tree) - set(_TYPES) - {"external"})
+    unknown = sorted(set(tree) - set(_TYPES) - {"external", "termination"})
     if unknown:
         raise TwinFormatError(f"{path} has the unknown field {unknown[0]!r}")
     low, high = tree["termination_threshold"], tree["uncertainty_threshold"]
@@ -139,6 +139,11 @@ def read_json(folder: Path) -> JSON:
     if any(known not in ("reward", "termination") for known in tree["known"]):
         raise TwinFormatError(
             f"{path}: field 'known' is {tree['known']!s:.80}, expected a list of 'reward' and 'termination'"
+        )
+    if tree.get("termination", "threshold") not in TERMINATIONS:
+        raise TwinFormatError(
+            f"{path}: field 'termination' is {tree['termination']!r:.80}, expected one of "
+            f"{', '.join(map(repr, TERMINATIONS))}"
         )
     if not isinstance(tree.get("external", []), list):
         raise TwinFormatError(

@@ -59,7 +59,7 @@ from world_env.twin.serialization import (
     read_tensors,
     write_bytes,
 )
-from world_env.types import JSON
+from world_env.types import JSON, TERMINATIONS, Termination
 
 KnownFunction = Callable[[Any, Any, Any], np.ndarray]
 """(obs, action, next_obs), batched environment arrays -> (B,) rewards or (B,) bool."""
@@ -69,7 +69,7 @@ KnownFunction = Callable[[Any, Any, Any], np.ndarray]
 class Twin:
     """A world model with its spec, initial states, thresholds, provenance and measured fidelity.
 
-    Raises InitialStatesError if it has no initial state.
+    Raises InitialStatesError if it has no initial state, InvalidOptionError for an unknown rule of termination.
     """
 
     spec: WorldSpec
@@ -86,6 +86,9 @@ class Twin:
     """Range of observations and rewards in the data, to which predictions are clipped; None: no clipping."""
     termination_threshold: float = 0.5
     """Probability above which a step terminates. Chosen on the validation split, or on all episodes if few ended."""
+    termination: Termination = "threshold"
+    """When a step terminates: "threshold" where the probability exceeds the threshold, "sample" with this probability,
+    for episodes that end by chance. Chosen by the fit. Hard termination bounds hold in both."""
     uncertainty_threshold: float | None = None
     """Largest uncertainty on the data; a state above it is out of distribution. None: not measured."""
     provenance: Provenance = field(default_factory=Provenance)
@@ -100,6 +103,10 @@ class Twin:
     """Files on the Hugging Face Hub that hold weights of the model, which `save` then leaves out of the folder."""
 
     def __post_init__(self) -> None:
+        if self.termination not in TERMINATIONS:
+            raise InvalidOptionError(
+                f"termination is {self.termination!r}, expected one of {', '.join(map(repr, TERMINATIONS))}"
+            )
         if len(self.starts) == 0:
             raise InitialStatesError(
                 "starts is empty, but a twin needs at least one initial state: collect at least one complete episode"
@@ -128,6 +135,8 @@ class Twin:
             described.append(self.ranges.ends)
         if self.ranges is not None and self.ranges.offset:
             described.append(self.ranges.offset)
+        if self.termination != "threshold":
+            described.append(self.termination)
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
         tensors = self.model.state_dict()
         for name in sorted(tensors.keys() - set(self.model.inert_buffers())):
@@ -229,6 +238,7 @@ class Twin:
             states=_context(starts, "states", model) if "states.length" in starts else None,
             ranges=_ranges(tree["ranges"], spec),
             termination_threshold=float(tree["termination_threshold"]),
+            termination=tree.get("termination", "threshold"),
             uncertainty_threshold=tree["uncertainty_threshold"],
             provenance=tree["provenance"],
             fidelity=tree["fidelity"],
@@ -288,6 +298,8 @@ class Twin:
                 "fidelity": self.fidelity.to_json(),
                 "files": {name: hashlib.sha256(blob).hexdigest() for name, blob in blobs.items()},
             }
+            if self.termination != "threshold":
+                tree["termination"] = self.termination
             if self.external:
                 tree["external"] = [each.to_json() for each in self.external]
             text = json.dumps(tree, indent=1, allow_nan=False) + "\n"

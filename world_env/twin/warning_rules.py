@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -279,6 +280,19 @@ def _few_ends(measured: Measured) -> str | None:
     )
 
 
+def _missed_ends(measured: Measured) -> str | None:
+    found = measured.fidelity.termination_rule
+    if found is None:
+        return None
+    gap = found.sample_gap if found.rule == "sample" else found.threshold_gap
+    if gap <= MAX_SURVIVAL_GAP + 0.5 / math.sqrt(found.episodes):
+        return None
+    return (
+        f"The twin miscounts terminations: the mean length of its episodes is {show(found.learned_length)} steps, that "
+        f"of real episodes with the same actions is {show(found.real_length)}."
+    )
+
+
 def _survival(measured: Measured) -> str | None:
     horizons = measured.fidelity.horizons
     found = None if horizons is None else horizons.survival
@@ -399,6 +413,7 @@ RULES: dict[str, Rule] = {
     "exploitation": _exploitation,
     "exploitation unknown": _exploitation_unknown,
     "few ends": _few_ends,
+    "missed ends": _missed_ends,
     "survival": _survival,
     "short horizon": _short_horizon,
     "useless predictions": _useless_predictions,

@@ -363,6 +363,11 @@ class EnsembleWorldModel(TrainableWorldModel):
         """Return the normalised observation, (B, D)."""
         return self.normalizer.normalize(state["observation"])
 
+    def shift_termination(self, log_odds: float) -> bool:
+        """Add a constant to the log-odds of termination."""
+        self.log_terminal_weight -= log_odds
+        return True
+
     def window(self, progress: float) -> int:
         """Return 1 in the one-step part of the fit, then `rollout`; always 1 if all columns are categories."""
         one_step = progress < self.config.one_step_share or not len(self.categories.numbers)

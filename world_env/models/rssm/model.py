@@ -274,6 +274,11 @@ class RssmWorldModel(TrainableWorldModel):
 
     # -- Training --------------------------------------------------------------------------------------------------
 
+    def shift_termination(self, log_odds: float) -> bool:
+        """Add a constant to the log-odds of termination."""
+        self.log_terminal_weight -= log_odds
+        return True
+
     def window(self, progress: float) -> int:
         """Return `RssmConfig.window`, at any progress."""
         return self.config.window
