@@ -264,7 +264,7 @@ def test_lint_names_angles_and_warns_where_the_evidence_is_weak() -> None:
     assert message.endswith("a twin carries it as cosine and sine")
     # Three crossings in all.
     few = [
-        np.linspace(2 + 0.003 * i, 4, STEPS) if i < 3 else np.linspace(0, 1, STEPS)
+        np.linspace(2 + 0.01 * i, 4, STEPS) if i < 3 else np.linspace(0, 1, STEPS)
         for i in range(EPISODES)
     ]
     ((severity, message),) = issues(wrapped(few, -PI, TURN))

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions
 
 PUSH = spaces.Box(-1, 1, (1,), np.float32)
 SMALL = {"members": 2, "width": 64, "layers": 2, "head_width": 16, "rollout": 4}
-ENSEMBLE = FitConfig(gradient_steps=500, batch_size=256, model=SMALL)
+ENSEMBLE = FitConfig(gradient_steps=300, batch_size=256, model=SMALL)
 LINEAR = FitConfig(family="linear", gradient_steps=20, batch_size=256)
 RSSM = FitConfig(
     family="rssm",
