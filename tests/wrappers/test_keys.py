@@ -9,8 +9,11 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
+from world_env.codec import Codec
 from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
+from world_env.data.dataset import encode_episodes
+from world_env.data.episode import Episode
 from world_env.data.sources import open_dataset
 from world_env.errors import (
     InvalidObservationError,
@@ -18,9 +21,11 @@ from world_env.errors import (
     UnsupportedSpaceError,
     WorldEnvError,
 )
+from world_env.fitting.preconditions import FitWarning, fit_notes
+from world_env.models.layers.vector_layout import VectorLayout
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.spec import EnvConfig, WrapperConfig
+from world_env.spec import EnvConfig, WorldSpec, WrapperConfig
 from world_env.wrappers import DropKeys, FlatDictObservation, ImageToCategories, TextToCategory
 from world_env.wrappers.flat_dict_observation import with_flat_keys
 
@@ -211,3 +216,27 @@ def test_real_environments_show_flat_keys_by_themselves(tmp_path: Any) -> None:
     )
     env = make_real(dropped, purpose="collect", ledger=StepLedger())
     assert env.observation_space.contains(env.reset(seed=0)[0])
+
+
+@pytest.mark.parametrize(("side", "named"), [(7, True), (15, True), (16, False), (64, False)])
+def test_a_tiny_image_is_met_with_the_wrapper_for_symbols(side: int, named: bool) -> None:
+    spec = WorldSpec(spaces.Box(0, 255, (side, side + 1, 3), np.uint8), spaces.Discrete(2))
+    with pytest.raises(UnsupportedSpaceError) as raised:
+        VectorLayout(spec, family="ensemble")
+    assert ("ImageToCategories" in str(raised.value)) == named
+
+
+@pytest.mark.parametrize(
+    ("side", "top", "named"), [(7, 255, True), (32, 10, True), (32, 255, False)]
+)
+def test_a_fit_to_symbols_as_images_warns(side: int, top: int, named: bool) -> None:
+    rng = np.random.default_rng(0)
+    space = spaces.Box(0, 255, (side, side), np.uint8)
+    seen = rng.integers(0, top + 1, (30, side, side)).astype(np.uint8)
+    actions = rng.integers(0, 2, 29)
+    spec = WorldSpec(space, spaces.Discrete(2), horizon=50)
+    data = encode_episodes([Episode(seen, actions, rng.normal(size=29), True, False)], Codec(spec))
+    with pytest.warns(FitWarning) as warned:
+        notes = fit_notes(data, data, spec)
+    assert any("ImageToCategories" in note for note in notes) == named
+    assert notes == [str(each.message) for each in warned]
