@@ -57,8 +57,9 @@ def test_exactly_the_wanted_steps_are_stored_and_counted(tmp_path: Path) -> None
     store = collect(configured(tmp_path), ledger=whole)
     episodes = store.load()
     assert store.steps == sum(map(len, episodes)) == 120
-    assert whole.by_purpose == store.real_steps == {"collect": 120}
-    assert StepLedger(tmp_path / "steps.json").by_purpose == {"collect": 120}
+    counted = {"collect": 120, "validate": 1}
+    assert whole.by_purpose == store.real_steps == counted
+    assert StepLedger(tmp_path / "steps.json").by_purpose == counted
     assert len({episode.seed for episode in episodes}) == len(episodes)
     for episode in episodes:
         action = episode.actions.astype(np.float32)

@@ -18,6 +18,7 @@ from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
+from world_env.real.env_config import AnyEnv, as_env_config
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
@@ -56,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 def learn(
-    world: Twin | EnvConfig,
+    world: Twin | AnyEnv,
     config: LearnConfig | None = None,
     *,
     out: Path | None = None,
@@ -70,7 +71,7 @@ def learn(
 ) -> BaseAlgorithm:
     """Train a policy in a twin (no real step is taken) or in the real environment (every step is counted).
 
-    world: a twin or a real environment.
+    world: a twin, or a real environment: what `world_env.real.as_env_config` takes.
     out: folder of the policy. A finished policy is loaded instead of trained again. After an interruption, the same
         call resumes from the last save (weights, optimizer, reward statistics, replay buffer) with new episodes.
     ledger: counts real steps; required for the real environment.
@@ -84,6 +85,8 @@ def learn(
     Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
     """
     config = config or LearnConfig()
+    if not isinstance(world, Twin):
+        world = as_env_config(world)
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
     latent = _latent_encoder(world, config, encoder)
