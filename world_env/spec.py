@@ -242,7 +242,10 @@ class EnvConfig(Struct, frozen=True):
     def __post_init__(self) -> None:
         if callable(self.env_id) or isinstance(self.env_id, gymnasium.Env):
             msgspec.structs.force_setattr(self, "env_id", _python_env(self.env_id))
-        elif not (isinstance(self.env_id, str) or self.env_id is None):
+        # A subclass, of the command line, can do without an id.
+        elif not isinstance(self.env_id, str) and (
+            self.env_id is not None or type(self) is EnvConfig
+        ):
             raise InvalidOptionError(
                 f"the real environment is {self.env_id!r:.80} ({type(self.env_id).__name__}), expected the id of an "
                 "environment, a function that makes an environment, a gymnasium.Env or an EnvConfig"

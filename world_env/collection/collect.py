@@ -73,16 +73,18 @@ def collect(
     raises.
     """
     own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
+    spec = spec_of(config.real)
     try:
         # Two processes that collect into one folder would both take the real steps of the same episodes.
         with folder_lock(Path(config.out).resolve(), "episode store"):
-            return _collect(config, own, progress)
+            return _collect(config, spec, own, progress)
     except FolderBusyError as error:
         raise StageError(str(error)) from error
 
 
-def _collect(config: CollectConfig, ledger: StepLedger, progress: Progress | None) -> EpisodeStore:
-    spec = spec_of(config.real)
+def _collect(
+    config: CollectConfig, spec: WorldSpec, ledger: StepLedger, progress: Progress | None
+) -> EpisodeStore:
     policy = make_exploration(config.exploration, spec)
     store = _open(config, spec)
     if store.steps >= config.steps:
