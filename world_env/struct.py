@@ -105,36 +105,53 @@ def converted(
 def take_numbers(settings: Struct) -> None:
     """Replace numpy numbers by those of Python, in the fields that hold one number.
 
-    Raises InvalidOptionError, with the name of the field, where an integer is expected and another value came.
+    Raises InvalidOptionError, with the name of the field, for a value that is no number, or no integer where one is
+    expected.
     """
-    for name, kind in _number_fields(type(settings)):
+    for name, kind, optional in _number_fields(type(settings)):
         value = getattr(settings, name)
-        if type(value) is kind or value is None:
+        if type(value) is kind or (value is None and optional):
             continue
-        number = (
-            value.item()
-            if isinstance(value, np.generic | np.ndarray) and value.size == 1
-            else value
-        )
-        if kind is int:
-            # 1e5 is a usual way to write a number of steps.
-            whole = isinstance(number, float) and number.is_integer()
-            if not whole and (isinstance(number, bool) or not isinstance(number, int)):
-                raise InvalidOptionError(f"{name} is {value!r:.80}, expected an integer")
-            number = int(number)
+        number = integer(value, name) if kind is int else _number(value, name)
         if number is not value:
             msgspec.structs.force_setattr(settings, name, number)
 
 
+def integer(value: Any, name: str) -> int:
+    """Return an integer, or a float without a fraction such as 1e5, as an int. Raises InvalidOptionError.
+
+    name: of the argument, for the message.
+    """
+    number = _item(value)
+    whole = isinstance(number, float) and number.is_integer()
+    if not whole and (isinstance(number, bool) or not isinstance(number, int)):
+        raise InvalidOptionError(f"{name} is {value!r:.80}, expected an integer")
+    return int(number)
+
+
+def _number(value: Any, name: str) -> float:
+    number = _item(value)
+    if not isinstance(number, int | float):
+        raise InvalidOptionError(f"{name} is {value!r:.80}, expected a number")
+    return number
+
+
+def _item(value: Any) -> Any:
+    """The number in a numpy scalar or in an array of one number."""
+    one = isinstance(value, np.generic | np.ndarray) and value.size == 1
+    return value.item() if one else value
+
+
 @functools.cache
-def _number_fields(kind: type[Struct]) -> tuple[tuple[str, type], ...]:
-    """Fields of one number, int or float, or None; with the type of the number."""
+def _number_fields(kind: type[Struct]) -> tuple[tuple[str, type, bool], ...]:
+    """Fields of one number: (name, int or float, whether it may be None)."""
     found = []
     for each in msgspec.structs.fields(kind):
         union = get_origin(each.type) in (Union, types.UnionType)
-        kinds = set(get_args(each.type) if union else (each.type,)) - {type(None)}
-        if kinds in ({int}, {float}):
-            found.append((each.name, kinds.pop()))
+        kinds = set(get_args(each.type) if union else (each.type,))
+        numbers = kinds - {type(None)}
+        if numbers in ({int}, {float}):
+            found.append((each.name, numbers.pop(), type(None) in kinds))
     return tuple(found)
 
 

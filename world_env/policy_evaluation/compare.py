@@ -16,6 +16,7 @@ from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
 from world_env.spec import EnvConfig, check_same_spaces
+from world_env.struct import integer
 from world_env.twin.twin import Twin
 
 
@@ -51,6 +52,9 @@ def compare(
     Intervals are 95 % intervals (`world_env.rollouts.mean_interval`).
     Raises InvalidOptionError, SpaceMismatchError, EnvApiError and what `make_real` raises, before an episode.
     """
+    episodes, seed = integer(episodes, "episodes"), integer(seed, "seed")
+    if seed < 0:
+        raise InvalidOptionError(f"seed must be >= 0, got {seed}")
     if episodes < 1:
         raise InvalidOptionError(f"episodes must be >= 1, got {episodes}")
     named = policies if isinstance(policies, Mapping) else {"policy": policies}

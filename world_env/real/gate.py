@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,7 @@ class Gate(gym.Wrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Reset the environment, with the `reset_options` of its settings."""
         given = self._config.reset_options if options is None else options
+        seed = None if seed is None else operator.index(seed)  # Gymnasium refuses numpy integers
         try:
             result: Any = self.env.reset(seed=seed, options=given)
         except _USAGE_ERRORS as error:

@@ -20,6 +20,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.returns import Returns
 from world_env.spaces import copied, one_row, stacked
 from world_env.spec import EnvConfig
+from world_env.struct import integer
 
 _REWARD_TERM = "reward_"
 """Prefix of the reward terms in the `info` of MuJoCo environments."""
@@ -83,6 +84,7 @@ def run_real(
     real = as_env_config(real)
     if not isinstance(policy, Policy):
         policy = as_policy(policy, spec_of(real))
+    workers = integer(workers, "workers")
     if workers < 1:
         raise InvalidOptionError(f"workers must be >= 1, got {workers}")
     if not len(seeds):
