@@ -13,7 +13,7 @@ from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
 from world_env.errors import EnvApiError, StageError
 from world_env.real import StepLedger, check_real, spec_of
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WrapperConfig
 
 
 def test_it_takes_one_step_in_a_process() -> None:
@@ -114,6 +114,17 @@ def test_reproducible_environments_are_silent() -> None:
         warnings.simplefilter("error")
         for real in ("Plain-v0", "CartPole-v1", EnvConfig(Plain(), horizon=9)):
             check_real(real)
+
+
+def test_a_wrapper_that_repeats_actions_needs_a_time_limit_of_its_own() -> None:
+    wrapper = WrapperConfig("gymnasium.wrappers:MaxAndSkipObservation", {"skip": 4})
+    real = EnvConfig("Plain-v0", wrappers=(wrapper,))
+    ledger = StepLedger()
+    with pytest.raises(StageError, match=r"takes 4 steps.*limit of 50 steps.*horizon=13 "):
+        check_real(real, ledger=ledger)
+    assert ledger.by_purpose == {"validate": 4}
+    assert check_real(real.replace(horizon=13)).horizon == 13
+    assert check_real(EnvConfig("Plain-v0", action_chunk=4)).horizon == 13
 
 
 def test_a_finished_or_resumed_collection_takes_no_step_to_check(tmp_path: Path) -> None:

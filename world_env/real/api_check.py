@@ -8,10 +8,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from world_env.errors import StageError
 from world_env.real.env_config import AnyEnv, as_env_config, given_env
+from world_env.real.gate import CountedEnv
 from world_env.real.known import Known
 from world_env.real.real_env import make_real, spec_from, spec_of
 from world_env.real.step_ledger import StepLedger
+from world_env.real.wrapping import layers
 from world_env.spaces import copied
 from world_env.spec import EnvConfig, WorldSpec
 
@@ -40,6 +43,7 @@ def check_real(real: AnyEnv, *, ledger: StepLedger | None = None) -> WorldSpec:
         first = _first(env)
         env.action_space.seed(_SEED)
         env.step(env.action_space.sample())
+        _check_repeats(real, env, spec)
         again = _first(env)
     finally:
         env.close()
@@ -57,6 +61,18 @@ def check_real(real: AnyEnv, *, ledger: StepLedger | None = None) -> WorldSpec:
 def forget_checks() -> None:
     """Forget which environments have passed, for example after the code of one changed."""
     _passed.clear()
+
+
+def _check_repeats(real: EnvConfig, env: gym.Env, spec: WorldSpec) -> None:
+    """Raise StageError where a wrapper repeats actions, so that the time limit below it counts other steps."""
+    taken = next(layer.taken for layer in layers(env) if isinstance(layer, CountedEnv))
+    if real.horizon is None and taken > real.action_chunk and spec.horizon is not None:
+        repeats, limit = taken // real.action_chunk, spec.horizon * real.action_chunk
+        raise StageError(
+            f"one step of {real.env_id} with its wrappers takes {repeats} steps of the environment, so its time limit "
+            f"of {limit} steps is not that of an episode: pass the time limit in steps of the "
+            f"wrapped environment, such as horizon={-(-limit // repeats)} (--horizon STEPS)"
+        )
 
 
 def _first(env: gym.Env) -> Any:

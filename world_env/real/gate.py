@@ -31,11 +31,12 @@ _LIMIT_NAMES = ("max_steps", "max_episode_steps", "_max_episode_steps", "episode
 class CountedEnv(gym.Wrapper):
     """Wrapper that counts every step. It is absent from `spec`, which therefore can be made again.
 
-    keep_open: the environment belongs to the user: `close` leaves it open.
+    keep_open: the environment belongs to the user: `close` leaves it open. `taken` is the number of steps so far.
     """
 
     def __init__(self, env: gym.Env, count: Callable[[], None], *, keep_open: bool = False) -> None:
         super().__init__(env)
+        self.taken = 0
         self._count, self._keep_open = count, keep_open
 
     @property
@@ -49,6 +50,7 @@ class CountedEnv(gym.Wrapper):
             _check_finite(np.asarray(action))  # here too: wrappers compute actions
         # Count before the step: a step that crashes or is killed is spent as well.
         self._count()
+        self.taken += 1
         return self.env.step(action)
 
     def close(self) -> None:
@@ -176,7 +178,7 @@ class Gate(gym.Wrapper):
         signature = _RESET if method == "reset" else _STEP
         old = self._old_signature() if method == "reset" else ""
         if old:
-            return f"{self._method('reset')} {old} ({came}): write {signature}"
+            return f"{old} ({came}): write {signature}"
         if "unpack" in str(error):
             return (
                 f"{self._method(method)} returned another number of values than a wrapper or Gymnasium expects "
@@ -196,7 +198,7 @@ class Gate(gym.Wrapper):
         return f"{text}. Expected: {signature}"
 
     def _old_signature(self) -> str:
-        """What the signature of a reset lacks, innermost environment first; "" if it is complete."""
+        """What the signature of a reset lacks, in words, innermost layer first; "" if all are complete."""
         for layer in reversed(list(layers(self.env))):
             try:
                 parameters = inspect.signature(layer.reset).parameters
@@ -205,7 +207,7 @@ class Gate(gym.Wrapper):
             any_keyword = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
             missing = [name for name in ("seed", "options") if name not in parameters]
             if missing and not any_keyword:
-                return f"of the class {type(layer).__name__} does not take {' and '.join(missing)}"
+                return f"reset() of {type(layer).__name__} does not take {' and '.join(missing)}"
         return ""
 
 

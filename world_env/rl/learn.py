@@ -94,6 +94,9 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
+    if not isinstance(world, Twin) and config.num_envs is None:
+        # Of some real environments only one can be open.
+        config = config.replace(num_envs=1)
     env = _world(world, config, latent, ledger, purpose)
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
