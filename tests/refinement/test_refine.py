@@ -117,7 +117,7 @@ def test_the_rounds_share_the_wanted_real_steps(
     out, rounds, counted = finished
     assert [part.number for part in rounds] == [0, 1]
     checks = (STEPS - STEPS // 2) // 2
-    assert counted == {"collect": STEPS - checks, "evaluate": checks}
+    assert counted == {"collect": STEPS - checks, "evaluate": checks, "validate": 1}
     assert [part.real_steps for part in rounds] == [STEPS // 2, STEPS]
     folders = ("round-0/data", "round-1/checks", "round-1/data")
     stored = [EpisodeStore(out / folder).steps for folder in folders]

@@ -89,7 +89,7 @@ class _Learned:
         first: Any,
         *,
         temperature: float,
-        horizon: int | None,
+        horizon: int | None = None,
     ) -> None:
         config = SimulatorConfig(temperature=temperature, horizon=horizon)
         self._simulator, self._seed = Simulator(twin, 1, seed=seed, config=config), seed
