@@ -1,7 +1,7 @@
 """What goes into a real environment and what comes out of it is checked, at every step."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -102,6 +102,20 @@ def test_numbers_and_flags_of_other_types_are_taken() -> None:
         observation, reward, terminated, truncated, _ = env.step(np.zeros(1))
         assert (type(reward), reward, terminated, truncated) == (float, 2.0, True, False)
         assert observation.dtype == np.float32 and observation.shape == (2,)
+
+
+class Result(NamedTuple):
+    observation: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+def test_a_named_tuple_of_five_values_is_taken() -> None:
+    env = gate(faulty(after(Result(BOX, 1.0, False, False, {}))))
+    env.reset(seed=np.int64(0))
+    assert env.step(np.zeros(1))[1:4] == (1.0, False, False)
 
 
 def test_an_error_inside_a_later_step_is_the_environments_own() -> None:

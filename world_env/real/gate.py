@@ -121,7 +121,7 @@ class Gate(gym.Wrapper):
             if self._was_stepped or isinstance(error, WorldEnvError):
                 raise
             raise EnvApiError(self._failed("step", error)) from error
-        if type(result) is not tuple or len(result) != 5:
+        if not isinstance(result, tuple) or len(result) != 5:
             raise EnvApiError(
                 f"{self._method('step')} returned {_described(result)}, expected 5 values: write {_STEP}. "
                 "`done` of Gym is `terminated or truncated`; a time limit is `truncated`"

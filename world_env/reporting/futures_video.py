@@ -15,7 +15,7 @@ import numpy as np
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.real.env_config import AnyEnv, as_env_config, limited
-from world_env.real.real_env import make_real
+from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.reporting.side_by_side_video import END_LABELS, beside, encode_frames, frame_duration
@@ -87,7 +87,9 @@ def futures(
                     f"the real episode ended after {number_of_step} steps, before step {after}: choose a smaller value "
                     "of after, another seed or a better policy"
                 )
-        simulator = _simulator_at(twin, observation, number, seed)
+        limit = spec_from(env, config).horizon
+        left = None if limit is None else limit - after
+        simulator = _simulator_at(twin, observation, number, seed, left)
         learned = steps_in_twin(played.fork(number), simulator, simulator.observe())
         panels = [_Panel("real", observation)]
         panels += [_Panel(f"rollout {i + 1}", observation) for i in range(number)]
@@ -104,10 +106,16 @@ def futures(
     return Path(out)
 
 
-def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
-    """Simulator with `number` environments at the real observation, truncated where they go out of distribution."""
+def _simulator_at(
+    twin: Twin, observation: Any, number: int, seed: int, horizon: int | None
+) -> Simulator:
+    """Simulator with `number` environments at the real observation, truncated where they go out of distribution.
+
+    horizon: steps that are left of the time limit.
+    """
     rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else "truncate"
-    config = SimulatorConfig(on_uncertain=rule, uncertainty="full" if rule == "truncate" else False)
+    full = "full" if rule == "truncate" else False
+    config = SimulatorConfig(on_uncertain=rule, uncertainty=full, horizon=horizon)
     simulator = Simulator(twin, number, seed=seed, config=config)
     rows = one_row(observation)
     repeated = (

@@ -85,8 +85,7 @@ def learn(
     Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
     """
     config = config or LearnConfig()
-    if not isinstance(world, Twin):
-        world = as_env_config(world)
+    world = world if isinstance(world, Twin) else as_env_config(world)
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
     latent = _latent_encoder(world, config, encoder)
@@ -94,9 +93,7 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
-    if not isinstance(world, Twin) and config.num_envs is None:
-        # Of some real environments only one can be open.
-        config = config.replace(num_envs=1)
+    config = _one_by_default(world, config)
     env = _world(world, config, latent, ledger, purpose)
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
@@ -142,6 +139,12 @@ def learn(
         if partial is not None:
             remove(partial)
     return model
+
+
+def _one_by_default(world: Twin | EnvConfig, config: LearnConfig) -> LearnConfig:
+    """Train in one real environment unless more are asked for: of some only one can be open."""
+    several = isinstance(world, Twin) or config.num_envs is not None
+    return config if several else config.replace(num_envs=1)
 
 
 def _world(
