@@ -114,8 +114,9 @@ def _simulator_at(
     horizon: steps that are left of the time limit.
     """
     rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else "truncate"
-    full = "full" if rule == "truncate" else False
-    config = SimulatorConfig(on_uncertain=rule, uncertainty=full, horizon=horizon)
+    config = SimulatorConfig(
+        on_uncertain=rule, uncertainty="full" if rule == "truncate" else False, horizon=horizon
+    )
     simulator = Simulator(twin, number, seed=seed, config=config)
     rows = one_row(observation)
     repeated = (
