@@ -104,6 +104,10 @@ class StageError(WorldEnvError, RuntimeError):
     """A pipeline stage cannot continue: inputs are missing, or belong to another run."""
 
 
+class EnvApiError(StageError):
+    """A real environment does not follow the Gymnasium API. The message says what came and what is expected."""
+
+
 class ConfigMismatchError(StageError):
     """The folder of a run holds results of other settings. The message names the settings that differ."""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import gymnasium
+import msgspec
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from world_env.errors import InvalidOptionError, SpaceMismatchError, TwinFormatError
+from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError, TwinFormatError
 from world_env.spaces import (
     encoded_shape,
     is_image,
@@ -20,8 +23,11 @@ from world_env.spaces import (
     space_from_json,
     space_to_json,
 )
-from world_env.struct import Struct
+from world_env.struct import Struct, plain
 from world_env.types import JSON
+
+_PYTHON = "python:"
+"""Beginning of the id of an environment that is a Python object."""
 
 
 class Angle(NamedTuple):
@@ -206,6 +212,65 @@ def check_same_spaces(
             )
 
 
+class PythonEnv(str):
+    """Id of an environment that is a Python object, "python:module.qualname". It carries the object."""
+
+    target: Any
+
+
+_objects: dict[str, Callable[[], Any]] = {}
+"""Id of a Python object of this process -> function that returns the object, or None where it is gone."""
+
+
+def _python_env(target: Any) -> PythonEnv:
+    """Return the id of a callable that makes an environment, or of an environment, and remember the object.
+
+    The id is the same in every process, so that a run of the same script is resumed. Only the id carries the object
+    with certainty: other objects may have the same name.
+    """
+    made = isinstance(target, gymnasium.Env)
+    named = (
+        target if hasattr(target, "__qualname__") else type(target.unwrapped if made else target)
+    )
+    name = f"{_PYTHON}{named.__module__}.{named.__qualname__}" + (
+        "()" if named is not target else ""
+    )
+    before = _objects.get(name, lambda: None)()
+    # A name without "<lambda>", "<locals>" or "()" is that of a variable of a module: its newest value counts.
+    several = before is not None and before is not target and any(sign in name for sign in "<(")
+    if several:
+        _objects[name] = lambda: NotImplemented
+    else:
+        _objects[name] = weakref.ref(target) if made else lambda: target
+    made_id = PythonEnv(name)
+    made_id.target = target
+    return made_id
+
+
+def python_object(env_id: str) -> Any:
+    """Return the Python object of an environment's id, or None where the id is that of a registered environment.
+
+    Raises StageError for an object that this process does not have, or not only once.
+    """
+    if isinstance(env_id, PythonEnv):
+        return env_id.target
+    if not env_id.startswith(_PYTHON):
+        return None
+    found = _objects.get(env_id, lambda: None)()
+    if found is None or found is NotImplemented:
+        why = (
+            "does not have"
+            if found is None
+            else "has several times, so the name does not say which one is meant"
+        )
+        raise StageError(
+            f"the real environment {env_id!r} is a Python object, which this process {why}: pass the object itself "
+            "(`real=`), a function that makes the environment or an environment. On the command line give the id of "
+            'a registered environment, "module:Id".'
+        )
+    return found
+
+
 class WrapperConfig(Struct, frozen=True):
     """Wrapper of a real environment."""
 
@@ -220,11 +285,18 @@ class WrapperConfig(Struct, frozen=True):
                 f'the wrapper is {self.name!r}, expected "module:Class", for example '
                 '"gymnasium.wrappers:FlattenObservation"'
             )
-        _check_kwargs(self.kwargs)
+        _take_json(self, "kwargs")
 
 
 class EnvConfig(Struct, frozen=True):
-    """Real environment: its id, its arguments and its wrappers."""
+    """Real environment: its id, its arguments, its wrappers and its time limit.
+
+    In Python, `env_id` may also be a function (or a class) that makes the environment, or an environment. An
+    environment is used as it is and is never closed. Both exist in this process only: in files they have an id of the
+    form "python:module.qualname".
+    """
+
+    omitted_if_none: ClassVar[tuple[str, ...]] = ("horizon", "reset_options")
 
     env_id: str
     """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id."""
@@ -234,22 +306,45 @@ class EnvConfig(Struct, frozen=True):
     """Wrappers of the environment, innermost first."""
     action_chunk: int = 1
     """Number of real actions that one action of the wrapped environment holds (1: no chunks)."""
+    horizon: int | None = None
+    """Time limit of an episode in steps of the environment; episodes are truncated there. The smaller one counts where
+    the environment has a limit too. None: the limit with which the environment is registered."""
+    reset_options: dict[str, Any] | None = None
+    """Options of every reset, as in `env.reset(options=...)`; strict JSON values only. None: no options."""
 
     def __post_init__(self) -> None:
-        if self.action_chunk < 1:
-            raise InvalidOptionError(f"action_chunk is {self.action_chunk}, expected at least 1")
+        if callable(self.env_id) or isinstance(self.env_id, gymnasium.Env):
+            msgspec.structs.force_setattr(self, "env_id", _python_env(self.env_id))
+        # A subclass, of the command line, can do without an id.
+        elif not isinstance(self.env_id, str) and (
+            self.env_id is not None or type(self) is EnvConfig
+        ):
+            raise InvalidOptionError(
+                f"the real environment is {self.env_id!r:.80} ({type(self.env_id).__name__}), expected the id of an "
+                "environment, a function that makes an environment, a gymnasium.Env or an EnvConfig"
+            )
+        for name in ("action_chunk", "horizon"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidOptionError(f"{name} is {value}, expected at least 1")
         for wrapper in self.wrappers:
             if not isinstance(wrapper, WrapperConfig):
                 raise InvalidOptionError(
                     f'wrappers holds {wrapper!r}, expected WrapperConfig("module:Class", kwargs)'
                 )
-        _check_kwargs(self.kwargs)
+        _take_json(self, "kwargs")
+        _take_json(self, "reset_options")
 
 
-def _check_kwargs(kwargs: dict[str, Any]) -> None:
+def _take_json(settings: Struct, name: str) -> None:
+    """Replace numpy numbers in a dict of settings. Raises InvalidOptionError for what JSON cannot hold."""
+    values = getattr(settings, name)
     try:
-        json.dumps(kwargs, allow_nan=False)
+        if not (isinstance(values, dict) or (values is None and name == "reset_options")):
+            raise TypeError("expected a dict")
+        json.dumps(values := plain(values), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidOptionError(
-            f"kwargs is {kwargs!r}, expected strict JSON values: {error}"
+            f"{name} is {values!r}, expected strict JSON values: {error}"
         ) from error
+    msgspec.structs.force_setattr(settings, name, values)

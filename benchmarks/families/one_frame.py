@@ -80,7 +80,8 @@ def measured(sight: str, seed: int, steps: int = TASKS[TASK].many_steps) -> JSON
         policy = RandomPolicy(spec_of(real).action_space)
     else:
         real = ENVIRONMENTS[sight]
-        config = LearnConfig(steps=steps, seed=seed, algo_kwargs=TASKS[TASK].algo_kwargs)
+        options = TASKS[TASK].algo_kwargs
+        config = LearnConfig(steps=steps, num_envs=64, seed=seed, algo_kwargs=options)
         out, encoder = runs / f"{sight.replace(' ', '-')}-{seed}", None
         if sight == LATENTS:
             encoder = Twin.load(TASKS[TASK].twin)

@@ -236,6 +236,8 @@ class Cell:
             config = config.replace(real=RealTrainingConfig(normalization=scales))
         if column in NUM_ENVS:
             config = config.replace(num_envs=NUM_ENVS[column])
+        # As many as in a twin; one is the default in the real environment.
+        config = config.replace(num_envs=config.parallel_envs)
         policy = learn(self.real, config, out=self.folder / column, ledger=ledger)
         return policy, steps
 

@@ -371,7 +371,7 @@ def test_a_build_counts_every_real_step(built: tuple[BuildConfig, Built]) -> Non
     assert rows["ppo_twin"].real_steps == 300
     in_reality = rows["ppo_real_same_steps"].real_steps
     assert counted["collect"] == 300 + in_reality
-    assert set(counted) == {"collect", "judge", "evaluate"}
+    assert set(counted) == {"collect", "judge", "evaluate", "validate"}
     out = built[0].out
     stored = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
     assert stored["real_steps_by_purpose"] == counted

@@ -148,7 +148,7 @@ def test_logs_are_compared_without_a_simulator(
     monkeypatch.setenv("COLUMNS", "200")
     twin, out = str(tmp_path / "twin"), str(tmp_path / "out")
     fit(store.folder, tmp_path / "twin", TINY)
-    monkeypatch.setattr("world_env.real.real_env._make_base", None)
+    monkeypatch.setattr("world_env.real.real_env._made", None)
     assert main(["compare", "--twin", twin, "--against", str(store.folder), "--out", out]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "nothing about policies that act differently" in shown and "warning" in shown

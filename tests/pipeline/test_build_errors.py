@@ -30,7 +30,7 @@ def refinement(**change: Any) -> dict[str, Any]:
     ("change", "error", "words"),
     [
         ({"real": EnvConfig("CartPole-v1", {"max_episode_steps": -1})},
-         InvalidOptionError, "CartPole-v1 has no time limit.*max_episode_steps"),
+         StageError, "CartPole-v1 has no time limit.*max_episode_steps"),
         ({"algo": "SAC"}, InvalidOptionError, r"SAC needs continuous actions.*Discrete\(2\): use PPO"),
         ({"steps": 60}, TooLittleDataError, "first round has 60 real steps.*at least 100"),
         ({"steps": 300, "rounds": 4}, TooLittleDataError, "first round has 75 real steps"),

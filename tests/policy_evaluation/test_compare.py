@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from oracle import oracle_twin
+from small_twin import SMALL
 from stable_baselines3 import PPO
 
 from world_env.atomic_io import write_json
@@ -18,7 +19,7 @@ from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.policies.random_policy import RandomPolicy
 from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.compare import compare
-from world_env.real.real_env import make_real_vec
+from world_env.real.real_env import make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.reporting.report import read_comparison, write_report
 from world_env.results import Comparison, Fidelity, PolicyComparison
@@ -86,7 +87,7 @@ def test_a_comparison_holds_both_sides_of_every_policy() -> None:
     assert table.episodes == 50 and table.seeds == (500, 549)
     assert [row.policy for row in table.rows] == ["random", "ppo"]
     assert [row.real_steps for row in table.rows] == [None, 7]
-    assert set(ledger.by_purpose) == {"judge"} and ledger.total() == 0
+    assert set(ledger.by_purpose) == {"judge", "validate"} and ledger.total() == 1
     for row in table.rows:
         assert row.real_ci95[0] <= row.real_mean <= row.real_ci95[1]
         assert row.return_gap == row.learned_mean - row.real_mean
@@ -154,12 +155,53 @@ def test_a_twin_of_other_spaces_costs_no_episode(real: EnvConfig) -> None:
     actor = RandomPolicy(twin.spec.action_space)
     with pytest.raises(SpaceMismatchError, match="real environment's"):
         compare(twin, {"random": actor}, real=real, ledger=ledger, episodes=50)
-    endless = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, horizon=None))
-    with pytest.raises(InvalidOptionError, match="no time limit"):
-        compare(
-            endless, {"random": actor}, real=EnvConfig("CartPole-v1"), ledger=ledger, episodes=50
-        )
     assert ledger.by_purpose == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "real", "limit", "text"),
+    [
+        (500, EnvConfig("CartPole-v1", horizon=12), 12, "(twin: 500, real environment: 12)"),
+        (12, EnvConfig("CartPole-v1"), 12, "(twin: 12, real environment: 500)"),
+        (12, EnvConfig(CartPoleEnv), 12, "(twin: 12, real environment: none)"),
+        (None, EnvConfig(CartPoleEnv, horizon=12), 12, "(twin: none, real environment: 12)"),
+        (12, EnvConfig("CartPole-v1", horizon=12), 12, "Time limit 12 steps."),
+    ],
+)
+def test_both_sides_play_to_the_smaller_time_limit(
+    own: int | None, real: EnvConfig, limit: int, text: str
+) -> None:
+    exact = oracle_twin("CartPole-v1")
+    twin = dataclasses.replace(exact, spec=dataclasses.replace(exact.spec, horizon=own))
+    ledger = StepLedger()
+    random = RandomPolicy(twin.spec.action_space)
+    found = compare(twin, random, real=real, ledger=ledger, episodes=20)
+    row = found.rows[0]
+    # Every step pays 1, and random actions hold the pole for about 22 steps.
+    assert 9 < row.real_mean < limit + 1 and row.return_gap == 0.0
+    assert ledger.by_purpose["judge"] <= 20 * limit
+    assert found.horizon == limit and text in str(found)
+    assert Comparison.from_json(found.to_json(), where="it") == found
+
+
+def test_the_time_limit_of_chunks_is_that_of_the_smaller_side() -> None:
+    spec = spec_of(EnvConfig("CartPole-v1", action_chunk=4))
+    twin = Twin.untrained(dataclasses.replace(spec, horizon=3), config=SMALL)
+    real = EnvConfig("CartPole-v1", action_chunk=4)
+    ledger = StepLedger()
+    policy = RandomPolicy(spec.action_space)
+    found = compare(twin, policy, real=real, ledger=ledger, episodes=10)
+    assert (found.horizon, found.limits) == (3, (3, 125))
+    assert ledger.by_purpose["judge"] <= 10 * 12
+
+
+def test_a_twin_of_a_python_object_asks_for_it_in_another_process() -> None:
+    twin = oracle_twin("CartPole-v1")
+    of_object = dataclasses.replace(
+        twin, provenance=twin.provenance.replace(real=EnvConfig("python:their.make"))
+    )
+    with pytest.raises(StageError, match=r"'python:their.make' is a Python object.*\(`real=`\)"):
+        compare(of_object, RandomPolicy(twin.spec.action_space), episodes=2)
 
 
 class RoundedCartPole(CartPoleEnv):

@@ -132,7 +132,7 @@ def test_a_pool_holds_what_it_promises(made: Pool) -> None:
 
 
 def test_every_real_step_of_a_pool_is_counted(made: Pool) -> None:
-    assert set(made.real_steps) == {"collect", "select", "judge"}
+    assert set(made.real_steps) == {"collect", "select", "judge", "validate"}
     assert made.real_steps["judge"] == sum(int(part.lengths.sum()) for part in made.returns)
     # Eight runs of 64 steps each, on-policy ones in whole rollouts.
     assert made.real_steps["collect"] >= 8 * 64

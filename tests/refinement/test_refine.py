@@ -117,7 +117,7 @@ def test_the_rounds_share_the_wanted_real_steps(
     out, rounds, counted = finished
     assert [part.number for part in rounds] == [0, 1]
     checks = (STEPS - STEPS // 2) // 2
-    assert counted == {"collect": STEPS - checks, "evaluate": checks}
+    assert counted == {"collect": STEPS - checks, "evaluate": checks, "validate": 1}
     assert [part.real_steps for part in rounds] == [STEPS // 2, STEPS]
     folders = ("round-0/data", "round-1/checks", "round-1/data")
     stored = [EpisodeStore(out / folder).steps for folder in folders]
@@ -190,7 +190,7 @@ def test_a_refinement_collects_with_a_policy_of_its_own_for_that(tmp_path: Path)
     # The last round's data is never collected with, and who does not collect is not trained.
     assert not rounds[-1].twin_folder.with_name("policy-curious").exists()
     assert not curious.with_name("policy-unused").exists()
-    assert ledger.total() == config.steps
+    assert ledger.total(exclude=("validate",)) == config.steps
 
 
 def test_who_acts_later_is_known_before_a_step_is_made(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_later_rounds_can_be_small_and_go_on_from_the_last_one(tmp_path: Path) -
     ledger = StepLedger()
     rounds = refine(config, ledger=ledger)
     assert [part.real_steps for part in rounds] == [133, 267, 401]
-    assert ledger.by_purpose == {"collect": 267, "evaluate": 134}
+    assert ledger.by_purpose == {"collect": 267, "evaluate": 134, "validate": 1}
     fits = [part.twin.provenance for part in rounds]
     assert [fit.recorded("fit", "gradient_steps") for fit in fits] == [20, 10, 10]
     assert [fit.warm_start for fit in fits] == [

@@ -11,7 +11,7 @@ import pytest
 
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, StageError
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import PolicyExploration
 from world_env.real.step_ledger import StepLedger
@@ -120,17 +120,12 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
     assert promise.high - promise.mean == pytest.approx(miss / np.sqrt(1 + len(returns)))
 
 
-def test_without_a_time_limit_there_is_one_round_and_no_promise(tmp_path: Path) -> None:
+def test_without_a_time_limit_there_is_no_step(tmp_path: Path) -> None:
     endless = EnvConfig("CartPole-v1", {"max_episode_steps": -1})
     ledger = StepLedger()
-    several = config(tmp_path).replace(real=endless)
-    with pytest.raises(InvalidOptionError, match=r"no time limit.*one round"):
-        refine(several, ledger=ledger)
+    with pytest.raises(StageError, match=r"no time limit.*--horizon STEPS"):
+        refine(config(tmp_path).replace(real=endless), ledger=ledger)
     assert ledger.total() == 0
-    one = several.replace(rounds=1, steps=200, warm_start=False)
-    (done,) = refine(one, ledger=ledger)
-    assert done.log.predicted_return is None
-    assert done.policy_folder == tmp_path / "round-0" / "policy"
 
 
 def test_newest_goes_on_and_acts_whichever_policy_was_chosen(
@@ -216,7 +211,7 @@ def test_without_patience_the_budget_is_spent(
         config(tmp_path, rounds=4, patience=None, real_evaluation_share=0.0, steps=400),
         ledger=ledger,
     )
-    assert len(rounds) == 4 and ledger.total() == 400
+    assert len(rounds) == 4 and ledger.by_purpose == {"collect": 400, "validate": 1}
 
 
 def test_restarts_come_so_many_rounds_apart(tmp_path: Path) -> None:
@@ -239,7 +234,7 @@ def test_it_is_enough_when_no_better_policy_was_found_for_some_rounds(
     )
     assert len(rounds) == 3
     assert {part.policy_folder for part in rounds} == {tmp_path / "round-0" / "policy"}
-    assert ledger.total() == 300 < 600
+    assert ledger.by_purpose == {"collect": 300, "validate": 1}
 
 
 def test_real_evaluations_are_counted_learned_from_and_stand_beside_the_promise(
@@ -247,7 +242,7 @@ def test_real_evaluations_are_counted_learned_from_and_stand_beside_the_promise(
 ) -> None:
     ledger = StepLedger()
     rounds = refine(config(tmp_path, steps=3_000), ledger=ledger)
-    assert ledger.by_purpose == {"collect": 2_000, "evaluate": 1_000}
+    assert ledger.by_purpose == {"collect": 2_000, "evaluate": 1_000, "validate": 1}
     assert [part.twin.provenance.steps for part in rounds] == [1_000, 2_000, 3_000]
     assert sum(map(len, episodes_of_rounds(tmp_path, 1))) == 2_000
     assert rounds[0].log.reality is None

@@ -43,4 +43,4 @@ class DyingEnv(gym.Env):
         return np.array([self.place], np.float32), self.place, False, self.steps == 30, {}
 
 
-gym.register("Dying-v0", entry_point="dying_env:DyingEnv")
+gym.register("Dying-v0", entry_point="dying_env:DyingEnv", max_episode_steps=50)

@@ -104,7 +104,8 @@ def test_an_error_of_the_environment_reaches_the_caller(tmp_path: Path, fails: s
 
 def test_an_environment_that_only_the_parent_knows_is_named() -> None:
     if "OnlyHere-v0" not in gym.registry:
-        gym.register("OnlyHere-v0", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+        entry = "gymnasium.envs.classic_control:CartPoleEnv"
+        gym.register("OnlyHere-v0", entry_point=entry, max_episode_steps=500)
     with pytest.raises(StageError, match=r"unknown environment id.*module:Id"):
         run_real(
             lambda seen: np.zeros(len(seen), np.int64),

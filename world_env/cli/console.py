@@ -29,6 +29,8 @@ def real_of_twin(twin: Twin, real: EnvConfig | None) -> EnvConfig:
     from world_env.policy_evaluation.compare import real_environment
 
     stored = twin.provenance.real
-    if real is None or (stored is not None and real == EnvConfig(stored.env_id)):
+    if real is None:
         return real_environment(twin)
+    if stored is not None and real == EnvConfig(stored.env_id, horizon=real.horizon):
+        return stored if real.horizon is None else stored.replace(horizon=real.horizon)
     return real

@@ -74,11 +74,11 @@ class RealEnv(EnvConfig, frozen=True):
     def config(self) -> EnvConfig | None:
         """The environment, or None without an id. Raises InvalidOptionError for arguments without an id."""
         if self.env_id is not None:
-            return EnvConfig(self.env_id, self.kwargs, self.wrappers, self.action_chunk)
+            return EnvConfig(**{name: getattr(self, name) for name in self.__struct_fields__})
         if self != RealEnv():
             raise InvalidOptionError(
-                "--env-kwargs, --wrapper and --action-chunk belong to a real environment: give its ENV_ID too, or "
-                "leave them out (a twin keeps those that it was fitted with)"
+                "--env-kwargs, --wrapper, --action-chunk, --horizon and --reset-options belong to a real environment: "
+                "give its ENV_ID too, or leave them out (a twin keeps those that it was fitted with)"
             )
         return None
 

@@ -22,7 +22,8 @@ from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.errors import DataError, StageError
 from world_env.policies.protocol import Policy
-from world_env.real.real_env import make_real, spec_from
+from world_env.real.api_check import check_real
+from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.real import ONE, steps_in_real
 from world_env.run_config import check_same_config, keep_config
@@ -64,30 +65,36 @@ def collect(
         `steps.json`.
     progress: called after each episode with (steps collected, steps in total).
 
+    Before the first step of a new collection, `check_real` checks the environment with one step, counted under
+    "validate".
+
     Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps or
     another process collects into it, DataError for NaN or infinite values of the environment, and what `make_real`
     raises.
     """
     own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
-    env = make_real(config.real, purpose=config.purpose, ledger=own)
+    spec = spec_of(config.real)
     try:
         # Two processes that collect into one folder would both take the real steps of the same episodes.
         with folder_lock(Path(config.out).resolve(), "episode store"):
-            return _collect(config, env, own, progress)
+            return _collect(config, spec, own, progress)
     except FolderBusyError as error:
         raise StageError(str(error)) from error
-    finally:
-        env.close()
 
 
 def _collect(
-    config: CollectConfig, env: gym.Env, ledger: StepLedger, progress: Progress | None
+    config: CollectConfig, spec: WorldSpec, ledger: StepLedger, progress: Progress | None
 ) -> EpisodeStore:
-    spec = spec_from(env, config.real)
     policy = make_exploration(config.exploration, spec)
     store = _open(config, spec)
+    if store.steps >= config.steps:
+        return store
+    if not store.steps:
+        check_real(config.real, ledger=ledger)
     _replay(policy, store, config.seed)
     pending = _Pending(store, ledger)
+    # Made last: of some environments only one can be open.
+    env = make_real(config.real, purpose=config.purpose, ledger=ledger)
     try:
         while (done := store.steps + pending.steps) < config.steps:
             number = len(store) + len(pending.episodes)
@@ -98,6 +105,7 @@ def _collect(
             if pending.steps >= config.shard_steps:
                 pending.flush()
     finally:
+        env.close()
         pending.flush()
     return store
 
@@ -161,12 +169,12 @@ def play(
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     terminated = truncated = False
-    _check_finite(recorded[-1], rewards, number, reset_seed)
+    _check_finite(recorded[-1], 0, number, reset_seed)
     for step in steps_in_real(policy, env, observation):
         actions.append(np.array(step.action, dtype=env.action_space.dtype))
         recorded.append(_copy(step.observation, env.observation_space))
         rewards.append(step.reward)
-        _check_finite(recorded[-1], rewards, number, reset_seed)
+        _check_finite(recorded[-1], len(rewards), number, reset_seed)
         terminated = step.terminated
         truncated = step.truncated or (len(actions) >= limit and not terminated)
         if truncated:
@@ -190,10 +198,9 @@ def _copy(observation: Any, space: spaces.Space[Any]) -> Any:
     return np.array(observation, dtype=space.dtype)
 
 
-def _check_finite(observation: Any, rewards: list[float], number: int, seed: int) -> None:
+def _check_finite(observation: Any, step: int, number: int, seed: int) -> None:
     parts = observation if isinstance(observation, dict) else {"observation": observation}
-    step = len(rewards)
-    for key, value in {**parts, "reward": np.asarray(rewards[-1:])}.items():
+    for key, value in parts.items():
         if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
             column = int(np.flatnonzero(~np.isfinite(value.reshape(-1)))[0])
             raise DataError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.config import ExplorationConfig, RandomExploration, check_exploration
+from world_env.real.env_config import take_env
 from world_env.real.step_ledger import PURPOSES, Purpose
 from world_env.spec import EnvConfig
 from world_env.struct import Struct
@@ -33,6 +34,7 @@ class CollectConfig(Struct, frozen=True):
     one episode; small values write many small files."""
 
     def __post_init__(self) -> None:
+        take_env(self)
         for name, least in (("steps", 1), ("shard_steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise InvalidOptionError(

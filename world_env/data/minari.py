@@ -14,7 +14,7 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.data.recording import Recording, checked_episodes
 from world_env.errors import DataError, MissingExtraError, StageError, TwinFormatError
-from world_env.real.real_env import is_learned
+from world_env.real.registered import is_learned
 from world_env.results.provenance import Provenance
 from world_env.spec import EnvConfig, WorldSpec
 

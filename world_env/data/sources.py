@@ -12,6 +12,7 @@ from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, StageError
 from world_env.results.provenance import Provenance
 from world_env.spec import EnvConfig, WorldSpec
+from world_env.struct import integer
 
 _MINARI = "minari:"
 
@@ -31,6 +32,7 @@ def open_dataset(
     episodes = checked_episodes(recordings)
     if horizon is None:
         return spec, episodes, provenance
+    horizon = integer(horizon, "horizon")
     longest = max((episode.elapsed + len(episode) for episode in episodes), default=0)
     if longest > horizon or horizon < 1:
         raise InvalidOptionError(

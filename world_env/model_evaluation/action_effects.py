@@ -23,13 +23,14 @@ from world_env.errors import InvalidOptionError
 from world_env.model_evaluation.errors import significant
 from world_env.models.conditioning import check_shapes
 from world_env.policies.held_policy import HeldPolicy
+from world_env.real.env_config import AnyEnv, as_env_config, limited
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
 from world_env.results.fidelity import ActionEffects
 from world_env.rng import CounterRNG
 from world_env.rollouts.real import ONE
 from world_env.spaces import stacked
-from world_env.spec import EnvConfig, check_same_spaces
+from world_env.spec import check_same_spaces
 from world_env.twin.twin import Twin
 from world_env.types import JSON
 
@@ -46,7 +47,7 @@ _EXACT = 1e-9
 
 def measure_action_effects(
     twin: Twin,
-    real: EnvConfig,
+    real: AnyEnv,
     *,
     ledger: StepLedger,
     states: int = 32,
@@ -64,7 +65,8 @@ def measure_action_effects(
         raise InvalidOptionError(f"states is {states}, expected at least 1")
     if actions < 2:
         raise InvalidOptionError(f"actions is {actions}, expected at least 2 to compare")
-    with closing(make_real(real, purpose="evaluate", ledger=ledger)) as env:
+    config = limited(as_env_config(real), twin.spec.horizon)
+    with closing(make_real(config, purpose="evaluate", ledger=ledger)) as env:
         check_same_spaces(env, twin.spec)
         walker = _Walker(env, seed)
         reason = _obstacle(walker)

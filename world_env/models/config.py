@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from world_env.errors import InvalidOptionError, WorldEnvError
+from world_env.struct import plain
 from world_env.types import JSON
 
 
@@ -35,7 +36,7 @@ def config_from_json(
     """
     expected = f"expected fields among {list(inspect.signature(config_class).parameters)}"
     try:
-        config = msgspec.convert(tree, config_class)
+        config = msgspec.convert(plain(tree), config_class)
     except (msgspec.ValidationError, WorldEnvError) as problem:
         raise error(f"{where}: {problem} ({expected})") from problem
     # msgspec ignores unknown fields of dataclasses.

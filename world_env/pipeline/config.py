@@ -9,6 +9,7 @@ from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import ExplorationConfig, check_exploration
 from world_env.policy_evaluation.config import MIN_EPISODES
+from world_env.real.env_config import take_env
 from world_env.refinement.config import ALGOS, RefineConfig
 from world_env.simulation.config import ObservationMode
 from world_env.spec import EnvConfig
@@ -61,6 +62,7 @@ class BuildConfig(Struct, frozen=True):
     """All settings of the rounds, in place of the preset. None: the preset."""
 
     def __post_init__(self) -> None:
+        take_env(self)
         for name in ("steps", "rounds", "learn_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
-from world_env.real.real_env import spec_of
+from world_env.real.api_check import check_real
+from world_env.real.env_config import AnyEnv, as_env_config, limited
+from world_env.real.real_env import own_horizon, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.results.comparison import Comparison, Interval, PolicyComparison
-from world_env.rollouts.learned import check_horizon, run_learned
+from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
 from world_env.spec import EnvConfig, check_same_spaces
+from world_env.struct import integer
 from world_env.twin.twin import Twin
 
 
@@ -21,7 +24,7 @@ def compare(
     twin: Twin | str | Path,
     policies: AnyPolicy | Mapping[str, AnyPolicy],
     *,
-    real: EnvConfig | None = None,
+    real: AnyEnv | None = None,
     ledger: StepLedger | None = None,
     episodes: int = 100,
     seed: int = 10_000,
@@ -32,30 +35,37 @@ def compare(
 ) -> Comparison:
     """Compare the returns of policies in the twin and in the real environment.
 
-    Both sides have the same first observations, time limit and number of episodes; no policy is trained.
+    Both sides have the same first observations and number of episodes, and the same time limit: the smaller one of the
+    twin's and the real environment's. No policy is trained. In a process that has not checked the environment yet,
+    `check_real` takes one step, counted under "validate".
 
     twin: the twin, its folder, or the name of a bundled one.
     policies: a policy, or name -> policy. A policy is what `world_env.policies.as_policy` takes: a model of
         Stable-Baselines3, its .zip, the folder of a saved policy, a function from batched observations to batched
         actions, or a `Policy`.
-    real: the real environment. None: the one that the twin was fitted to.
+    real: the real environment: what `world_env.real.as_env_config` takes. None: the one that the twin was fitted to.
     ledger: counts the real steps under `purpose`. None: a ledger in memory.
     episodes: per policy and side. seed: first reset seed of the real environment.
     real_steps: name -> real steps that the policy has cost, for the table.
     workers: number of processes that play the real episodes, as in `run_real`. The returns do not depend on it.
     progress: called with (real episodes done, real episodes in total).
     Intervals are 95 % intervals (`world_env.rollouts.mean_interval`).
-    Raises InvalidOptionError and SpaceMismatchError before a real step.
+    Raises InvalidOptionError, SpaceMismatchError, EnvApiError and what `make_real` raises, before an episode.
     """
+    episodes, seed = integer(episodes, "episodes"), integer(seed, "seed")
+    if seed < 0:
+        raise InvalidOptionError(f"seed must be >= 0, got {seed}")
     if episodes < 1:
         raise InvalidOptionError(f"episodes must be >= 1, got {episodes}")
     named = policies if isinstance(policies, Mapping) else {"policy": policies}
     twin = twin if isinstance(twin, Twin) else Twin.load(twin)
-    check_horizon(twin)
     playable = {name: as_policy(policy, twin.spec) for name, policy in named.items()}
-    real = real_environment(twin) if real is None else real
+    real = real_environment(twin) if real is None else as_env_config(real)
     ledger = StepLedger() if ledger is None else ledger
+    limits = (twin.spec.horizon, own_horizon(real))
+    real = limited(real, twin.spec.horizon)
     check_same_spaces(spec_of(real), twin.spec)
+    horizon = check_real(real, ledger=ledger).horizon
     seeds = list(range(seed, seed + episodes))
     rows: list[PolicyComparison] = []
     for name, policy in playable.items():
@@ -71,11 +81,13 @@ def compare(
                 progress and progress(before + done, len(playable) * episodes)
             ),
         )
-        learned = run_learned(policy, twin, real_returns.first, policy_seeds=seeds)
+        learned = run_learned(policy, twin, real_returns.first, policy_seeds=seeds, horizon=horizon)
         rows.append(comparison_row(name, real_returns, learned, (real_steps or {}).get(name)))
     return Comparison(
         env_id=real.env_id,
         episodes=episodes,
+        horizon=horizon,
+        limits=limits,
         seeds=(seeds[0], seeds[-1]),
         rows=rows,
         real_steps_by_purpose=ledger.by_purpose,

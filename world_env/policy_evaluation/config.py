@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from world_env.errors import InvalidOptionError
+from world_env.real.env_config import take_env
 from world_env.spec import EnvConfig
 from world_env.struct import Struct
 from world_env.types import JSON
@@ -45,6 +46,7 @@ class PoolConfig(Struct, frozen=True):
     """Seed of the training runs."""
 
     def __post_init__(self) -> None:
+        take_env(self)
         if self.policies < MIN_POLICIES:
             raise InvalidOptionError(
                 f"policies is {self.policies}, expected at least {MIN_POLICIES}: correlations of fewer are uncertain"

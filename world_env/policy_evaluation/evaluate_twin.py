@@ -94,7 +94,10 @@ def evaluate_twin(
                 "evaluate it on the seeds of the pool"
             )
         policy = pool.policy(source, spec) if isinstance(source, Member) else source
-        learned = run_learned(policy, twin, first, seed=seed, policy_seeds=pool.seeds)
+        # The time limit of the real returns.
+        learned = run_learned(
+            policy, twin, first, seed=seed, policy_seeds=pool.seeds, horizon=spec.horizon
+        )
         mean, past = learned_return(policy, twin, len(pool.seeds), seed=seed)
         evaluated.append(PolicyReturns(name, run, kind, real.values, learned.values, mean, past))
         if progress is not None:

@@ -24,6 +24,7 @@ from world_env.policies.random_policy import EpsilonRandomPolicy, RandomPolicy
 from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, PoolConfig
 from world_env.policy_evaluation.pool_selection import Member, choose, range_shares
+from world_env.real.api_check import check_real
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.results.provenance import facts
@@ -141,6 +142,7 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     if (folder / _MANIFEST).is_file():
         return Pool.load(folder)
     ledger = StepLedger(folder / "real-steps.json")
+    check_real(config.real, ledger=ledger)
     candidates = _fixed(config)
     runs = plan(config, spec.action_space)
     for number, (name, run) in enumerate(runs.items()):

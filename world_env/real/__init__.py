@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from world_env.real.api_check import check_real as check_real
+    from world_env.real.env_config import AnyEnv as AnyEnv, as_env_config as as_env_config
     from world_env.real.real_env import (
         make_real as make_real,
         make_real_vec as make_real_vec,

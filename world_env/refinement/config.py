@@ -15,6 +15,7 @@ from world_env.policies.config import (
     check_exploration,
     policies_of,
 )
+from world_env.real.env_config import take_env
 from world_env.rl.config import LearnConfig
 from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spec import EnvConfig, WorldSpec
@@ -79,6 +80,7 @@ class RefineConfig(Struct, frozen=True):
     """Settings of every policy training in the twin."""
 
     def __post_init__(self) -> None:
+        take_env(self)
         for name in ("rounds", "patience", "max_candidates", "restart_every", "restart_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

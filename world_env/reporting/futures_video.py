@@ -14,7 +14,8 @@ import numpy as np
 
 from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.policies.loading import AnyPolicy, as_policy
-from world_env.real.real_env import make_real
+from world_env.real.env_config import AnyEnv, as_env_config, limited
+from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.reporting.side_by_side_video import END_LABELS, beside, encode_frames, frame_duration
@@ -24,7 +25,7 @@ from world_env.simulation.config import OnUncertain, SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
 from world_env.spaces import one_row, row_of
-from world_env.spec import EnvConfig, check_same_spaces
+from world_env.spec import check_same_spaces
 from world_env.twin.twin import Twin
 
 _WIDTH, _BAND, _GAP, _COLUMNS = 240, 20, 4, 3
@@ -48,7 +49,7 @@ def futures(
     policy: AnyPolicy,
     out: str | os.PathLike[str],
     *,
-    real: EnvConfig,
+    real: AnyEnv,
     after: int = 50,
     steps: int = 100,
     number: int = 5,
@@ -72,7 +73,8 @@ def futures(
         if value < 1:
             raise InvalidOptionError(f"{name} must be >= 1, got {value}")
     with beside(Path(out)) as fresh, ExitStack() as stack:
-        env = stack.enter_context(closing(make_real(real, purpose="evaluate", ledger=ledger)))
+        config = limited(as_env_config(real), twin.spec.horizon)
+        env = stack.enter_context(closing(make_real(config, purpose="evaluate", ledger=ledger)))
         check_same_spaces(env, twin.spec)
         played = as_policy(policy, twin.spec)
         observation = env.reset(seed=seed)[0]
@@ -85,7 +87,9 @@ def futures(
                     f"the real episode ended after {number_of_step} steps, before step {after}: choose a smaller value "
                     "of after, another seed or a better policy"
                 )
-        simulator = _simulator_at(twin, observation, number, seed)
+        limit = spec_from(env, config).horizon
+        left = None if limit is None else limit - after
+        simulator = _simulator_at(twin, observation, number, seed, left)
         learned = steps_in_twin(played.fork(number), simulator, simulator.observe())
         panels = [_Panel("real", observation)]
         panels += [_Panel(f"rollout {i + 1}", observation) for i in range(number)]
@@ -102,10 +106,17 @@ def futures(
     return Path(out)
 
 
-def _simulator_at(twin: Twin, observation: Any, number: int, seed: int) -> Simulator:
-    """Simulator with `number` environments at the real observation, truncated where they go out of distribution."""
+def _simulator_at(
+    twin: Twin, observation: Any, number: int, seed: int, horizon: int | None
+) -> Simulator:
+    """Simulator with `number` environments at the real observation, truncated where they go out of distribution.
+
+    horizon: steps that are left of the time limit.
+    """
     rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else "truncate"
-    config = SimulatorConfig(on_uncertain=rule, uncertainty="full" if rule == "truncate" else False)
+    config = SimulatorConfig(
+        on_uncertain=rule, uncertainty="full" if rule == "truncate" else False, horizon=horizon
+    )
     simulator = Simulator(twin, number, seed=seed, config=config)
     rows = one_row(observation)
     repeated = (

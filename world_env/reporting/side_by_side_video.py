@@ -18,7 +18,8 @@ from world_env.errors import InvalidOptionError, MissingExtraError
 from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
-from world_env.real.real_env import make_real
+from world_env.real.env_config import AnyEnv, as_env_config, limited
+from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
 from world_env.rendering.renderer import Renderer
 from world_env.rollouts.learned import steps_in_twin
@@ -27,7 +28,7 @@ from world_env.simulation.config import SimulatorConfig
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.termination import ENDS
 from world_env.spaces import is_image, observation_spaces, one_row, row_of, stacked
-from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
+from world_env.spec import WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
 
 if TYPE_CHECKING:
@@ -81,9 +82,16 @@ class _Real:
 
 class _Learned:
     def __init__(
-        self, twin: Twin, policy: Policy, seed: int, first: Any, *, temperature: float
+        self,
+        twin: Twin,
+        policy: Policy,
+        seed: int,
+        first: Any,
+        *,
+        temperature: float,
+        horizon: int | None = None,
     ) -> None:
-        config = SimulatorConfig(temperature=temperature)
+        config = SimulatorConfig(temperature=temperature, horizon=horizon)
         self._simulator, self._seed = Simulator(twin, 1, seed=seed, config=config), seed
         # A model with a memory may need more than one observation to infer its state.
         self.context = twin.model.context
@@ -118,7 +126,7 @@ def watch(
     policy: AnyPolicy,
     out: str | os.PathLike[str],
     *,
-    real: EnvConfig | None = None,
+    real: AnyEnv | None = None,
     steps: int = 200,
     seed: int = 0,
     ledger: StepLedger,
@@ -166,7 +174,7 @@ def side_by_side(
     twin: Twin,
     policy: AnyPolicy,
     *,
-    real: EnvConfig | None = None,
+    real: AnyEnv | None = None,
     steps: int = 200,
     seed: int = 0,
     ledger: StepLedger,
@@ -193,23 +201,25 @@ def side_by_side(
     sides = [played.fork(1) for _ in range(2)]
     for each in sides:
         each.reset(ONE, [seed])
+    real = None if real is None else as_env_config(real)
     with ExitStack() as stack:
-        reality = first = None
+        reality = first = horizon = None
         if real is not None:
-            env = make_real(real, purpose="evaluate", ledger=ledger)
+            env = make_real(limited(real, twin.spec.horizon), purpose="evaluate", ledger=ledger)
             stack.enter_context(closing(env))
             check_same_spaces(env, twin.spec)
+            horizon = spec_from(env, real).horizon
             reality = _Real(env, sides[1], seed)
             first = reality.side.observation
         renderer = stack.enter_context(closing(Renderer(twin.spec)))
         if reality is None or mode == "closed_loop":
-            learned = _Learned(twin, sides[0], seed, first, temperature=1.0)
+            learned = _Learned(twin, sides[0], seed, first, temperature=1.0, horizon=horizon)
             players: list[_Real | _Learned] = [learned]
             players += [] if reality is None else [reality]
             return list(_play(players, renderer, steps))
         given: list[Any] = []
         copied_actions = FunctionPolicy(lambda observations: np.asarray(given[-1])[None])
-        learned = _Learned(twin, copied_actions, seed, first, temperature=0.0)
+        learned = _Learned(twin, copied_actions, seed, first, temperature=0.0, horizon=horizon)
         parts = observation_spaces(twin.spec.observation_space).values()
         differs = any(map(is_image, parts))
         return list(_play_together(learned, reality, given, renderer, steps, differs))

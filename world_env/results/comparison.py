@@ -69,6 +69,10 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """Gymnasium id of the real environment."""
     episodes: int
     """Episodes per policy and side."""
+    horizon: int | None = None
+    """Time limit of the episodes on both sides, in steps; None: unknown."""
+    limits: tuple[int | None, int | None] | None = None
+    """Time limits of the twin and of the real environment, in steps; `horizon` is the smaller one. None: unknown."""
     seeds: tuple[int, int] | None = None
     """First and last reset seed of the real environment."""
     rows: list[PolicyComparison]
@@ -98,7 +102,18 @@ class Comparison(Struct, frozen=True, kw_only=True):
             for line in lines
         ]
         note = f"Means over {show(self.episodes)} episodes. OOD: share of learned steps out of distribution."
-        return "\n".join([*table, note])
+        return "\n".join([*table, note, *([self.limit_text] if self.horizon is not None else [])])
+
+    @property
+    def limit_text(self) -> str:
+        """The time limit in words, with those of both sides where they differ."""
+        if self.horizon is None:
+            return "Time limit unknown."
+        both = ""
+        if self.limits is not None and self.limits[0] != self.limits[1]:
+            own, real = ("none" if limit is None else show(limit) for limit in self.limits)
+            both = f" on both sides, the smaller one (twin: {own}, real environment: {real})"
+        return f"Time limit {show(self.horizon)} steps{both}."
 
 
 def policy_label(name: str) -> str:

@@ -70,8 +70,9 @@ class LearnConfig(Struct, frozen=True):
     steps: int = 200_000
     """Environment steps in total. In a twin they cost time only; in the real environment each one is counted."""
     num_envs: int | None = None
-    """Number of parallel environments (None: 64, or 1 for off-policy algorithms). More environments: more steps per
-    second; off-policy algorithms then take fewer gradient steps per environment step."""
+    """Number of parallel environments (None: 64 in a twin, 1 in the real environment and for off-policy algorithms).
+    More environments: more steps per second; off-policy algorithms then take fewer gradient steps per environment
+    step."""
     seed: int = 0
     """Random seed of the policy's weights, its actions and the environments. Another seed gives another policy."""
     algo_kwargs: JSON = {}
@@ -118,7 +119,7 @@ class LearnConfig(Struct, frozen=True):
 
     @property
     def parallel_envs(self) -> int:
-        """`num_envs`, or its default."""
+        """`num_envs`, or its default in a twin."""
         default = 1 if self.off_policy else _NUM_ENVS
         return default if self.num_envs is None else self.num_envs
 

@@ -27,6 +27,7 @@ from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.policies.sb3_policy import attach_mask_key
+from world_env.real.env_config import AnyEnv, as_env_config
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
@@ -66,7 +67,7 @@ _log = logging.getLogger(__name__)
 
 
 def learn(
-    world: Twin | EnvConfig,
+    world: Twin | AnyEnv,
     config: LearnConfig | None = None,
     *,
     out: Path | None = None,
@@ -80,7 +81,7 @@ def learn(
 ) -> BaseAlgorithm:
     """Train a policy in a twin (no real step is taken) or in the real environment (every step is counted).
 
-    world: a twin or a real environment.
+    world: a twin, or a real environment: what `world_env.real.as_env_config` takes.
     out: folder of the policy. A finished policy is loaded instead of trained again. After an interruption, the same
         call resumes from the last save (weights, optimizer, reward statistics, replay buffer) with new episodes.
     ledger: counts real steps; required for the real environment.
@@ -94,6 +95,7 @@ def learn(
     Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
     """
     config = config or LearnConfig()
+    world = world if isinstance(world, Twin) else as_env_config(world)
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
     latent = _latent_encoder(world, config, encoder)
@@ -101,6 +103,7 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
+    config = _one_by_default(world, config)
     base = _world(world, config, latent, ledger, purpose)
     check_counts_from_zero(base.action_space)
     model, env, units = _with_units(world, config, base)
@@ -150,6 +153,12 @@ def learn(
         if partial is not None:
             remove(partial)
     return model
+
+
+def _one_by_default(world: Twin | EnvConfig, config: LearnConfig) -> LearnConfig:
+    """Train in one real environment unless more are asked for: of some only one can be open."""
+    several = isinstance(world, Twin) or config.num_envs is not None
+    return config if several else config.replace(num_envs=1)
 
 
 def _world(

@@ -73,6 +73,7 @@ def run_learned(
     conditioning: Mapping[str, np.ndarray] | None = None,
     on_uncertain: OnUncertain = "ignore",
     discount: float = 1.0,
+    horizon: int | None = None,
     max_steps: np.ndarray | None = None,
     record: Collection[str] = (),
     on_step: Callable[[LearnedStep], None] | None = None,
@@ -84,21 +85,22 @@ def run_learned(
     conditioning: name -> (N, ...), as the reset option of the simulator; None: the defaults of the twin.
     on_uncertain: as in SimulatorConfig. Evaluations use "ignore". A twin without an uncertainty threshold always does.
     discount: discount factor of the returns. Evaluations use 1.
-    max_steps: (N,) steps of each episode, in place of the twin's time limit; None: the time limit.
+    horizon: time limit in steps; None: the twin's.
+    max_steps: (N,) steps of each episode, in place of the time limit; None: the time limit.
     record: what to keep of every step, of "observation" (before the step), "action", "reward" and "uncertainty". The
         entries after the end of an episode have no meaning.
     on_step: called with each step, for what is too large to keep.
     Raises InvalidOptionError for a twin without a horizon, if `max_steps` is None, and for another record.
     """
     policy = as_policy(policy, twin.spec)
-    if max_steps is None:
+    if max_steps is None and horizon is None:
         check_horizon(twin)
     if unknown := sorted(set(record) - set(_RECORDS)):
         raise InvalidOptionError(f"record has {unknown}, expected names among {list(_RECORDS)}")
     number = len(next(iter(first.values()))) if isinstance(first, dict) else len(first)
     rule: OnUncertain = "ignore" if twin.uncertainty_threshold is None else on_uncertain
     # One step more than the longest episode, so that the time limit ends none.
-    horizon = None if max_steps is None else int(np.max(max_steps)) + 1
+    horizon = horizon if max_steps is None else int(np.max(max_steps)) + 1
     uncertain = max_steps is None or "uncertainty" in record
     config = SimulatorConfig(uncertainty=uncertain, on_uncertain=rule, horizon=horizon)
     simulator = Simulator(twin, number, seed=seed, config=config)

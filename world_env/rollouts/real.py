@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ import numpy as np
 from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
+from world_env.real.env_config import AnyEnv, as_env_config, check_can_be_copied
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rollouts.returns import Returns
 from world_env.spaces import copied, one_row, stacked
 from world_env.spec import EnvConfig
+from world_env.struct import integer
 
 _REWARD_TERM = "reward_"
 """Prefix of the reward terms in the `info` of MuJoCo environments."""
@@ -49,7 +50,7 @@ class RealEpisode:
     parts: dict[str, float]
 
 
-def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
+def first_observations(real: AnyEnv, seeds: Sequence[int]) -> Any:
     """Reset the real environment once per seed and return the batched first observations. No step is taken."""
     env = make_real(real, purpose="judge", ledger=StepLedger())
     try:
@@ -60,7 +61,7 @@ def first_observations(real: EnvConfig, seeds: Sequence[int]) -> Any:
 
 def run_real(
     policy: AnyPolicy,
-    real: EnvConfig,
+    real: AnyEnv,
     seeds: Sequence[int],
     *,
     purpose: str,
@@ -70,22 +71,26 @@ def run_real(
 ) -> Returns:
     """Play one whole real episode per reset seed. The results have the order of the seeds.
 
-    policy: what `world_env.policies.as_policy` takes.
+    policy: what `world_env.policies.as_policy` takes. real: what `world_env.real.as_env_config` takes.
     seeds: reset seeds, also the seeds of the policy's random numbers.
     purpose: purpose under which the ledger counts every step.
     workers: number of processes that play episodes, each with an environment and a copy of the policy. The returns do
         not depend on it. With more than one, a script must start under `if __name__ == "__main__"`, and the id of an
         environment that it registers must name an importable module, "module:Id".
     progress: called with the number of finished episodes.
-    Raises SpaceMismatchError for a trained policy of other spaces, StageError for an episode that kills its processes,
-    and what `make_real` and the environment raise.
+    Raises SpaceMismatchError for a trained policy of other spaces, StageError for an episode that kills its processes
+    and for an environment object with more than one worker, and what `make_real` and the environment raise.
     """
+    real = as_env_config(real)
     if not isinstance(policy, Policy):
         policy = as_policy(policy, spec_of(real))
+    workers = integer(workers, "workers")
     if workers < 1:
         raise InvalidOptionError(f"workers must be >= 1, got {workers}")
     if not len(seeds):
         raise InvalidOptionError("seeds is empty: expected one reset seed for each episode")
+    if workers > 1:
+        check_can_be_copied(real, f"workers={workers}")
     workers = min(workers, len(seeds))
     try:
         if workers == 1:
@@ -137,8 +142,7 @@ def steps_in_real(policy: Policy, env: gym.Env, observation: Any) -> Iterator[Re
     ended = False
     while not ended:
         action = policy.act(one_row(observation), ONE)
-        # A copy: environments may keep or change the array that they receive.
-        observation, reward, terminated, truncated, info = env.step(copy.copy(action[0]))
+        observation, reward, terminated, truncated, info = env.step(action[0])
         policy.executed(action, ONE)
         yield RealStep(action[0], observation, float(reward), terminated, truncated, info)
         ended = terminated or truncated

@@ -91,8 +91,7 @@ def play_in_workers(
 
     Raises StageError for an episode whose workers died `_ATTEMPTS` times, and the errors of the environment.
     """
-    # cloudpickle takes functions of a script and lambdas too.
-    job = cloudpickle.dumps((policy.fork(1), real, purpose, torch.get_num_threads()))
+    job = _job(policy, real, purpose)
     left, done = deque(range(len(seeds))), dict[int, RealEpisode]()
     deaths = [0] * len(seeds)
     running: list[_Worker] = []
@@ -134,6 +133,18 @@ def play_in_workers(
             _settle(worker, purpose, ledger)
             worker.connection.close()
     return [done[i] for i in range(len(seeds))]
+
+
+def _job(policy: Policy, real: EnvConfig, purpose: str) -> bytes:
+    """What a worker needs. cloudpickle takes functions of a script and lambdas too."""
+    try:
+        cloudpickle.dumps(real)
+    except Exception as error:
+        raise StageError(
+            f"{real.env_id} cannot be sent to worker processes ({type(error).__name__}: {error}): use a function that "
+            'makes the environment and holds no open files, locks or environments, the id "module:Id", or workers=1'
+        ) from error
+    return cloudpickle.dumps((policy.fork(1), real, purpose, torch.get_num_threads()))
 
 
 def _started(job: bytes) -> _Worker:
