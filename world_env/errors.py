@@ -101,6 +101,14 @@ class ConfigMismatchError(StageError):
     """The folder of a run holds results of other settings. The message names the settings that differ."""
 
 
+class RealStepLimitError(StageError):
+    """The next real step would exceed the limit on real steps. It was not taken; what was collected before is kept."""
+
+
+class StageBusyError(StageError):
+    """Another process is running a stage in the same folder."""
+
+
 class CheckError(WorldEnvError, AssertionError):
     """A contract check of `world_env.testing` failed.
 
