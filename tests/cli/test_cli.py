@@ -281,7 +281,7 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"rounds": 0}, {"learn_steps": -1}, {"episodes": 49}]
+    "change", [{"steps": 0}, {"rounds": 0}, {"learn_steps": -1}, {"judge_episodes": 4}]
 )
 def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) -> None:
     ((name, value),) = change.items()
@@ -330,7 +330,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]
         out,
         steps=300,
         learn_steps=100,
-        episodes=50,
+        judge_episodes=50,
         fit=TINY_FIT,
     )
     seen: list[str] = []
@@ -383,7 +383,7 @@ def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
         return np.ones(len(action))
 
     real = EnvConfig("CartPole-v1", {"max_episode_steps": 20})
-    sizes = {"steps": 200, "learn_steps": 64, "episodes": 50}
+    sizes = {"steps": 200, "learn_steps": 64, "judge_episodes": 50}
     config = BuildConfig(real, tmp_path, **sizes, baseline=False, fit=TINY_FIT)
     build(config, reward_fn=one)
     assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]

@@ -117,7 +117,7 @@ def test_several_processes_together_stay_within_the_limit(tmp_path: Path) -> Non
 
 
 def test_worker_processes_use_every_step_of_the_limit_and_no_more(tmp_path: Path) -> None:
-    policy, seeds = RandomPolicy(make_real(REAL, purpose="judge", ledger=StepLedger()).action_space), range(40)  # fmt: skip
+    policy, seeds = RandomPolicy(gym.spaces.Discrete(3)), range(40)
     free = StepLedger()
     wanted = run_real(policy, REAL, seeds, purpose="judge", ledger=free)
     steps = int(wanted.lengths.sum())

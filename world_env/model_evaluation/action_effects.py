@@ -79,6 +79,12 @@ def measure_action_effects(
     )
 
 
+def most_real_steps(states: int = 32, actions: int = 4) -> int:
+    """Largest number of actions that `measure_action_effects` takes in the real environment."""
+    replay, sequence = _APART + 2 * max(_STEPS), max(_STEPS)
+    return replay + states * (_APART + actions * sequence)
+
+
 class _Walker:
     """Random walk in the real environment with held actions. now: the current observation."""
 

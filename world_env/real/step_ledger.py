@@ -128,6 +128,14 @@ class StepLedger:
             left = self._reserved[purpose] - n
         self._reserved[purpose] = left
 
+    def limited(self, max_steps: int | None) -> StepLedger:
+        """Return a ledger that counts into this one up to a limit, steps counted so far included; None: this ledger."""
+        if max_steps is None:
+            return self
+        ledger = StepLedger(parent=self, max_steps=max_steps)
+        ledger._in_memory = self.by_purpose
+        return ledger
+
     def take(self, purpose: str, most: int) -> int:
         """Count up to `most` steps, as many as the limits allow, and return their number, at least 1.
 

@@ -71,6 +71,9 @@ class RefineConfig(Struct, frozen=True):
     """Learned environment steps of each explorer. None: the steps of `learn`."""
     seed: int = 0
     """Seed of the data, the models and the policies."""
+    max_real_steps: int | None = None
+    """Limit of the real environment steps of all purposes, those of earlier runs in the folder included. The run stops
+    before the step that would exceed it and keeps what was collected. None: no limit."""
     tensorboard: Path | None = None
     """Folder for TensorBoard logs by round; those of each fit and training are in subfolders of it. None: no logs."""
     fit: FitConfig = FitConfig()
@@ -79,7 +82,8 @@ class RefineConfig(Struct, frozen=True):
     """Settings of every policy training in the twin."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "patience", "max_candidates", "restart_every", "restart_steps"):
+        for name in ("rounds", "patience", "max_candidates", "restart_every", "restart_steps",
+                     "max_real_steps"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} must be >= 1, got {value}")

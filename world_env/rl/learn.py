@@ -13,7 +13,12 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.errors import (
+    InvalidOptionError,
+    RealStepLimitError,
+    SpaceMismatchError,
+    StageError,
+)
 from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
@@ -22,10 +27,16 @@ from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
 from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
-from world_env.rl.resume import remove, restore, save_replay_buffer
+from world_env.rl.resume import (
+    drop_partial_rollout,
+    partial_folder,
+    remove,
+    restore,
+    save_replay_buffer,
+)
 from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
-from world_env.run_config import check_same_config
+from world_env.run_config import check_same_config, one_at_a_time
 from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spaces import is_image
 from world_env.spec import EnvConfig
@@ -55,6 +66,7 @@ _SIDES = {"learned": "a twin", "real": "the real environment"}
 _log = logging.getLogger(__name__)
 
 
+@one_at_a_time(lambda *_, out=None, **__: out)
 def learn(
     world: Twin | EnvConfig,
     config: LearnConfig | None = None,
@@ -81,7 +93,9 @@ def learn(
     warm_start: folder of a policy with the same algorithm and networks whose weights are the initial weights.
     encoder: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
         None: the one that `config.real.encoder` names.
-    Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
+    Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written,
+    StageBusyError while another process trains into `out`, and RealStepLimitError at the limit of `ledger`: the state
+    of the training is saved then, and a larger limit resumes it.
     """
     config = config or LearnConfig()
     if encoder is None and config.real.encoder is not None:
@@ -95,7 +109,7 @@ def learn(
     check_counts_from_zero(env.action_space)
     model = _algorithm(world, config, env)
     began = time.perf_counter()
-    partial = None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
+    partial = None if out is None else partial_folder(Path(out))
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
         _check_same_training(partial, world, described)
@@ -121,13 +135,19 @@ def learn(
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
         saves = at_intervals(config.steps, _SAVES, save_and_report)
-        with training_metrics(model, tensorboard):
-            model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
+        try:
+            with training_metrics(model, tensorboard):
+                model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
+        except RealStepLimitError:
+            drop_partial_rollout(model)
+            save_and_report(model.num_timesteps)
+            raise
+        finally:
+            if ledger is not None:
+                ledger.save()
     save_and_report(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
     env.close()
-    if ledger is not None:
-        ledger.save()
     if out is not None:
         seconds = round(time.perf_counter() - began, 1)
         state: JSON = {"done": model.num_timesteps, "seconds": seconds}
