@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from world_env.atomic_io import write_json
 from world_env.data.episode import split
-from world_env.errors import MissingExtraError
+from world_env.errors import MissingExtraError, RealStepLimitError, WorldEnvError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.action_effects import measure_action_effects
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from world_env.data.episode import Episode
 
 
+_Measured = TypeVar("_Measured")
 _log = logging.getLogger(__name__)
 _LOWER = "--steps or --judge-episodes, or pass --no-baseline"
 """Settings that make the plan of real steps smaller."""
@@ -157,7 +158,8 @@ def build(
     now = time.perf_counter()
     seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
     folder = twin.save(out / "twin")
-    Judged.read(out).replace(action_effects_of=digest_of(last.twin_folder)).write(out)
+    if fidelity.action_effects is not None:
+        Judged.read(out).replace(action_effects_of=digest_of(last.twin_folder)).write(out)
     frames = _frames(config, last, ledger)
     # Again, because measures and videos take real steps too.
     comparison = _write(out, comparison, ledger)
@@ -283,12 +285,30 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
     # Least squares on images would need a weight for each pair of pixels.
     images = last.twin.codec.images
     linear = None if images else _linear(episodes, last.twin.spec, share, config.seed)
-    effects = _stored_effects(Path(config.out), last)
-    if effects is None:
-        effects = measure_action_effects(last.twin, config.real, ledger=ledger, seed=config.seed)
+    effects = _stored_effects(Path(config.out), last) or _diagnosed(
+        "effects of actions",
+        lambda: measure_action_effects(last.twin, config.real, ledger=ledger, seed=config.seed),
+    )
     return last.twin.fidelity.replace(
         horizons=measure_horizons(last.twin, validation, linear=linear), action_effects=effects
     )
+
+
+def _diagnosed(name: str, measure: Callable[[], _Measured]) -> _Measured | None:
+    """The result of a measure that a build can do without; None, with a warning, where it fails.
+
+    The comparison is complete by then: a missing package, the limit on real steps or an error of the environment must
+    not lose it.
+    """
+    try:
+        return measure()
+    except Exception as error:  # environments raise any kind of error
+        own = isinstance(error, WorldEnvError)
+        if own and not isinstance(error, MissingExtraError | RealStepLimitError):
+            raise
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        _log.warning("the report has no %s: %s", name, text)
+        return None
 
 
 def _stored_effects(out: Path, last: Round) -> ActionEffects | None:
@@ -326,9 +346,10 @@ def _linear(
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:
-    """Side-by-side frames of one real and one learned episode; none where no renderer is installed."""
-    try:
-        frames = side_by_side(
+    """Side-by-side frames of one real and one learned episode; none where they cannot be drawn."""
+    frames = _diagnosed(
+        "frames",
+        lambda: side_by_side(
             last.twin,
             last.policy,
             real=config.real,
@@ -336,8 +357,6 @@ def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.nda
             seed=config.seed,
             ledger=ledger,
             mode="open_loop" if last.twin.codec.images else "closed_loop",
-        )
-    except MissingExtraError as error:
-        _log.warning("the report has no frames: %s", error)
-        return []
-    return frames[:: max(1, len(frames) // 6)][:6]
+        ),
+    )
+    return [] if frames is None else frames[:: max(1, len(frames) // 6)][:6]

@@ -11,6 +11,7 @@ from world_env.policy_evaluation.policy_pool import Pool
 from world_env.real.real_env import spec_of
 from world_env.refinement.config import RefineConfig, check_actions
 from world_env.refinement.preconditions import check_time_limit, checked_spec
+from world_env.rendering.poses import POSES
 from world_env.spec import WorldSpec, check_same_spaces
 
 _PAGE_PACKAGES = {"matplotlib": "plots", "PIL": "frames"}
@@ -34,11 +35,15 @@ def check_before_steps(config: BuildConfig | RefineConfig) -> WorldSpec:
     check_time_limit(config.real, spec)
     if config.pool is not None:
         check_same_spaces(spec_of(Pool.load(config.pool).real), spec)
-    for package, part in _PAGE_PACKAGES.items():
+    wanted = dict(_PAGE_PACKAGES)
+    if spec.real_id in POSES and not spec.real_id.endswith("-v5"):  # those draw with MuJoCo
+        wanted["pygame"] = "frames"
+    for package, part in wanted.items():
         if importlib.util.find_spec(package) is None:
             _log.warning(
-                'the report page will have no %s: %s is not installed (pip install "world-env[train]")',
+                'the report page will have no %s: %s is not installed (pip install "world-env[%s]")',
                 part,
                 package,
+                "classic" if package == "pygame" else "train",
             )
     return spec
