@@ -153,7 +153,7 @@ def test_a_store_without_its_manifest_is_not_collected_again(tmp_path: Path) -> 
     collect(config)
     (tmp_path / "data" / "manifest.json").unlink()
     ledger = StepLedger()
-    with pytest.raises(StageError, match="holds 1 shards of episodes.*but no manifest.json"):
+    with pytest.raises(StageError, match=r"holds 1 shards of episodes.*but no manifest\.json"):
         collect(config, ledger=ledger)
     assert ledger.total() == 0
 

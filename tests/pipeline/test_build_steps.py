@@ -213,18 +213,16 @@ def test_a_build_stops_at_the_limit_and_resumes_with_a_larger_one(tmp_path: Path
     assert taken(tmp_path / "run")["judge"] == 100 + 25
 
 
-def test_a_limit_during_the_collection_keeps_the_complete_episodes(tmp_path: Path) -> None:
-    real = EnvConfig("OnePort-v0")
-    asked = BuildConfig(real, tmp_path, steps=200, judge_episodes=5, fit=FIT, baseline=False)
-    # Steps of an earlier, lost run: the plan knows that the limit cannot be kept.
+def test_steps_that_an_earlier_run_lost_count_against_the_limit(tmp_path: Path) -> None:
     ledger = StepLedger(tmp_path / "real-steps.json")
     ledger.count("collect", 77)
     ledger.save()
-    with pytest.raises(RealStepLimitError, match="77 taken before"):
-        build(asked.replace(max_real_steps=250))
-    OnePort.taken = 0
-    with pytest.raises(RealStepLimitError):
-        build(asked.replace(max_real_steps=288))
+    # 200 steps of data, and 2 x 5 episodes of at least one step.
+    with pytest.raises(RealStepLimitError, match="286: 77 taken before, and at least 210 more"):
+        build(config(tmp_path, baseline=False, max_real_steps=286))
+    assert OnePort.taken == 0
+    with pytest.raises(RealStepLimitError, match="limit of 288 real steps is reached"):
+        build(config(tmp_path, baseline=False, max_real_steps=288))
     assert OnePort.taken == 211 and EpisodeStore(tmp_path / "round-0" / "data").steps == 200
 
 
