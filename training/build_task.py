@@ -15,6 +15,7 @@ import torch
 
 from training.tasks import TASKS, pool_task, real_of, refine_task
 from world_env import BuildConfig, build
+from world_env.pipeline import planned_steps
 from world_env.policy_evaluation import pool
 
 
@@ -64,7 +65,9 @@ def main() -> None:
             parser.error("the pool of a task on latents is made by benchmarks.agreement.agreement")
         pool(pool_task(TASKS[arguments.task], real_of(arguments.task), folder))
         config = config.replace(pool=folder)
-    built = build(config.replace(judge_episodes=arguments.judge_episodes))
+    config = config.replace(judge_episodes=arguments.judge_episodes)
+    print(planned_steps(config))
+    built = build(config)
     print(built.comparison)
     print(
         f"twin: {built.twin_folder}\npolicy: {built.rounds[-1].policy_folder}\npage: {built.page}"

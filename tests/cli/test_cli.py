@@ -23,7 +23,7 @@ from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import MANY_STEPS
 from world_env.reporting import read_comparison
 from world_env.reporting.report import DASH
-from world_env.results import Provenance
+from world_env.results import Comparison, PolicyComparison, Provenance
 from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
@@ -281,6 +281,22 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
     assert "pass one (`real`, ENV_ID)" in capsys.readouterr().err
 
 
+def test_a_page_of_a_comparison_in_another_environment_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "comparison.json"
+    row = PolicyComparison(policy="random", real_mean=1.0, real_ci95=None, episodes=1)
+    for env_id, status in (("Acrobot-v1", 2), ("CartPole-v1", 0), ("gymnasium:CartPole-v1", 0)):
+        found = Comparison(env_id=env_id, episodes=1, rows=[row])
+        path.write_text(json.dumps(found.to_json()), encoding="utf-8")
+        words = ["report", "--comparison", str(path), "--out", str(tmp_path / "page")]
+        assert main([*words, "--twin", "cartpole"]) == status
+        assert main(words) == 0
+    assert "comparison is of Acrobot-v1, but the twin cartpole was fitted to CartPole-v1" in (
+        capsys.readouterr().err
+    )
+
+
 # -- build -------------------------------------------------------------------------------------------------------
 
 
@@ -406,7 +422,7 @@ def small_pool(folder: Path, config: BuildConfig) -> Path:
     return folder
 
 
-def test_a_build_run_again_spends_no_more_but_judging(
+def test_a_build_run_again_evaluates_what_is_new_only(
     built: tuple[BuildConfig, Built], tmp_path: Path
 ) -> None:
     config, first = built
@@ -417,6 +433,8 @@ def test_a_build_run_again_spends_no_more_but_judging(
     assert "## Agreement" in (config.out / "twin" / "card.md").read_text(encoding="utf-8")
     before, after = (part.comparison.real_steps_by_purpose for part in (first, again))
     assert before["collect"] == after["collect"]
+    # The policies are not judged again; the trained one plays the eight episodes of the pool.
+    assert 8 <= after["judge"] - before["judge"] <= 8 * 40
     assert [row.real_mean for row in again.comparison.rows] == [
         row.real_mean for row in first.comparison.rows
     ]
