@@ -18,6 +18,8 @@ from world_env.pipeline.build import build
 from world_env.pipeline.config import BuildConfig
 from world_env.real.step_ledger import StepLedger
 from world_env.results.step_plan import StepPlan, at_most, exact, of_episodes
+from world_env.rl.config import LearnConfig
+from world_env.rl.learn import learn
 from world_env.spec import EnvConfig, WrapperConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
@@ -211,6 +213,13 @@ def test_a_build_stops_at_the_limit_and_resumes_with_a_larger_one(tmp_path: Path
     assert built.comparison.rows == whole.comparison.rows
     # The episodes that the limit cut are played again, and counted.
     assert taken(tmp_path / "run")["judge"] == 100 + 25
+
+
+def test_a_training_that_stops_at_the_limit_closes_its_environment() -> None:
+    training = LearnConfig(steps=100, num_envs=1)
+    with pytest.raises(RealStepLimitError):
+        learn(EnvConfig("OnePort-v0"), training, ledger=StepLedger(max_steps=30))
+    assert OnePort.taken == 30 and OnePort.running == 0
 
 
 def test_steps_that_an_earlier_run_lost_count_against_the_limit(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -135,16 +136,8 @@ def learn(
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
         saves = at_intervals(config.steps, _SAVES, save_and_report)
-        try:
-            with training_metrics(model, tensorboard):
-                model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
-        except RealStepLimitError:
-            drop_partial_rollout(model)
-            save_and_report(model.num_timesteps)
-            raise
-        finally:
-            if ledger is not None:
-                ledger.save()
+        with _limited(model, env, ledger, save_and_report), training_metrics(model, tensorboard):
+            model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
     save_and_report(max(model.num_timesteps, config.steps))
     rewards = _reward_statistics(env)
     env.close()
@@ -156,6 +149,24 @@ def learn(
         if partial is not None:
             remove(partial)
     return model
+
+
+@contextmanager
+def _limited(
+    model: BaseAlgorithm, env: VecEnv, ledger: StepLedger | None, save: Callable[[int], None]
+) -> Iterator[None]:
+    """Context of a training: it saves the state at the limit on real steps, and the exact counts in any case."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RealStepLimitError):
+            drop_partial_rollout(model)
+            save(model.num_timesteps)
+        env.close()
+        raise
+    finally:
+        if ledger is not None:
+            ledger.save()
 
 
 def _world(
