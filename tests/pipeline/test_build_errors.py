@@ -63,6 +63,9 @@ def refinement(**change: Any) -> dict[str, Any]:
          "'newst'.*selected, newest"),
         (refinement(learn=LearnConfig(algo_kwargs={"gama": 0.9})), InvalidOptionError, "gama.*for PPO.*gamma"),
         (refinement(learn=LearnConfig(algo="PPOO")), InvalidOptionError, "PPOO"),
+        (refinement(learn=LearnConfig(algo="TD3")), InvalidOptionError, r"TD3 needs continuous.*Discrete\(2\)"),
+        ({"real": EnvConfig("Pendulum-v1")} | refinement(real=EnvConfig("Pendulum-v1"), learn=LearnConfig(algo="DQN")),
+         InvalidOptionError, r"DQN needs actions of a Discrete space.*Box"),
         (refinement(explorers={"bold": {"algo_kwargs": {"gama": 0.9}}}), InvalidOptionError, "gama.*for PPO.*gamma"),
     ],
 )  # fmt: skip

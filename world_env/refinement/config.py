@@ -23,6 +23,8 @@ from world_env.types import JSON
 
 ALGOS = ("PPO", "SAC")
 """Algorithms that `preset` has a configuration for."""
+_CONTINUOUS, _DISCRETE = ("SAC", "TD3", "DDPG", "TQC", "CrossQ"), ("DQN", "QRDQN")
+"""Algorithms for continuous actions only, and for one discrete action only. The others take any action space."""
 RESTART = "restart"
 """Name of the policy that is trained from scratch beside the warm-started one."""
 ROLES = ("selected", "newest")
@@ -175,8 +177,13 @@ class RefineConfig(Struct, frozen=True):
 
 
 def check_actions(algo: str, spec: WorldSpec) -> None:
-    """Check that an algorithm of `ALGOS` supports the action space. Raises InvalidOptionError."""
-    if algo == "SAC" and not isinstance(spec.action_space, spaces.Box):
+    """Check that an algorithm supports the action space. Raises InvalidOptionError."""
+    name, space = algo.removeprefix("sbx."), spec.action_space
+    if name in _CONTINUOUS and not isinstance(space, spaces.Box):
         raise InvalidOptionError(
-            f"SAC needs continuous actions, but the action space is {spec.action_space}: use PPO"
+            f"{algo} needs continuous actions, but the action space is {space}: use PPO"
+        )
+    if name in _DISCRETE and not isinstance(space, spaces.Discrete):
+        raise InvalidOptionError(
+            f"{algo} needs actions of a Discrete space, but the action space is {space}: use PPO"
         )
