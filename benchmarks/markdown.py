@@ -43,6 +43,13 @@ def mean_of(rows: Iterable[JSON], name: str = "real_mean") -> float:
     return statistics.fmean(row[name] for row in rows)
 
 
+def judging_steps(rows: Iterable[JSON]) -> str:
+    """Real steps of the final evaluation, mean over rows; an empty text where the rows do not hold them."""
+    counts = [row.get("real_steps_by_purpose", {}).get("judge") for row in rows]
+    known = [count for count in counts if count is not None]
+    return f"{statistics.fmean(known):,.0f}" if known else ""
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """95 % t-interval of the mean over seeds; None for fewer than two seeds."""
     if len(values) < 2:

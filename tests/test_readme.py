@@ -184,6 +184,7 @@ def results(returns: list[float], *, real_steps: int = 2_000) -> dict[str, Any]:
             "seed": seed,
             "final": True,
             "real_steps": real_steps,
+            "real_steps_by_purpose": {"collect": real_steps, "judge": 50_000 + 10 * seed},
             "real_mean": value,
             "learned_mean": value + 5.0,
             "episodes": 100,
@@ -204,7 +205,7 @@ def test_the_table_shows_the_interval_the_seeds_and_the_return_gap(generator: Mo
     tree = results([496.0, 498.0, 500.0, 500.0, 500.0])
     text = generator.returns_table.returns_section(tree)
     # By hand: standard deviation 1.789, t(4) = 2.776, half width 2.22.
-    assert "| 2,000 | 5 | 498.8 [496.6, 501.0] | 496.0 to 500.0 | +5.0 |" in text
+    assert "| 2,000 | 50,020 | 5 | 498.8 [496.6, 501.0] | 496.0 to 500.0 | +5.0 |" in text
     assert (
         "Measured at `111111111111` (2026-01-30: CartPole-v1) on x86_64 by `python x.py`." in text
     )
@@ -259,10 +260,10 @@ def test_the_summary_has_one_row_a_task_and_the_best_baseline(generator: ModuleT
     ]
     # By hand: standard deviation 1,000, t(2) = 4.303, half width 2,484.
     assert lines[5] == (
-        "| Hopper-v5 | 100,000 | PPO: 2,000 [-484, 4,484] (3 seeds) | not measured | 50 (1 seed) "
+        "| Hopper-v5 | 100,000 |  | PPO: 2,000 [-484, 4,484] (3 seeds) | not measured | 50 (1 seed) "
         "| 1,000 (1,006,000 steps) | 1 |"
     )
-    assert "| PPO: 500.0 [500.0, 500.0] (5 seeds) |" in lines[0]
+    assert "| 2,000 | 50,020 | PPO: 500.0 [500.0, 500.0] (5 seeds) |" in lines[0]
     assert (
         "Commits `11111111`, `22222222`; x86_64;" in text and "[docs/results](docs/results)" in text
     )

@@ -15,6 +15,7 @@ import torch
 
 from training.tasks import TASKS, pool_task, real_of, refine_task
 from world_env import BuildConfig, build
+from world_env.pipeline import planned_steps
 from world_env.policy_evaluation import pool
 
 
@@ -45,7 +46,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of data, model and policy")
     parser.add_argument("--algo", choices=("PPO", "SAC"), default="PPO", help="default: PPO")
     parser.add_argument("--steps", type=int, help="real steps (default: the task's)")
-    parser.add_argument("--episodes", type=int, default=100, help="real episodes of the comparison")
+    parser.add_argument(
+        "--judge-episodes", type=int, default=100, help="real episodes of the comparison"
+    )
     parser.add_argument(
         "--pool", action="store_true", help="train the task's policy pool first, in runs/pools/TASK"
     )
@@ -62,7 +65,9 @@ def main() -> None:
             parser.error("the pool of a task on latents is made by benchmarks.agreement.agreement")
         pool(pool_task(TASKS[arguments.task], real_of(arguments.task), folder))
         config = config.replace(pool=folder)
-    built = build(config.replace(episodes=arguments.episodes))
+    config = config.replace(judge_episodes=arguments.judge_episodes)
+    print(planned_steps(config))
+    built = build(config)
     print(built.comparison)
     print(
         f"twin: {built.twin_folder}\npolicy: {built.rounds[-1].policy_folder}\npage: {built.page}"

@@ -116,6 +116,14 @@ class ExportError(WorldEnvError, RuntimeError):
     """A policy or a twin cannot be exported, or its export differs from it. Nothing was written."""
 
 
+class RealStepLimitError(StageError):
+    """The next real step would exceed the limit on real steps. It was not taken; what was collected before is kept."""
+
+
+class StageBusyError(StageError):
+    """Another process is running a stage in the same folder."""
+
+
 class CheckError(WorldEnvError, AssertionError):
     """A contract check of `world_env.testing` failed.
 

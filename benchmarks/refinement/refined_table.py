@@ -10,6 +10,7 @@ from benchmarks.markdown import (
     by_seed,
     commits,
     grouped,
+    judging_steps,
     mean_interval,
     mean_of,
     paragraphs,
@@ -103,11 +104,15 @@ def refined_section(tree: JSON) -> str:
         for policy, name in WORDS.items():
             of = sorted(found.get((task, policy), []), key=lambda row: row["seed"])
             if of:
-                steps = [f"{mean_of(of, field):,.0f}" for field in ("real_steps", "learned_steps")]
+                real, learned = (
+                    f"{mean_of(of, field):,.0f}" for field in ("real_steps", "learned_steps")
+                )
+                steps = (real, judging_steps(of), learned)
                 mean = mean_interval([row["real_mean"] for row in of], 0)
                 seeds = by_seed(of, form=",.0f")
                 lines.append([task, name, *steps, mean, seeds, _predictions(of)])
-    header = ["task", "policy", "real steps", "training steps", "real return, mean [95 %]"]
+    header = ["task", "policy", "real steps", "judging steps", "training steps"]
+    header += ["real return, mean [95 %]"]
     header += ["by seed", "predicted return [interval] by seed"]
     return paragraphs(table(header, lines), source(tree, commits(rows)))
 

@@ -9,6 +9,7 @@ from benchmarks.markdown import (
     by_seed,
     commits,
     grouped,
+    judging_steps,
     mean_interval,
     mean_of,
     paragraphs,
@@ -97,21 +98,21 @@ def returns_section(tree: JSON) -> str:
         for policy, name in POLICIES.items():
             of = found.get((task, policy))
             if not of:
-                lines.append([task, name, "", "", "not measured", "", ""])
+                lines.append([task, name, "", "", "", "not measured", "", ""])
                 continue
             values = [row["real_mean"] for row in of]
             steps = " / ".join(f"{count:,}" for count in sorted({row["real_steps"] for row in of}))
             gap = mean_of(of, "learned_mean") - mean_of(of)
             spread = f"{min(values):,.1f} to {max(values):,.1f}"
-            lines.append(
-                [task, name, steps, str(len(of)), mean_interval(values), spread, f"{gap:+.1f}"]
-            )
-    header = ["task", "policy", "real steps", "seeds", "real return, mean [95 %]"]
+            seeds = [str(len(of)), mean_interval(values), spread, f"{gap:+.1f}"]
+            lines.append([task, name, steps, judging_steps(of), *seeds])
+    header = ["task", "policy", "real steps", "judging steps", "seeds", "real return, mean [95 %]"]
     episodes = " or ".join(str(count) for count in sorted({row["episodes"] for row in rows}))
     return paragraphs(
         table([*header, "lowest to highest seed", "return gap"], lines),
         _missing(rows),
-        f"Each seed is evaluated on {episodes} real episodes. {source(tree, _made(tree))}",
+        f"Each seed is evaluated on {episodes} real episodes. Judging steps: their real steps, mean over seeds. "
+        f"{source(tree, _made(tree))}",
     )
 
 
@@ -287,6 +288,7 @@ def summary_section(returns: JSON, refined: JSON) -> str:
             [
                 task,
                 f"{max(spent):,}" if spent else "",
+                judging_steps(found.get((task, learner), [])),
                 f"{learner[:3].upper()}: {cell(task, (learner,), ci=True)}",
                 cell(task, ("ppo_real_same_steps",)),
                 cell(task, off_policy),
@@ -294,13 +296,14 @@ def summary_section(returns: JSON, refined: JSON) -> str:
                 cell(task, ("random",)),
             ]
         )
-    header = ["task", "real steps", "trained only in the twin, mean [95 %]"]
+    header = ["task", "real steps", "judging steps", "trained only in the twin, mean [95 %]"]
     header += ["PPO, same real steps", "SAC or DQN, same real steps"]
     header += ["PPO, 10x real steps or more, best", "random"]
     return paragraphs(
         table(header, lines),
-        "Mean real return over seeds. Policies of `Pendulum-v1-pixels` act on latents of the twin, whose real steps "
-        "are additional for policies trained in the real environment. "
+        "Mean real return over seeds. Judging steps: real steps of the final evaluation of the policy trained in the "
+        "twin, mean over seeds; they are no part of its real steps. Policies of `Pendulum-v1-pixels` act on latents of "
+        "the twin, whose real steps are additional for policies trained in the real environment. "
         f"Commits {commits(used)}; {returns['machine']}; commands "
         "`python -m benchmarks.returns.returns` and `python -m benchmarks.refinement.refined`; "
         "all tables: [docs/results](docs/results).",

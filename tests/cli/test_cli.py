@@ -23,7 +23,7 @@ from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import MANY_STEPS
 from world_env.reporting import read_comparison
 from world_env.reporting.report import DASH
-from world_env.results import Provenance
+from world_env.results import Comparison, PolicyComparison, Provenance
 from world_env.spec import EnvConfig, WrapperConfig
 from world_env.twin.serialization import list_twins
 from world_env.twin.twin import Twin
@@ -62,8 +62,12 @@ def test_the_bundled_twins_are_listed(
         (["learn", "--twin", "cartpole", "--out", "{}/policy", "--action-chunk", "2"],
          "InvalidOptionError", "belong to a real environment"),
         (["build", "CartPole-v1", "--out", "{}/run", "--steps", "0"], "InvalidOptionError", "steps is 0"),
-        (["build", "CartPole-v1", "--out", "{}/run", "--episodes", "49"], "InvalidOptionError",
-         "episodes is 49"),
+        (["build", "CartPole-v1", "--out", "{}/run", "--judge-episodes", "4"], "InvalidOptionError",
+         "judge_episodes is 4, expected at least 5"),
+        (["compare", "--twin", "cartpole", "--policies", "{}/none.zip", "--out", "{}/out"], "StageError",
+         "none.zip: no such file"),
+        (["compare", "--twin", "cartpole", "--policies", "--episodes", "4"], "InvalidOptionError",
+         "episodes is 4, expected at least 5"),
         (["compare", "Acrobot-v1", "--twin", "cartpole", "--policies", "--out", "{}"],
          "SpaceMismatchError", "real environment's"),
         (["report", "--comparison", "{}/nothing.json", "--out", "{}/page"], "StageError",
@@ -277,11 +281,27 @@ def test_a_twin_that_does_not_say_where_it_comes_from_needs_an_id(
     assert "pass one (`real`, ENV_ID)" in capsys.readouterr().err
 
 
+def test_a_page_of_a_comparison_in_another_environment_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "comparison.json"
+    row = PolicyComparison(policy="random", real_mean=1.0, real_ci95=None, episodes=1)
+    for env_id, status in (("Acrobot-v1", 2), ("CartPole-v1", 0), ("gymnasium:CartPole-v1", 0)):
+        found = Comparison(env_id=env_id, episodes=1, rows=[row])
+        path.write_text(json.dumps(found.to_json()), encoding="utf-8")
+        words = ["report", "--comparison", str(path), "--out", str(tmp_path / "page")]
+        assert main([*words, "--twin", "cartpole"]) == status
+        assert main(words) == 0
+    assert "comparison is of Acrobot-v1, but the twin cartpole was fitted to CartPole-v1" in (
+        capsys.readouterr().err
+    )
+
+
 # -- build -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"rounds": 0}, {"learn_steps": -1}, {"episodes": 49}]
+    "change", [{"steps": 0}, {"rounds": 0}, {"learn_steps": -1}, {"judge_episodes": 4}]
 )
 def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) -> None:
     ((name, value),) = change.items()
@@ -330,7 +350,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildConfig, Built]
         out,
         steps=300,
         learn_steps=100,
-        episodes=50,
+        judge_episodes=50,
         fit=TINY_FIT,
     )
     seen: list[str] = []
@@ -383,7 +403,7 @@ def test_known_functions_stay_with_a_built_twin(tmp_path: Path) -> None:
         return np.ones(len(action))
 
     real = EnvConfig("CartPole-v1", {"max_episode_steps": 20})
-    sizes = {"steps": 200, "learn_steps": 64, "episodes": 50}
+    sizes = {"steps": 200, "learn_steps": 64, "judge_episodes": 50}
     config = BuildConfig(real, tmp_path, **sizes, baseline=False, fit=TINY_FIT)
     build(config, reward_fn=one)
     assert Twin.load(tmp_path / "twin", reward_fn=one).known == ["reward"]
@@ -402,7 +422,7 @@ def small_pool(folder: Path, config: BuildConfig) -> Path:
     return folder
 
 
-def test_a_build_run_again_spends_no_more_but_judging(
+def test_a_build_run_again_evaluates_what_is_new_only(
     built: tuple[BuildConfig, Built], tmp_path: Path
 ) -> None:
     config, first = built
@@ -413,6 +433,8 @@ def test_a_build_run_again_spends_no_more_but_judging(
     assert "## Agreement" in (config.out / "twin" / "card.md").read_text(encoding="utf-8")
     before, after = (part.comparison.real_steps_by_purpose for part in (first, again))
     assert before["collect"] == after["collect"]
+    # The policies are not judged again; the trained one plays the eight episodes of the pool.
+    assert 8 <= after["judge"] - before["judge"] <= 8 * 40
     assert [row.real_mean for row in again.comparison.rows] == [
         row.real_mean for row in first.comparison.rows
     ]

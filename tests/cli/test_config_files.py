@@ -137,9 +137,30 @@ def test_a_fit_and_a_training_leave_their_settings_too(tmp_path: Path) -> None:
         ("[real]\nenvid = 'x'", "run.toml: real has the unknown setting 'envid'.*'env_id'"),
         ("steps = 'many'", "run.toml: steps: Expected `int`, got `str`"),
         ("steps = 0", "steps must be at least 1, got 0"),
+        (
+            "exploration = {kind = 'hold', steps = 3}",
+            "exploration has the unknown kind 'hold', expected one of random, held.*did you mean 'held'",
+        ),
+        ("exploration = {steps = 3}", "exploration has no kind, expected one of random, held"),
+        (
+            "exploration = {kind = 'held', step = 3}",
+            "exploration has the unknown setting 'step', expected one of steps: did you mean 'steps'",
+        ),
+        (
+            "[exploration]\nkind = 'mixture'\nparts = [{kind = 'random'}, {kind = 'polcy', path = 'x'}]\n"
+            "weights = [1, 1]",
+            r"exploration: parts\[1\] has the unknown kind 'polcy'.*did you mean 'policy'",
+        ),
+        (
+            "[real]\nenv_id = 'x'\nwrappers = [{nam = 'a:B'}]",
+            r"real: wrappers\[0\] has the unknown setting 'nam'.*did you mean 'name'",
+        ),
         ("purpose = 'fun'", "run.toml: purpose: Invalid enum value 'fun'"),
         ("[exploration]\nkind = 'held'", "run.toml: exploration: .*missing required field `steps`"),
-        ("[exploration]\nkind = 'dance'", "run.toml: exploration: Invalid value 'dance'"),
+        (
+            "[exploration]\nkind = 'dance'",
+            "run.toml: exploration has the unknown kind 'dance', expected one of random",
+        ),
         ("steps = ", "cannot read the settings in .*run.toml"),
     ],
 )

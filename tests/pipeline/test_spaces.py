@@ -119,7 +119,7 @@ def test_a_twin_is_built_of_other_action_and_observation_spaces(
             out,
             steps=3_000 if fit is RSSM else 900,
             learn_steps=256,
-            episodes=50,
+            judge_episodes=50,
             fit=fit,
             observation_mode="latent" if fit is RSSM else None,
         )
@@ -159,7 +159,7 @@ def test_a_build_measures_and_shows_what_is_drawn(tmp_path: Path) -> None:
             tmp_path / "run",
             steps=300,
             learn_steps=64,
-            episodes=50,
+            judge_episodes=50,
             baseline=False,
             fit=FitConfig(family="rssm", gradient_steps=4, validate_every=2, model={"window": 6}),
             observation_mode="latent",

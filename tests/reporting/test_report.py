@@ -352,3 +352,24 @@ def test_bad_input_is_a_named_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StageError, match=r"cannot write .*report\.md"):
         write_report(tmp_path / "file", title="T", comparison=COMPARISON)
+
+
+def test_the_page_shows_judging_beside_all_other_real_steps(tmp_path: Path) -> None:
+    steps = {row.policy: 1_000 * i for i, row in enumerate(COMPARISON.rows, 1)}
+    path = write_report(
+        tmp_path, title="A world", comparison=COMPARISON.replace(judging_steps=steps)
+    )
+    lines = path.with_suffix(".md").read_text("utf-8").splitlines()
+    assert any(
+        "| return gap | real steps | judging steps | out of distribution |" in line
+        for line in lines
+    )
+    assert any(line.startswith("| random actions |") and "| 0 | 1,000 |" in line for line in lines)
+    assert "| judge | final evaluation of the policies | 51,234 |" in lines
+    assert "| sum | without the final evaluation | 2,000 |" in lines
+    assert "| sum | all real environment steps | 53,234 |" in lines
+    page = path.read_text("utf-8")
+    assert ">judging steps<" in page and "53,234" in page
+    # Where it is not known, the column is absent.
+    path = write_report(tmp_path, title="A world", comparison=COMPARISON)
+    assert "judging steps" not in path.with_suffix(".md").read_text("utf-8")

@@ -86,7 +86,11 @@ def test_a_policy_learned_in_a_twin_touches_no_reality(
     assert card.trained_in == "learned"
     assert card.provenance["learn"]["steps"] == TINY.steps
     assert model.num_timesteps == TINY.steps
-    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "policy",
+        ".policy.lock",
+        ".policy.stage.lock",
+    }
 
 
 def test_sac_learns_in_a_twin_too(pendulum: Twin, no_reality: None) -> None:
@@ -183,7 +187,11 @@ def test_a_killed_training_goes_on_in_the_middle(cartpole: Twin, tmp_path: Path)
     )
     assert seen[0] > 512 and seen[-1] == config.steps
     assert model.num_timesteps == config.steps
-    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "policy",
+        ".policy.lock",
+        ".policy.stage.lock",
+    }
 
 
 def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path: Path) -> None:
@@ -196,7 +204,11 @@ def test_a_killed_off_policy_training_keeps_the_transitions_it_paid_for(tmp_path
     assert 100 <= before < 200
     assert ledger.total() <= 210
     assert model.replay_buffer.size() >= 190
-    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "policy",
+        ".policy.lock",
+        ".policy.stage.lock",
+    }
 
 
 def test_a_killed_training_keeps_the_scale_of_its_rewards(

@@ -14,6 +14,7 @@ from world_env.atomic_io import write_bytes, write_json
 from world_env.cli.console import console, runs_folder
 from world_env.cli.main import set_threads
 from world_env.cli.options import RealEnv
+from world_env.cli.real_steps import announce, check_limit, show_plan
 from world_env.collection.config import CollectConfig
 from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
@@ -58,8 +59,10 @@ def twins_command(config: NoSettings) -> None:
 def collect_command(config: CollectConfig) -> None:
     """Collect episodes of a real environment; run again to resume, or with more steps to add episodes."""
     from world_env.collection.collect import collect
+    from world_env.pipeline.step_plan import planned_steps
 
     set_threads()
+    show_plan(planned_steps(config), lower="--steps")
     store = collect(config, progress=ProgressBars().stage("collect"))
     console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
 
@@ -113,8 +116,14 @@ class LearnCommand(Struct, frozen=True):
     """Twin to train in: name of a bundled twin, or a folder. None: train in the real environment ENV_ID."""
     tensorboard: Path | None = None
     """Folder of TensorBoard logs. None: no logs."""
+    max_real_steps: int | None = None
+    """Limit of all real environment steps of this folder, those of earlier runs included. The training stops before the
+    step that would exceed it; a larger limit resumes it. None: no limit."""
     learn: LearnConfig = LearnConfig()
     """Settings of the training."""
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_real_steps)
 
     def environment(self) -> Twin | EnvConfig:
         """The twin or the real environment to train in. Raises InvalidOptionError for none or both."""
@@ -134,17 +143,25 @@ def learn_command(config: LearnCommand) -> None:
 
     Run again to resume an interrupted training.
     """
+    from world_env.real.real_env import spec_of
     from world_env.real.step_ledger import StepLedger
     from world_env.rl.learn import learn
+    from world_env.rl.step_plan import training_steps
 
     set_threads()
     environment, out = config.environment(), config.out
-    real = isinstance(environment, EnvConfig)
+    ledger = None
+    if isinstance(environment, EnvConfig):
+        path = out.with_name(f"{out.name}-real-steps.json")
+        ledger = StepLedger(path, max_steps=config.max_real_steps)
+        use = f"training of {config.learn.algo}"
+        part = training_steps(config.learn, spec_of(environment), out, use=use)
+        announce([part], ledger, config.max_real_steps, lower="--steps")
     learn(
         environment,
         config.learn,
         out=out,
-        ledger=StepLedger(out.with_name(f"{out.name}-real-steps.json")) if real else None,
+        ledger=ledger,
         progress=ProgressBars().stage("learn"),
         tensorboard=config.tensorboard,
     )
@@ -185,7 +202,8 @@ def refine_command(config: RefineConfig) -> None:
 def build_command(config: BuildConfig) -> None:
     """Run all stages: collect, fit, learn, compare, report.
 
-    Run the same command again to resume: finished stages are skipped; the final comparison runs again.
+    The plan of the real steps is printed before the first one. Run the same command again to resume: finished stages
+    are skipped, the final comparison too.
     """
     from world_env.pipeline.build import build
 

@@ -5,6 +5,7 @@ The stages are imported inside the commands, so that the help of a command loads
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +19,9 @@ from world_env.cli.console import (
 )
 from world_env.cli.main import set_threads
 from world_env.cli.options import RealEnv
+from world_env.cli.real_steps import announce, check_limit, filmed, played, show_plan
 from world_env.errors import InvalidOptionError
-from world_env.policy_evaluation.config import PoolConfig
+from world_env.policy_evaluation.config import MIN_EPISODES, PoolConfig
 from world_env.progress import ProgressBars
 from world_env.results.formatting import show
 from world_env.run_config import CONFIG_FILE
@@ -37,9 +39,12 @@ def pool_command(config: PoolConfig) -> None:
 
     The real steps of a pool are counted in its own folder. No twin may learn from them.
     """
+    from world_env.pipeline.step_plan import planned_steps
     from world_env.policy_evaluation.policy_pool import crowding, pool
 
     set_threads()
+    lower = "--on-policy-steps, --off-policy-steps, --policies or --episodes"
+    show_plan(planned_steps(config), lower=lower)
     found = pool(config, report=ProgressBars())
     table = Table("policy", "real return")
     for member, returns in zip(found.members, found.returns, strict=True):
@@ -66,8 +71,11 @@ class CompareCommand(Struct, frozen=True):
     pool: Path | None = None
     """Folder of a pool made by `world-env pool`. None: no pool."""
     episodes: int = 100
-    """Episodes per policy, in the twin and in the real environment. Only with --policies: a pool has its own
-    episodes."""
+    """Episodes per policy, in the twin and in the real environment, at least 5. Only with --policies: a pool has its
+    own episodes."""
+    max_real_steps: int | None = None
+    """Limit of all real environment steps of this folder, those of earlier runs included. The command stops before the
+    step that would exceed it. None: no limit."""
     workers: int = 1
     """Number of processes that play the real episodes of --policies, each in an environment of its own. The returns do
     not depend on it."""
@@ -76,6 +84,13 @@ class CompareCommand(Struct, frozen=True):
     out: Path | None = None
     """Folder of comparison.json (or logs.json) and of the count of real steps. None: a folder in runs/compare.
     With --pool the results are stored in the twin's folder."""
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_real_steps)
+        if self.episodes < MIN_EPISODES:
+            raise InvalidOptionError(
+                f"episodes is {self.episodes}, expected at least {MIN_EPISODES}: intervals of fewer are too wide"
+            )
 
 
 def compare_command(config: CompareCommand) -> None:
@@ -108,19 +123,22 @@ def compare_command(config: CompareCommand) -> None:
         return compare_with_logs(loaded, config.against, target / "logs.json", seed=config.seed)
     if config.pool is not None:
         found = Pool.load(config.pool)
-        return _evaluate_with_pool(config.twin, loaded, found, policies or (), real)
+        return _evaluate_with_pool(config, loaded, found, real)
     if policies is None:
         raise InvalidOptionError(
             "pass --policies FOLDER_OR_ZIP ..., --pool FOLDER, or --against DATASET"
         )
-    played: dict[str, Any] = {"random": RandomPolicy(loaded.spec.action_space)}
+    named: dict[str, Any] = {"random": RandomPolicy(loaded.spec.action_space)}
     for path in policies:
-        played[str(path) if path.name in played else path.name] = path
-    ledger = StepLedger(target / "real-steps.json")
+        named[str(path) if path.name in named else path.name] = path
+    ledger = StepLedger(target / "real-steps.json", max_steps=config.max_real_steps)
+    real = real_of_twin(loaded, real)
+    part = played(loaded, real, len(named), config.episodes)
+    announce([part], ledger, config.max_real_steps, lower="--episodes")
     comparison = compare(
         loaded,
-        played,
-        real=real_of_twin(loaded, real),
+        named,
+        real=real,
         ledger=ledger,
         episodes=config.episodes,
         seed=config.seed,
@@ -136,7 +154,7 @@ def compare_command(config: CompareCommand) -> None:
 
 
 def _evaluate_with_pool(
-    name: str, twin: Twin, found: Pool, policies: tuple[Path, ...], real: EnvConfig | None
+    config: CompareCommand, twin: Twin, found: Pool, real: EnvConfig | None
 ) -> None:
     from world_env.policies.loading import as_policy
     from world_env.policy_evaluation.evaluate_twin import (
@@ -151,13 +169,16 @@ def _evaluate_with_pool(
 
     if real is not None:
         raise InvalidOptionError("a pool has its own real environment: leave out ENV_ID")
-    folder = find_twin(name)
-    if name in list_twins():
+    folder, policies = find_twin(config.twin), config.policies or ()
+    if config.twin in list_twins():
         raise InvalidOptionError(
-            f"{name!r} is a bundled twin, and results are stored in the twin's folder: copy it, or pass the folder of "
-            "your own twin"
+            f"{config.twin!r} is a bundled twin, and results are stored in the twin's folder: copy it, or pass the "
+            "folder of your own twin"
         )
-    ledger = StepLedger(folder.parent / f"{folder.name}-pool-real-steps.json")
+    path = folder.parent / f"{folder.name}-pool-real-steps.json"
+    ledger = StepLedger(path, max_steps=config.max_real_steps)
+    part = played(twin, found.real, len(policies), len(found.seeds))
+    announce([part], ledger, config.max_real_steps, lower="the number of --policies")
     bars = ProgressBars()
     trained = []
     for number, path in enumerate(policies):
@@ -210,13 +231,29 @@ def report_command(config: ReportCommand) -> None:
     from world_env.twin.serialization import find_twin, read_json
 
     found = read_comparison(config.comparison)
+    tree = None if config.twin is None else read_json(find_twin(config.twin))
+    if tree is not None:
+        _check_same_environment(found.env_id, tree["provenance"].real, tree["spec"], config.twin)
     page = write_report(
         config.out,
         title=config.title or f"{found.env_id}: learned and real",
         comparison=found,
-        fidelity=None if config.twin is None else read_json(find_twin(config.twin))["fidelity"],
+        fidelity=None if tree is None else tree["fidelity"],
     )
     console.print(f"page: {page}")
+
+
+def _check_same_environment(
+    compared: str, real: EnvConfig | None, spec: Any, twin: str | None
+) -> None:
+    """Raise InvalidOptionError for a comparison in another environment than that of the twin, where both are known."""
+    stored = json.loads(spec["real"] or "{}")
+    own = stored.get("id") if real is None else real.env_id
+    if own is not None and own.rpartition(":")[2] != compared.rpartition(":")[2]:
+        raise InvalidOptionError(
+            f"the comparison is of {compared}, but the twin {twin} was fitted to {own}: pass the twin that was "
+            "compared (--twin)"
+        )
 
 
 class WatchCommand(Struct, frozen=True):
@@ -234,12 +271,18 @@ class WatchCommand(Struct, frozen=True):
     """Policy: a folder, or the .zip of a model of Stable-Baselines3, sb3-contrib or SBX. None: random actions."""
     steps: int = 200
     """Maximum number of steps shown."""
+    max_real_steps: int | None = None
+    """Limit of all real environment steps counted beside the video, those of earlier runs included. The command stops
+    before the step that would exceed it. None: no limit."""
     seed: int = 0
     """Seed of both environments and of the policy."""
     mode: Literal["closed_loop", "open_loop"] = "closed_loop"
     """"closed_loop": the policy acts on the observations of each environment. "open_loop": the twin gets the actions of
     the real environment, after as many real observations as its model takes as context; images also show their
     difference."""
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_real_steps)
 
 
 def watch_command(config: WatchCommand) -> None:
@@ -253,7 +296,12 @@ def watch_command(config: WatchCommand) -> None:
     twin, given, out = Twin.load(config.twin), config.env.config(), config.out
     shown = RandomPolicy(twin.spec.action_space) if config.policy is None else config.policy
     real = real_of_twin(twin, given) if config.real or given is not None else None
-    ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
+    ledger = StepLedger(
+        out.with_name(f"{out.stem}-real-steps.json"), max_steps=config.max_real_steps
+    )
+    if real is not None:
+        part = filmed(twin, real, config.steps)
+        announce([part], ledger, config.max_real_steps, lower="--steps")
     path = watch(
         twin,
         shown,
@@ -288,8 +336,14 @@ class FuturesCommand(Struct, frozen=True):
     """Number of learned futures."""
     every: int = 1
     """Keep every n-th frame."""
+    max_real_steps: int | None = None
+    """Limit of all real environment steps counted beside the video, those of earlier runs included. The command stops
+    before the step that would exceed it. None: no limit."""
     seed: int = 0
     """Seed of both environments."""
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_real_steps)
 
 
 def futures_command(config: FuturesCommand) -> None:
@@ -300,12 +354,17 @@ def futures_command(config: FuturesCommand) -> None:
 
     set_threads()
     twin, out = Twin.load(config.twin), config.out
-    ledger = StepLedger(out.with_name(f"{out.stem}-real-steps.json"))
+    ledger = StepLedger(
+        out.with_name(f"{out.stem}-real-steps.json"), max_steps=config.max_real_steps
+    )
+    real = real_of_twin(twin, config.env.config())
+    part = filmed(twin, real, config.after + config.steps)
+    announce([part], ledger, config.max_real_steps, lower="--after or --steps")
     path = futures(
         twin,
         config.policy,
         out,
-        real=real_of_twin(twin, config.env.config()),
+        real=real,
         after=config.after,
         steps=config.steps,
         number=config.number,

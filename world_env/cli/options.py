@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import inspect
 import itertools
@@ -177,12 +178,49 @@ def _values(kind: type[Struct], tree: JSON, where: str) -> JSON:
     """The settings of a file, of their types; nested settings stay dicts. Raises InvalidOptionError."""
     fields = {each.name: each.type for each in msgspec.structs.fields(kind)}
     check_names(tree, fields, where)
+    for name, value in tree.items():
+        _check_nested(fields[name], value, f"{where}: {name}")
     return {
         name: _values(fields[name], value, f"{where}: {name}")
         if _is_settings(fields[name]) and isinstance(value, dict)
         else converted(value, fields[name], where=f"{where}: {name}")
         for name, value in tree.items()
     }
+
+
+def _check_nested(kind: Any, tree: Any, where: str) -> None:
+    """Check the names, and the kinds of settings with several kinds, inside lists and tables of a file.
+
+    Raises InvalidOptionError with the nearest known word. Values of the wrong type are left to the conversion.
+    """
+    inner = get_args(kind)
+    if _is_settings(kind) and isinstance(tree, dict):
+        fields = {each.name: each.type for each in msgspec.structs.fields(kind)}
+        tag = kind.__struct_config__.tag_field
+        check_names([name for name in tree if name != tag], fields, where)
+        for name, value in tree.items():
+            if name != tag:
+                _check_nested(fields[name], value, f"{where}: {name}")
+    elif get_origin(kind) in (tuple, list) and isinstance(tree, list) and inner:
+        for number, value in enumerate(tree):
+            _check_nested(inner[0], value, f"{where}[{number}]")
+    elif kinds := {each.__struct_config__.tag: each for each in inner if _is_settings(each)}:
+        if isinstance(tree, dict) and None not in kinds:
+            _check_nested(_kind_of(tree, kinds, where), tree, where)
+
+
+def _kind_of(tree: JSON, kinds: Mapping[Any, type[Struct]], where: str) -> type[Struct]:
+    """The class that the tag of a table names."""
+    field = next(iter(kinds.values())).__struct_config__.tag_field
+    tag, known = tree.get(field or ""), ", ".join(map(str, kinds))
+    if tag not in kinds:
+        given = f"the unknown {field} {tag!r}" if field in tree else f"no {field}"
+        near = difflib.get_close_matches(
+            str(tag).replace("-", "_"), map(str, kinds), n=1, cutoff=0.5
+        )
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        raise InvalidOptionError(f"{where} has {given}, expected one of {known}{hint}")
+    return kinds[tag]
 
 
 def _is_settings(kind: Any) -> bool:

@@ -72,7 +72,9 @@ def collect(
     another process collects into it, DataError for NaN or infinite values of the environment, and what `make_real`
     raises.
     """
-    own = StepLedger(Path(config.out) / "steps.json", parent=ledger)
+    own = StepLedger(
+        Path(config.out) / "steps.json", parent=ledger, max_steps=config.max_real_steps
+    )
     spec = spec_of(config.real)
     try:
         # Two processes that collect into one folder would both take the real steps of the same episodes.

@@ -29,6 +29,9 @@ class CollectConfig(Struct, frozen=True):
     """Seed of the environment and of the exploration, at least 0. The same seed gives the same episodes."""
     purpose: Purpose = "collect"
     """Purpose under which the step ledger counts the real steps."""
+    max_real_steps: int | None = None
+    """Limit of the real environment steps that the folder counts, those lost in interruptions included. The collection
+    stops before the step that would exceed it and keeps the complete episodes. None: no limit."""
     shard_steps: int = 1000
     """Steps after which the complete episodes are written to disk. A killed process loses at most these steps and
     one episode; small values write many small files."""

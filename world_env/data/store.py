@@ -22,6 +22,7 @@ from world_env.types import JSON, OBSERVATION
 FORMAT = 2
 """Format version on disk; a store of a newer format is refused. 2: images are compressed."""
 _MANIFEST = "manifest.json"
+_SHARDS = "episodes-*.safetensors"
 
 
 class EpisodeStore:
@@ -75,12 +76,17 @@ class EpisodeStore:
 
         provenance: origin of the data, a strict JSON tree.
 
-        Raises StageError if the folder holds a store or cannot be written.
+        Raises StageError if the folder holds a store, or shards without a manifest, or cannot be written.
         """
         target = Path(folder)
         if (target / _MANIFEST).exists():
             raise StageError(
                 f"{target} already holds an episode store: open it, or choose another folder"
+            )
+        if shards := sorted(path.name for path in target.glob(_SHARDS)):
+            raise StageError(
+                f"{target} holds {len(shards)} shards of episodes ({shards[0]}, ...), but no {_MANIFEST}: it was "
+                "deleted, or not copied with them. Restore it, choose another folder, or delete this one."
             )
         tree = {
             "format": FORMAT,

@@ -52,7 +52,7 @@ from world_env.models.conditioning import check_shapes
 from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
 from world_env.results.provenance import Provenance, current_commit
 from world_env.rng import CounterRNG
-from world_env.run_config import check_same_config
+from world_env.run_config import check_same_config, one_at_a_time
 from world_env.seeding import SeedPurpose, derived_seed
 from world_env.simulation.termination import TerminalBounds
 from world_env.spec import WorldSpec
@@ -68,6 +68,7 @@ Progress = Callable[[int, int, JSON], None]
 _log = logging.getLogger(__name__)
 
 
+@one_at_a_time(lambda data, out, *_, **__: out)
 def fit(
     data: str | Path,
     out: Path,
@@ -88,7 +89,8 @@ def fit(
     tensorboard: folder for TensorBoard logs, by gradient steps.
     reward_fn, termination_fn: as in `fit_episodes`.
     Raises ConfigMismatchError if `out` holds a twin that was fitted with other settings, DataError, TooLittleDataError,
-    or StageError if `out` cannot be written or the checkpoint belongs to another fit.
+    StageError if `out` cannot be written or the checkpoint belongs to another fit, or StageBusyError while another
+    process fits into `out`.
     """
     out = Path(out)
     _check_settings(out, config or FitConfig())
@@ -349,7 +351,7 @@ def _termination(
 def _with_termination_rule(
     twin: Twin, found: _Terminations, validation: Sequence[Episode], everything: Sequence[Episode]
 ) -> Twin:
-    """Choose between threshold and sampled terminations on the data that chose the threshold, if that miscounts ends."""
+    """Choose between threshold and sampled terminations, where the threshold miscounts the ends of its own data."""
     if twin.termination_fn is not None or not miscounts_ends(*found.chosen, found.threshold):
         return twin
     sampling = sampling_twin(twin, *found.chosen)

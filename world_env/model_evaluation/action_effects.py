@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from world_env.batch import Context, Observation
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, RealStepLimitError
 from world_env.model_evaluation.errors import significant
 from world_env.models.conditioning import check_shapes
 from world_env.policies.held_policy import HeldPolicy
@@ -59,7 +59,7 @@ def measure_action_effects(
     From each of `states` real states along a random walk, `actions` random action sequences are played in the real
     environment and in the twin. Every two of them that have not ended give one effect: the difference of their
     observations, in standard deviations of all real observations.
-    Real steps are counted under "evaluate". Raises InvalidOptionError, SpaceMismatchError.
+    Real steps are counted under "evaluate". Raises InvalidOptionError, SpaceMismatchError, RealStepLimitError.
     """
     if states < 1:
         raise InvalidOptionError(f"states is {states}, expected at least 1")
@@ -79,6 +79,12 @@ def measure_action_effects(
         reason=reason,
         **(_effects(twin, outcomes, actions, seed) if outcomes else {}),
     )
+
+
+def most_real_steps(states: int = 32, actions: int = 4) -> int:
+    """Largest number of actions that `measure_action_effects` takes in the real environment."""
+    replay, sequence = _APART + 2 * max(_STEPS), max(_STEPS)
+    return replay + states * (_APART + actions * sequence)
 
 
 class _Walker:
@@ -169,6 +175,8 @@ def _obstacle(walker: _Walker) -> str | None:
         back = _bookmark(walker.env)
         first = _play(walker.env, walker.now, actions)
         again = _play(back(), walker.now, actions)
+    except RealStepLimitError:
+        raise
     except Exception as error:  # environments raise any kind of error
         return f"the environment cannot be copied ({type(error).__name__}: {error})"[:300]
     if len(first.observations) != len(again.observations):

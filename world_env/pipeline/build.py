@@ -6,22 +6,32 @@ import dataclasses
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from world_env.atomic_io import write_json
 from world_env.data.episode import split
-from world_env.errors import MissingExtraError
+from world_env.errors import MissingExtraError, RealStepLimitError, WorldEnvError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.model_evaluation.action_effects import measure_action_effects
 from world_env.model_evaluation.error_by_horizon import measure_horizons
 from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
-from world_env.policies.loading import trained_policy
+from world_env.pipeline.judged import Judged, digest_of
+from world_env.pipeline.preconditions import check_before_steps
+from world_env.pipeline.refinement_config import refine_config
+from world_env.pipeline.step_plan import (
+    VIDEO_STEPS,
+    baseline_config,
+    baseline_folder,
+    planned_steps,
+)
+from world_env.policies.loading import AnyPolicy, trained_policy
 from world_env.policies.random_policy import RandomPolicy
 from world_env.policy_evaluation.compare import compare
 from world_env.policy_evaluation.evaluate_twin import (
@@ -31,24 +41,20 @@ from world_env.policy_evaluation.evaluate_twin import (
     with_agreement,
 )
 from world_env.policy_evaluation.policy_pool import Pool
-from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
-from world_env.refinement.config import RefineConfig, check_actions
-from world_env.refinement.preconditions import check_time_limit
-from world_env.refinement.presets import given, preset
-from world_env.refinement.refine import refine
-from world_env.refinement.rounds import Report, Round, episodes_of_rounds
+from world_env.refinement.preconditions import check_folder
+from world_env.refinement.refine import prepare, run_rounds
+from world_env.refinement.rounds import Known, Report, Round, episodes_of_rounds
 from world_env.reporting.report import write_report
 from world_env.reporting.side_by_side_video import side_by_side
 from world_env.results.comparison import Comparison
-from world_env.results.fidelity import Agreement, Fidelity, ReturnCalibration
+from world_env.results.fidelity import ActionEffects, Agreement, Fidelity, ReturnCalibration
 from world_env.results.provenance import facts
-from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.rollouts.real import run_real
-from world_env.spec import WorldSpec, check_same_spaces
+from world_env.run_config import MAY_CHANGE, one_at_a_time
+from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction, Twin
-from world_env.types import JSON
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -56,10 +62,27 @@ if TYPE_CHECKING:
     from world_env.data.episode import Episode
 
 
+_Measured = TypeVar("_Measured")
 _log = logging.getLogger(__name__)
-_VIDEO_STEPS = 120
+_LOWER = "--steps or --judge-episodes, or pass --no-baseline"
+"""Settings that make the plan of real steps smaller."""
+_MAY_CHANGE = (
+    *("judge_episodes", "baseline", "pool", "refinement.patience"),
+    *(f"refinement.{name}" for name in MAY_CHANGE),
+)
+"""Settings of a build that may differ when it is resumed, besides those of any stage."""
+_RESULTS = ("comparison.json", "judged.json", "twin")
 JUDGE_SEEDS = 10_000
 """First reset seed of the final comparison. Data collection uses other seeds."""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A policy of the final comparison. digest: its identity. real_steps: real steps that it has cost."""
+
+    policy: AnyPolicy
+    digest: str
+    real_steps: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,7 @@ class Built:
     page: Path
 
 
+@one_at_a_time(lambda config, **_: config.out)
 def build(
     config: BuildConfig,
     *,
@@ -87,28 +111,35 @@ def build(
 
     Collects real episodes, fits a twin, trains a policy in it, and compares the returns of the policy, of a random one
     and of a baseline in the twin and in the real environment. The baseline is the same algorithm, trained in the real
-    environment on the same number of real steps. Run again with the same configuration to resume.
+    environment on the same number of real steps. Run again with the same configuration to resume. The plan of the real
+    steps is logged before the first one; `planned_steps` returns it.
 
     report: progress callback, (stage, steps done, steps in total, values to log).
     reward_fn, termination_fn: known functions of the twin, as in `fit`.
     Raises InvalidOptionError, SpaceMismatchError, StageError and the errors of `refine`, before a real step where the
-    settings show them.
+    settings show them; RealStepLimitError if the plan exceeds `max_real_steps`, before a real step, or at that limit;
+    StageBusyError while another process uses the folder.
     """
     report = report or (lambda stage, done, wanted, logs: None)
     out = Path(config.out)
-    policy_pool = _checked(config, spec_of(config.real))
-    ledger = StepLedger(out / "real-steps.json")
-    began = time.perf_counter()
     rounds_config = refine_config(config)
-    rounds = refine(
+    known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
+    spec = check_before_steps(config)
+    policy_pool = None if config.pool is None else Pool.load(config.pool)
+    plan = planned_steps(config, spec)
+    plan.check(_LOWER)
+    check_folder(out, spec, rounds_config.steps)
+    prepare(
         rounds_config,
-        ledger=ledger,
-        report=report,
-        reward_fn=reward_fn,
-        termination_fn=termination_fn,
-        record=config.replace(refinement=rounds_config).to_json(),
-        may_change=("episodes", "baseline", "pool"),
+        known,
+        config.replace(refinement=rounds_config).to_json(),
+        may_change=_MAY_CHANGE,
+        results=_RESULTS,
     )
+    _log.info("%s", plan)
+    ledger = StepLedger(out / "real-steps.json", max_steps=config.max_real_steps)
+    began = time.perf_counter()
+    rounds = run_rounds(rounds_config, spec, ledger, report, known)
     last = rounds[-1]
     seconds = [
         (f"{stage} (round {part.number})", value)
@@ -126,6 +157,8 @@ def build(
     now = time.perf_counter()
     seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
     folder = twin.save(out / "twin")
+    if fidelity.action_effects is not None:
+        Judged.read(out).replace(action_effects_of=digest_of(last.twin_folder)).write(out)
     frames = _frames(config, last, ledger)
     # Again, because measures and videos take real steps too.
     comparison = _write(out, comparison, ledger)
@@ -149,34 +182,70 @@ def _compared(
     report: Report,
     seconds: list[tuple[str, float]],
 ) -> Comparison:
-    """Comparison of the policies, after training the baseline; durations are added to `seconds`."""
-    name = config.algo.lower()
-    policies: dict[str, Any] = {
-        "random": RandomPolicy(last.twin.spec.action_space),
-        f"{name}_twin": last.policy,
+    """Comparison of the policies, after training the baseline; durations are added to `seconds`.
+
+    The final evaluation of a policy is recorded at once, and not repeated by a later run.
+    """
+    out, name = Path(config.out), config.algo.lower()
+    policies: dict[str, _Compared] = {
+        "random": _Compared(RandomPolicy(last.twin.spec.action_space), "random", 0),
+        f"{name}_twin": _Compared(last.policy, digest_of(last.policy_folder), last.real_steps),
     }
-    real_steps = {"random": 0, f"{name}_twin": last.real_steps}
     if config.baseline:
         mark = time.perf_counter()
         baseline = _baseline(config, last, ledger, report)
-        policies[f"{name}_real_same_steps"] = baseline
+        digest = digest_of(baseline_folder(config))
         # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
-        real_steps[f"{name}_real_same_steps"] = baseline.num_timesteps
+        steps = baseline.num_timesteps
+        policies[f"{name}_real_same_steps"] = _Compared(baseline, digest, steps)
         duration = round(time.perf_counter() - mark, 1)
         seconds.append((f"{config.algo} in the real environment, same steps", duration))
     mark = time.perf_counter()
-    comparison = compare(
+    twin, episodes = digest_of(last.twin_folder), config.judge_episodes
+    judged, found = Judged.read(out), list[Comparison]()
+    for number, (each, policy) in enumerate(policies.items()):
+        one = judged.comparison(each, policy.digest, twin, episodes)
+        if one is None:
+            progress = _progress(report, number * episodes, len(policies) * episodes)
+            one = _judge(config, last, each, policy, ledger, progress)
+            judged = judged.with_comparison(each, policy.digest, twin, one)
+            judged.write(out)
+        found.append(one)
+    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
+    return found[0].replace(
+        rows=[row for one in found for row in one.rows],
+        judging_steps={name: n for one in found for name, n in one.judging_steps.items()},
+        seed=config.seed,
+        provenance=facts(),
+    )
+
+
+def _judge(
+    config: BuildConfig,
+    last: Round,
+    name: str,
+    policy: _Compared,
+    ledger: StepLedger,
+    progress: Callable[[int, int], None],
+) -> Comparison:
+    """The final evaluation of one policy."""
+    before = ledger.by_purpose.get("judge", 0)
+    found = compare(
         last.twin,
-        policies,
+        {name: policy.policy},
         real=config.real,
         ledger=ledger,
-        episodes=config.episodes,
+        episodes=config.judge_episodes,
         seed=JUDGE_SEEDS,
-        real_steps=real_steps,
-        progress=lambda done, wanted: report("compare", done, wanted, {}),
+        real_steps={name: policy.real_steps},
+        progress=progress,
     )
-    seconds.append(("compare", round(time.perf_counter() - mark, 1)))
-    return comparison.replace(seed=config.seed, provenance=facts())
+    return found.replace(judging_steps={name: ledger.by_purpose.get("judge", 0) - before})
+
+
+def _progress(report: Report, before: int, total: int) -> Callable[[int, int], None]:
+    """Progress of one policy's episodes among those of all policies."""
+    return lambda done, _: report("compare", before + done, total, {})
 
 
 def _write(out: Path, comparison: Comparison, ledger: StepLedger) -> Comparison:
@@ -195,56 +264,16 @@ def _baseline(
     It has the observation mode of the policy in the twin. Latents come from the twin's model, and the real steps of
     that model's data are not added to those of the baseline.
     """
-    mode = refine_config(config).learn.observation_mode
+    learning = baseline_config(config, last.real_steps)
     return learn(
         config.real,
-        LearnConfig(
-            algo=config.algo,
-            steps=last.real_steps,
-            num_envs=1,
-            seed=config.seed,
-            algo_kwargs=config.baseline_algo_kwargs,
-            observation_mode=mode,
-        ),
-        out=Path(config.out) / f"{config.algo.lower()}-real",
+        learning,
+        out=baseline_folder(config),
         ledger=ledger,
         purpose="collect",
         progress=lambda done, wanted, logs: report("baseline", done, wanted, logs),
-        encoder=None if mode == "observation" else last.twin,
+        encoder=None if learning.observation_mode == "observation" else last.twin,
     )
-
-
-def refine_config(config: BuildConfig) -> RefineConfig:
-    """Refinement of a build: the preset of its algorithm, with the values of the configuration that are not None."""
-    plain = config.refinement or preset(
-        config.real,
-        Path(config.out),
-        algo=config.algo,
-        seed=config.seed,
-        **given({"steps": config.steps}),
-    )
-    learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
-    fit = given({"family": config.family}) | _named(config.fit)
-    if fit.get("family", plain.fit.family) != plain.fit.family:
-        fit = {"model": {}} | fit  # the sizes of another family do not fit
-    return plain.replace(
-        **given(
-            {
-                "steps": config.steps,
-                "rounds": config.rounds,
-                "exploration": config.exploration,
-                "tensorboard": config.tensorboard,
-            }
-        ),
-        fit=plain.fit.replace(**fit),
-        learn=plain.learn.replace(**given(learning)),
-    )
-
-
-def _named(fit: FitConfig) -> JSON:
-    """The fields that are not the defaults."""
-    plain = FitConfig()
-    return {n: v for n in fit.__struct_fields__ if (v := getattr(fit, n)) != getattr(plain, n)}
 
 
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
@@ -255,23 +284,41 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
     # Least squares on images would need a weight for each pair of pixels.
     images = last.twin.codec.images
     linear = None if images else _linear(episodes, last.twin, share, config.seed)
+    effects = _stored_effects(Path(config.out), last) or _diagnosed(
+        "effects of actions",
+        lambda: measure_action_effects(last.twin, config.real, ledger=ledger, seed=config.seed),
+    )
     return last.twin.fidelity.replace(
-        horizons=measure_horizons(last.twin, validation, linear=linear),
-        action_effects=measure_action_effects(
-            last.twin, config.real, ledger=ledger, seed=config.seed
-        ),
+        horizons=measure_horizons(last.twin, validation, linear=linear), action_effects=effects
     )
 
 
-def _checked(config: BuildConfig, spec: WorldSpec) -> Pool | None:
-    """Check the settings and load the policy pool, if there is one, before a real step."""
-    check_actions(config.algo, spec)
-    check_time_limit(config.real, spec)
-    if config.pool is None:
+def _diagnosed(name: str, measure: Callable[[], _Measured]) -> _Measured | None:
+    """The result of a measure that a build can do without; None, with a warning, where it fails.
+
+    The comparison is complete by then: a missing package, the limit on real steps or an error of the environment must
+    not lose it.
+    """
+    try:
+        return measure()
+    except Exception as error:  # environments raise any kind of error
+        own = isinstance(error, WorldEnvError)
+        if own and not isinstance(error, MissingExtraError | RealStepLimitError):
+            raise
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        _log.warning("the report has no %s: %s", name, text)
         return None
-    policy_pool = Pool.load(config.pool)
-    check_same_spaces(spec_of(policy_pool.real), spec)
-    return policy_pool
+
+
+def _stored_effects(out: Path, last: Round) -> ActionEffects | None:
+    """Effects of actions that an earlier run measured of this twin."""
+    stored = out / "twin"
+    if not (stored / "twin.json").is_file():
+        return None
+    if Judged.read(out).action_effects_of != digest_of(last.twin_folder):
+        return None
+    fidelity: Fidelity = read_json(stored)["fidelity"]
+    return fidelity.action_effects
 
 
 def _agreement(
@@ -298,18 +345,17 @@ def _linear(
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:
-    """Side-by-side frames of one real and one learned episode; none where no renderer is installed."""
-    try:
-        frames = side_by_side(
+    """Side-by-side frames of one real and one learned episode; none where they cannot be drawn."""
+    frames = _diagnosed(
+        "frames",
+        lambda: side_by_side(
             last.twin,
             last.policy,
             real=config.real,
-            steps=_VIDEO_STEPS,
+            steps=VIDEO_STEPS,
             seed=config.seed,
             ledger=ledger,
             mode="open_loop" if last.twin.codec.images else "closed_loop",
-        )
-    except MissingExtraError as error:
-        _log.warning("the report has no frames: %s", error)
-        return []
-    return frames[:: max(1, len(frames) // 6)][:6]
+        ),
+    )
+    return [] if frames is None else frames[:: max(1, len(frames) // 6)][:6]

@@ -36,8 +36,12 @@ class BuildConfig(Struct, frozen=True):
     learn_steps: int | None = None
     """Environment steps that the algorithm trains in the twin each round (None: from the preset). These are not real
     steps."""
-    episodes: int = 100
-    """Real episodes per policy in the final comparison, at least 50. More episodes narrow the intervals."""
+    max_real_steps: int | None = None
+    """Limit of the real environment steps of all purposes, the final comparison and earlier runs in the folder
+    included. The build stops before the step that would exceed it and keeps what was collected. None: no limit."""
+    judge_episodes: int = 100
+    """Real episodes per policy in the final comparison, at least 5. More episodes narrow the intervals; each one costs
+    real steps."""
     baseline: bool = True
     """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
     doubles the real steps."""
@@ -63,19 +67,20 @@ class BuildConfig(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         take_env(self)
-        for name in ("steps", "rounds", "learn_steps"):
+        for name in ("steps", "rounds", "learn_steps", "max_real_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(
-                    f"{name} is {value}: expected at least 1, or None for the preset's default"
+                    f"{name} is {value}: expected at least 1, or None for the default"
                 )
         if self.algo not in ALGOS:
             raise InvalidOptionError(
                 f"algo is {self.algo!r}, expected one of {', '.join(ALGOS)}: use `world-env refine` for others"
             )
-        if self.episodes < MIN_EPISODES:
+        if self.judge_episodes < MIN_EPISODES:
             raise InvalidOptionError(
-                f"episodes is {self.episodes}, expected at least {MIN_EPISODES}: intervals of fewer are too wide"
+                f"judge_episodes is {self.judge_episodes}, expected at least {MIN_EPISODES}: intervals of fewer are "
+                "too wide"
             )
         if self.exploration is not None:
             check_exploration(self.exploration)

@@ -61,6 +61,10 @@ def algorithm_of_zip(path: Path) -> type[BaseAlgorithm]:
     It is the class whose policies the zip holds and whose constructor arguments are best covered by its data.
     Raises StageError for a file that is not such a zip, or an unknown kind of policy.
     """
+    if not Path(path).exists():
+        raise StageError(
+            f"{path}: no such file. Give the .zip of `model.save`, or the folder of a policy"
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))

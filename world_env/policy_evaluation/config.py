@@ -11,7 +11,7 @@ from world_env.spec import EnvConfig
 from world_env.struct import Struct
 from world_env.types import JSON
 
-MIN_EPISODES = 50
+MIN_EPISODES = 5
 """Fewest episodes of a comparison of learned and real returns."""
 MIN_POLICIES, MAX_OF_A_FIFTH = 20, 0.4
 """Fewest policies of a pool, and largest share of them in one fifth of the range of real returns."""
@@ -44,6 +44,9 @@ class PoolConfig(Struct, frozen=True):
     twin. None: policies act on the observations of the environment."""
     seed: int = 0
     """Seed of the training runs."""
+    max_real_steps: int | None = None
+    """Limit of the real environment steps of all purposes, those of earlier runs in the folder included. The pool stops
+    before the step that would exceed it and keeps what was trained. None: no limit."""
 
     def __post_init__(self) -> None:
         take_env(self)

@@ -28,11 +28,13 @@ from world_env.real.api_check import check_real
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.results.provenance import facts
+from world_env.results.step_plan import PlannedSteps, of_episodes
 from world_env.rl.callbacks import milestones
 from world_env.rl.learn import LearnConfig, learn
+from world_env.rl.step_plan import training_steps
 from world_env.rollouts.real import run_real
 from world_env.rollouts.returns import Returns
-from world_env.run_config import keep_config
+from world_env.run_config import keep_config, one_at_a_time
 from world_env.seeding import SeedPurpose, derived_seeds
 from world_env.spec import EnvConfig, WorldSpec, check_same_spaces
 from world_env.twin.twin import Twin
@@ -123,13 +125,15 @@ class Pool:
         )
 
 
+@one_at_a_time(lambda config, **_: config.out)
 def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     """Train, select and evaluate the policies of a pool. Run again to resume; a finished pool is loaded.
 
     The pool's own ledger counts its real steps: training ("collect"), a few episodes of every candidate ("select") and
     evaluation ("judge"). They are not part of the real steps of a twin.
     report: progress callback, (stage, steps done, steps in total, values to log).
-    Raises ConfigMismatchError for a folder with another pool, SpaceMismatchError for a twin of other spaces as encoder.
+    Raises ConfigMismatchError for a folder with another pool, SpaceMismatchError for a twin of other spaces as encoder,
+    StageBusyError while another process uses the folder, RealStepLimitError at `max_real_steps`.
     """
     report = report or (lambda stage, done, wanted, logs: None)
     folder = Path(config.out)
@@ -138,10 +142,10 @@ def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     if encoder is not None:
         check_same_spaces(spec, encoder.spec)
     identity = _identity(config, encoder)
-    keep_config(folder, identity)
+    keep_config(folder, identity, results=(_MANIFEST, "estimates.json", "*/closed"))
     if (folder / _MANIFEST).is_file():
         return Pool.load(folder)
-    ledger = StepLedger(folder / "real-steps.json")
+    ledger = StepLedger(folder / "real-steps.json", max_steps=config.max_real_steps)
     check_real(config.real, ledger=ledger)
     candidates = _fixed(config)
     runs = plan(config, spec.action_space)
@@ -322,3 +326,28 @@ def _policy(folder: Path, member: Member, scripted: str | None, spec: WorldSpec)
 def _identity(config: PoolConfig, encoder: Twin | None) -> JSON:
     """Settings of the pool: an encoder counts by its weights, not by its path."""
     return config.to_json() | {"encoder": None if encoder is None else encoder.fingerprint()}
+
+
+def pool_steps(config: PoolConfig, spec: WorldSpec) -> list[PlannedSteps]:
+    """Real steps that `pool` still takes: training, choice among the candidates, evaluation."""
+    folder = Path(config.out)
+    if (folder / _MANIFEST).is_file():
+        return []
+    runs, parts = plan(config, spec.action_space), []
+    for name, run in runs.items():
+        if not (folder / name / "closed" / "policy.json").is_file():
+            use = f"{run.algo} in the real environment ({name})"
+            parts.append(training_steps(run, spec, folder / name / "last", use=use))
+    fixed = _fixed(config)
+    most = len(fixed) + len(runs) * (len(_STAGES) + 1 + len(_NOISE))
+    most += (len(runs) + (config.scripted is not None)) * len(_LITTLE_NOISE)
+    path = folder / "estimates.json"
+    known = len(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else 0
+    limits = (spec.horizon, spec.action_chunk)
+    use = f"choice among at most {most} policies x {_SELECT_EPISODES} episodes"
+    select = of_episodes("select", use, max(0, most - known) * _SELECT_EPISODES, *limits)
+    fewest = len(fixed) + len(runs) * (1 + len(_NOISE))
+    parts.append(select.replace(at_least=max(0, fewest - known) * _SELECT_EPISODES))
+    use = f"evaluation of at most {config.policies} policies x {config.episodes} episodes"
+    judge = of_episodes("judge", use, config.policies * config.episodes, *limits)
+    return [*parts, judge.replace(at_least=config.episodes)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +13,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock, Timeout
 
 from world_env.atomic_io import write_text
-from world_env.errors import StageError
+from world_env.errors import InvalidOptionError, RealStepLimitError, StageError
 from world_env.types import JSON
 
 Purpose = Literal["collect", "validate", "select", "evaluate", "judge"]
@@ -38,19 +39,30 @@ class StepLedger:
     path: JSON file of the counts; None: in memory. Several processes and ledgers may count into one file at the same
         time. Each reserves steps in the file before they are taken: after a kill the file counts up to 100 steps too
         many per ledger, never too few. `save` writes the exact counts. A pickled ledger counts into the same file.
-    parent: a second ledger that counts the same steps, for example of a whole pipeline.
+    parent: a second ledger that counts the same steps, for example of a whole pipeline. Its limit holds too.
+    max_steps: limit of the steps of all purposes together, "judge" included, and of all processes that count into the
+        file. A step that would exceed it raises RealStepLimitError before it is taken. One process stops at exactly
+        this number; several processes never exceed it. None: no limit.
 
-    Raises StageError if the file is not a step ledger, and for a count in memory in a process that did not make it.
+    Raises StageError if the file is not a step ledger, and for a count in memory in a process that did not make it;
+    InvalidOptionError for a negative limit.
     """
 
     _reserved: dict[str, int]
     """Steps that the file counts already and that this ledger has not taken yet, by purpose."""
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, parent: StepLedger | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        parent: StepLedger | None = None,
+        max_steps: int | None = None,
     ) -> None:
+        if max_steps is not None and max_steps < 0:
+            raise InvalidOptionError(f"max_steps must be >= 0, got {max_steps}")
         self._path = None if path is None else Path(path)
         self._parent = parent
+        self._max_steps = max_steps
         self._in_memory: dict[str, int] = {}
         self._enter_process()
         if self._path is not None:
@@ -60,7 +72,7 @@ class StepLedger:
         # The steps reserved in the file belong to one ledger: a copy starts without any.
         if self._path is None:
             raise TypeError(_IN_MEMORY)
-        return partial(StepLedger, self._path, parent=self._parent), ()
+        return partial(StepLedger, self._path, parent=self._parent, max_steps=self._max_steps), ()
 
     @property
     def by_purpose(self) -> dict[str, int]:
@@ -69,8 +81,21 @@ class StepLedger:
         exact = {purpose: n - self._reserved.get(purpose, 0) for purpose, n in counts.items()}
         return {purpose: n for purpose, n in exact.items() if n > 0}
 
+    @property
+    def steps_left(self) -> int | None:
+        """Steps that may still be taken under the limits of this ledger and its parents; None: no limit."""
+        own = None
+        if self._max_steps is not None:
+            own = max(0, self._max_steps - sum(self.by_purpose.values()))
+        above = None if self._parent is None else self._parent.steps_left
+        return min((n for n in (own, above) if n is not None), default=None)
+
     def count(self, purpose: str, n: int = 1) -> None:
-        """Add `n` >= 0 real steps under a purpose. Raises ValueError for an unknown purpose or a negative `n`."""
+        """Add `n` >= 0 real steps under a purpose.
+
+        Raises ValueError for an unknown purpose or a negative `n`, RealStepLimitError where `n` steps would exceed a
+        limit. Then none of them is counted.
+        """
         if purpose not in PURPOSES:
             raise ValueError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
         if n < 0:
@@ -81,16 +106,51 @@ class StepLedger:
             if self._path is None and self._parent is None:
                 raise StageError(_IN_MEMORY)
             self._enter_process()
-        if self._path is None:
-            self._in_memory[purpose] = self._in_memory.get(purpose, 0) + n
-        else:
-            left = self._reserved.get(purpose, 0) - n
-            if left < 0:
-                self._change({purpose: _RESERVED_STEPS - left})
-                left = _RESERVED_STEPS
-            self._reserved[purpose] = left
         if self._parent is not None:
             self._parent.count(purpose, n)
+        try:
+            self._count_here(purpose, n)
+        except StageError:
+            if self._parent is not None:
+                self._parent.release(purpose, n)
+            raise
+
+    def _count_here(self, purpose: str, n: int) -> None:
+        """Count in this ledger alone."""
+        if self._path is None:
+            if self._max_steps is not None and sum(self._in_memory.values()) + n > self._max_steps:
+                raise self._exceeded(self._in_memory)
+            self._in_memory[purpose] = self._in_memory.get(purpose, 0) + n
+            return
+        left = self._reserved.get(purpose, 0) - n
+        if left < 0:
+            self._reserve(purpose, n)
+            left = self._reserved[purpose] - n
+        self._reserved[purpose] = left
+
+    def limited(self, max_steps: int | None) -> StepLedger:
+        """Return a ledger that counts into this one up to a limit, steps counted so far included; None: this ledger."""
+        if max_steps is None:
+            return self
+        ledger = StepLedger(parent=self, max_steps=max_steps)
+        ledger._in_memory = self.by_purpose
+        return ledger
+
+    def take(self, purpose: str, most: int) -> int:
+        """Count up to `most` steps, as many as the limits allow, and return their number, at least 1.
+
+        Raises RealStepLimitError where no step is left.
+        """
+        while True:
+            left = self.steps_left
+            n = most if left is None else max(1, min(most, left))
+            try:
+                self.count(purpose, n)
+                return n
+            except RealStepLimitError:
+                # Another process may have taken steps since.
+                if n == 1:
+                    raise
 
     def release(self, purpose: str, n: int) -> None:
         """Take back `n` >= 0 steps that this ledger counted and that were not taken. Raises ValueError for n < 0."""
@@ -155,12 +215,37 @@ class StepLedger:
 
     def _change(self, changes: dict[str, int]) -> None:
         """Add to the counts of the file, which no other ledger changes meanwhile."""
+        with self._updated() as counts:
+            for purpose, n in changes.items():
+                counts[purpose] = max(0, counts.get(purpose, 0) + n)
+
+    def _reserve(self, purpose: str, n: int) -> None:
+        """Reserve at least `n` steps in the file. Raises RealStepLimitError where that exceeds the limit."""
+        with self._updated() as counts:
+            reserved = self._reserved
+            if self._max_steps is not None:
+                # Steps that this ledger reserved under other purposes and did not take are not spent.
+                for other, unused in self._reserved.items():
+                    counts[other] = max(0, counts.get(other, 0) - unused)
+                reserved = {}
+            more = n + _RESERVED_STEPS - reserved.get(purpose, 0)
+            if self._max_steps is not None:
+                left = self._max_steps - sum(counts.values()) - n
+                if left < 0:
+                    raise self._exceeded(counts)
+                # Near the limit each reservation takes half of what is left: other processes need the rest.
+                more = n + min(_RESERVED_STEPS, left // 2)
+            counts[purpose] = counts.get(purpose, 0) + more
+        self._reserved = reserved | {purpose: reserved.get(purpose, 0) + more}
+
+    @contextmanager
+    def _updated(self) -> Iterator[dict[str, int]]:
+        """The counts of the file, written at the end of the block unless it raises."""
         assert self._path is not None
         try:
             with self._lock:
                 counts = self._read()
-                for purpose, n in changes.items():
-                    counts[purpose] = max(0, counts.get(purpose, 0) + n)
+                yield counts
                 write_text(self._path, json.dumps(counts))
         except Timeout as error:
             raise StageError(
@@ -169,6 +254,15 @@ class StepLedger:
             ) from error
         except OSError as error:
             raise StageError(f"cannot count real steps in {self._path}: {error}") from error
+
+    def _exceeded(self, counts: dict[str, int]) -> RealStepLimitError:
+        taken = ", ".join(f"{purpose} {n:,}" for purpose, n in counts.items() if n) or "none"
+        where = "" if self._path is None else f" counted in {self._path}"
+        return RealStepLimitError(
+            f"the limit of {self._max_steps:,} real steps is reached (taken{where}: {taken}): the next step was not "
+            "taken, and what was collected is kept. Run again with a larger limit (--max-real-steps, in Python "
+            "max_real_steps or StepLedger(max_steps=...)) to resume."
+        )
 
 
 def _checked_counts(tree: Any) -> dict[str, int]:

@@ -24,6 +24,8 @@ from world_env.types import JSON
 
 ALGOS = ("PPO", "SAC")
 """Algorithms that `preset` has a configuration for."""
+_CONTINUOUS, _DISCRETE = ("SAC", "TD3", "DDPG", "TQC", "CrossQ"), ("DQN", "QRDQN")
+"""Algorithms for continuous actions only, and for one discrete action only. The others take any action space."""
 RESTART = "restart"
 """Name of the policy that is trained from scratch beside the warm-started one."""
 ROLES = ("selected", "newest")
@@ -72,6 +74,9 @@ class RefineConfig(Struct, frozen=True):
     """Learned environment steps of each explorer. None: the steps of `learn`."""
     seed: int = 0
     """Seed of the data, the models and the policies."""
+    max_real_steps: int | None = None
+    """Limit of the real environment steps of all purposes, those of earlier runs in the folder included. The run stops
+    before the step that would exceed it and keeps what was collected. None: no limit."""
     tensorboard: Path | None = None
     """Folder for TensorBoard logs by round; those of each fit and training are in subfolders of it. None: no logs."""
     fit: FitConfig = FitConfig()
@@ -81,7 +86,8 @@ class RefineConfig(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         take_env(self)
-        for name in ("rounds", "patience", "max_candidates", "restart_every", "restart_steps"):
+        for name in ("rounds", "patience", "max_candidates", "restart_every", "restart_steps",
+                     "max_real_steps"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} must be >= 1, got {value}")
@@ -173,8 +179,13 @@ class RefineConfig(Struct, frozen=True):
 
 
 def check_actions(algo: str, spec: WorldSpec) -> None:
-    """Check that an algorithm of `ALGOS` supports the action space. Raises InvalidOptionError."""
-    if algo == "SAC" and not isinstance(spec.action_space, spaces.Box):
+    """Check that an algorithm supports the action space. Raises InvalidOptionError."""
+    name, space = algo.removeprefix("sbx."), spec.action_space
+    if name in _CONTINUOUS and not isinstance(space, spaces.Box):
         raise InvalidOptionError(
-            f"SAC needs continuous actions, but the action space is {spec.action_space}: use PPO"
+            f"{algo} needs continuous actions, but the action space is {space}: use PPO"
+        )
+    if name in _DISCRETE and not isinstance(space, spaces.Discrete):
+        raise InvalidOptionError(
+            f"{algo} needs actions of a Discrete space, but the action space is {space}: use PPO"
         )

@@ -2,15 +2,72 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
 from world_env.collection.exploration import make_exploration
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
-from world_env.fitting.preconditions import MIN_STEPS, check_family
+from world_env.fitting.config import FitConfig
+from world_env.fitting.preconditions import MIN_STEPS, FitWarning, check_family
 from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.config import ExplorationConfig, MixtureExploration, policies_of
+from world_env.real.real_env import spec_of
 from world_env.refinement.config import ROLES, RefineConfig, check_actions
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import check_counts_from_zero
+from world_env.spaces import observation_spaces
 from world_env.spec import EnvConfig, WorldSpec
+
+_MIN_FREE_BYTES = 50_000_000
+"""Free space of the disk below which no run starts: a twin and its policies need about as much."""
+
+
+def checked_spec(config: RefineConfig) -> WorldSpec:
+    """Make the real environment once, without a real step, check all settings against it and return its spec.
+
+    Raises what `spec_of` and `check_settings` raise.
+    """
+    spec = spec_of(config.real)
+    check_settings(config, spec)
+    return spec
+
+
+def check_folder(out: Path, spec: WorldSpec, steps: int) -> None:
+    """Check that the results can be written to a folder. Warns where the data may not fit on the disk.
+
+    Raises StageError if the folder cannot be written, or the disk is full.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        free = shutil.disk_usage(out).free
+    except OSError as error:
+        raise StageError(
+            f"cannot write to {out}: {error}. Choose a folder that can be written."
+        ) from error
+    if free < _MIN_FREE_BYTES:
+        raise StageError(
+            f"the disk of {out} has {free / 1e6:.0f} MB left, expected at least {_MIN_FREE_BYTES / 1e6:.0f} MB: free "
+            "some space, or choose another folder"
+        )
+    needed = steps * sum(
+        math.prod(space.shape or ()) * np.dtype(space.dtype or np.int64).itemsize
+        for space in (*observation_spaces(spec.observation_space).values(), spec.action_space)
+    )
+    if free < needed:
+        warnings.warn(
+            f"{steps:,} steps of this environment are up to {needed / 1e6:,.0f} MB, but the disk of {out} has "
+            f"{free / 1e6:,.0f} MB left",
+            FitWarning,
+            stacklevel=3,
+        )
 
 
 def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
@@ -27,7 +84,7 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
             f"the first round has {config.steps_after(0)} real steps, but a fit needs at least {MIN_STEPS}: give more "
             "steps, or fewer rounds"
         )
-    check_family(config.fit)
+    check_model(config.fit, spec)
     _check_algorithm(config.learn)
     for name in config.explorers:
         _check_algorithm(config.explorer(name, 0))
@@ -60,6 +117,23 @@ def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -
             f"{real.env_id} has no time limit, so learned and real returns cannot be compared: set a time limit where "
             "it is registered (max_episode_steps=100) or by --env-kwargs '{\"max_episode_steps\": 100}'"
             + otherwise
+        )
+
+
+def check_model(config: FitConfig, spec: WorldSpec) -> None:
+    """Make the model of a fit, as a trial.
+
+    Raises UnsupportedSpaceError for spaces that its family does not support, such as images, TooLittleDataError for
+    training windows that are longer than the episodes, and what `check_family` raises.
+    """
+    model_class, model_config = check_family(config)
+    with torch.random.fork_rng(devices=[]):
+        model = model_class(spec, model_config)
+    window = model.window(1.0)
+    if spec.horizon is not None and window > spec.horizon:
+        raise TooLittleDataError(
+            f"the model trains on windows of {window} steps, but the longest episode has {spec.horizon} (time limit): "
+            "set a shorter window (fit.model; ensemble: `rollout`, rssm: `window`)"
         )
 
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
-from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
-from world_env.refinement.preconditions import check_settings
+from world_env.refinement.preconditions import check_folder, checked_spec
 from world_env.refinement.rounds import Known, Report, Round, Rounds
-from world_env.run_config import check_same_config, keep_config
+from world_env.refinement.step_plan import planned_rounds
+from world_env.results.step_plan import StepPlan
+from world_env.run_config import check_same_config, keep_config, one_at_a_time
+from world_env.spec import WorldSpec
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction
 from world_env.types import JSON
 
+LOWER = "--steps"
+"""Setting that makes a refinement's plan of real steps smaller."""
+_RESULTS = ("round-*",)
 
+_log = logging.getLogger(__name__)
+
+
+@one_at_a_time(lambda config, **_: config.out)
 def refine(
     config: RefineConfig,
     *,
@@ -23,28 +33,62 @@ def refine(
     report: Report | None = None,
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
-    record: JSON | None = None,
-    may_change: Collection[str] = ("patience",),
 ) -> list[Round]:
     """Collect data, fit a twin and train policies in it, for several rounds; the last round comes last.
 
     Each round collects data with policies of the previous one, fits a twin to all data, trains policies in it, and
     selects one of all policies so far. Policies train only in twins. Finished stages are skipped. The refinement stops
-    early where the same policy was selected for `patience` rounds.
+    early where the same policy was selected for `patience` rounds. The plan of the real steps is logged before the
+    first one.
 
     ledger: counts the real steps under "collect" and "evaluate" (real evaluation episodes).
     report: progress callback, (stage, steps done, steps in total, values to log).
     reward_fn, termination_fn: known functions of every twin, as in `fit`.
-    record: settings to store in the folder (None: those of `config`), for a caller that has more of them.
-    may_change: names of settings in it that may differ when the run is resumed.
-    Raises, before a real step: the errors of `check_settings`, and ConfigMismatchError for a folder of a run with other
-    settings.
+    Raises, before a real step: the errors of `checked_spec`, ConfigMismatchError for a folder of a run with other
+    settings, StageBusyError while another process uses the folder, RealStepLimitError if the rounds need more steps
+    than `max_real_steps`. At that limit, or the limit of `ledger`, RealStepLimitError stops the run; it can be resumed.
     """
+    ledger = ledger.limited(config.max_real_steps)
+    spec = checked_spec(config)
+    plan = StepPlan(
+        parts=planned_rounds(config, spec),
+        taken=ledger.by_purpose,
+        max_steps=config.max_real_steps,
+    )
+    plan.check(LOWER)
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
-    spec = spec_of(config.real)
-    check_settings(config, spec)
+    check_folder(Path(config.out), spec, config.steps)
+    prepare(config, known, config.to_json(), may_change=("patience",))
+    _log.info("%s", plan)
+    return run_rounds(config, spec, ledger, report, known)
+
+
+def prepare(
+    config: RefineConfig,
+    known: Known,
+    record: JSON,
+    *,
+    may_change: Collection[str] = (),
+    results: Collection[str] = (),
+) -> None:
+    """Check the folder of a run against its settings, and store them.
+
+    record: settings to store. may_change: names of settings in it that may differ when the run is resumed.
+    results: patterns of results besides the rounds, as in `keep_config`.
+    Raises ConfigMismatchError, and StageError for results of a run whose settings are missing.
+    """
     _check_functions(config, known)
-    keep_config(config.out, config.to_json() if record is None else record, may_change=may_change)
+    keep_config(config.out, record, may_change=may_change, results=(*_RESULTS, *results))
+
+
+def run_rounds(
+    config: RefineConfig,
+    spec: WorldSpec,
+    ledger: StepLedger,
+    report: Report | None,
+    known: Known,
+) -> list[Round]:
+    """Run the rounds that are not finished, without checks, and return all of them."""
     run = Rounds(config, ledger, report or (lambda *_: None), known, spec)
     while run.next_round():
         pass

@@ -45,6 +45,7 @@ _HEAD = (
     *("policy", "real return [95 %]", "learned return [95 %]", "return gap", "real steps"),
     "out of distribution",
 )
+_JUDGING = "judging steps"
 _EFFECT_TEXT = (
     "Different actions from the same real states: size of their effect on the observation, and error of the effect "
     "that the twin predicts. An error of 100 % is that of predicting no effect."
@@ -102,16 +103,13 @@ def write_report(
         "warnings": warnings,
         "urgent": len(urgent),
         "summary": summary(comparison, curves),
-        "table": [list(_HEAD), *map(_cells, comparison.rows)],
+        "table": _table(comparison),
         "plots": plots.all_plots(comparison, curves, fidelity, rounds),
         "sections": _sections(fidelity or Fidelity(), curves),
         "strip": plots.strip(frames),
         "stages": stages,
         "longest": max((seconds for name, seconds in stages if name != "all"), default=0.0) or 1.0,
-        "purposes": [
-            (purpose, _PURPOSES.get(purpose, DASH), show(steps))
-            for purpose, steps in comparison.real_steps_by_purpose.items()
-        ],
+        "purposes": _purposes(comparison.real_steps_by_purpose),
         "provenance": facts,
         "settings": settings,
     }
@@ -174,6 +172,28 @@ def _curve_sentence(curves: ErrorCurves | None) -> str:
         return text + "."
     order = "lower than" if last is not None and last < held else "not lower than"
     return f"{text}, {order} that of holding the last observation ({show(held)})."
+
+
+def _table(comparison: Comparison) -> Table:
+    """The compared policies; with the real steps of their final evaluation beside those that they needed, if known."""
+    lines = [list(_HEAD), *map(_cells, comparison.rows)]
+    if comparison.judging_steps:
+        place = _HEAD.index("real steps") + 1
+        judging = [show(comparison.judging_steps.get(row.policy)) for row in comparison.rows]
+        for line, cell in zip(lines, [_JUDGING, *judging], strict=True):
+            line.insert(place, cell)
+    return lines
+
+
+def _purposes(steps: dict[str, int]) -> list[tuple[str, str, str]]:
+    """Rows of the table of real steps: one for each purpose, and their sums with and without the final evaluation."""
+    rows = [(purpose, _PURPOSES.get(purpose, DASH), show(n)) for purpose, n in steps.items()]
+    if not rows:
+        return rows
+    total = sum(steps.values())
+    if judged := steps.get("judge", 0):
+        rows.append(("sum", "without the final evaluation", show(total - judged)))
+    return [*rows, ("sum", "all real environment steps", show(total))]
 
 
 def _cells(row: PolicyComparison) -> list[str]:

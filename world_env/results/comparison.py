@@ -79,6 +79,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """One entry per policy."""
     real_steps_by_purpose: dict[str, int] = {}
     """Purpose -> real steps, as counted by the ledger."""
+    judging_steps: dict[str, int] = {}
+    """Policy -> real steps of its episodes in this comparison; policies with an unknown number are absent."""
     seed: int | None = None
     """Seed of the run that trained the policies."""
     provenance: Facts | None = None

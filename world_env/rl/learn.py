@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,12 @@ from gymnasium import spaces
 from torch import nn
 
 from world_env.envs.action_masks import DEFAULT_KEY
-from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
+from world_env.errors import (
+    InvalidOptionError,
+    RealStepLimitError,
+    SpaceMismatchError,
+    StageError,
+)
 from world_env.policies.action_units import (
     ActionUnits,
     attach_units,
@@ -33,10 +39,16 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
 from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
 from world_env.rl.hindsight import hindsight_options
-from world_env.rl.resume import remove, restore, save_replay_buffer
+from world_env.rl.resume import (
+    drop_partial_rollout,
+    partial_folder,
+    remove,
+    restore,
+    save_replay_buffer,
+)
 from world_env.rl.sb3_metrics import training_metrics
 from world_env.rl.warm_start import load_warm_start
-from world_env.run_config import check_same_config
+from world_env.run_config import check_same_config, one_at_a_time
 from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spaces import is_image
 from world_env.spec import EnvConfig
@@ -66,6 +78,7 @@ _SIDES = {"learned": "a twin", "real": "the real environment"}
 _log = logging.getLogger(__name__)
 
 
+@one_at_a_time(lambda *_, out=None, **__: out)
 def learn(
     world: Twin | AnyEnv,
     config: LearnConfig | None = None,
@@ -92,7 +105,9 @@ def learn(
     warm_start: folder of a policy with the same algorithm and networks whose weights are the initial weights.
     encoder: real environment: the twin whose world model encodes observations, for observation_mode "latent" or "both".
         None: the one that `config.real.encoder` names.
-    Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written.
+    Raises InvalidOptionError for unsuitable options, StageError if `out` holds another policy or cannot be written,
+    StageBusyError while another process trains into `out`, and RealStepLimitError at the limit of `ledger`: the state
+    of the training is saved then, and a larger limit resumes it.
     """
     config = config or LearnConfig()
     world = world if isinstance(world, Twin) else as_env_config(world)
@@ -108,7 +123,7 @@ def learn(
     check_counts_from_zero(base.action_space)
     model, env, units = _with_units(world, config, base)
     began = time.perf_counter()
-    partial = None if out is None else Path(out).with_name(f".{Path(out).name}.partial")
+    partial = None if out is None else partial_folder(Path(out))
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
         _check_same_training(partial, world, described)
@@ -139,14 +154,12 @@ def learn(
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
         saves = at_intervals(config.steps, _SAVES, save_and_report)
-        with training_metrics(model, tensorboard):
+        with _limited(model, env, ledger, save_and_report), training_metrics(model, tensorboard):
             model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
     save_and_report(max(model.num_timesteps, config.steps))
     state: JSON = {"done": model.num_timesteps, "reward_statistics": _reward_statistics(env)}
     fold_units(model)
     env.close()
-    if ledger is not None:
-        ledger.save()
     if out is not None:
         state |= {"seconds": round(time.perf_counter() - began, 1)}
         _save(model, Path(out), world, described | state)
@@ -159,6 +172,24 @@ def _one_by_default(world: Twin | EnvConfig, config: LearnConfig) -> LearnConfig
     """Train in one real environment unless more are asked for: of some only one can be open."""
     several = isinstance(world, Twin) or config.num_envs is not None
     return config if several else config.replace(num_envs=1)
+
+
+@contextmanager
+def _limited(
+    model: BaseAlgorithm, env: VecEnv, ledger: StepLedger | None, save: Callable[[int], None]
+) -> Iterator[None]:
+    """Context of a training: it saves the state at the limit on real steps, and the exact counts in any case."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RealStepLimitError):
+            drop_partial_rollout(model)
+            save(model.num_timesteps)
+        env.close()
+        raise
+    finally:
+        if ledger is not None:
+            ledger.save()
 
 
 def _world(

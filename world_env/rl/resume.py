@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 
+def partial_folder(out: Path) -> Path:
+    """Folder of the state of an interrupted training, beside the folder of its policy."""
+    return out.with_name(f".{out.name}.partial")
+
+
 def _replay_file(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.replay.pkl")
 
@@ -30,6 +35,14 @@ def save_replay_buffer(model: BaseAlgorithm, partial: Path) -> None:
     if isinstance(model, OffPolicyAlgorithm):
         with atomic_path(_replay_file(partial)) as temporary:
             model.save_replay_buffer(temporary)
+
+
+def drop_partial_rollout(model: BaseAlgorithm) -> None:
+    """Forget the steps of an interrupted on-policy rollout: the policy was not updated with them."""
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+    if isinstance(model, OnPolicyAlgorithm) and not model.rollout_buffer.full:
+        model.num_timesteps -= model.rollout_buffer.pos * model.n_envs
 
 
 def restore(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:

@@ -21,7 +21,7 @@ import cloudpickle
 import gymnasium as gym
 import torch
 
-from world_env.errors import StageError, WorldEnvError
+from world_env.errors import RealStepLimitError, StageError, WorldEnvError
 from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real
 from world_env.real.step_ledger import StepLedger
@@ -89,12 +89,14 @@ def play_in_workers(
 ) -> list[RealEpisode]:
     """Play one episode per seed in `workers` processes; the results have the order of the seeds.
 
-    Raises StageError for an episode whose workers died `_ATTEMPTS` times, and the errors of the environment.
+    Raises StageError for an episode whose workers died `_ATTEMPTS` times, RealStepLimitError at the limit of the
+    ledger, and the errors of the environment.
     """
     job = _job(policy, real, purpose)
     left, done = deque(range(len(seeds))), dict[int, RealEpisode]()
     deaths = [0] * len(seeds)
     running: list[_Worker] = []
+    waiting: list[_Worker] = []
     try:
         running = [_started(job) for _ in range(workers)]
         for worker in running:
@@ -107,6 +109,7 @@ def play_in_workers(
                 except (EOFError, ConnectionError):
                     _settle(worker, purpose, ledger)
                     running.remove(worker)
+                    waiting = [each for each in waiting if each is not worker]
                     worker.connection.close()
                     _reassign(worker, deaths, left, seeds)
                     if left:
@@ -114,9 +117,7 @@ def play_in_workers(
                         _give(running[-1], left, seeds)
                     continue
                 if kind == "block":
-                    ledger.count(purpose, content)
-                    worker.counted += content
-                    _send(worker, ("block", content))
+                    waiting.append(worker)
                     continue
                 _settle(worker, purpose, ledger)
                 if kind == "error":
@@ -126,6 +127,7 @@ def play_in_workers(
                     progress(len(done))
                 worker.episode = None
                 _give(worker, left, seeds)
+            _grant(waiting, running, purpose, ledger)
     finally:
         for worker in running:
             worker.process.terminate()
@@ -163,6 +165,26 @@ def _give(worker: _Worker, left: deque[int], seeds: Sequence[int]) -> None:
     if left:
         worker.episode = left.popleft()
         _send(worker, ("seed", int(seeds[worker.episode])))
+
+
+def _grant(
+    waiting: list[_Worker], running: list[_Worker], purpose: str, ledger: StepLedger
+) -> None:
+    """Count a block for each worker that waits for one.
+
+    At the limit of the ledger a worker waits until others return what their episodes did not need. Raises
+    RealStepLimitError where all of them wait.
+    """
+    while waiting:
+        try:
+            block = ledger.take(purpose, _BLOCK)
+        except RealStepLimitError:
+            if all(each in waiting for each in running if each.episode is not None):
+                raise
+            return
+        worker = waiting.pop(0)
+        worker.counted += block
+        _send(worker, ("block", block))
 
 
 def _send(worker: _Worker, message: tuple[str, int]) -> None:
