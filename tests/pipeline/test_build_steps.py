@@ -20,7 +20,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.results.step_plan import StepPlan, at_most, exact, of_episodes
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
-from world_env.spec import EnvConfig, WrapperConfig
+from world_env.spec import EnvConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -67,13 +67,6 @@ class OnePort(gym.Env[Any, Any]):
 
 
 gym.register("OnePort-v0", entry_point=OnePort, max_episode_steps=10)
-
-
-class IntActions(gym.ActionWrapper):
-    """Actions as Python integers, for environments that look them up in a dict."""
-
-    def action(self, action: Any) -> int:
-        return int(action)
 
 
 def config(out: Path, **change: Any) -> BuildConfig:
@@ -268,8 +261,7 @@ def test_an_error_of_the_environment_in_a_diagnostic_does_not_lose_the_page(
 def test_a_build_of_discrete_observations_reaches_its_page(
     env_id: str, limit: int, tmp_path: Path
 ) -> None:
-    wrapped = (WrapperConfig(f"{__name__}:IntActions"),)
-    real = EnvConfig(env_id, {"max_episode_steps": limit}, wrapped)
+    real = EnvConfig(env_id, {"max_episode_steps": limit})
     sizes = {"steps": 400, "learn_steps": 256, "judge_episodes": 5}
     built = build(BuildConfig(real, tmp_path, **sizes, fit=FIT))
     assert built.page.is_file() and len(built.comparison.rows) == 3

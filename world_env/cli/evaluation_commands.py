@@ -103,6 +103,7 @@ def compare_command(config: CompareCommand) -> None:
     from world_env.policies.random_policy import RandomPolicy
     from world_env.policy_evaluation.compare import compare
     from world_env.policy_evaluation.policy_pool import Pool
+    from world_env.real.api_check import check_step
     from world_env.real.step_ledger import StepLedger
     from world_env.results.provenance import facts
     from world_env.twin.twin import Twin
@@ -134,7 +135,7 @@ def compare_command(config: CompareCommand) -> None:
     ledger = StepLedger(target / "real-steps.json", max_steps=config.max_real_steps)
     real = real_of_twin(loaded, real)
     part = played(loaded, real, len(named), config.episodes)
-    announce([part], ledger, config.max_real_steps, lower="--episodes")
+    announce([check_step(real), part], ledger, config.max_real_steps, lower="--episodes")
     comparison = compare(
         loaded,
         named,

@@ -12,6 +12,7 @@ from world_env.pipeline.judged import Judged, digest_of
 from world_env.pipeline.refinement_config import refine_config
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.policy_evaluation.policy_pool import Pool, pool_steps
+from world_env.real.api_check import check_step
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
@@ -50,6 +51,8 @@ def planned_steps(
         left = max(0, config.steps - stored)
         # The last action of an episode may hold fewer real steps than its chunk.
         parts = [at_most(config.purpose, "episodes", left * spec.action_chunk, at_least=left)]
+        if not stored:
+            parts.insert(0, check_step(config.real))
     taken = StepLedger(out / name).by_purpose
     return StepPlan(parts=parts, taken=taken, max_steps=config.max_real_steps)
 

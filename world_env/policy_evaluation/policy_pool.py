@@ -24,7 +24,7 @@ from world_env.policies.random_policy import EpsilonRandomPolicy, RandomPolicy
 from world_env.policies.saved_policy import save_policy
 from world_env.policy_evaluation.config import MAX_OF_A_FIFTH, PoolConfig
 from world_env.policy_evaluation.pool_selection import Member, choose, range_shares
-from world_env.real.api_check import check_real
+from world_env.real.api_check import check_real, check_step
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.results.provenance import facts
@@ -333,7 +333,7 @@ def pool_steps(config: PoolConfig, spec: WorldSpec) -> list[PlannedSteps]:
     folder = Path(config.out)
     if (folder / _MANIFEST).is_file():
         return []
-    runs, parts = plan(config, spec.action_space), []
+    runs, parts = plan(config, spec.action_space), [check_step(config.real)]
     for name, run in runs.items():
         if not (folder / name / "closed" / "policy.json").is_file():
             use = f"{run.algo} in the real environment ({name})"

@@ -16,6 +16,7 @@ from world_env.real.real_env import make_real, spec_from, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.real.wrapping import layers
 from world_env.spaces import copied
+from world_env.results.step_plan import PlannedSteps, exact
 from world_env.spec import EnvConfig, WorldSpec
 
 _SEED = 0
@@ -56,6 +57,12 @@ def check_real(real: AnyEnv, *, ledger: StepLedger | None = None) -> WorldSpec:
     _warn(real, _same(first, again), _same(first, fresh))
     _passed.add(real, True)
     return spec
+
+
+def check_step(real: AnyEnv) -> PlannedSteps:
+    """Real step that `check_real` still takes: none of an environment that has passed in this process."""
+    left = 0 if _passed.get(as_env_config(real)) else 1
+    return exact("validate", "check of the environment", left)
 
 
 def forget_checks() -> None:

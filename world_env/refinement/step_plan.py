@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from world_env.data.store import EpisodeStore
+from world_env.real.api_check import check_step
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.rounds import read_log
 from world_env.results.step_plan import PlannedSteps
@@ -13,7 +14,7 @@ from world_env.spec import WorldSpec
 
 def planned_rounds(config: RefineConfig, spec: WorldSpec) -> list[PlannedSteps]:
     """Real steps that the rounds still take: the stores of finished and interrupted rounds need no more."""
-    data, checks = _Sum(), _Sum()
+    data, checks, new = _Sum(), _Sum(), False
     for number in range(config.rounds):
         if stopped_before(config, number):
             break
@@ -22,10 +23,12 @@ def planned_rounds(config: RefineConfig, spec: WorldSpec) -> list[PlannedSteps]:
         folder = Path(config.out) / f"round-{number}"
         evaluated = config.checks_of(number, spec.horizon)
         share = config.steps_after(number) - config.steps_after(number - 1)
+        new = new or not _stored(folder / "data")
         data.add(share - evaluated - _stored(folder / "data"), certain, spec.action_chunk)
         checks.add(evaluated - _stored(folder / "checks"), certain, spec.action_chunk)
     rounds = f" in {config.rounds} rounds" if config.rounds > 1 else ""
     return [
+        *([check_step(config.real)] if new else []),
         data.part("collect", f"data of the twin{rounds}"),
         checks.part(
             "evaluate", "real evaluation episodes between the rounds, data of the twin too"

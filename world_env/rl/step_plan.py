@@ -51,7 +51,7 @@ def _done(config: LearnConfig, out: Path | None) -> int:
 def _rollout(config: LearnConfig, horizon: int | None) -> tuple[int | None, int | None]:
     """(steps by which a training is rounded up, largest number of steps beyond that); None: not known."""
     kind = algorithm_class(config.algo)
-    envs = config.parallel_envs
+    envs = config.num_envs or 1  # of some real environments only one can be open
     if not config.off_policy:
         own = (FEW_ENVS if envs <= 8 else MANY_ENVS) if config.algo == "PPO" else {}
         steps = (own | config.algo_kwargs).get("n_steps", _default(kind, "n_steps"))
