@@ -15,8 +15,8 @@ from world_env.real.known import Known
 from world_env.real.real_env import make_real, spec_from, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.real.wrapping import layers
-from world_env.spaces import copied
 from world_env.results.step_plan import PlannedSteps, exact
+from world_env.spaces import copied
 from world_env.spec import EnvConfig, WorldSpec
 
 _SEED = 0
