@@ -14,7 +14,7 @@ from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulation.initial_states import reset_options
-from world_env.simulation.simulator import ENDS, Simulator, Snapshot
+from world_env.simulation.simulator import Simulator, Snapshot
 from world_env.spaces import row_of
 from world_env.spec import SpecOfStrings
 from world_env.twin.twin import KnownFunction, Twin
@@ -45,8 +45,8 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
     **Episode end.** Termination: the predicted probability exceeds the twin's threshold or the observation passes a
     hard termination bound; with `termination_fn`, only its result counts. Truncation: the time limit `horizon`,
     `rollout_length`, `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination
-    or a truncation above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout",
-    "uncertainty" or "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the
+    or a truncation above the uncertainty threshold. `info["end"]` is the reason, the number of an `EpisodeEnd`:
+    `EpisodeEnd(info["end"]).name`; 0 while the episode is running. `info["uncertainty"]` is the uncertainty of the
     step, if the model family has one. Families may add numbers of their own.
 
     **Arguments.**
@@ -61,7 +61,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
       uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, conditioning,
       observation_mode.
 
-    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.
+    Raises TypeError for an unknown argument, InvalidOptionError for a wrong value, and the errors of `Twin.load`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}
@@ -130,7 +130,7 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
                 f"invalid action {action!r:.80} for {self.action_space}: it cannot be converted to an array"
             ) from error
         result = self.simulator.step(batch)
-        info: dict[str, Any] = {"end": ENDS[result.end[0]]}
+        info: dict[str, Any] = {"end": int(result.end[0])}
         if result.uncertainty is not None:
             info["uncertainty"] = float(result.uncertainty[0])
         if result.extras:
