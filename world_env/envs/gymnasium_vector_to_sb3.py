@@ -74,9 +74,8 @@ class GymnasiumVectorToSB3(VecEnv):
 
         `seed()` and `set_options()` take effect at this call.
         """
-        observation, infos = self.vector_env.reset(
-            seed=self._pending_seeds(), options=self._pending_options()
-        )
+        seeds: Any = self._pending_seeds()
+        observation, infos = self.vector_env.reset(seed=seeds, options=self._pending_options())
         self._reset_seeds()
         self._reset_options()
         self._actions = None
