@@ -50,11 +50,13 @@ CLIENTS := libraries rllib
 CLIENT_TESTS_libraries := $(filter-out %client_rllib.py,$(wildcard tests/clients/client_*.py))
 CLIENT_TESTS_rllib := tests/clients/client_rllib.py
 
-test-clients: $(CLIENTS:%=.clients/%.log)
+CLIENT_LOGS := $(CLIENTS:%=.clients/%.log)
 
-# Always run: the log is a result, not a cache.
-.PHONY: $(CLIENTS:%=.clients/%.log)
-.clients/%.log: .clients/%/.setup-stamp
+test-clients: $(CLIENT_LOGS)
+
+# Phony: the tests always run.
+.PHONY: $(CLIENT_LOGS)
+$(CLIENT_LOGS): .clients/%.log: .clients/%/.setup-stamp
 	@PYTHONPATH=. .clients/$*/bin/python -m pytest -c tests/clients/pytest.ini --rootdir tests/clients \
 		-p no:cacheprovider $(CLIENT_TESTS_$*) >$@ 2>&1 || { cat $@; exit 1; }
 	@grep -E '^=+ .*passed|^[0-9]+ passed' $@
