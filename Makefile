@@ -67,7 +67,8 @@ $(CLIENT_LOGS): .clients/%.log: .clients/%/.setup-stamp
 	rm -rf .clients/$*
 	$(PYTHON) -m venv .clients/$*
 	grep -vE '^(gymnasium|filelock)==' constraints.txt >.clients/$*/constraints.txt
-	.clients/$*/bin/pip install --quiet -c .clients/$*/constraints.txt -r $<
+	@.clients/$*/bin/pip install -c .clients/$*/constraints.txt -r $< >.clients/$*.install.log 2>&1 || \
+		{ cat .clients/$*.install.log; exit 1; }
 	touch $@
 
 check: $(STAMP)

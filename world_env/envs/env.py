@@ -175,6 +175,9 @@ class WorldModelEnv(SpecOfStrings, gymnasium.Env[Any, Any]):
             return None
         return self._frames.of_all()[0]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.twin!r})"
+
     def close(self) -> None:
         """Close the renderer. Can be called more than once."""
         self._frames.close()

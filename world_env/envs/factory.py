@@ -88,6 +88,10 @@ class Frames:
             for row, frame in zip(rows, predicted, strict=True)
         ]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A renderer may hold surfaces that cannot be copied; the next frame makes a new one.
+        return {**vars(self), "_renderer": None}
+
     def close(self) -> None:
         """Close the renderer. Can be called more than once."""
         if self._renderer is not None:

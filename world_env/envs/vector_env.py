@@ -209,6 +209,12 @@ class WorldModelVectorEnv(SpecOfStrings, VectorEnv[Any, Any, Any]):
         """Return a Simulator with `n` copies of each selected environment and independent noise."""
         return self.simulator.fork(rows, n, seed=seed)
 
+    def __repr__(self) -> str:
+        mode = self.autoreset_mode.name
+        return (
+            f"{type(self).__name__}({self.twin!r}, num_envs={self.num_envs}, autoreset_mode={mode})"
+        )
+
     # -- details -------------------------------------------------------------------------------------------------
 
     def _reset_mask(self, mask: Any) -> np.ndarray:

@@ -408,6 +408,19 @@ class Simulator:
 
     # -- details -------------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        finished = int(self.finished.sum())
+        return f"Simulator({self.twin!r}, num_rows={self.num_rows}, horizon={self.horizon}, finished={finished})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The prepared model is made again: it holds the weights a second time, and compiled code where numba is
+        # installed, which the reader of a pickle may not have.
+        return {name: value for name, value in vars(self).items() if name != "_model"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._model = self.twin.model.for_inference()
+
     def _forget_frames(self, index: np.ndarray) -> None:
         if self._frames:
             for row in index.tolist():

@@ -119,6 +119,15 @@ class Twin:
             name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None
         ]
 
+    def __repr__(self) -> str:
+        parameters = sum(value.numel() for value in self.model.parameters())
+        spaces = (self.spec.observation_space, self.spec.action_space)
+        return (
+            f"Twin({self.spec.real_id or 'no real environment'}, {self.family}, {parameters} parameters, "
+            f"{' -> '.join(_short(space) for space in spaces)}, horizon={self.spec.horizon}, "
+            f"{len(self.starts)} initial states)"
+        )
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of spec, thresholds and weights, independent of the folder."""
         described: list[Any] = [self.spec.to_json(), self.family, self.termination_threshold]
@@ -338,6 +347,12 @@ def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
     """Return the device and float dtype of a twin's model; CPU for a model without tensors."""
     tensors = list(twin.model.state_dict().values())
     return tensors[0].device if tensors else torch.device("cpu"), twin.model.dtype
+
+
+def _short(space: Any) -> str:
+    """Text of a space, for a repr; long ones without their bounds."""
+    text = str(space)
+    return text if len(text) <= 30 else f"{type(space).__name__}{space.shape or ''}"
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
