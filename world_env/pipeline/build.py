@@ -14,6 +14,7 @@ import numpy as np
 
 from world_env.atomic_io import write_json
 from world_env.data.episode import split
+from world_env.device import torch_defaults
 from world_env.errors import MissingExtraError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
@@ -76,6 +77,7 @@ class Built:
     page: Path
 
 
+@torch_defaults()
 def build(
     config: BuildConfig,
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from world_env.device import torch_defaults
 from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.real.real_env import spec_of
@@ -17,6 +18,7 @@ from world_env.spec import EnvConfig, check_same_spaces
 from world_env.twin.twin import Twin
 
 
+@torch_defaults()
 def compare(
     twin: Twin | str | Path,
     policies: AnyPolicy | Mapping[str, AnyPolicy],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from world_env.device import torch_defaults
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
@@ -16,6 +17,7 @@ from world_env.twin.twin import KnownFunction
 from world_env.types import JSON
 
 
+@torch_defaults()
 def refine(
     config: RefineConfig,
     *,

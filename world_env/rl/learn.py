@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from world_env.device import torch_defaults
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
 from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
@@ -55,6 +56,7 @@ _SIDES = {"learned": "a twin", "real": "the real environment"}
 _log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 def learn(
     world: Twin | EnvConfig,
     config: LearnConfig | None = None,

@@ -27,7 +27,7 @@ from world_env.atomic_io import FolderBusyError, FolderError, replaced_folder
 from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.data_range import DataRange
-from world_env.device import as_device, as_dtype
+from world_env.device import as_device, as_dtype, torch_defaults
 from world_env.errors import (
     ExternalWeightsError,
     InitialStatesError,
@@ -142,6 +142,7 @@ class Twin:
         return digest.hexdigest()
 
     @classmethod
+    @torch_defaults()
     def untrained(
         cls, spec: WorldSpec, family: str = "ensemble", config: Any = None, *, seed: int = 0
     ) -> Twin:
@@ -162,6 +163,7 @@ class Twin:
         starts = Context.from_observation(observation, codec.action_size, conditioning)
         return cls(spec, family, model, starts)
 
+    @torch_defaults()
     def save(self, folder: str | Path) -> Path:
         """Save the twin to a folder and return its path. An older twin is replaced only when the new one is complete.
 
@@ -186,6 +188,7 @@ class Twin:
         return target
 
     @classmethod
+    @torch_defaults()
     def load(
         cls,
         name: str | Path,
