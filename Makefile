@@ -48,7 +48,7 @@ test-slow: $(STAMP)
 # Libraries whose requirements exclude ours or one another's. The output of each run is in .clients/NAME.log.
 CLIENTS := libraries rllib
 CLIENT_TESTS_libraries := $(filter-out %client_rllib.py,$(wildcard tests/clients/client_*.py))
-CLIENT_TESTS_rllib := tests/clients/client_rllib.py
+CLIENT_TESTS_rllib := tests/clients/client_rllib.py tests/clients/client_documentation.py
 
 CLIENT_LOGS := $(CLIENTS:%=.clients/%.log)
 

@@ -25,6 +25,7 @@ from world_env.errors import (
     InvalidOptionError,
     ResetNeededError,
     TwinNotFoundError,
+    WorldEnvError,
 )
 from world_env.simulation.termination import EpisodeEnd
 from world_env.twin.twin import Twin
@@ -168,6 +169,57 @@ def test_constructor_arguments(noisy: Twin) -> None:
     quiet = WorldModelEnv(noisy, uncertainty=False)
     quiet.reset(seed=0)
     assert "uncertainty" not in quiet.step(0)[4]
+
+
+@pytest.mark.parametrize("shell", [WorldModelEnv, WorldModelVectorEnv, WorldModelSB3VecEnv])
+def test_an_unknown_argument_is_a_type_error_in_pythons_words(noisy: Twin, shell: type) -> None:
+    def python(known: int = 0) -> None: ...
+
+    with pytest.raises(TypeError) as words:
+        python(frameskip=4)
+    words_of_python = str(words.value).partition(" ")[2]
+    with pytest.raises(
+        TypeError, match=f"{words_of_python}: expected twin, .*temperature"
+    ) as error:
+        shell(noisy, frameskip=4)
+    assert isinstance(error.value, WorldEnvError)
+    with pytest.raises(TypeError, match=r"'horizont' \(also 'temperatur'\): .*horizon"):
+        shell(noisy, horizont=9, temperatur=1.0)
+
+
+def test_an_unknown_argument_passes_through_make(folder: Path) -> None:
+    calls = (gym.make, lambda *args, **options: gym.make_vec(*args, num_envs=2, **options))
+    for make in (
+        *calls,
+        lambda *args, **options: gym.make_vec(
+            *args, num_envs=2, vectorization_mode="sync", vector_kwargs={}, **options
+        ),
+    ):
+        with pytest.raises(TypeError, match="got an unexpected keyword argument 'frameskip'"):
+            make("WorldModel-v0", twin=str(folder), frameskip=4)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_infos_hold_numbers(noisy: Twin, mode: AutoresetMode) -> None:
+    """No strings and no objects, but for Gymnasium's own final_obs: clients make tensors of them."""
+    env = WorldModelVectorEnv(noisy, 3, autoreset_mode=mode)
+    env.reset(seed=0)
+    ends: set[int] = set()
+    for _ in range(60):
+        *_, terminated, truncated, infos = env.step(np.ones(3, int))
+        over = terminated | truncated
+        final = infos.pop("final_obs", None)
+        assert (final is None) or final.dtype == object
+        told = infos.get("final_info", infos)
+        for part in (told, {k: v for k, v in infos.items() if k != "final_info"}):
+            assert {value.dtype.kind for value in part.values()} <= set("bif")
+            assert all(part[f"_{key}"].dtype == bool for key in part if not key.startswith("_"))
+        assert told["end"].dtype == np.int64
+        assert ((told["end"] > 0) == over).all()
+        ends |= {int(end) for end in told["end"][over]}
+        if mode is AutoresetMode.DISABLED and over.any():
+            env.reset(options={"reset_mask": over})
+    assert {EpisodeEnd(end).name for end in ends} <= {"TERMINATED", "HORIZON"} and ends
 
 
 SHELLS = [WorldModelEnv, WorldModelVectorEnv, WorldModelSB3VecEnv]
