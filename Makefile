@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export WORLD_ENV_RUNS ?= runs
 DEMO := $(WORLD_ENV_RUNS)/demo
 
-.PHONY: help setup demo docs test test-slow check format clean
+.PHONY: help setup demo docs test test-slow test-clients check format clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make docs       the documentation, in docs/_build/html"
 	@echo "make test       the fast tests"
 	@echo "make test-slow  the slow tests"
+	@echo "make test-clients  RL libraries train in twins, in two environments of their own in .clients"
 	@echo "make check      format, lint, types, layers"
 	@echo "make format     format and fix what can be fixed automatically"
 	@echo "make clean      remove build outputs and caches (not .venv, not $(WORLD_ENV_RUNS))"
@@ -44,6 +45,32 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# Libraries whose requirements exclude ours or one another's. The output of each run is in .clients/NAME.log.
+CLIENTS := libraries rllib
+CLIENT_TESTS_libraries := $(filter-out %client_rllib.py,$(wildcard tests/clients/client_*.py))
+CLIENT_TESTS_rllib := tests/clients/client_rllib.py tests/clients/client_documentation.py
+
+CLIENT_LOGS := $(CLIENTS:%=.clients/%.log)
+
+test-clients: $(CLIENT_LOGS)
+
+# Phony: the tests always run.
+.PHONY: $(CLIENT_LOGS)
+$(CLIENT_LOGS): .clients/%.log: .clients/%/.setup-stamp
+	@PYTHONPATH=. .clients/$*/bin/python -m pytest -c tests/clients/pytest.ini --rootdir tests/clients \
+		-p no:cacheprovider $(CLIENT_TESTS_$*) >$@ 2>&1 || { cat $@; exit 1; }
+	@grep -E '^=+ .*passed|^[0-9]+ passed' $@
+
+# What a library pins otherwise is pinned in its requirements.
+.PRECIOUS: .clients/%/.setup-stamp
+.clients/%/.setup-stamp: tests/clients/requirements-%.txt constraints.txt
+	rm -rf .clients/$*
+	$(PYTHON) -m venv .clients/$*
+	grep -vE '^(gymnasium|filelock)==' constraints.txt >.clients/$*/constraints.txt
+	@.clients/$*/bin/pip install -c .clients/$*/constraints.txt -r $< >.clients/$*.install.log 2>&1 || \
+		{ cat .clients/$*.install.log; exit 1; }
+	touch $@
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +83,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .clients .mypy_cache .pytest_cache .ruff_cache

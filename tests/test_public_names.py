@@ -10,7 +10,7 @@ import world_env
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [
-    *["AlarmConfig", "BuildConfig", "CollectConfig", "Context", "EnvConfig"],
+    *["AlarmConfig", "BuildConfig", "CollectConfig", "Context", "EnvConfig", "EpisodeEnd"],
     *["ExploitationAlarm", "FitConfig", "LearnConfig", "PoolConfig", "Prediction"],
     *["ProgressBars", "RefineConfig", "Simulator", "SimulatorConfig"],
     *["TrainableWorldModel", "Twin", "WorldModel", "WorldModelEnv", "WorldModelSB3VecEnv"],

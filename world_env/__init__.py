@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from world_env.simulation.config import SimulatorConfig as SimulatorConfig
     from world_env.simulation.differentiable_rollout import rollout as rollout
     from world_env.simulation.simulator import Simulator as Simulator
+    from world_env.simulation.termination import EpisodeEnd as EpisodeEnd
     from world_env.spec import (
         EnvConfig as EnvConfig,
         WorldSpec as WorldSpec,

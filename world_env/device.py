@@ -1,7 +1,10 @@
-"""Checks of the device and the precision of a model's tensors."""
+"""Device and precision of a model's tensors."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,3 +33,39 @@ def as_dtype(dtype: torch.dtype) -> torch.dtype:
         f"dtype is {dtype}, expected torch.float32 or torch.float64: a lower precision makes random draws and "
         "pixels inexact"
     )
+
+
+_lock = threading.Lock()
+_running = 0
+_outer_dtype = torch.float32
+"""Default dtype of the program, while `_running` blocks of `torch_defaults` run."""
+
+
+@contextlib.contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Run a block, or a decorated function, with torch's own defaults: tensors on the CPU, float32.
+
+    For stages that make networks and optimizers, of which torch, Stable-Baselines3 and families of other packages
+    create tensors without a device. Code that runs at every step names its devices and dtypes instead.
+
+    Blocks may nest and run in several threads: the device is a setting of the thread, and the last block restores the
+    dtype. Until then, other threads see float32 too: the dtype is a setting of the process.
+    """
+    global _running, _outer_dtype
+    with _lock:
+        if _running == 0:
+            _outer_dtype = torch.get_default_dtype()
+        _running += 1
+        if torch.get_default_dtype() != torch.float32:
+            torch.set_default_dtype(torch.float32)
+    try:
+        if torch.get_default_device().type == "cpu":
+            yield  # A device context would slow down every operation.
+        else:
+            with torch.device("cpu"):
+                yield
+    finally:
+        with _lock:
+            _running -= 1
+            if _running == 0 and torch.get_default_dtype() != _outer_dtype:
+                torch.set_default_dtype(_outer_dtype)

@@ -69,6 +69,10 @@ class InvalidOptionError(WorldEnvError, ValueError):
     """An option or constructor argument has an unknown name or an invalid value."""
 
 
+class UnknownArgumentError(WorldEnvError, TypeError):
+    """An environment was created with an unknown keyword argument. The message begins with Python's own words."""
+
+
 class ResetNeededError(WorldEnvError, ResetNeeded):
     """`step()` was called before the first `reset()`, or after the episode ended."""
 

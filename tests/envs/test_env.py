@@ -25,7 +25,9 @@ from world_env.errors import (
     InvalidOptionError,
     ResetNeededError,
     TwinNotFoundError,
+    WorldEnvError,
 )
+from world_env.simulation.termination import EpisodeEnd
 from world_env.twin.twin import Twin
 from world_env.wrappers.action_chunk import ActionChunk
 
@@ -58,7 +60,7 @@ def test_make(folder: Path) -> None:
         assert isinstance(reward, float) and type(terminated) is bool and type(truncated) is bool
         assert isinstance(info["uncertainty"], float)
         if terminated or truncated:
-            assert info["end"] in ("terminated", "horizon")
+            assert EpisodeEnd(info["end"]) in (EpisodeEnd.TERMINATED, EpisodeEnd.HORIZON)
             env.reset()
     env.close()
     env.close()
@@ -157,8 +159,6 @@ def test_constructor_arguments(noisy: Twin) -> None:
     assert WorldModelEnv(noisy, max_episode_steps=7).simulator.horizon == 7
     assert WorldModelEnv(noisy, horizon=9, max_episode_steps=7).simulator.horizon == 9
     assert WorldModelEnv(noisy, max_episode_steps=-1).simulator.horizon == 25
-    with pytest.raises(InvalidOptionError, match=r"horizont.*horizon"):
-        WorldModelEnv(noisy, horizont=9)
     for shell in (WorldModelEnv, WorldModelVectorEnv):
         with pytest.raises(InvalidOptionError, match="render_mode"):
             shell(noisy, render_mode="human")
@@ -169,6 +169,57 @@ def test_constructor_arguments(noisy: Twin) -> None:
     quiet = WorldModelEnv(noisy, uncertainty=False)
     quiet.reset(seed=0)
     assert "uncertainty" not in quiet.step(0)[4]
+
+
+@pytest.mark.parametrize("shell", [WorldModelEnv, WorldModelVectorEnv, WorldModelSB3VecEnv])
+def test_an_unknown_argument_is_a_type_error_in_pythons_words(noisy: Twin, shell: type) -> None:
+    def python(known: int = 0) -> None: ...
+
+    with pytest.raises(TypeError) as words:
+        python(frameskip=4)
+    words_of_python = str(words.value).partition(" ")[2]
+    with pytest.raises(
+        TypeError, match=f"{words_of_python}: expected twin, .*temperature"
+    ) as error:
+        shell(noisy, frameskip=4)
+    assert isinstance(error.value, WorldEnvError)
+    with pytest.raises(TypeError, match=r"'horizont' \(also 'temperatur'\): .*horizon"):
+        shell(noisy, horizont=9, temperatur=1.0)
+
+
+def test_an_unknown_argument_passes_through_make(folder: Path) -> None:
+    calls = (gym.make, lambda *args, **options: gym.make_vec(*args, num_envs=2, **options))
+    for make in (
+        *calls,
+        lambda *args, **options: gym.make_vec(
+            *args, num_envs=2, vectorization_mode="sync", vector_kwargs={}, **options
+        ),
+    ):
+        with pytest.raises(TypeError, match="got an unexpected keyword argument 'frameskip'"):
+            make("WorldModel-v0", twin=str(folder), frameskip=4)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_infos_hold_numbers(noisy: Twin, mode: AutoresetMode) -> None:
+    """No strings and no objects, but for Gymnasium's own final_obs: clients make tensors of them."""
+    env = WorldModelVectorEnv(noisy, 3, autoreset_mode=mode)
+    env.reset(seed=0)
+    ends: set[int] = set()
+    for _ in range(60):
+        *_, terminated, truncated, infos = env.step(np.ones(3, int))
+        over = terminated | truncated
+        final = infos.pop("final_obs", None)
+        assert (final is None) or final.dtype == object
+        told = infos.get("final_info", infos)
+        for part in (told, {k: v for k, v in infos.items() if k != "final_info"}):
+            assert {value.dtype.kind for value in part.values()} <= set("bif")
+            assert all(part[f"_{key}"].dtype == bool for key in part if not key.startswith("_"))
+        assert told["end"].dtype == np.int64
+        assert ((told["end"] > 0) == over).all()
+        ends |= {int(end) for end in told["end"][over]}
+        if mode is AutoresetMode.DISABLED and over.any():
+            env.reset(options={"reset_mask": over})
+    assert {EpisodeEnd(end).name for end in ends} <= {"TERMINATED", "HORIZON"} and ends
 
 
 SHELLS = [WorldModelEnv, WorldModelVectorEnv, WorldModelSB3VecEnv]
@@ -364,7 +415,7 @@ def test_action_chunks(cartpole: Twin) -> None:
         _, reward, terminated, _, info = env.step(np.ones(3, int))
         steps += info["chunk_steps"]
         assert reward == info["chunk_steps"]
-    assert info["end"] == "terminated" and steps < 20
+    assert info["end"] == EpisodeEnd.TERMINATED and steps < 20
     with pytest.raises(InvalidActionError, match="chunk of 3"):
         env.step([1, 0])
     with pytest.raises(InvalidOptionError):

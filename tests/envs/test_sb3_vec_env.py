@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import InvalidOptionError, ResetNeededError
+from world_env.simulation.termination import EpisodeEnd
 from world_env.twin.twin import Twin
 
 ROWS = 4
@@ -40,7 +41,7 @@ def test_rewards_and_dones(noisy: Twin) -> None:
                 assert infos[row] == {}
         observation = after
     assert rewards.max() < 102
-    assert kinds <= {"terminated", "horizon"} and kinds
+    assert kinds <= {EpisodeEnd.TERMINATED, EpisodeEnd.HORIZON} and kinds
 
 
 def test_seeds_and_options(noisy: Twin) -> None:
@@ -181,7 +182,7 @@ def test_cuts_are_what_the_rule_says(noisy: Twin) -> None:
         _, _, dones, infos = env.step(np.zeros(ROWS, int))
         assert dones.all()
         assert all(info["TimeLimit.truncated"] is truncated for info in infos)
-        assert all(info["end"] == "uncertainty" for info in infos)
+        assert all(info["end"] == EpisodeEnd.UNCERTAINTY for info in infos)
 
 
 def test_without_the_extra_the_pip_line_is_named() -> None:

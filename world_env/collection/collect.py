@@ -20,6 +20,7 @@ from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
+from world_env.device import torch_defaults
 from world_env.errors import DataError, StageError
 from world_env.policies.protocol import Policy
 from world_env.real.api_check import check_real
@@ -54,6 +55,7 @@ class _Pending:
         self.episodes = {}
 
 
+@torch_defaults()
 def collect(
     config: CollectConfig, *, ledger: StepLedger | None = None, progress: Progress | None = None
 ) -> EpisodeStore:

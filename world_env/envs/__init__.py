@@ -6,6 +6,7 @@ from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
     from world_env.envs.env import WorldModelEnv as WorldModelEnv
+    from world_env.envs.gymnasium_vector_to_sb3 import GymnasiumVectorToSB3 as GymnasiumVectorToSB3
     from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv as WorldModelSB3VecEnv
     from world_env.envs.vector_env import WorldModelVectorEnv as WorldModelVectorEnv
 

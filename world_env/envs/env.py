@@ -16,7 +16,7 @@ from world_env.envs.client_methods import ClientMethods
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.simulation.initial_states import reset_options
-from world_env.simulation.simulator import ENDS, Simulator, Snapshot
+from world_env.simulation.simulator import Simulator, Snapshot
 from world_env.spaces import row_of
 from world_env.spec import SpecOfStrings
 from world_env.twin.goals import ComputeReward
@@ -49,9 +49,9 @@ class WorldModelEnv(SpecOfStrings, ClientMethods, gymnasium.Env[Any, Any]):
     probability, for a twin with sampled terminations), or the observation passes a hard termination bound; with
     `termination_fn`, only its result counts. Truncation: the time limit `horizon`, `rollout_length`,
     `dataset_rollout_length`, or a prediction that is not finite. `on_uncertain` adds a termination or a truncation
-    above the uncertainty threshold. `info["end"]` is the reason: "terminated", "horizon", "rollout", "uncertainty" or
-    "non_finite", and "" while the episode is running. `info["uncertainty"]` is the uncertainty of the step, if the
-    model family has one. Families may add numbers of their own.
+    above the uncertainty threshold. `info["end"]` is the reason, the number of an `EpisodeEnd`:
+    `EpisodeEnd(info["end"]).name`; 0 while the episode is running. `info["uncertainty"]` is the uncertainty of the
+    step, if the model family has one. Families may add numbers of their own.
 
     **Arguments.**
 
@@ -69,7 +69,7 @@ class WorldModelEnv(SpecOfStrings, ClientMethods, gymnasium.Env[Any, Any]):
       uncertainty_threshold, uncertainty (default here: True), temperature, dataset_starts, conditioning,
       observation_mode.
 
-    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.
+    Raises TypeError for an unknown argument, InvalidOptionError for a wrong value, and the errors of `Twin.load`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}
@@ -142,7 +142,7 @@ class WorldModelEnv(SpecOfStrings, ClientMethods, gymnasium.Env[Any, Any]):
                 f"invalid action {action!r:.80} for {self.action_space}: it cannot be converted to an array"
             ) from error
         result = self.simulator.step(batch)
-        info: dict[str, Any] = {"end": ENDS[result.end[0]]}
+        info: dict[str, Any] = {"end": int(result.end[0])}
         if result.uncertainty is not None:
             info["uncertainty"] = float(result.uncertainty[0])
         if result.extras:
@@ -190,6 +190,9 @@ class WorldModelEnv(SpecOfStrings, ClientMethods, gymnasium.Env[Any, Any]):
                 )
             return None
         return self._frames.of_all()[0]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.twin!r})"
 
     def close(self) -> None:
         """Close the renderer. Can be called more than once."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from world_env.errors import InvalidOptionError
+from world_env.errors import InvalidOptionError, UnknownArgumentError
 from world_env.simulation.config import SimulatorConfig, whole_number
 from world_env.simulation.simulator import Simulator
 from world_env.spaces import row_of
@@ -35,7 +35,8 @@ def open_simulator(
     num_rows: number of environments. options: fields of SimulatorConfig by name.
     max_episode_steps: alias of the option `horizon`, which takes precedence; -1 or None: not given.
     compute_reward: function of goals, which replaces `reward_fn`.
-    Raises InvalidOptionError for an unknown option or a wrong value, and the errors of `Twin.load`.
+    Raises UnknownArgumentError, a TypeError, for an unknown option, InvalidOptionError for a wrong value, and the
+    errors of `Twin.load`.
     """
     if compute_reward is not None:
         if reward_fn is not None:
@@ -48,9 +49,11 @@ def open_simulator(
     names = SimulatorConfig.__struct_fields__
     unknown = sorted(set(options) - set(names))
     if unknown:
-        raise InvalidOptionError(
-            f"unknown arguments {', '.join(unknown)}: expected twin, device, render_mode, max_episode_steps, "
-            f"reward_fn, termination_fn, compute_reward, action_mask_key, {', '.join(names)}"
+        # Python's words, from which clients recognise an optional argument of theirs that an environment does not take.
+        more = f" (also {', '.join(map(repr, unknown[1:]))})" if unknown[1:] else ""
+        raise UnknownArgumentError(
+            f"__init__() got an unexpected keyword argument {unknown[0]!r}{more}: expected twin, device, render_mode, "
+            f"max_episode_steps, reward_fn, termination_fn, compute_reward, action_mask_key, {', '.join(names)}"
         )
     config = SimulatorConfig(**options)
     # Gymnasium passes -1 for "no TimeLimit wrapper".
@@ -93,6 +96,10 @@ class Frames:
             self._renderer.frame(row_of(observation, row)) if frame is None else frame.copy()
             for row, frame in zip(rows, predicted, strict=True)
         ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A renderer may hold surfaces that cannot be copied; the next frame makes a new one.
+        return {**vars(self), "_renderer": None}
 
     def close(self) -> None:
         """Close the renderer. Can be called more than once."""

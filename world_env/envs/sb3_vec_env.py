@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 
 from world_env.bundled_twins import DEFAULT_TWIN
 from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.envs.client_methods import ClientMethods
-from world_env.envs.factory import Frames, open_simulator
-from world_env.errors import InvalidOptionError, MissingExtraError, ResetNeededError
-from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
+from world_env.envs.gymnasium_vector_to_sb3 import GymnasiumVectorToSB3
+from world_env.envs.vector_env import WorldModelVectorEnv
+from world_env.errors import InvalidOptionError
+from world_env.simulation.simulator import Simulator, Snapshot, StepResult
 from world_env.spaces import row_of, stacked
 from world_env.twin.goals import ComputeReward
 from world_env.twin.twin import KnownFunction, Twin
 
-try:
-    from stable_baselines3.common.vec_env.base_vec_env import VecEnv
-except ImportError as error:
-    raise MissingExtraError(
-        "WorldModelSB3VecEnv needs stable-baselines3, which is not installed: "
-        'pip install "world-env[train]"'
-    ) from error
 
-
-class WorldModelSB3VecEnv(ClientMethods, VecEnv):
+class WorldModelSB3VecEnv(ClientMethods, GymnasiumVectorToSB3):
     """Learned simulator of `num_envs` parallel environments for Stable-Baselines3.
 
     **Description, action space, observation space, rewards, starting state, episode end.** As for WorldModelEnv.
@@ -47,8 +40,8 @@ class WorldModelSB3VecEnv(ClientMethods, VecEnv):
 
     Other infos are empty dicts, which are reused at every step: copy them before you write to them.
 
-    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`. The import raises
-    MissingExtraError if stable-baselines3 is not installed.
+    Raises TypeError for an unknown argument, InvalidOptionError for a wrong value, and the errors of `Twin.load`. The
+    import raises MissingExtraError if stable-baselines3 is not installed.
     """
 
     def __init__(
@@ -66,27 +59,26 @@ class WorldModelSB3VecEnv(ClientMethods, VecEnv):
         action_mask_key: str = DEFAULT_KEY,
         **options: Any,
     ) -> None:
-        self.simulator: Simulator = open_simulator(
+        # Not computed by default: one dict per environment and step is expensive. For the same reason an `on_uncertain`
+        # rule alone reports at the end of episodes.
+        self._reports_uncertainty = bool(options.get("uncertainty"))
+        vector_env = WorldModelVectorEnv(
             twin,
             num_envs,
-            options,
+            autoreset_mode=AutoresetMode.SAME_STEP,
             render_mode=render_mode,
             device=device,
             max_episode_steps=max_episode_steps,
             reward_fn=reward_fn,
             termination_fn=termination_fn,
             compute_reward=compute_reward,
+            action_mask_key=action_mask_key,
+            **{"uncertainty": None, **options},
         )
         self.action_mask_key = action_mask_key
-        self.render_mode = render_mode
-        self._frames = Frames(self.simulator)
-        self._actions: Any = None
-        self._infos: list[dict[str, Any]] = [{} for _ in range(self.simulator.num_rows)]
-        # One dict per environment and step is expensive: an `on_uncertain` rule alone reports at the end of episodes.
-        self._reports_uncertainty = bool(options.get("uncertainty"))
-        super().__init__(
-            self.simulator.num_rows, self.simulator.view.space, self.twin.spec.action_space
-        )
+        self.simulator: Simulator = vector_env.simulator
+        self._infos: list[dict[str, Any]] = [{} for _ in range(vector_env.num_envs)]
+        super().__init__(vector_env)
         if seed is not None:
             self.seed(seed)
 
@@ -95,34 +87,14 @@ class WorldModelSB3VecEnv(ClientMethods, VecEnv):
         """The twin that these environments simulate."""
         return self.simulator.twin
 
-    def reset(self) -> Any:
-        """Start new episodes in all environments and return the observations, (N, ...).
-
-        `seed()` and `set_options()` take effect at this call.
-        """
-        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        options = self._batched_options()
-        observation = self.simulator.reset(seed=seeds, options=options)
-        self._reset_seeds()
-        self._reset_options()
-        self.reset_infos = [{} for _ in range(self.num_envs)]
-        return observation
-
-    def step_async(self, actions: Any) -> None:
-        """Store actions (N, ...) for `step_wait`."""
-        self._actions = actions
-
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Step and return (observations, rewards (N,) float32, dones (N,) bool, infos).
 
         The observation of an environment whose episode has ended is that of its reset.
         Raises ResetNeededError before the first reset or without `step_async`.
         """
-        if self._actions is None:
-            raise ResetNeededError(
-                "step_wait() called without actions: call step_async(actions) first"
-            )
-        actions, self._actions = self._actions, None
+        # The simulator's results are new arrays, with float32 rewards: this is the adapter's step without its copies.
+        actions = self._take_actions()
         result = self.simulator.step(actions)
         observation, dones = result.observation, result.end != 0
         # New dicts for thousands of environments would cost more than the rest of this method.
@@ -139,53 +111,9 @@ class WorldModelSB3VecEnv(ClientMethods, VecEnv):
             observation = self.simulator.reset(dones)
         return observation, result.reward, dones, infos
 
-    def close(self) -> None:
-        """Close the renderer. Can be called more than once."""
-        self._frames.close()
-
-    def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return one RGB frame per environment, (H, W, 3) uint8; None each if `render_mode` is None."""
-        if self.render_mode is None:
-            return [None] * self.num_envs
-        return self._frames.of_all()
-
     def action_masks(self) -> np.ndarray:
         """Return masks of valid actions, (N, choices) bool. Raises SpaceMismatchError without `action_mask_key`."""
         return self._masks()
-
-    # -- attributes and methods for algorithms and wrappers ------------------------------------------------------
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute, once per selected environment."""
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute, which all environments share.
-
-        Raises InvalidOptionError unless all environments are selected.
-        """
-        if len(set(self._get_indices(indices))) != self.num_envs:
-            raise InvalidOptionError(
-                f"environments share their attributes: set {attr_name!r} for all {self.num_envs} environments, "
-                f"not for indices={indices}"
-            )
-        setattr(self, attr_name, value)
-
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
-    ) -> list[Any]:
-        """Call a method once, on the simulator of all environments; return its result per selected environment."""
-        if method_name == "render":
-            images = self.get_images()
-            return [images[row] for row in self._get_indices(indices)]
-        value = getattr(self, method_name)(*method_args, **method_kwargs)
-        if method_name == "action_masks":
-            return [value[row] for row in self._get_indices(indices)]
-        return [value for _ in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Return False per selected environment: single environments are not wrapped."""
-        return [False for _ in self._get_indices(indices)]
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
@@ -207,7 +135,7 @@ class WorldModelSB3VecEnv(ClientMethods, VecEnv):
 
     # -- details -------------------------------------------------------------------------------------------------
 
-    def _batched_options(self) -> dict[str, Any] | None:
+    def _pending_options(self) -> dict[str, Any] | None:
         """Combine SB3's dicts of options, one per environment, into the options of one batched reset.
 
         Raises InvalidOptionError unless all dicts have the same keys, "observation", "conditioning" or both.
@@ -232,7 +160,7 @@ def _write_ends(infos: list[dict[str, Any]], result: StepResult) -> None:
     for row in np.flatnonzero(result.end).tolist():
         infos[row] = {
             **{name: value[row].item() for name, value in result.scalars().items()},
-            "end": ENDS[result.end[row]],
+            "end": int(result.end[row]),
             "terminal_observation": row_of(result.observation, row),
             "TimeLimit.truncated": bool(result.truncated[row]),
         }

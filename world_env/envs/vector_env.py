@@ -17,13 +17,11 @@ from world_env.envs.client_methods import ClientMethods
 from world_env.envs.factory import Frames, open_simulator
 from world_env.errors import InvalidActionError, InvalidOptionError
 from world_env.simulation.initial_states import reset_options
-from world_env.simulation.simulator import ENDS, Simulator, Snapshot, StepResult
+from world_env.simulation.simulator import Simulator, Snapshot, StepResult
 from world_env.spaces import copied, row_of
 from world_env.spec import SpecOfStrings
 from world_env.twin.goals import ComputeReward
 from world_env.twin.twin import KnownFunction, Twin
-
-_END_NAMES = np.array(ENDS, dtype=object)
 
 
 class WorldModelVectorEnv(SpecOfStrings, ClientMethods, VectorEnv[Any, Any, Any]):
@@ -42,7 +40,7 @@ class WorldModelVectorEnv(SpecOfStrings, ClientMethods, VectorEnv[Any, Any, Any]
       at once, and its last observation and info are `infos["final_obs"]` and `infos["final_info"]`. DISABLED: call
       `reset(options={"reset_mask": mask})` for environments whose episode has ended.
 
-    Raises InvalidOptionError for an unknown or wrong argument, and the errors of `Twin.load`.
+    Raises TypeError for an unknown argument, InvalidOptionError for a wrong value, and the errors of `Twin.load`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}
@@ -225,6 +223,12 @@ class WorldModelVectorEnv(SpecOfStrings, ClientMethods, VectorEnv[Any, Any, Any]
         """Return a Simulator with `n` copies of each selected environment and independent noise."""
         return self.simulator.fork(rows, n, seed=seed)
 
+    def __repr__(self) -> str:
+        mode = self.autoreset_mode.name
+        return (
+            f"{type(self).__name__}({self.twin!r}, num_envs={self.num_envs}, autoreset_mode={mode})"
+        )
+
     # -- details -------------------------------------------------------------------------------------------------
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
@@ -270,7 +274,7 @@ def _rewards(result: StepResult) -> np.ndarray:
 def _infos(result: StepResult, rows: np.ndarray) -> dict[str, Any]:
     """Return infos of the environments in the mask `rows`, batched as in Gymnasium: arrays, each with a mask."""
     infos: dict[str, Any] = {
-        "end": np.where(rows, _END_NAMES[result.end], None),
+        "end": np.where(rows, result.end, 0).astype(np.int64),
         "_end": rows.copy(),
     }
     numbers = result.scalars() if result.extras else {}
@@ -286,7 +290,7 @@ def _without_ended(infos: dict[str, Any], ended: np.ndarray) -> dict[str, Any]:
     """Mask out environments that were reset in this step: the infos of their last step are in `final_info`."""
     return {
         **infos,
-        "end": np.where(ended, None, infos["end"]),
+        "end": np.where(ended, 0, infos["end"]),
         **{name: mask & ~ended for name, mask in infos.items() if name.startswith("_")},
     }
 

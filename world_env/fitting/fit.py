@@ -25,7 +25,7 @@ from world_env.data.sources import open_dataset
 from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
 from world_env.data_range import DataRange
-from world_env.device import as_device
+from world_env.device import as_device, torch_defaults
 from world_env.errors import DataError
 from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
 from world_env.fitting.config import FitConfig, gradient_steps_for
@@ -68,6 +68,7 @@ Progress = Callable[[int, int, JSON], None]
 _log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 @one_at_a_time(lambda data, out, *_, **__: out)
 def fit(
     data: str | Path,
@@ -124,6 +125,7 @@ def _check_settings(out: Path, config: FitConfig) -> None:
         check_same_config(stored, config.to_json(), out, may_change=may_change)
 
 
+@torch_defaults()
 def fit_episodes(
     episodes: Sequence[Episode],
     spec: WorldSpec,

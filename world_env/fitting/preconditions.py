@@ -123,7 +123,8 @@ def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSp
             f"only {labels} terminal labels, expected at least {FEW_TERMINALS}: predicted terminations are unreliable"
         )
     for note in notes:
-        warnings.warn(note, FitWarning, stacklevel=3)
+        # Of the caller of `fit_episodes`, which is decorated.
+        warnings.warn(note, FitWarning, stacklevel=4)
     return notes
 
 

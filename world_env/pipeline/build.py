@@ -15,6 +15,7 @@ import numpy as np
 
 from world_env.atomic_io import write_json
 from world_env.data.episode import split
+from world_env.device import torch_defaults
 from world_env.errors import MissingExtraError, RealStepLimitError, WorldEnvError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
@@ -99,6 +100,7 @@ class Built:
     page: Path
 
 
+@torch_defaults()
 @one_at_a_time(lambda config, **_: config.out)
 def build(
     config: BuildConfig,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from world_env.device import torch_defaults
 from world_env.errors import InvalidOptionError
 from world_env.lazy import imported
 from world_env.policies.function_policy import FunctionPolicy
@@ -38,6 +39,7 @@ def register_policy_kind(kind: str, loader: str) -> None:
     _LOADERS[kind] = loader
 
 
+@torch_defaults()
 def as_policy(
     policy: AnyPolicy,
     spec: WorldSpec | None = None,

@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.atomic_io import FolderError, replaced_folder, restore_folder
+from world_env.device import torch_defaults
 from world_env.errors import SpaceMismatchError, StageError
 from world_env.policies.action_units import acted_space, folded
 from world_env.policies.algorithms import algorithm_class, algorithm_name, algorithm_of_zip
@@ -78,6 +79,7 @@ class PolicyCard(Struct, kw_only=True):
         return space_from_json(self.observation_space), space_from_json(self.action_space)
 
 
+@torch_defaults()
 def save_policy(
     model: BaseAlgorithm,
     folder: str | os.PathLike[str],
@@ -152,6 +154,7 @@ def policy_card(folder: str | os.PathLike[str]) -> PolicyCard:
         raise _damaged(path, error) from error
 
 
+@torch_defaults()
 def load_policy(
     folder: str | os.PathLike[str],
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from world_env.device import torch_defaults
 from world_env.errors import InvalidOptionError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.real.api_check import check_real
@@ -20,6 +21,7 @@ from world_env.struct import integer
 from world_env.twin.twin import Twin
 
 
+@torch_defaults()
 def compare(
     twin: Twin | str | Path,
     policies: AnyPolicy | Mapping[str, AnyPolicy],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from world_env.device import torch_defaults
 from world_env.errors import InvalidOptionError
 from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.correlation import (
@@ -57,6 +58,7 @@ class TrainedPolicy:
     real: Returns
 
 
+@torch_defaults()
 def evaluate_twin(
     twin: Twin,
     pool: Pool,

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.atomic_io import write_json
+from world_env.device import torch_defaults
 from world_env.errors import StageError
 from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.loading import as_policy
@@ -125,6 +126,7 @@ class Pool:
         )
 
 
+@torch_defaults()
 @one_at_a_time(lambda config, **_: config.out)
 def pool(config: PoolConfig, *, report: Report | None = None) -> Pool:
     """Train, select and evaluate the policies of a pool. Run again to resume; a finished pool is loaded.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from world_env.device import torch_defaults
 from world_env.errors import StageError
 from world_env.policies.loading import AnyPolicy, as_policy
 from world_env.policies.protocol import Policy
@@ -57,6 +58,7 @@ class ReturnPrediction:
         return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
+@torch_defaults()
 def predict_return(
     policy: AnyPolicy,
     twin: Twin,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from world_env.device import torch_defaults
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.preconditions import check_folder, checked_spec
@@ -25,6 +26,7 @@ _RESULTS = ("round-*",)
 _log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 @one_at_a_time(lambda config, **_: config.out)
 def refine(
     config: RefineConfig,

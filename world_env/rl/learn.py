@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from world_env.device import torch_defaults
 from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.errors import (
     InvalidOptionError,
@@ -78,6 +79,7 @@ _SIDES = {"learned": "a twin", "real": "the real environment"}
 _log = logging.getLogger(__name__)
 
 
+@torch_defaults()
 @one_at_a_time(lambda *_, out=None, **__: out)
 def learn(
     world: Twin | AnyEnv,

@@ -23,7 +23,10 @@ def default_conditioning(model: WorldModel, default: Any, rows: int) -> dict[str
 
     Raises InvalidOptionError for unknown names, wrong shapes, and values that are not finite numbers.
     """
-    nothing = {n: torch.full((1, *shape), torch.nan) for n, shape in model.conditioning.items()}
+    nothing = {
+        n: torch.full((1, *shape), torch.nan, dtype=torch.float32, device="cpu")
+        for n, shape in model.conditioning.items()
+    }
     values = nothing | _given(model, default, None, "the option conditioning")
     return {name: value.expand(rows, *value.shape[1:]) for name, value in values.items()}
 
@@ -32,7 +35,7 @@ def with_given(
     model: WorldModel, values: dict[str, Tensor], given: Any, index: np.ndarray
 ) -> dict[str, Tensor]:
     """Return `values` with those given for the environments `index`, name -> (n, ...). Raises InvalidOptionError."""
-    rows = torch.as_tensor(index)
+    rows = torch.from_numpy(index)
     new = _given(model, given, len(index), "options['conditioning']")
     return values | {name: values[name].index_copy(0, rows, value) for name, value in new.items()}
 
@@ -42,7 +45,7 @@ def conditioned(context: Context, values: dict[str, Tensor], index: np.ndarray) 
 
     Raises InvalidOptionError for a value that neither has.
     """
-    merged, rows = {}, torch.as_tensor(index)
+    merged, rows = {}, torch.from_numpy(index)
     for name, given in values.items():
         value = given[rows]
         if name in context.conditioning:

@@ -103,7 +103,7 @@ def _given_context(given: Any, codec: Codec) -> Context:
             f"options['context']['observations'] must be ({rows}, {steps + 1}, ...), one observation more than "
             f"actions, whose shape is {actions.shape}"
         )
-    encoded_actions = torch.zeros(rows, 0, codec.action_size)
+    encoded_actions = torch.zeros(rows, 0, codec.action_size, dtype=torch.float32, device="cpu")
     if steps:
         flat = actions.reshape(rows * steps, *actions.shape[2:])
         encoded_actions = codec.encode_action(flat).unflatten(0, (rows, steps))
@@ -115,8 +115,8 @@ def _given_context(given: Any, codec: Codec) -> Context:
     return Context(
         {key: value.unflatten(0, (rows, steps + 1)) for key, value in encoded.items()},
         encoded_actions,
-        torch.full((rows,), steps + 1, dtype=torch.int64),
-        torch.as_tensor(elapsed.astype(np.int64)),
+        torch.full((rows,), steps + 1, dtype=torch.int64, device="cpu"),
+        torch.from_numpy(elapsed.astype(np.int64)),
     )
 
 

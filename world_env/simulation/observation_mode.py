@@ -69,6 +69,6 @@ def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
 def _feature_size(twin: Twin) -> int:
     """Return F, measured on one state: the protocol of world models does not declare it."""
     device, dtype = device_and_dtype_of(twin)
-    context = twin.starts.select(torch.zeros(1, dtype=torch.int64)).to(device, dtype)
+    context = twin.starts.select(torch.zeros(1, dtype=torch.int64, device="cpu")).to(device, dtype)
     rng = CounterRNG(torch.zeros(1, dtype=torch.int64, device=device))
     return int(twin.model.features(twin.model.encode(context, rng=rng)).shape[1])

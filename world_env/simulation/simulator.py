@@ -12,6 +12,7 @@ from torch import Tensor
 
 from world_env.batch import State, replace, select
 from world_env.codec import Codec
+from world_env.device import torch_defaults
 from world_env.errors import (
     InitialStatesError,
     InvalidActionError,
@@ -72,6 +73,7 @@ class Simulator:
     does not have.
     """
 
+    @torch_defaults()
     def __init__(
         self,
         twin: Twin,
@@ -114,7 +116,7 @@ class Simulator:
         option = self.config.uncertainty
         self._uncertainty = self.config.on_uncertain != "ignore" if option is None else option
         self._row_seeds = row_seeds(secrets.randbits(48) if seed is None else seed, num_rows)
-        self._episodes = torch.zeros(num_rows, dtype=torch.int64)
+        self._episodes = torch.zeros(num_rows, dtype=torch.int64, device="cpu")
         self._rng = CounterRNG(self._row_seeds.to(self.device))
         self._counters = np.zeros((2, num_rows), np.int64)
         self._state: State | None = None
@@ -352,7 +354,9 @@ class Simulator:
             self._rng.draws[where],
             np.concatenate([self._counters, identity])[:, index],
             self.finished[index],
-            select(self._conditioning, torch.as_tensor(index)) if self._conditioning else {},
+            select(self._conditioning, torch.as_tensor(index, device="cpu"))
+            if self._conditioning
+            else {},
         )
 
     def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> None:
@@ -378,10 +382,10 @@ class Simulator:
         if fresh_noise:
             self._episodes[index] += 1
         else:
-            self._episodes[index] = torch.as_tensor(snapshot.counters[2])
-            self._row_seeds[index] = torch.as_tensor(snapshot.counters[3])
+            self._episodes[index] = torch.from_numpy(snapshot.counters[2])
+            self._row_seeds[index] = torch.from_numpy(snapshot.counters[3])
         if self._conditioning:
-            where = torch.as_tensor(index)
+            where = torch.from_numpy(index)
             self._conditioning = {
                 name: value.index_copy(0, where, snapshot.conditioning[name])
                 for name, value in self._conditioning.items()
@@ -403,12 +407,26 @@ class Simulator:
         other = Simulator(self.twin, len(index), seed=seed, config=self.config)
         if seed is None:
             place = derive_seeds(snapshot.seeds.cpu(), snapshot.draws.cpu())
-            copies = torch.as_tensor(np.tile(np.arange(1, n + 1), len(chosen)))
+            copies = torch.from_numpy(np.tile(np.arange(1, n + 1), len(chosen)))
             other._row_seeds = derive_seeds(place, copies)
         other.restore(snapshot, fresh_noise=True)
         return other
 
     # -- details -------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        finished = int(self.finished.sum())
+        return f"Simulator({self.twin!r}, num_rows={self.num_rows}, horizon={self.horizon}, finished={finished})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The prepared model is made again: it holds the weights a second time, and compiled code where numba is
+        # installed, which the reader of a pickle may not have.
+        return {name: value for name, value in vars(self).items() if name != "_model"}
+
+    @torch_defaults()
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._model = self.twin.model.for_inference()
 
     def _forget_frames(self, index: np.ndarray) -> None:
         if self._frames:

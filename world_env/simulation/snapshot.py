@@ -51,7 +51,7 @@ def row_seeds(seed: Seeds, rows: int) -> Tensor:
         values = [0 if one is None else int(one) for one in seed]
     else:
         values = [int(seed) + i for i in range(rows)]
-    return torch.tensor([value % (1 << 63) for value in values], dtype=torch.int64)
+    return torch.tensor([value % (1 << 63) for value in values], dtype=torch.int64, device="cpu")
 
 
 def reseeded(
@@ -64,7 +64,7 @@ def reseeded(
     given = np.ones(len(mask), bool)
     if isinstance(seed, Sequence | np.ndarray):
         given = np.array([one is not None for one in seed])
-    reached = torch.as_tensor(mask & given)
+    reached = torch.from_numpy(mask & given)
     none = torch.zeros_like(fresh)
     return torch.where(reached, fresh, seeds), torch.where(reached, none, episodes)
 

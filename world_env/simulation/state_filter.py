@@ -30,7 +30,7 @@ class StateFilter:
         self.view = ObservationView(twin, mode)
         self._codec, self._model = twin.codec, twin.model.for_inference()
         self._device, self._dtype = device_and_dtype_of(twin)
-        self._rng = CounterRNG(torch.zeros(0, dtype=torch.int64))
+        self._rng = CounterRNG(torch.zeros(0, dtype=torch.int64, device="cpu"))
         self._state: State | None = None
 
     @torch.no_grad()

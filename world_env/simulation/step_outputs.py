@@ -86,7 +86,7 @@ class StepResult:
     truncated: np.ndarray
     """(B,) bool."""
     end: np.ndarray
-    """(B,) int8, index into `ENDS`: the reason why the episode ended; 0 while it is running."""
+    """(B,) int8, number of an `EpisodeEnd`: the reason why the episode ended; 0 while it is running."""
     uncertainty: np.ndarray | None
     """(B,) float32, >= 0; None if it is not computed."""
     extras: dict[str, np.ndarray] = field(default_factory=dict)

@@ -8,6 +8,7 @@ The bounds are therefore read from the data and applied exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,25 @@ class TerminalBounds:
         return np.asarray(below | (flat[:, self._above] > self._high).any(1))
 
 
-ENDS = ("", "terminated", "horizon", "rollout", "uncertainty", "non_finite")
-"""Values of `info["end"]` by code: the reason why an episode ended; "" while it is running.
+class EpisodeEnd(IntEnum):
+    """Reason why an episode ended: the numbers in `info["end"]`, for example `EpisodeEnd(info["end"]).name`."""
 
-"terminated": by the world model or a hard termination bound. "horizon": the task's time limit. "rollout":
-`rollout_length` or `dataset_rollout_length`. "uncertainty": the `on_uncertain` rule. "non_finite": NaN or infinite
-predictions.
-"""
+    RUNNING = 0
+    """The episode is running."""
+    TERMINATED = 1
+    """Termination by the world model, a known function or a hard termination bound."""
+    HORIZON = 2
+    """The task's time limit."""
+    ROLLOUT = 3
+    """`rollout_length` or `dataset_rollout_length`."""
+    UNCERTAINTY = 4
+    """The `on_uncertain` rule."""
+    NON_FINITE = 5
+    """NaN or infinite predictions."""
+
+
+ENDS = ("", *(end.name.lower() for end in EpisodeEnd if end))
+"""Names of the reasons in lower case, by number; "" while the episode is running."""
 _ROLLOUT, _HORIZON, _UNCERTAIN, _NON_FINITE = (
     ENDS.index(name) for name in ("rollout", "horizon", "uncertainty", "non_finite")
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from world_env.batch import Context, Observation, State, select
 from world_env.codec import Codec
+from world_env.device import torch_defaults
 from world_env.errors import CheckError, InvalidOptionError
 from world_env.models.base import Prediction, TrainableWorldModel, WorldModel
 from world_env.models.conditioning import check_shapes
@@ -27,6 +28,7 @@ _MODULE_ATTRIBUTES = set(vars(nn.Module())) - {"training"}
 """Attributes of every torch module; parameters and buffers are compared by name."""
 
 
+@torch_defaults()
 def check_world_model(
     model: WorldModel,
     *,

@@ -28,7 +28,7 @@ from world_env.atomic_io import FolderBusyError, FolderError, replaced_folder
 from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.data_range import DataRange
-from world_env.device import as_device, as_dtype
+from world_env.device import as_device, as_dtype, torch_defaults
 from world_env.errors import (
     ExternalWeightsError,
     InitialStatesError,
@@ -127,6 +127,15 @@ class Twin:
             name for name in ("reward", "termination") if getattr(self, f"{name}_fn") is not None
         ]
 
+    def __repr__(self) -> str:
+        parameters = sum(value.numel() for value in self.model.parameters())
+        spaces = (self.spec.observation_space, self.spec.action_space)
+        return (
+            f"Twin({self.spec.real_id or 'no real environment'}, {self.family}, {parameters} parameters, "
+            f"{' -> '.join(_short(space) for space in spaces)}, horizon={self.spec.horizon}, "
+            f"{len(self.starts)} initial states)"
+        )
+
     def fingerprint(self) -> str:
         """Return a SHA-256 of spec, thresholds and weights, independent of the folder."""
         described: list[Any] = [self.spec.to_json(), self.family, self.termination_threshold]
@@ -145,6 +154,7 @@ class Twin:
         return digest.hexdigest()
 
     @classmethod
+    @torch_defaults()
     def untrained(
         cls, spec: WorldSpec, family: str = "ensemble", config: Any = None, *, seed: int = 0
     ) -> Twin:
@@ -165,6 +175,7 @@ class Twin:
         starts = Context.from_observation(observation, codec.action_size, conditioning)
         return cls(spec, family, model, starts)
 
+    @torch_defaults()
     def save(self, folder: str | Path) -> Path:
         """Save the twin to a folder and return its path. An older twin is replaced only when the new one is complete.
 
@@ -189,6 +200,7 @@ class Twin:
         return target
 
     @classmethod
+    @torch_defaults()
     def load(
         cls,
         name: str | Path,
@@ -353,6 +365,12 @@ def device_and_dtype_of(twin: Twin) -> tuple[torch.device, torch.dtype]:
     """Return the device and float dtype of a twin's model; CPU for a model without tensors."""
     tensors = list(twin.model.state_dict().values())
     return tensors[0].device if tensors else torch.device("cpu"), twin.model.dtype
+
+
+def _short(space: Any) -> str:
+    """Text of a space, for a repr; long ones without their bounds."""
+    text = str(space)
+    return text if len(text) <= 30 else f"{type(space).__name__}{space.shape or ''}"
 
 
 def _build_model(tree: JSON, spec: WorldSpec, weights: dict[str, Tensor]) -> WorldModel:
