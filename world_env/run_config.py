@@ -16,7 +16,7 @@ from world_env.types import JSON
 
 CONFIG_FILE = "config.json"
 """Name of the settings of a run, in its folder."""
-MAY_CHANGE = {"out", "shard_steps", "tensorboard"}
+MAY_CHANGE = {"out", "shard_steps", "tensorboard", "allow_errors"}
 """Settings of any stage that may differ when a run is resumed: they do not change its results."""
 _MAX_TEXT = 200
 

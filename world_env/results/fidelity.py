@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from world_env.errors import InvalidOptionError
 from world_env.results.comparison import Interval, PolicyComparison
+from world_env.results.lint_issue import LintIssue
 from world_env.struct import Struct
 
 Numbers = list[float | None]
@@ -297,6 +298,8 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     """Predicted terminations on the validation split."""
     notes: list[str] = []
     """Limits of the data, found before the fit."""
+    lint: list[LintIssue] = []
+    """Errors and warnings of the data that `lint` found before the fit."""
     loss: FitLosses = FitLosses()
     """Last validation of the fit."""
     comparison: list[PolicyComparison] = []

@@ -1,4 +1,4 @@
-"""Check episodes for errors in rewards, resets, time limits, columns, actions and splits."""
+"""Check episodes for errors in rewards, resets, ends, columns, actions, hidden state and splits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from world_env.data.validation.columns import (
 from world_env.data.validation.episode_boundaries import (
     duplicates,
     split_overlap,
-    time_limits,
     unmarked_resets,
 )
+from world_env.data.validation.episode_ends import (
+    chance_ends,
+    constant_reward,
+    state_truncations,
+    time_limits,
+)
 from world_env.data.validation.issue import LintIssue, worst_first
+from world_env.data.validation.markov_property import markov_property
+from world_env.data.validation.precision import coarse_columns
 from world_env.data.validation.regression import to_transitions
 from world_env.data.validation.reward_alignment import shifted_rewards, time_dependent_rewards
 from world_env.spec import WorldSpec
@@ -38,7 +45,8 @@ def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
     """
     good, issues = usable_episodes(dict(enumerate(episodes)), spec)
     if good:
-        issues += [*out_of_bounds(good, spec), *duplicates(good), *_of_transitions(good, spec)]
+        issues += [*out_of_bounds(good, spec), *duplicates(good), *constant_reward(good)]
+        issues += _of_transitions(good, spec)
     if any(issue.check == "autoreset" for issue in issues):
         # The row of an automatic reset starts at the end of the episode before: that is not a cut episode.
         issues = [issue for issue in issues if issue.check != "pieces"]
@@ -66,6 +74,7 @@ def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterato
         yield LintIssue("unchecked", "note", text)
     data = to_transitions(sample, spec)
     yield from constant_or_spiking(data, spec)
+    yield from coarse_columns(sample, spec)
     yield from action_coverage(data, spec)
     if not data.before.shape[1]:
         text = (
@@ -74,8 +83,15 @@ def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterato
         )
         yield LintIssue("unchecked", "note", text)
         return
-    boundaries = [*time_limits(data, sample, spec), *unmarked_resets(data)]
+    limits = list(time_limits(data, sample, spec))
+    boundaries = [*limits, *unmarked_resets(data)]
     yield from boundaries
+    yield from state_truncations(data, sample, spec)
+    if not limits:
+        yield from chance_ends(data)
+    # A step from one episode into the next has no cause in its own action and observation.
+    if not {"autoreset", "glued"} & {issue.check for issue in boundaries}:
+        yield from markov_property(data)
     # Wrong terminations and rows of automatic resets would make correct rewards look wrong.
     if {"time_limit", "autoreset"} & {issue.check for issue in boundaries}:
         text = "rewards were not checked: repair the ends of the episodes first, then run the check again"

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from world_env.data.episode import Episode
+from world_env.data.statistics import column_name
 from world_env.spaces import is_image, observation_spaces
 from world_env.spec import WorldSpec
 
@@ -37,6 +38,7 @@ class Transitions:
     step: (N,) index of the step in its episode.
     elapsed: (N,) steps since the reset of the environment.
     numbers: (episodes,) number of each episode in the data set.
+    names: name of each observation column.
     """
 
     before: np.ndarray
@@ -49,6 +51,7 @@ class Transitions:
     step: np.ndarray
     elapsed: np.ndarray
     numbers: np.ndarray
+    names: list[str]
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -96,6 +99,7 @@ def to_transitions(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transiti
         step=step,
         elapsed=elapsed,
         numbers=np.array(list(numbered)),
+        names=_names(spec),
     )
 
 
@@ -201,10 +205,20 @@ def _observation_table(episode: Episode, spec: WorldSpec) -> np.ndarray:
     return np.concatenate([np.zeros((rows, 0)), *parts], axis=1)
 
 
+def _names(spec: WorldSpec) -> list[str]:
+    sizes = {key: _columns(space) for key, space in vector_spaces(spec).items()}
+    return [column_name(key, i, size) for key, size in sizes.items() for i in range(size)]
+
+
+def _columns(space: spaces.Space) -> int:
+    """Columns of a space in `table_of`."""
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    return int(discrete_sizes(space)[0].sum())
+
+
 def _continuous(spec: WorldSpec) -> np.ndarray:
     kinds = [np.zeros(0, bool)]
     for space in vector_spaces(spec).values():
-        box = isinstance(space, spaces.Box)
-        size = int(np.prod(space.shape or ())) if box else int(discrete_sizes(space)[0].sum())
-        kinds.append(np.full(size, box))
+        kinds.append(np.full(_columns(space), isinstance(space, spaces.Box)))
     return np.concatenate(kinds)
