@@ -8,10 +8,11 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from world_env.data.episode import Episode
-from world_env.data.validation.issue import LintIssue, number_of
+from world_env.data.validation.issue import LintIssue, Severity, number_of
 from world_env.data.validation.regression import Transitions, cross_validated_error
 
-_MIN_STARTS = 3
+_MIN_STARTS, _CERTAIN_STARTS = 3, 6
+"""Initial states from which unmarked resets are looked for, and from which they are an error."""
 _MIN_STEPS = 100
 _NEAR_DISTANCE = 2.0
 """Distance up to which an observation counts as near an initial state, in medians of their neighbour distance."""
@@ -68,7 +69,9 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
             f"missing boundaries between episodes: at least {number_of(len(found), 'step')} to an initial state "
             f"(first: {places}). Cut the episodes there."
         )
-        yield LintIssue("glued", "error", text, data.where(found[0]))
+        # What is near an initial state is known well from several of them only.
+        severity: Severity = "error" if len(firsts[0]) >= _CERTAIN_STARTS else "warning"
+        yield LintIssue("glued", severity, text, data.where(found[0]))
 
 
 def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
@@ -88,8 +91,8 @@ def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
         do = (
             "Remove them, or the validation split contains training data."
             if copied
-            else "Their reset seeds differ: environment and policy are deterministic, and the validation split contains "
-            "training data. Collect with random actions."
+            else "Their reset seeds differ: environment and policy are deterministic, so the validation split "
+            "contains training data. Collect with random actions."
         )
         yield LintIssue(
             "duplicates",

@@ -25,12 +25,15 @@ from world_env.data.validation.episode_ends import (
 from world_env.data.validation.issue import LintIssue, worst_first
 from world_env.data.validation.markov_property import markov_property
 from world_env.data.validation.precision import coarse_columns
-from world_env.data.validation.regression import to_transitions
-from world_env.data.validation.reward_alignment import shifted_rewards, time_dependent_rewards
+from world_env.data.validation.regression import column_count, to_transitions
+from world_env.data.validation.reward_alignment import reward_alignment
 from world_env.spec import WorldSpec
 
-_MAX_STEPS = 20_000
-"""Steps that the regressions use; larger data sets are sampled by whole episodes."""
+_MAX_STEPS, _MIN_SAMPLE = 20_000, 5_000
+"""Steps that the regressions use: with many columns, between these two. Larger data sets are sampled by whole
+episodes."""
+_COLUMNS_OF_ALL_STEPS = 8
+"""Columns up to which the regressions use `_MAX_STEPS`."""
 
 
 def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
@@ -65,7 +68,7 @@ def lint_split(
 
 
 def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
-    sample = _sample(episodes)
+    sample = _sample(episodes, spec)
     if len(sample) < len(episodes):
         steps = f"{sum(map(len, sample.values())):,} of {sum(map(len, episodes.values())):,} steps"
         text = (
@@ -97,12 +100,14 @@ def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterato
         text = "rewards were not checked: repair the ends of the episodes first, then run the check again"
         yield LintIssue("unchecked", "note", text)
         return
-    shifts = list(shifted_rewards(data))
-    yield from shifts or time_dependent_rewards(data)
+    yield from reward_alignment(data)
 
 
-def _sample(episodes: Mapping[int, Episode]) -> dict[int, Episode]:
-    """Every n-th episode, for about `_MAX_STEPS` steps in total."""
-    total = sum(map(len, episodes.values()))
-    every = max(1, -(-total // _MAX_STEPS))
+def _sample(episodes: Mapping[int, Episode], spec: WorldSpec) -> dict[int, Episode]:
+    """Every n-th episode, for about `_MAX_STEPS` steps in total, or fewer of many columns."""
+    total, columns = sum(map(len, episodes.values())), column_count(spec)
+    most = max(
+        _MIN_SAMPLE, _MAX_STEPS * _COLUMNS_OF_ALL_STEPS // max(columns, _COLUMNS_OF_ALL_STEPS)
+    )
+    every = max(1, -(-total // most))
     return {number: e for n, (number, e) in enumerate(episodes.items()) if n % every == 0}

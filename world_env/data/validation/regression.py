@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ _BLOCKS_PER_FOLD = 10
 """Contiguous blocks in one fold, where there are fewer than two episodes per fold."""
 _RANDOM_FEATURES = 300
 """Number of random features: enough for smooth functions, solved in about a second."""
-_MAX_INPUTS_FOR_PAIRS = 45
-"""Largest number of inputs with all pairwise products as features; with more inputs only the squares."""
+_MAX_INPUTS_FOR_PAIRS, _MAX_INPUTS_FOR_SQUARES = 32, 150
+"""Largest numbers of inputs with all pairwise products as features, and with the squares."""
 _RIDGE = 1e-6
 _CLIP = 8.0
 """Largest absolute value of a scaled input."""
@@ -157,7 +157,7 @@ def cross_validated_prediction(
     if also is not None:
         plain = np.concatenate([plain, also], axis=1)
     smooth = np.concatenate([plain, _random_features(scaled)], axis=1)
-    predictions = [_predicted(features, targets, folds) for features in (plain, smooth)]
+    predictions = _predicted(smooth, targets, folds, [plain.shape[1], smooth.shape[1]])
     errors = [np.abs(each - targets).mean(0) for each in predictions]
     return np.where(errors[0] <= errors[1], *predictions)
 
@@ -169,12 +169,13 @@ def _scaled(columns: np.ndarray) -> np.ndarray:
 
 
 def _products(x: np.ndarray) -> np.ndarray:
+    constant, size = np.ones((len(x), 1)), x.shape[1]
+    if size > _MAX_INPUTS_FOR_SQUARES:
+        return np.concatenate([constant, x], axis=1)
     first, second = (
-        np.triu_indices(x.shape[1])
-        if x.shape[1] <= _MAX_INPUTS_FOR_PAIRS
-        else (np.arange(x.shape[1]),) * 2
+        np.triu_indices(size) if size <= _MAX_INPUTS_FOR_PAIRS else (np.arange(size),) * 2
     )
-    return np.concatenate([np.ones((len(x), 1)), x, x[:, first] * x[:, second]], axis=1)
+    return np.concatenate([constant, x, x[:, first] * x[:, second]], axis=1)
 
 
 def _random_features(x: np.ndarray) -> np.ndarray:
@@ -185,16 +186,25 @@ def _random_features(x: np.ndarray) -> np.ndarray:
     return np.tanh(x @ slopes + rng.uniform(-2.0, 2.0, _RANDOM_FEATURES))
 
 
-def _predicted(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Predict the targets of each fold by a ridge regression on the other folds."""
+def _predicted(
+    features: np.ndarray, targets: np.ndarray, folds: np.ndarray, sizes: Sequence[int]
+) -> list[np.ndarray]:
+    """Predict the targets of each fold by a ridge regression on the other folds: on the first features.
+
+    sizes: numbers of features, one regression each.
+    """
     features = features / (np.sqrt((features**2).mean(0)) + 1e-12)
     members = [folds == fold for fold in range(FOLDS)]
     grams = [features[rows].T @ features[rows] for rows in members]
     moments = [features[rows].T @ targets[rows] for rows in members]
-    predicted = np.zeros_like(targets)
-    for rows, gram, moment in zip(members, grams, moments, strict=True):
-        left = sum(grams) - gram + _RIDGE * np.count_nonzero(~rows) * np.eye(len(gram))
-        predicted[rows] = features[rows] @ np.linalg.solve(left, sum(moments) - moment)
+    gram, moment = sum(grams), sum(moments)
+    predicted = [np.zeros_like(targets) for _ in sizes]
+    for rows, own, own_moment in zip(members, grams, moments, strict=True):
+        left = gram - own
+        left[np.diag_indices_from(left)] += _RIDGE * np.count_nonzero(~rows)
+        for size, into in zip(sizes, predicted, strict=True):
+            weights = np.linalg.solve(left[:size, :size], (moment - own_moment)[:size])
+            into[rows] = features[rows, :size] @ weights
     return predicted
 
 
@@ -203,6 +213,11 @@ def _observation_table(episode: Episode, spec: WorldSpec) -> np.ndarray:
     rows = len(episode) + 1
     parts = [table_of(columns[key], space) for key, space in vector_spaces(spec).items()]
     return np.concatenate([np.zeros((rows, 0)), *parts], axis=1)
+
+
+def column_count(spec: WorldSpec) -> int:
+    """Observation columns of `Transitions`."""
+    return sum(map(_columns, vector_spaces(spec).values()))
 
 
 def _names(spec: WorldSpec) -> list[str]:
