@@ -6,7 +6,8 @@ uninterrupted one. Real steps that a kill lost stay counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
+from world_env.data.validation.lint import lint
 from world_env.errors import DataError, StageError
 from world_env.policies.protocol import Policy
 from world_env.real.real_env import make_real, spec_from
 from world_env.real.step_ledger import StepLedger
+from world_env.results.lint_issue import LintIssue
 from world_env.rollouts.real import ONE, steps_in_real
 from world_env.run_config import check_same_config, keep_config
 from world_env.seeding import SeedPurpose, derived_seed
@@ -31,6 +34,16 @@ from world_env.spec import WorldSpec
 
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps in total)."""
+OnIssues = Callable[[Sequence[LintIssue]], None]
+"""Called at the end of a collection with the errors and warnings of `lint`, errors first."""
+
+_log = logging.getLogger(__name__)
+
+
+def log_issues(issues: Sequence[LintIssue]) -> None:
+    """Log each issue in one line."""
+    for issue in issues:
+        _log.log(logging.ERROR if issue.severity == "error" else logging.WARNING, "lint: %s", issue)
 
 
 @dataclass
@@ -54,7 +67,11 @@ class _Pending:
 
 
 def collect(
-    config: CollectConfig, *, ledger: StepLedger | None = None, progress: Progress | None = None
+    config: CollectConfig,
+    *,
+    ledger: StepLedger | None = None,
+    progress: Progress | None = None,
+    on_issues: OnIssues | None = log_issues,
 ) -> EpisodeStore:
     """Collect real episodes into the store at `config.out`, up to `config.steps` steps in total.
 
@@ -63,6 +80,8 @@ def collect(
     ledger: a second ledger that counts the same steps, for example of a whole pipeline. The folder holds its own,
         `steps.json`.
     progress: called after each episode with (steps collected, steps in total).
+    on_issues: called at the end with the errors and warnings that `lint` finds in the store; the data are kept. By
+        default they are logged. None: the data are not checked.
 
     Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps or
     another process collects into it, DataError for NaN or infinite values of the environment, and what `make_real`
@@ -73,11 +92,14 @@ def collect(
     try:
         # Two processes that collect into one folder would both take the real steps of the same episodes.
         with folder_lock(Path(config.out).resolve(), "episode store"):
-            return _collect(config, env, own, progress)
+            store = _collect(config, env, own, progress)
     except FolderBusyError as error:
         raise StageError(str(error)) from error
     finally:
         env.close()
+    if on_issues is not None:
+        on_issues([i for i in lint(store.load(), store.spec) if i.severity != "note"])
+    return store
 
 
 def _collect(

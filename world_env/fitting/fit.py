@@ -21,6 +21,7 @@ from world_env.data.episode import Episode, digests, pieces_of, split_pieces
 from world_env.data.sources import open_dataset
 from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
+from world_env.data.truncations import truncations_as_terminations
 from world_env.data_range import DataRange
 from world_env.device import as_device
 from world_env.errors import DataError
@@ -28,6 +29,7 @@ from world_env.fitting.checkpoint import read_checkpoint, write_checkpoint
 from world_env.fitting.config import FitConfig, gradient_steps_for
 from world_env.fitting.preconditions import (
     check_amount,
+    check_data,
     check_family,
     check_same_kind,
     check_target,
@@ -41,6 +43,7 @@ from world_env.model_evaluation.termination import termination_scores, terminati
 from world_env.models.base import TrainableWorldModel
 from world_env.models.conditioning import check_shapes
 from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
+from world_env.results.lint_issue import LintIssue
 from world_env.results.provenance import Provenance, current_commit
 from world_env.rng import CounterRNG
 from world_env.run_config import check_same_config
@@ -80,8 +83,8 @@ def fit(
     progress: called after each validation.
     tensorboard: folder for TensorBoard logs, by gradient steps.
     reward_fn, termination_fn: as in `fit_episodes`.
-    Raises ConfigMismatchError if `out` holds a twin that was fitted with other settings, DataError, TooLittleDataError,
-    or StageError if `out` cannot be written or the checkpoint belongs to another fit.
+    Raises ConfigMismatchError if `out` holds a twin that was fitted with other settings, LintError, DataError,
+    TooLittleDataError, or StageError if `out` cannot be written or the checkpoint belongs to another fit.
     """
     out = Path(out)
     _check_settings(out, config or FitConfig())
@@ -127,6 +130,7 @@ def fit_episodes(
     reward_fn: KnownFunction | None = None,
     termination_fn: KnownFunction | None = None,
     warm_start: Twin | None = None,
+    issues: list[LintIssue] | None = None,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
@@ -136,13 +140,21 @@ def fit_episodes(
     warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
         initial weights. Fewer gradient steps are enough then.
     reward_fn, termination_fn: known functions that replace the learned ones. `Twin.load` needs them again.
-    Warns with FitWarning of data that limit the twin.
-    Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
+    issues: known issues of the data, for the twin's fidelity (None: those that `lint` finds).
+    Warns with FitWarning of data that limit the twin; the warnings of `lint` are logged.
+    Raises LintError for errors in the data, TooLittleDataError, InvalidOptionError, StageError, and DataError if
+        the fit diverges.
     """
     episodes = check_amount(episodes)
     steps, config = sum(map(len, episodes)), config or FitConfig()
     config = config.replace(gradient_steps=config.gradient_steps or gradient_steps_for(steps))
     device = as_device(config.device)
+    if issues is None:
+        functions = {"reward": reward_fn, "termination": termination_fn}
+        known = [name for name, function in functions.items() if function is not None]
+        issues = check_data(episodes, spec, config, known)
+    if config.truncations == "ends":
+        episodes = truncations_as_terminations(episodes, spec)
     started, provenance = time.perf_counter(), provenance or Provenance()
     lengths = [len(episode) for episode in episodes]
     pieces = split_pieces(lengths, config.validation_fraction, config.seed)
@@ -190,7 +202,7 @@ def fit_episodes(
             **digests(episodes, held_out),
             **initial,
         ),
-        fidelity=_fidelity(model, validation, scale, scores, notes, logs),
+        fidelity=_fidelity(model, validation, scale, scores, notes, logs).replace(lint=issues),
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
@@ -224,7 +236,7 @@ def _optimize(
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     data = None if checkpoint is None else train.fingerprint()
-    identity = config.to_json() | {"data": data} | initial
+    identity = config.to_json() | {"data": data, "allow_errors": None} | initial
     best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():

@@ -14,6 +14,7 @@ import numpy as np
 
 from world_env.atomic_io import write_json
 from world_env.data.episode import split
+from world_env.data.truncations import truncations_as_terminations
 from world_env.errors import MissingExtraError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
@@ -224,7 +225,9 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         **given({"steps": config.steps}),
     )
     learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
-    fit = given({"family": config.family}) | _named(config.fit)
+    fit = given({"family": config.family, "truncations": config.truncations}) | _named(config.fit)
+    if config.allow_errors:
+        fit["allow_errors"] = True
     if fit.get("family", plain.fit.family) != plain.fit.family:
         fit = {"model": {}} | fit  # the sizes of another family do not fit
     return plain.replace(
@@ -250,6 +253,8 @@ def _named(fit: FitConfig) -> JSON:
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
     """Fidelity of the last round's twin with its errors by horizon, on its validation split, and action effects."""
     episodes = episodes_of_rounds(Path(config.out), last.number)
+    if last.twin.provenance.recorded("fit", "truncations") == "ends":
+        episodes = truncations_as_terminations(episodes, last.twin.spec)
     share = last.twin.provenance.recorded("fit", "validation_fraction")
     _, validation = split(episodes, share, config.seed)
     # Least squares on images would need a weight for each pair of pixels.
@@ -294,7 +299,7 @@ def _linear(
     with warnings.catch_warnings():
         # The fit of the twin has warned of the same data.
         warnings.simplefilter("ignore")
-        return fit_episodes(episodes, spec, config).model
+        return fit_episodes(episodes, spec, config, issues=[]).model
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:

@@ -12,7 +12,9 @@ from world_env.data.validation.issue import LintIssue, number_of
 from world_env.data.validation.regression import (
     FOLDS,
     Transitions,
+    column_count,
     cross_validated_prediction,
+    to_transitions,
 )
 from world_env.spec import WorldSpec
 
@@ -30,6 +32,8 @@ _MAX_CHANCE_SEPARATION = 0.65
 _MIN_TRUNCATIONS = 5
 _MIN_TRUNCATION_SEPARATION = 0.95
 """Separation from which truncations follow from the state."""
+_CONTINUED = 0.95
+"""Quantile of the scores of steps after which an episode continued, above which the state tells a truncation."""
 _MAX_SAME_LENGTH = 0.5
 """Share of the truncations at one length from which this length is a time limit."""
 
@@ -97,10 +101,26 @@ def state_truncations(
         "warning",
         f"{len(cut)} of {number_of(len(episodes), 'episode')} are truncated before the time limit, in states after "
         "which no other episode continues: a twin does not learn these ends, and its episodes are longer. If they are "
-        "ends of the task (leaving an arena, for example), fit with `--fit.truncations ends`, or mark them as "
-        "terminated.",
+        "ends of the task, such as leaving an arena, fit with `--truncations ends` (refine: `--fit.truncations ends`), "
+        "or mark them as terminated.",
         f"episode {cut[0]}",
     )
+
+
+def told_truncations(episodes: Mapping[int, Episode], spec: WorldSpec) -> list[int]:
+    """Numbers of the episodes that are truncated before a time limit, in states that tell the truncation.
+
+    Of images, and of fewer than 5 such episodes, all truncations before a time limit.
+    """
+    cut = early_truncations(episodes, spec)
+    if len(cut) < _MIN_TRUNCATIONS or not column_count(spec):
+        return cut
+    data = to_transitions(episodes, spec)
+    places = np.isin(data.numbers[data.episode], cut) & _last(data)
+    score, considered = _scores(data, data.after, places)
+    bound = np.quantile(score[~places[considered]], _CONTINUED, axis=0)
+    told = data.episode[considered][places[considered] & (score > bound)]
+    return data.numbers[told].tolist()  # type: ignore[no-any-return]
 
 
 def early_truncations(episodes: Mapping[int, Episode], spec: WorldSpec) -> list[int]:
@@ -149,20 +169,30 @@ def _separation(
 ) -> float:
     """Probability that a marked step has a higher score than a step after which an episode continued; 1: none did.
 
-    The score of a step is the probability of its label, from a regression on all labels of other episodes.
     inputs: (N, D). labels, marked: (N,) bool; all marked steps have the label.
+    """
+    score, considered = _scores(data, inputs, labels)
+    ranks, ours, label = rankdata(score), marked[considered], labels[considered]
+    ends, continued = np.count_nonzero(ours), np.count_nonzero(~label)
+    if not continued:
+        return 1.0
+    # Pairs in which the marked step has the higher score; pairs of two labels do not count.
+    above = ranks[ours].sum() - rankdata(score[label])[ours[label]].sum()
+    return float(above / (ends * continued))
+
+
+def _scores(
+    data: Transitions, inputs: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(score of each considered step, which of the N steps they are).
+
+    The score is the probability of the label, from a regression on all labels of other episodes. Last steps of
+    episodes without the label are left out: whether they would continue is unknown.
     """
     considered = labels | ~_last(data)
     label = labels[considered, None].astype(np.float64)
     folds = data.episode[considered] % FOLDS
-    score = cross_validated_prediction(inputs[considered], label, folds)[:, 0]
-    ranks, ours, others = rankdata(score), marked[considered], label[:, 0] == 0
-    ends, continued = np.count_nonzero(ours), np.count_nonzero(others)
-    if not continued:
-        return 1.0
-    # Pairs in which the marked step has the higher score; pairs of two labels do not count.
-    above = ranks[ours].sum() - rankdata(score[label[:, 0] > 0])[ours[label[:, 0] > 0]].sum()
-    return float(above / (ends * continued))
+    return cross_validated_prediction(inputs[considered], label, folds)[:, 0], considered
 
 
 def _last(data: Transitions) -> np.ndarray:
