@@ -32,7 +32,8 @@ FAULTS = [
     *["reward_late", "reward_early", "reward_late_filled", "reward_clock", "glued"],
     *["autoreset_rows", "limit_as_death", "non_finite", "constant", "spikes", "duplicate_episode"],
     *["duplicate_stretch", "outside_observation", "outside_action", "action_unused"],
-    *["action_held", "pieces", "same_seeds"],
+    *["action_held", "pieces", "same_seeds", "action_late", "action_early", "hidden_velocity"],
+    *["chance_ends", "death_as_truncation", "limit_of_log", "offset", "constant_rewards"],
 ]
 
 
