@@ -127,7 +127,7 @@ def springs(*, noise: float = 0.0, sensor: float = 0.0) -> list[Episode]:
     episodes = []
     for number in range(20):
         state = rng.normal(size=2)
-        seen, pushes = [state], rng.uniform(-1, 1, (100, 1))
+        seen, pushes = [state], rng.uniform(-5, 5, (100, 1))
         for push in pushes[:, 0]:
             place, speed = state
             speed = speed + 0.2 * (push - place) + noise * rng.normal()

@@ -12,7 +12,7 @@ from world_env.data.validation.lint import lint
 from world_env.spec import WorldSpec
 
 SPEC = WorldSpec(
-    spaces.Box(-10, 10, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32), horizon=100
+    spaces.Box(-50, 50, (2,), np.float32), spaces.Box(-1, 1, (1,), np.float32), horizon=100
 )
 
 
@@ -68,7 +68,7 @@ def test_truncations_that_the_state_tells_become_terminations_and_no_others() ->
     ended = np.array([e.terminated for e in made])
     assert ended[:60][arrived].mean() > 0.95 and not ended[:60][~arrived].any() and not ended[60]
     assert all(e.terminated != e.truncated for e in made)
-    assert found(made) == []
+    assert found(made[:60]) == []
 
 
 @pytest.mark.parametrize("horizon", [None, 500])

@@ -14,6 +14,8 @@ from world_env.data.validation.regression import Transitions, cross_validated_er
 _MIN_STARTS, _CERTAIN_STARTS = 3, 6
 """Initial states from which unmarked resets are looked for, and from which they are an error."""
 _MIN_STEPS = 100
+_MIN_SHARE_MOVING = 0.1
+"""Share of the steps in which a column changes, from which its jumps count."""
 _NEAR_DISTANCE = 2.0
 """Distance up to which an observation counts as near an initial state, in medians of their neighbour distance."""
 _MAX_SHARE_NEAR = 0.8
@@ -36,7 +38,7 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
     of automatic resets are recorded, the initial state is the second observation of an episode.
     """
     firsts = [np.flatnonzero((data.step == place) & (data.elapsed == place)) for place in (0, 1)]
-    moving = np.any(data.before != data.after, axis=0) & data.continuous
+    moving = _moving(data)
     if len(firsts[0]) < _MIN_STARTS or not moving.any() or len(data) < _MIN_STEPS:
         text = (
             f"unmarked resets were not checked: expected at least {_MIN_STARTS} episodes that start at a reset, "
@@ -237,9 +239,14 @@ def _keys(columns: list[np.ndarray]) -> np.ndarray:
     return ((bits ^ (bits >> np.uint64(33))) * factors).sum(1, dtype=np.uint64)
 
 
+def _moving(data: Transitions) -> np.ndarray:
+    """Continuous columns (D,) bool that change often: a jump of a set point or a goal is no reset."""
+    return ((data.before != data.after).mean(0) > _MIN_SHARE_MOVING) & data.continuous
+
+
 def _distance(data: Transitions) -> np.ndarray:
     """Distance of each step (N,), the mean over columns in units of their usual change."""
-    moved = np.abs(data.after - data.before)[:, data.continuous]
+    moved = np.abs(data.after - data.before)[:, _moving(data)]
     usual = np.maximum(np.median(moved, axis=0), 0.5 * moved.mean(0))
     moving = usual > 1e-12
     return np.clip(moved[:, moving] / usual[moving], 0, 20).sum(1) / max(1, moving.sum())
@@ -247,7 +254,7 @@ def _distance(data: Transitions) -> np.ndarray:
 
 def _prediction_error(data: Transitions) -> np.ndarray:
     """Relative error of each step (N,) of a dynamics model fitted to other episodes."""
-    moved = (data.after - data.before)[:, data.continuous]
+    moved = (data.after - data.before)[:, _moving(data)]
     usual = np.quantile(np.abs(moved), 0.9, axis=0)
     moved, usual = moved[:, usual > 1e-9], usual[usual > 1e-9]
     inputs = np.concatenate([data.before, data.action], axis=1)

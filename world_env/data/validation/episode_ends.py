@@ -27,8 +27,8 @@ pile of terminations is a time limit, unless the state tells them."""
 _MIN_PILED_LENGTH = 3
 _MIN_ENDS = 20
 """Terminations from which ends by chance can be told from rare ones."""
-_MAX_CHANCE_SEPARATION = 0.65
-"""Separation, see `_MIN_SEPARATION`, below which the observation does not tell the terminations."""
+_MIN_UNTOLD = 0.2
+"""Share of the terminations with a score below the median of other steps, from which ends are by chance."""
 _MIN_TRUNCATIONS = 5
 _MIN_TRUNCATION_SEPARATION = 0.95
 """Separation from which truncations follow from the state."""
@@ -70,19 +70,25 @@ def time_limits(
 
 def chance_ends(data: Transitions) -> Iterator[LintIssue]:
     """Find terminations that neither the observation nor the action tells."""
-    if np.count_nonzero(data.terminated) < _MIN_ENDS:
+    total = np.count_nonzero(data.terminated)
+    if total < _MIN_ENDS:
         return
     whole = np.concatenate([data.before, data.action, data.after], axis=1)
+    untold = 1.0
     for inputs in (data.after, whole):
-        if _separation(data, inputs, data.terminated, data.terminated) > _MAX_CHANCE_SEPARATION:
+        score, considered = _scores(data, inputs, data.terminated)
+        ended = data.terminated[considered]
+        if not ended.all():
+            # Half of the ends by chance have a score below the median.
+            untold = min(untold, float((score[ended] <= np.median(score[~ended])).mean()))
+        if ended.all() or untold <= _MIN_UNTOLD:
             return
-    ends = number_of(int(data.terminated.sum()), "termination")
     yield LintIssue(
         "chance_ends",
         "warning",
-        f"{ends} that neither the observation nor the action predicts: the episodes end by chance, or the cause is not "
-        'observed. A twin can then only sample its ends with their probability (termination "sample"). If there is a '
-        "cause, add it to the observation.",
+        f"about {min(1.0, 2 * untold):.0%} of {number_of(total, 'termination')} are predicted neither by the "
+        "observation nor by the action: episodes end by chance, or the cause is not observed. A twin can only sample "
+        'such ends with their probability (termination "sample"). If there is a cause, add it to the observation.',
     )
 
 

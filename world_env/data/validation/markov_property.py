@@ -8,8 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from world_env.data.validation.issue import LintIssue
-from world_env.data.validation.regression import FOLDS, Transitions, cross_validated_error
+from world_env.data.validation.issue import LintIssue, Severity
+from world_env.data.validation.regression import (
+    FOLDS,
+    Transitions,
+    cross_validated_error,
+    cross_validated_prediction,
+)
 
 _MAX_STEPS = 5_000
 """Steps that these regressions use, from evenly spaced episodes."""
@@ -25,11 +30,14 @@ _MIN_INVERSE_RATIO = 1.25
 _MIN_SURPRISE_BEFORE, _MIN_SURPRISE_BESIDE = 0.7, 0.15
 """Shares of an action's deviation that the observations before and beside it must leave unexplained: else it may be
 feedback."""
-_MAX_OWN_ACTION_RATIO, _MAX_OWN_EFFECT = 1.1, 1.05
-"""Ratios by which the action of the step itself may improve a prediction that knows the action of the step after, and
-one that knows no action."""
-_MIN_SHARE_NEW = 0.3
-"""Share of new actions below which the actions are held."""
+_MAX_OWN_ACTION_RATIO = 1.1
+"""Ratio by which the action of the step itself may improve a prediction that knows the action of the step after."""
+_MAX_OWN_EFFECT = 0.12
+"""Correlation of the action of the step itself with a change, both without what the observation tells."""
+_EXACT = 0.05
+"""Error as a share of an action's deviation below which the action is a function of the observations."""
+_MIN_SHARE_NEW = 0.45
+"""Share of new Discrete actions from which all steps count: two of a few actions are often equal by chance."""
 _MIN_MEMORY_RATIO = 3.0
 """Ratio of errors, in every fold, from which the step before tells what the observation does not."""
 _MIN_UNEXPLAINED = 0.3
@@ -112,13 +120,16 @@ def _steps(data: Transitions) -> _Steps | None:
 def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
     after = steps.error(steps.before, steps.action(1))
     ratios = steps.smallest_ratio(own, after)
-    if ratios.max() > _MIN_ACTION_RATIO and _is_cause(steps, after):
+    columns = np.count_nonzero(ratios > _MIN_ACTION_RATIO)
+    severity = _evidence(steps, after, columns) if columns else None
+    if severity is not None:
+        doubt = ", or a controller reads the next observation" if severity == "warning" else ""
         yield LintIssue(
             "action_shift",
-            "error",
-            "actions are recorded one step late: with the action of the step after, the prediction error of the next "
-            f"observation is {_ratio(own, after, ratios)} times smaller than with the action of the step itself. Shift "
-            "them: action[t] is the action of the step from observation[t] to observation[t+1].",
+            severity,
+            f"actions are recorded one step late{doubt}: with the action of the step after, the prediction error of "
+            f"the next observation is {_ratio(own, after, ratios)} times smaller than with the action of the step itself. "
+            "Shift them: action[t] is the action of the step from observation[t] to observation[t+1].",
             "action",
         )
         return
@@ -138,28 +149,30 @@ def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
         )
 
 
-def _is_cause(steps: _Steps, after: np.ndarray) -> bool:
-    """Whether the actions of the steps after cause the next observations, instead of reacting to them.
+def _evidence(steps: _Steps, after: np.ndarray, columns: int) -> Severity | None:
+    """How sure it is that the actions of the steps after cause the next observations, and do not react to them.
 
     A controller reads the next observation, so its next action tells that observation as well. An action is a cause
     if the action of the step itself adds nothing, with or without it, and if neither the observation before nor the
-    observation beside the action predicts it, but the change between these two does.
+    observation beside the action predicts it, but the change between these two does. A controller with a derivative
+    part on a noisy sensor does this too, but exactly, and for no more columns than it has actions: a warning.
+
+    columns: number of columns that the actions of the steps after predict better.
     """
     joint = steps.error(steps.before, steps.action(1), steps.action(0))
     if after.mean() + _ROUNDING >= _MAX_OWN_ACTION_RATIO * (joint.mean() + _ROUNDING):
-        return False
+        return None
     # An action that is held says nothing; only a new one does.
     new = (steps.action(1) != steps.action(0)).any(1)
-    if new.mean() > _MIN_SHARE_NEW:
+    if steps.data.one_hot_actions and new.mean() > _MIN_SHARE_NEW:
         new[:] = True
     if np.count_nonzero(new) < _MIN_STEPS // 2 or len(np.unique(steps.folds[new])) < FOLDS:
-        return False
+        return None
     steps = dataclasses.replace(
         steps, rows=steps.rows[new], changes=steps.changes[new], folds=steps.folds[new]
     )
-    without, own = steps.error(steps.before), steps.error(steps.before, steps.action(0))
-    if (steps.smallest_ratio(without, own) > _MAX_OWN_EFFECT).any():
-        return False
+    if _own_effect(steps) > _MAX_OWN_EFFECT:
+        return None
     action = steps.action(1)
     spread = action.std(0)
     action = action[:, spread > 1e-9] / spread[spread > 1e-9]
@@ -171,7 +184,19 @@ def _is_cause(steps: _Steps, after: np.ndarray) -> bool:
     causes = steps.smallest_ratio(beside, between) > _MIN_INVERSE_RATIO
     causes &= chosen.mean(0) > _MIN_SURPRISE_BEFORE * usual
     causes &= beside.mean(0) > _MIN_SURPRISE_BESIDE * usual
-    return bool(causes.any())
+    if not causes.any():
+        return None
+    exact = (between.mean(0) < _EXACT * usual).any() and not steps.data.one_hot_actions
+    return "warning" if exact and columns <= action.shape[1] else "error"
+
+
+def _own_effect(steps: _Steps) -> float:
+    """Largest correlation of an action of the step itself with a change, both without what the observation tells."""
+    both = np.concatenate([steps.changes, steps.action(0)], 1)
+    rest = both - cross_validated_prediction(steps.before, both, steps.folds)
+    rest = (rest - rest.mean(0)) / (rest.std(0) + 1e-9)
+    size = steps.changes.shape[1]
+    return float(np.abs(rest[:, :size].T @ rest[:, size:]).max() / len(rest))
 
 
 def _explains(steps: _Steps, error: np.ndarray, column: int) -> bool:

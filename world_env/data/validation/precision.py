@@ -34,6 +34,7 @@ def coarse_columns(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator
         values = np.concatenate(columns).astype(np.float64)
         changes = np.concatenate([np.abs(np.diff(c.astype(np.float64), axis=0)) for c in columns])
         large = np.quantile(changes, _LARGE_CHANGE, axis=0)
+        large = np.where(large > 0, large, changes.max(0))
         largest = np.abs(values).max(0)
         step = np.spacing(largest.astype(np.float32)).astype(np.float64)
         exact = (values == np.floor(values)).all(0) & (largest < _MAX_EXACT)

@@ -39,6 +39,7 @@ class Transitions:
     elapsed: (N,) steps since the reset of the environment.
     numbers: (episodes,) number of each episode in the data set.
     names: name of each observation column.
+    one_hot_actions: whether the actions are Discrete.
     """
 
     before: np.ndarray
@@ -52,6 +53,7 @@ class Transitions:
     elapsed: np.ndarray
     numbers: np.ndarray
     names: list[str]
+    one_hot_actions: bool
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -100,6 +102,7 @@ def to_transitions(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transiti
         elapsed=elapsed,
         numbers=np.array(list(numbered)),
         names=_names(spec),
+        one_hot_actions=not isinstance(spec.action_space, spaces.Box),
     )
 
 
