@@ -113,8 +113,8 @@ def test_an_offset_that_costs_float32_its_digits_is_found() -> None:
         ]
         return [(i.severity, i.where) for i in lint(far, spec) if i.check == "precision"]
 
-    assert shifted(np.float32, 1e7) == [("warning", "observation[0]")]
-    assert shifted(np.float64, 1e7) == [("note", "observation[0]")]
+    assert shifted(np.float32, 1e8) == [("warning", "observation[0]")]
+    assert shifted(np.float64, 1e8) == [("note", "observation[0]")]
     assert shifted(np.float32, 1e3) == shifted(np.float64, 0.0) == []
     # A counter of whole numbers is exact.
     counted = [

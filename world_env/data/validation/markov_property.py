@@ -128,8 +128,8 @@ def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
             "action_shift",
             severity,
             f"actions are recorded one step late{doubt}: with the action of the step after, the prediction error of "
-            f"the next observation is {_ratio(own, after, ratios)} times smaller than with the action of the step itself. "
-            "Shift them: action[t] is the action of the step from observation[t] to observation[t+1].",
+            f"the next observation is {_ratio(own, after, ratios)} times smaller than with the action of the step "
+            "itself. Shift them: action[t] is the action of the step from observation[t] to observation[t+1].",
             "action",
         )
         return
