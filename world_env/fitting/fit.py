@@ -140,21 +140,15 @@ def fit_episodes(
     warm_start: twin of the same environment, family and configuration, fitted to less data, whose weights are the
         initial weights. Fewer gradient steps are enough then.
     reward_fn, termination_fn: known functions that replace the learned ones. `Twin.load` needs them again.
-    issues: known issues of the data, for the twin's fidelity (None: those that `lint` finds).
+    issues: known issues of the data, stored in the twin (None: `lint` finds them).
     Warns with FitWarning of data that limit the twin; the warnings of `lint` are logged.
-    Raises LintError for errors in the data, TooLittleDataError, InvalidOptionError, StageError, and DataError if
-        the fit diverges.
+    Raises LintError, TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
     episodes = check_amount(episodes)
     steps, config = sum(map(len, episodes)), config or FitConfig()
     config = config.replace(gradient_steps=config.gradient_steps or gradient_steps_for(steps))
     device = as_device(config.device)
-    if issues is None:
-        functions = {"reward": reward_fn, "termination": termination_fn}
-        known = [name for name, function in functions.items() if function is not None]
-        issues = check_data(episodes, spec, config, known)
-    if config.truncations == "ends":
-        episodes = truncations_as_terminations(episodes, spec)
+    episodes, issues = _checked(episodes, spec, config, issues, reward_fn, termination_fn)
     started, provenance = time.perf_counter(), provenance or Provenance()
     lengths = [len(episode) for episode in episodes]
     pieces = split_pieces(lengths, config.validation_fraction, config.seed)
@@ -206,6 +200,24 @@ def fit_episodes(
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
+
+
+def _checked(
+    episodes: list[Episode],
+    spec: WorldSpec,
+    config: FitConfig,
+    issues: list[LintIssue] | None,
+    reward_fn: KnownFunction | None,
+    termination_fn: KnownFunction | None,
+) -> tuple[list[Episode], list[LintIssue]]:
+    """Return the episodes as they are fitted, and the issues of the data. Raises LintError."""
+    if issues is None:
+        functions = {"reward": reward_fn, "termination": termination_fn}
+        known = [name for name, function in functions.items() if function is not None]
+        issues = check_data(episodes, spec, config, known)
+    if config.truncations == "ends":
+        episodes = truncations_as_terminations(episodes, spec)
+    return episodes, issues
 
 
 def _start_from(older: Twin, model: TrainableWorldModel, spec: WorldSpec, family: str) -> JSON:

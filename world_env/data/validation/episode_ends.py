@@ -70,7 +70,7 @@ def time_limits(
 
 def chance_ends(data: Transitions) -> Iterator[LintIssue]:
     """Find terminations that neither the observation nor the action tells."""
-    total = np.count_nonzero(data.terminated)
+    total = int(np.count_nonzero(data.terminated))
     if total < _MIN_ENDS:
         return
     whole = np.concatenate([data.before, data.action, data.after], axis=1)

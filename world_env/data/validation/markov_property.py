@@ -120,7 +120,7 @@ def _steps(data: Transitions) -> _Steps | None:
 def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
     after = steps.error(steps.before, steps.action(1))
     ratios = steps.smallest_ratio(own, after)
-    columns = np.count_nonzero(ratios > _MIN_ACTION_RATIO)
+    columns = int(np.count_nonzero(ratios > _MIN_ACTION_RATIO))
     severity = _evidence(steps, after, columns) if columns else None
     if severity is not None:
         doubt = ", or a controller reads the next observation" if severity == "warning" else ""
