@@ -100,6 +100,10 @@ class TooLittleDataError(DataError):
     """The data has fewer steps or episodes than the stage needs. The message gives the number needed."""
 
 
+class LintError(DataError):
+    """`lint` found errors in the data, so no twin is fitted. The message lists them and what to do."""
+
+
 class InitialStatesError(WorldEnvError, ValueError):
     """A twin has no initial states, or an initial state cannot be encoded."""
 

@@ -23,7 +23,7 @@ _R = TypeVar("_R")
 
 CONFIG_FILE = "config.json"
 """Name of the settings of a run, in its folder."""
-MAY_CHANGE = {"out", "shard_steps", "tensorboard", "max_real_steps"}
+MAY_CHANGE = {"out", "shard_steps", "tensorboard", "max_real_steps", "allow_errors"}
 """Settings of any stage that may differ when a run is resumed: they do not change its results. Names of nested settings
 are not among them: an environment may have an argument `out`."""
 _MAX_TEXT = 200

@@ -55,6 +55,16 @@ TASKS: dict[str, tuple[int, float, tuple[float, ...]]] = {
 }
 """Task -> real steps, steps of a held action, and weights of random actions, held actions and a policy."""
 
+VELOCITIES: dict[str, slice] = {
+    "CartPole-v1": slice(1, None, 2),
+    "Pendulum-v1": slice(2, 3),
+    "Acrobot-v1": slice(4, 6),
+    "MountainCarContinuous-v0": slice(1, 2),
+    "HalfCheetah-v5": slice(8, 17),
+    "InvertedDoublePendulum-v5": slice(5, 8),
+}
+"""Task -> dimensions of the observation that are velocities."""
+
 Episodes = list[Episode]
 Plant = Callable[[Episodes, WorldSpec, Generator], Episodes | None]
 """(episodes, spec, rng) -> the episodes with the fault; None: the data cannot hold it."""
@@ -189,6 +199,82 @@ def same_seeds(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes 
     return [dataclasses.replace(e, seed=i % count) for i, e in enumerate(episodes[: 2 * count])]
 
 
+def action_late(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Actions of each episode one step late, the first one twice."""
+    return [change(e, actions=np.concatenate([e.actions[:1], e.actions[:-1]])) for e in episodes]
+
+
+def action_early(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Actions of each episode one step early, the last one twice."""
+    return [change(e, actions=np.concatenate([e.actions[1:], e.actions[-1:]])) for e in episodes]
+
+
+def hidden_velocity(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Velocities replaced by zeros; their dimensions are `VELOCITIES`."""
+    hidden = VELOCITIES.get(spec.real_id or "")
+    if hidden is None:
+        return None
+    return [change(e, observations=_without(e.observations, hidden)) for e in episodes]
+
+
+def chance_ends(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Episodes that end in each step with a probability of 1 / 20, marked as terminated."""
+    cut = []
+    for e in episodes:
+        length = min(len(e), int(rng.geometric(1 / 20)))
+        early = length < len(e)
+        part = e.cut(0, length)
+        cut.append(
+            change(part, terminated=early or e.terminated, truncated=not early and e.truncated)
+        )
+        # The rest of a long episode gives further episodes of its kind.
+        start = length
+        while start < len(e):
+            length = min(len(e) - start, int(rng.geometric(1 / 20)))
+            whole = start + length == len(e)
+            part = change(e.cut(start, start + length), elapsed=0, seed=None)
+            ended = e.terminated if whole else True
+            cut.append(change(part, terminated=ended, truncated=not ended))
+            # One observation is left out, or the parts are those of one cut episode.
+            start += length + 1
+    return cut
+
+
+def death_as_truncation(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Episodes that terminated marked as truncated."""
+    if sum(e.terminated for e in episodes) < 5:
+        return None
+    return [change(e, terminated=False, truncated=True) for e in episodes]
+
+
+def limit_of_log(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """Episodes cut at two thirds of their median length, and marked as terminated there."""
+    limit = int(2 / 3 * np.median([len(e) for e in episodes]))
+    if limit < 3 or sum(len(e) > limit for e in episodes) < 5:
+        return None
+    return [
+        change(e.cut(0, limit), terminated=True, truncated=False) if len(e) > limit else e
+        for e in episodes
+    ]
+
+
+def offset(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """The first dimension with an offset of 10 million times its usual change, as float32."""
+    change_size = np.mean([np.abs(np.diff(e.observations[:, 0])).mean() for e in episodes])
+    return [
+        change(e, observations=_column(e, lambda column: column + np.float32(1e7 * change_size)))
+        for e in episodes
+    ]
+
+
+def constant_rewards(episodes: Episodes, spec: WorldSpec, rng: Generator) -> Episodes | None:
+    """All rewards 0, no episode terminated."""
+    return [
+        change(e, rewards=np.zeros_like(e.rewards), terminated=False, truncated=True)
+        for e in episodes
+    ]
+
+
 FAULTS: dict[str, tuple[Plant, str]] = {
     "reward_late": (reward_late, "reward_shift"),
     "reward_early": (reward_early, "reward_shift"),
@@ -208,9 +294,17 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "action_held": (action_held, "actions"),
     "pieces": (pieces, "split"),
     "same_seeds": (same_seeds, "split"),
+    "action_late": (action_late, "action_shift"),
+    "action_early": (action_early, "action_shift"),
+    "hidden_velocity": (hidden_velocity, "hidden_state"),
+    "chance_ends": (chance_ends, "chance_ends"),
+    "death_as_truncation": (death_as_truncation, "state_truncation"),
+    "limit_of_log": (limit_of_log, "time_limit"),
+    "offset": (offset, "precision"),
+    "constant_rewards": (constant_rewards, "constant_reward"),
 }
 """Fault -> function that plants it, and the check for it."""
-COLUMNS = ("non_finite", "constant", "spikes", "outside_observation")
+COLUMNS = ("non_finite", "constant", "spikes", "outside_observation", "offset")
 """Faults of the first observation dimension: found only if the check names the dimension."""
 SPLITS = ("pieces", "same_seeds")
 """Faults between the two halves of the episodes."""
@@ -257,6 +351,12 @@ def _rolled(episodes: Episodes, rows: int) -> Episodes | None:
     ends = np.cumsum([len(episode) for episode in episodes])[:-1]
     parts = np.split(np.roll(whole, rows), ends)
     return [change(e, rewards=part) for e, part in zip(episodes, parts, strict=True)]
+
+
+def _without(observations: np.ndarray, hidden: slice) -> np.ndarray:
+    kept = observations.copy()
+    kept[:, hidden] = 0
+    return kept
 
 
 def _column(episode: Episode, does: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

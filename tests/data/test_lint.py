@@ -32,7 +32,8 @@ FAULTS = [
     *["reward_late", "reward_early", "reward_late_filled", "reward_clock", "glued"],
     *["autoreset_rows", "limit_as_death", "non_finite", "constant", "spikes", "duplicate_episode"],
     *["duplicate_stretch", "outside_observation", "outside_action", "action_unused"],
-    *["action_held", "pieces", "same_seeds"],
+    *["action_held", "pieces", "same_seeds", "action_late", "action_early", "hidden_velocity"],
+    *["chance_ends", "death_as_truncation", "limit_of_log", "offset", "constant_rewards"],
 ]
 
 
@@ -75,9 +76,12 @@ def test_a_planted_fault_is_found_and_nothing_else(
     fault: str, bench: dict[str, ModuleType], pendulum: EpisodeStore
 ) -> None:
     row = bench["lint"].judge(fault, pendulum.load(), pendulum.spec, 0)
+    if fault == "death_as_truncation":
+        assert row is None  # no episode terminates
+        return
     assert row["found"] is (fault != "clean")
-    # Spikes leave the space as well.
-    assert row["other_findings"] == (["space"] if fault == "spikes" else [])
+    # Spikes and offsets leave the space as well.
+    assert row["other_findings"] == (["space"] if fault in ("spikes", "offset") else [])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from world_env.struct import Struct
 
 if TYPE_CHECKING:
     from world_env.pipeline.build import Built
+    from world_env.results.lint_issue import LintIssue
     from world_env.twin.twin import Twin
 
 
@@ -56,15 +57,21 @@ def twins_command(config: NoSettings) -> None:
     console.print(table)
 
 
-def collect_command(config: CollectConfig) -> None:
-    """Collect episodes of a real environment; run again to resume, or with more steps to add episodes."""
-    from world_env.collection.collect import collect
+def collect_command(config: CollectConfig) -> int:
+    """Collect episodes of a real environment; run again to resume, or with more steps to add episodes.
+
+    Exit status 1 if `lint` finds errors in the data, which are kept.
+    """
+    from world_env.collection.collect import collect, log_issues
     from world_env.pipeline.step_plan import planned_steps
 
     set_threads()
     show_plan(planned_steps(config), lower="--steps")
-    store = collect(config, progress=ProgressBars().stage("collect"))
+    issues: list[LintIssue] = []
+    store = collect(config, progress=ProgressBars().stage("collect"), on_issues=issues.extend)
+    log_issues(issues)
     console.print(f"{store.steps} real steps in {len(store)} episodes: {config.out}")
+    return int(any(issue.severity == "error" for issue in issues))
 
 
 class FitCommand(Struct, frozen=True):

@@ -6,7 +6,8 @@ uninterrupted one. Real steps that a kill lost stay counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
+from world_env.data.validation.lint import lint
 from world_env.device import torch_defaults
 from world_env.errors import DataError, StageError
 from world_env.policies.protocol import Policy
 from world_env.real.api_check import check_real
 from world_env.real.real_env import make_real, spec_of
 from world_env.real.step_ledger import StepLedger
+from world_env.results.lint_issue import LintIssue
 from world_env.rollouts.real import ONE, steps_in_real
 from world_env.run_config import check_same_config, keep_config
 from world_env.seeding import SeedPurpose, derived_seed
@@ -33,6 +36,16 @@ from world_env.spec import WorldSpec
 
 Progress = Callable[[int, int], None]
 """Called after each episode with (steps collected, steps in total)."""
+OnIssues = Callable[[Sequence[LintIssue]], None]
+"""Called at the end of a collection with the errors and warnings of `lint`, errors first."""
+
+_log = logging.getLogger(__name__)
+
+
+def log_issues(issues: Sequence[LintIssue]) -> None:
+    """Log each issue in one line."""
+    for issue in issues:
+        _log.log(logging.ERROR if issue.severity == "error" else logging.WARNING, "lint: %s", issue)
 
 
 @dataclass
@@ -57,7 +70,11 @@ class _Pending:
 
 @torch_defaults()
 def collect(
-    config: CollectConfig, *, ledger: StepLedger | None = None, progress: Progress | None = None
+    config: CollectConfig,
+    *,
+    ledger: StepLedger | None = None,
+    progress: Progress | None = None,
+    on_issues: OnIssues | None = log_issues,
 ) -> EpisodeStore:
     """Collect real episodes into the store at `config.out`, up to `config.steps` steps in total.
 
@@ -66,6 +83,8 @@ def collect(
     ledger: a second ledger that counts the same steps, for example of a whole pipeline. The folder holds its own,
         `steps.json`.
     progress: called after each episode with (steps collected, steps in total).
+    on_issues: called at the end with the errors and warnings that `lint` finds in the store; the data are kept. By
+        default they are logged. None: the data are not checked.
 
     Before the first step of a new collection, `check_real` checks the environment with one step, counted under
     "validate".
@@ -81,9 +100,12 @@ def collect(
     try:
         # Two processes that collect into one folder would both take the real steps of the same episodes.
         with folder_lock(Path(config.out).resolve(), "episode store"):
-            return _collect(config, spec, own, progress)
+            store = _collect(config, spec, own, progress)
     except FolderBusyError as error:
         raise StageError(str(error)) from error
+    if on_issues is not None:
+        on_issues([i for i in lint(store.load(), store.spec) if i.severity != "note"])
+    return store
 
 
 def _collect(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from world_env.data.sources import open_dataset as open_dataset
     from world_env.data.statistics import robust_scale as robust_scale
     from world_env.data.store import EpisodeStore as EpisodeStore
+    from world_env.data.truncations import (
+        truncations_as_terminations as truncations_as_terminations,
+    )
     from world_env.data.validation.issue import LintIssue as LintIssue
     from world_env.data.validation.lint import lint as lint, lint_split as lint_split
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from world_env.errors import InvalidOptionError
 from world_env.struct import Struct
@@ -49,6 +50,11 @@ class FitConfig(Struct, frozen=True):
     the fit takes longer."""
     eval_windows: int = 256
     """Maximum number of rollouts that measure the validation error, spread evenly over the validation split."""
+    allow_errors: bool = False
+    """Fit although `lint` finds errors in the data. They are stored in the twin and shown on its card."""
+    truncations: Literal["limits", "ends"] = "limits"
+    """Meaning of truncations before the time limit: "limits": the episode would continue. "ends": they are learned as
+    terminations where the state tells them, such as those of leaving an arena."""
     max_dataset_states: int = 2_000
     """Maximum number of states inside the data that the twin stores as start states of learned episodes. Short
     rollouts need more of them to cover the data."""

@@ -24,6 +24,7 @@ from world_env.data.episode import Episode, digests, pieces_of, split_pieces
 from world_env.data.sources import open_dataset
 from world_env.data.statistics import data_range
 from world_env.data.terminal_bounds import end_bounds
+from world_env.data.truncations import truncations_as_terminations
 from world_env.data_range import DataRange
 from world_env.device import as_device, torch_defaults
 from world_env.errors import DataError
@@ -33,6 +34,7 @@ from world_env.fitting.encoding import encoding_of
 from world_env.fitting.preconditions import (
     FitWarning,
     check_amount,
+    check_data,
     check_family,
     check_same_kind,
     check_target,
@@ -50,6 +52,7 @@ from world_env.model_evaluation.termination_rule import (
 from world_env.models.base import TrainableWorldModel
 from world_env.models.conditioning import check_shapes
 from world_env.results.fidelity import Fidelity, FitLosses, TerminationScores
+from world_env.results.lint_issue import LintIssue
 from world_env.results.provenance import Provenance, current_commit
 from world_env.rng import CounterRNG
 from world_env.run_config import check_same_config, one_at_a_time
@@ -89,9 +92,9 @@ def fit(
     progress: called after each validation.
     tensorboard: folder for TensorBoard logs, by gradient steps.
     reward_fn, termination_fn: as in `fit_episodes`.
-    Raises ConfigMismatchError if `out` holds a twin that was fitted with other settings, DataError, TooLittleDataError,
-    StageError if `out` cannot be written or the checkpoint belongs to another fit, or StageBusyError while another
-    process fits into `out`.
+    Raises ConfigMismatchError if `out` holds a twin that was fitted with other settings, LintError, DataError,
+    TooLittleDataError, StageError if `out` cannot be written or the checkpoint belongs to another fit, or
+    StageBusyError while another process fits into `out`.
     """
     out = Path(out)
     _check_settings(out, config or FitConfig())
@@ -139,6 +142,7 @@ def fit_episodes(
     termination_fn: KnownFunction | None = None,
     warm_start: Twin | None = None,
     encoding: Twin | None = None,
+    issues: list[LintIssue] | None = None,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
@@ -150,13 +154,15 @@ def fit_episodes(
     encoding: twin whose encoding of observations (`WorldSpec.angles`, `DataRange.offset`) this one has, to compare the
         errors of both models on the same tensors. None: the data show which columns are angles.
     reward_fn, termination_fn: known functions that replace the learned ones. `Twin.load` needs them again.
-    Warns with FitWarning of data that limit the twin.
-    Raises TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
+    issues: known issues of the data, stored in the twin (None: `lint` finds them).
+    Warns with FitWarning of data that limit the twin; the warnings of `lint` are logged.
+    Raises LintError, TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
     episodes = check_amount(episodes)
     steps, config = sum(map(len, episodes)), config or FitConfig()
     config = config.replace(gradient_steps=config.gradient_steps or gradient_steps_for(steps))
     device = as_device(config.device)
+    episodes, issues = _checked(episodes, spec, config, issues, reward_fn, termination_fn)
     started, provenance = time.perf_counter(), provenance or Provenance()
     lengths = [len(episode) for episode in episodes]
     pieces = split_pieces(lengths, config.validation_fraction, config.seed)
@@ -184,7 +190,7 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, everything)
-    threshold, scores, uncertainty = found.threshold, found.scores, found.uncertainty
+    threshold, scores = found.threshold, found.scores
     twin = Twin(
         spec=spec,
         family=config.family,
@@ -193,9 +199,7 @@ def fit_episodes(
         states=states,
         ranges=ranges,
         termination_threshold=threshold,
-        uncertainty_threshold=float(uncertainty.max())
-        if bool(uncertainty.isfinite().all())
-        else None,
+        uncertainty_threshold=found.largest_uncertainty,
         provenance=provenance.replace(
             stages=provenance.stages | {"fit": config.to_json()},
             steps=steps,
@@ -205,11 +209,29 @@ def fit_episodes(
             **digests(episodes, held_out),
             **initial,
         ),
-        fidelity=_fidelity(model, validation, scale, scores, notes, logs),
+        fidelity=_fidelity(model, validation, scale, scores, notes, logs).replace(lint=issues),
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
     return _with_termination_rule(twin, found, held_out, episodes)
+
+
+def _checked(
+    episodes: list[Episode],
+    spec: WorldSpec,
+    config: FitConfig,
+    issues: list[LintIssue] | None,
+    reward_fn: KnownFunction | None,
+    termination_fn: KnownFunction | None,
+) -> tuple[list[Episode], list[LintIssue]]:
+    """Return the episodes as they are fitted, and the issues of the data. Raises LintError."""
+    if issues is None:
+        functions = {"reward": reward_fn, "termination": termination_fn}
+        known = [name for name, function in functions.items() if function is not None]
+        issues = check_data(episodes, spec, config, known)
+    if config.truncations == "ends":
+        episodes = truncations_as_terminations(episodes, spec)
+    return episodes, issues
 
 
 def _start_from(older: Twin, model: TrainableWorldModel, spec: WorldSpec, family: str) -> JSON:
@@ -248,7 +270,7 @@ def _optimize(
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay, fused=True)
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     data = None if checkpoint is None else train.fingerprint()
-    identity = config.to_json() | {"data": data} | initial
+    identity = config.to_json() | {"data": data, "allow_errors": None} | initial
     best, score, first = _copy(model), float("inf"), 0
     logs: JSON = {}
     if checkpoint is not None and checkpoint.is_file():
@@ -331,6 +353,11 @@ class _Terminations:
     uncertainty: Tensor
     on_validation: bool
     chosen: tuple[Tensor, Tensor]
+
+    @property
+    def largest_uncertainty(self) -> float | None:
+        """Largest uncertainty on the data; None for a model without one."""
+        return float(self.uncertainty.max()) if bool(self.uncertainty.isfinite().all()) else None
 
 
 def _termination(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Collection, Sequence
@@ -13,7 +14,9 @@ from gymnasium import spaces
 from world_env.data.dataset import EncodedEpisodes
 from world_env.data.episode import Episode
 from world_env.data.statistics import column_notes
-from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
+from world_env.data.validation.issue import LintIssue, number_of
+from world_env.data.validation.lint import lint
+from world_env.errors import InvalidOptionError, LintError, StageError, TooLittleDataError
 from world_env.fitting.config import FitConfig
 from world_env.models.base import TrainableWorldModel, WorldModel
 from world_env.models.config import config_from_json
@@ -30,8 +33,15 @@ MIN_PIXEL_RANGE = 32
 """Range of pixel values, of 255, below which a fit warns of low contrast."""
 _MAX_SYMBOL = 15
 """Range of pixel values, of 255, up to which an image is probably a grid of symbols."""
+_CHECKS_OF = {
+    "reward": ("constant_reward", "reward_shift", "reward_clock"),
+    "termination": ("time_limit", "chance_ends", "state_truncation"),
+}
+"""Outcome -> checks of `lint` that do not matter where a known function computes it."""
 _MAX_NAMES = 3
 """Names in a note that counts several observations."""
+
+_log = logging.getLogger(__name__)
 
 
 class FitWarning(UserWarning):
@@ -102,6 +112,38 @@ def check_same_kind(older: Twin, spec: WorldSpec, family: str, model: WorldModel
                 f"the twin of warm_start has another {name}: {earlier}, expected {expected}. Choose a twin of the same "
                 "environment and configuration, or fit from scratch."
             )
+
+
+def check_data(
+    episodes: Sequence[Episode], spec: WorldSpec, config: FitConfig, known: Collection[str] = ()
+) -> list[LintIssue]:
+    """Run `lint` before a fit. Return the errors and warnings that concern it, and log each in one line.
+
+    known: outcomes that known functions compute ("reward", "termination"), whose data are not checked.
+    Raises LintError for errors, unless the configuration allows them.
+    """
+    model_class, options = check_family(config)
+    left_out = {check for name in known for check in _CHECKS_OF[name]}
+    if getattr(options, "context", model_class.context) > 1:
+        left_out.add("hidden_state")
+    if config.truncations == "ends":
+        left_out.add("state_truncation")
+    issues = [
+        issue
+        for issue in lint(episodes, spec)
+        if issue.severity != "note" and issue.check not in left_out
+    ]
+    errors = [issue for issue in issues if issue.severity == "error"]
+    if errors and not config.allow_errors:
+        listed = " ".join(f"({n}) {issue}" for n, issue in enumerate(errors, 1))
+        raise LintError(
+            f"lint found {number_of(len(errors), 'error')} in the data, so no twin is fitted: {listed} Repair the data "
+            "(`world-env lint` lists all issues), or pass --allow-errors to fit anyway (refine: --fit.allow-errors; "
+            "Python: FitConfig(allow_errors=True))."
+        )
+    for issue in issues:
+        _log.warning("lint: %s", issue)
+    return issues
 
 
 def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSpec) -> list[str]:

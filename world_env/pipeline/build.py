@@ -15,6 +15,7 @@ import numpy as np
 
 from world_env.atomic_io import write_json
 from world_env.data.episode import split
+from world_env.data.truncations import truncations_as_terminations
 from world_env.device import torch_defaults
 from world_env.errors import MissingExtraError, RealStepLimitError, WorldEnvError
 from world_env.fitting.config import FitConfig
@@ -69,6 +70,7 @@ _LOWER = "--steps or --judge-episodes, or pass --no-baseline"
 """Settings that make the plan of real steps smaller."""
 _MAY_CHANGE = (
     *("judge_episodes", "baseline", "pool", "refinement.patience"),
+    *("fit.allow_errors", "refinement.fit.allow_errors"),
     *(f"refinement.{name}" for name in MAY_CHANGE),
 )
 """Settings of a build that may differ when it is resumed, besides those of any stage."""
@@ -281,6 +283,8 @@ def _baseline(
 def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
     """Fidelity of the last round's twin with its errors by horizon, on its validation split, and action effects."""
     episodes = episodes_of_rounds(Path(config.out), last.number)
+    if last.twin.provenance.recorded("fit", "truncations") == "ends":
+        episodes = truncations_as_terminations(episodes, last.twin.spec)
     share = last.twin.provenance.recorded("fit", "validation_fraction")
     _, validation = split(episodes, share, config.seed)
     # Least squares on images would need a weight for each pair of pixels.
@@ -343,7 +347,7 @@ def _linear(
     with warnings.catch_warnings():
         # The fit of the twin has warned of the same data.
         warnings.simplefilter("ignore")
-        return fit_episodes(episodes, twin.spec, config, encoding=twin).model
+        return fit_episodes(episodes, twin.spec, config, encoding=twin, issues=[]).model
 
 
 def _frames(config: BuildConfig, last: Round, ledger: StepLedger) -> list[np.ndarray]:

@@ -42,6 +42,11 @@ class BuildConfig(Struct, frozen=True):
     judge_episodes: int = 100
     """Real episodes per policy in the final comparison, at least 5. More episodes narrow the intervals; each one costs
     real steps."""
+    allow_errors: bool = False
+    """Fit twins although `lint` finds errors in the data. They are stored in the twin and shown on its card."""
+    truncations: Literal["limits", "ends"] | None = None
+    """Meaning of truncations before the time limit: "limits": the episode would continue. "ends": they are learned as
+    terminations where the state tells them (None: that of `fit`)."""
     baseline: bool = True
     """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
     doubles the real steps."""

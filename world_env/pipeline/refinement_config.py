@@ -21,7 +21,9 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         **given({"steps": config.steps}),
     )
     learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
-    fit = given({"family": config.family}) | _named(config.fit)
+    fit = given({"family": config.family, "truncations": config.truncations}) | _named(config.fit)
+    if config.allow_errors:
+        fit["allow_errors"] = True
     if fit.get("family", plain.fit.family) != plain.fit.family:
         fit = {"model": {}} | fit  # the sizes of another family do not fit
     return plain.replace(

@@ -60,7 +60,7 @@ def refine(
     plan.check(LOWER)
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
     check_folder(Path(config.out), spec, config.steps)
-    prepare(config, known, config.to_json(), may_change=("patience",))
+    prepare(config, known, config.to_json(), may_change=("patience", "fit.allow_errors"))
     _log.info("%s", plan)
     return run_rounds(config, spec, ledger, report, known)
 

@@ -241,6 +241,7 @@ class Rounds:
             ),
             ledger=self.ledger,
             progress=lambda done, wanted: self.report("collect", done, wanted, {}),
+            on_issues=None,  # the fit of the round checks the data of all rounds
         )
         episodes = store.load()
         self.episodes += episodes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from world_env.errors import InvalidOptionError
 from world_env.results.comparison import Interval, PolicyComparison
+from world_env.results.lint_issue import LintIssue
 from world_env.struct import Struct
 from world_env.types import Termination
 
@@ -323,6 +324,8 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     """Choice of the rule of termination; None: the threshold counts ends right, and nothing was to choose."""
     notes: list[str] = []
     """Limits of the data, found before the fit."""
+    lint: list[LintIssue] = []
+    """Errors and warnings of the data that `lint` found before the fit."""
     loss: FitLosses = FitLosses()
     """Last validation of the fit."""
     comparison: list[PolicyComparison] = []

@@ -27,6 +27,8 @@ MIN_POLICIES, MIN_RUNS = 10, 8
 """Policies, and training runs that they come from, for a reliable correlation."""
 MIN_ENDS = 10
 """Terminal steps in the validation split for a reliable score of terminations."""
+MIN_LABELS, MIN_RECALL = 20, 0.5
+"""Terminal steps in the validation split from which the share of predicted ones counts, and the smallest such share."""
 MIN_AUROC = 0.7
 MAX_SURVIVAL_GAP = 0.1
 LOST_SHARE = 0.9
@@ -83,8 +85,9 @@ Rule = Callable[[Measured], str | None]
 def warnings_of(
     fidelity: Fidelity, *, horizon: int | None = None, known: Sequence[str] = ()
 ) -> list[str]:
-    """Warnings that apply to a twin, in the order of `RULES`. Arguments: see `Measured`."""
-    return _texts(RULES, Measured(fidelity, horizon, known))
+    """Warnings that apply to a twin, in the order of `RULES`, then the issues of its data. Arguments: `Measured`."""
+    issues = [f"Data {issue}" for issue in fidelity.lint]
+    return _texts(RULES, Measured(fidelity, horizon, known)) + issues
 
 
 def comparison_warnings(rows: Sequence[PolicyComparison]) -> list[str]:
@@ -268,6 +271,22 @@ def _exploitation_unknown(measured: Measured) -> str | None:
     return "No policy trained in the twin was evaluated with the pool: exploitation of model errors is unknown."
 
 
+def _missed_ends(measured: Measured) -> str | None:
+    scores = measured.fidelity.termination
+    if scores is None or scores.recall is None or "termination" in measured.known:
+        return None
+    if scores.terminal_labels < MIN_LABELS or scores.recall >= MIN_RECALL:
+        return None
+    rule = measured.fidelity.termination_rule
+    if rule is not None and rule.rule == "sample":
+        return None
+    return (
+        f"The termination threshold finds only {percent(scores.recall)} of the {show(scores.terminal_labels)} ends in "
+        "the validation split, so learned episodes are too long. Add the cause of the ends to the observation, if "
+        "there is one."
+    )
+
+
 def _few_ends(measured: Measured) -> str | None:
     scores = measured.fidelity.termination
     if scores is None or scores.terminal_labels >= MIN_ENDS or "termination" in measured.known:
@@ -280,7 +299,7 @@ def _few_ends(measured: Measured) -> str | None:
     )
 
 
-def _missed_ends(measured: Measured) -> str | None:
+def _miscounted_ends(measured: Measured) -> str | None:
     found = measured.fidelity.termination_rule
     if found is None:
         return None
@@ -414,6 +433,7 @@ RULES: dict[str, Rule] = {
     "exploitation unknown": _exploitation_unknown,
     "few ends": _few_ends,
     "missed ends": _missed_ends,
+    "miscounted ends": _miscounted_ends,
     "survival": _survival,
     "short horizon": _short_horizon,
     "useless predictions": _useless_predictions,

@@ -1,4 +1,4 @@
-"""Checks of the boundaries of episodes: unmarked resets, time limits, duplicates, and overlap of splits."""
+"""Checks of the boundaries of episodes: unmarked resets, duplicates, and overlap of splits."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from scipy.spatial import cKDTree
-from scipy.stats import rankdata
 
 from world_env.data.episode import Episode
-from world_env.data.validation.issue import LintIssue, number_of
-from world_env.data.validation.regression import (
-    FOLDS,
-    Transitions,
-    cross_validated_error,
-    cross_validated_prediction,
-)
-from world_env.spec import WorldSpec
+from world_env.data.validation.issue import LintIssue, Severity, number_of
+from world_env.data.validation.regression import Transitions, cross_validated_error
 
-_MIN_STARTS = 3
+_MIN_STARTS, _CERTAIN_STARTS = 3, 6
+"""Initial states from which unmarked resets are looked for, and from which they are an error."""
 _MIN_STEPS = 100
+_MIN_SHARE_MOVING = 0.1
+"""Share of the steps in which a column changes, from which its jumps count."""
 _NEAR_DISTANCE = 2.0
 """Distance up to which an observation counts as near an initial state, in medians of their neighbour distance."""
 _MAX_SHARE_NEAR = 0.8
@@ -32,8 +28,6 @@ _MAX_CHANCE = 0.01
 """Probability of the zero rewards by chance, below which they count as those of automatic resets."""
 _MIN_STATES = 1_000
 """With fewer different integer observations, stretches of episodes repeat by chance and are not compared."""
-_MIN_SEPARATION = 0.9
-"""Probability that a termination has a higher score than another step, from which terminations are real."""
 
 
 def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
@@ -44,7 +38,7 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
     of automatic resets are recorded, the initial state is the second observation of an episode.
     """
     firsts = [np.flatnonzero((data.step == place) & (data.elapsed == place)) for place in (0, 1)]
-    moving = np.any(data.before != data.after, axis=0) & data.continuous
+    moving = _moving(data)
     if len(firsts[0]) < _MIN_STARTS or not moving.any() or len(data) < _MIN_STEPS:
         text = (
             f"unmarked resets were not checked: expected at least {_MIN_STARTS} episodes that start at a reset, "
@@ -77,28 +71,9 @@ def unmarked_resets(data: Transitions) -> Iterator[LintIssue]:
             f"missing boundaries between episodes: at least {number_of(len(found), 'step')} to an initial state "
             f"(first: {places}). Cut the episodes there."
         )
-        yield LintIssue("glued", "error", text, data.where(found[0]))
-
-
-def time_limits(
-    data: Transitions, episodes: Mapping[int, Episode], spec: WorldSpec
-) -> Iterator[LintIssue]:
-    """Find episodes marked as terminated at exactly the time limit, in states after which others continue."""
-    totals = {number: e.elapsed + len(e) for number, e in episodes.items()}
-    limit = spec.horizon or max(totals.values())
-    marked = [n for n, e in episodes.items() if e.terminated and totals[n] == limit]
-    if len(marked) < (1 if spec.horizon else _MIN_STARTS):
-        return
-    places = np.isin(data.numbers[data.episode], marked) & _last(data)
-    if not _are_distinguishable(data, places):
-        yield LintIssue(
-            "time_limit",
-            "error" if len(marked) > 1 else "warning",
-            f"the time limit is marked as a termination in {len(marked)} of {number_of(len(episodes), 'episode')}: "
-            f"after exactly {limit} steps, in states after which other episodes continue. Mark these episodes as "
-            "truncated, or a twin learns terminations without a cause.",
-            f"episode {marked[0]}",
-        )
+        # What is near an initial state is known well from several of them only.
+        severity: Severity = "error" if len(firsts[0]) >= _CERTAIN_STARTS else "warning"
+        yield LintIssue("glued", severity, text, data.where(found[0]))
 
 
 def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
@@ -113,11 +88,18 @@ def duplicates(episodes: Mapping[int, Episode]) -> Iterator[LintIssue]:
             for found, what in ((twice, "in the data twice"), (overlaps, "partly in another one"))
             if found
         ]
+        # Episodes of different seeds are no copies: a deterministic policy repeats itself in a deterministic world.
+        copied = any(_may_be_copies(episodes[a], episodes[b]) for a, b, *_ in [*twice, *overlaps])
+        do = (
+            "Remove them, or the validation split contains training data."
+            if copied
+            else "Their reset seeds differ: environment and policy are deterministic, so the validation split "
+            "contains training data. Collect with random actions."
+        )
         yield LintIssue(
             "duplicates",
-            "error",
-            f"duplicates: {', '.join(counts)} (first: {'; '.join(pairs[:3])}). Remove them, or the validation split "
-            "contains training data.",
+            "error" if copied else "warning",
+            f"duplicates: {', '.join(counts)} (first: {'; '.join(pairs[:3])}). {do}",
             f"episode {(twice + [(a, b) for a, b, _ in overlaps])[0][1]}",
         )
     if joined:
@@ -231,6 +213,10 @@ def _joined(episodes: Mapping[int, Episode]) -> list[tuple[int, int]]:
     return pairs
 
 
+def _may_be_copies(one: Episode, other: Episode) -> bool:
+    return one.seed is None or other.seed is None or one.seed == other.seed
+
+
 def _row_keys(episode: Episode) -> np.ndarray:
     """Hash of observation, action and reward of each step, (T,)."""
     steps = len(episode)
@@ -253,9 +239,14 @@ def _keys(columns: list[np.ndarray]) -> np.ndarray:
     return ((bits ^ (bits >> np.uint64(33))) * factors).sum(1, dtype=np.uint64)
 
 
+def _moving(data: Transitions) -> np.ndarray:
+    """Continuous columns (D,) bool that change often: a jump of a set point or a goal is no reset."""
+    return ((data.before != data.after).mean(0) > _MIN_SHARE_MOVING) & data.continuous
+
+
 def _distance(data: Transitions) -> np.ndarray:
     """Distance of each step (N,), the mean over columns in units of their usual change."""
-    moved = np.abs(data.after - data.before)[:, data.continuous]
+    moved = np.abs(data.after - data.before)[:, _moving(data)]
     usual = np.maximum(np.median(moved, axis=0), 0.5 * moved.mean(0))
     moving = usual > 1e-12
     return np.clip(moved[:, moving] / usual[moving], 0, 20).sum(1) / max(1, moving.sum())
@@ -263,7 +254,7 @@ def _distance(data: Transitions) -> np.ndarray:
 
 def _prediction_error(data: Transitions) -> np.ndarray:
     """Relative error of each step (N,) of a dynamics model fitted to other episodes."""
-    moved = (data.after - data.before)[:, data.continuous]
+    moved = (data.after - data.before)[:, _moving(data)]
     usual = np.quantile(np.abs(moved), 0.9, axis=0)
     moved, usual = moved[:, usual > 1e-9], usual[usual > 1e-9]
     inputs = np.concatenate([data.before, data.action], axis=1)
@@ -317,24 +308,6 @@ def _is_autoreset(data: Transitions, jumps: np.ndarray) -> bool:
         return False
     chance = max(zero.mean(), zero[_last(data)].mean())
     return bool((data.step[jumps] == 0).mean() > 0.8 or chance ** len(jumps) < _MAX_CHANCE)
-
-
-def _are_distinguishable(data: Transitions, marked: np.ndarray) -> bool:
-    """Whether the marked terminations (N,) bool differ from steps after which an episode continued.
-
-    The score of a step is the probability of termination, from a regression on all terminations of other episodes.
-    """
-    considered = data.terminated | ~_last(data)
-    label = data.terminated[considered, None].astype(np.float64)
-    folds = data.episode[considered] % FOLDS
-    score = cross_validated_prediction(data.after[considered], label, folds)[:, 0]
-    ranks, ours, others = rankdata(score), marked[considered], label[:, 0] == 0
-    ends, continued = np.count_nonzero(ours), np.count_nonzero(others)
-    if not continued:
-        return True
-    # Pairs in which the termination has the higher score; pairs of two terminations do not count.
-    above = ranks[ours].sum() - rankdata(score[label[:, 0] > 0])[ours[label[:, 0] > 0]].sum()
-    return bool(above > _MIN_SEPARATION * ends * continued)
 
 
 def _last(data: Transitions) -> np.ndarray:

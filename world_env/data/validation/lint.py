@@ -1,4 +1,4 @@
-"""Check episodes for errors in rewards, resets, time limits, columns, actions and splits."""
+"""Check episodes for errors in rewards, resets, ends, columns, actions, hidden state and splits."""
 
 from __future__ import annotations
 
@@ -15,16 +15,26 @@ from world_env.data.validation.columns import (
 from world_env.data.validation.episode_boundaries import (
     duplicates,
     split_overlap,
-    time_limits,
     unmarked_resets,
 )
+from world_env.data.validation.episode_ends import (
+    chance_ends,
+    constant_reward,
+    state_truncations,
+    time_limits,
+)
 from world_env.data.validation.issue import LintIssue, worst_first
-from world_env.data.validation.regression import to_transitions
-from world_env.data.validation.reward_alignment import shifted_rewards, time_dependent_rewards
+from world_env.data.validation.markov_property import markov_property
+from world_env.data.validation.precision import coarse_columns
+from world_env.data.validation.regression import column_count, to_transitions
+from world_env.data.validation.reward_alignment import reward_alignment
 from world_env.spec import WorldSpec
 
-_MAX_STEPS = 20_000
-"""Steps that the regressions use; larger data sets are sampled by whole episodes."""
+_MAX_STEPS, _MIN_SAMPLE = 20_000, 5_000
+"""Steps that the regressions use: with many columns, between these two. Larger data sets are sampled by whole
+episodes."""
+_COLUMNS_OF_ALL_STEPS = 8
+"""Columns up to which the regressions use `_MAX_STEPS`."""
 
 
 def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
@@ -39,8 +49,8 @@ def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
     """
     good, issues = usable_episodes(dict(enumerate(episodes)), spec)
     if good:
-        issues += [*out_of_bounds(good, spec), *duplicates(good), *_of_transitions(good, spec)]
-        issues += wrapped_angles(good, spec)
+        issues += [*out_of_bounds(good, spec), *duplicates(good), *constant_reward(good)]
+        issues += [*_of_transitions(good, spec), *wrapped_angles(good, spec)]
     if any(issue.check == "autoreset" for issue in issues):
         # The row of an automatic reset starts at the end of the episode before: that is not a cut episode.
         issues = [issue for issue in issues if issue.check != "pieces"]
@@ -59,7 +69,7 @@ def lint_split(
 
 
 def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
-    sample = _sample(episodes)
+    sample = _sample(episodes, spec)
     if len(sample) < len(episodes):
         steps = f"{sum(map(len, sample.values())):,} of {sum(map(len, episodes.values())):,} steps"
         text = (
@@ -68,6 +78,7 @@ def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterato
         yield LintIssue("unchecked", "note", text)
     data = to_transitions(sample, spec)
     yield from constant_or_spiking(data, spec)
+    yield from coarse_columns(sample, spec)
     yield from action_coverage(data, spec)
     if not data.before.shape[1]:
         text = (
@@ -76,19 +87,28 @@ def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterato
         )
         yield LintIssue("unchecked", "note", text)
         return
-    boundaries = [*time_limits(data, sample, spec), *unmarked_resets(data)]
+    limits = list(time_limits(data, sample, spec))
+    boundaries = [*limits, *unmarked_resets(data)]
     yield from boundaries
+    yield from state_truncations(data, sample, spec)
+    if not limits:
+        yield from chance_ends(data)
+    # A step from one episode into the next has no cause in its own action and observation.
+    if not {"autoreset", "glued"} & {issue.check for issue in boundaries}:
+        yield from markov_property(data)
     # Wrong terminations and rows of automatic resets would make correct rewards look wrong.
     if {"time_limit", "autoreset"} & {issue.check for issue in boundaries}:
         text = "rewards were not checked: repair the ends of the episodes first, then run the check again"
         yield LintIssue("unchecked", "note", text)
         return
-    shifts = list(shifted_rewards(data))
-    yield from shifts or time_dependent_rewards(data)
+    yield from reward_alignment(data)
 
 
-def _sample(episodes: Mapping[int, Episode]) -> dict[int, Episode]:
-    """Every n-th episode, for about `_MAX_STEPS` steps in total."""
-    total = sum(map(len, episodes.values()))
-    every = max(1, -(-total // _MAX_STEPS))
+def _sample(episodes: Mapping[int, Episode], spec: WorldSpec) -> dict[int, Episode]:
+    """Every n-th episode, for about `_MAX_STEPS` steps in total, or fewer of many columns."""
+    total, columns = sum(map(len, episodes.values())), column_count(spec)
+    most = max(
+        _MIN_SAMPLE, _MAX_STEPS * _COLUMNS_OF_ALL_STEPS // max(columns, _COLUMNS_OF_ALL_STEPS)
+    )
+    every = max(1, -(-total // most))
     return {number: e for n, (number, e) in enumerate(episodes.items()) if n % every == 0}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from gymnasium import spaces
 
 from world_env.data.episode import Episode
+from world_env.data.statistics import column_name
 from world_env.spaces import is_image, observation_spaces
 from world_env.spec import WorldSpec
 
@@ -17,8 +18,8 @@ _BLOCKS_PER_FOLD = 10
 """Contiguous blocks in one fold, where there are fewer than two episodes per fold."""
 _RANDOM_FEATURES = 300
 """Number of random features: enough for smooth functions, solved in about a second."""
-_MAX_INPUTS_FOR_PAIRS = 45
-"""Largest number of inputs with all pairwise products as features; with more inputs only the squares."""
+_MAX_INPUTS_FOR_PAIRS, _MAX_INPUTS_FOR_SQUARES = 32, 150
+"""Largest numbers of inputs with all pairwise products as features, and with the squares."""
 _RIDGE = 1e-6
 _CLIP = 8.0
 """Largest absolute value of a scaled input."""
@@ -37,6 +38,8 @@ class Transitions:
     step: (N,) index of the step in its episode.
     elapsed: (N,) steps since the reset of the environment.
     numbers: (episodes,) number of each episode in the data set.
+    names: name of each observation column.
+    one_hot_actions: whether the actions are Discrete.
     """
 
     before: np.ndarray
@@ -49,6 +52,8 @@ class Transitions:
     step: np.ndarray
     elapsed: np.ndarray
     numbers: np.ndarray
+    names: list[str]
+    one_hot_actions: bool
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -96,6 +101,8 @@ def to_transitions(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transiti
         step=step,
         elapsed=elapsed,
         numbers=np.array(list(numbered)),
+        names=_names(spec),
+        one_hot_actions=not isinstance(spec.action_space, spaces.Box),
     )
 
 
@@ -153,7 +160,7 @@ def cross_validated_prediction(
     if also is not None:
         plain = np.concatenate([plain, also], axis=1)
     smooth = np.concatenate([plain, _random_features(scaled)], axis=1)
-    predictions = [_predicted(features, targets, folds) for features in (plain, smooth)]
+    predictions = _predicted(smooth, targets, folds, [plain.shape[1], smooth.shape[1]])
     errors = [np.abs(each - targets).mean(0) for each in predictions]
     return np.where(errors[0] <= errors[1], *predictions)
 
@@ -165,12 +172,13 @@ def _scaled(columns: np.ndarray) -> np.ndarray:
 
 
 def _products(x: np.ndarray) -> np.ndarray:
+    constant, size = np.ones((len(x), 1)), x.shape[1]
+    if size > _MAX_INPUTS_FOR_SQUARES:
+        return np.concatenate([constant, x], axis=1)
     first, second = (
-        np.triu_indices(x.shape[1])
-        if x.shape[1] <= _MAX_INPUTS_FOR_PAIRS
-        else (np.arange(x.shape[1]),) * 2
+        np.triu_indices(size) if size <= _MAX_INPUTS_FOR_PAIRS else (np.arange(size),) * 2
     )
-    return np.concatenate([np.ones((len(x), 1)), x, x[:, first] * x[:, second]], axis=1)
+    return np.concatenate([constant, x, x[:, first] * x[:, second]], axis=1)
 
 
 def _random_features(x: np.ndarray) -> np.ndarray:
@@ -181,16 +189,25 @@ def _random_features(x: np.ndarray) -> np.ndarray:
     return np.tanh(x @ slopes + rng.uniform(-2.0, 2.0, _RANDOM_FEATURES))
 
 
-def _predicted(features: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Predict the targets of each fold by a ridge regression on the other folds."""
+def _predicted(
+    features: np.ndarray, targets: np.ndarray, folds: np.ndarray, sizes: Sequence[int]
+) -> list[np.ndarray]:
+    """Predict the targets of each fold by a ridge regression on the other folds: on the first features.
+
+    sizes: numbers of features, one regression each.
+    """
     features = features / (np.sqrt((features**2).mean(0)) + 1e-12)
     members = [folds == fold for fold in range(FOLDS)]
     grams = [features[rows].T @ features[rows] for rows in members]
     moments = [features[rows].T @ targets[rows] for rows in members]
-    predicted = np.zeros_like(targets)
-    for rows, gram, moment in zip(members, grams, moments, strict=True):
-        left = sum(grams) - gram + _RIDGE * np.count_nonzero(~rows) * np.eye(len(gram))
-        predicted[rows] = features[rows] @ np.linalg.solve(left, sum(moments) - moment)
+    gram, moment = sum(grams), sum(moments)
+    predicted = [np.zeros_like(targets) for _ in sizes]
+    for rows, own, own_moment in zip(members, grams, moments, strict=True):
+        left = gram - own
+        left[np.diag_indices_from(left)] += _RIDGE * np.count_nonzero(~rows)
+        for size, into in zip(sizes, predicted, strict=True):
+            weights = np.linalg.solve(left[:size, :size], (moment - own_moment)[:size])
+            into[rows] = features[rows, :size] @ weights
     return predicted
 
 
@@ -201,10 +218,25 @@ def _observation_table(episode: Episode, spec: WorldSpec) -> np.ndarray:
     return np.concatenate([np.zeros((rows, 0)), *parts], axis=1)
 
 
+def column_count(spec: WorldSpec) -> int:
+    """Observation columns of `Transitions`."""
+    return sum(map(_columns, vector_spaces(spec).values()))
+
+
+def _names(spec: WorldSpec) -> list[str]:
+    sizes = {key: _columns(space) for key, space in vector_spaces(spec).items()}
+    return [column_name(key, i, size) for key, size in sizes.items() for i in range(size)]
+
+
+def _columns(space: spaces.Space) -> int:
+    """Columns of a space in `table_of`."""
+    if isinstance(space, spaces.Box):
+        return int(np.prod(space.shape))
+    return int(discrete_sizes(space)[0].sum())
+
+
 def _continuous(spec: WorldSpec) -> np.ndarray:
     kinds = [np.zeros(0, bool)]
     for space in vector_spaces(spec).values():
-        box = isinstance(space, spaces.Box)
-        size = int(np.prod(space.shape or ())) if box else int(discrete_sizes(space)[0].sum())
-        kinds.append(np.full(size, box))
+        kinds.append(np.full(_columns(space), isinstance(space, spaces.Box)))
     return np.concatenate(kinds)

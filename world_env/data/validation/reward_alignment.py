@@ -16,14 +16,15 @@ _MIN_TIME_ERROR_RATIO = 1.15
 """Ratio of errors from which the rewards depend on the time: error without the time to the error with it."""
 _ROUNDING = 1e-4
 """Errors below this share of the standard deviation of the rewards count as zero."""
-_MIN_STEPS = 200
+_MIN_STEPS, _MIN_STEPS_PER_INPUT = 200, 5
+_MAX_INPUTS_FOR_TIMED_SQUARES = 100
 _MIN_EPISODES = 3
 _MAX_SHARE_OF_ZEROS = 0.01
 """Share of zeros among the other rewards above which zeros at the edges of the episodes are not unusual."""
 
 
-def shifted_rewards(data: Transitions) -> Iterator[LintIssue]:
-    """Find rewards that are recorded one step late or early.
+def reward_alignment(data: Transitions) -> Iterator[LintIssue]:
+    """Find rewards that are recorded one step late or early, or that depend on the time since the reset.
 
     The reward is predicted from the step itself, the step before and the step after (observation, action, next
     observation, termination), by regressions fitted to other episodes: the right step gives the smallest error. A shift
@@ -34,13 +35,12 @@ def shifted_rewards(data: Transitions) -> Iterator[LintIssue]:
         edge = "first reward of every" if late else "last reward of every truncated"
         yield _shift(late, f"the {edge} episode is 0, almost all others are not")
         return
-    if not _varies(data) or len(data) < _MIN_STEPS:
+    features = _features(data)
+    if not _varies(data) or len(data) < max(_MIN_STEPS, _MIN_STEPS_PER_INPUT * features.shape[1]):
         return
     folds = data.folds()
     targets = np.stack([np.roll(data.reward, -lag) for lag in _LAGS], axis=1) / data.reward.std()
-    errors = (
-        cross_validated_error(_features(data), targets, folds, also=_terminated(data)) + _ROUNDING
-    )
+    errors = cross_validated_error(features, targets, folds, also=_terminated(data)) + _ROUNDING
     mean = errors.mean(0)
     best = int(np.argmin(mean))
     by_fold = [errors[folds == fold].mean(0) for fold in np.unique(folds)]
@@ -51,19 +51,27 @@ def shifted_rewards(data: Transitions) -> Iterator[LintIssue]:
             f"predicted from the step {other}, a reward has a {times} error than from its own step"
         )
         yield _shift(_LAGS[best] > 0, why)
+    else:
+        yield from _time_dependent(data, features, errors[:, 1])
 
 
-def time_dependent_rewards(data: Transitions) -> Iterator[LintIssue]:
-    """Find rewards that depend on the time since the reset, which the observation does not contain."""
-    if not _varies(data) or len(data) < _MIN_STEPS or data.elapsed.max() == 0:
+def _time_dependent(
+    data: Transitions, features: np.ndarray, without: np.ndarray
+) -> Iterator[LintIssue]:
+    """Find rewards that depend on the time since the reset, which the observation does not contain.
+
+    without: errors (N,) of the rewards that are predicted without the time.
+    """
+    if data.elapsed.max() == 0:
         return
-    folds, terminated, features = data.folds(), _terminated(data), _features(data)
+    folds, terminated = data.folds(), _terminated(data)
     target = data.reward[:, None] / data.reward.std()
     time = data.elapsed[:, None] / data.elapsed.max()
     clock = np.concatenate([time, time**2, np.exp(-5 * time)], axis=1)
     scaled = np.clip((features - features.mean(0)) / (features.std(0) + 1e-9), -8, 8)
-    timed = [terminated, clock, scaled * time, scaled**2 * time, terminated * clock]
-    without = cross_validated_error(features, target, folds, also=terminated)[:, 0] + _ROUNDING
+    timed = [terminated, clock, scaled * time, terminated * clock]
+    if features.shape[1] <= _MAX_INPUTS_FOR_TIMED_SQUARES:
+        timed.append(scaled**2 * time)
     also = np.concatenate(timed, axis=1)
     with_time = cross_validated_error(features, target, folds, also=also)[:, 0] + _ROUNDING
     better = [
