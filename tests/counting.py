@@ -60,7 +60,7 @@ class CountingEnv(gym.Env):
 class Nested(gym.Env):
     """An environment whose spaces no codec covers."""
 
-    observation_space = spaces.Tuple([spaces.Discrete(2)])
+    observation_space = spaces.Tuple([spaces.Sequence(spaces.Discrete(2))])
     action_space = spaces.Discrete(2)
 
 

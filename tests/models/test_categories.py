@@ -292,6 +292,21 @@ def test_a_table_with_chance_is_learned_without_impossible_moves(one_hot: bool) 
     assert np.abs(shares - follows)[often].max() < 0.12
 
 
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_episodes_of_one_step_suffice_for_a_table(one_hot: bool) -> None:
+    rng = np.random.default_rng(0)
+    seen = np.stack([np.zeros(150, int), rng.integers(1, 4, 150)], 1)
+    shown = np.eye(4, dtype=np.float32)[seen] if one_hot else seen
+    episodes = [
+        Episode(each, np.zeros(1, int), np.array([float(end[1] == 3)]), True, False)
+        for each, end in zip(shown, seen, strict=True)
+    ]
+    space = spaces.Box(0, 1, (4,), np.float32) if one_hot else spaces.Discrete(4)
+    spec = WorldSpec(space, spaces.Discrete(2), horizon=5)
+    twin = fit_episodes(episodes, spec, QUICK.replace(gradient_steps=2, validate_every=1))
+    assert twin.model.window(1.0) == 1 and len(twin.model.categories) == 1
+
+
 def test_weights_of_a_model_without_categories_are_the_same_function() -> None:
     model = mixed_model()
     older = mixed_model()

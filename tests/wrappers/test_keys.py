@@ -227,7 +227,7 @@ def test_a_tiny_image_is_met_with_the_wrapper_for_symbols(side: int, named: bool
 
 
 @pytest.mark.parametrize(
-    ("side", "top", "named"), [(7, 255, True), (32, 10, True), (32, 255, False)]
+    ("side", "top", "named"), [(7, 10, True), (32, 10, True), (32, 25, False), (7, 255, False)]
 )
 def test_a_fit_to_symbols_as_images_warns(side: int, top: int, named: bool) -> None:
     rng = np.random.default_rng(0)

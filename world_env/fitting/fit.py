@@ -176,6 +176,8 @@ def fit_episodes(
     model = _new_model(spec, config)
     check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
+    # Only now: windows are shorter for data of categories only.
+    check_windows(model, episodes)
     initial = {} if warm_start is None else _start_from(warm_start, model, spec, config.family)
     begun = starts(everything)
     states = dataset_states(

@@ -21,7 +21,7 @@ from world_env.fitting.config import FitConfig
 from world_env.models.base import TrainableWorldModel, WorldModel
 from world_env.models.config import config_from_json
 from world_env.models.registry import load_family
-from world_env.spaces import is_image, is_tiny_image
+from world_env.spaces import is_image
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
 
@@ -32,7 +32,7 @@ FEW_TERMINALS = 5
 MIN_PIXEL_RANGE = 32
 """Range of pixel values, of 255, below which a fit warns of low contrast."""
 _MAX_SYMBOL = 15
-"""Range of pixel values, of 255, up to which an image is probably a grid of symbols."""
+"""Range of pixel values up to which an image may be a grid of symbols."""
 _CHECKS_OF = {
     "reward": ("constant_reward", "reward_shift", "reward_clock"),
     "termination": ("time_limit", "chance_ends", "state_truncation"),
@@ -173,34 +173,30 @@ def fit_notes(train: EncodedEpisodes, validation: EncodedEpisodes, spec: WorldSp
 def _image_notes(data: EncodedEpisodes) -> tuple[list[str], set[str]]:
     """Return the notes on images, one per kind, and the keys that they are about.
 
-    Kinds: images that are probably symbols; images with low contrast; arrays that look like images but are encoded as
-    single numbers.
+    Kinds: images with low contrast; arrays that look like images but are encoded as single numbers.
     """
     ranges: dict[str, int] = {}
     numbers: dict[str, int] = {}
-    symbols: dict[str, int] = {}
     for key, space in data.codec.keys.items():
         values = data.observations[key]
         if is_image(space):
             reach = int(values.max()) - int(values.min())
-            if is_tiny_image(space) or reach <= _MAX_SYMBOL:
-                symbols[key] = int(values.max())
-            elif reach < MIN_PIXEL_RANGE:
+            if reach < MIN_PIXEL_RANGE:
                 ranges[key] = reach
         elif isinstance(space, spaces.Box) and len(space.shape) > 2:
             numbers[key] = values[0].numel()
     notes = []
-    if symbols:
-        notes.append(
-            f"{_names(symbols)}: fitted as an image, but it is small or has few values (at most "
-            f"{max(symbols.values())}). If the values name things in a grid world, make categories of them: the "
-            "wrapper world_env.wrappers:ImageToCategories."
-        )
     if ranges:
+        symbols = (
+            " If they name things in a grid world, make categories of them: the wrapper "
+            "world_env.wrappers:ImageToCategories."
+            if min(ranges.values()) <= _MAX_SYMBOL
+            else ""
+        )
         notes.append(
             f"{_names(ranges)}: pixels differ by at most {max(ranges.values())} of 255, which has little effect on "
             "the image loss. Scale them to [0, 255] (gymnasium.wrappers.TransformObservation), or declare their "
-            "real bounds, then they are fitted as numbers."
+            f"real bounds, then they are fitted as numbers.{symbols}"
         )
     if numbers:
         one = data.codec.keys[next(iter(numbers))]
@@ -209,7 +205,7 @@ def _image_notes(data: EncodedEpisodes) -> tuple[list[str], set[str]]:
             f"{one.dtype}). Images must be uint8 in [0, 255] with the shape (height, width), (height, width, channels) "
             "or (channels, height, width)."
         )
-    return notes, {*ranges, *numbers, *symbols}
+    return notes, {*ranges, *numbers}
 
 
 def _names(keys: Collection[str]) -> str:

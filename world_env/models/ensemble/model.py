@@ -54,6 +54,11 @@ __all__ = ["EnsembleConfig", "EnsembleWorldModel"]
 
 _MAX_COMPILED_ROWS = 64
 """Largest batch for which the compiled step is faster than the tensor operations."""
+_MAX_SMALL_TABLE = 128
+"""Largest number of columns of a table, an observation of categories only, that is fitted with larger batches."""
+_TABLE_WINDOWS, _TABLE_LEARNING_RATE = 1920, 2e-3
+"""Defaults of a fit to a small table. Rare states are then in more batches: in a slippery grid world of 16 states with
+20,000 random steps the probability of impossible moves is half of that with the usual batches."""
 _NO_ESTIMATE = -1.0
 """Disagreement of a row before the first estimate."""
 
@@ -116,6 +121,8 @@ class EnsembleWorldModel(TrainableWorldModel):
         low, high = widened(0.0, 1.0)
         self.normalizer.low.masked_fill_(one_hot, low)
         self.normalizer.high.masked_fill_(one_hot, high)
+        if not len(self.categories.numbers) and self.layout.size <= _MAX_SMALL_TABLE:
+            self.windows, self.learning_rate = _TABLE_WINDOWS, _TABLE_LEARNING_RATE
         log_weight, bias = terminal_weight(
             statistics.terminal_fraction, self.config.terminal_weight
         )
