@@ -176,8 +176,6 @@ def fit_episodes(
     model = _new_model(spec, config)
     check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
-    # Only now: windows are shorter for data of categories only.
-    check_windows(model, episodes)
     initial = {} if warm_start is None else _start_from(warm_start, model, spec, config.family)
     begun = starts(everything)
     states = dataset_states(
@@ -192,7 +190,6 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, everything)
-    threshold, scores = found.threshold, found.scores
     twin = Twin(
         spec=spec,
         family=config.family,
@@ -200,7 +197,7 @@ def fit_episodes(
         starts=begun,
         states=states,
         ranges=ranges,
-        termination_threshold=threshold,
+        termination_threshold=found.threshold,
         uncertainty_threshold=found.largest_uncertainty,
         provenance=provenance.replace(
             stages=provenance.stages | {"fit": config.to_json()},
@@ -211,7 +208,9 @@ def fit_episodes(
             **digests(episodes, held_out),
             **initial,
         ),
-        fidelity=_fidelity(model, validation, scale, scores, notes, logs).replace(lint=issues),
+        fidelity=_fidelity(model, validation, scale, found.scores, notes, logs).replace(
+            lint=issues
+        ),
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
