@@ -225,7 +225,7 @@ def test_a_fitted_twin_is_saved_whole_and_loads(data: Path, tmp_path: Path) -> N
     twin = fit(data, tmp_path / "twin", TINY)
     loaded = Twin.load(tmp_path / "twin")
     assert_same_twin(twin, loaded)
-    assert loaded.provenance.real_steps == {"collect": 400}
+    assert loaded.provenance.real_steps == {"validate": 1, "collect": 400}
     assert loaded.provenance.real == CARTPOLE
     assert loaded.fidelity.termination.terminal_labels >= 1
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")) == [

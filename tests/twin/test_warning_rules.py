@@ -63,7 +63,7 @@ def chosen(gap: float) -> JSON:
 
 # rule, entry, value that it fires on, a part of the text, value near it that it spares.
 CASES: list[tuple[str, str, Any, str, Any]] = [
-    ("missed ends", "termination_rule", chosen(0.16), "episodes is 20 steps", chosen(0.14)),
+    ("miscounted ends", "termination_rule", chosen(0.16), "episodes is 20 steps", chosen(0.14)),
     (
         "return gap",
         "comparison",

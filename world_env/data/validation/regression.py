@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from world_env.data.episode import Episode
 from world_env.data.statistics import column_name
-from world_env.spaces import is_image, observation_spaces
+from world_env.spaces import category_sizes, is_image, observation_spaces
 from world_env.spec import WorldSpec
 
 FOLDS = 5
@@ -126,11 +126,9 @@ def table_of(values: np.ndarray, space: spaces.Space) -> np.ndarray:
 
 
 def discrete_sizes(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers of values, first values) of the parts of a Discrete or MultiDiscrete space."""
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec, space.start
-    assert isinstance(space, spaces.Discrete)
-    return np.array([space.n]), np.array([space.start])
+    """(numbers of values, first values) of the parts of a Discrete, MultiDiscrete or MultiBinary space."""
+    sizes = np.array(category_sizes(space))
+    return sizes, np.broadcast_to(getattr(space, "start", 0), sizes.shape)
 
 
 def cross_validated_error(
