@@ -42,7 +42,11 @@ def main() -> None:
         horizon=arguments.steps,
     )
     data, began = resident_mb(), time.perf_counter()
-    config = FitConfig(family=arguments.family, gradient_steps=arguments.gradient_steps)
+    config = FitConfig(
+        family=arguments.family,
+        gradient_steps=arguments.gradient_steps,
+        allow_errors=True,  # random numbers, which are no data of an environment
+    )
     twin = fit_episodes(episodes, spec, config)
     row = {
         "steps": arguments.steps,

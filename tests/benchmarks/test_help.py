@@ -16,6 +16,7 @@ SCRIPTS = [
         "tables",
         "returns.returns",
         "returns.demo_seeds",
+        "returns.toy_text",
         "returns.tuning",
         "refinement.refined",
     ),

@@ -26,7 +26,7 @@ def test_a_command_without_a_terminal_writes_plain_lines(tmp_path: Path) -> None
     )
     assert "\r" not in done.stdout + done.stderr
     assert "\x1b" not in done.stdout + done.stderr
-    plan, lines = done.stderr.splitlines()[:3], done.stderr.splitlines()[3:]
+    plan, lines = done.stderr.splitlines()[:4], done.stderr.splitlines()[4:]
     assert plan[0] == "INFO: real environment steps of this command:"
     assert lines and all(LINE.fullmatch(line) for line in lines)
     assert lines[-1].startswith("collect: 300/300 (100%)")

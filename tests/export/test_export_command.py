@@ -54,7 +54,7 @@ def test_a_twin_becomes_two_graphs(tmp_path: Path, capsys: pytest.CaptureFixture
         (["{twin}", "--twin", "{twin}", "--out", "a.onnx"], "is a twin, but"),
         (["no/such", "--out", "a.onnx"], "neither a policy (a folder with policy.json, or a .zip)"),
         (["{policy}", "--out", "a.zip"], "ends in .onnx"),
-        (["no-such.zip", "--out", "a.onnx"], "no-such.zip is not a model"),
+        (["no-such.zip", "--out", "a.onnx"], "no-such.zip: no such file"),
     ],
 )
 def test_what_cannot_be_exported_is_named(

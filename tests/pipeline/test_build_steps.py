@@ -32,7 +32,7 @@ FIT = FitConfig(
 )
 
 
-class OnePort(gym.Env[Any, Any]):
+class SinglePort(gym.Env[Any, Any]):
     """An environment of which one instance can run, as of a simulator with a fixed port.
 
     fails_at: total steps of all instances after which a step fails.
@@ -43,13 +43,13 @@ class OnePort(gym.Env[Any, Any]):
     running = taken = 0
 
     def __init__(self, fails_at: int | None = None) -> None:
-        if OnePort.running:
+        if SinglePort.running:
             raise RuntimeError("port 5005 is already in use")
-        OnePort.running += 1
+        SinglePort.running += 1
         self.fails_at = fails_at
 
     def close(self) -> None:
-        OnePort.running = 0
+        SinglePort.running = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -59,25 +59,25 @@ class OnePort(gym.Env[Any, Any]):
         return np.array([self.x], np.float32), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        OnePort.taken += 1
-        if self.fails_at is not None and OnePort.taken > self.fails_at:
+        SinglePort.taken += 1
+        if self.fails_at is not None and SinglePort.taken > self.fails_at:
             raise RuntimeError("the simulator is gone")
         self.x = 0.9 * self.x + 0.1 * float(action[0])
         return np.array([self.x], np.float32), -abs(self.x), False, False, {}
 
 
-gym.register("OnePort-v0", entry_point=OnePort, max_episode_steps=10)
+gym.register("SinglePort-v0", entry_point=SinglePort, max_episode_steps=10)
 
 
 def config(out: Path, **change: Any) -> BuildConfig:
-    real = EnvConfig("OnePort-v0", change.pop("kwargs", {}))
+    real = EnvConfig("SinglePort-v0", change.pop("kwargs", {}))
     sizes: dict[str, Any] = {"steps": 200, "learn_steps": 64, "judge_episodes": 5, "fit": FIT}
     return BuildConfig(real, out, **(sizes | change))
 
 
 @pytest.fixture(autouse=True)
 def no_instance_runs() -> None:
-    OnePort.running = OnePort.taken = 0
+    SinglePort.running = SinglePort.taken = 0
 
 
 def taken(out: Path) -> dict[str, int]:
@@ -135,7 +135,7 @@ def test_the_plan_is_announced_and_kept(
     class Watch(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "real environment steps" in record.getMessage():
-                spent_at_the_announcement.append(OnePort.taken)
+                spent_at_the_announcement.append(SinglePort.taken)
 
     logger, watch = logging.getLogger("world_env.pipeline.build"), Watch()
     logger.addHandler(watch)
@@ -146,7 +146,7 @@ def test_the_plan_is_announced_and_kept(
     assert spent_at_the_announcement == [0]
     assert str(plan) in caplog.text
     counted = built.comparison.real_steps_by_purpose
-    assert counted == taken(tmp_path / "run") and sum(counted.values()) == OnePort.taken
+    assert counted == taken(tmp_path / "run") and sum(counted.values()) == SinglePort.taken
     # Data and training are exact, and so are episodes that always last until the time limit.
     assert {**counted, "evaluate": 0} == {**plan.by_purpose, "evaluate": 0}
     assert counted["judge"] == 3 * 5 * 10
@@ -161,12 +161,12 @@ def test_the_plan_is_announced_and_kept(
 def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
     asked = config(tmp_path, baseline=False)
     first = build(asked)
-    before = OnePort.taken
+    before = SinglePort.taken
     plan = planned_steps(asked)
     again = build(asked)
     # The frames of the page are played again, and that is said.
     assert plan.by_purpose == {"collect": 0, "evaluate": 10, "judge": 0}
-    assert OnePort.taken - before == 10
+    assert SinglePort.taken - before == 10
     assert again.comparison.rows == first.comparison.rows
     assert again.comparison.judging_steps == first.comparison.judging_steps
     stored = json.loads((tmp_path / "comparison.json").read_text(encoding="utf-8"))
@@ -189,17 +189,17 @@ def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
 def test_a_plan_beyond_the_limit_fails_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(RealStepLimitError, match="--steps or --judge-episodes, or pass --no-base"):
         build(config(tmp_path / "run", max_real_steps=300))
-    assert OnePort.taken == 0 and not (tmp_path / "run" / "real-steps.json").exists()
+    assert SinglePort.taken == 0 and not (tmp_path / "run" / "real-steps.json").exists()
 
 
 def test_a_build_stops_at_the_limit_and_resumes_with_a_larger_one(tmp_path: Path) -> None:
     whole = build(config(tmp_path / "whole", baseline=False))
-    OnePort.taken = 0
+    SinglePort.taken = 0
     limited = config(tmp_path / "run", baseline=False, max_real_steps=275)
     with pytest.raises(RealStepLimitError, match="limit of 275"):
         build(limited)
     # The first policy is judged, and half of the second one.
-    assert OnePort.taken == 275 and taken(tmp_path / "run") == {"collect": 200, "judge": 75}
+    assert SinglePort.taken == 275 and taken(tmp_path / "run") == {"collect": 200, "judge": 75}
     assert EpisodeStore(tmp_path / "run" / "round-0" / "data").steps == 200
     assert planned_steps(limited).by_purpose["judge"] == 50
     built = build(limited.replace(max_real_steps=10_000))
@@ -211,29 +211,29 @@ def test_a_build_stops_at_the_limit_and_resumes_with_a_larger_one(tmp_path: Path
 def test_a_training_that_stops_at_the_limit_closes_its_environment() -> None:
     training = LearnConfig(steps=100, num_envs=1)
     with pytest.raises(RealStepLimitError):
-        learn(EnvConfig("OnePort-v0"), training, ledger=StepLedger(max_steps=30))
-    assert OnePort.taken == 30 and OnePort.running == 0
+        learn(EnvConfig("SinglePort-v0"), training, ledger=StepLedger(max_steps=30))
+    assert SinglePort.taken == 30 and SinglePort.running == 0
 
 
 def test_steps_that_an_earlier_run_lost_count_against_the_limit(tmp_path: Path) -> None:
     ledger = StepLedger(tmp_path / "real-steps.json")
     ledger.count("collect", 77)
     ledger.save()
-    # 200 steps of data, and 2 x 5 episodes of at least one step.
-    with pytest.raises(RealStepLimitError, match="286: 77 taken before, and at least 210 more"):
+    # The check of the environment, 200 steps of data, and 2 x 5 episodes of at least one step.
+    with pytest.raises(RealStepLimitError, match="286: 77 taken before, and at least 211 more"):
         build(config(tmp_path, baseline=False, max_real_steps=286))
-    assert OnePort.taken == 0
+    assert SinglePort.taken == 0
     with pytest.raises(RealStepLimitError, match="limit of 288 real steps is reached"):
         build(config(tmp_path, baseline=False, max_real_steps=288))
-    assert OnePort.taken == 211 and EpisodeStore(tmp_path / "round-0" / "data").steps == 200
+    assert SinglePort.taken == 211 and EpisodeStore(tmp_path / "round-0" / "data").steps == 200
 
 
 def test_a_limit_that_leaves_no_step_for_diagnostics_leaves_them_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    built = build(config(tmp_path, baseline=False, max_real_steps=300))
-    assert taken(tmp_path) == {"collect": 200, "judge": 100}
-    assert built.page.is_file() and "no effects of actions: the limit of 300" in caplog.text
+    built = build(config(tmp_path, baseline=False, max_real_steps=301))
+    assert taken(tmp_path) == {"validate": 1, "collect": 200, "judge": 100}
+    assert built.page.is_file() and "no effects of actions: the limit of 301" in caplog.text
     # A larger limit adds them.
     built = build(config(tmp_path, baseline=False, max_real_steps=10_000))
     assert taken(tmp_path)["evaluate"] > 100 and taken(tmp_path)["judge"] == 100

@@ -104,25 +104,26 @@ def test_a_comparison_stops_at_the_limit(workers: int) -> None:
     policy = RandomPolicy(twin.spec.action_space)
     with pytest.raises(RealStepLimitError):
         compare(twin, policy, ledger=ledger, episodes=8, workers=workers)
-    assert ledger.by_purpose == {"judge": 40}
+    assert ledger.by_purpose == {"validate": 1, "judge": 39}
 
 
 def test_a_refinement_stops_at_the_limit_of_its_settings(tmp_path: Path) -> None:
     config = RefineConfig(CARTPOLE, tmp_path, steps=400, rounds=2, real_evaluation_share=0.5)
     spec, above = spec_of(CARTPOLE), StepLedger()
-    data, checks = planned_rounds(config, spec)
+    check, data, checks = planned_rounds(config, spec)
+    assert check.purpose == "validate" and check.steps == 1
     assert (data.steps, checks.steps) == (300, 100) and data.steps == data.at_least
     # With patience, rounds beyond it may not be run.
-    data, _ = planned_rounds(config.replace(rounds=4, patience=1), spec)
+    _, data, _ = planned_rounds(config.replace(rounds=4, patience=1), spec)
     assert data.at_least < (data.steps or 0) < 400
     with pytest.raises(
-        RealStepLimitError, match=r"at least 400 more.*No step was taken\. Lower --st"
+        RealStepLimitError, match=r"at least 401 more.*No step was taken\. Lower --st"
     ):
-        refine(config.replace(max_real_steps=399), ledger=above)
+        refine(config.replace(max_real_steps=400), ledger=above)
     assert above.total(()) == 0 and not (tmp_path / "round-0").exists()
     above.count("collect", 150)
     with pytest.raises(RealStepLimitError, match="150 taken before"):
-        refine(config.replace(max_real_steps=400), ledger=above)
+        refine(config.replace(max_real_steps=401), ledger=above)
     above.limited(151).count("judge")
     with pytest.raises(RealStepLimitError):
         above.limited(151).count("judge")
@@ -138,8 +139,8 @@ def test_a_pool_stops_at_the_limit_and_its_plan_bounds_what_it_takes(tmp_path: P
         pool(config.replace(max_real_steps=5_000))
     assert StepLedger(tmp_path / "real-steps.json").total(()) == 5_000
     found = pool(config)
-    # The limit cut the third run of PPO, after two of 2,048 steps, in its first rollout.
-    assert found.real_steps["collect"] == (plan.by_purpose["collect"] or 0) + 5_000 - 2 * 2_048
+    # After one step of the check, the limit cut the third run of PPO, after two of 2,048 steps, in its first rollout.
+    assert found.real_steps["collect"] == (plan.by_purpose["collect"] or 0) + 4_999 - 2 * 2_048
     for purpose in ("select", "judge"):
         assert 0 < found.real_steps[purpose] <= (plan.by_purpose[purpose] or 0)
     assert planned_steps(config).total == 0
@@ -177,4 +178,4 @@ def test_a_comparison_announces_its_steps_and_keeps_the_limit_over_runs(
     assert "evaluate  at most 2,500  1 policy x 5 episodes of up to 500 steps" in said
     taken = StepLedger(tmp_path / "real-steps.json").total()
     assert main(words) == 0
-    assert f"{taken:,} taken before (evaluate {taken:,})" in caplog.text
+    assert f"{taken:,} taken before (validate 1, evaluate {taken - 1:,})" in caplog.text

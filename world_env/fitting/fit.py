@@ -208,9 +208,7 @@ def fit_episodes(
             **digests(episodes, held_out),
             **initial,
         ),
-        fidelity=_fidelity(model, validation, scale, found.scores, notes, logs).replace(
-            lint=issues
-        ),
+        fidelity=_fidelity(model, validation, scale, found.scores, notes, logs, issues),
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
@@ -400,6 +398,7 @@ def _fidelity(
     scores: TerminationScores,
     notes: list[str],
     logs: JSON,
+    issues: list[LintIssue],
 ) -> Fidelity:
     longest = int(validation.left.max())
     curve = evaluate_open_loop(model, validation, horizon=longest, scale=scale)
@@ -410,6 +409,7 @@ def _fidelity(
         reward_error=curve.reward_error,
         termination=scores,
         notes=notes,
+        lint=issues,
         loss=FitLosses(
             **{name: value for name, value in logs.items() if name in own},
             parts={name: value for name, value in logs.items() if name not in own},
