@@ -57,7 +57,7 @@ class World:
 WORLDS = {
     "FrozenLake-v1": World(steps=20_000),
     # Random actions end at the foot of the cliff again and again, and hardly ever reach the goal.
-    "CliffWalking-v1": World(steps=10_000, horizon=200, exploration=HeldExploration(steps=5)),
+    "CliffWalking-v1": World(steps=10_000, horizon=200, exploration=HeldExploration(steps=3)),
     # The default for so many steps is ten small rounds; random actions show the whole table in one.
     "Taxi-v4": World(steps=50_000, rounds=1, learn_steps=1_000_000),
 }
