@@ -60,7 +60,7 @@ class CountedEnv(gym.Wrapper):
 
 
 class Gate(gym.Wrapper):
-    """The only way to a real environment. All that leaves it has the types of the spaces.
+    """Wrapper of every real environment that checks and converts its inputs and outputs.
 
     - Actions: Discrete as `int`, others as a new array of the type of the space. InvalidActionError comes before
       a step.

@@ -39,7 +39,7 @@ _EXACT = 0.05
 _MIN_SHARE_NEW = 0.45
 """Share of new Discrete actions from which all steps count: two of a few actions are often equal by chance."""
 _MIN_MEMORY_RATIO = 3.0
-"""Ratio of errors, in every fold, from which the step before tells what the observation does not."""
+"""Ratio of errors, in every fold, from which the step before predicts what the observation does not."""
 _MIN_UNEXPLAINED = 0.3
 """Share of the change of a column that the observation and the action must leave unexplained."""
 _CLEAR_MEMORY_RATIO, _MIN_CLEARLY_UNEXPLAINED = 5.0, 0.1
