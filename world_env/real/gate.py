@@ -228,7 +228,7 @@ def smaller(*limits: int | None) -> int | None:
 
 
 def check_limit(real: EnvConfig, limit: int | None, env: gym.Env | None = None) -> int:
-    """Return the time limit. Raises StageError if there is none: an episode could take real steps for ever.
+    """Return the time limit. Raises StageError if there is none: an episode could take real steps without an end.
 
     env: the environment, whose attributes may name a limit.
     """

@@ -225,7 +225,7 @@ def _hidden_state(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
             "warning",
             "the observation does not contain the whole state (unobserved velocities, skipped frames): with the "
             f"observation and the action of the step before, the prediction error of {name} is "
-            f"{ratios[worst]:.1f} times smaller. Fit with --family rssm, which remembers earlier observations, or add "
+            f"{ratios[worst]:.1f} times smaller. Fit with --family rssm, which also uses earlier observations, or add "
             "the missing values to the observation.",
             name,
         )
