@@ -70,7 +70,7 @@ class InvalidOptionError(WorldEnvError, ValueError):
 
 
 class UnknownArgumentError(WorldEnvError, TypeError):
-    """An environment was created with an unknown keyword argument. The message begins with Python's own words."""
+    """An environment was created with an unknown keyword argument. The message begins as that of Python."""
 
 
 class ResetNeededError(WorldEnvError, ResetNeeded):

@@ -307,8 +307,8 @@ class EnvConfig(Struct, frozen=True):
     action_chunk: int = 1
     """Number of real actions that one action of the wrapped environment holds (1: no chunks)."""
     horizon: int | None = None
-    """Time limit of an episode in steps of the environment; episodes are truncated there. The smaller one counts where
-    the environment has a limit too. None: the limit with which the environment is registered."""
+    """Time limit of an episode in steps of the environment; episodes are truncated there. If the environment has a
+    limit too, the smaller one applies. None: the limit with which the environment is registered."""
     reset_options: dict[str, Any] | None = None
     """Options of every reset, as in `env.reset(options=...)`; strict JSON values only. None: no options."""
 

@@ -302,7 +302,7 @@ def summary_section(returns: JSON, refined: JSON) -> str:
     return paragraphs(
         table(header, lines),
         "Mean real return over seeds. Judging steps: real steps of the final evaluation of the policy trained in the "
-        "twin, mean over seeds; they are no part of its real steps. Policies of `Pendulum-v1-pixels` act on latents of "
+        "twin, mean over seeds; its real steps do not include them. Policies of `Pendulum-v1-pixels` act on latents of "
         "the twin, whose real steps are additional for policies trained in the real environment. "
         f"Commits {commits(used)}; {returns['machine']}; commands "
         "`python -m benchmarks.returns.returns` and `python -m benchmarks.refinement.refined`; "

@@ -49,7 +49,7 @@ def test_ends_by_chance_are_told_from_ends_by_the_state() -> None:
     assert found(walks(200, chance=0.2)) == ["chance_ends"]
     assert found(walks(60, chance=0.02)) == ["chance_ends"]
     (issue,) = lint(walks(200, chance=0.2), SPEC)
-    assert issue.severity == "warning" and 'termination "sample"' in issue.message
+    assert issue.severity == "warning" and 'termination="sample"' in issue.message
 
 
 def test_truncations_at_one_place_are_told_from_time_limits_and_cuts() -> None:

@@ -25,7 +25,7 @@ def test_a_policy_becomes_a_graph(
 ) -> None:
     assert main(["export", str(policy), "--out", str(tmp_path / "out" / "policy.onnx")]) == 0
     said = capsys.readouterr().out
-    assert "policy.onnx" in said and "largest relative error on 256 rows" in said
+    assert "policy.onnx" in said and "largest relative error on 256 samples" in said
     assert graph(tmp_path / "out" / "policy.onnx")[1]["policy"]["action_space"]["n"] == 4
 
 
@@ -35,7 +35,7 @@ def test_a_policy_becomes_a_model_of_stable_baselines3_and_the_lost_clamp_is_tol
     out = tmp_path / "alone.zip"
     assert main(["export", str(policy / "policy.zip"), "--out", str(out), "--format", "sb3"]) == 0
     said = capsys.readouterr().out
-    assert "note: the policy clips normalised observations at 10 scales" in said
+    assert "note: the policy clips normalised observations to [-10, 10]" in said
     assert PPO.load(out, device="cpu").action_space == CHOICE
 
 

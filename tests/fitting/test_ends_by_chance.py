@@ -100,7 +100,7 @@ def test_the_choice_is_recorded_with_its_lengths_and_shown_on_the_card(hazard: T
     assert rule.real_length == pytest.approx(5.0, abs=1.5)
     assert rule.sample_gap < 0.2 < rule.threshold_gap
     assert "Terminations are sampled from the predicted probability" in hazard.card()
-    assert not [text for text in warnings_of(hazard.fidelity) if "miscounts terminations" in text]
+    assert not [text for text in warnings_of(hazard.fidelity) if "number of terminations" in text]
 
 
 def test_every_stage_reads_the_rule_of_the_twin(hazard: Twin, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_rule_that_leaves_a_gap_is_a_warning() -> None:
         )  # fmt: skip
         texts = warnings_of(Fidelity(termination_rule=rule))
         return any(
-            "is 20 steps, that of real episodes with the same actions is 5" in t for t in texts
+            "is 20 steps in the twin and 5 steps in the real environment" in t for t in texts
         )
 
     assert warned(0.16) and not warned(0.14)

@@ -119,7 +119,7 @@ def test_a_function_must_return_an_environment() -> None:
         spec_of(lambda: gym.make("world_env:WorldModel-v0"))
     with pytest.raises(StageError, match="is a learned environment"):
         spec_of(gym.make("world_env:WorldModel-v0"))
-    with pytest.raises(StageError, match="made already"):
+    with pytest.raises(StageError, match="exists already"):
         spec_of(EnvConfig(limited(), {"size": 3}))
 
 

@@ -63,7 +63,7 @@ def chosen(gap: float) -> JSON:
 
 # rule, entry, value that it fires on, a part of the text, value near it that it spares.
 CASES: list[tuple[str, str, Any, str, Any]] = [
-    ("miscounted ends", "termination_rule", chosen(0.16), "episodes is 20 steps", chosen(0.14)),
+    ("miscounted ends", "termination_rule", chosen(0.16), "is 20 steps in the twin", chosen(0.14)),
     (
         "return gap",
         "comparison",
@@ -108,7 +108,7 @@ CASES: list[tuple[str, str, Any, str, Any]] = [
     ("exploitation unknown", TRAINED, None, "is unknown", clean()["agreement"]["optimisation"]),
     ("few ends", "termination.terminal_labels", 9, "Only 9", 10),
     ("few ends", "termination.terminal_labels", 0, "terminations is unknown", 10),
-    ("missed ends", "termination.recall", 0.4, "only 40 % of the 64 ends", 0.5),
+    ("missed ends", "termination.recall", 0.4, "only 40 % of the 64 terminations", 0.5),
     ("survival", ALIVE, [*SURVIVING[:2], 0.5, *SURVIVING[3:]], "after 5 steps, 50 %", SURVIVING),
     ("short horizon", "horizons.trusted_horizon", 199, "199 steps; an episode has up to 200", 200),
     ("short horizon", "horizons.trusted_horizon", 0, "No measured step is trusted", 200),

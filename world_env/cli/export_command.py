@@ -34,9 +34,11 @@ def export_command(config: ExportCommand) -> None:
     result = _exported(config)
     for path in result.files:
         console.print(f"exported: {path}", soft_wrap=True)
-    console.print(f"largest relative error on {result.checked} rows: {result.max_error:.2g}")
+    console.print(f"largest relative error on {result.checked} samples: {result.max_error:.2g}")
     if result.outside_clamp is not None:
-        console.print(f"data states that the policy clips: {percent(result.outside_clamp)}")
+        console.print(
+            f"share of the data states that the policy clips: {percent(result.outside_clamp)}"
+        )
     for note in result.notes:
         console.print(f"[yellow]note[/yellow]: {note}", soft_wrap=True)
 

@@ -11,7 +11,7 @@ from world_env.spec import WorldSpec
 
 
 def truncations_as_terminations(episodes: Sequence[Episode], spec: WorldSpec) -> list[Episode]:
-    """Mark episodes as terminated that are truncated before the time limit, in states that tell the truncation.
+    """Mark episodes as terminated whose truncation, before the time limit, follows from the state.
 
     For environments that report ends of the task as truncations, such as leaving an arena. Other truncations stay:
     those at the time limit, and those in states after which other episodes continue, such as the last episode of a

@@ -70,7 +70,9 @@ class GivenRNG(RecordingRNG):
     def _next(self, shape: tuple[int, ...], distribution: str, dtype: torch.dtype) -> Tensor:
         number = next(self._numbers, None)
         if number is None:
-            raise ExportError("the model draws another number of random numbers at each call")
+            raise ExportError(
+                "the number of random numbers that the model draws differs between two calls"
+            )
         return number
 
 
@@ -78,7 +80,7 @@ class GivenRNG(RecordingRNG):
 class NoiseInputs:
     """The inputs of a graph that hold the random numbers of a function.
 
-    One input "noise" (B, N) if all draws are normal: N standard normal numbers. Else one input a draw, "noise_0",
+    One input "noise" (B, N) if all draws are normal: N standard normal numbers. Else one input per draw, "noise_0",
     "noise_1", ... None if the function draws nothing.
     """
 

@@ -94,7 +94,7 @@ def onnx_graph(
     model = program.model_proto
     if any(each.type.tensor_type.shape.dim[0].HasField("dim_value") for each in model.graph.input):
         raise ExportError(
-            f"{what} cannot be exported to ONNX: it fixes the number of rows. Use `tensor.shape[0]` in place of "
+            f"{what} cannot be exported to ONNX: its batch size would be fixed. Use `tensor.shape[0]` in place of "
             "`len(tensor)`, and no Python number that depends on it"
         )
     for name, value in metadata.items():
@@ -118,8 +118,8 @@ def run_graph(model: bytes) -> Callable[[Arrays], Arrays]:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class but Exception
         raise ExportError(
-            f"onnxruntime cannot run the graph ({error!s:.300}): use operations that it has, in single precision where "
-            "it has no other"
+            f"onnxruntime cannot run the graph ({error!s:.300}): use operations that it supports, in float32 where it "
+            "supports no other type"
         ) from error
     inputs = [each.name for each in session.get_inputs()]
     outputs = [each.name for each in session.get_outputs()]
@@ -186,7 +186,7 @@ class Comparison:
         if not self.close:
             raise ExportError(
                 f"the export differs from its source: {worst!r} by {relative[worst]:.2g} of its largest value on "
-                f"{self.rows} rows, expected at most {MAX_RELATIVE_ERROR:g}. Nothing was written. {hint}"
+                f"{self.rows} samples, expected at most {MAX_RELATIVE_ERROR:g}. Nothing was written. {hint}"
             )
         return relative[worst]
 

@@ -32,7 +32,7 @@ _WIDE = 1e6
 def trained_model(policy: Any) -> Any:
     """Return the trained model of a policy: an algorithm, or the policy of one.
 
-    Raises ExportError for policies that are no trained networks on observations, and what `load_policy` raises.
+    Raises ExportError for policies that are not trained networks of observations, and what `load_policy` raises.
     """
     if isinstance(policy, str | Path):
         if Path(policy).suffix != ".zip" and not is_sb3_folder(policy):

@@ -22,7 +22,7 @@ class ExportResult(Struct):
     files: tuple[Path, ...]
     """Written files."""
     checked: int
-    """Number of compared rows: observations of a policy, steps of a twin."""
+    """Number of compared samples: observations of a policy, steps of a twin."""
     max_error: float
     """Largest difference of any output, relative to the largest value of that output."""
     outside_clamp: float | None = None

@@ -88,8 +88,8 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
 
 def _clamp_note(share: float | None) -> str:
     text = (
-        f"the policy clips normalised observations at {NORMALIZED_LIMIT:g} scales of its data, the exported model does "
-        "not: beyond that range their actions differ"
+        f"the policy clips normalised observations to [-{NORMALIZED_LIMIT:g}, {NORMALIZED_LIMIT:g}], the exported "
+        "model does not: outside of this range their actions differ"
     )
     return text if share is None else f"{text} ({share:.2%} of the twin's data states)"
 

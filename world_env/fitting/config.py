@@ -54,7 +54,7 @@ class FitConfig(Struct, frozen=True):
     """Fit although `lint` finds errors in the data. They are stored in the twin and shown on its card."""
     truncations: Literal["limits", "ends"] = "limits"
     """Meaning of truncations before the time limit: "limits": the episode would continue. "ends": they are learned as
-    terminations where the state tells them, such as those of leaving an arena."""
+    terminations where they follow from the state, for example where an agent leaves an arena."""
     max_dataset_states: int = 2_000
     """Maximum number of states inside the data that the twin stores as start states of learned episodes. Short
     rollouts need more of them to cover the data."""

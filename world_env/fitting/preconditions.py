@@ -188,7 +188,7 @@ def _image_notes(data: EncodedEpisodes) -> tuple[list[str], set[str]]:
     notes = []
     if ranges:
         symbols = (
-            " If they name things in a grid world, make categories of them: the wrapper "
+            " If they are symbols of a grid world, convert them to categories with the wrapper "
             "world_env.wrappers:ImageToCategories."
             if min(ranges.values()) <= _MAX_SYMBOL
             else ""

@@ -46,7 +46,7 @@ class BuildConfig(Struct, frozen=True):
     """Fit twins although `lint` finds errors in the data. They are stored in the twin and shown on its card."""
     truncations: Literal["limits", "ends"] | None = None
     """Meaning of truncations before the time limit: "limits": the episode would continue. "ends": they are learned as
-    terminations where the state tells them (None: that of `fit`)."""
+    terminations where they follow from the state (None: that of `fit`)."""
     baseline: bool = True
     """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
     doubles the real steps."""

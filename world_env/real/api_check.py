@@ -98,14 +98,13 @@ def _warn(real: EnvConfig, again: bool, fresh: bool) -> None:
     if again and fresh:
         return
     made = "a second reset" if given_env(real) is not None or not again else "a second environment"
-    text = f"{real.env_id}: reset(seed={_SEED}) shows another first observation in {made}"
+    text = f"{real.env_id}: reset(seed={_SEED}) returns a different first observation in {made}"
     if fresh and given_env(real) is None:
-        cause = "it depends on what the same environment played before, as running statistics do"
+        cause = "it depends on earlier episodes of the same environment, as running statistics do"
     else:
         cause = "the reset does not use its seed, as super().reset(seed=seed) and self.np_random do"
     warnings.warn(
         f"{text}: probably {cause}. The twin and the real environment are then compared on different first "
-        "observations, so that differences of returns are less certain, and a resumed run differs from one that was "
-        "not interrupted.",
+        "observations, so differences of returns are less certain, and the results of a resumed run are different.",
         stacklevel=3,
     )

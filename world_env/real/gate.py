@@ -60,7 +60,7 @@ class CountedEnv(gym.Wrapper):
 
 
 class Gate(gym.Wrapper):
-    """The only way to a real environment. All that leaves it has the types of the spaces.
+    """Wrapper of every real environment that checks and converts its inputs and outputs.
 
     - Actions: Discrete as `int`, others as a new array of the type of the space. InvalidActionError comes before
       a step.
@@ -228,7 +228,7 @@ def smaller(*limits: int | None) -> int | None:
 
 
 def check_limit(real: EnvConfig, limit: int | None, env: gym.Env | None = None) -> int:
-    """Return the time limit. Raises StageError if there is none: an episode could take real steps for ever.
+    """Return the time limit. Raises StageError if there is none: an episode could take real steps without an end.
 
     env: the environment, whose attributes may name a limit.
     """

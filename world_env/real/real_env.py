@@ -165,7 +165,8 @@ def _made(real: EnvConfig, render_mode: str | None) -> gym.Env:
         env = target
         if real.kwargs:
             raise StageError(
-                f"kwargs are {real.kwargs}, but the environment is made already: pass a function that makes it"
+                f"kwargs are {real.kwargs}, but an environment object was passed, which exists already: pass a "
+                "function that makes the environment"
             )
     else:
         env = target(**arguments)

@@ -113,7 +113,7 @@ def refuse_moving_statistics(env: gym.Env) -> None:
         if names:
             raise StageError(
                 f"{type(layer).__name__} normalises with running statistics ({', '.join(names)}), which change with "
-                "every step and start anew in every process: the same state would have other numbers in the data, in "
-                "each evaluation and after a resume. Remove it: twins and policies normalise observations and rewards "
-                "themselves. For fixed scales use gymnasium.wrappers.RescaleObservation or TransformReward."
+                "every step and are reset in every process: observations of the same state would differ between the "
+                "data, each evaluation and a resumed run. Remove it: twins and policies normalise observations and "
+                "rewards themselves. For fixed scales use gymnasium.wrappers.RescaleObservation or TransformReward."
             )

@@ -52,7 +52,7 @@ _EFFECT_TEXT = (
 )
 _PURPOSES = {
     "collect": "data of the twin, and training of baselines in the real environment",
-    "validate": "validation of the twin",
+    "validate": "validation of the twin, and the check of the environment",
     "select": "selection of policies",
     "evaluate": "real evaluation episodes, diagnostics and videos",
     "judge": "final evaluation of the policies",

@@ -61,7 +61,7 @@ class TerminationScores(Struct, frozen=True, kw_only=True):
 
 
 class TerminationRule(Struct, frozen=True, kw_only=True):
-    """Choice between a threshold and sampled terminations, where the threshold miscounts ends of real episodes.
+    """Choice between a threshold and sampled terminations. It is made if the threshold miscounts real terminations.
 
     Lengths are mean steps until an episode terminates, at most those of the longest real episode. Gaps are largest
     differences between the real and the learned share of episodes that are running.
@@ -70,7 +70,7 @@ class TerminationRule(Struct, frozen=True, kw_only=True):
     rule: Termination
     """Chosen rule, that of the twin."""
     episodes: int
-    """Real episodes that chose it, whose actions both rules repeat."""
+    """Number of real episodes whose actions were repeated with both rules."""
     real_length: float
     threshold_length: float
     sample_length: float
@@ -321,7 +321,7 @@ class Fidelity(Struct, omit_defaults=True, frozen=True, kw_only=True):
     termination: TerminationScores | None = None
     """Predicted terminations on the validation split."""
     termination_rule: TerminationRule | None = None
-    """Choice of the rule of termination; None: the threshold counts ends right, and nothing was to choose."""
+    """Choice of the rule of termination. None: the threshold gives the right number of terminations."""
     notes: list[str] = []
     """Limits of the data, found before the fit."""
     lint: list[LintIssue] = []

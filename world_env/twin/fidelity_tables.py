@@ -129,14 +129,14 @@ def _spaced(value: float) -> str:
 
 
 def termination_rule_text(fidelity: Fidelity) -> str:
-    """Rule of terminations and its measured episode lengths; empty where the threshold counts ends right."""
+    """Rule of terminations and its measured episode lengths; empty if the number of terminations is accurate."""
     found = fidelity.termination_rule
     if found is None:
         return ""
     chosen = (
         "Terminations are sampled from the predicted probability"
         if found.rule == "sample"
-        else "A step terminates above a threshold of the predicted probability, although the threshold miscounts ends"
+        else "A step terminates above a threshold of the predicted probability, with an inaccurate number of ends"
     )
     return (
         f"{chosen}. Mean episode length under the same actions ({show(found.episodes)} episodes): "

@@ -281,8 +281,8 @@ def _missed_ends(measured: Measured) -> str | None:
     if rule is not None and rule.rule == "sample":
         return None
     return (
-        f"The termination threshold finds only {percent(scores.recall)} of the {show(scores.terminal_labels)} ends in "
-        "the validation split, so learned episodes are too long. Add the cause of the ends to the observation, if "
+        f"The twin predicts only {percent(scores.recall)} of the {show(scores.terminal_labels)} terminations in the "
+        "validation split, so learned episodes are too long. Add the cause of the terminations to the observation, if "
         "there is one."
     )
 
@@ -307,8 +307,8 @@ def _miscounted_ends(measured: Measured) -> str | None:
     if gap <= MAX_SURVIVAL_GAP + 0.5 / math.sqrt(found.episodes):
         return None
     return (
-        f"The twin miscounts terminations: the mean length of its episodes is {show(found.learned_length)} steps, that "
-        f"of real episodes with the same actions is {show(found.real_length)}."
+        "The number of terminations in the twin is inaccurate: under the same actions, the mean episode length is "
+        f"{show(found.learned_length)} steps in the twin and {show(found.real_length)} steps in the real environment."
     )
 
 

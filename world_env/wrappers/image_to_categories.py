@@ -19,14 +19,14 @@ class ImageToCategories(
 ):
     """Turn an integer grid of symbols, which is declared as an image, into categories.
 
-    Grid worlds show small arrays whose numbers name things: 8 is a goal, and not four times as bright as the wall 2.
-    The observation becomes MultiDiscrete, with one component per cell and channel in the order of the array.
+    Grid worlds return small arrays of symbols: 2 is a wall and 8 is a goal, with no order between them. The new space
+    is MultiDiscrete, with one component per cell and channel in the order of the array.
 
     categories: number of categories, or one for each channel (last axis). Values are in [0, categories).
     key: key of the grid in a Dict observation; of nested observations the flat key (`FlatDictObservation`).
     Example, for the 7 x 7 x 3 grids of MiniGrid with 11 objects, 6 colours and 4 states: categories=[11, 6, 4].
-    Raises UnsupportedSpaceError if the space is no integer Box, InvalidOptionError for an unknown key or wrong numbers
-    of categories, and InvalidObservationError for a value outside of them.
+    Raises UnsupportedSpaceError if the space is not an integer Box, InvalidOptionError for an unknown key or wrong
+    numbers of categories, and InvalidObservationError for a value outside of them.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from world_env.spec import WorldSpec
 
 
 def wrapped_angles(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
-    """Find columns that wrap: a note if a twin encodes them as cosine and sine, a warning if it cannot be sure."""
+    """Find columns that wrap: a note if a twin encodes them, a warning if their jumps are too few or irregular."""
     columns = wrapped_columns(episodes.values(), spec)
     parts = observation_spaces(spec.observation_space).values()
     total = sum(math.prod(space.shape or (1,)) for space in parts if is_vector(space))
@@ -27,7 +27,7 @@ def wrapped_angles(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator
             "is an angle that wraps",
             "are angles that wrap",
         )
-        message = f"{text} ({_detail(certain)}): a twin carries {_it(certain)} as cosine and sine"
+        message = f"{text} ({_detail(certain)}): a twin encodes {_it(certain)} as cosine and sine"
         yield LintIssue(
             check="wrapped_angle", severity="note", message=message, where=_name(certain[0])
         )

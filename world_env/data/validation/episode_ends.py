@@ -23,7 +23,7 @@ _MIN_SEPARATION = 0.9
 """Probability that a termination has a higher score than another step, from which terminations are real."""
 _MIN_PILE, _MIN_PILE_RATIO, _PILE_WINDOW = 5, 5, 5
 """Terminations at one length, their ratio to the mean at the lengths around it, and how many lengths on either side: a
-pile of terminations is a time limit, unless the state tells them."""
+pile of terminations is a time limit, unless they follow from the state."""
 _MIN_PILED_LENGTH = 3
 _MIN_ENDS = 20
 """Terminations from which ends by chance can be told from rare ones."""
@@ -33,7 +33,7 @@ _MIN_TRUNCATIONS = 5
 _MIN_TRUNCATION_SEPARATION = 0.95
 """Separation from which truncations follow from the state."""
 _CONTINUED = 0.95
-"""Quantile of the scores of steps after which an episode continued, above which the state tells a truncation."""
+"""Quantile of the scores of steps after which an episode continued, above which a truncation follows from the state."""
 _MAX_SAME_LENGTH = 0.5
 """Share of the truncations at one length from which this length is a time limit."""
 
@@ -69,7 +69,7 @@ def time_limits(
 
 
 def chance_ends(data: Transitions) -> Iterator[LintIssue]:
-    """Find terminations that neither the observation nor the action tells."""
+    """Find terminations that neither the observation nor the action predicts."""
     total = int(np.count_nonzero(data.terminated))
     if total < _MIN_ENDS:
         return
@@ -88,14 +88,14 @@ def chance_ends(data: Transitions) -> Iterator[LintIssue]:
         "warning",
         f"about {min(1.0, 2 * untold):.0%} of {number_of(total, 'termination')} are predicted neither by the "
         "observation nor by the action: episodes end by chance, or the cause is not observed. A twin can only sample "
-        'such ends with their probability (termination "sample"). If there is a cause, add it to the observation.',
+        'such ends with their probability (termination="sample"). If there is a cause, add it to the observation.',
     )
 
 
 def state_truncations(
     data: Transitions, episodes: Mapping[int, Episode], spec: WorldSpec
 ) -> Iterator[LintIssue]:
-    """Find truncations before the time limit that the state tells, such as those of leaving an arena."""
+    """Find truncations before the time limit that follow from the state, such as leaving an arena."""
     cut = early_truncations(episodes, spec)
     if len(cut) < _MIN_TRUNCATIONS:
         return
@@ -114,7 +114,7 @@ def state_truncations(
 
 
 def told_truncations(episodes: Mapping[int, Episode], spec: WorldSpec) -> list[int]:
-    """Numbers of the episodes that are truncated before a time limit, in states that tell the truncation.
+    """Numbers of the episodes whose truncation, before a time limit, follows from the state.
 
     Of images, and of fewer than 5 such episodes, all truncations before a time limit.
     """

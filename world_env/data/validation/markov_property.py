@@ -39,7 +39,7 @@ _EXACT = 0.05
 _MIN_SHARE_NEW = 0.45
 """Share of new Discrete actions from which all steps count: two of a few actions are often equal by chance."""
 _MIN_MEMORY_RATIO = 3.0
-"""Ratio of errors, in every fold, from which the step before tells what the observation does not."""
+"""Ratio of errors, in every fold, from which the step before predicts what the observation does not."""
 _MIN_UNEXPLAINED = 0.3
 """Share of the change of a column that the observation and the action must leave unexplained."""
 _CLEAR_MEMORY_RATIO, _MIN_CLEARLY_UNEXPLAINED = 5.0, 0.1
@@ -225,7 +225,7 @@ def _hidden_state(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
             "warning",
             "the observation does not contain the whole state (unobserved velocities, skipped frames): with the "
             f"observation and the action of the step before, the prediction error of {name} is "
-            f"{ratios[worst]:.1f} times smaller. Fit with --family rssm, which remembers earlier observations, or add "
+            f"{ratios[worst]:.1f} times smaller. Fit with --family rssm, which also uses earlier observations, or add "
             "the missing values to the observation.",
             name,
         )

@@ -134,7 +134,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         assert isinstance(older, EnsembleWorldModel)
         if not torch.equal(self.categories.group >= 0, older.categories.group >= 0):
             warnings.warn(
-                "no warm start: the new data have other one-hot columns than the data of the older model. This fit "
+                "no warm start: the new data have different one-hot columns from the data of the older model. This fit "
                 "starts from scratch and needs the gradient steps of a full fit",
                 stacklevel=2,
             )

@@ -25,7 +25,7 @@ class VectorLayout:
         images = [key for key, space in parts.items() if is_image(space)]
         if images:
             symbols = (
-                ". If its numbers name things in a grid world, make categories of them: the wrapper "
+                ". If the image is a grid of symbols, convert it to categories with the wrapper "
                 "world_env.wrappers:ImageToCategories"
                 if is_tiny_image(parts[images[0]])
                 else ""
