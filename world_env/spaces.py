@@ -161,7 +161,8 @@ def wrapper_in_a_file(name: str, kwargs: Mapping[str, Any]) -> str:
     """
     arguments = ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
     return (
-        "On the command line: --config FILE.toml with the line [real] and the line "
+        "On the command line: --config FILE.toml in place of --wrapper, with the line [real] and a line of all "
+        "wrappers, innermost first: "
         f'wrappers = [{{name = "{name}", kwargs = {{{arguments}}}}}]'
     )
 
