@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,8 @@ def _advice(key: str, space: spaces.Space[Any]) -> str:
         return (
             "Use its texts as categories, with all texts that can occur: "
             f"WrapperConfig('world_env.wrappers:TextToCategory', {text}); or leave it out: "
-            f"WrapperConfig('world_env.wrappers:DropKeys', {drop})."
+            f"WrapperConfig('world_env.wrappers:DropKeys', {drop}). "
+            + wrapper_in_a_file("world_env.wrappers:DropKeys", drop)
         )
     if isinstance(space, spaces.Tuple | spaces.Dict):
         return "The wrapper world_env.wrappers:FlatDictObservation makes one Dict with flat keys of it."
@@ -147,7 +149,36 @@ def _advice(key: str, space: spaces.Space[Any]) -> str:
         return "Flatten it with a gymnasium.wrappers.TransformObservation."
     return (
         "Its values have no fixed size: write a gymnasium.ObservationWrapper that returns arrays of one shape"
-        f", or leave it out: WrapperConfig('world_env.wrappers:DropKeys', {{'keys': [{key!r}]}})."
+        f", or leave it out: WrapperConfig('world_env.wrappers:DropKeys', {{'keys': [{key!r}]}}). "
+        + wrapper_in_a_file("world_env.wrappers:DropKeys", {"keys": [key]})
+    )
+
+
+def wrapper_in_a_file(name: str, kwargs: Mapping[str, Any]) -> str:
+    """One sentence for messages: how the command line takes a wrapper with arguments.
+
+    kwargs: texts, numbers and lists of these.
+    """
+    arguments = ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
+    return (
+        "On the command line: --config FILE.toml in place of --wrapper, with the line [real] and a line of all "
+        "wrappers, innermost first: "
+        f'wrappers = [{{name = "{name}", kwargs = {{{arguments}}}}}]'
+    )
+
+
+def symbols_advice(key: str, symbols: int = 16) -> str:
+    """Advice for an image whose numbers may name things.
+
+    symbols: number of categories in the example.
+    """
+    name, kwargs = (
+        "world_env.wrappers:ImageToCategories",
+        {"key": key, "categories": symbols},
+    )
+    return (
+        "If its numbers name things in a grid world, make categories of them, with the number of symbols or a list of "
+        f"one number per channel: WrapperConfig('{name}', {kwargs}). {wrapper_in_a_file(name, kwargs)}"
     )
 
 
@@ -170,9 +201,11 @@ def one_row(observation: Any) -> Any:
 
 
 def row_of(observation: Any, row: int | np.ndarray) -> Any:
-    """Index batched observations (B, ...), or a dict of them, by one row number or an array of row numbers."""
+    """Index batched observations (B, ...), or a dict or tuple of them, by one row number or an array of row numbers."""
     if isinstance(observation, dict):
         return {key: row_of(value, row) for key, value in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(row_of(value, row) for value in observation)
     return observation[row]
 
 

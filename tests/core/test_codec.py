@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomllib
 import torch
 from gymnasium import spaces
 
@@ -290,6 +291,9 @@ def test_an_observation_of_text_is_refused_with_both_calls_to_make() -> None:
     message = str(raised.value)
     assert "world_env.wrappers:TextToCategory', {'key': 'mission', 'vocabulary': " in message
     assert "world_env.wrappers:DropKeys', {'keys': ['mission']})" in message
+    line = message[message.index("wrappers = [") :]
+    wrapper = tomllib.loads(line)["wrappers"][0]
+    assert wrapper == {"name": "world_env.wrappers:DropKeys", "kwargs": {"keys": ["mission"]}}
 
 
 @pytest.mark.parametrize("n", [3, [2, 3], (1,)])

@@ -151,3 +151,25 @@ def test_unobserved_velocities_are_hidden_state_and_noise_is_not() -> None:
     assert issue.where == "observation"
     for episodes in (whole, springs(noise=0.2), springs(noise=1.0), springs(sensor=0.05)):
         assert found(episodes, spec(2)) == {}
+
+
+def test_a_heading_that_wraps_is_no_hidden_state() -> None:
+    rng = np.random.default_rng(0)
+    episodes = []
+    for number in range(30):
+        x, y, heading = (*rng.uniform(-1, 1, 2), rng.uniform(-np.pi, np.pi))
+        seen, turns = [[x, y, heading]], []
+        while len(turns) < 100 and np.hypot(x, y) < 3:
+            turns.append([rng.uniform(-0.5, 0.5)])
+            heading = (heading + 0.3 * turns[-1][0] + 0.05 + np.pi) % (2 * np.pi) - np.pi
+            x, y = x + 0.12 * np.cos(heading), y + 0.12 * np.sin(heading)
+            seen.append([x, y, heading])
+        observations, actions = np.array(seen, np.float32), np.array(turns, np.float32)
+        rewards = -np.hypot(*observations[1:, :2].T)
+        ended = bool(np.hypot(x, y) >= 3)
+        episodes.append(Episode(observations, actions, rewards, ended, not ended, seed=number))
+    checks = {issue.check for issue in lint(episodes, spec(3))}
+    assert "wrapped_angle" in checks
+    assert "hidden_state" not in checks
+    blind = [dataclasses.replace(e, observations=e.observations[:, :2]) for e in episodes]
+    assert "hidden_state" in {issue.check for issue in lint(blind, spec(2))}

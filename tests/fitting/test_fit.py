@@ -19,6 +19,7 @@ from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
 from world_env.data.dataset import EncodedEpisodes, encode_episodes
 from world_env.data.episode import Episode, split
+from world_env.data.statistics import column_traits
 from world_env.errors import (
     ConfigMismatchError,
     DataError,
@@ -461,6 +462,14 @@ def test_few_terminal_labels_and_constant_columns_are_warned_of() -> None:
     assert any("only 2 terminal labels" in text for text in said)
     assert any("observation[2] is constant at 7" in text for text in said)
     assert set(twin.fidelity.notes) <= set(said)
+
+
+def test_a_reward_that_differs_only_at_terminations_is_not_constant() -> None:
+    columns = {"observation": np.random.default_rng(0).normal(size=(40, 1))}
+    ended = np.arange(40) % 10 == 9
+    differs = column_traits(columns, np.where(ended, 1.0, 0.0), ended)
+    assert not differs
+    assert [trait.kind for trait in column_traits(columns, np.zeros(40), ended)] == ["constant"]
 
 
 def test_unknown_model_options_name_the_ones_there_are(

@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import tomllib
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
@@ -223,7 +224,12 @@ def test_a_tiny_image_is_met_with_the_wrapper_for_symbols(side: int, named: bool
     spec = WorldSpec(spaces.Box(0, 255, (side, side + 1, 3), np.uint8), spaces.Discrete(2))
     with pytest.raises(UnsupportedSpaceError) as raised:
         VectorLayout(spec, family="ensemble")
-    assert ("ImageToCategories" in str(raised.value)) == named
+    message = str(raised.value)
+    assert ("ImageToCategories" in message) == named
+    if named:
+        wrapper = tomllib.loads(message[message.index("wrappers = [") :])["wrappers"][0]
+        grid = Shows(spec.observation_space)
+        assert ImageToCategories(grid, **wrapper["kwargs"]).observation_space.nvec.max() == 16
 
 
 @pytest.mark.parametrize(

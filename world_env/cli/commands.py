@@ -21,6 +21,7 @@ from world_env.fitting.config import FitConfig
 from world_env.pipeline.config import BuildConfig
 from world_env.progress import ProgressBars
 from world_env.refinement.config import RefineConfig
+from world_env.results.formatting import error_per_dimension
 from world_env.rl.config import LearnConfig
 from world_env.run_config import CONFIG_FILE
 from world_env.spec import EnvConfig
@@ -108,8 +109,8 @@ def fit_command(config: FitCommand) -> None:
         f"twin: {config.out}; open-loop score on the validation split {loss.best_open_loop:.4g} (0: exact; 0.5: error "
         f"of one standard deviation)"
     )
-    if "per_dimension" in loss.parts:
-        console.print(f"one-step error per dimension: {loss.parts['per_dimension']}")
+    if isinstance(errors := loss.parts.get("per_dimension"), list):
+        console.print(error_per_dimension(errors))
 
 
 class LearnCommand(Struct, frozen=True):

@@ -57,7 +57,8 @@ _ENV_OPTIONS: dict[str, tuple[list[Any], JSON]] = {
         {
             "name": "wrapper",
             "metavar": "MODULE:CLASS",
-            "help": "Wrapper of the environment, innermost first. One with arguments is written in a file of settings.",
+            "help": "Wrapper of the environment, innermost first. One with arguments is written in a file of settings; "
+            "wrappers of the command line are put around those of the file.",
         },
     ),
 }

@@ -94,8 +94,8 @@ def column_notes(encoded: EncodedEpisodes, *, without: Collection[str] = ()) -> 
         angles = {i for pair in encoded.codec.angle_pairs(key) for i in pair}
         values, names = columns.pop(key), encoded.codec.column_names(key)
         columns |= {name: values[:, i : i + 1] for i, name in enumerate(names) if i not in angles}
-    usual, _ = encoded.rewards_by_end()
-    return [trait.text for trait in column_traits(columns, usual.numpy())]
+    traits = column_traits(columns, encoded.rewards.numpy(), encoded.terminated.numpy() > 0)
+    return [trait.text for trait in traits]
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,20 @@ class ColumnTrait:
     text: str
 
 
-def column_traits(columns: Mapping[str, np.ndarray], rewards: np.ndarray) -> list[ColumnTrait]:
+def column_traits(
+    columns: Mapping[str, np.ndarray], rewards: np.ndarray, terminated: np.ndarray
+) -> list[ColumnTrait]:
     """Find constant columns and columns with rare outliers in observations, (N, D) by key, and rewards (N,).
 
-    All observation columns of a kind are one trait; the rewards have traits of their own.
+    All observation columns of a kind are one trait; the rewards have traits of their own. Rewards of terminations,
+    terminated (N,) bool, are no outliers, and rewards that differ there are not constant.
     """
     total = sum(values.shape[1] for values in columns.values())
-    return _traits(columns, total) + _traits({"reward": rewards[:, None]}, 1)
+    usual = rewards if terminated.all() else rewards[~terminated]
+    found = _traits({"reward": usual[:, None]}, 1)
+    if not _is_constant(rewards.min().astype(np.float64), rewards.max().astype(np.float64)):
+        found = [trait for trait in found if trait.kind != "constant"]
+    return _traits(columns, total) + found
 
 
 def _traits(columns: Mapping[str, np.ndarray], total: int) -> list[ColumnTrait]:

@@ -21,7 +21,7 @@ from world_env.fitting.config import FitConfig
 from world_env.models.base import TrainableWorldModel, WorldModel
 from world_env.models.config import config_from_json
 from world_env.models.registry import load_family
-from world_env.spaces import is_image
+from world_env.spaces import is_image, symbols_advice
 from world_env.spec import WorldSpec
 from world_env.twin.twin import Twin
 
@@ -187,12 +187,10 @@ def _image_notes(data: EncodedEpisodes) -> tuple[list[str], set[str]]:
             numbers[key] = values[0].numel()
     notes = []
     if ranges:
-        symbols = (
-            " If they are symbols of a grid world, convert them to categories with the wrapper "
-            "world_env.wrappers:ImageToCategories."
-            if min(ranges.values()) <= _MAX_SYMBOL
-            else ""
-        )
+        key = min(ranges, key=ranges.__getitem__)
+        symbols = ""
+        if ranges[key] <= _MAX_SYMBOL:
+            symbols = f" {symbols_advice(key, int(data.observations[key].max()) + 1)}"
         notes.append(
             f"{_names(ranges)}: pixels differ by at most {max(ranges.values())} of 255, which has little effect on "
             "the image loss. Scale them to [0, 255] (gymnasium.wrappers.TransformObservation), or declare their "

@@ -42,7 +42,8 @@ def wrapped(env: gym.Env, config: WrapperConfig) -> gym.Env:
     except (AssertionError, AttributeError, TypeError, ValueError) as error:
         raise StageError(
             f"wrapper {name!r} failed on {env} with the arguments {arguments} ({type(error).__name__}: {error}). "
-            "Check the signature of the wrapper."
+            "Check the signature of the wrapper. The command line takes arguments of wrappers from a file of settings "
+            f'(--config FILE.toml): [real] wrappers = [{{name = "{name}", kwargs = {{...}}}}]'
         ) from error
     if not isinstance(made, gym.Env):
         raise StageError(

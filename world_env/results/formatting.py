@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
+MAX_DIMENSIONS_SHOWN = 20
+"""Observation dimensions up to which a message lists all their errors."""
 DASH = "–"  # noqa: RUF001
 
 
@@ -25,6 +28,18 @@ def signed(value: float | None) -> str:
 def percent(share: float | None) -> str:
     """Format a share in 0..1 as percent; a dash for None."""
     return DASH if share is None else f"{show(round(100 * share, 1) + 0.0)} %"
+
+
+def error_per_dimension(errors: Sequence[float | None]) -> str:
+    """One line about the one-step errors of the observation dimensions; of many, the median and the largest error."""
+    if len(errors) <= MAX_DIMENSIONS_SHOWN:
+        return f"one-step error per dimension: {', '.join(map(show, errors))}"
+    known = [math.inf if error is None else error for error in errors]
+    worst = max(range(len(known)), key=known.__getitem__)
+    return (
+        f"one-step error per dimension: median {show(statistics.median(known))}, largest {show(known[worst])} "
+        f"(dimension {worst} of {len(errors):,})"
+    )
 
 
 def with_interval(

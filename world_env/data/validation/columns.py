@@ -111,8 +111,7 @@ def constant_or_spiking(data: Transitions, spec: WorldSpec) -> Iterator[LintIssu
             columns[key] = values[:, start:end]
             if space.dtype != np.float32:
                 columns[key] = _centred(columns[key])
-    usual = data.reward[~data.terminated]
-    for trait in column_traits(columns, usual if len(usual) else data.reward):
+    for trait in column_traits(columns, data.reward, data.terminated):
         yield LintIssue(trait.kind, "note", trait.text, trait.first)
 
 

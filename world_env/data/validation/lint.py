@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from world_env.data.angles import find_angles
 from world_env.data.episode import Episode
 from world_env.data.validation.angles import wrapped_angles
 from world_env.data.validation.columns import (
@@ -26,7 +27,11 @@ from world_env.data.validation.episode_ends import (
 from world_env.data.validation.issue import LintIssue, worst_first
 from world_env.data.validation.markov_property import markov_property
 from world_env.data.validation.precision import coarse_columns
-from world_env.data.validation.regression import column_count, to_transitions
+from world_env.data.validation.regression import (
+    column_count,
+    to_transitions,
+    with_encoded_angles,
+)
 from world_env.data.validation.reward_alignment import reward_alignment
 from world_env.spec import WorldSpec
 
@@ -93,6 +98,9 @@ def _of_transitions(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterato
     yield from state_truncations(data, sample, spec)
     if not limits:
         yield from chance_ends(data)
+    angles = find_angles(episodes.values(), spec)
+    if angles:
+        data = with_encoded_angles(data, spec, angles)
     # A step from one episode into the next has no cause in its own action and observation.
     if not {"autoreset", "glued"} & {issue.check for issue in boundaries}:
         yield from markov_property(data)

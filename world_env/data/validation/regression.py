@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from world_env.data.episode import Episode
 from world_env.data.statistics import column_name
 from world_env.spaces import category_sizes, is_image, observation_spaces
-from world_env.spec import WorldSpec
+from world_env.spec import Angle, WorldSpec
 
 FOLDS = 5
 _BLOCKS_PER_FOLD = 10
@@ -104,6 +105,28 @@ def to_transitions(numbered: Mapping[int, Episode], spec: WorldSpec) -> Transiti
         names=_names(spec),
         one_hot_actions=not isinstance(spec.action_space, spaces.Box),
     )
+
+
+def with_encoded_angles(
+    data: Transitions, spec: WorldSpec, angles: Mapping[str, Sequence[Angle]]
+) -> Transitions:
+    """Replace angles that wrap by cosine and sine: in a regression the jump would look like a hidden cause.
+
+    angles: observation key -> angles among its columns.
+    """
+    before, after, continuous, names = data.before, data.after, data.continuous, list(data.names)
+    start = 0
+    for key, space in vector_spaces(spec).items():
+        for angle in angles.get(key, ()):
+            column, turn = start + angle.column, 2.0 * np.pi / angle.period
+            phases = [turn * (values[:, column] - angle.low) for values in (before, after)]
+            sines = [np.sin(phase)[:, None] for phase in phases]
+            before, after = (np.concatenate(x, 1) for x in zip((before, after), sines, strict=True))
+            before[:, column], after[:, column] = (np.cos(phase) for phase in phases)
+            continuous = np.append(continuous, True)
+            names.append(names[column])
+        start += _columns(space)
+    return dataclasses.replace(data, before=before, after=after, continuous=continuous, names=names)
 
 
 def vector_spaces(spec: WorldSpec) -> dict[str, spaces.Space]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from world_env.batch import Observation
 from world_env.errors import UnsupportedSpaceError
-from world_env.spaces import is_image, is_tiny_image, observation_spaces
+from world_env.spaces import is_image, is_tiny_image, observation_spaces, symbols_advice
 from world_env.spec import WorldSpec, encoded_shapes
 
 
@@ -24,12 +24,8 @@ class VectorLayout:
         parts = observation_spaces(spec.observation_space)
         images = [key for key, space in parts.items() if is_image(space)]
         if images:
-            symbols = (
-                ". If the image is a grid of symbols, convert it to categories with the wrapper "
-                "world_env.wrappers:ImageToCategories"
-                if is_tiny_image(parts[images[0]])
-                else ""
-            )
+            tiny = is_tiny_image(parts[images[0]])
+            symbols = f". {symbols_advice(images[0])}" if tiny else ""
             raise UnsupportedSpaceError(
                 f"family {family!r} supports vector observations only, but observation {images[0]!r} is an image "
                 f"{parts[images[0]]}: use a family with an image encoder, such as 'rssm'{symbols}"
