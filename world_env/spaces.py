@@ -170,9 +170,11 @@ def one_row(observation: Any) -> Any:
 
 
 def row_of(observation: Any, row: int | np.ndarray) -> Any:
-    """Index batched observations (B, ...), or a dict of them, by one row number or an array of row numbers."""
+    """Index batched observations (B, ...), or a dict or tuple of them, by one row number or an array of row numbers."""
     if isinstance(observation, dict):
         return {key: row_of(value, row) for key, value in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(row_of(value, row) for value in observation)
     return observation[row]
 
 
