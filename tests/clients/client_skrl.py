@@ -49,6 +49,7 @@ def test_ppo(envs: str, tmp_path: Path) -> None:
     made: Any = gym.make(ENV_ID)
     if many:
         made = gym.make_vec(ENV_ID, num_envs=NUM_ENVS, autoreset_mode=envs)
+    made.reset(seed=0)  # Later resets go on with this seed.
     env = wrap_env(made, wrapper="gymnasium")
     assert env.num_envs == (NUM_ENVS if many else 1)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
