@@ -52,7 +52,9 @@ CLIENT_TESTS_rllib := tests/clients/client_rllib.py tests/clients/client_documen
 
 CLIENT_LOGS := $(CLIENTS:%=.clients/%.log)
 
-test-clients: $(CLIENT_LOGS)
+# Side by side: each of them uses one core.
+test-clients:
+	@$(MAKE) --no-print-directory -j2 $(CLIENT_LOGS)
 
 # Phony: the tests always run.
 .PHONY: $(CLIENT_LOGS)

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
-from episodes import ENV_ID, LEARNED_LENGTH, NUM_ENVS, RANDOM_LENGTH, mean_length
+from episodes import ENV_ID, LEARNED_LENGTH, NUM_ENVS, mean_length
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import wrap_env
 from skrl.memories.torch import RandomMemory
@@ -49,6 +49,7 @@ def test_ppo(envs: str, tmp_path: Path) -> None:
     made: Any = gym.make(ENV_ID)
     if many:
         made = gym.make_vec(ENV_ID, num_envs=NUM_ENVS, autoreset_mode=envs)
+    made.reset(seed=0)  # Later resets go on with this seed.
     env = wrap_env(made, wrapper="gymnasium")
     assert env.num_envs == (NUM_ENVS if many else 1)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
@@ -80,4 +81,4 @@ def test_ppo(envs: str, tmp_path: Path) -> None:
     trainer.train()
     with torch.no_grad():
         length = mean_length(lambda shown: models["policy"].net(torch.as_tensor(shown)).argmax(-1))
-    assert length > (LEARNED_LENGTH if many else 1.5 * RANDOM_LENGTH)
+    assert length > LEARNED_LENGTH

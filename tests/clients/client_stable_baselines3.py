@@ -81,6 +81,7 @@ def test_tqc_with_continuous_actions() -> None:
         gradient_steps=1,
         policy_kwargs={"net_arch": [64, 64]},
         device="cpu",
+        seed=0,
     )
     model.learn(3_200)
     assert model._n_updates >= 290

@@ -45,7 +45,7 @@ def test_collected_episodes(envs: str) -> None:
         made = (DummyVectorEnv if envs == "dummy" else SubprocVectorEnv)([make] * number)
     buffer = VectorReplayBuffer(2_000, number)
     collector = Collector[CollectStats](agent(), made, buffer)
-    collector.reset()
+    collector.reset(gym_reset_kwargs={"seed": 0})
     stats = collector.collect(n_episode=6)
     assert stats.n_collected_episodes == 6
     np.testing.assert_array_equal(stats.returns, stats.lens)
@@ -60,6 +60,7 @@ def test_ppo() -> None:
     algorithm = agent()
     buffer = VectorReplayBuffer(2_048, NUM_ENVS)
     envs = DummyVectorEnv([lambda: gym.make(ENV_ID) for _ in range(NUM_ENVS)])
+    envs.seed(0)  # Later resets go on with these seeds.
     collector = Collector[CollectStats](algorithm, envs, buffer)
     algorithm.run_training(
         OnPolicyTrainerParams(

@@ -13,7 +13,7 @@ ENV_ID = "world_env:WorldModel/CartPole-v0"
 NUM_ENVS = 16
 RANDOM_LENGTH = 23.0
 """Mean episode length of random actions in steps, measured by `test_random_actions`."""
-LEARNED_LENGTH = 2 * RANDOM_LENGTH
+LEARNED_LENGTH = 4 * RANDOM_LENGTH
 """Mean episode length that a policy must exceed after training."""
 
 

@@ -86,6 +86,28 @@ class Told(gym.Env[Any, Any]):
         return np.full((4, 4, 3), self.steps, np.uint8)
 
 
+class Parts(Told):
+    """Its observation is a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Tuple([self.space, gym.spaces.MultiDiscrete([100])])
+
+    def shown(self) -> Any:
+        return self.buffer.copy(), np.array([self.steps])
+
+
+class Nested(Told):
+    """Its observation is a dict in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Dict(inner=gym.spaces.Dict(x=self.space))
+
+    def shown(self) -> Any:
+        return {"inner": {"x": self.buffer.copy()}}
+
+
 def cartpole() -> gym.Env[Any, Any]:
     return gym.make("CartPole-v1", max_episode_steps=30)
 
@@ -122,7 +144,9 @@ def test_mode_next_step_is_refused_with_the_call_that_works(noisy: Twin) -> None
     GymnasiumVectorToSB3(shown).close()
 
 
-@pytest.mark.parametrize("make", [cartpole, pendulum, Told, dicts], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [cartpole, pendulum, Told, dicts, Parts], ids=lambda make: make.__name__
+)
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 @pytest.mark.parametrize("options", [{}, {"copy": False}], ids=["copied", "buffers"])
 def test_a_thousand_steps_equal_those_of_dummy_vec_env(
@@ -177,7 +201,8 @@ def assert_equal_steps(ours: GymnasiumVectorToSB3, theirs: DummyVecEnv, steps: i
 
 
 def flat(value: Any) -> list[np.ndarray]:
-    parts = value.values() if isinstance(value, dict) else [value]
+    parts = value.values() if isinstance(value, dict) else value
+    parts = parts if isinstance(value, dict | tuple) else [value]
     return [np.array(part) for part in parts]
 
 
@@ -195,6 +220,19 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(one, other)
     else:
         assert one == other and type(one) is type(other)
+
+
+def test_the_last_observation_of_nested_dicts_is_the_same_in_both_modes() -> None:
+    last: list[Any] = []
+    for mode in MODES:
+        env = GymnasiumVectorToSB3(vectors(SyncVectorEnv, mode, Nested))
+        env.seed(7)
+        env.reset()
+        told = [info for _ in range(60) for info in env.step(np.ones(N, int))[3]]
+        ends = [info for info in told if "terminal_observation" in info]
+        last.append([info["terminal_observation"] for info in ends])
+    assert len(last[0]) >= 3 * N and last[0][0]["inner"]["x"].shape == (2,)
+    assert_same(*last)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
