@@ -55,6 +55,7 @@ def make_real(
         for wrapper in real.wrappers:
             env = wrapped(env, wrapper)
         refuse_moving_statistics(env)
+        _check_has_spaces(env)
         env = with_flat_keys(env)
         _check_spaces(env)
         env = Gate(env, real)
@@ -184,8 +185,8 @@ def _made(real: EnvConfig, render_mode: str | None) -> gym.Env:
     return env
 
 
-def _check_spaces(env: gym.Env) -> None:
-    """Raise EnvApiError for missing spaces, UnsupportedSpaceError for spaces that twins do not support."""
+def _check_has_spaces(env: gym.Env) -> None:
+    """Raise EnvApiError for missing spaces."""
     for name in ("observation_space", "action_space"):
         space = getattr(env, name, None)
         if not isinstance(space, spaces.Space):
@@ -193,6 +194,12 @@ def _check_spaces(env: gym.Env) -> None:
                 f"{name} of {type(env.unwrapped).__name__} is {space!r:.80}, expected a space of gymnasium.spaces: "
                 f"set self.{name} in __init__"
             )
+
+
+def _check_spaces(env: gym.Env) -> None:
+    """Raise UnsupportedSpaceError for spaces that twins do not support."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name)
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else [(name, space)]
         for key, part in parts:
             if 0 in (part.shape or ()):
