@@ -190,6 +190,8 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, everything)
+    # While the model is on the device of the data.
+    fidelity = _fidelity(model, validation, scale, found.scores, notes, logs)
     twin = Twin(
         spec=spec,
         family=config.family,
@@ -208,9 +210,7 @@ def fit_episodes(
             **digests(episodes, held_out),
             **initial,
         ),
-        fidelity=_fidelity(model, validation, scale, found.scores, notes, logs).replace(
-            lint=issues
-        ),
+        fidelity=fidelity.replace(lint=issues),
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )
