@@ -36,11 +36,20 @@ MIXED = spaces.Dict(
         "count": spaces.Box(0, 9, (2,), np.int32),
     }
 )
+TABLE = spaces.Dict(
+    {
+        "kind": spaces.Discrete(3, start=2),
+        "lamps": spaces.MultiBinary(2),
+        "parts": spaces.MultiDiscrete([2, 4]),
+        "place": spaces.Box(-5.0, 5.0, (2,), np.float32),
+    }
+)
 RSSM = RssmConfig(deter=16, groups=3, classes=4, hidden=16, depth=4, members=2)
 ENSEMBLE = EnsembleConfig(members=3, width=16, layers=2, head_width=12)
 FAMILIES: dict[str, tuple[str, Any, spaces.Space[Any], spaces.Space[Any]]] = {
     "linear": ("linear", LinearConfig(), VECTOR, spaces.Discrete(3, start=1)),
     "ensemble": ("ensemble", ENSEMBLE, VECTOR, WIDE),
+    "categories": ("ensemble", ENSEMBLE, TABLE, spaces.MultiBinary(2)),
     "rssm": ("rssm", RSSM, MIXED, spaces.MultiDiscrete([2, 3])),
 }  # fmt: skip
 
