@@ -180,6 +180,17 @@ def test_rewards_and_observations_stay_within_the_data(tmp_path: Path) -> None:
     assert facts["twin"]["ranges"]["ends"] == [[None, -1.0, None, None], [None] * 4]
 
 
+def test_values_that_float32_does_not_resolve_are_named(tmp_path: Path) -> None:
+    from world_env.data_range import DataRange
+
+    far = spaces.Dict(clock=spaces.Box(-np.inf, np.inf, (1,), np.float64))
+    twin = awake(WorldSpec(far, spaces.Discrete(2)), "ensemble", ENSEMBLE)
+    bounds = {"clock": ([1.7e9], [1.7e9 + 9])}
+    ranges = DataRange(bounds, (0.0, 1.0), None, offset={"clock": [1.7e9]})
+    with pytest.raises(ExportError, match=r"\['clock'\] have values that float32 does not resolve"):
+        export_twin(dataclasses.replace(twin, ranges=ranges), tmp_path / "twin.onnx")
+
+
 def test_known_functions_are_no_part_of_the_graph(tmp_path: Path) -> None:
     twin = awake(WorldSpec(VECTOR, spaces.Discrete(2)), "linear", LinearConfig())
     twin = dataclasses.replace(twin, reward_fn=lambda before, action, after: after[:, 0])
