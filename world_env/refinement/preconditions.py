@@ -75,7 +75,6 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
 
     Raises InvalidOptionError, SpaceMismatchError, TooLittleDataError, UnknownFamilyError.
     """
-    check_training_in_twin(config.learn, spec)
     check_actions(config.learn.algo, spec)
     if config.rounds > 1:
         check_time_limit(config.real, spec, otherwise=", or run one round")
@@ -85,6 +84,7 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
             "steps, or fewer rounds"
         )
     check_model(config.fit, spec)
+    check_training_in_twin(config.learn, spec)
     _check_algorithm(config.learn)
     for name in config.explorers:
         explorer = config.explorer(name, 0)
