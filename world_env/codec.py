@@ -358,7 +358,10 @@ def _one_hot(
     array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], name: str
 ) -> np.ndarray:
     sizes, starts = _categories(space)
-    if array.dtype == bool and isinstance(space, spaces.MultiBinary):
+    if isinstance(space, spaces.MultiBinary) and (
+        # Stable-Baselines3 returns these actions as float32.
+        array.dtype == bool or (array.dtype.kind == "f" and np.isin(array, (0.0, 1.0)).all())
+    ):
         array = array.astype(space.dtype)
     if array.dtype.kind not in "iu":
         raise error(

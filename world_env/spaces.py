@@ -117,6 +117,10 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
         if isinstance(space, spaces.Dict)
         else {OBSERVATION: space}
     )
+    if not parts:
+        raise UnsupportedSpaceError(
+            "the observation space is a Dict without keys: expected at least one key"
+        )
     for key, part in parts.items():
         if not (isinstance(part, spaces.Box) or _is_categorical(part)):
             raise UnsupportedSpaceError(

@@ -36,11 +36,20 @@ MIXED = spaces.Dict(
         "count": spaces.Box(0, 9, (2,), np.int32),
     }
 )
+TABLE = spaces.Dict(
+    {
+        "kind": spaces.Discrete(3, start=2),
+        "lamps": spaces.MultiBinary(2),
+        "parts": spaces.MultiDiscrete([2, 4]),
+        "place": spaces.Box(-5.0, 5.0, (2,), np.float32),
+    }
+)
 RSSM = RssmConfig(deter=16, groups=3, classes=4, hidden=16, depth=4, members=2)
 ENSEMBLE = EnsembleConfig(members=3, width=16, layers=2, head_width=12)
 FAMILIES: dict[str, tuple[str, Any, spaces.Space[Any], spaces.Space[Any]]] = {
     "linear": ("linear", LinearConfig(), VECTOR, spaces.Discrete(3, start=1)),
     "ensemble": ("ensemble", ENSEMBLE, VECTOR, WIDE),
+    "categories": ("ensemble", ENSEMBLE, TABLE, spaces.MultiBinary(2)),
     "rssm": ("rssm", RSSM, MIXED, spaces.MultiDiscrete([2, 3])),
 }  # fmt: skip
 
@@ -169,6 +178,17 @@ def test_rewards_and_observations_stay_within_the_data(tmp_path: Path) -> None:
     for name in ("reward", "terminal_reward"):
         assert ((found[name] >= 0.0) & (found[name] <= np.float32(0.01))).all()
     assert facts["twin"]["ranges"]["ends"] == [[None, -1.0, None, None], [None] * 4]
+
+
+def test_values_that_float32_does_not_resolve_are_named(tmp_path: Path) -> None:
+    from world_env.data_range import DataRange
+
+    far = spaces.Dict(clock=spaces.Box(-np.inf, np.inf, (1,), np.float64))
+    twin = awake(WorldSpec(far, spaces.Discrete(2)), "ensemble", ENSEMBLE)
+    bounds = {"clock": ([1.7e9], [1.7e9 + 9])}
+    ranges = DataRange(bounds, (0.0, 1.0), None, offset={"clock": [1.7e9]})
+    with pytest.raises(ExportError, match=r"\['clock'\] have values that float32 does not resolve"):
+        export_twin(dataclasses.replace(twin, ranges=ranges), tmp_path / "twin.onnx")
 
 
 def test_known_functions_are_no_part_of_the_graph(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from oracle import real_episodes, real_spec
 
 import world_env
+import world_env.fitting.fit as fit_module
 from world_env.device import torch_defaults
 from world_env.envs.env import WorldModelEnv
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
@@ -173,3 +174,26 @@ def test_blocks_nest_and_restore_in_any_order() -> None:
         leave.set()
         torch.set_default_device(None)
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
+def test_a_fit_measures_its_model_on_the_device_of_its_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Without a GPU: the order. The model comes back to the CPU after everything was measured.
+    happened: list[str] = []
+    moved, measured = torch.nn.Module.to, fit_module._fidelity
+
+    def to(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        happened.append("moved")
+        return moved(self, *args, **kwargs)
+
+    def fidelity(*args: Any) -> Any:
+        happened.append("measured")
+        return measured(*args)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(fit_module, "_fidelity", fidelity)
+    config = FitConfig("linear", gradient_steps=4, validate_every=2)
+    fit_episodes(real_episodes("CartPole-v1", 10, seed=3), real_spec("CartPole-v1"), config)
+    assert happened[:3] == ["moved", "measured", "moved"]

@@ -119,6 +119,17 @@ def test_the_plan_has_eight_runs_of_several_algorithms(
     assert len({(run.algo, run.seed) for run in runs.values()}) == 8
 
 
+def test_a_pool_of_a_simulator_of_which_one_can_be_open_opens_one(tmp_path: Path) -> None:
+    space = spec_of(REAL).action_space
+    alone = plan(tiny(tmp_path, num_envs=1), space).values()
+    assert {run.parallel_envs for run in alone} == {1}
+    usual = plan(tiny(tmp_path), space).values()
+    assert {run.parallel_envs for run in usual} == {1, 8}
+    assert "num_envs" not in tiny(tmp_path).to_json()  # pools without the setting are resumed
+    with pytest.raises(InvalidOptionError, match="num_envs must be >= 1, got 0"):
+        tiny(tmp_path, num_envs=0)
+
+
 def test_a_pool_holds_what_it_promises(made: Pool) -> None:
     assert len(made.members) >= 20
     runs = {member.run for member in made.members}

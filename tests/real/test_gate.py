@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hand_written import Looked, Plain, Shows, faulty
+from hand_written import Looked, OnePort, Plain, Shows, faulty
 
 from world_env.collection.collect import collect
 from world_env.collection.config import CollectConfig
@@ -63,6 +63,7 @@ def after(step: Any) -> Any:
         (after(({"x": BOX}, 1.0, False, False, {})), r"expected an array of float32"),
         (after(([[1], [2, 3]], 1.0, False, False, {})), r"expected an array of float32"),
         ({"observation_space": None}, r"observation_space of Faulty is None, expected a space"),
+        ({"action_space": None}, r"action_space of Faulty is None, expected a space"),
     ],
 )
 def test_another_api_is_named_in_words(methods: dict[str, Any], words: str) -> None:
@@ -128,6 +129,29 @@ def test_an_error_inside_a_later_step_is_the_environments_own() -> None:
         env.step(np.zeros(1))
     with pytest.raises(KeyError, match="late"):
         env.step(np.zeros(1))
+
+
+def test_an_environment_that_sets_no_spaces_is_named() -> None:
+    class Bare(gym.Env):
+        pass
+
+    with pytest.raises(EnvApiError, match="observation_space of Bare is None, expected a space"):
+        gate(Bare)
+
+
+def test_a_dict_without_keys_is_refused() -> None:
+    with pytest.raises(UnsupportedSpaceError, match="a Dict without keys"):
+        gate(faulty({"observation_space": spaces.Dict()}))
+
+
+def test_a_second_environment_that_cannot_be_open_names_num_envs() -> None:
+    OnePort.open_now = 0
+    ledger, real = StepLedger(), EnvConfig(OnePort, horizon=20)
+    with pytest.raises(StageError, match=r"5005 is already in use.*use num_envs=1"):
+        make_real_vec(real, 2, purpose="collect", ledger=ledger)
+    assert OnePort.open_now == 0  # the first one is closed
+    make_real_vec(real, 1, purpose="collect", ledger=ledger).close()
+    assert ledger.total() == 0
 
 
 IMAGE, WHOLE = spaces.Box(0, 255, (4, 4), np.uint8), spaces.Box(-9, 9, (1,), np.int64)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from world_env.atomic_io import write_bytes
 from world_env.batch import Context, State
+from world_env.errors import ExportError
 from world_env.export.draws import GivenRNG, NoiseInputs, RecordingRNG
 from world_env.export.onnx_graph import (
     Arrays,
@@ -85,6 +86,12 @@ class _TwinGraphs:
     def __init__(self, twin: Twin) -> None:
         self._twin, self._dtype = twin, twin.model.dtype
         self._model = copy.deepcopy(twin.model).cpu().eval()
+        if twin.ranges is not None and twin.ranges.offset:
+            raise ExportError(
+                f"observations {sorted(twin.ranges.offset)} have values that float32 does not resolve, and graphs "
+                "have float32 only: subtract a constant in a wrapper of the real environment and fit again, or "
+                "step this twin with world-env"
+            )
         self._codec = TensorCodec(twin.codec)
         first = twin.starts.select(torch.arange(_ROWS) % len(twin.starts))
         self._observation = twin.codec.decode_observation(first.last())

@@ -164,8 +164,7 @@ def fit_episodes(
     device = as_device(config.device)
     episodes, issues = _checked(episodes, spec, config, issues, reward_fn, termination_fn)
     started, provenance = time.perf_counter(), provenance or Provenance()
-    lengths = [len(episode) for episode in episodes]
-    pieces = split_pieces(lengths, config.validation_fraction, config.seed)
+    pieces = split_pieces([len(e) for e in episodes], config.validation_fraction, config.seed)
     training, held_out = (pieces_of(episodes, side) for side in pieces)
     spec, offset = encoding_of(episodes, spec, warm_start, encoding)
     bounds = end_bounds(training if config.hard_termination_bounds else [], spec)
@@ -190,6 +189,7 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, everything)
+    fidelity = _fidelity(model, validation, scale, found.scores, notes, logs)  # on the device
     twin = Twin(
         spec=spec,
         family=config.family,
@@ -208,7 +208,7 @@ def fit_episodes(
             **digests(episodes, held_out),
             **initial,
         ),
-        fidelity=_fidelity(model, validation, scale, found.scores, notes, logs, issues),
+        fidelity=fidelity,
         reward_fn=reward_fn,
         termination_fn=termination_fn,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 from world_env.errors import InvalidOptionError
 from world_env.real.env_config import take_env
@@ -30,6 +31,9 @@ class PoolConfig(Struct, frozen=True):
     """Real environment steps of each on-policy run (PPO, A2C). Policies are saved along the run."""
     off_policy_steps: int = 20_000
     """Real environment steps of each off-policy run (DQN, SAC, TD3). Policies are saved along the run."""
+    num_envs: int | None = None
+    """Number of real environments that on-policy runs open at the same time (None: 8). 1: for a simulator of which only
+    one can be open."""
     episodes: int = 100
     """Real evaluation episodes per policy, at least 2. More episodes narrow the intervals of the agreement."""
     scripted: str | None = None
@@ -48,8 +52,17 @@ class PoolConfig(Struct, frozen=True):
     """Limit of the real environment steps of all purposes, those of earlier runs in the folder included. The pool stops
     before the step that would exceed it and keeps what was trained. None: no limit."""
 
+    omitted_if_none: ClassVar[tuple[str, ...]] = ("num_envs",)
+
+    @property
+    def parallel_envs(self) -> int:
+        """`num_envs`, or its default."""
+        return 8 if self.num_envs is None else self.num_envs
+
     def __post_init__(self) -> None:
         take_env(self)
+        if self.num_envs is not None and self.num_envs < 1:
+            raise InvalidOptionError(f"num_envs must be >= 1, got {self.num_envs}")
         if self.policies < MIN_POLICIES:
             raise InvalidOptionError(
                 f"policies is {self.policies}, expected at least {MIN_POLICIES}: correlations of fewer are uncertain"

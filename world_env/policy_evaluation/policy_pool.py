@@ -196,14 +196,14 @@ def plan(config: PoolConfig, space: spaces.Space[Any]) -> dict[str, LearnConfig]
     many, few = config.on_policy_steps, config.off_policy_steps
     ppo = {
         f"ppo-{i}": LearnConfig(
-            steps=many, num_envs=8, seed=seeds[i], algo_kwargs=config.algo_kwargs
+            steps=many, num_envs=config.parallel_envs, seed=seeds[i], algo_kwargs=config.algo_kwargs
         )
         for i in range(4)
     }
     if isinstance(space, spaces.Box):
         others = {name: LearnConfig(algo=name, steps=few) for name in ("SAC", "TD3")}
     else:
-        others = {"A2C": LearnConfig(algo="A2C", steps=many, num_envs=8)}
+        others = {"A2C": LearnConfig(algo="A2C", steps=many, num_envs=config.parallel_envs)}
         if isinstance(space, spaces.Discrete):
             others["DQN"] = LearnConfig(
                 algo="DQN", steps=few, algo_kwargs=config.off_policy_algo_kwargs

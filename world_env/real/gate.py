@@ -283,10 +283,13 @@ class _ArrayAction:
     def __init__(self, space: spaces.Space[Any]) -> None:
         self._space, self._shape = space, tuple(space.shape or ())
         self._dtype = np.dtype(space.dtype)
-        self._whole = isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary)
+        self._binary = isinstance(space, spaces.MultiBinary)
+        self._whole = self._binary or isinstance(space, spaces.MultiDiscrete)
 
     def __call__(self, action: Any) -> np.ndarray:
         array = np.asarray(action)
+        if self._binary and array.dtype.kind == "f" and np.isin(array, (0.0, 1.0)).all():
+            array = array.astype(self._dtype)  # Stable-Baselines3 returns these actions as float32
         if array.dtype.kind not in ("biu" if self._whole else "biuf") or array.shape != self._shape:
             raise InvalidActionError(
                 f"invalid action {_described(action)} for {self._space}: expected an array of shape {self._shape} "

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 import gymnasium as gym
 from gymnasium import spaces
 
-from world_env.errors import EnvApiError, MissingExtraError, StageError, UnsupportedSpaceError
+from world_env.errors import (
+    EnvApiError,
+    MissingExtraError,
+    StageError,
+    UnsupportedSpaceError,
+    WorldEnvError,
+)
 from world_env.real.env_config import AnyEnv, as_env_config, check_can_be_copied, given_env
 from world_env.real.gate import CountedEnv, Gate, check_limit, smaller
 from world_env.real.known import Known
@@ -55,6 +61,7 @@ def make_real(
         for wrapper in real.wrappers:
             env = wrapped(env, wrapper)
         refuse_moving_statistics(env)
+        _check_has_spaces(env)
         env = with_flat_keys(env)
         _check_spaces(env)
         env = Gate(env, real)
@@ -79,7 +86,7 @@ def make_real_vec(
     """Make `num_envs` copies of a real environment as one Stable-Baselines3 `VecEnv`, wrapped in `VecMonitor`.
 
     One vector step counts `num_envs` real steps. Raises what `make_real` raises, StageError for several copies of one
-    environment object, and MissingExtraError without Stable-Baselines3.
+    environment object and where only one can be open at a time, and MissingExtraError without Stable-Baselines3.
     """
     try:
         from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -91,8 +98,24 @@ def make_real_vec(
     real = as_env_config(real)
     if num_envs > 1:
         check_can_be_copied(real, f"training with num_envs={num_envs}")
-    maker = partial(make_real, real, purpose=purpose, ledger=ledger)
-    return VecMonitor(DummyVecEnv([maker] * num_envs))
+    made: list[gym.Env] = []
+    try:
+        for _ in range(num_envs):
+            made.append(make_real(real, purpose=purpose, ledger=ledger))
+    except BaseException as error:
+        for env in made:
+            env.close()
+        if made and isinstance(error, Exception) and not isinstance(error, WorldEnvError):
+            raise StageError(
+                f"{real.env_id} is open, but a second one at the same time cannot be made ({type(error).__name__}: "
+                f"{error}): num_envs is {num_envs}, use num_envs=1 (--num-envs 1)"
+            ) from error
+        raise
+    return VecMonitor(DummyVecEnv([partial(_the_same, env) for env in made]))
+
+
+def _the_same(env: gym.Env) -> gym.Env:
+    return env
 
 
 def spec_of(real: AnyEnv) -> WorldSpec:
@@ -185,8 +208,8 @@ def _made(real: EnvConfig, render_mode: str | None) -> gym.Env:
     return env
 
 
-def _check_spaces(env: gym.Env) -> None:
-    """Raise EnvApiError for missing spaces, UnsupportedSpaceError for spaces that twins do not support."""
+def _check_has_spaces(env: gym.Env) -> None:
+    """Raise EnvApiError for missing spaces."""
     for name in ("observation_space", "action_space"):
         space = getattr(env, name, None)
         if not isinstance(space, spaces.Space):
@@ -194,6 +217,12 @@ def _check_spaces(env: gym.Env) -> None:
                 f"{name} of {type(env.unwrapped).__name__} is {space!r:.80}, expected a space of gymnasium.spaces: "
                 f"set self.{name} in __init__"
             )
+
+
+def _check_spaces(env: gym.Env) -> None:
+    """Raise UnsupportedSpaceError for spaces that twins do not support."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name)
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else [(name, space)]
         for key, part in parts:
             if 0 in (part.shape or ()):

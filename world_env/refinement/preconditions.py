@@ -20,7 +20,7 @@ from world_env.policies.config import ExplorationConfig, MixtureExploration, pol
 from world_env.real.real_env import spec_of
 from world_env.refinement.config import ROLES, RefineConfig, check_actions
 from world_env.rl.config import LearnConfig
-from world_env.rl.learn import check_counts_from_zero
+from world_env.rl.supported_spaces import check_training_in_twin
 from world_env.spaces import observation_spaces
 from world_env.spec import EnvConfig, WorldSpec
 
@@ -75,7 +75,6 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
 
     Raises InvalidOptionError, SpaceMismatchError, TooLittleDataError, UnknownFamilyError.
     """
-    check_counts_from_zero(spec.action_space)
     check_actions(config.learn.algo, spec)
     if config.rounds > 1:
         check_time_limit(config.real, spec, otherwise=", or run one round")
@@ -85,9 +84,13 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
             "steps, or fewer rounds"
         )
     check_model(config.fit, spec)
+    check_training_in_twin(config.learn, spec)
     _check_algorithm(config.learn)
     for name in config.explorers:
-        _check_algorithm(config.explorer(name, 0))
+        explorer = config.explorer(name, 0)
+        check_training_in_twin(explorer, spec)
+        check_actions(explorer.algo, spec)
+        _check_algorithm(explorer)
     for exploration in (config.exploration, config.later_exploration)[: config.rounds]:
         _check_policies(exploration, (*ROLES, *config.explorers), spec)
 

@@ -19,7 +19,6 @@ from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.errors import (
     InvalidOptionError,
     RealStepLimitError,
-    SpaceMismatchError,
     StageError,
 )
 from world_env.policies.action_units import (
@@ -48,6 +47,7 @@ from world_env.rl.resume import (
     save_replay_buffer,
 )
 from world_env.rl.sb3_metrics import training_metrics
+from world_env.rl.supported_spaces import check_supported
 from world_env.rl.warm_start import load_warm_start
 from world_env.run_config import check_same_config, one_at_a_time
 from world_env.seeding import SeedPurpose, derived_seed
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MANY_ENVS",
     "LearnConfig",
-    "check_counts_from_zero",
     "learn",
     "normalization_of",
 ]
@@ -122,7 +121,7 @@ def learn(
         return _finished(Path(out), world, described)
     config = _one_by_default(world, config)
     base = _world(world, config, latent, ledger, purpose)
-    check_counts_from_zero(base.action_space)
+    check_supported(base.observation_space, base.action_space)
     model, env, units = _with_units(world, config, base)
     began = time.perf_counter()
     partial = None if out is None else partial_folder(Path(out))
@@ -339,13 +338,6 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     network = "MultiInput" if isinstance(env.observation_space, spaces.Dict) else "Mlp"
     if is_image(env.observation_space):
         network = "Cnn"
-        shape = env.observation_space.shape or ()
-        if len(shape) == 2:
-            raise InvalidOptionError(
-                f"image observations of shape {shape} have no channel axis, but Stable-Baselines3's CnnPolicy needs "
-                "one: train on latents (observation_mode='latent', --observation-mode latent), or wrap the "
-                "environment in gymnasium.wrappers.GrayscaleObservation with keep_dim=True"
-            )
     # Recurrent algorithms have policies of their own.
     policy = next((f"{network}{end}" for end in ("Policy", "LstmPolicy")
                    if f"{network}{end}" in kind.policy_aliases), f"{network}Policy")  # fmt: skip
@@ -365,17 +357,6 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
             f"cannot train {config.algo} with {policy}: {error or type(error).__name__}. The observation space is "
             f"{env.observation_space}, the action space is {env.action_space}{given}"
         ) from error
-
-
-def check_counts_from_zero(space: spaces.Space[Any]) -> None:
-    """Raise SpaceMismatchError for discrete actions that do not start at 0: Stable-Baselines3 ignores `start`."""
-    start = getattr(space, "start", 0)
-    if np.any(start):
-        raise SpaceMismatchError(
-            f"the action space {space} does not start at 0, but the policies of Stable-Baselines3 do: wrap the "
-            'environment in "world_env.wrappers:ZeroBasedActions" (EnvConfig.wrappers or '
-            "--wrapper)"
-        )
 
 
 def normalization_of(twin: Twin) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from world_env.wrappers.select_columns import SelectColumns
 from world_env.wrappers.set_attributes import SetAttributes
 from world_env.wrappers.text_to_category import TextToCategory
 from world_env.wrappers.zero_based_actions import ZeroBasedActions
+from world_env.wrappers.zero_based_observations import ZeroBasedObservations
 
 __all__ = [
     "ActionChunk",
@@ -20,4 +21,5 @@ __all__ = [
     "SetAttributes",
     "TextToCategory",
     "ZeroBasedActions",
+    "ZeroBasedObservations",
 ]

@@ -221,6 +221,14 @@ def sparsemax(logits: Tensor) -> Tensor:
 
     Equal logits have equal probabilities; a category whose logit is 1 below the largest has the probability 0.
     """
+    if (
+        torch.compiler.is_compiling()
+    ):  # of an exported graph, which cannot repeat until nothing changes
+        ordered = logits.sort(dim=-1, descending=True).values
+        number = torch.arange(1, logits.shape[-1] + 1, dtype=logits.dtype, device=logits.device)
+        thresholds = (ordered.cumsum(-1) - 1.0) / number
+        # The largest one: each category below it would make it smaller.
+        return (logits - thresholds.amax(-1, keepdim=True)).clamp(min=0.0)
     with torch.no_grad():
         # Newton's method for the threshold, from below: the categories above it only become fewer, and then are right.
         threshold = logits.amax(-1, keepdim=True) - 1.0
