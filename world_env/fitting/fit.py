@@ -189,7 +189,7 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, everything)
-    fidelity = _fidelity(model, validation, scale, found.scores, notes, logs)  # on the device
+    fidelity = _fidelity(model, validation, scale, found.scores, notes, logs, issues)  # on the GPU
     twin = Twin(
         spec=spec,
         family=config.family,
