@@ -221,6 +221,14 @@ def sparsemax(logits: Tensor) -> Tensor:
 
     Equal logits have equal probabilities; a category whose logit is 1 below the largest has the probability 0.
     """
+    if torch.compiler.is_exporting():  # a graph cannot hold a loop that the values end
+        ordered = logits.sort(-1, descending=True).values
+        number = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
+        above = logits >= ordered.gather(
+            -1, (1.0 + number * ordered > ordered.cumsum(-1)).sum(-1, keepdim=True) - 1
+        )
+        threshold = (logits.where(above, 0.0).sum(-1, keepdim=True) - 1.0) / above.sum(-1, True)
+        return (logits - threshold).clamp(min=0.0)
     with torch.no_grad():
         # Newton's method for the threshold, from below: the categories above it only become fewer, and then are right.
         threshold = logits.amax(-1, keepdim=True) - 1.0
