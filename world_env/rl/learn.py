@@ -82,7 +82,7 @@ _log = logging.getLogger(__name__)
 @torch_defaults()
 @one_at_a_time(lambda *_, out=None, **__: out)
 def learn(
-    world: Twin | AnyEnv,
+    world: Twin | Path | AnyEnv,
     config: LearnConfig | None = None,
     *,
     out: Path | None = None,
@@ -96,7 +96,7 @@ def learn(
 ) -> BaseAlgorithm:
     """Train a policy in a twin (no real step is taken) or in the real environment (every step is counted).
 
-    world: a twin, or a real environment: what `world_env.real.as_env_config` takes.
+    world: a twin, the folder of a twin, or a real environment: what `world_env.real.as_env_config` takes.
     out: folder of the policy. A finished policy is loaded instead of trained again. After an interruption, the same
         call resumes from the last save (weights, optimizer, reward statistics, replay buffer) with new episodes.
     ledger: counts real steps; required for the real environment.
@@ -112,6 +112,8 @@ def learn(
     of the training is saved then, and a larger limit resumes it.
     """
     config = config or LearnConfig()
+    if isinstance(world, Path) or (isinstance(world, str) and Path(world, "twin.json").is_file()):
+        world = Twin.load(world)
     world = world if isinstance(world, Twin) else as_env_config(world)
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
