@@ -112,9 +112,7 @@ def learn(
     of the training is saved then, and a larger limit resumes it.
     """
     config = config or LearnConfig()
-    if isinstance(world, Path) or (isinstance(world, str) and Path(world, "twin.json").is_file()):
-        world = Twin.load(world)
-    world = world if isinstance(world, Twin) else as_env_config(world)
+    world = _as_world(world)
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
     latent = _latent_encoder(world, config, encoder)
@@ -170,6 +168,13 @@ def learn(
         if partial is not None:
             remove(partial)
     return model
+
+
+def _as_world(world: Twin | Path | AnyEnv) -> Twin | EnvConfig:
+    """A twin, also from its folder, or the settings of a real environment."""
+    if isinstance(world, Path) or (isinstance(world, str) and Path(world, "twin.json").is_file()):
+        world = Twin.load(world)
+    return world if isinstance(world, Twin) else as_env_config(world)
 
 
 def _one_by_default(world: Twin | EnvConfig, config: LearnConfig) -> LearnConfig:
