@@ -69,6 +69,16 @@ def faulty(methods: dict[str, Any]) -> Callable[[], gym.Env]:
     return type("Faulty", (Plain,), methods)
 
 
+class Breaks(Plain):
+    """Raises an error of its own at the 7th step of an episode."""
+
+    def step(self, action: Any) -> Any:
+        if self.count == 6:
+            raise RuntimeError("connection lost")
+        return super().step(action)
+
+
+gym.register("Breaks-v0", entry_point=Breaks)
 gym.register("Plain-v0", entry_point=Plain, max_episode_steps=50)
 gym.register("OnePort-v0", entry_point=OnePort, max_episode_steps=20)
 gym.register("Looked-v0", entry_point=Looked, max_episode_steps=20)

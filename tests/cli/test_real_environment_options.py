@@ -52,3 +52,13 @@ def test_an_environment_without_a_time_limit_asks_for_it(
     store = EpisodeStore(tmp_path / "d")
     assert store.lengths == [10, 10, 10] and store.spec.horizon == 10
     assert store.provenance["real"]["reset_options"] == {"a": 1}
+
+
+def test_an_error_of_the_environment_is_told_with_its_own_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--steps", "30", "--horizon", "50", "--out", str(tmp_path / "d")]
+    assert main(["collect", "hand_written:Breaks-v0", *options]) == 1
+    text = capsys.readouterr().err
+    assert "RuntimeError: connection lost (raised by step() number 7 of the episode" in text
+    assert "hand_written.py" in text and "gate.py" not in text and "collect.py" not in text

@@ -156,6 +156,20 @@ def test_angles_are_steps_of_the_simulator_too(tmp_path: Path) -> None:
     follows_the_simulator(twin, tmp_path / "twin.onnx", STEPS)
 
 
+def test_categories_are_drawn_as_by_the_simulator(tmp_path: Path) -> None:
+    seen = spaces.Dict(
+        {
+            "place": spaces.Box(-9.0, 9.0, (2,), np.float32),
+            "kind": spaces.Discrete(3, start=2),
+            "parts": spaces.MultiDiscrete([2, 4]),
+            "lamps": spaces.MultiBinary(2),
+        }
+    )
+    twin = awake(WorldSpec(seen, spaces.MultiDiscrete([2, 3])), "ensemble", ENSEMBLE)
+    export_twin(twin, tmp_path / "twin.onnx")
+    follows_the_simulator(twin, tmp_path / "twin.onnx", STEPS)
+
+
 def test_rewards_and_observations_stay_within_the_data(tmp_path: Path) -> None:
     from world_env.data_range import DataRange
 

@@ -34,11 +34,11 @@ from world_env.policy_evaluation.policy_pool import pool
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
-from world_env.refinement.preconditions import check_folder
+from world_env.refinement.preconditions import check_folder, check_model
 from world_env.refinement.refine import refine
 from world_env.rl.config import LearnConfig
 from world_env.run_config import keep_config
-from world_env.spec import EnvConfig
+from world_env.spec import EnvConfig, WorldSpec
 
 
 def refinement(**change: Any) -> dict[str, Any]:
@@ -94,8 +94,6 @@ gym.register("Drawing-v0", entry_point=Drawing, max_episode_steps=8)
     [
         (FitConfig(), UnsupportedSpaceError, "'ensemble' supports vector.*is an image.*'rssm'"),
         (FitConfig(family="linear"), UnsupportedSpaceError, "'linear'"),
-        (FitConfig(family="rssm", model={"window": 9}), TooLittleDataError,
-         "windows of 9 steps, but the longest episode has 8"),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_fit_the_environment_is_refused_before_a_real_step(
@@ -177,3 +175,9 @@ def test_the_settings_that_may_change_are_those_of_the_stage_only(tmp_path: Path
         other = config.replace(real=EnvConfig("CartPole-v1", {name: "x"}))
         with pytest.raises(ConfigMismatchError, match=rf"real.kwargs.{name} was null, now \"x\""):
             keep(record(other))
+
+
+def test_windows_longer_than_the_episodes_are_no_error() -> None:
+    # The fit cuts them: episodes of one step are learned too.
+    box = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    check_model(FitConfig(), WorldSpec(box, spaces.Discrete(2), horizon=1))

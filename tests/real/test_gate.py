@@ -1,5 +1,6 @@
 """What goes into a real environment and what comes out of it is checked, at every step."""
 
+import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from world_env.errors import (
     UnsupportedSpaceError,
 )
 from world_env.policies.config import HeldExploration
+from world_env.real.gate import environment_note
 from world_env.real.real_env import make_real, make_real_vec, spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.spec import EnvConfig, WrapperConfig
@@ -127,8 +129,13 @@ def test_an_error_inside_a_later_step_is_the_environments_own() -> None:
     env.reset(seed=0)
     for _ in range(3):
         env.step(np.zeros(1))
-    with pytest.raises(KeyError, match="late"):
+    with pytest.raises(KeyError, match="late") as raised:
         env.step(np.zeros(1))
+    note, inside = environment_note(raised.value) or ("", "")
+    assert "step() number 4 of the episode" in note
+    assert note in raised.value.__notes__  # type: ignore[attr-defined]
+    assert "in step" in inside and "real/gate.py" not in inside
+    assert environment_note(pickle.loads(pickle.dumps(raised.value))) == (note, "")
 
 
 def test_an_environment_that_sets_no_spaces_is_named() -> None:

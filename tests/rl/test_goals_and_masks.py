@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from exact_twins import goal_twin, masked_twin, reached, valid_at
+from small_twin import small
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -16,7 +17,7 @@ from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
 from world_env.errors import InvalidOptionError, KnownFunctionError, SpaceMismatchError
 from world_env.policies.loading import as_policy
-from world_env.policies.saved_policy import policy_card
+from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.learned import run_learned
@@ -94,6 +95,14 @@ def test_hindsight_replay_is_saved_and_resumed(tmp_path: Path) -> None:
     # Strict JSON: the settings name the class.
     settings = policy_card(tmp_path / "policy").provenance["learn"]
     assert "HerReplayBuffer" in json.dumps(settings)
+    # A finished policy is read back without an environment: to play, and by the same call again.
+    played = load_policy(tmp_path / "policy")
+    again = learn(twin, HER, out=tmp_path / "policy")
+    seen = {key: np.zeros((1, 1), np.float32) for key in twin.spec.observation_space.spaces}  # type: ignore[attr-defined]
+    for policy in (played, again):
+        np.testing.assert_array_equal(
+            policy.predict(seen, deterministic=True)[0], model.predict(seen, deterministic=True)[0]
+        )
 
 
 def test_without_rewards_of_goals_the_error_says_how_to_give_them() -> None:
@@ -211,3 +220,10 @@ def test_without_masks_the_error_names_the_key_and_the_option() -> None:
         WorldModelEnv("cartpole").action_masks()
     with pytest.raises(InvalidOptionError, match="observation_mode"):
         TINY.replace(observation_mode="latent")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_policy_trains_in_the_folder_of_a_twin(tmp_path: Path, kind: Any) -> None:
+    small().save(tmp_path / "twin")
+    model = learn(kind(tmp_path / "twin"), LearnConfig(steps=64, num_envs=64))
+    assert model.num_timesteps >= 64

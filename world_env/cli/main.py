@@ -111,6 +111,16 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print("world-env: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+    except Exception as error:
+        from world_env.real.gate import environment_note
+
+        found = environment_note(error)
+        if found is None:
+            raise
+        note, inside = found
+        print(f"Traceback of the environment:\n{inside}", end="", file=sys.stderr)
+        print(f"world-env: {type(error).__name__}: {error} ({note})", file=sys.stderr)
+        return 1
     return int(status or 0)
 
 

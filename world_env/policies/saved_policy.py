@@ -229,8 +229,12 @@ def _channels_first(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def _load(path: Path, kind: type[BaseAlgorithm], env: Any, device: str) -> BaseAlgorithm:
+    # A replay buffer with hindsight needs its environment; a policy that only plays needs no such buffer.
+    plain: dict[str, Any] | None = (
+        {"replay_buffer_class": None, "replay_buffer_kwargs": {}} if env is None else None
+    )
     try:
-        return kind.load(path, env=env, device=device)
+        return kind.load(path, env=env, device=device, custom_objects=plain)
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, AttributeError, EOFError,
             TypeError, ImportError, zipfile.BadZipFile) as error:  # fmt: skip
         raise StageError(

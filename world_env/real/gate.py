@@ -26,6 +26,20 @@ _RESET = "def reset(self, *, seed=None, options=None): ...; return observation, 
 _STEP = "def step(self, action): ...; return observation, reward, terminated, truncated, info"
 _LIMIT_NAMES = ("max_steps", "max_episode_steps", "_max_episode_steps", "episode_length", "horizon")
 """Attributes in which environments keep a time limit of their own."""
+_NOTE = "world_env_note"
+"""Attribute of an error that a real environment raised: where it happened."""
+
+
+def environment_note(error: BaseException) -> tuple[str, str] | None:
+    """Where a real environment raised this error, and the traceback inside of the environment; None: elsewhere."""
+    note = getattr(error, _NOTE, None)
+    if note is None:
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [number for number, frame in enumerate(frames) if frame.filename == __file__]
+    # An error of another process has lost its frames.
+    inside = frames[own[-1] + 1 :] if own else frames
+    return note, "".join(traceback.format_list(inside))
 
 
 class CountedEnv(gym.Wrapper):
@@ -96,10 +110,13 @@ class Gate(gym.Wrapper):
         seed = None if seed is None else operator.index(seed)  # Gymnasium refuses numpy integers
         try:
             result: Any = self.env.reset(seed=seed, options=given)
-        except _USAGE_ERRORS as error:
-            if self._was_reset or isinstance(error, WorldEnvError):
-                raise
-            raise EnvApiError(self._failed("reset", error)) from error
+        except Exception as error:
+            if isinstance(error, _USAGE_ERRORS) and not (
+                self._was_reset or isinstance(error, WorldEnvError)
+            ):
+                raise EnvApiError(self._failed("reset", error)) from error
+            self._note(error, f"reset(seed={seed})")
+            raise
         if not (isinstance(result, tuple) and len(result) == 2):
             raise EnvApiError(
                 f"{self._method('reset')} returned {_described(result)}, expected (observation, info): write {_RESET}"
@@ -117,10 +134,13 @@ class Gate(gym.Wrapper):
         action = self._to_env(action)
         try:
             result: Any = self.env.step(action)
-        except _USAGE_ERRORS as error:
-            if self._was_stepped or isinstance(error, WorldEnvError):
-                raise
-            raise EnvApiError(self._failed("step", error)) from error
+        except Exception as error:
+            if isinstance(error, _USAGE_ERRORS) and not (
+                self._was_stepped or isinstance(error, WorldEnvError)
+            ):
+                raise EnvApiError(self._failed("step", error)) from error
+            self._note(error, f"step() number {self._steps + 1} of the episode")
+            raise
         if not isinstance(result, tuple) or len(result) != 5:
             raise EnvApiError(
                 f"{self._method('step')} returned {_described(result)}, expected 5 values: write {_STEP}. "
@@ -141,6 +161,14 @@ class Gate(gym.Wrapper):
         if self._steps >= self.limit and not terminated:
             truncated = True
         return observation, reward, terminated, truncated, info
+
+    def _note(self, error: Exception, where: str) -> None:
+        """Note in an error of the environment's own code where it happened. `environment_note` reads the note."""
+        if not isinstance(error, WorldEnvError):
+            note = f"raised by {where} of the real environment {self._config.env_id}"
+            # As `add_note` of Python 3.11: tracebacks show the note there. It is pickled with the error.
+            error.__dict__.setdefault("__notes__", []).append(note)
+            error.__dict__[_NOTE] = note
 
     def _where(self) -> str:
         return f"step() number {self._steps} of the episode"

@@ -126,18 +126,12 @@ def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -
 def check_model(config: FitConfig, spec: WorldSpec) -> None:
     """Make the model of a fit, as a trial.
 
-    Raises UnsupportedSpaceError for spaces that its family does not support, such as images, TooLittleDataError for
-    training windows that are longer than the episodes, and what `check_family` raises.
+    Raises UnsupportedSpaceError for spaces that its family does not support, such as images, and what
+    `check_family` raises.
     """
     model_class, model_config = check_family(config)
     with torch.random.fork_rng(devices=[]):
-        model = model_class(spec, model_config)
-    window = model.window(1.0)
-    if spec.horizon is not None and window > spec.horizon:
-        raise TooLittleDataError(
-            f"the model trains on windows of {window} steps, but the longest episode has {spec.horizon} (time limit): "
-            "set a shorter window (fit.model; ensemble: `rollout`, rssm: `window`)"
-        )
+        model_class(spec, model_config)
 
 
 def _check_algorithm(learning: LearnConfig) -> None:

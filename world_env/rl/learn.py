@@ -81,7 +81,7 @@ _log = logging.getLogger(__name__)
 @torch_defaults()
 @one_at_a_time(lambda *_, out=None, **__: out)
 def learn(
-    world: Twin | AnyEnv,
+    world: Twin | Path | AnyEnv,
     config: LearnConfig | None = None,
     *,
     out: Path | None = None,
@@ -95,7 +95,7 @@ def learn(
 ) -> BaseAlgorithm:
     """Train a policy in a twin (no real step is taken) or in the real environment (every step is counted).
 
-    world: a twin, or a real environment: what `world_env.real.as_env_config` takes.
+    world: a twin, the folder of a twin, or a real environment: what `world_env.real.as_env_config` takes.
     out: folder of the policy. A finished policy is loaded instead of trained again. After an interruption, the same
         call resumes from the last save (weights, optimizer, reward statistics, replay buffer) with new episodes.
     ledger: counts real steps; required for the real environment.
@@ -111,7 +111,7 @@ def learn(
     of the training is saved then, and a larger limit resumes it.
     """
     config = config or LearnConfig()
-    world = world if isinstance(world, Twin) else as_env_config(world)
+    world = _as_world(world)
     if encoder is None and config.real.encoder is not None:
         encoder = Twin.load(config.real.encoder)
     latent = _latent_encoder(world, config, encoder)
@@ -167,6 +167,13 @@ def learn(
         if partial is not None:
             remove(partial)
     return model
+
+
+def _as_world(world: Twin | Path | AnyEnv) -> Twin | EnvConfig:
+    """A twin, also from its folder, or the settings of a real environment."""
+    if isinstance(world, Path) or (isinstance(world, str) and Path(world, "twin.json").is_file()):
+        world = Twin.load(world)
+    return world if isinstance(world, Twin) else as_env_config(world)
 
 
 def _one_by_default(world: Twin | EnvConfig, config: LearnConfig) -> LearnConfig:

@@ -221,9 +221,8 @@ def sparsemax(logits: Tensor) -> Tensor:
 
     Equal logits have equal probabilities; a category whose logit is 1 below the largest has the probability 0.
     """
-    if (
-        torch.compiler.is_compiling()
-    ):  # of an exported graph, which cannot repeat until nothing changes
+    # A graph that is exported or compiled cannot repeat until nothing changes.
+    if torch.compiler.is_compiling():
         ordered = logits.sort(dim=-1, descending=True).values
         number = torch.arange(1, logits.shape[-1] + 1, dtype=logits.dtype, device=logits.device)
         thresholds = (ordered.cumsum(-1) - 1.0) / number
