@@ -261,7 +261,7 @@ def test_lint_names_angles_and_warns_where_the_evidence_is_weak() -> None:
     assert message.startswith(
         "observation[0] is an angle that wraps (from 3.142 to -3.142 and back"
     )
-    assert message.endswith("a twin carries it as cosine and sine")
+    assert message.endswith("a twin encodes it as cosine and sine")
     # Three crossings in all.
     few = [
         np.linspace(2 + 0.01 * i, 4, STEPS) if i < 3 else np.linspace(0, 1, STEPS)

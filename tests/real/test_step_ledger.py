@@ -95,6 +95,8 @@ def test_a_ledger_in_memory_does_not_travel() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks exist on POSIX only")
+# JAX, which other tests import, warns of every fork.
+@pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_forked_process_takes_no_reserved_step_of_its_parent(
     tmp_path: Path, on_disk: bool
