@@ -170,8 +170,10 @@ def compare_vectors(
     shown, _ = env.reset(seed=3)
     plain.reset(seed=3)
     ends = np.zeros(N, int)
+    # Older versions of Gymnasium keep the bounds of what they normalise.
+    normalizes = isinstance(env, gym.wrappers.vector.NormalizeObservation)
     for action in actions:
-        assert env.observation_space.contains(shown)
+        assert normalizes or env.observation_space.contains(shown)
         shown, rewards, terminated, truncated, infos = env.step(action)
         _, _, expected_terminated, expected_truncated, expected = plain.step(action)
         np.testing.assert_array_equal(terminated, expected_terminated)
