@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from exact_twins import Exact
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 from world_env.batch import Context
 from world_env.data_range import DataRange
-from world_env.models.base import Prediction, WorldModel
 from world_env.policies.action_units import ActionUnits
 from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy, policy_card
@@ -57,27 +57,15 @@ class Dose(gym.Env):
 gym.register("Dose-v0", entry_point=Dose, max_episode_steps=20)
 
 
-class DoseModel(WorldModel):
+class DoseModel(Exact):
     """The exact world model of `Dose`."""
 
-    def encode(self, context, *, rng):  # type: ignore[no-untyped-def]
-        return dict(context.last())
-
-    def observe(self, state, action, observation, *, rng):  # type: ignore[no-untyped-def]
-        return dict(observation)
-
-    def decode(self, state):  # type: ignore[no-untyped-def]
-        return dict(state)
-
-    def features(self, state):  # type: ignore[no-untyped-def]
-        return state["observation"]
-
-    def step(self, state, action, *, rng, temperature=1.0, uncertainty=False):  # type: ignore[no-untyped-def]
+    def move(self, state, action):  # type: ignore[no-untyped-def]
         level, wanted = state["observation"].unbind(-1)
         level = 0.5 * level + 0.25 * (action.mean(-1) + 1.0)
         reward = -(level - wanted).abs()
         arrived = {"observation": torch.stack([level, wanted], -1)}
-        return arrived, Prediction(reward=reward, terminated=torch.zeros(len(reward)))
+        return arrived, reward
 
 
 def dose_twin(space: spaces.Box, ranges: DataRange | None = None) -> Twin:

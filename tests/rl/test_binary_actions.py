@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exact_twins import Exact
 from gymnasium import spaces
 from hand_written import faulty
 
 from world_env.batch import Context
 from world_env.codec import Codec
 from world_env.errors import InvalidActionError
-from world_env.models.base import Prediction, WorldModel
 from world_env.policies.saved_policy import load_policy
 from world_env.policy_evaluation.compare import compare
 from world_env.real.real_env import make_real
@@ -26,24 +26,11 @@ SEEN, LAMPS = spaces.Box(-9, 9, (2,), np.float32), spaces.MultiBinary(3)
 SHORT: dict[str, Any] = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
 
 
-class Still(WorldModel):
+class Still(Exact):
     """Nothing moves; the reward is the number of lamps that are on."""
 
-    def encode(self, context, *, rng):  # type: ignore[no-untyped-def]
-        return dict(context.last())
-
-    def observe(self, state, action, observation, *, rng):  # type: ignore[no-untyped-def]
-        return dict(observation)
-
-    def decode(self, state):  # type: ignore[no-untyped-def]
-        return dict(state)
-
-    def features(self, state):  # type: ignore[no-untyped-def]
-        return state["observation"]
-
-    def step(self, state, action, *, rng, temperature=1.0, uncertainty=False):  # type: ignore[no-untyped-def]
-        on = action.unflatten(-1, (-1, 2))[..., 1].sum(-1)
-        return dict(state), Prediction(reward=on, terminated=torch.zeros(len(on)))
+    def move(self, state, action):  # type: ignore[no-untyped-def]
+        return dict(state), action.unflatten(-1, (-1, 2))[..., 1].sum(-1)
 
 
 @pytest.mark.parametrize("algo", ["PPO", "A2C"])

@@ -10,7 +10,7 @@ from world_env.pipeline.refinement_config import refine_config
 from world_env.policy_evaluation.policy_pool import Pool
 from world_env.real.real_env import spec_of
 from world_env.refinement.config import RefineConfig, check_actions
-from world_env.refinement.preconditions import check_time_limit, checked_spec
+from world_env.refinement.preconditions import checked_spec
 from world_env.rendering.poses import POSES
 from world_env.spec import WorldSpec, check_same_spaces
 
@@ -32,7 +32,6 @@ def check_before_steps(config: BuildConfig | RefineConfig) -> WorldSpec:
         return checked_spec(config)
     spec = checked_spec(refine_config(config))
     check_actions(config.algo, spec)
-    check_time_limit(config.real, spec)
     if config.pool is not None:
         check_same_spaces(spec_of(Pool.load(config.pool).real), spec)
     wanted = dict(_PAGE_PACKAGES)

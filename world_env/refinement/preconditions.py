@@ -22,7 +22,7 @@ from world_env.refinement.config import ROLES, RefineConfig, check_actions
 from world_env.rl.config import LearnConfig
 from world_env.rl.supported_spaces import check_training_in_twin
 from world_env.spaces import observation_spaces
-from world_env.spec import EnvConfig, WorldSpec
+from world_env.spec import WorldSpec
 
 _MIN_FREE_BYTES = 50_000_000
 """Free space of the disk below which no run starts: a twin and its policies need about as much."""
@@ -76,8 +76,6 @@ def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
     Raises InvalidOptionError, SpaceMismatchError, TooLittleDataError, UnknownFamilyError.
     """
     check_actions(config.learn.algo, spec)
-    if config.rounds > 1:
-        check_time_limit(config.real, spec, otherwise=", or run one round")
     if config.steps_after(0) < MIN_STEPS:
         raise TooLittleDataError(
             f"the first round has {config.steps_after(0)} real steps, but a fit needs at least {MIN_STEPS}: give more "
@@ -108,19 +106,6 @@ def _check_policies(config: ExplorationConfig, names: tuple[str, ...], spec: Wor
                 f"the exploration names the policy {min(policies_of(config))!r}, expected the folder of a policy or, "
                 f"in later_exploration, one of {', '.join(names)}: {error}"
             ) from error
-
-
-def check_time_limit(real: EnvConfig, spec: WorldSpec, *, otherwise: str = "") -> None:
-    """Raise InvalidOptionError for an environment without a time limit, whose returns cannot be compared.
-
-    otherwise: end of the message, another way out.
-    """
-    if spec.horizon is None:
-        raise InvalidOptionError(
-            f"{real.env_id} has no time limit, so learned and real returns cannot be compared: set a time limit where "
-            "it is registered (max_episode_steps=100) or by --env-kwargs '{\"max_episode_steps\": 100}'"
-            + otherwise
-        )
 
 
 def check_model(config: FitConfig, spec: WorldSpec) -> None:

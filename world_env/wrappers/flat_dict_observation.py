@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from world_env.errors import UnsupportedSpaceError
+from world_env.errors import InvalidOptionError, UnsupportedSpaceError
+from world_env.types import OBSERVATION
 
 SEPARATOR = "/"
 """Separator of the keys of nested observations."""
@@ -51,6 +52,19 @@ class FlatDictObservation(
     def observation(self, observation: Any) -> dict[str, Any]:
         """Return the parts of an observation by their flat keys."""
         return dict(_values(self.env.observation_space, observation))
+
+
+def parts_with(space: spaces.Space[Any], key: str) -> dict[str, spaces.Space[Any]]:
+    """Return the parts of an observation space by key; "observation" is the key of a space that is not a Dict.
+
+    Raises InvalidOptionError unless `key` is among them.
+    """
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
+    if key not in parts:
+        raise InvalidOptionError(
+            f"key is {key!r}, expected a key of the observation: {list(parts)}"
+        )
+    return parts
 
 
 def with_flat_keys(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:

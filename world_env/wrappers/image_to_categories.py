@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from world_env.errors import InvalidObservationError, InvalidOptionError, UnsupportedSpaceError
 from world_env.types import OBSERVATION
-from world_env.wrappers.flat_dict_observation import with_flat_keys
+from world_env.wrappers.flat_dict_observation import parts_with, with_flat_keys
 
 
 class ImageToCategories(
@@ -38,11 +38,7 @@ class ImageToCategories(
         gymnasium.utils.RecordConstructorArgs.__init__(self, categories=categories, key=key)
         gymnasium.ObservationWrapper.__init__(self, with_flat_keys(env))
         space = self.env.observation_space
-        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
-        if key not in parts:
-            raise InvalidOptionError(
-                f"key is {key!r}, expected a key of the observation: {list(parts)}"
-            )
+        parts = parts_with(space, key)
         part = parts[key]
         if not isinstance(part, spaces.Box) or part.dtype.kind not in "iu" or not part.shape:
             raise UnsupportedSpaceError(

@@ -11,8 +11,7 @@ from gymnasium import spaces
 
 from world_env.errors import InvalidObservationError, InvalidOptionError, UnsupportedSpaceError
 from world_env.spaces import is_text
-from world_env.types import OBSERVATION
-from world_env.wrappers.flat_dict_observation import with_flat_keys
+from world_env.wrappers.flat_dict_observation import parts_with, with_flat_keys
 
 
 class TextToCategory(
@@ -31,11 +30,7 @@ class TextToCategory(
         gymnasium.utils.RecordConstructorArgs.__init__(self, key=key, vocabulary=vocabulary)
         gymnasium.ObservationWrapper.__init__(self, with_flat_keys(env))
         space = self.env.observation_space
-        parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {OBSERVATION: space}
-        if key not in parts:
-            raise InvalidOptionError(
-                f"key is {key!r}, expected a key of the observation: {list(parts)}"
-            )
+        parts = parts_with(space, key)
         if not is_text(parts[key]):
             raise UnsupportedSpaceError(
                 f"observation {key!r} is {parts[key]!s:.200}, expected a Text space"

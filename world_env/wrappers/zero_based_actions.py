@@ -8,6 +8,7 @@ import gymnasium
 from gymnasium import spaces
 
 from world_env.errors import UnsupportedSpaceError
+from world_env.wrappers.zero_based_observations import from_zero
 
 
 class ZeroBasedActions(
@@ -27,11 +28,7 @@ class ZeroBasedActions(
                 f"action space {space} is not supported: expected Discrete or MultiDiscrete"
             )
         self._start = space.start
-        self.action_space = (
-            spaces.Discrete(int(space.n), dtype=space.dtype.type)
-            if isinstance(space, spaces.Discrete)
-            else spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
-        )
+        self.action_space = from_zero(space)
 
     def action(self, action: Any) -> Any:
         """Convert an action to that of the wrapped environment."""

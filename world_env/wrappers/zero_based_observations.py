@@ -36,7 +36,7 @@ class ZeroBasedObservations(
             raise UnsupportedSpaceError(
                 f"observation space {space!s:.200} has no part to shift: expected Discrete or MultiDiscrete"
             )
-        parts |= {key: _from_zero(parts[key]) for key in self._starts}
+        parts |= {key: from_zero(parts[key]) for key in self._starts}
         self.observation_space = spaces.Dict(list(parts.items())) if self._keyed else parts[""]
 
     def observation(self, observation: Any) -> Any:
@@ -47,7 +47,8 @@ class ZeroBasedObservations(
         return {**observation, **shifted}
 
 
-def _from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
+def from_zero(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return a Discrete or MultiDiscrete space of the same size and dtype that starts at 0."""
     kind: Any = np.dtype(space.dtype).type
     if isinstance(space, spaces.Discrete):
         return spaces.Discrete(int(space.n), dtype=kind)
