@@ -64,6 +64,8 @@ GOALS: dict[str, tuple[Goal, ...]] = {
     "Pendulum-v1-pixels": (Goal("share", 0.95, 100_000), Goal("share", 1.0, 20_000)),
 }
 """Task -> the goals, the stretch goal last."""
+_CHECK_STEPS = 1
+"""Real steps beyond those allowed: before the first episode, one step checks the environment."""
 _STATISTICS = {
     "every seed": "lowest seed",
     "mean": "mean over seeds",
@@ -207,7 +209,7 @@ def _measured(goal: Goal, task: str, rows: list[JSON], pairs: list[JSON]) -> flo
 def _word(goal: Goal, value: float | None, spent: int | None) -> str:
     if value is None or spent is None:
         return verdict(None)
-    if spent > goal.real_steps:
+    if spent > goal.real_steps + _CHECK_STEPS:
         return "not measured with so few steps"
     return verdict(value >= goal.level)
 

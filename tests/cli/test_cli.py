@@ -15,7 +15,7 @@ from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
 from world_env.pipeline.build import Built, build, refine_config
 from world_env.pipeline.config import BuildConfig
-from world_env.policies.config import HeldExploration
+from world_env.policies.config import HeldExploration, RandomExploration
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
@@ -324,12 +324,20 @@ def test_the_fields_of_a_fit_that_are_named_replace_those_of_the_preset(tmp_path
 def test_a_build_of_many_steps_is_refined_in_small_rounds(
     steps: int | None, tmp_path: Path
 ) -> None:
-    config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, steps=steps))
+    config = refine_config(BuildConfig(EnvConfig("CartPole-v1"), tmp_path, steps=steps))
     assert config.steps == (steps or 10_000)
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
     assert (config.restart_every is not None, config.patience is None) == (many, many)
     assert config.learn.simulation.on_uncertain == ("ignore" if many else "pessimistic")
+
+
+def test_few_pairs_of_categories_are_shown_by_one_round(tmp_path: Path) -> None:
+    table = refine_config(BuildConfig(EnvConfig("FrozenLake-v1"), tmp_path, steps=MANY_STEPS))
+    assert (table.rounds, table.exploration) == (1, RandomExploration())
+    assert table.learn.simulation.on_uncertain == "pessimistic"
+    large = EnvConfig("FrozenLake-v1", {"map_name": None, "desc": ["S" * 40 + "G"] * 41})
+    assert refine_config(BuildConfig(large, tmp_path, steps=MANY_STEPS)).rounds > 5
 
 
 def test_a_build_can_let_sac_learn_where_actions_are_continuous(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from world_env import CollectConfig, collect
 from world_env.codec import Codec
 from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
 from world_env.data.episode import Episode, split, split_pieces
@@ -403,3 +404,15 @@ def test_starts_are_real_starts_and_states_are_never_ends() -> None:
     assert len(dataset_states(encode_episodes(pieces, codec), limit=3, seed=4)) == 3
     with pytest.raises(InitialStatesError, match=r"none of the 5 episodes starts at a reset"):
         starts(encode_episodes(pieces[1::2], codec))
+
+
+def test_rare_states_of_a_table_are_taken_as_often_as_usual_ones(tmp_path: Path) -> None:
+    lake = EnvConfig("FrozenLake-v1")
+    store = collect(CollectConfig(lake, tmp_path / "data", steps=400), on_issues=None).load()
+    encoded = encode_episodes(store, Codec(spec_of(lake)))
+    before = {int(state) for episode in store for state in episode.observations[:-1]}
+    assert len(before) > 8
+    states = dataset_states(encoded, limit=2_000)
+    assert sorted(states.last()["observation"].argmax(-1).tolist()) == sorted(before)
+    few = dataset_states(encoded, limit=5).last()["observation"].argmax(-1)
+    assert len(few) == 5 and set(few.tolist()) <= before

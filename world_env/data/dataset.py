@@ -373,10 +373,29 @@ def starts(encoded: EncodedEpisodes) -> Context:
 def dataset_states(
     encoded: EncodedEpisodes, limit: int, seed: int = 0, *, context: int = 1
 ) -> Context:
-    """Sample up to `limit` steps without replacement, each as a context of up to `context` observations."""
+    """Sample up to `limit` steps without replacement, each as a context of up to `context` observations.
+
+    If there are at most `limit` different observations, such as the states of a grid world, each one is taken once:
+    learned episodes then start from rare states as often as from usual ones.
+    """
     generator = torch.Generator().manual_seed(derived_seed(seed, SeedPurpose.DATASET_STATES))
-    steps = torch.randperm(len(encoded), generator=generator)[:limit].sort().values
-    return encoded.contexts(steps, context)
+    steps = torch.randperm(len(encoded), generator=generator)
+    if context == 1 and all(category_sizes(space) for space in encoded.codec.keys.values()):
+        different = _different(encoded, steps)
+        steps = steps[different] if len(different) <= limit else steps
+    return encoded.contexts(steps[:limit].sort().values, context)
+
+
+def _different(encoded: EncodedEpisodes, steps: Tensor) -> Tensor:
+    """Positions in `steps` of the first occurrence of each different observation, all of them categories."""
+    # Each observation has as many ones as categories, so their columns are the categories.
+    columns = [
+        values.nonzero()[:, 1].unflatten(0, (len(values), -1))
+        for values in encoded.observations.values()
+    ]
+    categories = torch.cat(columns, 1)[steps + encoded.episode[steps]]
+    _, first = np.unique(categories.numpy(), axis=0, return_index=True)
+    return torch.from_numpy(first)
 
 
 def _rows(values: Tensor, places: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 
 from world_env.fitting.config import FitConfig
@@ -11,14 +13,18 @@ from world_env.policies.config import (
     RandomExploration,
     random_and_held,
 )
+from world_env.real.real_env import spec_of
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig, TwinTrainingConfig
-from world_env.spec import EnvConfig
+from world_env.spaces import category_sizes, observation_spaces
+from world_env.spec import EnvConfig, WorldSpec
 from world_env.types import JSON
 
 MANY_STEPS = 50_000
-"""Real steps from which the PPO preset refines in small rounds."""
+"""Real steps from which the PPO preset refines in small rounds, where one round cannot show everything."""
 _SMALL_ROUND = 5_000
+_STEPS_PER_PAIR = 10
+"""Real steps per pair of state and action from which one round of random actions is enough."""
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -49,14 +55,22 @@ def preset(
 
     algo: "PPO" or "SAC", the algorithm that trains in the twins.
     """
+    many = steps >= MANY_STEPS and not _is_covered(spec_of(real), steps)
     if algo == "SAC":
         plain = _truncated_rollouts(real, out, steps)
-    elif steps >= MANY_STEPS:
+    elif many:
         plain = _small_rounds(real, out, steps)
     else:
         plain = RefineConfig(real, out, steps=steps)
-    exploration = RandomExploration() if steps < MANY_STEPS else random_and_held(5)
+    exploration = random_and_held(5) if many else RandomExploration()
     return plain.replace(exploration=exploration, seed=seed, learn=plain.learn.replace(seed=seed))
+
+
+def _is_covered(spec: WorldSpec, steps: int) -> bool:
+    """Whether random actions show every pair of state and action often: both are categories, and pairs are few."""
+    parts = [*observation_spaces(spec.observation_space).values(), spec.action_space]
+    sizes = [category_sizes(part) for part in parts]
+    return all(sizes) and math.prod(itertools.chain(*sizes)) * _STEPS_PER_PAIR <= steps
 
 
 def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
