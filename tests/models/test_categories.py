@@ -1,5 +1,7 @@
 """Categories: exact one-hots in every state, drawn with the row's own noise, groups that depend on one another."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -290,6 +292,40 @@ def test_a_table_with_chance_is_learned_without_impossible_moves(one_hot: bool) 
     shares = counts / counts.sum(-1, keepdims=True).clip(1)
     often = counts.sum(-1) > 200
     assert np.abs(shares - follows)[often].max() < 0.12
+
+
+def test_pairs_that_no_training_episode_shows_are_out_of_distribution(tmp_path: Path) -> None:
+    """Action 1 is never taken in place 2. MOReL stops there; members can agree on a wrong successor."""
+    episodes, _ = table_episodes(2_000)
+    last = [np.flatnonzero((e.observations[:-1] == 2) & (e.actions == 1)) for e in episodes]
+    shown = [
+        e.cut(0, rows[0]) if len(rows) else e
+        for e, rows in zip(episodes, last, strict=True)
+        if not len(rows) or rows[0] > 0
+    ]
+    assert len(shown) > 20
+    spec = WorldSpec(spaces.Discrete(6), spaces.Discrete(2), horizon=40)
+    twin = fit_episodes(shown, spec, QUICK.replace(gradient_steps=20, validate_every=10))
+    assert twin.uncertainty_threshold is not None and twin.uncertainty_threshold < 2.0
+    loaded = Twin.load(twin.save(tmp_path / "twin"))
+    for each in (twin, loaded):
+        model, places = each.model, torch.arange(6).repeat_interleave(2)
+        state = model.encode(
+            Context.from_observation({"observation": torch.eye(6)[places]}, 2),
+            rng=CounterRNG.from_seed(0, 12),
+        )
+        actions = torch.eye(2).repeat(6, 1)
+        _, found = model.step(state, actions, rng=CounterRNG.from_seed(0, 12), uncertainty=True)
+        assert found.uncertainty is not None
+        flagged = found.uncertainty > each.uncertainty_threshold
+        seen = {
+            (int(s), int(a)) for e in shown for s, a in zip(e.observations, e.actions, strict=False)
+        }
+        never = torch.tensor([(int(p), i % 2) not in seen for i, p in enumerate(places)])
+        assert never[5] and flagged[never].all() and flagged.sum() < 12
+    # Weights of before the pairs were remembered: all of them count as seen.
+    weights = {k: v for k, v in twin.model.state_dict().items() if k != "pairs.seen"}
+    assert twin.model.completed(weights)["pairs.seen"].all()
 
 
 @pytest.mark.parametrize("one_hot", [False, True])

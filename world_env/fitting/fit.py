@@ -188,7 +188,7 @@ def fit_episodes(
             model, train, validation, scale, config, progress, metrics, checkpoint, initial
         )
     model.eval().requires_grad_(False)
-    found = _termination(model, ranges, validation, everything)
+    found = _termination(model, ranges, validation, train)
     fidelity = _fidelity(model, validation, scale, found.scores, notes, logs, issues)  # on the GPU
     twin = Twin(
         spec=spec,
@@ -343,7 +343,7 @@ def _schedule(share: float) -> float:
 class _Terminations:
     """Predicted terminations on real steps.
 
-    threshold: termination threshold. scores: on the validation split. uncertainty: (N,) of all real steps.
+    threshold: termination threshold. scores: on the validation split. uncertainty: (N,) of the training split.
     on_validation: whether the validation split chose the threshold, or all data. chosen: (probability, label) there.
     """
 
@@ -355,7 +355,7 @@ class _Terminations:
 
     @property
     def largest_uncertainty(self) -> float | None:
-        """Largest uncertainty on the data; None for a model without one."""
+        """Largest uncertainty on the training split; None for a model without one."""
         return float(self.uncertainty.max()) if bool(self.uncertainty.isfinite().all()) else None
 
 
@@ -365,9 +365,14 @@ def _termination(
     validation: EncodedEpisodes,
     everything: EncodedEpisodes,
 ) -> _Terminations:
-    """Choose the termination threshold and score it on the validation split."""
+    """Choose the termination threshold and score it on the validation split.
+
+    everything: all data; its windows begin at the steps of the training split.
+    """
     probability, label, _ = one_step(model, validation, ranges=ranges)
     every_probability, every_label, uncertainty = one_step(model, everything, ranges=ranges)
+    if everything.begins is not None:
+        uncertainty = uncertainty[everything.begins.cpu()]
     enough = int(label.sum()) >= _MIN_TERMINALS
     chosen = (probability, label) if enough else (every_probability, every_label)
     threshold = termination_threshold(*chosen)

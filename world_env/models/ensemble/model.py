@@ -44,6 +44,7 @@ from world_env.models.layers.fused_activation import compiled_loops
 from world_env.models.layers.losses import terminal_weight, weighted_mean
 from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.rescaling import Rescaling
+from world_env.models.layers.seen_pairs import SeenPairs
 from world_env.models.layers.vector_layout import VectorLayout
 from world_env.rng import CounterRNG
 from world_env.spaces import action_size, observation_spaces
@@ -59,6 +60,8 @@ _MAX_SMALL_TABLE = 128
 _TABLE_WINDOWS, _TABLE_LEARNING_RATE = 1920, 2e-3
 """Defaults of a fit to a small table. Rare states are then in more batches: in a slippery grid world of 16 states with
 20,000 random steps the probability of impossible moves is half of that with the usual batches."""
+_UNSEEN = 10.0
+"""Uncertainty of a pair of state and action that was not trained. The largest one of trained pairs is below 1."""
 _NO_ESTIMATE = -1.0
 """Disagreement of a row before the first estimate."""
 
@@ -81,6 +84,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.layout = VectorLayout(spec, family="ensemble")
         self.normalizer = Normalizer(self.layout)
         self.categories = Categories(observation_spaces(spec.observation_space), self.layout.shapes)
+        self.pairs = SeenPairs(spec)
         size, actions = self.layout.size, action_size(spec.action_space)
         inputs = size + actions + len(self.categories.prefix)
         self.dynamics = MemberMLP(config.members, inputs, config.width, config.layers, 2 * size)
@@ -88,9 +92,10 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.register_buffer("log_terminal_weight", torch.zeros(()))
 
     def inert_buffers(self) -> tuple[str, ...]:
-        """Buffers of the normaliser and of the categories that have no effect for this data."""
+        """Buffers of the normaliser, the categories and the pairs that have no effect for this data."""
         inert = self.normalizer.inert_buffers("normalizer")
-        return inert + self.categories.inert_buffers("categories")
+        inert += self.categories.inert_buffers("categories")
+        return inert if len(self.pairs) else (*inert, "pairs.seen")
 
     @property
     def scored_by_draws(self) -> bool:  # type: ignore[override]
@@ -103,7 +108,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         return 0.9 if len(self.categories) else 0.5
 
     def completed(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights of a model without categories compute the same function in one that could have them."""
+        """Weights of a model without categories or pairs compute the same function in one that could have them."""
+        if "pairs.seen" not in weights:
+            weights = weights | {"pairs.seen": torch.ones_like(self.pairs.seen)}
         if "categories.group" in weights:
             return weights
         name, prefix = "dynamics.weights.0", len(self.categories.prefix)
@@ -140,6 +147,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             )
             return
         self.normalizer.carry_as(older.normalizer)
+        self.pairs.seen.copy_(older.pairs.seen)
         rescaling = Rescaling.between(older.normalizer, self.normalizer)
         actions = action_size(self.spec.action_space)
         weight = (self.log_terminal_weight - older.log_terminal_weight)[None]
@@ -216,9 +224,9 @@ class EnsembleWorldModel(TrainableWorldModel):
 
         `Prediction.uncertainty` is the sum of two terms, in units of the typical change per step: the disagreement of
         the members' mean next observation (root mean square over the dimensions), and the distance to the range of the
-        data, because members can agree on wrong predictions outside of it. "full" compares all members at each step.
-        True compares all members at the first step of a row, then one other member every `partner_every` steps, and
-        averages.
+        data, because members can agree on wrong predictions outside of it (for tables: `SeenPairs`). "full"
+        compares all members at each step. True compares all members at the first step of a row, then one other member
+        every `partner_every` steps, and averages.
         """
         vector, member = state["observation"], state["member"]
         if self._compiled_step is not None and len(member) <= _MAX_COMPILED_ROWS:
@@ -244,6 +252,8 @@ class EnsembleWorldModel(TrainableWorldModel):
         if uncertainty:
             estimate = self._update_disagreement(state, inputs, mean, uncertainty)
             outside = self.normalizer.outside(vector, change)
+            if len(self.pairs):
+                outside = outside + _UNSEEN * self.pairs.unseen(vector, action)
             total = estimate["disagreement"].sqrt() + outside
         prediction = Prediction(
             self.normalizer.reward_units(reward),
@@ -374,6 +384,11 @@ class EnsembleWorldModel(TrainableWorldModel):
         """Add a constant to the log-odds of termination."""
         self.log_terminal_weight -= log_odds
         return True
+
+    def after_update(self, batch: Batch) -> None:
+        """Remember the pairs of state and action that were trained."""
+        if len(self.pairs):
+            self.pairs.add(self.layout.flatten(batch.observations)[:, 0], batch.actions[:, 0])
 
     def window(self, progress: float) -> int:
         """Return 1 in the one-step part of the fit, then `rollout`; always 1 if all columns are categories."""
