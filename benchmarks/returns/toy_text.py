@@ -43,14 +43,13 @@ _DISCOUNT = 0.999
 class World:
     """One world of the benchmark.
 
-    steps: real steps of the data. horizon: time limit in steps; None: the registered one. exploration, rounds,
-    learn_steps: of the build; None: its default.
+    steps: real steps of the data. horizon: time limit in steps; None: the registered one. exploration, learn_steps: of
+    the build; None: its default.
     """
 
     steps: int
     horizon: int | None = None
     exploration: ExplorationConfig | None = None
-    rounds: int | None = None
     learn_steps: int | None = None
 
 
@@ -58,8 +57,7 @@ WORLDS = {
     "FrozenLake-v1": World(steps=20_000),
     # Random actions end at the foot of the cliff again and again, and hardly ever reach the goal.
     "CliffWalking-v1": World(steps=10_000, horizon=200, exploration=HeldExploration(steps=3)),
-    # The default for so many steps is ten small rounds; random actions show the whole table in one.
-    "Taxi-v4": World(steps=50_000, rounds=1, learn_steps=1_000_000),
+    "Taxi-v4": World(steps=50_000, learn_steps=1_000_000),
 }
 
 
@@ -91,7 +89,6 @@ def row_of(task: str, seed: int) -> JSON:
             real,
             folder,
             steps=world.steps,
-            rounds=world.rounds,
             exploration=world.exploration,
             learn_steps=world.learn_steps,
             judge_episodes=_JUDGE_EPISODES,

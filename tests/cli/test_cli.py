@@ -311,12 +311,14 @@ def test_an_impossible_build_is_refused(change: dict[str, int], tmp_path: Path) 
 
 def test_the_fields_of_a_fit_that_are_named_replace_those_of_the_preset(tmp_path: Path) -> None:
     for fit, wanted in ((FitConfig(), 3_000), (FitConfig(gradient_steps=7), 7)):
-        config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, fit=fit))
+        config = refine_config(BuildConfig(EnvConfig("CartPole-v1"), tmp_path, fit=fit))
         assert {config.fit_of(number).gradient_steps for number in range(config.rounds)} == {wanted}
     own = RefineConfig(
-        EnvConfig("Acme-v0"), tmp_path, steps=40, rounds=2, exploration=HeldExploration(steps=5)
+        EnvConfig("CartPole-v1"), tmp_path, steps=40, rounds=2, exploration=HeldExploration(steps=5)
     )
-    config = refine_config(BuildConfig(EnvConfig("Acme-v0"), tmp_path, refinement=own, rounds=4))
+    config = refine_config(
+        BuildConfig(EnvConfig("CartPole-v1"), tmp_path, refinement=own, rounds=4)
+    )
     assert (config.steps, config.rounds, config.exploration) == (40, 4, HeldExploration(steps=5))
 
 
@@ -335,7 +337,7 @@ def test_a_build_of_many_steps_is_refined_in_small_rounds(
 def test_few_pairs_of_categories_are_shown_by_one_round(tmp_path: Path) -> None:
     table = refine_config(BuildConfig(EnvConfig("FrozenLake-v1"), tmp_path, steps=MANY_STEPS))
     assert (table.rounds, table.exploration) == (1, RandomExploration())
-    assert table.learn.simulation.on_uncertain == "pessimistic"
+    assert table.learn.simulation.on_uncertain == "truncate"
     large = EnvConfig("FrozenLake-v1", {"map_name": None, "desc": ["S" * 40 + "G"] * 41})
     assert refine_config(BuildConfig(large, tmp_path, steps=MANY_STEPS)).rounds > 5
 

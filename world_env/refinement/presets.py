@@ -47,6 +47,14 @@ _TRUNCATED_SAC = LearnConfig(
 from states of the data, where the twin is accurate.
 """
 
+_TABLE = LearnConfig(
+    simulation=TwinTrainingConfig(on_uncertain="truncate"), algo_kwargs={"ent_coef": 0.03}
+)
+"""PPO in a table. The twin is exact at the pairs that it was trained on, and truncates at the others. With a penalty
+there, a policy learns to stay away from all states near them; without truncation it uses their wrong successors. The
+entropy bonus keeps a policy from ending its search where the reward was not found yet.
+"""
+
 
 def preset(
     real: EnvConfig, out: Path, *, algo: str = "PPO", steps: int = 10_000, seed: int = 0
@@ -55,13 +63,14 @@ def preset(
 
     algo: "PPO" or "SAC", the algorithm that trains in the twins.
     """
-    many = steps >= MANY_STEPS and not _is_covered(spec_of(real), steps)
+    covered = _is_covered(spec_of(real), steps)
+    many = steps >= MANY_STEPS and not covered
     if algo == "SAC":
         plain = _truncated_rollouts(real, out, steps)
     elif many:
         plain = _small_rounds(real, out, steps)
     else:
-        plain = RefineConfig(real, out, steps=steps)
+        plain = RefineConfig(real, out, steps=steps, learn=_TABLE if covered else LearnConfig())
     exploration = random_and_held(5) if many else RandomExploration()
     return plain.replace(exploration=exploration, seed=seed, learn=plain.learn.replace(seed=seed))
 

@@ -36,8 +36,9 @@ _MAX_OWN_EFFECT = 0.12
 """Correlation of the action of the step itself with a change, both without what the observation tells."""
 _EXACT = 0.05
 """Error as a share of an action's deviation below which the action is a function of the observations."""
-_MIN_SHARE_NEW = 0.45
-"""Share of new Discrete actions from which all steps count: two of a few actions are often equal by chance."""
+_MIN_SHARE_NEW = 0.3
+"""Share of new Discrete actions from which all steps count: two of a few actions are often equal by chance, and of two
+actions the new one is always the other one."""
 _MIN_MEMORY_RATIO = 3.0
 """Ratio of errors, in every fold, from which the step before predicts what the observation does not."""
 _MIN_UNEXPLAINED = 0.3
@@ -191,9 +192,15 @@ def _evidence(steps: _Steps, after: np.ndarray, columns: int) -> Severity | None
 
 
 def _own_effect(steps: _Steps) -> float:
-    """Largest correlation of an action of the step itself with a change, both without what the observation tells."""
+    """Largest correlation of an action of the step itself with a change, both without what the observation tells.
+
+    Discrete actions of two steps are often equal, so the action of the step after is taken away as well.
+    """
     both = np.concatenate([steps.changes, steps.action(0)], 1)
-    rest = both - cross_validated_prediction(steps.before, both, steps.folds)
+    told = steps.before
+    if steps.data.one_hot_actions:
+        told = np.concatenate([told, steps.action(1)], 1)
+    rest = both - cross_validated_prediction(told, both, steps.folds)
     rest = (rest - rest.mean(0)) / (rest.std(0) + 1e-9)
     size = steps.changes.shape[1]
     return float(np.abs(rest[:, :size].T @ rest[:, size:]).max() / len(rest))
