@@ -197,11 +197,14 @@ def _own_effect(steps: _Steps) -> float:
     Discrete actions of two steps are often equal, so the action of the step after is taken away as well.
     """
     both = np.concatenate([steps.changes, steps.action(0)], 1)
-    told = steps.before
+    rest = both - cross_validated_prediction(steps.before, both, steps.folds)
+    spread = rest.std(0) + 1e-9
     if steps.data.one_hot_actions:
-        told = np.concatenate([told, steps.action(1)], 1)
-    rest = both - cross_validated_prediction(told, both, steps.folds)
-    rest = (rest - rest.mean(0)) / (rest.std(0) + 1e-9)
+        told = np.concatenate([steps.before, steps.action(1)], 1)
+        rest = both - cross_validated_prediction(told, both, steps.folds)
+        # Still relative to all that the observation does not tell: the rest may be rounding only.
+        spread[steps.changes.shape[1] :] = rest.std(0)[steps.changes.shape[1] :] + 1e-9
+    rest = (rest - rest.mean(0)) / spread
     size = steps.changes.shape[1]
     return float(np.abs(rest[:, :size].T @ rest[:, size:]).max() / len(rest))
 
