@@ -78,7 +78,8 @@ class Gate(gym.Wrapper):
 
     - Actions: Discrete as `int`, others as a new array of the type of the space. InvalidActionError comes before
       a step.
-    - Observations: of the shape, the keys and the type of the space. A cast that would change a value is refused.
+    - Observations: of the shape, the keys and the type of the space, and finite. A cast that would change a value is
+      refused.
     - Rewards are finite numbers; `terminated` and `truncated` are bool; `info` is a dict.
     - The episode is truncated after `limit` steps: the smaller one of the environment's limit and `EnvConfig.horizon`.
     - `options` are passed to every reset.
@@ -94,6 +95,7 @@ class Gate(gym.Wrapper):
         self._config = config
         self._steps = 0
         self._was_reset = self._was_stepped = False
+        self._seed: int | None = None
         self._check = observation_check(env.observation_space)
         self._to_env = action_check(env.action_space)
 
@@ -126,8 +128,8 @@ class Gate(gym.Wrapper):
             raise EnvApiError(
                 f"{self._method('reset')} returned {_described(info)} as info, expected a dict: write {_RESET}"
             )
-        self._steps, self._was_reset = 0, True
-        return self._check(observation, "reset()"), info
+        self._steps, self._was_reset, self._seed = 0, True, seed
+        return self._check(observation, self._where()), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step. Raises InvalidActionError before it, EnvApiError after it."""
@@ -139,7 +141,8 @@ class Gate(gym.Wrapper):
                 self._was_stepped or isinstance(error, WorldEnvError)
             ):
                 raise EnvApiError(self._failed("step", error)) from error
-            self._note(error, f"step() number {self._steps + 1} of the episode")
+            self._steps += 1
+            self._note(error, self._where())
             raise
         if not isinstance(result, tuple) or len(result) != 5:
             raise EnvApiError(
@@ -171,7 +174,11 @@ class Gate(gym.Wrapper):
             error.__dict__[_NOTE] = note
 
     def _where(self) -> str:
-        return f"step() number {self._steps} of the episode"
+        """The last call, for errors, with the seed that repeats it."""
+        if not self._steps:
+            return f"reset(seed={self._seed})"
+        seed = "" if self._seed is None else f" (reset seed {self._seed})"
+        return f"step() number {self._steps} of the episode{seed}"
 
     def _method(self, name: str) -> str:
         return f"{name}() of {type(self.env.unwrapped).__name__}"

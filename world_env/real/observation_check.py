@@ -1,7 +1,8 @@
 """Check of what a real environment returns as an observation, and its cast to the type of its space.
 
 Every observation is checked: an environment may change shape at any step. An observation that has the type of its space
-already costs a comparison of types and shapes; any other one is cast, and a cast that changes a value is refused.
+already costs a comparison of types and shapes, and one pass for NaN and infinite values if it holds floats; any other
+one is cast, and a cast that changes a value is refused.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ class _PartCheck:
 
     def __call__(self, value: Any, where: str) -> Any:
         if type(value) is np.ndarray and value.dtype == self._dtype and value.shape == self._shape:
-            if self._limits is None:
-                return value
             array = value
         else:
             array = self._cast(value, where)
+        if self._dtype.kind == "f" and not np.isfinite(array).all():
+            self._refuse_infinite(array, where)
         if self._limits is not None:
             self._check_limits(array, where)
         return array[()] if self._scalar else array
@@ -128,6 +129,14 @@ class _PartCheck:
             )
         raise EnvApiError(
             f"{text}. Declare a space of type {array.dtype}, or return values of type {self._dtype}"
+        )
+
+    def _refuse_infinite(self, array: np.ndarray, where: str) -> None:
+        index = int(np.flatnonzero(~np.isfinite(array.reshape(-1)))[0])
+        column = f"[{index}]" if self._shape else ""
+        raise EnvApiError(
+            f"{where} returned {array.reshape(-1)[index]} in {self._name}{column}, expected finite values: repair the "
+            "environment, or replace the value in a gymnasium.ObservationWrapper"
         )
 
     def _check_limits(self, array: np.ndarray, where: str) -> None:
