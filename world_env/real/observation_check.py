@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from world_env.errors import EnvApiError
 from world_env.spaces import is_image
+from world_env.struct import shortened
 
 Check = Callable[[Any, str], Any]
 """Function of (observation, where it came from, such as "reset()") that returns the observation in the type of its
@@ -37,8 +38,8 @@ class _DictCheck:
     def __call__(self, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise EnvApiError(
-                f"{where} returned the observation {_short(value)}, expected a dict with the keys {list(self._parts)}, "
-                "as in observation_space"
+                f"{where} returned the observation {shortened(value)}, expected a dict with the keys "
+                f"{list(self._parts)}, as in observation_space"
             )
         if value.keys() != self._parts.keys():
             raise EnvApiError(
@@ -145,13 +146,13 @@ class _PartCheck:
         outside = (array < low) | (array > high)
         if np.any(outside):
             raise EnvApiError(
-                f"{where} returned {self._name} {_short(array.tolist())}, which is outside of {self._space}: expected "
-                f"integers from {_short(low.tolist())} to {_short(high.tolist())}"
+                f"{where} returned {self._name} {shortened(array.tolist())}, which is outside of {self._space}: "
+                f"expected integers from {shortened(low.tolist())} to {shortened(high.tolist())}"
             )
 
     def _came(self, where: str, value: Any) -> str:
         return (
-            f"{where} returned {self._name} {_short(value)} of type {type(value).__name__}, expected an array of "
+            f"{where} returned {self._name} {shortened(value)} of type {type(value).__name__}, expected an array of "
             f"{self._dtype} with shape {self._shape}: the space is {self._space}"
         )
 
@@ -166,8 +167,3 @@ def _limits(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray] | None:
     if isinstance(space, spaces.MultiBinary):
         return np.zeros((), int), np.ones((), int)
     return None
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
