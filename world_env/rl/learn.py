@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from world_env.atomic_io import check_target
 from world_env.device import torch_defaults
 from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.errors import (
@@ -119,6 +120,8 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
+    if out is not None:
+        check_target(Path(out), marker="policy.json", noun="policy folder")
     config = _one_by_default(world, config)
     base = _world(world, config, latent, ledger, purpose)
     check_supported(base.observation_space, base.action_space)
