@@ -337,6 +337,10 @@ class EnvConfig(Struct, frozen=True):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} is {value}, expected at least 1")
+        if not isinstance(self.wrappers, tuple | list):
+            raise InvalidOptionError(
+                f"wrappers is {shortened(self.wrappers)}, expected a tuple of WrapperConfig"
+            )
         for wrapper in self.wrappers:
             if not isinstance(wrapper, WrapperConfig):
                 raise InvalidOptionError(
@@ -353,7 +357,7 @@ def _take_json(settings: Struct, name: str) -> None:
         if not (isinstance(values, dict) or (values is None and name == "reset_options")):
             raise TypeError("expected a dict")
         json.dumps(values := plain(values), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOptionError(
             f"{name} is {shortened(values)}, expected strict JSON values: {error}"
         ) from error

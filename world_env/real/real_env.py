@@ -26,7 +26,7 @@ from world_env.real.known import Known
 from world_env.real.registered import check_is_real, is_ours, make_registered
 from world_env.real.step_ledger import StepLedger
 from world_env.real.wrapping import layers, refuse_moving_statistics, wrapped
-from world_env.spaces import action_size, observation_spaces
+from world_env.spaces import action_size, observation_spaces, wrapper_in_a_file
 from world_env.spec import EnvConfig, WorldSpec, python_object
 from world_env.struct import shortened
 from world_env.wrappers.flat_dict_observation import with_flat_keys
@@ -223,12 +223,19 @@ def _check_spaces(env: gym.Env) -> None:
     """Raise UnsupportedSpaceError for spaces that twins do not support."""
     for name in ("observation_space", "action_space"):
         space = getattr(env, name)
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else [(name, space)]
-        for key, part in parts:
+        has_keys = isinstance(space, spaces.Dict)
+        parts = space.spaces if has_keys else {name: space}
+        for key, part in parts.items():
             if 0 in (part.shape or ()):
+                called = f"observation {key!r}" if has_keys else name
+                drop = {"keys": [key]}
+                advice = (
+                    f" Leave the key out: WrapperConfig('world_env.wrappers:DropKeys', {drop}). "
+                    + wrapper_in_a_file("world_env.wrappers:DropKeys", drop)
+                )
                 raise UnsupportedSpaceError(
-                    f"{key} has the shape {part.shape}, which holds no numbers ({part}): expected at least one number. "
-                    "Leave the key out of a Dict"
+                    f"{called} has the shape {part.shape}, which holds no numbers: expected at least one number."
+                    + (advice if has_keys else "")
                 )
     observation_spaces(env.observation_space)
     action_size(env.action_space)

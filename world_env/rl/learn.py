@@ -223,7 +223,8 @@ def _world(
             )
         if ledger is None:
             raise StageError(
-                "training in the real environment takes real steps, which must be counted: pass ledger=StepLedger(...)"
+                f"training in the real environment {world.env_id} takes real steps, which must be counted: pass "
+                "ledger=StepLedger(...). To train in a twin, pass Twin.load(NAME OR FOLDER)"
             )
         env = make_real_vec(world, config.parallel_envs, purpose=purpose, ledger=ledger)
         if encoder is not None:
