@@ -141,15 +141,20 @@ def restore_folder(target: Path, *, files: Sequence[str]) -> None:
 def folder_lock(target: Path, noun: str) -> Iterator[None]:
     """Lock a folder against writes by other processes.
 
-    The operating system releases the lock of a killed process. Raises FolderBusyError if it is taken.
+    The operating system releases the lock of a killed process. Raises FolderBusyError if it is taken, FolderError for
+    a place that cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise FolderBusyError(
             f"another process is writing the {noun} {target}: wait until it has finished, or save to another folder"
+        ) from error
+    except OSError as error:
+        raise FolderError(
+            f"cannot write the {noun} {target}: {error}. Choose a folder that can be written."
         ) from error
     try:
         yield

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from world_env.atomic_io import FolderBusyError, folder_lock
+from world_env.atomic_io import FolderError, folder_lock
 from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
@@ -101,7 +101,7 @@ def collect(
         # Two processes that collect into one folder would both take the real steps of the same episodes.
         with folder_lock(Path(config.out).resolve(), "episode store"):
             store = _collect(config, spec, own, progress)
-    except FolderBusyError as error:
+    except FolderError as error:
         raise StageError(str(error)) from error
     if on_issues is not None:
         on_issues([i for i in lint(store.load(), store.spec) if i.severity != "note"])
