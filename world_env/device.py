@@ -36,7 +36,8 @@ def as_dtype(dtype: torch.dtype) -> torch.dtype:
     )
 
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _AUTOCAST = ("cpu", "cuda")
 """Kinds of devices that may have a lower precision for single operations."""
 

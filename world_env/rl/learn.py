@@ -118,9 +118,9 @@ def learn(
     latent = _latent_encoder(world, config, encoder)
     # Only a stored policy needs settings that JSON can hold: others may have functions as arguments.
     described = {} if out is None else _described(config, encoder)
-    if out is not None and (Path(out) / "policy.json").is_file():
-        return _finished(Path(out), world, described)
     if out is not None:
+        if (Path(out) / "policy.json").is_file():
+            return _finished(Path(out), world, described)
         check_target(Path(out), marker="policy.json", noun="policy folder")
     config = _one_by_default(world, config)
     base = _world(world, config, latent, ledger, purpose)
@@ -164,11 +164,10 @@ def learn(
     state: JSON = {"done": model.num_timesteps, "reward_statistics": _reward_statistics(env)}
     fold_units(model)
     env.close()
-    if out is not None:
+    if out is not None and partial is not None:
         state |= {"seconds": round(time.perf_counter() - began, 1)}
         _save(model, Path(out), world, described | state)
-        if partial is not None:
-            remove(partial)
+        remove(partial)
     return model
 
 
