@@ -118,16 +118,14 @@ def learn(
     latent = _latent_encoder(world, config, encoder)
     # Only a stored policy needs settings that JSON can hold: others may have functions as arguments.
     described = {} if out is None else _described(config, encoder)
-    if out is not None:
-        if (Path(out) / "policy.json").is_file():
-            return _finished(Path(out), world, described)
-        check_target(Path(out), marker="policy.json", noun="policy folder")
+    if out is not None and (Path(out) / "policy.json").is_file():
+        return _finished(Path(out), world, described)
+    partial = None if out is None else _partial_folder(Path(out))
     config = _one_by_default(world, config)
     base = _world(world, config, latent, ledger, purpose)
     check_supported(base.observation_space, base.action_space)
     model, env, units = _with_units(world, config, base)
     began = time.perf_counter()
-    partial = None if out is None else partial_folder(Path(out))
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
         _check_same_training(partial, world, described)
@@ -169,6 +167,12 @@ def learn(
         _save(model, Path(out), world, described | state)
         remove(partial)
     return model
+
+
+def _partial_folder(out: Path) -> Path:
+    """Folder of the state of the training. Raises StageError before a step if the policy could not be saved."""
+    check_target(out, marker="policy.json", noun="policy folder")
+    return partial_folder(out)
 
 
 def _as_world(world: Twin | Path | AnyEnv) -> Twin | EnvConfig:
