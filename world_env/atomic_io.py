@@ -73,6 +73,24 @@ def write_json(path: str | os.PathLike[str], tree: JSON) -> None:
     write_text(path, json.dumps(tree, indent=1, allow_nan=False) + "\n")
 
 
+def check_target(target: Path, *, marker: str, noun: str) -> None:
+    """Raise StageError, before the work, for a folder that `replaced_folder` could not replace after it.
+
+    marker: name of the file that tells such a folder from others. noun: what the folder is, in messages.
+    """
+    try:
+        _check_foreign(target, marker, noun)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except FolderError as error:
+        raise StageError(str(error)) from error
+    except OSError as error:
+        raise StageError(
+            f"cannot write a {noun} to {target}: {error}. Choose a writable folder."
+        ) from error
+
+
 @contextlib.contextmanager
 def replaced_folder(
     target: str | os.PathLike[str], *, files: Sequence[str], noun: str
@@ -123,15 +141,20 @@ def restore_folder(target: Path, *, files: Sequence[str]) -> None:
 def folder_lock(target: Path, noun: str) -> Iterator[None]:
     """Lock a folder against writes by other processes.
 
-    The operating system releases the lock of a killed process. Raises FolderBusyError if it is taken.
+    The operating system releases the lock of a killed process. Raises FolderBusyError if it is taken, FolderError for
+    a place that cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock", blocking=False)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise FolderBusyError(
             f"another process is writing the {noun} {target}: wait until it has finished, or save to another folder"
+        ) from error
+    except OSError as error:
+        raise FolderError(
+            f"cannot write the {noun} {target}: {error}. Choose a folder that can be written."
         ) from error
     try:
         yield
@@ -159,8 +182,7 @@ def _restore_old(target: Path, files: Sequence[str]) -> None:
         whole[-1].rename(target)
 
 
-def _swap(fresh: Path, target: Path, marker: str, noun: str) -> None:
-    """Replace `target` by the folder `fresh`. On failure the old folder is restored."""
+def _check_foreign(target: Path, marker: str, noun: str) -> None:
     if (
         target.exists()
         and not (target / marker).is_file()
@@ -169,6 +191,11 @@ def _swap(fresh: Path, target: Path, marker: str, noun: str) -> None:
         raise FolderError(
             f"{target} exists and is not a {noun}, so it is not overwritten: save to another folder, or remove it first"
         )
+
+
+def _swap(fresh: Path, target: Path, marker: str, noun: str) -> None:
+    """Replace `target` by the folder `fresh`. On failure the old folder is restored."""
+    _check_foreign(target, marker, noun)
     if not target.exists():
         fresh.rename(target)
         return

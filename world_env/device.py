@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -35,15 +36,52 @@ def as_dtype(dtype: torch.dtype) -> torch.dtype:
     )
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_AUTOCAST = ("cpu", "cuda")
+"""Kinds of devices that may have a lower precision for single operations."""
+
+_NOTHING = contextlib.nullcontext()
 _lock = threading.Lock()
 _running = 0
 _outer_dtype = torch.float32
 """Default dtype of the program, while `_running` blocks of `torch_defaults` run."""
 
 
+def _modes_left() -> contextlib.AbstractContextManager[Any]:
+    """Block without the inference mode and the autocast of the caller.
+
+    Tensors that are kept, such as a state, cannot be changed later if they were made in inference mode. A lower
+    precision would change the numbers, and the compiled functions do not take it.
+    """
+    inference, kinds = (
+        torch.is_inference_mode_enabled(),
+        [*filter(torch.is_autocast_enabled, _AUTOCAST)],
+    )
+    if not inference and not kinds:
+        return _NOTHING
+    left = contextlib.ExitStack()
+    if inference:
+        left.enter_context(torch.inference_mode(False))
+    for kind in kinds:
+        left.enter_context(torch.autocast(kind, enabled=False))
+    return left
+
+
+def without_gradients(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorator: run a function without gradients, inference mode and autocast, whatever the mode of the caller."""
+
+    @functools.wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with _modes_left(), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
+
+
 @contextlib.contextmanager
 def torch_defaults() -> Iterator[None]:
-    """Run a block, or a decorated function, with torch's own defaults: tensors on the CPU, float32.
+    """Run a block, or a decorated function, with torch's own defaults: tensors on the CPU, float32, with gradients.
 
     For stages that make networks and optimizers, of which torch, Stable-Baselines3 and families of other packages
     create tensors without a device. Code that runs at every step names its devices and dtypes instead.
@@ -60,9 +98,10 @@ def torch_defaults() -> Iterator[None]:
             torch.set_default_dtype(torch.float32)
     try:
         if torch.get_default_device().type == "cpu":
-            yield  # A device context would slow down every operation.
+            with _modes_left(), torch.enable_grad():
+                yield  # A device context would slow down every operation.
         else:
-            with torch.device("cpu"):
+            with torch.device("cpu"), _modes_left(), torch.enable_grad():
                 yield
     finally:
         with _lock:

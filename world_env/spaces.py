@@ -125,7 +125,8 @@ def observation_spaces(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]
         if not (isinstance(part, spaces.Box) or _is_categorical(part)):
             raise UnsupportedSpaceError(
                 f"observation {key!r} is a {type(part).__name__} space ({part!s:.200}), which is not supported: "
-                f"expected Box, Discrete, flat MultiDiscrete, MultiBinary, or a Dict of these. {_advice(key, part)}"
+                "expected Box, Discrete, flat MultiDiscrete, MultiBinary, or a Dict of these. "
+                + _advice(key, part, isinstance(space, spaces.Dict))
             )
     return parts
 
@@ -137,33 +138,44 @@ def _is_categorical(space: spaces.Space[Any]) -> bool:
     )
 
 
-def _advice(key: str, space: spaces.Space[Any]) -> str:
-    """What to do with an observation of a space that is not supported."""
+def _advice(key: str, space: spaces.Space[Any], has_keys: bool) -> str:
+    """What to do with an observation of a space that is not supported. has_keys: it is a part of a Dict."""
     if is_text(space):
-        text, drop = {"key": key, "vocabulary": ["first text", "second text"]}, {"keys": [key]}
-        return (
+        text = {"key": key, "vocabulary": ["first text", "second text"]}
+        drop = {"keys": [key]}
+        category = (
             "Use its texts as categories, with all texts that can occur: "
-            f"WrapperConfig('world_env.wrappers:TextToCategory', {text}); or leave it out: "
-            f"WrapperConfig('world_env.wrappers:DropKeys', {drop}). "
+            f"WrapperConfig('world_env.wrappers:TextToCategory', {text})"
+        )
+        if not has_keys:
+            return f"{category}. {wrapper_in_a_file('world_env.wrappers:TextToCategory', text)}"
+        return (
+            f"{category}; or leave it out: WrapperConfig('world_env.wrappers:DropKeys', {drop}). "
             + wrapper_in_a_file("world_env.wrappers:DropKeys", drop)
         )
     if isinstance(space, spaces.Tuple | spaces.Dict):
         return "The wrapper world_env.wrappers:FlatDictObservation makes one Dict with flat keys of it."
     if isinstance(space, spaces.MultiDiscrete):
         return "Flatten it with a gymnasium.wrappers.TransformObservation."
+    size = "Its values have no fixed size: write a gymnasium.ObservationWrapper that returns arrays of one shape"
+    if not has_keys:
+        return f"{size}."
     return (
-        "Its values have no fixed size: write a gymnasium.ObservationWrapper that returns arrays of one shape"
-        f", or leave it out: WrapperConfig('world_env.wrappers:DropKeys', {{'keys': [{key!r}]}}). "
+        f"{size}, or leave it out: WrapperConfig('world_env.wrappers:DropKeys', {{'keys': [{key!r}]}}). "
         + wrapper_in_a_file("world_env.wrappers:DropKeys", {"keys": [key]})
     )
 
 
-def wrapper_in_a_file(name: str, kwargs: Mapping[str, Any]) -> str:
+def wrapper_in_a_file(name: str, kwargs: Mapping[str, Any] | None = None) -> str:
     """One sentence for messages: how the command line takes a wrapper with arguments.
 
-    kwargs: texts, numbers and lists of these.
+    kwargs: texts, numbers and lists of these; None: an ellipsis.
     """
-    arguments = ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
+    arguments = (
+        "..."
+        if kwargs is None
+        else ", ".join(f"{key} = {json.dumps(value)}" for key, value in kwargs.items())
+    )
     return (
         "On the command line: --config FILE.toml in place of --wrapper, with the line [real] and a line of all "
         "wrappers, innermost first: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from world_env.spaces import (
     observation_spaces,
     space_from_json,
     space_to_json,
+    wrapper_in_a_file,
 )
-from world_env.struct import Struct, plain
+from world_env.struct import Struct, plain, shortened
 from world_env.types import JSON
 
+_CLASS = re.compile(r"[\w.]+:\w+")
 _PYTHON = "python:"
 """Beginning of the id of an environment that is a Python object."""
 
@@ -280,10 +283,12 @@ class WrapperConfig(Struct, frozen=True):
     """Keyword arguments of the wrapper; strict JSON values only. Lists become tuples."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not all(self.name.partition(":")):
+        if not isinstance(self.name, str) or not _CLASS.fullmatch(self.name):
             raise InvalidOptionError(
-                f'the wrapper is {self.name!r}, expected "module:Class", for example '
-                '"gymnasium.wrappers:FlattenObservation"'
+                f'the wrapper is {shortened(self.name)}, expected "module:Class", for example '
+                '"gymnasium.wrappers:FlattenObservation". Arguments stand apart: '
+                'WrapperConfig("module:Class", {"name": value}). '
+                + wrapper_in_a_file("module:Class", {"name": 1})
             )
         _take_json(self, "kwargs")
 
@@ -323,14 +328,23 @@ class EnvConfig(Struct, frozen=True):
                 f"the real environment is {self.env_id!r:.80} ({type(self.env_id).__name__}), expected the id of an "
                 "environment, a function that makes an environment, a gymnasium.Env or an EnvConfig"
             )
+        elif isinstance(self.env_id, str) and not all(map(str.strip, self.env_id.split(":"))):
+            raise InvalidOptionError(
+                f'the id of the real environment is {self.env_id!r:.80}, expected "Id-v0", or "module:Id-v0" if '
+                "importing the module registers the id"
+            )
         for name in ("action_chunk", "horizon"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} is {value}, expected at least 1")
+        if not isinstance(self.wrappers, tuple | list):
+            raise InvalidOptionError(
+                f"wrappers is {shortened(self.wrappers)}, expected a tuple of WrapperConfig"
+            )
         for wrapper in self.wrappers:
             if not isinstance(wrapper, WrapperConfig):
                 raise InvalidOptionError(
-                    f'wrappers holds {wrapper!r}, expected WrapperConfig("module:Class", kwargs)'
+                    f'wrappers holds {shortened(wrapper)}, expected WrapperConfig("module:Class", kwargs)'
                 )
         _take_json(self, "kwargs")
         _take_json(self, "reset_options")
@@ -343,8 +357,8 @@ def _take_json(settings: Struct, name: str) -> None:
         if not (isinstance(values, dict) or (values is None and name == "reset_options")):
             raise TypeError("expected a dict")
         json.dumps(values := plain(values), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidOptionError(
-            f"{name} is {values!r}, expected strict JSON values: {error}"
+            f"{name} is {shortened(values)}, expected strict JSON values: {error}"
         ) from error
     msgspec.structs.force_setattr(settings, name, values)

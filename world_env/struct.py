@@ -17,6 +17,8 @@ from world_env.types import JSON
 
 _Self = TypeVar("_Self", bound="Struct")
 
+_MAX_REPR = 80
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,6 +46,13 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         take_numbers(self)
+
+    def __repr__(self) -> str:
+        """The fields, long values cut. `to_json` has all of them."""
+        values = ", ".join(
+            f"{name}={_shown(getattr(self, name))}" for name in self.__struct_fields__
+        )
+        return f"{type(self).__name__}({values})"
 
     def to_json(self) -> JSON:
         """Return the fields as a strict JSON tree: paths are text, NaN and infinity are None.
@@ -162,6 +171,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(plain, value))
     return _encode(value) if isinstance(value, np.generic | np.ndarray) else value
+
+
+def shortened(value: Any) -> str:
+    """The repr of a value for a message: one line of at most 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."
+
+
+def _shown(value: Any) -> str:
+    """The repr of a field; structs cut their own values."""
+    if isinstance(value, tuple | list) and any(isinstance(each, Struct) for each in value):
+        parts = ", ".join(map(_shown, value))
+        return f"[{parts}]" if isinstance(value, list) else f"({parts},)"
+    return repr(value) if isinstance(value, Struct) else shortened(value)
 
 
 def _leave_out(value: Any, tree: Any) -> None:

@@ -155,6 +155,10 @@ def test_a_fit_and_a_training_leave_their_settings_too(tmp_path: Path) -> None:
             "[real]\nenv_id = 'x'\nwrappers = [{nam = 'a:B'}]",
             r"real: wrappers\[0\] has the unknown setting 'nam'.*did you mean 'name'",
         ),
+        (
+            "[real]\nenv_id = 'x'\nwrappers = ['a:B']",
+            r"real: wrappers\[0\] is 'a:B', expected a table such as \{name = \.\.\.\} .*name, kwargs",
+        ),
         ("purpose = 'fun'", "run.toml: purpose: Invalid enum value 'fun'"),
         ("[exploration]\nkind = 'held'", "run.toml: exploration: .*missing required field `steps`"),
         (

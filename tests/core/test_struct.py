@@ -15,6 +15,9 @@ from world_env.rl.config import LearnConfig
 from world_env.simulation.config import SimulatorConfig
 from world_env.spec import EnvConfig, WrapperConfig
 
+RECURSIVE: dict[str, Any] = {}
+RECURSIVE["self"] = RECURSIVE
+
 
 @pytest.mark.parametrize(
     ("settings", "name", "expected"),
@@ -83,8 +86,23 @@ def test_new_fields_are_left_out_of_files_where_they_have_their_default() -> Non
         ({"reset_options": {"f": print}}, "reset_options is .*strict JSON"),
         ({"kwargs": {"x": float("nan")}}, "kwargs is .*strict JSON"),
         ({"kwargs": None}, "kwargs is None"),
+        ({"kwargs": RECURSIVE}, "kwargs is .*strict JSON"),
+        ({"wrappers": None}, "wrappers is None, expected a tuple of WrapperConfig"),
+        ({"wrappers": WrapperConfig("a:B")}, "wrappers is WrapperConfig.*expected a tuple"),
+        ({"wrappers": "a:B"}, "wrappers is 'a:B', expected a tuple"),
+        ({"env_id": ""}, "id of the real environment is '', expected"),
+        ({"env_id": "module:"}, "'module:', expected"),
+        ({"env_id": ":A-v0"}, "':A-v0', expected"),
     ],
 )
 def test_wrong_settings_of_an_environment_are_named(given: Any, words: str) -> None:
     with pytest.raises(InvalidOptionError, match=words):
-        EnvConfig("A-v0", **given)
+        EnvConfig(**({"env_id": "A-v0"} | given))
+
+
+@pytest.mark.parametrize("name", ["Flatten", "a.B", "a:", ":B", 'a:B{"x": 1}', "a b:C", 3])
+def test_a_wrapper_that_names_no_class_is_told_how_arguments_are_given(name: Any) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=r'expected "module:Class".*WrapperConfig.*--config'
+    ):
+        WrapperConfig(name)

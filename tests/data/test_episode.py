@@ -103,6 +103,19 @@ def test_a_wrong_episode_names_its_column(change: dict[str, Any], message: str) 
     assert "seed 41" in str(caught.value)
 
 
+def test_lists_become_arrays_and_what_is_no_number_is_named() -> None:
+    episode = Episode({"x": [[0.0], [1.0]]}, [[1]], [2], False, True)  # type: ignore
+    assert {name: each.shape for name, each in episode.columns().items()} == {
+        "observation.x": (2, 1), "action": (1, 1), "reward": (1,)}  # fmt: skip
+    for observations, actions, words in (
+        ([[0.0], [1.0, 2.0]], [1], r"column 'observation' have different shapes"),
+        ([[0.0], [1.0]], ["left"], r"column 'action' holds values of type <U4, expected numbers"),
+        ([[None], [1.0]], [1], r"column 'observation' holds values of type object"),
+    ):
+        with pytest.raises(DataError, match=words):
+            Episode(observations, actions, [0.0], False, True)  # type: ignore
+
+
 def test_a_piece_knows_how_far_in_it_begins_and_claims_no_end() -> None:
     episode = counted(1)[0]
     piece = episode.cut(2, 4)

@@ -80,8 +80,9 @@ def test_a_planted_fault_is_found_and_nothing_else(
         assert row is None  # no episode terminates
         return
     assert row["found"] is (fault != "clean")
-    # Spikes and offsets leave the space as well.
-    assert row["other_findings"] == (["space"] if fault in ("spikes", "offset") else [])
+    # Spikes and offsets leave the space as well; half of an episode looks like a time limit of its own.
+    others = {"spikes": ["space"], "offset": ["space"], "pieces": ["own_time_limit"]}
+    assert row["other_findings"] == others.get(fault, [])
 
 
 @pytest.mark.parametrize(
@@ -294,6 +295,33 @@ def test_issues_of_one_kind_are_counted_in_one_line() -> None:
     assert "reward has 3 entries, expected 20 for 20 actions" in shape.message
     ended = [dataclasses.replace(e, early_end=4) for e in clean]
     assert issue("early_end", ended).message.startswith("12 of 12 episodes continue after")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.float32])
+def test_bounds_are_checked_in_every_number_type_and_key(kind: type) -> None:
+    box = spaces.Box(0, 100, (3,), kind)
+    # A key with the name of the action's column hides neither of the two.
+    space = spaces.Dict({"action": box, "image": spaces.Box(0, 255, (8, 8), np.uint8)})
+    spec = WorldSpec(space, spaces.Box(-1, 1, (1,), np.float32))
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            {
+                "action": rng.integers(0, 120, (21, 3)).astype(kind),
+                "image": rng.integers(0, 256, (21, 8, 8), np.uint8),
+            },
+            rng.uniform(-2, 2, (20, 1)).astype(np.float32),
+            rng.normal(size=20),
+            False,
+            True,
+            seed=seed,
+        )
+        for seed in range(5)
+    ]
+    found = {i.severity: i.message for i in lint(episodes, spec) if i.check == "space"}
+    assert sorted(found) == ["error", "warning"]
+    assert found["error"].startswith("3 of 3 columns have values out of bounds (first: action[0]")
+    assert "outside [-1, 1]" in found["warning"]
 
 
 # -- the command --------------------------------------------------------------------------------------------------

@@ -117,7 +117,8 @@ def test_late_actions_of_any_space_are_found(kind: str) -> None:
         rewards = -np.abs(observations[1:]).sum(1)
         episodes.append(Episode(observations, actions, rewards, False, True, seed=number))
     space = spaces.Discrete(3) if kind == "discrete" else spaces.Box(-1, 1, (3,), np.float32)
-    assert found(episodes, spec(4, space)) == {}
+    of_80_steps = dataclasses.replace(spec(4, space), horizon=80)
+    assert found(episodes, of_80_steps) == {}
     assert found(late(episodes), spec(4, space))["action_shift"] == "error"
 
 

@@ -84,6 +84,15 @@ def test_a_pile_of_terminations_at_one_length_is_a_time_limit(horizon: int | Non
     assert issue.severity == "error" and "after exactly 40 steps" in issue.message
 
 
+def test_a_time_limit_in_the_code_of_the_environment_is_named() -> None:
+    cut = [e.cut(0, min(len(e), 60)) for e in walks(20, edge=3.0)]
+    (issue,) = lint(cut, SPEC)
+    assert (issue.check, issue.severity) == ("own_time_limit", "warning")
+    assert "exactly 60 steps" in issue.message and "--horizon 60" in issue.message
+    assert found(cut, dataclasses.replace(SPEC, horizon=60)) == []
+    assert found([*cut, walks(1, seed=2)[0]]) == []  # one episode reaches the limit
+
+
 def test_equal_episodes_of_different_seeds_are_no_copies() -> None:
     episodes = walks(10)
     twice = dataclasses.replace(episodes[3], seed=77)

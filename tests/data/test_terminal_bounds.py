@@ -53,6 +53,14 @@ def walks(count: int, *, limit: float | None, seed: int = 0) -> list[Episode]:
     return found
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_bounds_of_small_integers_do_not_overflow(dtype: type) -> None:
+    spec = WorldSpec(gym.spaces.Box(0, 127, (1,), dtype), gym.spaces.Discrete(2), horizon=50)
+    column = np.array([[90], [100], [120]], dtype)
+    episode = Episode(column, np.zeros(2, np.int64), np.ones(2), True, False)
+    assert end_bounds([episode] * MIN_COUNT, spec) == ([None], [110.0])
+
+
 def test_the_limit_of_one_number_is_found_and_what_happens_beside_it_is_not() -> None:
     bounds = end_bounds(walks(200, limit=0.4), SPEC)
     assert bounds is not None

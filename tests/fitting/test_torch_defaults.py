@@ -1,5 +1,6 @@
-"""Default device and dtype of torch in the user's program have no effect: nothing depends on them."""
+"""Defaults and modes of torch in the user's program have no effect: nothing depends on them."""
 
+import contextlib
 import functools
 import threading
 import warnings
@@ -33,12 +34,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "rssm": {"deter": 16, "groups": 2, "classes": 4, "hidden": 16, "window": 8},
     "linear": {},
 }
-CHANGES = ["meta", "bfloat16", "float16", "float64"]
+MODES = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+CHANGES = ["meta", "bfloat16", "float16", "float64", *MODES]
 
 
 @pytest.fixture(params=CHANGES)
 def changed(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Defaults that a program may set; the device "meta" stands for a GPU: it has no data at all."""
+    """Settings that a program may have; the device "meta" stands for a GPU: it has no data at all."""
+    if request.param in MODES:
+        with MODES[request.param]():
+            yield request.param
+        return
     if request.param == "meta":
         torch.set_default_device("meta")
     else:
@@ -142,6 +152,25 @@ def test_bundled_twins_step_by_their_id(changed: str, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_contract_of_world_models_holds(changed: str, family: str) -> None:
     check_world_model(Twin.untrained(real_spec("CartPole-v1"), family).model)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_environment_is_stepped_on_in_another_mode(mode: str) -> None:
+    twin = Twin.untrained(real_spec("CartPole-v1"), "ensemble")
+    actions = np.zeros(70, np.int64)
+
+    def told(block: Any) -> list[Any]:
+        with block():
+            env = world_env.WorldModelVectorEnv(twin, 70, autoreset_mode="SAME_STEP")
+            found = [env.reset(seed=0)[0], env.step(actions)[0]]
+        found += [env.step(actions)[0] for _ in range(3)]
+        kept = env.snapshot()
+        with block():
+            env.restore(kept)
+            found.append(env.step(actions)[0])
+        return [*found, env.step(actions)[0], env.fork(np.arange(70)).step(actions).observation]
+
+    assert_equal(told(MODES[mode]), told(contextlib.nullcontext))
 
 
 def test_blocks_nest_and_restore_in_any_order() -> None:

@@ -20,6 +20,7 @@ from world_env.pipeline.config import BuildConfig
 from world_env.policies.random_policy import RandomPolicy
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.real import StepLedger, as_env_config, make_real, make_real_vec, spec_of
+from world_env.real.gate import environment_note
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
@@ -128,6 +129,49 @@ def test_arguments_reach_a_function() -> None:
         return gym.wrappers.TimeLimit(Plain(), limit)
 
     assert spec_of(EnvConfig(made, {"limit": np.int64(8)})).horizon == 8
+
+
+def test_an_error_of_a_constructor_is_told_in_words() -> None:
+    def made(size: int, error: str = "") -> gym.Env:
+        if error:
+            raise {"value": ValueError, "robot": RuntimeError}[error](f"{error} is wrong")
+        return limited()
+
+    gym.register("Made-v0", entry_point=made, max_episode_steps=9)
+    try:
+        for real in (made, "Made-v0"):
+            with pytest.raises(
+                StageError, match=r"arguments \{\} \(TypeError: .*size.*--env-kwargs"
+            ):
+                spec_of(EnvConfig(real))
+            with pytest.raises(
+                StageError, match=r"ValueError: value is wrong, in test_python_env.*, l"
+            ):
+                spec_of(EnvConfig(real, {"size": 1, "error": "value"}))
+            with pytest.raises(RuntimeError, match="robot is wrong") as raised:
+                spec_of(EnvConfig(real, {"size": 1, "error": "robot"}))
+            note, inside = environment_note(raised.value) or ("", "")
+            assert note.startswith("raised by the creation of the real environment")
+            assert "in made" in inside and "gate.py" not in inside
+        with pytest.raises(
+            StageError, match=r"cannot make Made-v0 .*`max_episode_steps` to be posi"
+        ):
+            spec_of(EnvConfig("Made-v0", {"size": 1, "max_episode_steps": 0}))
+    finally:
+        del gym.registry["Made-v0"]
+
+
+def test_long_arguments_are_told_apart_and_cut_in_texts() -> None:
+    def made(ice: str, limit: int) -> gym.Env:
+        return gym.wrappers.TimeLimit(Plain(), limit)
+
+    long = {"ice": "x" * 5_000}
+    assert [spec_of(EnvConfig(made, {**long, "limit": n})).horizon for n in (5, 6)] == [5, 6]
+    with pytest.raises(StageError, match="cannot make") as raised:
+        spec_of(EnvConfig(made, long))
+    assert len(str(raised.value)) < 600
+    settings = CollectConfig(EnvConfig("Plain-v0", long), Path("out"), 10)
+    assert len(repr(settings)) < 600 and settings.to_json()["real"]["kwargs"] == long
 
 
 def test_workers_play_functions_and_refuse_objects() -> None:

@@ -270,6 +270,19 @@ def test_a_training_writes_its_curves_by_environment_steps(
         assert torch.equal(ours, its)
 
 
+@pytest.mark.parametrize("place", ["file/policy", "full"])
+def test_a_place_that_cannot_be_written_is_refused_before_a_step(
+    place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "twin.json").write_text("not a policy")
+    ledger = StepLedger()
+    with pytest.raises(StageError, match=r"cannot write|exists and is not a policy folder"):
+        learn("CartPole-v1", TINY, out=tmp_path / place, ledger=ledger)
+    assert ledger.total() == 0
+
+
 def test_learning_in_reality_needs_a_ledger() -> None:
     with pytest.raises(StageError, match=r"real steps.*ledger"):
         learn(CARTPOLE, TINY)

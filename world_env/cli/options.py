@@ -39,7 +39,7 @@ from world_env.policies.config import (
 )
 from world_env.run_config import check_names, read_config
 from world_env.spec import EnvConfig, WrapperConfig
-from world_env.struct import Struct, converted
+from world_env.struct import Struct, converted, shortened
 from world_env.types import JSON
 
 _SUBCOMMANDS = {
@@ -195,8 +195,13 @@ def _check_nested(kind: Any, tree: Any, where: str) -> None:
     Raises InvalidOptionError with the nearest known word. Values of the wrong type are left to the conversion.
     """
     inner = get_args(kind)
-    if _is_settings(kind) and isinstance(tree, dict):
+    if _is_settings(kind):
         fields = {each.name: each.type for each in msgspec.structs.fields(kind)}
+        if not isinstance(tree, dict):
+            raise InvalidOptionError(
+                f"{where} is {shortened(tree)}, expected a table such as {{{next(iter(fields))} = ...}} with the "
+                f"settings {', '.join(fields)}"
+            )
         tag = kind.__struct_config__.tag_field
         check_names([name for name in tree if name != tag], fields, where)
         for name, value in tree.items():

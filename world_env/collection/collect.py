@@ -16,14 +16,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from world_env.atomic_io import FolderBusyError, folder_lock
+from world_env.atomic_io import FolderError, folder_lock
 from world_env.collection.config import CollectConfig
 from world_env.collection.exploration import make_exploration
 from world_env.data.episode import Episode
 from world_env.data.store import EpisodeStore
 from world_env.data.validation.lint import lint
 from world_env.device import torch_defaults
-from world_env.errors import DataError, StageError
+from world_env.errors import StageError
 from world_env.policies.protocol import Policy
 from world_env.real.api_check import check_real
 from world_env.real.real_env import make_real, spec_of
@@ -90,7 +90,7 @@ def collect(
     "validate".
 
     Raises ConfigMismatchError if the folder holds a collection with other settings, StageError if it has more steps or
-    another process collects into it, DataError for NaN or infinite values of the environment, and what `make_real`
+    another process collects into it, EnvApiError for NaN or infinite values of the environment, and what `make_real`
     raises.
     """
     own = StepLedger(
@@ -101,7 +101,7 @@ def collect(
         # Two processes that collect into one folder would both take the real steps of the same episodes.
         with folder_lock(Path(config.out).resolve(), "episode store"):
             store = _collect(config, spec, own, progress)
-    except FolderBusyError as error:
+    except FolderError as error:
         raise StageError(str(error)) from error
     if on_issues is not None:
         on_issues([i for i in lint(store.load(), store.spec) if i.severity != "note"])
@@ -170,7 +170,7 @@ def _play(env: gym.Env, policy: Policy, seed: int, number: int, limit: int) -> E
     """Play episode `number` of a collection."""
     policy_seed = derived_seed(seed, SeedPurpose.COLLECT_EXPLORATION, number)
     reset_seed = derived_seed(seed, SeedPurpose.COLLECT_RESET, number)
-    return play(env, policy, reset_seed, limit, policy_seed=policy_seed, number=number)
+    return play(env, policy, reset_seed, limit, policy_seed=policy_seed)
 
 
 def play(
@@ -180,14 +180,10 @@ def play(
     limit: int,
     *,
     policy_seed: int | None = None,
-    number: int = 0,
 ) -> Episode:
     """Play and record one episode of at most `limit` steps; a longer episode is truncated there.
 
     reset_seed: seed of the environment's reset. policy_seed: of the policy's random numbers; None: the same.
-    number: episode number in error messages.
-
-    Raises DataError if the environment returns NaN or infinite values.
     """
     observation, _ = env.reset(seed=reset_seed)
     policy.reset(ONE, [reset_seed if policy_seed is None else policy_seed])
@@ -195,12 +191,10 @@ def play(
     actions: list[np.ndarray] = []
     rewards: list[float] = []
     terminated = truncated = False
-    _check_finite(recorded[-1], 0, number, reset_seed)
     for step in steps_in_real(policy, env, observation):
         actions.append(np.array(step.action, dtype=env.action_space.dtype))
         recorded.append(_copy(step.observation, env.observation_space))
         rewards.append(step.reward)
-        _check_finite(recorded[-1], len(rewards), number, reset_seed)
         terminated = step.terminated
         truncated = step.truncated or (len(actions) >= limit and not terminated)
         if truncated:
@@ -222,15 +216,3 @@ def _copy(observation: Any, space: spaces.Space[Any]) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _copy(observation[key], part) for key, part in space.spaces.items()}
     return np.array(observation, dtype=space.dtype)
-
-
-def _check_finite(observation: Any, step: int, number: int, seed: int) -> None:
-    parts = observation if isinstance(observation, dict) else {"observation": observation}
-    for key, value in parts.items():
-        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-            column = int(np.flatnonzero(~np.isfinite(value.reshape(-1)))[0])
-            raise DataError(
-                f"the real environment returned {value.reshape(-1)[column]} in {key}[{column}] of "
-                f"episode {number} (reset seed {seed}) after {step} steps, expected finite values. Repair or wrap "
-                "the environment. The complete episodes are kept."
-            )

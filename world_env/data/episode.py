@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,16 @@ class Episode:
     conditioning: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rewards = np.asarray(self.rewards)
+        parts = self.observations
+        object.__setattr__(
+            self,
+            "observations",
+            {key: _array(f"{OBSERVATION}.{key}", part) for key, part in parts.items()}
+            if isinstance(parts, dict)
+            else _array(OBSERVATION, parts),
+        )
+        object.__setattr__(self, "actions", _array("action", self.actions))
+        rewards = _array("reward", self.rewards)
         if np.issubdtype(rewards.dtype, np.number) or rewards.dtype == bool:
             rewards = rewards.astype(np.float32)
         object.__setattr__(self, "rewards", rewards)
@@ -123,6 +133,8 @@ class Episode:
             expected = steps + 1 if name.startswith(OBSERVATION) else steps
             if column.ndim < 1 or len(column) != expected:
                 return f"column {name!r} has shape {column.shape}, expected {expected} entries"
+            if column.dtype.kind not in "biuf":
+                return f"column {name!r} holds values of type {column.dtype}, expected numbers"
             if not np.issubdtype(column.dtype, np.floating):
                 continue
             bad = ~np.isfinite(column.reshape(expected, -1))
@@ -134,6 +146,16 @@ class Episode:
                     "finite values: repair the data, or remove the episode"
                 )
         return None
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    """The values as an array; an array is not copied. Raises DataError for values of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(
+            f"the values of column {name!r} have different shapes ({error}), expected one shape per step"
+        ) from error
 
 
 def split(

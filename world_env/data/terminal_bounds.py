@@ -54,6 +54,8 @@ def end_bounds(
 
 
 def _flat(episode: Episode) -> np.ndarray:
-    """Observations as (T + 1, D)."""
+    """Observations as (T + 1, D). Integers as float64: sums of small ones overflow."""
     observations = np.asarray(episode.observations)
+    if observations.dtype.kind != "f":
+        observations = observations.astype(np.float64)
     return observations.reshape(len(observations), -1)

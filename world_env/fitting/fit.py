@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from world_env.atomic_io import check_target
 from world_env.batch import Observation
 from world_env.codec import Codec
 from world_env.data.dataset import EncodedEpisodes, dataset_states, encode_episodes, starts
@@ -37,7 +38,6 @@ from world_env.fitting.preconditions import (
     check_data,
     check_family,
     check_same_kind,
-    check_target,
     fit_notes,
 )
 from world_env.metrics import MetricsWriter
@@ -99,7 +99,7 @@ def fit(
     out = Path(out)
     _check_settings(out, config or FitConfig())
     spec, episodes, provenance = open_dataset(str(data), horizon=horizon)
-    check_target(out)
+    check_target(out, marker="twin.json", noun="twin")
     checkpoint = out.parent / f".{out.name}.fit.pt"
     twin = fit_episodes(
         episodes,

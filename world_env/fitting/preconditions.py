@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
@@ -16,7 +14,7 @@ from world_env.data.episode import Episode
 from world_env.data.statistics import column_notes
 from world_env.data.validation.issue import LintIssue, number_of
 from world_env.data.validation.lint import lint
-from world_env.errors import InvalidOptionError, LintError, StageError, TooLittleDataError
+from world_env.errors import InvalidOptionError, LintError, TooLittleDataError
 from world_env.fitting.config import FitConfig
 from world_env.models.base import TrainableWorldModel, WorldModel
 from world_env.models.config import config_from_json
@@ -69,23 +67,6 @@ def check_family(config: FitConfig) -> tuple[type[TrainableWorldModel], Any]:
             f"family {config.family!r} cannot be trained: its model must be a TrainableWorldModel"
         )
     return model_class, model_config
-
-
-def check_target(out: Path) -> None:
-    """Raise StageError before the fit if the twin could not be saved to `out` after it."""
-    foreign = out.exists() and not (out / "twin.json").is_file()
-    if foreign and (out.is_file() or any(out.iterdir())):
-        raise StageError(
-            f"{out} exists and is not a twin folder, so it is not overwritten: choose another folder, or remove it"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise StageError(
-            f"cannot write a twin to {out}: {error}. Choose a writable folder."
-        ) from error
 
 
 def check_amount(episodes: Sequence[Episode]) -> list[Episode]:

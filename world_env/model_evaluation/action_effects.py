@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from world_env.batch import Context, Observation
+from world_env.device import without_gradients
 from world_env.errors import InvalidOptionError, RealStepLimitError
 from world_env.model_evaluation.errors import significant
 from world_env.models.conditioning import check_shapes
@@ -244,7 +245,7 @@ def _agreement(learned: Tensor, real: Tensor) -> JSON:
     }
 
 
-@torch.no_grad()
+@without_gradients
 def _learned(twin: Twin, outcomes: list[_Outcome], seed: int, actions: int) -> list[Tensor]:
     """(B, D) observations of the twin at temperature 0, for each sequence, after each of `_STEPS`."""
     codec, model = twin.codec, twin.model.for_inference()

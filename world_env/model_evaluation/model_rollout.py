@@ -13,6 +13,7 @@ from torch import Tensor
 
 from world_env.batch import Observation, State, select
 from world_env.data.dataset import EncodedEpisodes
+from world_env.device import without_gradients
 from world_env.models.base import Prediction, WorldModel
 from world_env.rng import CounterRNG
 from world_env.types import Uncertainty
@@ -34,7 +35,7 @@ class RolloutStep:
     prediction: Prediction
 
 
-@torch.no_grad()
+@without_gradients
 def roll(
     model: WorldModel,
     data: EncodedEpisodes,

@@ -15,6 +15,7 @@ from torch import Tensor
 from world_env.batch import Batch, Observation, select
 from world_env.data.dataset import EncodedEpisodes
 from world_env.data_range import DataRange
+from world_env.device import without_gradients
 from world_env.model_evaluation.errors import energy_score, errors_per_row, scales_of
 from world_env.model_evaluation.model_rollout import roll, state_at
 from world_env.models.base import WorldModel
@@ -65,7 +66,7 @@ class OpenLoop:
         return OpenLoopErrors(unit="standard deviations of the data", windows=self.rows, **curves)
 
 
-@torch.no_grad()
+@without_gradients
 def evaluate_open_loop(
     model: WorldModel,
     data: EncodedEpisodes,
@@ -150,7 +151,7 @@ def _observations_after(data: EncodedEpisodes, begins: Tensor, steps: int) -> Ob
     return data.seen(begins + data.episode[begins] + steps)
 
 
-@torch.no_grad()
+@without_gradients
 def one_step(
     model: WorldModel, data: EncodedEpisodes, *, seed: int = 0, ranges: DataRange | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from world_env.device import without_gradients
 from world_env.envs.action_masks import DEFAULT_KEY, masks_of
 from world_env.policies.protocol import EpisodicPolicy
 from world_env.spaces import is_image, row_of
@@ -69,6 +70,7 @@ class SB3Policy(EpisodicPolicy[_Episode]):
         """Start an episode: no memory, and the random numbers of its seed."""
         return _Episode(seed)
 
+    @without_gradients
     def act(self, observations: Any, env_indices: np.ndarray) -> np.ndarray:
         """Return actions (R, ...): deterministic ones in one call, sampled ones one environment after another."""
         episodes = self.episodes(env_indices)
@@ -105,9 +107,8 @@ class SB3Policy(EpisodicPolicy[_Episode]):
         network, space = self.network, self.network.action_space
         if network.training:
             network.set_training_mode(False)
-        with torch.no_grad():
-            tensor = torch.as_tensor(observations, device=network.device)
-            actions = network._predict(tensor, deterministic=self._deterministic).cpu().numpy()
+        tensor = torch.as_tensor(observations, device=network.device)
+        actions = network._predict(tensor, deterministic=self._deterministic).cpu().numpy()
         actions = actions.reshape((-1, *space.shape))
         if not isinstance(space, spaces.Box):
             return actions  # type: ignore[no-any-return]
@@ -119,7 +120,7 @@ class SB3Policy(EpisodicPolicy[_Episode]):
         sample = lambda: self._predict(observation, [episode])  # noqa: E731
         if hasattr(self.network, "noise_key"):
             return self._with_jax_keys(sample, episode)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]):
             # The noise matrix of gSDE is drawn again at each step, from the seed of its episode.
             if self._gsde:
                 torch.manual_seed(episode.seed)

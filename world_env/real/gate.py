@@ -19,9 +19,17 @@ from world_env.errors import EnvApiError, InvalidActionError, StageError, WorldE
 from world_env.real.observation_check import observation_check
 from world_env.real.wrapping import layers
 from world_env.spec import EnvConfig
+from world_env.struct import shortened
 
-_USAGE_ERRORS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
-"""Errors of `reset` and of the first `step` that usually mean another API or wrong arguments."""
+_USAGE_ERRORS = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    gym.error.Error,
+)
+"""Errors of a constructor, of `reset` and of the first `step` that usually mean another API or wrong arguments."""
 _RESET = "def reset(self, *, seed=None, options=None): ...; return observation, info"
 _STEP = "def step(self, action): ...; return observation, reward, terminated, truncated, info"
 _LIMIT_NAMES = ("max_steps", "max_episode_steps", "_max_episode_steps", "episode_length", "horizon")
@@ -40,6 +48,36 @@ def environment_note(error: BaseException) -> tuple[str, str] | None:
     # An error of another process has lost its frames.
     inside = frames[own[-1] + 1 :] if own else frames
     return note, "".join(traceback.format_list(inside))
+
+
+def _note(error: Exception, note: str) -> None:
+    """Note in an error of the environment's own code where it happened. `environment_note` reads the note."""
+    if not isinstance(error, WorldEnvError):
+        # As `add_note` of Python 3.11: tracebacks show the note there. It is pickled with the error.
+        error.__dict__.setdefault("__notes__", []).append(note)
+        error.__dict__[_NOTE] = note
+
+
+def described_error(error: BaseException) -> str:
+    """Type, text and place of an error, for the message of another one."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}, in {Path(place.filename).name}, line {place.lineno}"
+
+
+def constructed(make: Callable[[], Any], config: EnvConfig) -> Any:
+    """Call what makes a real environment. Raises StageError for errors that usually mean wrong arguments."""
+    try:
+        return make()
+    except WorldEnvError:
+        raise
+    except _USAGE_ERRORS as error:
+        raise StageError(
+            f"cannot make {config.env_id} with the arguments {shortened(config.kwargs)} ({described_error(error)}): "
+            "check the arguments, EnvConfig.kwargs (--env-kwargs JSON)"
+        ) from error
+    except Exception as error:
+        _note(error, f"raised by the creation of the real environment {config.env_id}")
+        raise
 
 
 class CountedEnv(gym.Wrapper):
@@ -78,7 +116,8 @@ class Gate(gym.Wrapper):
 
     - Actions: Discrete as `int`, others as a new array of the type of the space. InvalidActionError comes before
       a step.
-    - Observations: of the shape, the keys and the type of the space. A cast that would change a value is refused.
+    - Observations: of the shape, the keys and the type of the space, and finite. A cast that would change a value is
+      refused.
     - Rewards are finite numbers; `terminated` and `truncated` are bool; `info` is a dict.
     - The episode is truncated after `limit` steps: the smaller one of the environment's limit and `EnvConfig.horizon`.
     - `options` are passed to every reset.
@@ -94,6 +133,7 @@ class Gate(gym.Wrapper):
         self._config = config
         self._steps = 0
         self._was_reset = self._was_stepped = False
+        self._seed: int | None = None
         self._check = observation_check(env.observation_space)
         self._to_env = action_check(env.action_space)
 
@@ -126,8 +166,8 @@ class Gate(gym.Wrapper):
             raise EnvApiError(
                 f"{self._method('reset')} returned {_described(info)} as info, expected a dict: write {_RESET}"
             )
-        self._steps, self._was_reset = 0, True
-        return self._check(observation, "reset()"), info
+        self._steps, self._was_reset, self._seed = 0, True, seed
+        return self._check(observation, self._where()), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step. Raises InvalidActionError before it, EnvApiError after it."""
@@ -139,7 +179,8 @@ class Gate(gym.Wrapper):
                 self._was_stepped or isinstance(error, WorldEnvError)
             ):
                 raise EnvApiError(self._failed("step", error)) from error
-            self._note(error, f"step() number {self._steps + 1} of the episode")
+            self._steps += 1
+            self._note(error, self._where())
             raise
         if not isinstance(result, tuple) or len(result) != 5:
             raise EnvApiError(
@@ -163,15 +204,14 @@ class Gate(gym.Wrapper):
         return observation, reward, terminated, truncated, info
 
     def _note(self, error: Exception, where: str) -> None:
-        """Note in an error of the environment's own code where it happened. `environment_note` reads the note."""
-        if not isinstance(error, WorldEnvError):
-            note = f"raised by {where} of the real environment {self._config.env_id}"
-            # As `add_note` of Python 3.11: tracebacks show the note there. It is pickled with the error.
-            error.__dict__.setdefault("__notes__", []).append(note)
-            error.__dict__[_NOTE] = note
+        _note(error, f"raised by {where} of the real environment {self._config.env_id}")
 
     def _where(self) -> str:
-        return f"step() number {self._steps} of the episode"
+        """The last call, for errors, with the seed that repeats it."""
+        if not self._steps:
+            return f"reset(seed={self._seed})"
+        seed = "" if self._seed is None else f" (reset seed {self._seed})"
+        return f"step() number {self._steps} of the episode{seed}"
 
     def _method(self, name: str) -> str:
         return f"{name}() of {type(self.env.unwrapped).__name__}"
@@ -199,10 +239,7 @@ class Gate(gym.Wrapper):
 
     def _failed(self, method: str, error: BaseException) -> str:
         """Words for an error of the first reset or of the first step."""
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        came = (
-            f"{type(error).__name__}: {error}, in {Path(place.filename).name}, line {place.lineno}"
-        )
+        came = described_error(error)
         signature = _RESET if method == "reset" else _STEP
         old = self._old_signature() if method == "reset" else ""
         if old:
@@ -215,12 +252,13 @@ class Gate(gym.Wrapper):
         text = f"the first {method}() failed ({came})"
         if method == "reset":
             text += (
-                f". The options were {self._config.reset_options}: if the environment needs others, give "
+                f". The options were {shortened(self._config.reset_options)}: if the environment needs others, give "
                 "EnvConfig.reset_options (--reset-options JSON)"
             )
         if self._config.wrappers:
             used = ", ".join(
-                f"{each.name} with the arguments {each.kwargs}" for each in self._config.wrappers
+                f"{each.name} with the arguments {shortened(each.kwargs)}"
+                for each in self._config.wrappers
             )
             text += f". Check the arguments of the wrappers: {used}"
         return f"{text}. Expected: {signature}"
@@ -345,5 +383,4 @@ def _described(value: Any) -> str:
     """A value with its type, for errors."""
     if isinstance(value, tuple):
         return f"{len(value)} values ({', '.join(type(each).__name__ for each in value)})"
-    text = " ".join(repr(value).split())
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+    return f"{shortened(value)} ({type(value).__name__})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -44,7 +45,7 @@ class Known(Generic[_Fact]):
 
 
 def _text(real: EnvConfig) -> str:
-    return repr(real.replace(horizon=None))
+    return json.dumps(real.replace(horizon=None).to_json(), sort_keys=True)
 
 
 def _origin(real: EnvConfig) -> Any:

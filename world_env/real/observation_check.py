@@ -1,7 +1,8 @@
 """Check of what a real environment returns as an observation, and its cast to the type of its space.
 
 Every observation is checked: an environment may change shape at any step. An observation that has the type of its space
-already costs a comparison of types and shapes; any other one is cast, and a cast that changes a value is refused.
+already costs a comparison of types and shapes, and one pass for NaN and infinite values if it holds floats; any other
+one is cast, and a cast that changes a value is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from gymnasium import spaces
 
 from world_env.errors import EnvApiError
 from world_env.spaces import is_image
+from world_env.struct import shortened
 
 Check = Callable[[Any, str], Any]
 """Function of (observation, where it came from, such as "reset()") that returns the observation in the type of its
@@ -36,8 +38,8 @@ class _DictCheck:
     def __call__(self, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise EnvApiError(
-                f"{where} returned the observation {_short(value)}, expected a dict with the keys {list(self._parts)}, "
-                "as in observation_space"
+                f"{where} returned the observation {shortened(value)}, expected a dict with the keys "
+                f"{list(self._parts)}, as in observation_space"
             )
         if value.keys() != self._parts.keys():
             raise EnvApiError(
@@ -58,11 +60,11 @@ class _PartCheck:
 
     def __call__(self, value: Any, where: str) -> Any:
         if type(value) is np.ndarray and value.dtype == self._dtype and value.shape == self._shape:
-            if self._limits is None:
-                return value
             array = value
         else:
             array = self._cast(value, where)
+        if self._dtype.kind == "f" and not np.isfinite(array).all():
+            self._refuse_infinite(array, where)
         if self._limits is not None:
             self._check_limits(array, where)
         return array[()] if self._scalar else array
@@ -130,19 +132,27 @@ class _PartCheck:
             f"{text}. Declare a space of type {array.dtype}, or return values of type {self._dtype}"
         )
 
+    def _refuse_infinite(self, array: np.ndarray, where: str) -> None:
+        index = int(np.flatnonzero(~np.isfinite(array.reshape(-1)))[0])
+        column = f"[{index}]" if self._shape else ""
+        raise EnvApiError(
+            f"{where} returned {array.reshape(-1)[index]} in {self._name}{column}, expected finite values: repair the "
+            "environment, or replace the value in a gymnasium.ObservationWrapper"
+        )
+
     def _check_limits(self, array: np.ndarray, where: str) -> None:
         assert self._limits is not None
         low, high = self._limits
         outside = (array < low) | (array > high)
         if np.any(outside):
             raise EnvApiError(
-                f"{where} returned {self._name} {_short(array.tolist())}, which is outside of {self._space}: expected "
-                f"integers from {_short(low.tolist())} to {_short(high.tolist())}"
+                f"{where} returned {self._name} {shortened(array.tolist())}, which is outside of {self._space}: "
+                f"expected integers from {shortened(low.tolist())} to {shortened(high.tolist())}"
             )
 
     def _came(self, where: str, value: Any) -> str:
         return (
-            f"{where} returned {self._name} {_short(value)} of type {type(value).__name__}, expected an array of "
+            f"{where} returned {self._name} {shortened(value)} of type {type(value).__name__}, expected an array of "
             f"{self._dtype} with shape {self._shape}: the space is {self._space}"
         )
 
@@ -157,8 +167,3 @@ def _limits(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray] | None:
     if isinstance(space, spaces.MultiBinary):
         return np.zeros((), int), np.ones((), int)
     return None
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -19,16 +19,16 @@ from world_env.errors import (
     MissingExtraError,
     StageError,
     UnsupportedSpaceError,
-    WorldEnvError,
 )
 from world_env.real.env_config import AnyEnv, as_env_config, check_can_be_copied, given_env
-from world_env.real.gate import CountedEnv, Gate, check_limit, smaller
+from world_env.real.gate import CountedEnv, Gate, check_limit, constructed, smaller
 from world_env.real.known import Known
 from world_env.real.registered import check_is_real, is_ours, make_registered
 from world_env.real.step_ledger import StepLedger
 from world_env.real.wrapping import layers, refuse_moving_statistics, wrapped
-from world_env.spaces import action_size, observation_spaces
+from world_env.spaces import action_size, observation_spaces, wrapper_in_a_file
 from world_env.spec import EnvConfig, WorldSpec, python_object
+from world_env.struct import shortened
 from world_env.wrappers.flat_dict_observation import with_flat_keys
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def make_real_vec(
     except BaseException as error:
         for env in made:
             env.close()
-        if made and isinstance(error, Exception) and not isinstance(error, WorldEnvError):
+        if made and isinstance(error, Exception):
             raise StageError(
                 f"{real.env_id} is open, but a second one at the same time cannot be made ({type(error).__name__}: "
                 f"{error}): num_envs is {num_envs}, use num_envs=1 (--num-envs 1)"
@@ -183,16 +183,16 @@ def _made(real: EnvConfig, render_mode: str | None) -> gym.Env:
         arguments["render_mode"] = render_mode
     target = python_object(real.env_id)
     if target is None:
-        env = make_registered(real.env_id, arguments)
+        env = constructed(lambda: make_registered(real.env_id, arguments), real)
     elif isinstance(target, gym.Env):
         env = target
         if real.kwargs:
             raise StageError(
-                f"kwargs are {real.kwargs}, but an environment object was passed, which exists already: pass a "
-                "function that makes the environment"
+                f"kwargs are {shortened(real.kwargs)}, but an environment object was passed, which exists already: "
+                "pass a function that makes the environment"
             )
     else:
-        env = target(**arguments)
+        env = constructed(lambda: target(**arguments), real)
         if not isinstance(env, gym.Env):
             raise StageError(
                 f"{real.env_id} returned an object of type {type(env).__module__}.{type(env).__name__}, expected one "
@@ -223,12 +223,19 @@ def _check_spaces(env: gym.Env) -> None:
     """Raise UnsupportedSpaceError for spaces that twins do not support."""
     for name in ("observation_space", "action_space"):
         space = getattr(env, name)
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else [(name, space)]
-        for key, part in parts:
+        has_keys = isinstance(space, spaces.Dict)
+        parts = space.spaces if has_keys else {name: space}
+        for key, part in parts.items():
             if 0 in (part.shape or ()):
+                called = f"observation {key!r}" if has_keys else name
+                drop = {"keys": [key]}
+                advice = (
+                    f" Leave the key out: WrapperConfig('world_env.wrappers:DropKeys', {drop}). "
+                    + wrapper_in_a_file("world_env.wrappers:DropKeys", drop)
+                )
                 raise UnsupportedSpaceError(
-                    f"{key} has the shape {part.shape}, which holds no numbers ({part}): expected at least one number. "
-                    "Leave the key out of a Dict"
+                    f"{called} has the shape {part.shape}, which holds no numbers: expected at least one number."
+                    + (advice if has_keys else "")
                 )
     observation_spaces(env.observation_space)
     action_size(env.action_space)

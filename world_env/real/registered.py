@@ -48,15 +48,18 @@ def make_registered(env_id: str, arguments: JSON) -> gym.Env[Any, Any]:
         ) from error
     except ModuleNotFoundError as error:
         raise StageError(
-            f"cannot import the module of environment {env_id!r} ({error}). {_similar_ids(env_id)}"
+            f"environment {env_id!r} needs the module {error.name!r}, which is not installed: install its package, or "
+            "correct the entry point where the id is registered"
         ) from error
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
         # The text of Gymnasium's error is left out: it suggests ids of learned environments.
-        raise StageError(f"unknown environment id {env_id!r}. {_similar_ids(env_id)}") from error
-    except (gym.error.Error, TypeError) as error:
-        raise StageError(
-            f"cannot make {env_id!r} with the arguments {arguments}: {error}. Check the id and the arguments."
-        ) from error
+        hint = _similar_ids(env_id)
+        if callable(getattr(sys.modules.get(module), name, None)):
+            hint = (
+                f'{name} of the module {module} is not a registered id: register one there, gymnasium.register("{name}'
+                f'-v0", {name}, max_episode_steps=STEPS), and give {module}:{name}-v0. In Python pass {name} itself.'
+            )
+        raise StageError(f"unknown environment id {env_id!r}. {hint}") from error
 
 
 def import_module(name: str, called: str) -> Any:
@@ -80,10 +83,13 @@ def import_module(name: str, called: str) -> Any:
         ):
             sys.path.append(here)
             return import_module(name, called)
+        written = name.removesuffix(".py").replace("/", ".")
+        hint = "" if written == name else f" Write {written} in place of {name}."
         raise StageError(
             f"cannot import {called} ({error}): {name!r} is neither installed nor in the working directory {here}. "
             f"Run in the folder of {top}.py, install its package (pip install -e FOLDER), or add its folder to "
-            'PYTHONPATH. Write an id of another package as "module:Id": importing the module must register the id.'
+            f'PYTHONPATH.{hint} Write an id of another package as "module:Id": importing the module must register '
+            "the id."
         ) from error
 
 

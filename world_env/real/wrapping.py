@@ -11,7 +11,9 @@ from gymnasium.error import DependencyNotInstalled
 
 from world_env.errors import MissingExtraError, StageError, WorldEnvError
 from world_env.real.registered import import_module
+from world_env.spaces import wrapper_in_a_file
 from world_env.spec import WrapperConfig
+from world_env.struct import shortened
 
 _STATISTICS = ("obs_rms", "return_rms", "ret_rms", "running_mean_std")
 """Names of attributes that hold running statistics."""
@@ -39,11 +41,11 @@ def wrapped(env: gym.Env, config: WrapperConfig) -> gym.Env:
             f"a package that the wrapper {name!r} needs is not installed ({error}). Install it; for the image wrappers "
             'of Gymnasium: pip install "world-env[pixels]"'
         ) from error
-    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise StageError(
-            f"wrapper {name!r} failed on {env} with the arguments {arguments} ({type(error).__name__}: {error}). "
-            "Check the signature of the wrapper. The command line takes arguments of wrappers from a file of settings "
-            f'(--config FILE.toml): [real] wrappers = [{{name = "{name}", kwargs = {{...}}}}]'
+            f"wrapper {name!r} failed on {env} with the arguments {shortened(arguments)} "
+            f"({type(error).__name__}: {error}). Check the arguments of the wrapper: "
+            f"WrapperConfig({name!r}, {{...}}). {wrapper_in_a_file(name)}"
         ) from error
     if not isinstance(made, gym.Env):
         raise StageError(

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from world_env.atomic_io import check_target
 from world_env.device import torch_defaults
 from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.errors import (
@@ -119,12 +120,12 @@ def learn(
     described = {} if out is None else _described(config, encoder)
     if out is not None and (Path(out) / "policy.json").is_file():
         return _finished(Path(out), world, described)
+    partial = None if out is None else _partial_folder(Path(out))
     config = _one_by_default(world, config)
     base = _world(world, config, latent, ledger, purpose)
     check_supported(base.observation_space, base.action_space)
     model, env, units = _with_units(world, config, base)
     began = time.perf_counter()
-    partial = None if out is None else partial_folder(Path(out))
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
         _check_same_training(partial, world, described)
@@ -161,12 +162,17 @@ def learn(
     state: JSON = {"done": model.num_timesteps, "reward_statistics": _reward_statistics(env)}
     fold_units(model)
     env.close()
-    if out is not None:
+    if out is not None and partial is not None:
         state |= {"seconds": round(time.perf_counter() - began, 1)}
         _save(model, Path(out), world, described | state)
-        if partial is not None:
-            remove(partial)
+        remove(partial)
     return model
+
+
+def _partial_folder(out: Path) -> Path:
+    """Folder of the state of the training. Raises StageError before a step if the policy could not be saved."""
+    check_target(out, marker="policy.json", noun="policy folder")
+    return partial_folder(out)
 
 
 def _as_world(world: Twin | Path | AnyEnv) -> Twin | EnvConfig:
@@ -220,7 +226,8 @@ def _world(
             )
         if ledger is None:
             raise StageError(
-                "training in the real environment takes real steps, which must be counted: pass ledger=StepLedger(...)"
+                f"training in the real environment {world.env_id} takes real steps, which must be counted: pass "
+                "ledger=StepLedger(...). To train in a twin, pass Twin.load(NAME OR FOLDER)"
             )
         env = make_real_vec(world, config.parallel_envs, purpose=purpose, ledger=ledger)
         if encoder is not None:

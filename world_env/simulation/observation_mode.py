@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from world_env.batch import State
+from world_env.device import without_gradients
 from world_env.errors import InvalidOptionError
 from world_env.models.base import WorldModel
 from world_env.rng import CounterRNG
@@ -65,7 +66,7 @@ def _space(twin: Twin, mode: str) -> spaces.Space[Any]:
     return spaces.Dict({**parts, LATENT: latent})
 
 
-@torch.no_grad()
+@without_gradients
 def _feature_size(twin: Twin) -> int:
     """Return F, measured on one state: the protocol of world models does not declare it."""
     device, dtype = device_and_dtype_of(twin)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from world_env.batch import State, replace, select
 from world_env.codec import Codec
-from world_env.device import torch_defaults
+from world_env.device import torch_defaults, without_gradients
 from world_env.errors import (
     InitialStatesError,
     InvalidActionError,
@@ -129,7 +129,7 @@ class Simulator:
 
     # -- reset ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @without_gradients
     def reset(
         self,
         rows: np.ndarray | None = None,
@@ -207,13 +207,13 @@ class Simulator:
             self.finished[index] = False
         return self.observe()
 
-    @torch.no_grad()
+    @without_gradients
     def observe(self) -> Any:
         """Return new arrays with the current observations (B, ...), in the observation mode."""
         observation = self.decoded_observation() if self.view.decodes else None
         return self.view.combine(observation, self.view.latent(self._model, self._current_state()))
 
-    @torch.no_grad()
+    @without_gradients
     def decoded_observation(self) -> Any:
         """Return the current observations in the real environment's form, in every observation mode."""
         return self.codec.decode_observation(self._model.decode(self._current_state()))
@@ -225,7 +225,7 @@ class Simulator:
 
     # -- step ----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @without_gradients
     def step(self, action: Any, rows: np.ndarray | None = None) -> StepResult:
         """Step environments with actions (B, ...), environment arrays of the action space.
 
@@ -337,6 +337,7 @@ class Simulator:
 
     # -- snapshots -----------------------------------------------------------------------------------------------
 
+    @without_gradients
     def snapshot(self, rows: Any = None) -> Snapshot:
         """Copy the complete state of environments.
 
@@ -359,6 +360,7 @@ class Simulator:
             else {},
         )
 
+    @without_gradients
     def restore(self, snapshot: Snapshot, rows: Any = None, *, fresh_noise: bool = False) -> None:
         """Set environments to the states of a snapshot.
 
@@ -394,6 +396,7 @@ class Simulator:
         self._counters[:, index] = snapshot.counters[:2]
         self.finished[index] = snapshot.finished
 
+    @without_gradients
     def fork(self, rows: Any = None, n: int = 1, *, seed: int | None = None) -> Simulator:
         """Return a new simulator with `n` copies of each selected environment, in order, with independent noise.
 

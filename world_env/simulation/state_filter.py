@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from world_env.batch import Context, Observation, State, select
+from world_env.device import without_gradients
 from world_env.errors import ResetNeededError
 from world_env.models.conditioning import check_shapes
 from world_env.rng import CounterRNG
@@ -33,7 +34,7 @@ class StateFilter:
         self._rng = CounterRNG(torch.zeros(0, dtype=torch.int64, device="cpu"))
         self._state: State | None = None
 
-    @torch.no_grad()
+    @without_gradients
     def start(self, observation: Any, seeds: Sequence[int], rows: np.ndarray | None = None) -> Any:
         """Start episodes and return the observations in this mode.
 
@@ -52,7 +53,7 @@ class StateFilter:
             self._put(torch.as_tensor(rows, device=self._device), state, rng)
         return self._combined(state, observation)
 
-    @torch.no_grad()
+    @without_gradients
     def update(self, action: Any, observation: Any, rows: np.ndarray) -> Any:
         """Update environments with their actions and new observations; return the observations in this mode.
 

@@ -13,7 +13,7 @@ from world_env.data.recording import Recording
 from world_env.data.statistics import column_name, column_traits, counted
 from world_env.data.validation.issue import LintIssue, Severity, number_of
 from world_env.data.validation.regression import Transitions, discrete_sizes, vector_spaces
-from world_env.spaces import observation_spaces
+from world_env.spaces import is_image, observation_spaces
 from world_env.spec import WorldSpec
 from world_env.types import OBSERVATION
 
@@ -59,14 +59,18 @@ def _unusable(check: str, texts: Mapping[int, str], total: int) -> LintIssue:
 
 def out_of_bounds(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
     """Find values of Box spaces beyond their bounds."""
-    parts = observation_spaces(spec.observation_space)
-    boxes = {key: (space, [e.observation_columns()[key] for e in episodes.values()])
-             for key, space in parts.items()}  # fmt: skip
-    boxes["action"] = (spec.action_space, [episode.actions for episode in episodes.values()])
+    columns_of = [
+        (key, space, [e.observation_columns()[key] for e in episodes.values()], False)
+        for key, space in observation_spaces(spec.observation_space).items()
+    ]
+    actions = [episode.actions for episode in episodes.values()]
     found: dict[tuple[bool, Severity], dict[str, str]] = {}
     totals = {True: 0, False: 0}
-    for key, (space, columns) in boxes.items():
-        if not isinstance(space, spaces.Box) or space.dtype == np.uint8:
+    for key, space, columns, is_action in [
+        *columns_of,
+        ("action", spec.action_space, actions, True),
+    ]:
+        if not isinstance(space, spaces.Box) or is_image(space):
             continue
         low, high = (bound.reshape(-1).astype(np.float64) for bound in (space.low, space.high))
         slack = [
@@ -75,7 +79,6 @@ def out_of_bounds(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[
         ]
         values = np.concatenate([column.reshape(len(column), -1) for column in columns])
         over = (values < low - slack[0]) | (values > high + slack[1])
-        is_action = key == "action"
         totals[is_action] += values.shape[1]
         for i in np.flatnonzero(over.any(0)).tolist():
             worst = values[over[:, i], i]

@@ -113,6 +113,24 @@ def state_truncations(
     )
 
 
+def own_time_limit(episodes: Mapping[int, Episode], spec: WorldSpec) -> Iterator[LintIssue]:
+    """Find a time limit that is shorter than that of the spec: an environment may have one in its own code."""
+    totals = [e.elapsed + len(e) for e in episodes.values()]
+    longest = max(totals)
+    if spec.horizon is None or longest >= spec.horizon:
+        return
+    cut = [e.truncated and not e.terminated for e in episodes.values()]
+    at_limit = sum(total == longest and is_cut for total, is_cut in zip(totals, cut, strict=True))
+    if at_limit >= _MIN_TRUNCATIONS and at_limit > _MAX_SAME_LENGTH * sum(cut):
+        yield LintIssue(
+            "own_time_limit",
+            "warning",
+            f"{at_limit} of {number_of(sum(cut), 'truncated episode')} have exactly {longest} steps and none is "
+            f"longer, but the time limit is {spec.horizon} steps: a twin does not learn truncations, and its episodes "
+            f"are longer. If the environment truncates after {longest} steps, pass --horizon {longest}.",
+        )
+
+
 def told_truncations(episodes: Mapping[int, Episode], spec: WorldSpec) -> list[int]:
     """Numbers of the episodes whose truncation, before a time limit, follows from the state.
 

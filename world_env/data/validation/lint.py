@@ -21,6 +21,7 @@ from world_env.data.validation.episode_boundaries import (
 from world_env.data.validation.episode_ends import (
     chance_ends,
     constant_reward,
+    own_time_limit,
     state_truncations,
     time_limits,
 )
@@ -55,6 +56,7 @@ def lint(episodes: Sequence[Episode], spec: WorldSpec) -> list[LintIssue]:
     good, issues = usable_episodes(dict(enumerate(episodes)), spec)
     if good:
         issues += [*out_of_bounds(good, spec), *duplicates(good), *constant_reward(good)]
+        issues += own_time_limit(good, spec)
         issues += [*_of_transitions(good, spec), *wrapped_angles(good, spec)]
     if any(issue.check == "autoreset" for issue in issues):
         # The row of an automatic reset starts at the end of the episode before: that is not a cut episode.
