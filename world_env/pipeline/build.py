@@ -20,7 +20,7 @@ from world_env.device import torch_defaults
 from world_env.errors import MissingExtraError, RealStepLimitError, WorldEnvError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
-from world_env.model_evaluation.action_effects import measure_action_effects
+from world_env.model_evaluation.action_effects import measure_action_effects, most_real_steps
 from world_env.model_evaluation.error_by_horizon import measure_horizons
 from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
@@ -128,7 +128,7 @@ def build(
     out = Path(config.out)
     rounds_config = refine_config(config)
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
-    spec = check_before_steps(config)
+    spec = check_before_steps(config, reward_fn)
     policy_pool = None if config.pool is None else Pool.load(config.pool)
     plan = planned_steps(config, spec)
     plan.check(_LOWER)
@@ -292,11 +292,22 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
     linear = None if images else _linear(episodes, last.twin, share, config.seed)
     effects = _stored_effects(Path(config.out), last) or _diagnosed(
         "effects of actions",
-        lambda: measure_action_effects(last.twin, config.real, ledger=ledger, seed=config.seed),
+        lambda: _action_effects(config, last.twin, ledger),
     )
     return last.twin.fidelity.replace(
         horizons=measure_horizons(last.twin, validation, linear=linear), action_effects=effects
     )
+
+
+def _action_effects(config: BuildConfig, twin: Twin, ledger: StepLedger) -> ActionEffects:
+    """Raises RealStepLimitError without a step where the limit might stop the measure, whose steps would be lost."""
+    most, left = most_real_steps() * config.real.action_chunk, ledger.steps_left
+    if left is not None and left < most:
+        raise RealStepLimitError(
+            f"the limit of {config.max_real_steps:,} real steps leaves {left:,}, and they need up to {most:,}. Run "
+            "again with a larger limit (--max-real-steps, max_real_steps) to add them."
+        )
+    return measure_action_effects(twin, config.real, ledger=ledger, seed=config.seed)
 
 
 def _diagnosed(name: str, measure: Callable[[], _Measured]) -> _Measured | None:
