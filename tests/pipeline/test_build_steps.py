@@ -22,6 +22,7 @@ from world_env.results.step_plan import StepPlan, at_most, exact, of_episodes
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.spec import EnvConfig
+from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -157,6 +158,25 @@ def test_the_plan_is_announced_and_kept(
     )
     page = (tmp_path / "run" / "report" / "report.md").read_text(encoding="utf-8")
     assert "| real steps | judging steps |" in page
+
+
+def test_the_time_of_a_build_is_that_of_all_its_stages_and_few_columns_are_compared_with_least_squares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(tmp_path, baseline=False)
+    fidelity = Twin.load(build(asked).twin_folder).fidelity
+    assert fidelity.horizons is not None and fidelity.horizons.observation.linear is not None
+    # The columns of a grid world's categories are too many.
+    monkeypatch.setattr("world_env.pipeline.build._MAX_LINEAR_COLUMNS", 0)
+    log = tmp_path / "round-0" / "round.json"
+    tree = json.loads(log.read_text(encoding="utf-8"))
+    tree["seconds"] |= {"fit": 1_000.0}
+    log.write_text(json.dumps(tree), encoding="utf-8")
+    again = build(asked)
+    fidelity = Twin.load(again.twin_folder).fidelity
+    assert fidelity.horizons is not None and fidelity.horizons.observation.linear is None
+    seconds = dict(again.seconds)
+    assert seconds["fit (round 0)"] == 1_000.0 and seconds["all"] >= 1_000.0
 
 
 def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
