@@ -78,6 +78,10 @@ class Breaks(Plain):
         return super().step(action)
 
 
+def plain_for_a_while() -> gym.Env:
+    return Plain()
+
+
 gym.register("Breaks-v0", entry_point=Breaks)
 gym.register("Plain-v0", entry_point=Plain, max_episode_steps=50)
 gym.register("OnePort-v0", entry_point=OnePort, max_episode_steps=20)

@@ -82,7 +82,7 @@ class KnownFunctionError(WorldEnvError, ValueError):
 
 
 class NoGoalRewardError(KnownFunctionError, AttributeError):
-    """A twin has no rewards of goals: no function `compute_reward` was given.
+    """A twin or a real environment has no rewards of goals: no function `compute_reward`.
 
     It is also an AttributeError: environments without such a function do not have the method `compute_reward`.
     """

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -142,10 +142,13 @@ def _differences(
 def stage_lock(folder: Path) -> Iterator[None]:
     """Lock the output folder of a stage, so that no other process or thread runs a stage there.
 
-    The operating system releases the lock of a killed process. Raises StageBusyError if it is taken.
+    The operating system releases the lock of a killed process. A stage that made no folder leaves no lock file.
+    Raises StageBusyError if it is taken.
     """
     target = Path(folder).resolve()
-    lock = FileLock(target.with_name(f".{target.name}.stage.lock"), blocking=False)
+    path = target.with_name(f".{target.name}.stage.lock")
+    lock = FileLock(path, blocking=False)
+    missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -161,7 +164,14 @@ def stage_lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not target.exists():
+            # Before the release: whoever opens the file from now on has another one.
+            with suppress(OSError):
+                path.unlink()
         lock.release()
+        with suppress(OSError):  # the first one that is not empty
+            for parent in missing:
+                parent.rmdir()
 
 
 def one_at_a_time(

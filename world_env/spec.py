@@ -304,7 +304,8 @@ class EnvConfig(Struct, frozen=True):
     omitted_if_none: ClassVar[tuple[str, ...]] = ("horizon", "reset_options")
 
     env_id: str
-    """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id."""
+    """Gymnasium id of the real environment; "module:Id" if importing the module registers the id; or "module:Class" or
+    "module:function"."""
     kwargs: dict[str, Any] = {}
     """Keyword arguments of the environment; strict JSON values only."""
     wrappers: tuple[WrapperConfig, ...] = ()

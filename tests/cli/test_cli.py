@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_lines import TINY_LEARNING
+from stable_baselines3 import PPO
 
 from world_env.cli.main import main
 from world_env.data.store import EpisodeStore
@@ -16,7 +17,7 @@ from world_env.fitting.config import FitConfig
 from world_env.pipeline.build import Built, build, refine_config
 from world_env.pipeline.config import BuildConfig
 from world_env.policies.config import HeldExploration, RandomExploration
-from world_env.policies.saved_policy import load_policy, policy_card
+from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
@@ -455,3 +456,15 @@ def test_nothing_that_a_build_writes_names_this_machine(built: tuple[BuildConfig
     for path in (out / "twin" / "twin.json", out / "twin" / "card.md", out / "comparison.json"):
         assert str(out) not in path.read_text(encoding="utf-8")
     assert str(out) not in built[1].page.read_text(encoding="utf-8")
+
+
+def test_a_policy_in_a_folder_called_random_is_compared_with_the_random_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8)
+    save_policy(model, tmp_path / "random", trained_in="real")
+    words = ["--policies", "random", "--episodes", "5", "--out", "compared"]
+    assert main(["compare", "--twin", "cartpole", *words]) == 0
+    rows = read_comparison(tmp_path / "compared" / "comparison.json").rows
+    assert [row.policy for row in rows] == ["random", str(tmp_path / "random")]

@@ -16,11 +16,13 @@ from world_env.fitting.config import FitConfig
 from world_env.pipeline import planned_steps
 from world_env.pipeline.build import build
 from world_env.pipeline.config import BuildConfig
+from world_env.real.api_check import forget_checks
 from world_env.real.step_ledger import StepLedger
 from world_env.results.step_plan import StepPlan, at_most, exact, of_episodes
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.spec import EnvConfig
+from world_env.twin.twin import Twin
 
 pytestmark = pytest.mark.filterwarnings("ignore::world_env.fitting.preconditions.FitWarning")
 
@@ -158,6 +160,25 @@ def test_the_plan_is_announced_and_kept(
     assert "| real steps | judging steps |" in page
 
 
+def test_the_time_of_a_build_is_that_of_all_its_stages_and_few_columns_are_compared_with_least_squares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(tmp_path, baseline=False)
+    fidelity = Twin.load(build(asked).twin_folder).fidelity
+    assert fidelity.horizons is not None and fidelity.horizons.observation.linear is not None
+    # The columns of a grid world's categories are too many.
+    monkeypatch.setattr("world_env.pipeline.build._MAX_LINEAR_COLUMNS", 0)
+    log = tmp_path / "round-0" / "round.json"
+    tree = json.loads(log.read_text(encoding="utf-8"))
+    tree["seconds"] |= {"fit": 1_000.0}
+    log.write_text(json.dumps(tree), encoding="utf-8")
+    again = build(asked)
+    fidelity = Twin.load(again.twin_folder).fidelity
+    assert fidelity.horizons is not None and fidelity.horizons.observation.linear is None
+    seconds = dict(again.seconds)
+    assert seconds["fit (round 0)"] == 1_000.0 and seconds["all"] >= 1_000.0
+
+
 def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
     asked = config(tmp_path, baseline=False)
     first = build(asked)
@@ -173,9 +194,11 @@ def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
     assert [row["policy"] for row in stored["rows"]] == ["random", "ppo_twin"]
     # A baseline is trained and judged; the other policies are not judged again.
     wider = asked.replace(baseline=True)
+    forget_checks()  # as in another process
     plan, before = planned_steps(wider), taken(tmp_path)
-    assert plan.by_purpose["judge"] == 50
+    assert plan.by_purpose["judge"] == 50 and plan.by_purpose["validate"] == 1
     third = build(wider)
+    assert taken(tmp_path)["validate"] == before["validate"] + 1
     assert taken(tmp_path)["judge"] - before["judge"] == 50
     assert third.comparison.rows[:2] == first.comparison.rows
     # Another number of episodes judges all.
@@ -234,12 +257,25 @@ def test_a_limit_that_leaves_no_step_for_diagnostics_leaves_them_out(
     built = build(config(tmp_path, baseline=False, max_real_steps=301))
     assert taken(tmp_path) == {"validate": 1, "collect": 200, "judge": 100}
     assert built.page.is_file() and "no effects of actions: the limit of 301" in caplog.text
+    # No step is spent on a measure that the limit may stop.
+    caplog.clear()
+    build(config(tmp_path, baseline=False, max_real_steps=1_000))
+    assert taken(tmp_path)["evaluate"] <= 120
+    assert "limit of 1,000 real steps leaves 699, and they need up to 2,930" in caplog.text
     # A larger limit adds them.
     built = build(config(tmp_path, baseline=False, max_real_steps=10_000))
     assert taken(tmp_path)["evaluate"] > 100 and taken(tmp_path)["judge"] == 100
 
 
 # -- what must not stop a late stage -------------------------------------------------------------------------------
+
+
+def test_the_plan_has_the_effects_of_actions_only_where_the_limit_may_leave_them(
+    tmp_path: Path,
+) -> None:
+    for limit, planned in ((None, True), (10_000, True), (3_000, False)):
+        plan = str(planned_steps(config(tmp_path, baseline=False, max_real_steps=limit)))
+        assert ("2,930  effects of actions (none where --max-real-steps" in plan) == planned
 
 
 def test_an_error_of_the_environment_in_a_diagnostic_does_not_lose_the_page(

@@ -81,6 +81,18 @@ def test_a_second_thread_is_refused_too_and_another_spelling_is_the_same_folder(
     assert len(refused) == 1
 
 
+def test_a_stage_that_made_no_folder_leaves_no_lock_file(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "runs" / "build" / "x", tmp_path / "mine" / "x"):
+        with pytest.raises(Reached), stage_lock(folder):
+            raise Reached
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    # The lock of a folder with results stays: another process may be waiting for it.
+    with stage_lock(tmp_path / "runs" / "x"):
+        (tmp_path / "runs" / "x").mkdir()
+    assert (tmp_path / "runs" / ".x.stage.lock").is_file()
+
+
 def test_a_folder_without_permission_to_write_needs_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from world_env.pipeline.config import BuildConfig
 from world_env.policies.random_policy import RandomPolicy
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.real import StepLedger, as_env_config, make_real, make_real_vec, spec_of
+from world_env.real.api_check import check_step
 from world_env.real.gate import environment_note
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig
@@ -264,3 +265,33 @@ def test_a_missing_module_is_named_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import not_installed_here")
     done = run_in(tmp_path, *command)
     assert "mine needs the module 'not_installed_here', which is not installed" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["Plain", "plain_for_a_while"])
+def test_a_class_or_a_function_of_a_module_needs_no_registration(name: str, tmp_path: Path) -> None:
+    real = EnvConfig(f"hand_written:{name}", horizon=9)
+    store = collect(CollectConfig(real, tmp_path / "d", steps=30))
+    assert store.steps == 30 and spec_of(real).horizon == 9
+    # It is checked once in a process, as any other environment.
+    assert check_step(real).steps == 0
+    with pytest.raises(StageError, match=r"has no time limit.*--horizon"):
+        spec_of(f"hand_written:{name}")
+    # In another process too, which an object or a function is not.
+    ledger = StepLedger()
+    returns = run_real(RANDOM, real, [1, 2], purpose="judge", ledger=ledger, workers=2)
+    assert ledger.by_purpose == {"judge": int(returns.lengths.sum())}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "said"),
+    [
+        ("hand_written:Plainn", {}, "unknown environment id.*module:Class"),
+        ("hand_written:np", {}, "an object of type module, expected a class or a function"),
+        ("hand_written:Plain", {"mass": 2}, "arguments {'mass': 2}: .*'mass'.*--env-kwargs"),
+        ("builtins:dict", {}, "returned an object of type builtins.dict, expected one gymnasium"),
+        ("world_env:WorldModelEnv", {"twin": "cartpole"}, "is a learned environment"),
+    ],
+)
+def test_what_a_module_has_instead_is_named(env_id: str, kwargs: Any, said: str) -> None:
+    with pytest.raises(StageError, match=said):
+        spec_of(EnvConfig(env_id, kwargs=kwargs, horizon=5))

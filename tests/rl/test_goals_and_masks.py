@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from exact_twins import goal_twin, masked_twin, reached, valid_at
+from exact_twins import BOX, GOALS, goal_twin, masked_twin, reached, valid_at
 from small_twin import small
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.vec_env import VecMonitor
@@ -15,10 +15,17 @@ from stable_baselines3.common.vec_env import VecMonitor
 from world_env.envs.env import WorldModelEnv
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.envs.vector_env import WorldModelVectorEnv
-from world_env.errors import InvalidOptionError, KnownFunctionError, SpaceMismatchError
+from world_env.errors import (
+    InvalidOptionError,
+    KnownFunctionError,
+    NoGoalRewardError,
+    SpaceMismatchError,
+)
 from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy, policy_card
 from world_env.real.step_ledger import StepLedger
+from world_env.refinement.config import RefineConfig
+from world_env.refinement.refine import refine
 from world_env.rl.learn import LearnConfig, learn
 from world_env.rollouts.learned import run_learned
 from world_env.rollouts.real import run_real
@@ -125,6 +132,78 @@ def test_without_rewards_of_goals_the_error_says_how_to_give_them() -> None:
         env = WorldModelEnv("pendulum", compute_reward=reached)
         env.reset()
         env.step(np.zeros(1, np.float32))
+
+
+class RealReach(gym.Env):
+    """The real environment of `goal_twin`, whose episodes last as long as a training may."""
+
+    observation_space, action_space = GOALS, BOX
+    places: dict[str, Any]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        drawn = self.np_random.uniform(-0.9, 0.9, (2, 1)).astype(np.float32)
+        self.places = dict(zip(GOALS.spaces, (drawn[0], drawn[1], drawn[0]), strict=True))
+        return dict(self.places), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        place = np.clip(self.places["observation"] + 0.2 * action, -1, 1).astype(np.float32)
+        self.places |= {"observation": place, "achieved_goal": place}
+        return (
+            dict(self.places),
+            float(reached(place, self.places["desired_goal"], {})),
+            False,
+            False,
+            {},
+        )
+
+
+class RealGoals(RealReach):
+    def compute_reward(self, achieved: Any, desired: Any, info: Any) -> Any:
+        return reached(achieved, desired, info)
+
+
+def test_hindsight_replay_in_the_real_environment_waits_for_a_whole_episode(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def progress(done: int, wanted: int, logs: Any) -> None:
+        raise Killed
+
+    # The default of SAC would sample after 100 steps; the training is interrupted in its first episode, too.
+    real, ledger = EnvConfig(RealGoals, horizon=120), StepLedger()
+    config = HER.replace(steps=260)
+    with pytest.raises(Killed):
+        learn(real, config, out=tmp_path / "policy", ledger=ledger, progress=progress)
+    assert 0 < ledger.total() < 120
+    model = learn(real, config, out=tmp_path / "policy", ledger=ledger)
+    assert model.num_timesteps == 260 and model._n_updates > 0
+
+
+def test_hindsight_replay_without_rewards_of_goals_is_refused_before_a_real_step(
+    tmp_path: Path,
+) -> None:
+    ledger = StepLedger()
+    real = EnvConfig(RealReach, horizon=20)
+    with pytest.raises(NoGoalRewardError, match=r"RealReach has no method compute_reward\("):
+        learn(real, HER, ledger=ledger)
+    for config in (
+        RefineConfig(real, tmp_path / "run", steps=200, learn=HER),
+        RefineConfig(
+            real,
+            tmp_path / "run",
+            steps=200,
+            explorers={"far": {"algo": "SAC", "algo_kwargs": HER.algo_kwargs}},
+        ),
+    ):
+        with pytest.raises(NoGoalRewardError, match="predicted by the model"):
+            refine(config, ledger=ledger)
+        with pytest.raises(NoGoalRewardError, match="rewards are those of a reward_fn without"):
+            refine(config, ledger=ledger, reward_fn=lambda before, action, after: before)
+    other = RefineConfig(EnvConfig("Pendulum-v1"), tmp_path / "run", steps=200, learn=HER)
+    with pytest.raises(SpaceMismatchError, match="keys observation, achieved_goal"):
+        refine(other, ledger=ledger, reward_fn=GoalReward(reached))
+    assert ledger.total() == 0 and not list(tmp_path.iterdir())
 
 
 # -- masks -------------------------------------------------------------------------------------------------------

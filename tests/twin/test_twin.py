@@ -26,6 +26,7 @@ from world_env.errors import (
 from world_env.results import Fidelity, Provenance
 from world_env.simulation.simulator import Simulator
 from world_env.simulation.state_filter import StateFilter
+from world_env.spec import EnvConfig
 from world_env.twin.serialization import find_twin, list_twins
 from world_env.twin.twin import Twin, load_cached
 
@@ -184,3 +185,11 @@ def test_double_precision_twins_live(folder: Path) -> None:
     simulator = Simulator(load_cached(folder, dtype=torch.float64), 2)
     assert simulator.reset(seed=0).dtype == np.float32
     assert np.isfinite(simulator.step(np.zeros(2, int)).observation).all()
+
+
+def test_the_text_of_a_twin_names_the_environment_of_a_function_too() -> None:
+    twin = small()
+    unknown = dataclasses.replace(twin, spec=dataclasses.replace(twin.spec, real=None))
+    assert repr(unknown).startswith("Twin(no real environment, ")
+    real = Provenance(real=EnvConfig("cooling:CoolingEnv"))
+    assert repr(dataclasses.replace(unknown, provenance=real)).startswith("Twin(cooling:CoolingEnv")

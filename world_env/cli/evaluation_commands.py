@@ -18,7 +18,7 @@ from world_env.cli.console import (
     runs_folder,
 )
 from world_env.cli.main import set_threads
-from world_env.cli.options import RealEnv
+from world_env.cli.options import RealEnv, RealEnvOfTwin
 from world_env.cli.real_steps import announce, check_limit, filmed, played, show_plan
 from world_env.errors import InvalidOptionError
 from world_env.policy_evaluation.config import MIN_EPISODES, PoolConfig
@@ -60,7 +60,7 @@ class CompareCommand(Struct, frozen=True):
 
     twin: str
     """Name of a bundled twin, or a folder."""
-    env: RealEnv = RealEnv()
+    env: RealEnvOfTwin = RealEnvOfTwin()
     """Real environment. Without it: the one that the twin was fitted to, with its arguments and wrappers."""
     policies: tuple[Path, ...] | None = None
     """Policies: folders, or the .zip of models of Stable-Baselines3, sb3-contrib or SBX. A random policy is always
@@ -131,7 +131,8 @@ def compare_command(config: CompareCommand) -> None:
         )
     named: dict[str, Any] = {"random": RandomPolicy(loaded.spec.action_space)}
     for path in policies:
-        named[str(path) if path.name in named else path.name] = path
+        # A folder called "random" does not replace the random policy.
+        named[str(path.absolute()) if path.name in named else path.name] = path
     ledger = StepLedger(target / "real-steps.json", max_steps=config.max_real_steps)
     real = real_of_twin(loaded, real)
     part = played(loaded, real, len(named), config.episodes)
@@ -327,7 +328,7 @@ class FuturesCommand(Struct, frozen=True):
     """Policy that acts in all rollouts: a folder, or the .zip of a model of Stable-Baselines3, sb3-contrib or SBX."""
     out: Path
     """The video, .gif or .mp4. The count of real steps is written beside it."""
-    env: RealEnv = RealEnv()
+    env: RealEnvOfTwin = RealEnvOfTwin()
     """Real environment. Without it: the one that the twin was fitted to."""
     after: int = 50
     """Real steps before the state."""

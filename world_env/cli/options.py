@@ -70,19 +70,27 @@ class RealEnv(EnvConfig, frozen=True):
     """Real environment of a command that can do without one."""
 
     env_id: str | None = None  # type: ignore[assignment]
-    """Gymnasium id of the real environment, or "module:Id" if importing the module registers the id. None: none, or the
-    one that the twin was fitted to."""
+    """Gymnasium id of the real environment; "module:Id" if importing the module registers the id; or "module:Class" or
+    "module:function". None: no real environment."""
 
     def config(self) -> EnvConfig | None:
         """The environment, or None without an id. Raises InvalidOptionError for arguments without an id."""
         if self.env_id is not None:
             return EnvConfig(**{name: getattr(self, name) for name in self.__struct_fields__})
-        if self != RealEnv():
+        if self != type(self)():
             raise InvalidOptionError(
                 "--env-kwargs, --wrapper, --action-chunk, --horizon and --reset-options belong to a real environment: "
                 "give its ENV_ID too, or leave them out (a twin keeps those that it was fitted with)"
             )
         return None
+
+
+class RealEnvOfTwin(RealEnv, frozen=True):
+    """Real environment of a command that takes the one of its twin by default."""
+
+    env_id: str | None = None  # type: ignore[assignment]
+    """Gymnasium id of the real environment; "module:Id" if importing the module registers the id; or "module:Class" or
+    "module:function". None: the one that the twin was fitted to."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from world_env.device import torch_defaults
 from world_env.errors import MissingExtraError, RealStepLimitError, WorldEnvError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
-from world_env.model_evaluation.action_effects import measure_action_effects
+from world_env.model_evaluation.action_effects import measure_action_effects, most_real_steps
 from world_env.model_evaluation.error_by_horizon import measure_horizons
 from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
@@ -55,6 +56,7 @@ from world_env.results.provenance import facts
 from world_env.rl.learn import learn
 from world_env.rollouts.real import run_real
 from world_env.run_config import MAY_CHANGE, one_at_a_time
+from world_env.spec import encoded_shapes
 from world_env.twin.serialization import read_json
 from world_env.twin.twin import KnownFunction, Twin
 
@@ -75,6 +77,9 @@ _MAY_CHANGE = (
 )
 """Settings of a build that may differ when it is resumed, besides those of any stage."""
 _RESULTS = ("comparison.json", "judged.json", "twin")
+_MAX_LINEAR_COLUMNS = 400
+"""Largest number of encoded columns of an observation with which errors are compared with least squares. Its time grows
+with the square: about a minute with 400 columns on one core, ten minutes with 1,000."""
 JUDGE_SEEDS = 10_000
 """First reset seed of the final comparison. Data collection uses other seeds."""
 
@@ -128,7 +133,7 @@ def build(
     out = Path(config.out)
     rounds_config = refine_config(config)
     known: Known = {"reward_fn": reward_fn, "termination_fn": termination_fn}
-    spec = check_before_steps(config)
+    spec = check_before_steps(config, reward_fn)
     policy_pool = None if config.pool is None else Pool.load(config.pool)
     plan = planned_steps(config, spec)
     plan.check(_LOWER)
@@ -142,7 +147,6 @@ def build(
     )
     _log.info("%s", plan)
     ledger = StepLedger(out / "real-steps.json", max_steps=config.max_real_steps)
-    began = time.perf_counter()
     rounds = run_rounds(rounds_config, spec, ledger, report, known)
     last = rounds[-1]
     seconds = [
@@ -158,8 +162,9 @@ def build(
     if policy_pool is not None:
         found = _agreement(f"{config.algo.lower()}_twin", last, policy_pool, ledger)
         twin = with_agreement(twin, *found)
-    now = time.perf_counter()
-    seconds += [("measure", round(now - mark, 1)), ("all", round(now - began, 1))]
+    seconds.append(("measure", round(time.perf_counter() - mark, 1)))
+    # Of a resumed build, the rounds were made by other processes.
+    seconds.append(("all", round(sum(duration for _, duration in seconds), 1)))
     folder = twin.save(out / "twin")
     if fidelity.action_effects is not None:
         Judged.read(out).replace(action_effects_of=digest_of(last.twin_folder)).write(out)
@@ -287,16 +292,28 @@ def _measured(config: BuildConfig, last: Round, ledger: StepLedger) -> Fidelity:
         episodes = truncations_as_terminations(episodes, last.twin.spec)
     share = last.twin.provenance.recorded("fit", "validation_fraction")
     _, validation = split(episodes, share, config.seed)
-    # Least squares on images would need a weight for each pair of pixels.
-    images = last.twin.codec.images
-    linear = None if images else _linear(episodes, last.twin, share, config.seed)
+    # Least squares has a weight for each pair of columns: of pixels, or of the categories of a grid world.
+    columns = sum(map(math.prod, encoded_shapes(last.twin.spec).values()))
+    few = columns <= _MAX_LINEAR_COLUMNS and not last.twin.codec.images
+    linear = _linear(episodes, last.twin, share, config.seed) if few else None
     effects = _stored_effects(Path(config.out), last) or _diagnosed(
         "effects of actions",
-        lambda: measure_action_effects(last.twin, config.real, ledger=ledger, seed=config.seed),
+        lambda: _action_effects(config, last.twin, ledger),
     )
     return last.twin.fidelity.replace(
         horizons=measure_horizons(last.twin, validation, linear=linear), action_effects=effects
     )
+
+
+def _action_effects(config: BuildConfig, twin: Twin, ledger: StepLedger) -> ActionEffects:
+    """Raises RealStepLimitError without a step where the limit might stop the measure, whose steps would be lost."""
+    most, left = most_real_steps() * config.real.action_chunk, ledger.steps_left
+    if left is not None and left < most:
+        raise RealStepLimitError(
+            f"the limit of {config.max_real_steps:,} real steps leaves {left:,}, and they need up to {most:,}. Run "
+            "again with a larger limit (--max-real-steps, max_real_steps) to add them."
+        )
+    return measure_action_effects(twin, config.real, ledger=ledger, seed=config.seed)
 
 
 def _diagnosed(name: str, measure: Callable[[], _Measured]) -> _Measured | None:

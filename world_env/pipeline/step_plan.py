@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from world_env.collection.config import CollectConfig
@@ -95,6 +96,9 @@ def _build_parts(config: BuildConfig, spec: WorldSpec) -> list[PlannedSteps]:
         ]
         parts.append(bounds[1].replace(at_least=bounds[0].at_least))
     left, effects = _left_to_judge(config, rounds, last)
+    if left and all(part.purpose != "validate" for part in parts):
+        # A resumed build checks the environment before the first policy that it evaluates.
+        parts.insert(0, check_step(config.real))
     policies = "1 policy" if left == 1 else f"{left} policies"
     use = f"final evaluation: {policies} x {config.judge_episodes} episodes (--judge-episodes)"
     horizon, chunk = spec.horizon, spec.action_chunk
@@ -103,11 +107,21 @@ def _build_parts(config: BuildConfig, spec: WorldSpec) -> list[PlannedSteps]:
         pool = Pool.load(config.pool)
         use = f"agreement over the pool: 1 policy x {len(pool.seeds)} episodes"
         parts.append(of_episodes("judge", use, len(pool.seeds), horizon, chunk))
-    if effects:
-        parts.append(at_most("evaluate", "effects of actions", most_real_steps() * chunk))
+    most = most_real_steps() * chunk
+    if effects and most <= _most_left(config, parts):
+        use = "effects of actions (none where --max-real-steps leaves fewer)"
+        parts.append(at_most("evaluate", use, most))
     shown = min(VIDEO_STEPS, horizon or VIDEO_STEPS)
     parts.append(at_most("evaluate", "frames of the report page", shown * chunk))
     return parts
+
+
+def _most_left(config: BuildConfig, parts: list[PlannedSteps]) -> float:
+    """Largest number of steps that the limit may leave after these parts."""
+    if config.max_real_steps is None:
+        return math.inf
+    taken = StepLedger(Path(config.out) / "real-steps.json").total(exclude=())
+    return config.max_real_steps - taken - sum(part.at_least for part in parts)
 
 
 def _last_round(rounds: RefineConfig) -> int | None:

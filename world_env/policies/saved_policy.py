@@ -135,8 +135,9 @@ def policy_card(folder: str | os.PathLike[str]) -> PolicyCard:
     restore_folder(path.parent, files=_FILES)
     if not path.is_file():
         raise StageError(
-            f"{folder} is not a policy folder: {_JSON} is missing. Check the path, or train a "
-            "policy with `world-env learn`."
+            f"{folder} is not a policy folder: {_JSON} is missing. Check the path, or train a policy with "
+            "`world-env learn`. A policy is a folder, the .zip of a model or, in Python, also a model, a function or a "
+            "world_env.policies.Policy, such as RandomPolicy(action_space)."
         )
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))

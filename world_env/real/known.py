@@ -8,8 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import gymnasium
-
+from world_env.real.registered import origin_of
 from world_env.spec import EnvConfig, python_object
 
 _Fact = TypeVar("_Fact")
@@ -49,6 +48,6 @@ def _text(real: EnvConfig) -> str:
 
 
 def _origin(real: EnvConfig) -> Any:
-    """What makes the environment: an object, or the entry of Gymnasium's registry."""
+    """What makes the environment: an object, or what its id names."""
     found = python_object(real.env_id)
-    return gymnasium.registry.get(real.env_id.rpartition(":")[2]) if found is None else found
+    return origin_of(real.env_id) if found is None else found

@@ -23,7 +23,7 @@ from world_env.errors import (
 from world_env.real.env_config import AnyEnv, as_env_config, check_can_be_copied, given_env
 from world_env.real.gate import CountedEnv, Gate, check_limit, constructed, smaller
 from world_env.real.known import Known
-from world_env.real.registered import check_is_real, is_ours, make_registered
+from world_env.real.registered import check_is_env, check_is_real, is_ours, make_registered
 from world_env.real.step_ledger import StepLedger
 from world_env.real.wrapping import layers, refuse_moving_statistics, wrapped
 from world_env.spaces import action_size, observation_spaces, wrapper_in_a_file
@@ -192,12 +192,7 @@ def _made(real: EnvConfig, render_mode: str | None) -> gym.Env:
                 "pass a function that makes the environment"
             )
     else:
-        env = constructed(lambda: target(**arguments), real)
-        if not isinstance(env, gym.Env):
-            raise StageError(
-                f"{real.env_id} returned an object of type {type(env).__module__}.{type(env).__name__}, expected one "
-                "gymnasium.Env. Environments of the package gym, and vectors of environments, are not supported"
-            )
+        env = constructed(lambda: check_is_env(target(**arguments), real.env_id), real)
     # An id that its module registers on import, or a function as entry point, is known only now.
     try:
         check_is_real(real.env_id, is_ours(type(env.unwrapped)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -25,11 +26,15 @@ _EXTRAS = {
 }
 """Part of a Gymnasium entry point -> extra of this package that installs its simulator."""
 _PACKAGE = __name__.partition(".")[0]
+_FORMS = (
+    'Write an environment of another package as "module:Id", where importing the module registers the id, or as '
+    '"module:Class" or "module:function".'
+)
 _VERSION = re.compile(r"-v\d+$")
 
 
 def make_registered(env_id: str, arguments: JSON) -> gym.Env[Any, Any]:
-    """Make the environment of an id.
+    """Make the environment of an id, or of "module:Class" or "module:function" if no id has this name.
 
     Raises StageError for an unknown id, for arguments that it does not take and for an id of a learned environment,
     MissingExtraError for a missing simulator.
@@ -37,6 +42,9 @@ def make_registered(env_id: str, arguments: JSON) -> gym.Env[Any, Any]:
     module, colon, name = env_id.rpartition(":")
     if colon:
         import_module(module, f"the module of environment {env_id!r}")
+    origin = origin_of(env_id)
+    if origin is not None and not isinstance(origin, EnvSpec):
+        return _made_by(origin, env_id, arguments)
     versions = _registered_versions(name)
     check_is_real(env_id, bool(versions) and all(map(is_learned, versions)))
     try:
@@ -53,13 +61,46 @@ def make_registered(env_id: str, arguments: JSON) -> gym.Env[Any, Any]:
         ) from error
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
         # The text of Gymnasium's error is left out: it suggests ids of learned environments.
-        hint = _similar_ids(env_id)
-        if callable(getattr(sys.modules.get(module), name, None)):
-            hint = (
-                f'{name} of the module {module} is not a registered id: register one there, gymnasium.register("{name}'
-                f'-v0", {name}, max_episode_steps=STEPS), and give {module}:{name}-v0. In Python pass {name} itself.'
-            )
-        raise StageError(f"unknown environment id {env_id!r}. {hint}") from error
+        raise StageError(f"unknown environment id {env_id!r}. {_similar_ids(env_id)}") from error
+
+
+def origin_of(env_id: str) -> Any:
+    """What makes the environment of an id: its entry in the registry, or else the attribute of an imported module.
+
+    None for an unknown id, and for one whose module is not imported.
+    """
+    module, _, name = env_id.rpartition(":")
+    registered = gym.registry.get(name)
+    return getattr(sys.modules.get(module), name, None) if registered is None else registered
+
+
+def _made_by(maker: Any, env_id: str, arguments: JSON) -> gym.Env[Any, Any]:
+    """The environment of a class or a function of a module that registers no id for it."""
+    if not callable(maker):
+        raise StageError(
+            f"{env_id!r} is an object of type {type(maker).__name__}, expected a class or a function that makes one "
+            "gymnasium.Env, or a registered id"
+        )
+    try:
+        # Arguments that do not fit are an error of the command; a TypeError inside is one of the environment.
+        inspect.signature(maker).bind(**arguments)
+    except TypeError as error:
+        raise StageError(
+            f"cannot make {env_id!r} with the arguments {arguments}: {error}. Check the arguments (--env-kwargs)."
+        ) from error
+    except ValueError:  # of compiled code
+        pass
+    return check_is_env(maker(**arguments), env_id)
+
+
+def check_is_env(env: Any, env_id: str) -> gym.Env[Any, Any]:
+    """Return what a function returned. Raises StageError unless it is one environment."""
+    if not isinstance(env, gym.Env):
+        raise StageError(
+            f"{env_id} returned an object of type {type(env).__module__}.{type(env).__name__}, expected one "
+            "gymnasium.Env. Environments of the package gym, and vectors of environments, are not supported"
+        )
+    return env
 
 
 def import_module(name: str, called: str) -> Any:
@@ -88,8 +129,7 @@ def import_module(name: str, called: str) -> Any:
         raise StageError(
             f"cannot import {called} ({error}): {name!r} is neither installed nor in the working directory {here}. "
             f"Run in the folder of {top}.py, install its package (pip install -e FOLDER), or add its folder to "
-            f'PYTHONPATH.{hint} Write an id of another package as "module:Id": importing the module must register '
-            "the id."
+            f"PYTHONPATH.{hint} {_FORMS}"
         ) from error
 
 
@@ -143,7 +183,4 @@ def _similar_ids(env_id: str) -> str:
     """Registered ids of real environments with a similar name, and how to name an id of another package."""
     known = {name.lower(): name for name, spec in gym.registry.items() if not is_learned(spec)}
     matches = difflib.get_close_matches(_name_of(env_id).lower(), known, n=5, cutoff=0.5)
-    advice = (
-        'Write an id of another package as "module:Id": importing the module must register the id.'
-    )
-    return f"Did you mean {', '.join(known[m] for m in matches)}? {advice}" if matches else advice
+    return f"Did you mean {', '.join(known[m] for m in matches)}? {_FORMS}" if matches else _FORMS

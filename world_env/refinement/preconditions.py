@@ -19,22 +19,24 @@ from world_env.policies.algorithms import algorithm_class, check_algo_options
 from world_env.policies.config import ExplorationConfig, MixtureExploration, policies_of
 from world_env.real.real_env import spec_of
 from world_env.refinement.config import ROLES, RefineConfig, check_actions
-from world_env.rl.config import LearnConfig
+from world_env.rl.hindsight import check_hindsight
 from world_env.rl.supported_spaces import check_training_in_twin
 from world_env.spaces import observation_spaces
 from world_env.spec import WorldSpec
+from world_env.twin.twin import KnownFunction
 
 _MIN_FREE_BYTES = 50_000_000
 """Free space of the disk below which no run starts: a twin and its policies need about as much."""
 
 
-def checked_spec(config: RefineConfig) -> WorldSpec:
+def checked_spec(config: RefineConfig, reward_fn: KnownFunction | None = None) -> WorldSpec:
     """Make the real environment once, without a real step, check all settings against it and return its spec.
 
+    reward_fn: known rewards of the twins.
     Raises what `spec_of` and `check_settings` raise.
     """
     spec = spec_of(config.real)
-    check_settings(config, spec)
+    check_settings(config, spec, reward_fn)
     return spec
 
 
@@ -70,25 +72,24 @@ def check_folder(out: Path, spec: WorldSpec, steps: int) -> None:
         )
 
 
-def check_settings(config: RefineConfig, spec: WorldSpec) -> None:
+def check_settings(
+    config: RefineConfig, spec: WorldSpec, reward_fn: KnownFunction | None = None
+) -> None:
     """Check what would stop a later stage, so that the error comes before a real step.
 
-    Raises InvalidOptionError, SpaceMismatchError, TooLittleDataError, UnknownFamilyError.
+    Raises InvalidOptionError, SpaceMismatchError, TooLittleDataError, UnknownFamilyError, NoGoalRewardError.
     """
-    check_actions(config.learn.algo, spec)
     if config.steps_after(0) < MIN_STEPS:
         raise TooLittleDataError(
             f"the first round has {config.steps_after(0)} real steps, but a fit needs at least {MIN_STEPS}: give more "
             "steps, or fewer rounds"
         )
     check_model(config.fit, spec)
-    check_training_in_twin(config.learn, spec)
-    _check_algorithm(config.learn)
-    for name in config.explorers:
-        explorer = config.explorer(name, 0)
-        check_training_in_twin(explorer, spec)
-        check_actions(explorer.algo, spec)
-        _check_algorithm(explorer)
+    for learning in (config.learn, *(config.explorer(name, 0) for name in config.explorers)):
+        check_actions(learning.algo, spec)
+        check_training_in_twin(learning, spec)
+        check_algo_options(algorithm_class(learning.algo), learning.algo_kwargs)
+        check_hindsight(learning.algo_kwargs, spec.observation_space, reward_fn)
     for exploration in (config.exploration, config.later_exploration)[: config.rounds]:
         _check_policies(exploration, (*ROLES, *config.explorers), spec)
 
@@ -117,7 +118,3 @@ def check_model(config: FitConfig, spec: WorldSpec) -> None:
     model_class, model_config = check_family(config)
     with torch.random.fork_rng(devices=[]):
         model_class(spec, model_config)
-
-
-def _check_algorithm(learning: LearnConfig) -> None:
-    check_algo_options(algorithm_class(learning.algo), learning.algo_kwargs)

@@ -51,7 +51,7 @@ def refine(
     than `max_real_steps`. At that limit, or the limit of `ledger`, RealStepLimitError stops the run; it can be resumed.
     """
     ledger = ledger.limited(config.max_real_steps)
-    spec = checked_spec(config)
+    spec = checked_spec(config, reward_fn)
     plan = StepPlan(
         parts=planned_rounds(config, spec),
         taken=ledger.by_purpose,

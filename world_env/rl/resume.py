@@ -55,6 +55,10 @@ def restore(model: BaseAlgorithm, env: VecEnv, partial: Path) -> None:
             # Hindsight replay drops the last episode if it was interrupted: new episodes follow.
             warnings.filterwarnings("ignore", message=".*last trajectory in the replay buffer")
             model.load_replay_buffer(_replay_file(partial))
+        lengths = getattr(model.replay_buffer, "ep_length", None)
+        if lengths is not None and not lengths.any():
+            # Hindsight replay samples whole episodes: wait for the first one again.
+            model.learning_starts += model.num_timesteps
 
 
 def remove(partial: Path) -> None:

@@ -130,8 +130,10 @@ class Twin:
     def __repr__(self) -> str:
         parameters = sum(value.numel() for value in self.model.parameters())
         spaces = (self.spec.observation_space, self.spec.action_space)
+        real = self.provenance.real
+        name = self.spec.real_id or ("no real environment" if real is None else real.env_id)
         return (
-            f"Twin({self.spec.real_id or 'no real environment'}, {self.family}, {parameters} parameters, "
+            f"Twin({name}, {self.family}, {parameters} parameters, "
             f"{' -> '.join(_short(space) for space in spaces)}, horizon={self.spec.horizon}, "
             f"{len(self.starts)} initial states)"
         )
