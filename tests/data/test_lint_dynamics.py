@@ -101,22 +101,29 @@ def test_a_dead_time_is_a_warning_that_names_both_causes() -> None:
     assert "--family rssm" in issue.message
 
 
-@pytest.mark.parametrize("kind", ["vector", "discrete"])
+@pytest.mark.parametrize("kind", ["vector", "discrete", "two held"])
 def test_late_actions_of_any_space_are_found(kind: str) -> None:
     rng = np.random.default_rng(5)
     push = rng.normal(size=(3, 4))
     episodes = []
     for number in range(20):
         choice = rng.integers(0, 3, 80)
-        vector = np.eye(3)[choice] if kind == "discrete" else rng.uniform(-1, 1, (80, 3))
+        if kind == "two held":  # the last action again in about half of the steps
+            choice = np.repeat(rng.integers(0, 2, 80), rng.integers(1, 3, 80))[:80]
+        vector = rng.uniform(-1, 1, (80, 3)) if kind == "vector" else np.eye(3)[choice]
         seen = [rng.normal(size=4)]
         for each in vector:
             seen.append(0.9 * seen[-1] + 0.3 * each @ push + 0.02 * rng.normal(size=4))
         observations = np.array(seen, np.float32)
-        actions = choice if kind == "discrete" else vector.astype(np.float32)
+        actions = vector.astype(np.float32) if kind == "vector" else choice
         rewards = -np.abs(observations[1:]).sum(1)
         episodes.append(Episode(observations, actions, rewards, False, True, seed=number))
-    space = spaces.Discrete(3) if kind == "discrete" else spaces.Box(-1, 1, (3,), np.float32)
+    number_of = {"discrete": 3, "two held": 2}
+    space = (
+        spaces.Box(-1, 1, (3,), np.float32)
+        if kind == "vector"
+        else spaces.Discrete(number_of[kind])
+    )
     of_80_steps = dataclasses.replace(spec(4, space), horizon=80)
     assert found(episodes, of_80_steps) == {}
     assert found(late(episodes), spec(4, space))["action_shift"] == "error"

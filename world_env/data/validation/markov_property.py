@@ -32,7 +32,7 @@ _MIN_SURPRISE_BEFORE, _MIN_SURPRISE_BESIDE = 0.7, 0.15
 feedback."""
 _MAX_OWN_ACTION_RATIO = 1.1
 """Ratio by which the action of the step itself may improve a prediction that knows the action of the step after."""
-_MAX_OWN_EFFECT = 0.12
+_MAX_OWN_EFFECT = 0.2
 """Correlation of the action of the step itself with a change, both without what the observation tells."""
 _EXACT = 0.05
 """Error as a share of an action's deviation below which the action is a function of the observations."""
@@ -62,6 +62,11 @@ class _Steps:
     def error(self, *inputs: np.ndarray) -> np.ndarray:
         """Errors (K, D) of the scaled changes, predicted from the inputs (K, ...)."""
         return cross_validated_error(np.concatenate(inputs, 1), self.changes, self.folds)
+
+    def with_memory(self) -> np.ndarray:
+        """Errors (K, D) with the observation and the action of the step before as further inputs."""
+        earlier = self.data.before[self.rows - 1]
+        return self.error(self.before, self.action(0), earlier, self.action(-1))
 
     def action(self, lag: int) -> np.ndarray:
         """Action `lag` steps later, (K, A)."""
@@ -136,8 +141,12 @@ def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
         return
     before = steps.error(steps.before, steps.action(-1))
     ratios = steps.smallest_ratio(own, before)
-    # The action before can also stand for a state that the observation hides: then it explains little by itself.
-    if ratios.max() > _MIN_ACTION_RATIO and _explains(steps, before, int(np.argmax(ratios))):
+    # The action before can also stand for a state that the observation hides: then it explains little by itself, and
+    # the observation before explains more.
+    column = int(np.argmax(ratios))
+    if ratios[column] <= _MIN_ACTION_RATIO or not _explains(steps, before, column):
+        return
+    if steps.smallest_ratio(before, steps.with_memory())[column] < _MIN_MEMORY_RATIO:
         yield LintIssue(
             "action_shift",
             "warning",
@@ -221,9 +230,7 @@ def _hidden_state(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
     unexplained = np.minimum(own.mean(0) / usual, 1.0)
     if not (unexplained > _MIN_CLEARLY_UNEXPLAINED).any():
         return
-    memory = steps.error(
-        steps.before, steps.action(0), data.before[steps.rows - 1], steps.action(-1)
-    )
+    memory = steps.with_memory()
     ratios = steps.smallest_ratio(np.minimum(own, usual), memory)
     hidden = (ratios > _MIN_MEMORY_RATIO) & (unexplained > _MIN_UNEXPLAINED)
     hidden |= (ratios > _CLEAR_MEMORY_RATIO) & (unexplained > _MIN_CLEARLY_UNEXPLAINED)
