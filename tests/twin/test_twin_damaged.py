@@ -151,7 +151,9 @@ DAMAGE: list[tuple[Callable[[Path], None], type[Exception], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("damage", "error", "message"), DAMAGE, ids=lambda part: str(part)[:30])
+@pytest.mark.parametrize(
+    ("damage", "error", "message"), DAMAGE, ids=lambda part: getattr(part, "__name__", str(part))
+)
 def test_damage_is_named(
     folder: Path, damage: Callable[[Path], None], error: type[Exception], message: str
 ) -> None:
