@@ -17,9 +17,10 @@ def lint_section(tree: JSON | None) -> str:
     clean = [row for row in rows if row["fault"] == "clean"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     found = grouped(planted, lambda row: (row["fault"], row["task"]))
-    others = Counter(
-        (row["fault"], row["task"], name) for row in rows for name in row["other_findings"]
-    )
+    others: dict[str, Counter[str]] = {}
+    for row in rows:
+        if row["other_findings"]:
+            others.setdefault(row["fault"], Counter()).update(row["other_findings"])
     return paragraphs(
         f"**{sum(row['found'] for row in planted)} of {len(planted)} planted faults found; "
         f"{sum(not row['found'] for row in clean)} of {len(clean)} clean datasets without an error or a warning.** "
@@ -32,8 +33,11 @@ def lint_section(tree: JSON | None) -> str:
             ],
         ),
         table(
-            ["fault", "task", "other check that reported an issue", "times"],
-            [[f"`{fault}`", task, name, str(n)] for (fault, task, name), n in others.items()],
+            ["fault", "other checks that reported an issue (times)"],
+            [
+                [f"`{fault}`", ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))]
+                for fault, counts in others.items()
+            ],
         ),
     )
 
