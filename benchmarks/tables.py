@@ -64,8 +64,8 @@ PAGES: dict[str, dict[str, Section]] = {
     "README.md": {"results": Section(returns_table.summary_section, ("returns", "refined"))},
     "docs/results/returns.md": _sections(returns_table, "returns", "tuning")
     | _sections(returns_table, "pairs", "goals", files="returns")
-    | _sections(returns_table, "returns_speed", files="returns_speed returns")
-    | _sections(toy_text_table, "toy_text"),
+    | _sections(returns_table, "returns_speed", files="returns_speed returns"),
+    "docs/results/categories.md": _sections(toy_text_table, "toy_text"),
     "docs/results/refinement.md": _sections(refined_table, "refined")
     | _sections(refined_table, "goals", "rounds", "ablation", "tried", "missing", files="refined"),
     "docs/results/agreement.md": _sections(agreement_tables, "agreement")

@@ -32,13 +32,12 @@ def lint_section(tree: JSON | None) -> str:
                 for fault in dict.fromkeys(row["fault"] for row in planted)
             ],
         ),
-        table(
-            ["fault", "other checks that reported an issue (times)"],
-            [
-                [f"`{fault}`", ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))]
-                for fault, counts in others.items()
-            ],
-        ),
+        "Other checks that reported an issue (times): "
+        + "; ".join(
+            f"`{fault}`: " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))
+            for fault, counts in others.items()
+        )
+        + ".",
     )
 
 
