@@ -24,7 +24,7 @@ MANY_STEPS = 50_000
 """Real steps from which the PPO preset refines in small rounds, where one round cannot show everything."""
 _SMALL_ROUND = 5_000
 _STEPS_PER_PAIR = 10
-"""Real steps per pair of state and action from which one round of random actions is enough."""
+"""Real steps per pair of state and action from which the PPO preset has one round of random actions."""
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -50,7 +50,7 @@ from states of the data, where the twin is accurate.
 _TABLE = LearnConfig(
     simulation=TwinTrainingConfig(on_uncertain="truncate"), algo_kwargs={"ent_coef": 0.03}
 )
-"""PPO in a table. The twin is exact at the pairs that it was trained on, and truncates at the others. With a penalty
+"""PPO in a table. The twin is good at the pairs that it was trained on, and truncates at the others. With a penalty
 there, a policy learns to stay away from all states near them; without truncation it uses their wrong successors. The
 entropy bonus keeps a policy from ending its search where the reward was not found yet.
 """
@@ -62,6 +62,7 @@ def preset(
     """Return the default configuration of an algorithm for `steps` real steps.
 
     algo: "PPO" or "SAC", the algorithm that trains in the twins.
+    Raises what `spec_of` raises: the spaces of the environment choose the configuration.
     """
     covered = _is_covered(spec_of(real), steps)
     many = steps >= MANY_STEPS and not covered
@@ -76,7 +77,7 @@ def preset(
 
 
 def _is_covered(spec: WorldSpec, steps: int) -> bool:
-    """Whether random actions show every pair of state and action often: both are categories, and pairs are few."""
+    """Whether state and action are categories, and their pairs few for the number of steps."""
     parts = [*observation_spaces(spec.observation_space).values(), spec.action_space]
     sizes = [category_sizes(part) for part in parts]
     return all(sizes) and math.prod(itertools.chain(*sizes)) * _STEPS_PER_PAIR <= steps
