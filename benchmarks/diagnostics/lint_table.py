@@ -37,7 +37,9 @@ def lint_section(tree: JSON | None) -> str:
             f"`{fault}`: " + ", ".join(f"{name} ({n})" for name, n in sorted(counts.items()))
             for fault, counts in others.items()
         )
-        + ".",
+        + "."
+        if others
+        else "",
     )
 
 
