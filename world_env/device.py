@@ -54,10 +54,8 @@ def _modes_left() -> contextlib.AbstractContextManager[Any]:
     Tensors that are kept, such as a state, cannot be changed later if they were made in inference mode. A lower
     precision would change the numbers, and the compiled functions do not take it.
     """
-    inference, kinds = (
-        torch.is_inference_mode_enabled(),
-        [*filter(torch.is_autocast_enabled, _AUTOCAST)],
-    )
+    inference = torch.is_inference_mode_enabled()
+    kinds = [*filter(torch.is_autocast_enabled, _AUTOCAST)]
     if not inference and not kinds:
         return _NOTHING
     left = contextlib.ExitStack()
@@ -97,12 +95,10 @@ def torch_defaults() -> Iterator[None]:
         if torch.get_default_dtype() != torch.float32:
             torch.set_default_dtype(torch.float32)
     try:
-        if torch.get_default_device().type == "cpu":
-            with _modes_left(), torch.enable_grad():
-                yield  # A device context would slow down every operation.
-        else:
-            with torch.device("cpu"), _modes_left(), torch.enable_grad():
-                yield
+        # A device context would slow down every operation.
+        cpu = torch.get_default_device().type == "cpu"
+        with _NOTHING if cpu else torch.device("cpu"), _modes_left(), torch.enable_grad():
+            yield
     finally:
         with _lock:
             _running -= 1

@@ -1,4 +1,4 @@
-"""The command `export`, and what it says of what it cannot export."""
+"""The command `export`, and its errors."""
 
 import subprocess
 import sys

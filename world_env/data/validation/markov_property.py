@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,7 +64,8 @@ class _Steps:
         """Errors (K, D) of the scaled changes, predicted from the inputs (K, ...)."""
         return cross_validated_error(np.concatenate(inputs, 1), self.changes, self.folds)
 
-    def with_memory(self) -> np.ndarray:
+    @functools.cached_property
+    def error_with_memory(self) -> np.ndarray:
         """Errors (K, D) with the observation and the action of the step before as further inputs."""
         earlier = self.data.before[self.rows - 1]
         return self.error(self.before, self.action(0), earlier, self.action(-1))
@@ -146,7 +148,7 @@ def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
     column = int(np.argmax(ratios))
     if ratios[column] <= _MIN_ACTION_RATIO or not _explains(steps, before, column):
         return
-    if steps.smallest_ratio(before, steps.with_memory())[column] < _MIN_MEMORY_RATIO:
+    if steps.smallest_ratio(before, steps.error_with_memory)[column] < _MIN_MEMORY_RATIO:
         yield LintIssue(
             "action_shift",
             "warning",
@@ -205,16 +207,15 @@ def _own_effect(steps: _Steps) -> float:
 
     Discrete actions of two steps are often equal, so the action of the step after is taken away as well.
     """
-    both = np.concatenate([steps.changes, steps.action(0)], 1)
+    both, size = np.concatenate([steps.changes, steps.action(0)], 1), steps.changes.shape[1]
     rest = both - cross_validated_prediction(steps.before, both, steps.folds)
-    spread = rest.std(0) + 1e-9
+    spread = rest.std(0)
     if steps.data.one_hot_actions:
         told = np.concatenate([steps.before, steps.action(1)], 1)
         rest = both - cross_validated_prediction(told, both, steps.folds)
-        # Still relative to all that the observation does not tell: the rest may be rounding only.
-        spread[steps.changes.shape[1] :] = rest.std(0)[steps.changes.shape[1] :] + 1e-9
-    rest = (rest - rest.mean(0)) / spread
-    size = steps.changes.shape[1]
+        # The changes stay relative to all that the observation does not tell: their rest may be rounding only.
+        spread[size:] = rest[:, size:].std(0)
+    rest = (rest - rest.mean(0)) / (spread + 1e-9)
     return float(np.abs(rest[:, :size].T @ rest[:, size:]).max() / len(rest))
 
 
@@ -230,7 +231,7 @@ def _hidden_state(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
     unexplained = np.minimum(own.mean(0) / usual, 1.0)
     if not (unexplained > _MIN_CLEARLY_UNEXPLAINED).any():
         return
-    memory = steps.with_memory()
+    memory = steps.error_with_memory
     ratios = steps.smallest_ratio(np.minimum(own, usual), memory)
     hidden = (ratios > _MIN_MEMORY_RATIO) & (unexplained > _MIN_UNEXPLAINED)
     hidden |= (ratios > _CLEAR_MEMORY_RATIO) & (unexplained > _MIN_CLEARLY_UNEXPLAINED)
