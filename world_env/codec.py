@@ -24,7 +24,7 @@ from world_env.data_range import DataRange, widened
 from world_env.errors import InvalidActionError, InvalidObservationError
 from world_env.spaces import (
     action_size,
-    category_sizes,
+    categories,
     channels_first,
     is_image,
     observation_spaces,
@@ -348,16 +348,10 @@ def _decode(space: spaces.Space[Any], array: np.ndarray, box: _BoxColumns | None
     return _from_one_hot(array, space) if box is None else box.decode(array)
 
 
-def _categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """(sizes, starts) of a Discrete, MultiDiscrete or MultiBinary space, one entry per component."""
-    sizes = np.array(category_sizes(space))
-    return sizes, np.zeros_like(sizes) + getattr(space, "start", 0)
-
-
 def _one_hot(
     array: np.ndarray, space: spaces.Space[Any], error: type[ValueError], name: str
 ) -> np.ndarray:
-    sizes, starts = _categories(space)
+    sizes, starts = categories(space)
     if isinstance(space, spaces.MultiBinary) and (
         # Stable-Baselines3 returns these actions as float32.
         array.dtype == bool or (array.dtype.kind == "f" and np.isin(array, (0.0, 1.0)).all())
@@ -385,7 +379,7 @@ def _integer_ranges(starts: np.ndarray, sizes: np.ndarray) -> str:
 
 
 def _from_one_hot(array: np.ndarray, space: spaces.Space[Any]) -> np.ndarray:
-    sizes, starts = _categories(space)
+    sizes, starts = categories(space)
     parts = np.split(array.reshape(len(array), -1), sizes.cumsum()[:-1], axis=1)
     indices = np.stack([part.argmax(1) for part in parts], axis=1) + starts
     return indices.reshape(len(array), *(space.shape or ())).astype(space.dtype)

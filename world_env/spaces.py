@@ -209,6 +209,12 @@ def category_sizes(space: spaces.Space[Any]) -> list[int]:
     return []
 
 
+def categories(space: spaces.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """(sizes, starts) of a Discrete, MultiDiscrete or MultiBinary space, one entry per component."""
+    sizes = np.array(category_sizes(space))
+    return sizes, np.zeros_like(sizes) + getattr(space, "start", 0)
+
+
 def one_row(observation: Any) -> Any:
     """Add a batch dimension of size 1 to an observation or to a dict of observations."""
     if isinstance(observation, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError, TwinFormatError
 from world_env.spaces import (
+    category_sizes,
     encoded_shape,
     is_image,
     observation_spaces,
@@ -29,6 +31,7 @@ from world_env.struct import Struct, plain, shortened
 from world_env.types import JSON
 
 _CLASS = re.compile(r"[\w.]+:\w+")
+_MAX_PAIRS = 1 << 20
 _PYTHON = "python:"
 """Beginning of the id of an environment that is a Python object."""
 
@@ -78,6 +81,18 @@ class WorldSpec:
     def real_id(self) -> str | None:
         """Gymnasium id of the real environment; None if unknown."""
         return None if self.real is None else json.loads(self.real).get("id")
+
+    @property
+    def pairs(self) -> int | None:
+        """Number of pairs of state and action; None unless all their components are categories."""
+        parts = [*observation_spaces(self.observation_space).values(), self.action_space]
+        sizes = [category_sizes(part) for part in parts]
+        return math.prod(itertools.chain(*sizes)) if all(sizes) else None
+
+    @property
+    def is_table(self) -> bool:
+        """Whether state and action are categories with few enough pairs (2**20) to keep an entry for each."""
+        return self.pairs is not None and self.pairs <= _MAX_PAIRS
 
     def to_json(self) -> JSON:
         """Convert to strict JSON (no NaN, no Infinity). `from_json` returns an equal spec."""

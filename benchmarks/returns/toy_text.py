@@ -23,7 +23,6 @@ from benchmarks.arguments import script_parser
 from benchmarks.returns.returns import read
 from world_env import BuildConfig, EnvConfig, build, compare
 from world_env.atomic_io import write_json
-from world_env.policies import ExplorationConfig, HeldExploration
 from world_env.real import StepLedger
 from world_env.results import PolicyComparison, facts
 from world_env.twin import Twin
@@ -43,20 +42,18 @@ _DISCOUNT = 0.999
 class World:
     """One world of the benchmark.
 
-    steps: real steps of the data. horizon: time limit in steps; None: the registered one. exploration, learn_steps: of
-    the build; None: its default.
+    steps: real steps of the data. horizon: time limit in steps; None: the registered one. learn_steps: of the build;
+    None: its default.
     """
 
     steps: int
     horizon: int | None = None
-    exploration: ExplorationConfig | None = None
     learn_steps: int | None = None
 
 
 WORLDS = {
     "FrozenLake-v1": World(steps=20_000),
-    # Random actions end at the foot of the cliff again and again, and hardly ever reach the goal.
-    "CliffWalking-v1": World(steps=10_000, horizon=200, exploration=HeldExploration(steps=3)),
+    "CliffWalking-v1": World(steps=10_000, horizon=200),
     "Taxi-v4": World(steps=50_000, learn_steps=1_000_000),
 }
 
@@ -89,7 +86,6 @@ def row_of(task: str, seed: int) -> JSON:
             real,
             folder,
             steps=world.steps,
-            exploration=world.exploration,
             learn_steps=world.learn_steps,
             judge_episodes=_JUDGE_EPISODES,
             baseline=False,

@@ -16,7 +16,7 @@ from world_env.errors import InvalidOptionError
 from world_env.fitting.config import FitConfig
 from world_env.pipeline.build import Built, build, refine_config
 from world_env.pipeline.config import BuildConfig
-from world_env.policies.config import HeldExploration, RandomExploration
+from world_env.policies.config import CountBasedExploration, HeldExploration
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
 from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
@@ -332,13 +332,14 @@ def test_a_build_of_many_steps_is_refined_in_small_rounds(
     many = config.steps >= MANY_STEPS
     assert (config.rounds > 5, config.warm_start, bool(config.explorers)) == (many, many, many)
     assert (config.restart_every is not None, config.patience is None) == (many, many)
-    assert config.learn.simulation.on_uncertain == ("ignore" if many else "pessimistic")
+    rule = config.learn.simulation.rule(spec_of(config.real))
+    assert rule == ("ignore" if many else "pessimistic")
 
 
 def test_few_pairs_of_categories_are_shown_by_one_round(tmp_path: Path) -> None:
     table = refine_config(BuildConfig(EnvConfig("FrozenLake-v1"), tmp_path, steps=MANY_STEPS))
-    assert (table.rounds, table.exploration) == (1, RandomExploration())
-    assert table.learn.simulation.on_uncertain == "truncate"
+    assert (table.rounds, table.exploration) == (1, CountBasedExploration())
+    assert table.learn.simulation.rule(spec_of(table.real)) == "truncate"
     large = EnvConfig("FrozenLake-v1", {"map_name": None, "desc": ["S" * 40 + "G"] * 41})
     assert refine_config(BuildConfig(large, tmp_path, steps=MANY_STEPS)).rounds > 5
 

@@ -31,6 +31,7 @@ from tyro.constructors import (
 from world_env.cli.console import runs_folder
 from world_env.errors import InvalidOptionError, WorldEnvError
 from world_env.policies.config import (
+    CountBasedExploration,
     HeldExploration,
     MixtureExploration,
     PolicyExploration,
@@ -45,6 +46,7 @@ from world_env.types import JSON
 _SUBCOMMANDS = {
     "random": RandomExploration,
     "held": HeldExploration,
+    "count-based": CountBasedExploration,
     "policy": PolicyExploration,
     "stuck-sensors": StuckSensorsExploration,
 }

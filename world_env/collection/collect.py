@@ -157,13 +157,16 @@ def _open(config: CollectConfig, spec: WorldSpec) -> EpisodeStore:
 
 
 def _replay(policy: Policy, store: EpisodeStore, seed: int) -> None:
-    """Report the stored episodes to a policy, for what it keeps across episodes: a mixture counts its steps."""
+    """Report the stored episodes to a policy, for what it keeps across episodes."""
     space = store.spec.action_space
+    episodes = store.load() if policy.uses_observations else None
     for number, length in enumerate(store.lengths):
         policy.reset(ONE, [derived_seed(seed, SeedPurpose.COLLECT_EXPLORATION, number)])
-        # Only the number of steps counts: no policy keeps actions across episodes.
-        actions = np.zeros((length, *(space.shape or ())), space.dtype)
-        policy.executed(actions, np.zeros(length, np.int64))
+        if episodes is not None:
+            policy.replay(episodes[number].observations, episodes[number].actions)
+        else:
+            # Only the number of steps counts: the other policies keep no actions across episodes.
+            policy.replay(None, np.zeros((length, *(space.shape or ())), space.dtype))
 
 
 def _play(env: gym.Env, policy: Policy, seed: int, number: int, limit: int) -> Episode:

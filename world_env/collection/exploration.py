@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.config import (
+    CountBasedExploration,
     ExplorationConfig,
     HeldExploration,
     MixtureExploration,
@@ -11,6 +12,7 @@ from world_env.policies.config import (
     StuckSensorsExploration,
     check_exploration,
 )
+from world_env.policies.count_based_policy import CountBasedPolicy
 from world_env.policies.held_policy import HeldPolicy
 from world_env.policies.loading import as_policy, is_sb3_folder, trained_policy
 from world_env.policies.mixture_policy import MixturePolicy
@@ -27,6 +29,8 @@ def make_exploration(config: ExplorationConfig, spec: WorldSpec) -> Policy:
     space = spec.action_space
     if isinstance(config, HeldExploration):
         return HeldPolicy(space, config.steps)
+    if isinstance(config, CountBasedExploration):
+        return CountBasedPolicy(spec)
     if isinstance(config, PolicyExploration):
         _check_may_collect(config.path)
         return as_policy(config.path, spec, deterministic=config.deterministic)

@@ -6,6 +6,7 @@ from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
     from world_env.policies.config import (
+        CountBasedExploration as CountBasedExploration,
         ExplorationConfig as ExplorationConfig,
         HeldExploration as HeldExploration,
         MixtureExploration as MixtureExploration,
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
         StuckSensorsExploration as StuckSensorsExploration,
         random_and_held as random_and_held,
     )
+    from world_env.policies.count_based_policy import CountBasedPolicy as CountBasedPolicy
     from world_env.policies.function_policy import FunctionPolicy as FunctionPolicy
     from world_env.policies.held_policy import HeldPolicy as HeldPolicy
     from world_env.policies.loading import (

@@ -28,6 +28,10 @@ class HeldExploration(Struct, frozen=True, tag_field="kind", tag="held"):
             )
 
 
+class CountBasedExploration(Struct, frozen=True, tag_field="kind", tag="count_based"):
+    """Actions toward rarely tried pairs of state and action, where both are categories."""
+
+
 class PolicyExploration(Struct, frozen=True, tag_field="kind", tag="policy"):
     """Actions of a saved policy."""
 
@@ -77,6 +81,7 @@ class MixtureExploration(Struct, frozen=True, tag_field="kind", tag="mixture"):
 ExplorationConfig: TypeAlias = (
     RandomExploration
     | HeldExploration
+    | CountBasedExploration
     | PolicyExploration
     | StuckSensorsExploration
     | MixtureExploration
@@ -85,6 +90,7 @@ ExplorationConfig: TypeAlias = (
 KINDS = (
     RandomExploration,
     HeldExploration,
+    CountBasedExploration,
     PolicyExploration,
     StuckSensorsExploration,
     MixtureExploration,

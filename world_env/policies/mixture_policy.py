@@ -57,6 +57,17 @@ class MixturePolicy(Policy):
             self._steps[episode_of(self._chosen, index)] += 1
             self._of(index).executed(actions[[i]], np.array([index]))
 
+    @property
+    def uses_observations(self) -> bool:
+        """Whether one of the policies needs the observations of stored episodes."""
+        return any(policy.uses_observations for policy in self._policies)
+
+    def replay(self, observations: Any, actions: np.ndarray) -> None:
+        """Take a stored episode as one of the policy that `reset` chose for it."""
+        chosen = episode_of(self._chosen, 0)
+        self._steps[chosen] += len(actions)
+        self._policies[chosen].replay(observations, actions)
+
     def fork(self, n: int) -> MixturePolicy:
         """Return an independent copy for `n` environments in the episode of environment 0."""
         other = copy.copy(self)

@@ -23,6 +23,11 @@ class Policy(ABC):
     environments of a call, nor on their number. R is the number of environments in a call.
     """
 
+    @property
+    def uses_observations(self) -> bool:
+        """Whether `replay` needs the observations of the stored episodes."""
+        return False
+
     def reset(self, env_indices: np.ndarray, seeds: Sequence[int]) -> None:
         """Start an episode in these environments.
 
@@ -41,6 +46,14 @@ class Policy(ABC):
         steps of one environment.
         """
         return None
+
+    def replay(self, observations: Any, actions: np.ndarray) -> None:
+        """Take the actions (T, ...) of a stored episode as executed in environment 0, after its `reset`.
+
+        A resumed collection calls it, for what a policy keeps across episodes. observations: (T + 1, ...); None if not
+        `uses_observations`.
+        """
+        self.executed(actions, np.zeros(len(actions), np.int64))
 
     @abstractmethod
     def fork(self, n: int) -> Policy:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from pathlib import Path
 
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import (
+    CountBasedExploration,
+    ExplorationConfig,
     MixtureExploration,
     PolicyExploration,
     RandomExploration,
@@ -16,15 +16,14 @@ from world_env.policies.config import (
 from world_env.real.real_env import spec_of
 from world_env.refinement.config import RefineConfig
 from world_env.rl.config import LearnConfig, TwinTrainingConfig
-from world_env.spaces import category_sizes, observation_spaces
-from world_env.spec import EnvConfig, WorldSpec
+from world_env.spec import EnvConfig
 from world_env.types import JSON
 
 MANY_STEPS = 50_000
 """Real steps from which the PPO preset refines in small rounds, where one round cannot show everything."""
 _SMALL_ROUND = 5_000
 _STEPS_PER_PAIR = 10
-"""Real steps per pair of state and action from which the PPO preset has one round of random actions."""
+"""Real steps per pair of state and action from which the presets have one round of count-based exploration."""
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -47,14 +46,6 @@ _TRUNCATED_SAC = LearnConfig(
 from states of the data, where the twin is accurate.
 """
 
-_TABLE = LearnConfig(
-    simulation=TwinTrainingConfig(on_uncertain="truncate"), algo_kwargs={"ent_coef": 0.03}
-)
-"""PPO in a table. The twin is good at the pairs that it was trained on, and truncates at the others. With a penalty
-there, a policy learns to stay away from all states near them; without truncation it uses their wrong successors. The
-entropy bonus keeps a policy from ending its search where the reward was not found yet.
-"""
-
 
 def preset(
     real: EnvConfig, out: Path, *, algo: str = "PPO", steps: int = 10_000, seed: int = 0
@@ -64,23 +55,20 @@ def preset(
     algo: "PPO" or "SAC", the algorithm that trains in the twins.
     Raises what `spec_of` raises: the spaces of the environment choose the configuration.
     """
-    covered = _is_covered(spec_of(real), steps)
+    pairs = spec_of(real).pairs
+    covered = pairs is not None and pairs * _STEPS_PER_PAIR <= steps
     many = steps >= MANY_STEPS and not covered
+    exploration: ExplorationConfig = random_and_held(5) if many else RandomExploration()
     if algo == "SAC":
         plain = _truncated_rollouts(real, out, steps)
     elif many:
         plain = _small_rounds(real, out, steps)
     else:
-        plain = RefineConfig(real, out, steps=steps, learn=_TABLE if covered else LearnConfig())
-    exploration = random_and_held(5) if many else RandomExploration()
+        plain = RefineConfig(real, out, steps=steps)
+    if covered:
+        # It tries every pair, and a policy of the first twin would not: one round.
+        exploration = CountBasedExploration()
     return plain.replace(exploration=exploration, seed=seed, learn=plain.learn.replace(seed=seed))
-
-
-def _is_covered(spec: WorldSpec, steps: int) -> bool:
-    """Whether state and action are categories, and their pairs few for the number of steps."""
-    parts = [*observation_spaces(spec.observation_space).values(), spec.action_space]
-    sizes = [category_sizes(part) for part in parts]
-    return all(sizes) and math.prod(itertools.chain(*sizes)) * _STEPS_PER_PAIR <= steps
 
 
 def _small_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:

@@ -308,7 +308,7 @@ class Rounds:
         """Select a policy. Returns the entries of the round's log about policies."""
         checks = [each for each in (*(done.log.reality for done in self.rounds), evaluated) if each]
         learning = self.config.learn
-        rule = learning.simulation.on_uncertain
+        rule = learning.simulation.rule(twin.spec)
         # A truncated episode has no comparable return.
         rule = "ignore" if rule == "truncate" else rule
         names = self._compared(checks)

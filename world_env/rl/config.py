@@ -8,11 +8,13 @@ from typing import Any, Literal
 from world_env.errors import InvalidOptionError
 from world_env.simulation.config import (
     OBSERVATION_MODES,
+    ON_UNCERTAIN,
     ObservationMode,
     OnUncertain,
     RolloutConfig,
     check_choice,
 )
+from world_env.spec import WorldSpec
 from world_env.struct import Struct
 from world_env.types import JSON
 
@@ -28,6 +30,8 @@ MANY_ENVS: JSON = {
 """PPO arguments for many environments. Small batches reach a given return in less time than large ones."""
 FEW_ENVS: JSON = MANY_ENVS | {"n_steps": 256, "batch_size": 64}
 """PPO arguments for up to 8 environments, where each step is usually a real one."""
+TABLE_ENTROPY = 0.03
+"""Default of PPO's `ent_coef` in the twin of a table: a policy keeps searching where no reward was found yet."""
 _NUM_ENVS = 64
 
 
@@ -37,9 +41,10 @@ class TwinTrainingConfig(RolloutConfig, frozen=True):
     dataset_starts: float = 0.5
     """Fraction of episodes that start from a state inside the data, in [0, 1]. Higher values visit late states more
     often; 0 uses the initial states only."""
-    on_uncertain: OnUncertain = "pessimistic"
+    on_uncertain: OnUncertain | None = None
     """Rule for out-of-distribution steps: "ignore", "truncate", "terminate" or "pessimistic" (terminate with the lowest
-    reward of the data for all steps left, which keeps policies close to the data)."""
+    reward of the data for all steps left, which keeps policies close to the data). None: "truncate" if state and action
+    are categories, otherwise "pessimistic"."""
     reward: Literal["task", "uncertainty"] = "task"
     """Reward of the training. "uncertainty", that of the twin, trains a policy that explores states unlike the data."""
     normalize: bool = True
@@ -47,7 +52,17 @@ class TwinTrainingConfig(RolloutConfig, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.on_uncertain is not None:
+            check_choice("on_uncertain", self.on_uncertain, ON_UNCERTAIN)
         check_choice("reward", self.reward, ("task", "uncertainty"))
+
+    def rule(self, spec: WorldSpec) -> OnUncertain:
+        """`on_uncertain`, or its default for a twin of this spec.
+
+        In a table, the steps out of distribution are exactly the pairs that were never trained. A penalty there keeps
+        policies away from all states near them, also from those that the data shows well.
+        """
+        return self.on_uncertain or ("truncate" if spec.is_table else "pessimistic")
 
 
 class RealTrainingConfig(Struct, frozen=True):

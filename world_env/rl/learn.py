@@ -38,7 +38,7 @@ from world_env.real.env_config import AnyEnv, as_env_config
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.callbacks import at_intervals
-from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
+from world_env.rl.config import FEW_ENVS, MANY_ENVS, TABLE_ENTROPY, LearnConfig
 from world_env.rl.hindsight import hindsight_options
 from world_env.rl.resume import (
     drop_partial_rollout,
@@ -241,7 +241,7 @@ def _world(
         config.parallel_envs,
         uncertainty=True if rollouts.reward == "uncertainty" else None,
         dataset_starts=rollouts.dataset_starts if world.states is not None else 0.0,
-        on_uncertain=rollouts.on_uncertain if world.uncertainty_threshold is not None else "ignore",
+        on_uncertain="ignore" if world.uncertainty_threshold is None else rollouts.rule(world.spec),
         temperature=rollouts.temperature,
         rollout_length=rollouts.rollout_length,
         dataset_rollout_length=rollouts.dataset_rollout_length,
@@ -321,6 +321,8 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
     options: JSON = {}
     if config.algo in ("PPO", "MaskablePPO"):
         options = dict(MANY_ENVS if config.parallel_envs > 8 else FEW_ENVS)
+        if isinstance(world, Twin) and world.spec.is_table:
+            options["ent_coef"] = TABLE_ENTROPY
     if config.off_policy:
         # A larger buffer than there are transitions would only make each save slower.
         options["buffer_size"] = config.steps

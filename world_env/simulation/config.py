@@ -31,16 +31,12 @@ class RolloutConfig(Struct, frozen=True):
     dataset_rollout_length: int | None = None
     """Maximum length in steps of rollouts that start inside a data episode, see `dataset_starts` (None: no limit).
     Rollouts from real initial states are not affected."""
-    on_uncertain: OnUncertain = "ignore"
-    """What happens above the uncertainty threshold: "ignore", "truncate", "terminate", or "pessimistic", which
-    terminates with the lowest reward in the data for every remaining step."""
     temperature: float = 1.0
     """Scale of the model's noise. 0 gives the most likely next state."""
     dataset_starts: float = 0.0
     """Fraction of resets that start from a state inside a data episode. 0: real initial states only."""
 
     def __post_init__(self) -> None:
-        check_choice("on_uncertain", self.on_uncertain, ON_UNCERTAIN)
         for name in ("rollout_length", "dataset_rollout_length"):
             if getattr(self, name) is not None:
                 whole_number(getattr(self, name), name)
@@ -54,6 +50,9 @@ class RolloutConfig(Struct, frozen=True):
 class SimulatorConfig(RolloutConfig, frozen=True):
     """Simulation options of a twin. Raises InvalidOptionError for a wrong value."""
 
+    on_uncertain: OnUncertain = "ignore"
+    """What happens above the uncertainty threshold: "ignore", "truncate", "terminate", or "pessimistic", which
+    terminates with the lowest reward in the data for every remaining step."""
     horizon: int | None = None
     """Time limit in steps, counted from the real initial state (None: the twin's). The episode is truncated there."""
     termination: Termination | None = None
@@ -73,6 +72,7 @@ class SimulatorConfig(RolloutConfig, frozen=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("on_uncertain", self.on_uncertain, ON_UNCERTAIN)
         if self.termination is not None:
             check_choice("termination", self.termination, TERMINATIONS)
         check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)

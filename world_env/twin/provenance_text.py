@@ -61,6 +61,8 @@ def _describe(exploration: JSON | str) -> str:
         return "uniform random actions"
     if kind == "held":
         return f"random actions held for {show(exploration['steps'])} steps on average"
+    if kind == "count_based":
+        return "actions toward rarely tried pairs of state and action"
     if kind == "policy":
         sampled = "deterministic actions" if exploration["deterministic"] else "actions"
         return f"{sampled} of {policy}"

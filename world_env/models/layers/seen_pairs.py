@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from world_env.spaces import category_sizes, observation_spaces
 from world_env.spec import WorldSpec
 
-MAX_PAIRS = 1 << 20
-"""Largest number of pairs that are remembered, one byte each."""
-
 
 class SeenPairs(nn.Module):
     """Pairs of state and action that were trained, where both are categories and the pairs are few.
@@ -22,8 +19,7 @@ class SeenPairs(nn.Module):
     They are the range of the data of a table, as in the unknown state-action detector of MOReL [Kidambi et al. 2020,
     arXiv:2005.05951]: members of an ensemble can agree on a wrong successor of a pair that none of them has seen.
 
-    seen: (N,) bool, one entry a pair; empty if the world is no table or has more than `MAX_PAIRS` pairs. Saved with the
-        weights.
+    seen: (N,) bool, one entry a pair; empty if the world is no table (`WorldSpec.is_table`). Saved with the weights.
     """
 
     seen: Tensor
@@ -35,7 +31,7 @@ class SeenPairs(nn.Module):
         keys = [category_sizes(s) for s in observation_spaces(spec.observation_space).values()]
         actions = category_sizes(spec.action_space)
         sizes = [*itertools.chain(*keys), *actions]
-        remembered = all([*keys, actions]) and math.prod(sizes) <= MAX_PAIRS
+        remembered = spec.is_table
         self.register_buffer(
             "seen", torch.zeros(math.prod(sizes) if remembered else 0, dtype=torch.bool)
         )
