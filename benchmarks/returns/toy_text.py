@@ -42,19 +42,17 @@ _DISCOUNT = 0.999
 class World:
     """One world of the benchmark.
 
-    steps: real steps of the data. horizon: time limit in steps; None: the registered one. learn_steps: of the build;
-    None: its default.
+    steps: real steps of the data. horizon: time limit in steps; None: the registered one.
     """
 
     steps: int
     horizon: int | None = None
-    learn_steps: int | None = None
 
 
 WORLDS = {
     "FrozenLake-v1": World(steps=20_000),
     "CliffWalking-v1": World(steps=10_000, horizon=200),
-    "Taxi-v4": World(steps=50_000, learn_steps=1_000_000),
+    "Taxi-v4": World(steps=50_000),
 }
 
 
@@ -86,7 +84,6 @@ def row_of(task: str, seed: int) -> JSON:
             real,
             folder,
             steps=world.steps,
-            learn_steps=world.learn_steps,
             judge_episodes=_JUDGE_EPISODES,
             baseline=False,
             seed=seed,

@@ -24,6 +24,9 @@ MANY_STEPS = 50_000
 _SMALL_ROUND = 5_000
 _STEPS_PER_PAIR = 10
 """Real steps per pair of state and action from which the presets have one round of count-based exploration."""
+_TABLE_LEARN_STEPS = 1_000_000
+"""Learned steps in the twin of a table: actions of a state can differ by 1 % in value, and PPO needs many samples to
+tell them apart."""
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -68,6 +71,7 @@ def preset(
     if covered:
         # It tries every pair, and a policy of the first twin would not: one round.
         exploration = CountBasedExploration()
+        plain = plain.replace(learn=plain.learn.replace(steps=_TABLE_LEARN_STEPS))
     return plain.replace(exploration=exploration, seed=seed, learn=plain.learn.replace(seed=seed))
 
 
