@@ -23,7 +23,7 @@ from world_env.real.real_env import spec_of
 from world_env.spec import WorldSpec
 
 ONE = np.zeros(1, np.int64)
-LENGTH = 12
+LENGTH = 16
 
 
 class Chain(gym.Env):
@@ -43,7 +43,8 @@ class Chain(gym.Env):
 
 
 def pairs(folder: Path, real: EnvConfig, steps: int, kind: ExplorationConfig) -> Counter[Any]:
-    episodes = collect(CollectConfig(real, folder, steps, exploration=kind, seed=0)).load()
+    config = CollectConfig(real, folder, steps, exploration=kind)
+    episodes = collect(config, on_issues=None).load()
     return Counter(
         pair
         for episode in episodes
@@ -53,18 +54,10 @@ def pairs(folder: Path, real: EnvConfig, steps: int, kind: ExplorationConfig) ->
 
 def test_every_pair_of_a_chain_is_tried(tmp_path: Path) -> None:
     real = EnvConfig(Chain, horizon=100)
-    counted = pairs(tmp_path / "counted", real, 1_000, CountBasedExploration())
-    random = pairs(tmp_path / "random", real, 1_000, RandomExploration())
-    assert len(counted) == 2 * (LENGTH - 1) and min(counted.values()) >= 5
+    counted = pairs(tmp_path / "counted", real, 1_500, CountBasedExploration())
+    random = pairs(tmp_path / "random", real, 1_500, RandomExploration())
+    assert len(counted) == 2 * (LENGTH - 1) and min(counted.values()) >= 8
     assert max(state for state, _ in random) < LENGTH - 2
-
-
-def test_the_pairs_near_the_goal_of_a_slippery_lake_are_tried_more_often(tmp_path: Path) -> None:
-    real = EnvConfig("FrozenLake-v1")
-    counted = pairs(tmp_path / "counted", real, 6_000, CountBasedExploration())
-    random = pairs(tmp_path / "random", real, 6_000, RandomExploration())
-    assert len(counted) == 11 * 4
-    assert min(counted.values()) > 2 * min(random.values())
 
 
 @pytest.mark.parametrize(

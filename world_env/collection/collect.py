@@ -163,10 +163,12 @@ def _replay(policy: Policy, store: EpisodeStore, seed: int) -> None:
     for number, length in enumerate(store.lengths):
         policy.reset(ONE, [derived_seed(seed, SeedPurpose.COLLECT_EXPLORATION, number)])
         if episodes is not None:
-            policy.replay(episodes[number].observations, episodes[number].actions)
+            stored = episodes[number]
+            policy.replay(stored.observations, stored.actions, stored.rewards)
         else:
             # Only the number of steps counts: the other policies keep no actions across episodes.
-            policy.replay(None, np.zeros((length, *(space.shape or ())), space.dtype))
+            actions = np.zeros((length, *(space.shape or ())), space.dtype)
+            policy.replay(None, actions, np.zeros(length))
 
 
 def _play(env: gym.Env, policy: Policy, seed: int, number: int, limit: int) -> Episode:

@@ -62,11 +62,16 @@ class MixturePolicy(Policy):
         """Whether one of the policies needs the observations of stored episodes."""
         return any(policy.uses_observations for policy in self._policies)
 
-    def replay(self, observations: Any, actions: np.ndarray) -> None:
+    def rewarded(self, rewards: np.ndarray, env_indices: np.ndarray) -> None:
+        """Report the rewards to the policies of these episodes."""
+        for i, index in enumerate(env_indices):
+            self._of(index).rewarded(rewards[[i]], np.array([index]))
+
+    def replay(self, observations: Any, actions: np.ndarray, rewards: np.ndarray) -> None:
         """Take a stored episode as one of the policy that `reset` chose for it."""
         chosen = episode_of(self._chosen, 0)
         self._steps[chosen] += len(actions)
-        self._policies[chosen].replay(observations, actions)
+        self._policies[chosen].replay(observations, actions, rewards)
 
     def fork(self, n: int) -> MixturePolicy:
         """Return an independent copy for `n` environments in the episode of environment 0."""

@@ -47,11 +47,15 @@ class Policy(ABC):
         """
         return None
 
-    def replay(self, observations: Any, actions: np.ndarray) -> None:
-        """Take the actions (T, ...) of a stored episode as executed in environment 0, after its `reset`.
+    def rewarded(self, rewards: np.ndarray, env_indices: np.ndarray) -> None:
+        """Report the rewards (R,) of the executed actions, after `executed`. Only real episodes report them."""
+        return None
 
-        A resumed collection calls it, for what a policy keeps across episodes. observations: (T + 1, ...); None if not
-        `uses_observations`.
+    def replay(self, observations: Any, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Take a stored episode of T steps as one of environment 0, after its `reset`.
+
+        A resumed collection calls it, for what a policy keeps across episodes.
+        observations: (T + 1, ...); None if not `uses_observations`. actions: (T, ...). rewards: (T,).
         """
         self.executed(actions, np.zeros(len(actions), np.int64))
 

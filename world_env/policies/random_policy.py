@@ -63,6 +63,10 @@ class EpsilonRandomPolicy(Policy):
         """Report the executed actions to the policy."""
         self._policy.executed(actions, env_indices)
 
+    def rewarded(self, rewards: np.ndarray, env_indices: np.ndarray) -> None:
+        """Report the rewards to the policy."""
+        self._policy.rewarded(rewards, env_indices)
+
     def fork(self, n: int) -> EpsilonRandomPolicy:
         """Return an independent copy for `n` environments in the episode of environment 0."""
         other = copy.copy(self)

@@ -144,6 +144,7 @@ def steps_in_real(policy: Policy, env: gym.Env, observation: Any) -> Iterator[Re
         action = policy.act(one_row(observation), ONE)
         observation, reward, terminated, truncated, info = env.step(action[0])
         policy.executed(action, ONE)
+        policy.rewarded(np.array([reward], np.float32), ONE)
         yield RealStep(action[0], observation, float(reward), terminated, truncated, info)
         ended = terminated or truncated
 
