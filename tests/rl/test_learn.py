@@ -17,6 +17,7 @@ from tensorboard_curves import curves
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import ConfigMismatchError, InvalidOptionError, StageError
 from world_env.policies.saved_policy import policy_card
+from world_env.real.real_env import spec_of
 from world_env.real.step_ledger import StepLedger
 from world_env.rl.config import TwinTrainingConfig
 from world_env.rl.learn import LearnConfig, learn
@@ -342,6 +343,31 @@ def test_nothing_to_learn_from_is_refused(change: dict[str, int]) -> None:
 def test_a_discount_that_is_none_is_refused(gamma: Any) -> None:
     with pytest.raises(InvalidOptionError, match=rf"'gamma'\] must be a discount.*got {gamma!r}"):
         TINY.replace(algo_kwargs={"gamma": gamma})
+
+
+@pytest.mark.parametrize("given", [{}, {"on_uncertain": "ignore"}])
+def test_the_defaults_of_a_table_are_its_own(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = []
+
+    class Told(WorldModelSB3VecEnv):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            rules.append(options["on_uncertain"])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr("world_env.envs.sb3_vec_env.WorldModelSB3VecEnv", Told)
+    config = TINY.replace(steps=256, simulation=TwinTrainingConfig(dataset_starts=0.0, **given))
+    entropy = {}
+    for env_id in ("FrozenLake-v1", "CartPole-v1"):
+        twin = Twin.untrained(spec_of(EnvConfig(env_id)), "ensemble")
+        twin = dataclasses.replace(twin, uncertainty_threshold=1.0)
+        entropy[env_id] = learn(twin, config).ent_coef
+    assert entropy == {"FrozenLake-v1": 0.03, "CartPole-v1": 0.0}
+    assert rules == (["ignore"] * 2 if given else ["truncate", "pessimistic"])
+    own = config.replace(algo_kwargs=TINY.algo_kwargs | {"ent_coef": 0.01})
+    lake = Twin.untrained(spec_of(EnvConfig("FrozenLake-v1")), "ensemble")
+    assert learn(lake, own).ent_coef == 0.01
 
 
 def test_an_option_that_the_algorithm_lacks_is_named(cartpole: Twin) -> None:
