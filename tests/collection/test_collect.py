@@ -52,6 +52,19 @@ def assert_same(left: list[Episode], right: list[Episode]) -> None:
             np.testing.assert_array_equal(column, b.columns()[key])
 
 
+def test_episodes_of_a_slow_environment_do_not_wait_for_a_full_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+
+    def progress(done: int, wanted: int) -> None:
+        kept.append(EpisodeStore(tmp_path / "a").steps)
+
+    monkeypatch.setattr("world_env.collection.collect._MAX_SECONDS_IN_MEMORY", 0.0)
+    collect(configured(tmp_path / "a", shard_steps=1_000), progress=progress)
+    assert kept[0] == 0 and all(steps > 0 for steps in kept[1:])
+
+
 def test_exactly_the_wanted_steps_are_stored_and_counted(tmp_path: Path) -> None:
     whole = StepLedger()
     store = collect(configured(tmp_path), ledger=whole)

@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from world_env.data.episode import Episode
 from world_env.data.validation.lint import lint
-from world_env.spec import WorldSpec
+from world_env.real.real_env import spec_of
+from world_env.spec import EnvConfig, WorldSpec, WrapperConfig
 
 BOX = spaces.Box(-5, 5, (1,), np.float32)
 
@@ -92,6 +94,31 @@ def test_a_controller_that_reacts_to_the_observation_is_no_shift(
     for noise, measured in ((0.02, 0.0), (0.2, 0.0), (0.02, 0.1)):
         episodes = plant(gains=gains, noise=noise, measured=measured, seed=seed)
         assert "action_shift" not in found(episodes, spec(2))
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+def test_stacked_frames_are_no_shift(frames: int) -> None:
+    config = EnvConfig(
+        "CartPole-v1",
+        wrappers=(
+            WrapperConfig("gymnasium.wrappers:FrameStackObservation", {"stack_size": frames}),
+            WrapperConfig("gymnasium.wrappers:FlattenObservation"),
+        ),
+    )
+    env, seen = gym.make("CartPole-v1"), spec_of(config)
+    env.action_space.seed(0)
+    episodes = []
+    for number in range(100):
+        observation, done = env.reset(seed=number)[0], False
+        rows, actions = [observation] * frames, []
+        while not done:
+            actions.append(env.action_space.sample())
+            observation, _, done, _, _ = env.step(actions[-1])
+            rows.append(observation)
+        stacked = np.stack([np.concatenate(rows[i : i + frames]) for i in range(len(actions) + 1)])
+        rewards = np.ones(len(actions), np.float32)
+        episodes.append(Episode(stacked, np.array(actions), rewards, True, False, seed=number))
+    assert found(episodes, seen) == {}
 
 
 def test_a_dead_time_is_a_warning_that_names_both_causes() -> None:

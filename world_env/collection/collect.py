@@ -7,6 +7,7 @@ uninterrupted one. Real steps that a kill lost stay counted.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ Progress = Callable[[int, int], None]
 OnIssues = Callable[[Sequence[LintIssue]], None]
 """Called at the end of a collection with the errors and warnings of `lint`, errors first."""
 
+_MAX_SECONDS_IN_MEMORY = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +57,7 @@ class _Pending:
     store: EpisodeStore
     ledger: StepLedger
     episodes: dict[int, Episode] = field(default_factory=dict)
+    flushed: float = field(default_factory=time.monotonic)
 
     @property
     def steps(self) -> int:
@@ -66,6 +69,7 @@ class _Pending:
         self.ledger.save()
         self.store.append(list(self.episodes.values()), real_steps=self.ledger.by_purpose)
         self.episodes = {}
+        self.flushed = time.monotonic()
 
 
 @torch_defaults()
@@ -128,7 +132,9 @@ def _collect(
             pending.episodes[number] = episode
             if progress is not None:
                 progress(done + len(episode), config.steps)
-            if pending.steps >= config.shard_steps:
+            # Steps of a slow environment are expensive, so few of them are not kept in memory for long.
+            waited = time.monotonic() - pending.flushed > _MAX_SECONDS_IN_MEMORY
+            if waited or pending.steps >= config.shard_steps:
                 pending.flush()
     finally:
         env.close()

@@ -33,8 +33,8 @@ class CollectConfig(Struct, frozen=True):
     """Limit of the real environment steps that the folder counts, those lost in interruptions included. The collection
     stops before the step that would exceed it and keeps the complete episodes. None: no limit."""
     shard_steps: int = 1000
-    """Steps after which the complete episodes are written to disk. A killed process loses at most these steps and
-    one episode; small values write many small files."""
+    """Steps after which the complete episodes are written to disk; they are also written every 30 seconds. A killed
+    process loses at most these steps and one episode; small values write many small files."""
 
     def __post_init__(self) -> None:
         take_env(self)

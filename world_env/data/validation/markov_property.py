@@ -26,6 +26,9 @@ _MAX_TARGETS = 24
 """Observation columns whose changes are predicted: those that change most often."""
 _MIN_ACTION_RATIO = 1.25
 """Ratio of errors, in every fold, from which an action belongs to another step."""
+_MIN_OWN_ERROR = 0.01
+"""Error below which the action of the step itself explains a change: ratios of smaller errors are chance. Stacked frames
+hold most of their next values."""
 _MIN_INVERSE_RATIO = 1.25
 """Ratio by which the observation before an action must improve the prediction of that action."""
 _MIN_SURPRISE_BEFORE, _MIN_SURPRISE_BESIDE = 0.7, 0.15
@@ -126,8 +129,9 @@ def _steps(data: Transitions) -> _Steps | None:
 
 
 def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
+    explained = own.mean(0) < _MIN_OWN_ERROR
     after = steps.error(steps.before, steps.action(1))
-    ratios = steps.smallest_ratio(own, after)
+    ratios = np.where(explained, 0.0, steps.smallest_ratio(own, after))
     columns = int(np.count_nonzero(ratios > _MIN_ACTION_RATIO))
     severity = _evidence(steps, after, columns) if columns else None
     if severity is not None:
@@ -142,7 +146,7 @@ def _shifted_actions(steps: _Steps, own: np.ndarray) -> Iterator[LintIssue]:
         )
         return
     before = steps.error(steps.before, steps.action(-1))
-    ratios = steps.smallest_ratio(own, before)
+    ratios = np.where(explained, 0.0, steps.smallest_ratio(own, before))
     # The action before can also stand for a state that the observation hides: then it explains little by itself, and
     # the observation before explains more.
     column = int(np.argmax(ratios))
