@@ -98,6 +98,13 @@ class Codec:
         }
         return parts if isinstance(self.spec.observation_space, spaces.Dict) else parts[OBSERVATION]
 
+    def decoded_tensor(self, encoded: Tensor) -> Tensor:
+        """Decode (B, *O) of a Box that is not an image to (B, ...) float32, with gradients and without bounds.
+
+        The other decoders give arrays within the bounds of the space and of the data. Raises KeyError for other spaces.
+        """
+        return self._boxes[OBSERVATION].decoded_tensor(encoded)
+
     def column_names(self, key: str) -> list[str]:
         """Return the names of the encoded dimensions of a key that is not an image: "key[0]", "cos key[1]", ..."""
         names = [f"{key}[{i}]" for i in range(math.prod(self.shapes[key]))]
@@ -217,6 +224,23 @@ class _BoxColumns:
             return values
         np.maximum(values, self.clip[0], out=values)
         return np.minimum(values, self.clip[1], out=values)
+
+    def decoded_tensor(self, encoded: Tensor) -> Tensor:
+        """`decode` of (B, *O) with gradients, as float32 and without bounds."""
+        flat = encoded.flatten(1)
+        values = flat[:, : self.size]
+        if len(self.columns):
+            low, period = (torch.as_tensor(x).to(flat) for x in (self.low_angle, self.period))
+            columns = torch.as_tensor(self.columns, device=flat.device)
+            angle = (
+                torch.atan2(flat[:, self.size :], values[:, columns]) * period / (2.0 * torch.pi)
+            )
+            # Not `%`: the gradient of the angle is 1 on all of its period.
+            angle = angle - period * ((angle - low) / period).detach().floor()
+            values = values.index_copy(1, columns, angle)
+        if self.is_centred:
+            values = values + torch.as_tensor(self.centers).to(values)
+        return values.float().unflatten(1, self.space.shape or (1,))
 
     def _floats(self, changes: np.ndarray) -> np.ndarray:
         """Convert differences (B, D) from the centers to values of the dtype of the space, not yet clipped."""

@@ -14,6 +14,7 @@ The letters in shapes (B rows, A action size, *O observation shape, F feature si
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -116,6 +117,12 @@ class WorldModel(nn.Module, ABC):
     def for_inference(self) -> WorldModel:
         """Return a model with the current weights, prepared for fast steps without gradients (default: this model)."""
         return self
+
+    def frozen(self) -> WorldModel:
+        """Return a model with the current weights whose steps have gradients with respect to their inputs only."""
+        if not any(each.requires_grad for each in self.parameters()):
+            return self
+        return copy.deepcopy(self).requires_grad_(False)
 
     @abstractmethod
     def encode(self, context: Context, *, rng: CounterRNG) -> State:

@@ -162,6 +162,7 @@ def load_policy(
     env: Any = None,
     expect: WorldSpec | None = None,
     device: str = "cpu",
+    kind: type[BaseAlgorithm] | None = None,
 ) -> BaseAlgorithm:
     """Load the algorithm of a policy. Loading can execute code: load only policies that you trust.
 
@@ -169,6 +170,7 @@ def load_policy(
     env: environment for further training.
     expect: spec whose spaces the policy must have.
     device: torch device of the policy.
+    kind: class of the algorithm; None: the one that the folder names.
     Raises StageError if the policy is missing or damaged, SpaceMismatchError if its spaces differ from `expect`.
     """
     path = Path(folder)
@@ -185,7 +187,7 @@ def load_policy(
     if expect is not None:
         seen = observed if encoder is None else encoder.twin.spec.observation_space
         _check_spaces(str(folder), seen, acted, expect)
-    model = _load(path / _ZIP, algorithm_class(card.algorithm), env, device)
+    model = _load(path / _ZIP, kind or algorithm_class(card.algorithm), env, device)
     if (model.observation_space, model.action_space) != (observed, acted):
         raise StageError(
             f"{path / _ZIP} and {_JSON} disagree on the spaces: they belong to different policies. "

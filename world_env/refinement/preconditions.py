@@ -15,10 +15,11 @@ from world_env.collection.exploration import make_exploration
 from world_env.errors import InvalidOptionError, StageError, TooLittleDataError
 from world_env.fitting.config import FitConfig
 from world_env.fitting.preconditions import MIN_STEPS, FitWarning, check_family
-from world_env.policies.algorithms import algorithm_class, check_algo_options
+from world_env.policies.algorithms import check_algo_options
 from world_env.policies.config import ExplorationConfig, MixtureExploration, policies_of
 from world_env.real.real_env import spec_of
 from world_env.refinement.config import ROLES, RefineConfig, check_actions
+from world_env.rl.algorithms import training_class
 from world_env.rl.hindsight import check_hindsight
 from world_env.rl.supported_spaces import check_training_in_twin
 from world_env.spaces import observation_spaces
@@ -88,7 +89,7 @@ def check_settings(
     for learning in (config.learn, *(config.explorer(name, 0) for name in config.explorers)):
         check_actions(learning.algo, spec)
         check_training_in_twin(learning, spec)
-        check_algo_options(algorithm_class(learning.algo), learning.algo_kwargs)
+        check_algo_options(training_class(learning.algo), learning.algo_kwargs)
         check_hindsight(learning.algo_kwargs, spec.observation_space, reward_fn)
     for exploration in (config.exploration, config.later_exploration)[: config.rounds]:
         _check_policies(exploration, (*ROLES, *config.explorers), spec)

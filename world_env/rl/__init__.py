@@ -12,5 +12,6 @@ if TYPE_CHECKING:
         RealTrainingConfig as RealTrainingConfig,
         TwinTrainingConfig as TwinTrainingConfig,
     )
+    from world_env.rl.svg import SVG as SVG
 
 __all__, __getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -18,7 +18,7 @@ from world_env.spec import WorldSpec
 from world_env.struct import Struct
 from world_env.types import JSON
 
-_OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ")
+_OFF_POLICY = ("SAC", "TD3", "DDPG", "DQN", "TQC", "QRDQN", "CrossQ", "SVG")
 MANY_ENVS: JSON = {
     "n_steps": 64,
     "batch_size": 256,
@@ -81,9 +81,11 @@ class LearnConfig(Struct, frozen=True):
 
     algo: str = "PPO"
     """Algorithm of Stable-Baselines3 or sb3-contrib by its class name, such as "SAC" or "RecurrentPPO", or of SBX, such
-    as "sbx.PPO". PPO and SAC of Stable-Baselines3 use faster updates on a CPU."""
+    as "sbx.PPO". PPO and SAC of Stable-Baselines3 use faster updates on a CPU. "SVG" learns from the gradients of the
+    twin's steps (`world_env.rl.SVG`); its policies are those of SAC."""
     steps: int = 200_000
-    """Environment steps in total. In a twin they cost time only; in the real environment each one is counted."""
+    """Environment steps in total; updates of SVG. In a twin they cost time only; in the real environment each one is
+    counted."""
     num_envs: int | None = None
     """Number of parallel environments (None: 64 in a twin, 1 in the real environment and for off-policy algorithms).
     More environments: more steps per second; off-policy algorithms then take fewer gradient steps per environment

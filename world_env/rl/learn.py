@@ -29,7 +29,7 @@ from world_env.policies.action_units import (
     fold_units,
     without_units,
 )
-from world_env.policies.algorithms import algorithm_class, check_algo_options
+from world_env.policies.algorithms import check_algo_options
 from world_env.policies.latent_policy import LatentEncoder, attach_encoder
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, policy_card, save_policy
@@ -37,6 +37,7 @@ from world_env.policies.sb3_policy import attach_mask_key
 from world_env.real.env_config import AnyEnv, as_env_config
 from world_env.real.real_env import make_real_vec
 from world_env.real.step_ledger import StepLedger
+from world_env.rl.algorithms import SVG_NAME, training_class
 from world_env.rl.callbacks import at_intervals
 from world_env.rl.config import FEW_ENVS, MANY_ENVS, TABLE_ENTROPY, LearnConfig
 from world_env.rl.hindsight import hindsight_options
@@ -129,7 +130,7 @@ def learn(
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
         _check_same_training(partial, world, described)
-        model = load_policy(partial, env=env)
+        model = load_policy(partial, env=env, kind=training_class(config.algo))
         restore(model, env, partial)
         _log.info("resuming the training of %s at step %d", out, model.num_timesteps)
     attach_encoder(model, latent)
@@ -316,13 +317,18 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
 def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
     from stable_baselines3.common.utils import LinearSchedule
 
-    kind = algorithm_class(config.algo)
+    kind = training_class(config.algo)
     check_algo_options(kind, config.algo_kwargs)
     options: JSON = {}
     if config.algo in ("PPO", "MaskablePPO"):
         options = dict(MANY_ENVS if config.parallel_envs > 8 else FEW_ENVS)
         if isinstance(world, Twin) and world.spec.is_table:
             options["ent_coef"] = TABLE_ENTROPY
+    if config.algo == SVG_NAME and not isinstance(world, Twin):
+        raise InvalidOptionError(
+            f"SVG learns through the steps of a twin, but {world.env_id} is a real environment: train in a twin, or "
+            "use SAC or PPO"
+        )
     if config.off_policy:
         # A larger buffer than there are transitions would only make each save slower.
         options["buffer_size"] = config.steps

@@ -6,9 +6,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from world_env.policies.algorithms import algorithm_class
 from world_env.policies.saved_policy import policy_card
 from world_env.results.step_plan import PlannedSteps
+from world_env.rl.algorithms import training_class
 from world_env.rl.config import FEW_ENVS, MANY_ENVS, LearnConfig
 from world_env.rl.resume import partial_folder
 from world_env.spec import WorldSpec
@@ -50,7 +50,7 @@ def _done(config: LearnConfig, out: Path | None) -> int:
 
 def _rollout(config: LearnConfig, horizon: int | None) -> tuple[int | None, int | None]:
     """(steps by which a training is rounded up, largest number of steps beyond that); None: not known."""
-    kind = algorithm_class(config.algo)
+    kind = training_class(config.algo)
     envs = config.num_envs or 1  # of some real environments only one can be open
     if not config.off_policy:
         own = (FEW_ENVS if envs <= 8 else MANY_ENVS) if config.algo == "PPO" else {}

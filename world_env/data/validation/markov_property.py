@@ -27,8 +27,8 @@ _MAX_TARGETS = 24
 _MIN_ACTION_RATIO = 1.25
 """Ratio of errors, in every fold, from which an action belongs to another step."""
 _MIN_OWN_ERROR = 0.01
-"""Error below which the action of the step itself explains a change: ratios of smaller errors are chance, as for stacked
-frames, which hold most of their next values."""
+"""Error below which the action of the step itself explains a change: ratios of smaller errors are chance. Stacked
+frames hold most of their next values."""
 _MIN_INVERSE_RATIO = 1.25
 """Ratio by which the observation before an action must improve the prediction of that action."""
 _MIN_SURPRISE_BEFORE, _MIN_SURPRISE_BESIDE = 0.7, 0.15

@@ -1,0 +1,412 @@
+"""SVG: soft actor-critic on short rollouts of a world model, with gradients through its steps.
+
+The actor is trained on the value of H differentiable steps of the model: their rewards and entropies, and the critic's
+value of the last state. The critic learns from the same steps. All data comes from the model.
+
+Sources: stochastic value gradients (Heess et al. 2015, arXiv:1510.09142), soft value expansion (SAC-SVG, Amos et al.
+2021, arXiv:2008.12775), rollouts of the current policy as initial states (Janner et al. 2019, arXiv:1906.08253).
+Letters: B rows of a batch, H steps of a rollout, A action dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.nn import functional
+
+from world_env.batch import Context, State
+from world_env.errors import InvalidOptionError, StageError
+from world_env.models.base import Prediction
+from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
+from world_env.rng import CounterRNG, derive_seeds
+from world_env.simulation.initial_states import draw_initial_states
+from world_env.spaces import is_image
+from world_env.twin.twin import Twin
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.type_aliases import MaybeCallback
+
+_REFRESH = 20
+"""Updates between two rollouts that renew the initial states, and the length of these rollouts in steps."""
+_ROLLOUTS_KEPT = 200
+_DATASET_SHARE = 0.95
+"""Share of these rollouts that start inside data episodes."""
+_MAX_GRADIENT_NORM = 10.0
+_CRITIC_SCALE = 10.0
+"""Weight of the critic's loss: with Adam, it only sets from which error on the gradient is clipped."""
+_MAX_VALUE_SCALE = 100.0
+_BOUNDS_RATE = 0.01
+_MAX_SKIPPED = 50
+"""Successive updates with gradients that are not finite before the training stops."""
+_LOG_INTERVAL = 500
+
+
+class _Rollout(NamedTuple):
+    """H steps of a batch, with gradients."""
+
+    observation: Tensor
+    """(B, *O), the first one."""
+    action: Tensor
+    """(B, A), the first one."""
+    log_prob: Tensor
+    """(B,), of the first action."""
+    reward: Tensor
+    """(B,), the first one."""
+    returns: Tensor
+    """(B,), discounted rewards of all steps, and entropies from the second step on."""
+    weight: Tensor
+    """(B,), discounted probability that the last state is reached."""
+    last: Tensor
+    """(B, *O), observation of the last state."""
+
+
+class SVG(stable_baselines3.SAC):
+    """Soft actor-critic that learns from the gradients of a twin's model. Interface and files are those of SAC.
+
+    `num_timesteps` counts updates. The environment is used for its twin only.
+
+    policy: "MlpPolicy". env: a `WorldModelSB3VecEnv`, wrapped or not; its twin's model has Box observations and actions
+        and differentiable steps.
+    rollout_steps: H, at least 1. Other arguments are those of Stable-Baselines3's SAC; those of the replay buffer have
+        no effect.
+    Raises InvalidOptionError for spaces, known reward functions or models without gradients.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *,
+        rollout_steps: int = 5,
+        learning_rate: Any = 3e-4,
+        batch_size: int = 256,
+        gamma: float = 0.995,
+        tau: float = 0.005,
+        ent_coef: str | float = "auto_0.1",
+        target_entropy: str | float = "auto",
+        **options: Any,
+    ) -> None:
+        if rollout_steps < 1:
+            raise InvalidOptionError(f"rollout_steps is {rollout_steps}, expected an integer >= 1")
+        if env is not None:
+            _check_twin(_twin_of(env), env.observation_space)
+        self.rollout_steps = rollout_steps
+        options["buffer_size"] = 1  # all data comes from the model
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            gamma=gamma,
+            tau=tau,
+            ent_coef=ent_coef,
+            target_entropy=target_entropy,
+            **options,
+        )
+        self.skipped_updates = 0
+        self.value_bounds: tuple[float, float] | None = None
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_world", "_pool"]
+
+    def learn(  # type: ignore[override]
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = _LOG_INTERVAL,
+        tb_log_name: str = "SVG",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SVG:
+        """Train for `total_timesteps` updates.
+
+        Raises StageError after 50 successive updates with gradients that are not finite.
+        """
+        assert self.env is not None
+        self._world = DifferentiableTwin(_twin_of(self.env), self)
+        self._pool: list[State] = []
+        total, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callback.on_training_start(locals(), globals())
+        self.policy.set_training_mode(True)
+        running = True
+        while running and self.num_timesteps < total:
+            callback.on_rollout_start()
+            self._refresh()
+            callback.on_rollout_end()
+            for _ in range(min(_REFRESH, total - self.num_timesteps)):
+                self._update_current_progress_remaining(self.num_timesteps, total)
+                self._update()
+                self.num_timesteps += 1
+                callback.update_locals(locals())
+                if not (running := callback.on_step()):
+                    break
+                if self.num_timesteps % log_interval == 0:
+                    self.logger.dump(self.num_timesteps)
+        callback.on_training_end()
+        return self
+
+    def _refresh(self) -> None:
+        """Add the states that the current policy visits within 20 steps of states of the data."""
+        self.policy.set_training_mode(False)
+        with torch.no_grad():
+            visited = list(self._world.visited(self.actor, self.batch_size, self.num_timesteps))
+        self.policy.set_training_mode(True)
+        self._pool.append({
+            name: torch.cat([state[name] for state in visited]) for name in visited[0]
+        })  # fmt: skip
+        del self._pool[:-_ROLLOUTS_KEPT]
+
+    def _initial_states(self) -> State:
+        drawn = self._pool[int(torch.randint(len(self._pool), ()))]
+        rows = torch.randint(len(next(iter(drawn.values()))), (self.batch_size,))
+        return {name: value[rows.to(value.device)] for name, value in drawn.items()}
+
+    def _update(self) -> None:
+        """One gradient step of critic, actor and entropy coefficient."""
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+        entropy = self._entropy_coefficient()
+        seeds = derive_seeds(torch.arange(self.batch_size), self.num_timesteps * 2 + 1)
+        rng = CounterRNG(derive_seeds(seeds, self.seed or 0))
+        rollout = self._world.rollout(self.actor, self._initial_states(), rng, self, entropy)
+        last_action, last_log_prob = self.actor.action_log_prob(rollout.last)
+        low, high = self._updated_bounds(rollout.reward - entropy * rollout.log_prob)
+        scale = min(max(1.0, (high - low) / 2.0), _MAX_VALUE_SCALE)
+        with torch.no_grad():
+            target = torch.stack(self.critic_target(rollout.last, last_action)).amin(0)[:, 0]
+            soft = target.clamp(low, high) - entropy * last_log_prob
+            target = rollout.returns + rollout.weight * soft
+        values = torch.stack(self.critic(rollout.observation, rollout.action.detach()))[..., 0]
+        critic_loss = _CRITIC_SCALE * functional.smooth_l1_loss(
+            values / scale, (target / scale).expand_as(values)
+        )
+        if not self._step(self.critic, critic_loss):
+            return
+        with torch.no_grad():
+            for average, own in zip(
+                self.critic_target.parameters(), self.critic.parameters(), strict=True
+            ):
+                average.lerp_(own, self.tau)
+        self.critic.requires_grad_(False)
+        last_value = torch.stack(self.critic(rollout.last, last_action)).mean(0)[:, 0]
+        self.critic.requires_grad_(True)
+        soft = rollout.weight * (last_value - entropy * last_log_prob)
+        value = (rollout.returns - entropy * rollout.log_prob + soft).mean()
+        if not self._step(self.actor, -_CRITIC_SCALE * value / scale):
+            return
+        self._step_entropy(rollout.log_prob.detach().mean())
+        self.skipped_updates = 0
+        self._n_updates += 1
+        for name, number in (
+            ("ent_coef", entropy),
+            ("critic_loss", critic_loss.detach()),
+            ("actor_loss", -value.detach()),
+        ):
+            self.logger.record_mean(f"train/{name}", float(number))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _entropy_coefficient(self) -> float:
+        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+            return float(self.log_ent_coef.detach().exp())
+        return float(self.ent_coef_tensor)
+
+    def _step_entropy(self, log_prob: Tensor) -> None:
+        if self.log_ent_coef is None or self.ent_coef_optimizer is None:
+            return
+        self.ent_coef_optimizer.zero_grad()
+        (self.log_ent_coef.exp() * -(log_prob + float(self.target_entropy))).sum().backward()
+        self.ent_coef_optimizer.step()
+
+    def _step(self, network: Any, loss: Tensor) -> bool:
+        """Gradient step of a network; False, and no step, if the gradient is not finite."""
+        network.optimizer.zero_grad()
+        loss.backward(inputs=[*network.parameters()], retain_graph=network is self.critic)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
+        if torch.isfinite(norm):
+            network.optimizer.step()
+            return True
+        self.skipped_updates += 1
+        self.logger.record("train/skipped_updates", self.skipped_updates)
+        if self.skipped_updates >= _MAX_SKIPPED:
+            part = "critic" if network is self.critic else "actor"
+            raise StageError(
+                f"{self.skipped_updates} successive updates have gradients of the {part} that are not finite: the "
+                "model or its derivatives are not finite where the policy goes. Use fewer rollout_steps, or a lower "
+                "learning_rate"
+            )
+        return False
+
+    def _updated_bounds(self, soft_reward: Tensor) -> tuple[float, float]:
+        """Bounds of target values, from a running average of the range of rewards with their entropy."""
+        ends = torch.quantile(soft_reward.detach().float(), torch.tensor([0.01, 0.99]))
+        found = [float(end) / (1.0 - min(self.gamma, 0.9999)) for end in ends]
+        if not np.isfinite(found).all():
+            found = list(self.value_bounds or (-1.0, 1.0))
+        before = self.value_bounds or found
+        low, high = (b + _BOUNDS_RATE * (f - b) for b, f in zip(before, found, strict=True))
+        self.value_bounds = (low, high)
+        return self.value_bounds
+
+
+class DifferentiableTwin:
+    """Rollouts of a policy in a twin's model, with gradients with respect to the policy."""
+
+    def __init__(self, twin: Twin, algorithm: SVG) -> None:
+        acted = twin.spec.action_space
+        assert isinstance(acted, spaces.Box)
+        self.twin, self.model = twin, twin.model.frozen()
+        self._gamma, self._steps = algorithm.gamma, algorithm.rollout_steps
+        self._extractor = algorithm.actor.features_extractor
+        gain, offset = (torch.as_tensor(each) for each in twin.codec.action_scale)
+        half = torch.as_tensor((acted.high - acted.low) / 2.0).flatten()
+        middle = torch.as_tensor((acted.high + acted.low) / 2.0).flatten()
+        # The policy acts in [-1, 1] of the space, the model in that of its codec.
+        self._gain = (half * gain).to(self.model.dtype)
+        self._offset = (middle * gain + offset).to(self.model.dtype)
+        self._check_gradients(algorithm)
+
+    def observation(self, state: State) -> Tensor:
+        """Observations (B, *O) of states, in the units of the environment, with their gradients."""
+        (encoded,) = self.model.decode(state).values()
+        return self.twin.codec.decoded_tensor(encoded)
+
+    def encoded(self, action: Tensor) -> Tensor:
+        """Actions (B, A) of the policy, in [-1, 1], as the model gets them."""
+        return (action * self._gain + self._offset).clamp(-1.0, 1.0).to(self.model.dtype)
+
+    def rollout(
+        self, actor: Any, state: State, rng: CounterRNG, algorithm: SVG, entropy: float
+    ) -> _Rollout:
+        """Roll out the policy for H steps from states of B rows."""
+        first = observation = self.observation(state)
+        first_action, first_log_prob = actor.action_log_prob(observation)
+        action, log_prob = first_action, first_log_prob
+        returns: Any = 0.0
+        weight, first_reward = torch.ones(len(action)), None
+        for step in range(self._steps):
+            if step:
+                action, log_prob = actor.action_log_prob(observation)
+                returns = returns - weight * entropy * log_prob
+            arrived, prediction = self.model.step(state, self.encoded(action), rng=rng)
+            reward, ends = self._outcome(state, action, arrived, prediction)
+            first_reward = reward if first_reward is None else first_reward
+            returns = returns + weight * reward
+            weight = self._gamma * weight * (1.0 - ends)
+            state, observation = arrived, self.observation(arrived)
+        assert first_reward is not None
+        return _Rollout(
+            first, first_action, first_log_prob, first_reward, returns, weight, observation
+        )
+
+    def _outcome(
+        self, state: State, action: Tensor, arrived: State, prediction: Prediction
+    ) -> tuple[Tensor, Tensor]:
+        """(expected reward, probability of termination) of a step, each (B,) float32."""
+        ends = prediction.terminated.float()
+        if self.twin.termination_fn is not None:
+            ends = self._known_ends(state, action, arrived).to(ends)
+        reward = prediction.reward.float()
+        if prediction.terminal_reward is not None:
+            reward = torch.lerp(reward, prediction.terminal_reward.float(), ends)
+        return reward, ends
+
+    def _known_ends(self, state: State, action: Tensor, arrived: State) -> Tensor:
+        assert self.twin.termination_fn is not None
+        codec, space = self.twin.codec, self.twin.spec.action_space
+        assert isinstance(space, spaces.Box)
+        before, after = (codec.decode_observation(self.model.decode(s)) for s in (state, arrived))
+        scaled = action.detach().numpy(force=True).reshape(-1, *space.shape)
+        taken = space.low + (scaled + 1.0) / 2.0 * (space.high - space.low)
+        ended = self.twin.termination_fn(before, taken.astype(space.dtype), after)
+        return torch.as_tensor(np.asarray(ended, np.float32))
+
+    def visited(self, actor: Any, rows: int, number: int) -> Iterator[State]:
+        """Yield the states of 20 steps of the policy, each with the rows that have not ended.
+
+        number: of the rollout, for its random numbers.
+        """
+        rng = CounterRNG(derive_seeds(torch.arange(rows), number * 2))
+        context: Context = draw_initial_states(
+            self.twin.starts, self.twin.states, _DATASET_SHARE, rng
+        )
+        state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
+        alive = torch.ones(rows, dtype=torch.bool)
+        for _ in range(_REFRESH):
+            yield {name: value[alive] for name, value in state.items()}
+            observation = self.observation(state)
+            action, _ = actor.action_log_prob(observation)
+            arrived, prediction = self.model.step(state, self.encoded(action), rng=rng)
+            _, ends = self._outcome(state, action, arrived, prediction)
+            alive = alive & (rng.uniform(1)[:, 0] >= ends) & self._is_known(arrived)
+            if not alive.any():
+                return
+            state = arrived
+
+    def _is_known(self, state: State) -> Tensor:
+        """(B,) bool: finite observations that the policy's normalisation does not clip."""
+        observation = self.observation(state)
+        known = torch.isfinite(observation).flatten(1).all(1)
+        if isinstance(self._extractor, NormalizedFeatures):
+            known &= (self._extractor(observation).abs() < NORMALIZED_LIMIT).all(1)
+        return known
+
+    def _check_gradients(self, algorithm: SVG) -> None:
+        """Raise InvalidOptionError unless reward or next state has a gradient with respect to the action."""
+        rng = CounterRNG.from_seed(0, 1)
+        context = self.twin.starts.select(torch.zeros(1, dtype=torch.int64))
+        state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
+        action = torch.zeros(1, len(self._gain), dtype=self.model.dtype, requires_grad=True)
+        with torch.enable_grad():
+            arrived, prediction = self.model.step(state, action, rng=rng)
+        tensors = [prediction.reward, *arrived.values()]
+        if not any(each.requires_grad for each in tensors):
+            raise InvalidOptionError(
+                f"SVG needs the gradients of the model's steps, and those of the family {self.twin.family!r} have "
+                "none: use SAC or PPO"
+            )
+
+
+def _check_twin(twin: Twin, observed: spaces.Space[Any]) -> None:
+    """Raise InvalidOptionError for a twin whose steps SVG cannot differentiate.
+
+    observed: observation space of the policy.
+    """
+    space, acted = twin.spec.observation_space, twin.spec.action_space
+    if not isinstance(space, spaces.Box) or is_image(space) or not isinstance(acted, spaces.Box):
+        raise InvalidOptionError(
+            "SVG learns through the steps of the model, so observations and actions must be vectors of numbers: a Box "
+            f"that is not an image. The observation space is {space}, the action space is {acted}. Use SAC or PPO"
+        )
+    if observed != space:
+        raise InvalidOptionError(
+            f"SVG acts on observations, but the observation space of the policy is {observed}, that of the twin is "
+            f"{space}: use observation_mode='observation'"
+        )
+    if twin.reward_fn is not None:
+        raise InvalidOptionError(
+            "SVG needs the gradient of the reward, but the twin has a known reward function, which has none: load the "
+            "twin without reward_fn"
+        )
+
+
+def _twin_of(env: Any) -> Twin:
+    """Twin of a VecEnv of learned episodes. Raises InvalidOptionError for other environments."""
+    while not hasattr(env, "twin") and hasattr(env, "venv"):
+        env = env.venv
+    twin = getattr(env, "twin", None)
+    if not isinstance(twin, Twin):
+        raise InvalidOptionError(
+            f"SVG learns through the steps of a twin, but the environment is a {type(env).__name__}: pass a "
+            "WorldModelSB3VecEnv"
+        )
+    return twin
