@@ -30,7 +30,7 @@ MANY_ENVS: JSON = {
 """PPO arguments for many environments. Small batches reach a given return in less time than large ones."""
 FEW_ENVS: JSON = MANY_ENVS | {"n_steps": 256, "batch_size": 64}
 """PPO arguments for up to 8 environments, where each step is usually a real one."""
-TABLE_ENTROPY = 0.03
+TABLE_ENTROPY = 0.06
 """Default of PPO's `ent_coef` in the twin of a table: a policy keeps searching where no reward was found yet."""
 _NUM_ENVS = 64
 
