@@ -65,7 +65,7 @@ def test_the_gradient_of_a_rollout_is_that_of_finite_differences(
     def value() -> torch.Tensor:
         torch.manual_seed(5)
         rng = CounterRNG.from_seed(1, len(context))
-        rollout = world.rollout(model.actor, state, rng, model, 0.1)
+        rollout = world.rollout(model.actor, state, rng, 0.1)
         return (rollout.returns - 0.1 * rollout.log_prob).mean()
 
     parameters = [*model.actor.parameters()]

@@ -157,7 +157,7 @@ class SVG(stable_baselines3.SAC):
         """Add the states that the current policy visits within 20 steps of states of the data."""
         self.policy.set_training_mode(False)
         with torch.no_grad():
-            visited = list(self._world.visited(self.actor, self.batch_size, self.num_timesteps))
+            visited = list(self._world.visited(self.actor, self._rng(2 * self.num_timesteps)))
         self.policy.set_training_mode(True)
         self._pool.append({
             name: torch.cat([state[name] for state in visited]) for name in visited[0]
@@ -176,9 +176,8 @@ class SVG(stable_baselines3.SAC):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         entropy = self._entropy_coefficient()
-        seeds = derive_seeds(torch.arange(self.batch_size), self.num_timesteps * 2 + 1)
-        rng = CounterRNG(derive_seeds(seeds, self.seed or 0))
-        rollout = self._world.rollout(self.actor, self._initial_states(), rng, self, entropy)
+        rng = self._rng(2 * self.num_timesteps + 1)
+        rollout = self._world.rollout(self.actor, self._initial_states(), rng, entropy)
         last_action, last_log_prob = self.actor.action_log_prob(rollout.last)
         low, high = self._updated_bounds(rollout.reward - entropy * rollout.log_prob)
         scale = min(max(1.0, (high - low) / 2.0), _MAX_VALUE_SCALE)
@@ -215,6 +214,11 @@ class SVG(stable_baselines3.SAC):
             self.logger.record_mean(f"train/{name}", float(number))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
+    def _rng(self, number: int) -> CounterRNG:
+        """Random numbers of a rollout, one stream for each row."""
+        seeds = derive_seeds(torch.arange(self.batch_size), number)
+        return CounterRNG(derive_seeds(seeds, self.seed or 0))
+
     def _entropy_coefficient(self) -> float:
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             return float(self.log_ent_coef.detach().exp())
@@ -230,7 +234,7 @@ class SVG(stable_baselines3.SAC):
     def _step(self, network: Any, loss: Tensor) -> bool:
         """Gradient step of a network; False, and no step, if the gradient is not finite."""
         network.optimizer.zero_grad()
-        loss.backward(inputs=[*network.parameters()], retain_graph=network is self.critic)
+        loss.backward(inputs=[*network.parameters()])
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
         if torch.isfinite(norm):
             network.optimizer.step()
@@ -273,7 +277,7 @@ class DifferentiableTwin:
         # The policy acts in [-1, 1] of the space, the model in that of its codec.
         self._gain = (half * gain).to(self.model.dtype)
         self._offset = (middle * gain + offset).to(self.model.dtype)
-        self._check_gradients(algorithm)
+        self._check_gradients()
 
     def observation(self, state: State) -> Tensor:
         """Observations (B, *O) of states, in the units of the environment, with their gradients."""
@@ -284,10 +288,8 @@ class DifferentiableTwin:
         """Actions (B, A) of the policy, in [-1, 1], as the model gets them."""
         return (action * self._gain + self._offset).clamp(-1.0, 1.0).to(self.model.dtype)
 
-    def rollout(
-        self, actor: Any, state: State, rng: CounterRNG, algorithm: SVG, entropy: float
-    ) -> _Rollout:
-        """Roll out the policy for H steps from states of B rows."""
+    def rollout(self, actor: Any, state: State, rng: CounterRNG, entropy: float) -> _Rollout:
+        """Roll out the policy for H steps from states of B rows. entropy: coefficient of the entropy."""
         first = observation = self.observation(state)
         first_action, first_log_prob = actor.action_log_prob(observation)
         action, log_prob = first_action, first_log_prob
@@ -330,17 +332,13 @@ class DifferentiableTwin:
         ended = self.twin.termination_fn(before, taken.astype(space.dtype), after)
         return torch.as_tensor(np.asarray(ended, np.float32))
 
-    def visited(self, actor: Any, rows: int, number: int) -> Iterator[State]:
-        """Yield the states of 20 steps of the policy, each with the rows that have not ended.
-
-        number: of the rollout, for its random numbers.
-        """
-        rng = CounterRNG(derive_seeds(torch.arange(rows), number * 2))
+    def visited(self, actor: Any, rng: CounterRNG) -> Iterator[State]:
+        """Yield the states of 20 steps of the policy, each with the rows that have not ended."""
         context: Context = draw_initial_states(
             self.twin.starts, self.twin.states, _DATASET_SHARE, rng
         )
         state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
-        alive = torch.ones(rows, dtype=torch.bool)
+        alive = torch.ones(len(rng), dtype=torch.bool)
         for _ in range(_REFRESH):
             yield {name: value[alive] for name, value in state.items()}
             observation = self.observation(state)
@@ -360,7 +358,7 @@ class DifferentiableTwin:
             known &= (self._extractor(observation).abs() < NORMALIZED_LIMIT).all(1)
         return known
 
-    def _check_gradients(self, algorithm: SVG) -> None:
+    def _check_gradients(self) -> None:
         """Raise InvalidOptionError unless reward or next state has a gradient with respect to the action."""
         rng = CounterRNG.from_seed(0, 1)
         context = self.twin.starts.select(torch.zeros(1, dtype=torch.int64))
