@@ -41,6 +41,7 @@ OnIssues = Callable[[Sequence[LintIssue]], None]
 """Called at the end of a collection with the errors and warnings of `lint`, errors first."""
 
 _MAX_SECONDS_IN_MEMORY = 30.0
+"""Longest time that complete episodes are kept in memory only, checked after each episode."""
 _log = logging.getLogger(__name__)
 
 
