@@ -32,7 +32,7 @@ FEW_ENVS: JSON = MANY_ENVS | {"n_steps": 256, "batch_size": 64}
 """PPO arguments for up to 8 environments, where each step is usually a real one."""
 TABLE_ENTROPY = 0.06
 """Default of PPO's `ent_coef` in the twin of a table: a policy keeps searching where no reward was found yet. With half
-of it, policies of Taxi stay below the optimum in some seeds."""
+of it, policies of large tables stay below the optimum in some seeds."""
 _NUM_ENVS = 64
 
 
