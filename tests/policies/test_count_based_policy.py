@@ -142,6 +142,9 @@ def test_states_without_categories_are_refused_before_a_step(tmp_path: Path) -> 
         make_exploration(kind, spec_of(EnvConfig("CartPole-v1")))
     with pytest.raises(InvalidOptionError, match="'action' is a Box"):
         make_exploration(kind, WorldSpec(spaces.Discrete(3), spaces.Box(-1, 1)))
+    named = spaces.Dict(action=spaces.Box(-1, 1), place=spaces.Discrete(3))
+    with pytest.raises(InvalidOptionError, match="'action' is a Box"):
+        make_exploration(kind, WorldSpec(named, spaces.Discrete(2)))
     with pytest.raises(InvalidOptionError, match="has 2048 actions: expected at most 1024"):
         make_exploration(kind, WorldSpec(spaces.Discrete(3), spaces.MultiBinary(11)))
     with pytest.raises(InvalidOptionError, match="is a Box"):

@@ -50,8 +50,8 @@ class CountBasedPolicy(EpisodicPolicy[_Episode]):
 
     def __init__(self, spec: WorldSpec) -> None:
         super().__init__()
-        parts = observation_spaces(spec.observation_space) | {"action": spec.action_space}
-        for name, part in parts.items():
+        parts = observation_spaces(spec.observation_space).items()
+        for name, part in [*parts, ("action", spec.action_space)]:
             if not category_sizes(part):
                 raise InvalidOptionError(
                     f"count-based exploration counts pairs of state and action, but {name!r} is a {part}: expected "
