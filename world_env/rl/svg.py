@@ -20,11 +20,12 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional
 
-from world_env.batch import Context, State
+from world_env.batch import State, concatenate, select
 from world_env.errors import InvalidOptionError, StageError
 from world_env.models.base import Prediction
 from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
 from world_env.rng import CounterRNG, derive_seeds
+from world_env.simulation.differentiable_rollout import expected_reward
 from world_env.simulation.initial_states import draw_initial_states
 from world_env.spaces import is_image
 from world_env.twin.twin import Twin
@@ -159,15 +160,13 @@ class SVG(stable_baselines3.SAC):
         with torch.no_grad():
             visited = list(self._world.visited(self.actor, self._rng(2 * self.num_timesteps)))
         self.policy.set_training_mode(True)
-        self._pool.append({
-            name: torch.cat([state[name] for state in visited]) for name in visited[0]
-        })  # fmt: skip
+        self._pool.append(concatenate(visited))
         del self._pool[:-_ROLLOUTS_KEPT]
 
     def _initial_states(self) -> State:
         drawn = self._pool[int(torch.randint(len(self._pool), ()))]
         rows = torch.randint(len(next(iter(drawn.values()))), (self.batch_size,))
-        return {name: value[rows.to(value.device)] for name, value in drawn.items()}
+        return select(drawn, rows)
 
     def _update(self) -> None:
         """One gradient step of critic, actor and entropy coefficient."""
@@ -317,10 +316,7 @@ class DifferentiableTwin:
         ends = prediction.terminated.float()
         if self.twin.termination_fn is not None:
             ends = self._known_ends(state, action, arrived).to(ends)
-        reward = prediction.reward.float()
-        if prediction.terminal_reward is not None:
-            reward = torch.lerp(reward, prediction.terminal_reward.float(), ends)
-        return reward, ends
+        return expected_reward(prediction, ends).float(), ends
 
     def _known_ends(self, state: State, action: Tensor, arrived: State) -> Tensor:
         assert self.twin.termination_fn is not None
@@ -334,9 +330,7 @@ class DifferentiableTwin:
 
     def visited(self, actor: Any, rng: CounterRNG) -> Iterator[State]:
         """Yield the states of 20 steps of the policy, each with the rows that have not ended."""
-        context: Context = draw_initial_states(
-            self.twin.starts, self.twin.states, _DATASET_SHARE, rng
-        )
+        context = draw_initial_states(self.twin.starts, self.twin.states, _DATASET_SHARE, rng)
         state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
         alive = torch.ones(len(rng), dtype=torch.bool)
         for _ in range(_REFRESH):

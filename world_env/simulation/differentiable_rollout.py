@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from world_env.batch import Observation, State
-from world_env.models.base import WorldModel
+from world_env.models.base import Prediction, WorldModel
 from world_env.rng import CounterRNG
 
 Policy = Callable[[Tensor], Tensor]
@@ -41,6 +41,16 @@ class Rollout:
         return (self.rewards * self.alive * powers).sum(1)
 
 
+def expected_reward(prediction: Prediction, ends: Tensor) -> Tensor:
+    """Expected reward (B,) of a step over both outcomes of its termination.
+
+    ends: (B,), probability of the termination.
+    """
+    if prediction.terminal_reward is None:
+        return prediction.reward
+    return torch.lerp(prediction.reward, prediction.terminal_reward, ends.to(prediction.reward))
+
+
 def rollout(
     model: WorldModel,
     state: State,
@@ -66,13 +76,10 @@ def rollout(
         action = policy(model.features(states[-1]))
         arrived, prediction = model.step(states[-1], action, rng=rng, temperature=temperature)
         ends = prediction.terminated
-        reward = prediction.reward
-        if prediction.terminal_reward is not None:
-            reward = torch.lerp(reward, prediction.terminal_reward, ends)
         states.append(arrived)
         observations.append(model.decode(arrived))
         actions.append(action)
-        rewards.append(reward)
+        rewards.append(expected_reward(prediction, ends))
         terminated.append(ends)
     ends = torch.stack(terminated, 1)
     reached = torch.cumprod(1.0 - ends, 1)

@@ -12,8 +12,8 @@ from world_env.data.float32_offsets import are_large
 from world_env.data.recording import Recording
 from world_env.data.statistics import column_name, column_traits, counted
 from world_env.data.validation.issue import LintIssue, Severity, number_of
-from world_env.data.validation.regression import Transitions, discrete_sizes, vector_spaces
-from world_env.spaces import is_image, observation_spaces
+from world_env.data.validation.regression import Transitions, vector_spaces
+from world_env.spaces import categories, is_image, observation_spaces
 from world_env.spec import WorldSpec
 from world_env.types import OBSERVATION
 
@@ -176,7 +176,7 @@ def _box_actions(data: Transitions, space: spaces.Box) -> Iterator[LintIssue]:
 
 def _discrete_actions(data: Transitions, space: spaces.Space) -> Iterator[LintIssue]:
     counts, first = data.action.sum(0), 0
-    sizes, starts = discrete_sizes(space)
+    sizes, starts = categories(space)
     texts: dict[str, str] = {}
     for part, (size, start) in enumerate(zip(sizes, starts, strict=True)):
         unused = np.flatnonzero(counts[first : first + size] == 0) + start
@@ -233,7 +233,7 @@ def _value_problem(episode: Episode, spec: WorldSpec) -> tuple[str, str, str] | 
     for name, (values, space) in (pairs | {"action": (episode.actions, spec.action_space)}).items():
         if isinstance(space, spaces.Box):
             continue
-        sizes, starts = discrete_sizes(space)
+        sizes, starts = categories(space)
         flat = values.reshape(len(values), -1) - starts
         wrong = (flat < 0) | (flat >= sizes) | (flat != np.floor(flat))
         if wrong.any():

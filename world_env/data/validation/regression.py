@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from world_env.data.episode import Episode
 from world_env.data.statistics import column_name
-from world_env.spaces import category_sizes, is_image, observation_spaces
+from world_env.spaces import categories, is_image, observation_spaces
 from world_env.spec import Angle, WorldSpec
 
 FOLDS = 5
@@ -140,18 +140,12 @@ def table_of(values: np.ndarray, space: spaces.Space) -> np.ndarray:
     flat = values.reshape(len(values), -1)
     if isinstance(space, spaces.Box):
         return flat.astype(np.float64)
-    sizes, starts = discrete_sizes(space)
+    sizes, starts = categories(space)
     parts = [
         np.eye(n)[flat[:, i] - start]
         for i, (n, start) in enumerate(zip(sizes, starts, strict=True))
     ]
     return np.concatenate(parts, axis=1)
-
-
-def discrete_sizes(space: spaces.Space) -> tuple[np.ndarray, np.ndarray]:
-    """(numbers of values, first values) of the parts of a Discrete, MultiDiscrete or MultiBinary space."""
-    sizes = np.array(category_sizes(space))
-    return sizes, np.broadcast_to(getattr(space, "start", 0), sizes.shape)
 
 
 def cross_validated_error(
@@ -253,7 +247,7 @@ def _columns(space: spaces.Space) -> int:
     """Columns of a space in `table_of`."""
     if isinstance(space, spaces.Box):
         return int(np.prod(space.shape))
-    return int(discrete_sizes(space)[0].sum())
+    return int(categories(space)[0].sum())
 
 
 def _continuous(spec: WorldSpec) -> np.ndarray:
