@@ -23,6 +23,7 @@ from world_env.real.step_ledger import StepLedger
 from world_env.rl.config import LearnConfig
 from world_env.rl.learn import learn
 from world_env.rl.svg import SVG, DifferentiableTwin
+from world_env.rl.svg_networks import FlatNetworks, PlainNetworks
 from world_env.rng import CounterRNG
 from world_env.rollouts.real import run_real
 from world_env.spec import Angle, EnvConfig, WorldSpec
@@ -47,6 +48,32 @@ def weights(model: Any) -> np.ndarray:
     return np.concatenate([p.detach().numpy().ravel() for p in model.policy.parameters()])
 
 
+def test_gradient_steps_written_by_hand_are_those_of_autograd() -> None:
+    twin = Twin.load("half-cheetah")
+    context = twin.starts.select(torch.arange(40) % len(twin.starts))
+    state = twin.model.encode(context, rng=CounterRNG.from_seed(0, len(context)))
+    found = []
+    for kind in (PlainNetworks, FlatNetworks):
+        model = small(twin, policy_kwargs={"net_arch": [32, 32], "activation_fn": torch.nn.SiLU})
+        world, networks = DifferentiableTwin(twin, model), kind(model)
+        for update in range(3):
+            torch.manual_seed(update)
+            rng = CounterRNG.from_seed(update, len(context))
+            rollout = world.rollout(networks, state, rng, 0.1)
+            action, log_prob = networks.act(rollout.last)
+            target = rollout.returns.detach() + networks.least_target(rollout.last, action)
+            observation, first = rollout.observation.detach(), rollout.action.detach()
+            loss, finite = networks.step_critics(observation, first, target, 2.0)
+            assert finite
+            networks.average_target(0.1)
+            value = networks.value(rollout.last, action) - log_prob
+            assert networks.step_actor(-(rollout.returns + rollout.weight * value).mean())
+        moments = model.actor.optimizer.state_dict()["state"][0]["exp_avg"]
+        found.append([weights(model), loss.numpy(), value.detach().numpy(), moments.numpy()])
+    for plain, flat in zip(*found, strict=True):
+        np.testing.assert_allclose(flat, plain, rtol=2e-3, atol=2e-5)
+
+
 @pytest.mark.parametrize("known_ends", [False, True])
 def test_the_gradient_of_a_rollout_is_that_of_finite_differences(
     known_ends: bool, pendulum: Twin
@@ -65,7 +92,7 @@ def test_the_gradient_of_a_rollout_is_that_of_finite_differences(
     def value() -> torch.Tensor:
         torch.manual_seed(5)
         rng = CounterRNG.from_seed(1, len(context))
-        rollout = world.rollout(model.actor, state, rng, 0.1)
+        rollout = world.rollout(PlainNetworks(model), state, rng, 0.1)
         return (rollout.returns - 0.1 * rollout.log_prob).mean()
 
     parameters = [*model.actor.parameters()]

@@ -18,12 +18,12 @@ import stable_baselines3
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.nn import functional
 
 from world_env.batch import State, concatenate, select
 from world_env.errors import InvalidOptionError, StageError
 from world_env.models.base import Prediction
 from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
+from world_env.rl.svg_networks import LOSS_SCALE, FlatNetworks, PlainNetworks, networks_of
 from world_env.rng import CounterRNG, derive_seeds
 from world_env.simulation.differentiable_rollout import expected_reward
 from world_env.simulation.initial_states import draw_initial_states
@@ -33,14 +33,12 @@ from world_env.twin.twin import Twin
 if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import MaybeCallback
 
+Networks = PlainNetworks | FlatNetworks
 _REFRESH = 20
 """Updates between two rollouts that renew the initial states, and the length of these rollouts in steps."""
 _ROLLOUTS_KEPT = 200
 _DATASET_SHARE = 0.95
 """Share of these rollouts that start inside data episodes."""
-_MAX_GRADIENT_NORM = 10.0
-_CRITIC_SCALE = 10.0
-"""Weight of the critic's loss: with Adam, it only sets from which error on the gradient is clipped."""
 _MAX_VALUE_SCALE = 100.0
 _BOUNDS_RATE = 0.01
 _MAX_SKIPPED = 50
@@ -74,8 +72,10 @@ class SVG(stable_baselines3.SAC):
 
     policy: "MlpPolicy". env: a `WorldModelSB3VecEnv`, wrapped or not; its twin's model has Box observations and actions
         and differentiable steps.
-    rollout_steps: H, at least 1. Other arguments are those of Stable-Baselines3's SAC; those of the replay buffer have
-        no effect.
+    rollout_steps: H, at least 1.
+    stop_uncertain: stop the gradients through steps whose uncertainty exceeds the twin's threshold (default: False).
+        Their rewards and values still count. It costs the estimate of the uncertainty in each step.
+    Other arguments are those of Stable-Baselines3's SAC; those of the replay buffer have no effect.
     Raises InvalidOptionError for spaces, known reward functions or models without gradients.
     """
 
@@ -85,6 +85,7 @@ class SVG(stable_baselines3.SAC):
         env: Any,
         *,
         rollout_steps: int = 5,
+        stop_uncertain: bool = False,
         learning_rate: Any = 3e-4,
         batch_size: int = 256,
         gamma: float = 0.995,
@@ -95,9 +96,12 @@ class SVG(stable_baselines3.SAC):
     ) -> None:
         if rollout_steps < 1:
             raise InvalidOptionError(f"rollout_steps is {rollout_steps}, expected an integer >= 1")
+        kwargs = options["policy_kwargs"] = dict(options.get("policy_kwargs") or {})
+        if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
+            kwargs["optimizer_kwargs"] = {"fused": True} | (kwargs.get("optimizer_kwargs") or {})
         if env is not None:
             _check_twin(_twin_of(env), env.observation_space)
-        self.rollout_steps = rollout_steps
+        self.rollout_steps, self.stop_uncertain = rollout_steps, stop_uncertain
         options["buffer_size"] = 1  # all data comes from the model
         super().__init__(
             policy,
@@ -114,7 +118,8 @@ class SVG(stable_baselines3.SAC):
         self.value_bounds: tuple[float, float] | None = None
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_world", "_pool"]
+        own = ["_world", "_pool", "_networks", "_rng"]
+        return [*super()._excluded_save_params(), *own]
 
     def learn(  # type: ignore[override]
         self,
@@ -132,6 +137,7 @@ class SVG(stable_baselines3.SAC):
         assert self.env is not None
         self._world = DifferentiableTwin(_twin_of(self.env), self)
         self._pool: list[State] = []
+        self._networks = networks_of(self)
         total, callback = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
@@ -156,10 +162,11 @@ class SVG(stable_baselines3.SAC):
 
     def _refresh(self) -> None:
         """Add the states that the current policy visits within 20 steps of states of the data."""
-        self.policy.set_training_mode(False)
+        # New random numbers, which depend on the seed and the number of updates only.
+        seeds = derive_seeds(torch.arange(self.batch_size, device=self.device), self.num_timesteps)
+        self._rng = CounterRNG(derive_seeds(seeds, self.seed or 0))
         with torch.no_grad():
-            visited = list(self._world.visited(self.actor, self._rng(2 * self.num_timesteps)))
-        self.policy.set_training_mode(True)
+            visited = list(self._world.visited(self._networks, self._rng))
         self._pool.append(concatenate(visited))
         del self._pool[:-_ROLLOUTS_KEPT]
 
@@ -174,49 +181,34 @@ class SVG(stable_baselines3.SAC):
         if self.ent_coef_optimizer is not None:
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
-        entropy = self._entropy_coefficient()
-        rng = self._rng(2 * self.num_timesteps + 1)
-        rollout = self._world.rollout(self.actor, self._initial_states(), rng, entropy)
-        last_action, last_log_prob = self.actor.action_log_prob(rollout.last)
+        entropy, networks = self._entropy_coefficient(), self._networks
+        rollout = self._world.rollout(networks, self._initial_states(), self._rng, entropy)
+        last_action, last_log_prob = networks.act(rollout.last)
         low, high = self._updated_bounds(rollout.reward - entropy * rollout.log_prob)
         scale = min(max(1.0, (high - low) / 2.0), _MAX_VALUE_SCALE)
         with torch.no_grad():
-            target = torch.stack(self.critic_target(rollout.last, last_action)).amin(0)[:, 0]
-            soft = target.clamp(low, high) - entropy * last_log_prob
-            target = rollout.returns + rollout.weight * soft
-        values = torch.stack(self.critic(rollout.observation, rollout.action.detach()))[..., 0]
-        critic_loss = _CRITIC_SCALE * functional.smooth_l1_loss(
-            values / scale, (target / scale).expand_as(values)
+            last = networks.least_target(rollout.last, last_action).clamp(low, high)
+            target = rollout.returns + rollout.weight * (last - entropy * last_log_prob)
+        critic_loss, finite = networks.step_critics(
+            rollout.observation.detach(), rollout.action.detach(), target, scale
         )
-        if not self._step(self.critic, critic_loss):
+        if not self._taken("critic", finite):
             return
-        with torch.no_grad():
-            for average, own in zip(
-                self.critic_target.parameters(), self.critic.parameters(), strict=True
-            ):
-                average.lerp_(own, self.tau)
-        self.critic.requires_grad_(False)
-        last_value = torch.stack(self.critic(rollout.last, last_action)).mean(0)[:, 0]
-        self.critic.requires_grad_(True)
-        soft = rollout.weight * (last_value - entropy * last_log_prob)
-        value = (rollout.returns - entropy * rollout.log_prob + soft).mean()
-        if not self._step(self.actor, -_CRITIC_SCALE * value / scale):
+        networks.average_target(self.tau)
+        last = networks.value(rollout.last, last_action) - entropy * last_log_prob
+        value = (rollout.returns - entropy * rollout.log_prob + rollout.weight * last).mean()
+        if not self._taken("actor", networks.step_actor(-LOSS_SCALE * value / scale)):
             return
         self._step_entropy(rollout.log_prob.detach().mean())
         self.skipped_updates = 0
         self._n_updates += 1
         for name, number in (
             ("ent_coef", entropy),
-            ("critic_loss", critic_loss.detach()),
+            ("critic_loss", critic_loss),
             ("actor_loss", -value.detach()),
         ):
             self.logger.record_mean(f"train/{name}", float(number))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _rng(self, number: int) -> CounterRNG:
-        """Random numbers of a rollout, one stream for each row."""
-        seeds = derive_seeds(torch.arange(self.batch_size), number)
-        return CounterRNG(derive_seeds(seeds, self.seed or 0))
 
     def _entropy_coefficient(self) -> float:
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
@@ -230,18 +222,13 @@ class SVG(stable_baselines3.SAC):
         (self.log_ent_coef.exp() * -(log_prob + float(self.target_entropy))).sum().backward()
         self.ent_coef_optimizer.step()
 
-    def _step(self, network: Any, loss: Tensor) -> bool:
-        """Gradient step of a network; False, and no step, if the gradient is not finite."""
-        network.optimizer.zero_grad()
-        loss.backward(inputs=[*network.parameters()])
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
-        if torch.isfinite(norm):
-            network.optimizer.step()
+    def _taken(self, part: str, finite: bool) -> bool:
+        """Count an update that was skipped. Raises StageError after many in succession."""
+        if finite:
             return True
         self.skipped_updates += 1
         self.logger.record("train/skipped_updates", self.skipped_updates)
         if self.skipped_updates >= _MAX_SKIPPED:
-            part = "critic" if network is self.critic else "actor"
             raise StageError(
                 f"{self.skipped_updates} successive updates have gradients of the {part} that are not finite: the "
                 "model or its derivatives are not finite where the policy goes. Use fewer rollout_steps, or a lower "
@@ -269,6 +256,7 @@ class DifferentiableTwin:
         assert isinstance(acted, spaces.Box)
         self.twin, self.model = twin, twin.model.frozen()
         self._gamma, self._steps = algorithm.gamma, algorithm.rollout_steps
+        self._stop_uncertain = algorithm.stop_uncertain
         self._extractor = algorithm.actor.features_extractor
         gain, offset = (torch.as_tensor(each) for each in twin.codec.action_scale)
         half = torch.as_tensor((acted.high - acted.low) / 2.0).flatten()
@@ -287,19 +275,27 @@ class DifferentiableTwin:
         """Actions (B, A) of the policy, in [-1, 1], as the model gets them."""
         return (action * self._gain + self._offset).clamp(-1.0, 1.0).to(self.model.dtype)
 
-    def rollout(self, actor: Any, state: State, rng: CounterRNG, entropy: float) -> _Rollout:
+    def rollout(
+        self, networks: Networks, state: State, rng: CounterRNG, entropy: float
+    ) -> _Rollout:
         """Roll out the policy for H steps from states of B rows. entropy: coefficient of the entropy."""
         first = observation = self.observation(state)
-        first_action, first_log_prob = actor.action_log_prob(observation)
+        first_action, first_log_prob = networks.act(observation)
         action, log_prob = first_action, first_log_prob
         returns: Any = 0.0
         weight, first_reward = torch.ones(len(action)), None
         for step in range(self._steps):
             if step:
-                action, log_prob = actor.action_log_prob(observation)
+                action, log_prob = networks.act(observation)
                 returns = returns - weight * entropy * log_prob
-            arrived, prediction = self.model.step(state, self.encoded(action), rng=rng)
+            arrived, prediction = self.model.step(
+                state, self.encoded(action), rng=rng, uncertainty=self._stop_uncertain
+            )
             reward, ends = self._outcome(state, action, arrived, prediction)
+            threshold = self.twin.uncertainty_threshold
+            if prediction.uncertainty is not None and threshold is not None:
+                uncertain = prediction.uncertainty > threshold
+                arrived = {name: _stopped(part, uncertain) for name, part in arrived.items()}
             first_reward = reward if first_reward is None else first_reward
             returns = returns + weight * reward
             weight = self._gamma * weight * (1.0 - ends)
@@ -328,7 +324,7 @@ class DifferentiableTwin:
         ended = self.twin.termination_fn(before, taken.astype(space.dtype), after)
         return torch.as_tensor(np.asarray(ended, np.float32))
 
-    def visited(self, actor: Any, rng: CounterRNG) -> Iterator[State]:
+    def visited(self, networks: Networks, rng: CounterRNG) -> Iterator[State]:
         """Yield the states of 20 steps of the policy, each with the rows that have not ended."""
         context = draw_initial_states(self.twin.starts, self.twin.states, _DATASET_SHARE, rng)
         state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
@@ -336,7 +332,7 @@ class DifferentiableTwin:
         for _ in range(_REFRESH):
             yield {name: value[alive] for name, value in state.items()}
             observation = self.observation(state)
-            action, _ = actor.action_log_prob(observation)
+            action, _ = networks.act(observation)
             arrived, prediction = self.model.step(state, self.encoded(action), rng=rng)
             _, ends = self._outcome(state, action, arrived, prediction)
             alive = alive & (rng.uniform(1)[:, 0] >= ends) & self._is_known(arrived)
@@ -366,6 +362,11 @@ class DifferentiableTwin:
                 f"SVG needs the gradients of the model's steps, and those of the family {self.twin.family!r} have "
                 "none: use SAC or PPO"
             )
+
+
+def _stopped(value: Tensor, rows: Tensor) -> Tensor:
+    """`value` (B, ...) without the gradients of the rows (B,) bool."""
+    return torch.where(rows.reshape(-1, *[1] * (value.ndim - 1)), value.detach(), value)
 
 
 def _check_twin(twin: Twin, observed: spaces.Space[Any]) -> None:

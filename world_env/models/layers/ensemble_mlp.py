@@ -24,6 +24,7 @@ class RowGroups:
         self.order: Tensor | None = None
         self.inverse: Tensor | None = None
         self.member: Tensor | None = None
+        self._padded: tuple[Tensor, Tensor] | None = None
         if torch.compiler.is_exporting():
             self.member = member
             return
@@ -55,6 +56,24 @@ class RowGroups:
             member.__dict__["row_groups"] = cached
         groups: RowGroups = cached[2]
         return groups
+
+    def padded(self, members: int) -> tuple[Tensor, Tensor]:
+        """Places of the rows where each member has as many as the one with most, N.
+
+        Returns (row of each place, (E * N,) int64, 0 where a place is empty; place of each row, (B,) int64).
+        """
+        if self._padded is None:
+            longest = max(part.stop - part.start for _, part in self.parts)
+            begins = [
+                torch.arange(part.stop - part.start) + index * longest for index, part in self.parts
+            ]
+            sorted_places = torch.cat(begins)
+            order = torch.zeros(1, dtype=torch.int64) if self.order is None else self.order
+            sorted_places = sorted_places.to(order.device)
+            row = order.new_zeros(members * longest).index_copy_(0, sorted_places, order)
+            place = torch.empty_like(order).index_copy_(0, order, sorted_places)
+            self._padded = (row, place)
+        return self._padded
 
     def sort(self, rows: Tensor) -> Tensor:
         """Sort rows (B, ...) by member."""

@@ -57,8 +57,15 @@ class _Linear:
         """Map (B, inputs) to (B, outputs)."""
         return torch.addmm(self.bias, x, self.weight.t())
 
-    def backward(self, gradient: Tensor, x: Tensor) -> None:
-        """Write the gradient of the parameters, given the gradient of the outputs and the inputs x."""
+    def backward(self, gradient: Tensor, x: Tensor, *, add: bool) -> None:
+        """Write the gradient of the parameters, given the gradient of the outputs and the inputs x.
+
+        add: add it to the gradient that is there.
+        """
+        if add:
+            self.weight_gradient.addmm_(gradient.t(), x)
+            self.bias_gradient.add_(gradient.sum(0))
+            return
         torch.mm(gradient.t(), x, out=self.weight_gradient)
         torch.sum(gradient, 0, out=self.bias_gradient)
 
@@ -88,17 +95,18 @@ class Network:
             self.activations.append(x)
         return x
 
-    def backward(self, gradient: Tensor, *, inputs: bool = False) -> Tensor:
+    def backward(self, gradient: Tensor, *, inputs: bool = False, add: bool = False) -> Tensor:
         """Write the gradient of the parameters, given the gradient of the output (B, outputs), which is overwritten.
 
-        inputs: whether to compute and return the gradient of the inputs (B, F) too.
+        inputs: whether to compute and return the gradient of the inputs (B, F) too. add: add the gradient of the
+        parameters to the one that is there.
         """
         for place in reversed(range(len(self._layers))):
             layer, (x, y) = self._layers[place], self.activations[place : place + 2]
             if isinstance(layer, _Activation):
                 gradient = layer.backward(gradient, x, y)
                 continue
-            layer.backward(gradient, x)
+            layer.backward(gradient, x, add=add)
             if place or inputs:
                 gradient = gradient.mm(layer.weight)
         return gradient
@@ -191,6 +199,18 @@ class FlatParameters:
             eps=group["eps"],
             maximize=False,
         )
+
+    def share(self) -> None:
+        """Make parameters and Adam moments views of the flat tensors, so that every step is a step of theirs."""
+        parts = zip(self._parts(self.flat), *map(self._parts, self._moments), strict=True)
+        for parameter, (value, first, second) in zip(self._parameters, parts, strict=True):
+            parameter.data = value
+            if self._optimizer is not None:
+                self._optimizer.state[parameter] = {
+                    "step": self._steps,
+                    "exp_avg": first,
+                    "exp_avg_sq": second,
+                }
 
     def keep(self, algorithm: str) -> None:
         """Copy parameters and moments back. Raises StageError if the parameters are NaN or infinite.
