@@ -22,9 +22,10 @@ from world_env.spec import EnvConfig, WorldSpec
 from world_env.struct import Struct
 from world_env.types import JSON
 
-ALGOS = ("PPO", "SAC")
+ALGOS = ("PPO", "SAC", "SVG")
 """Algorithms that `preset` has a configuration for."""
-_CONTINUOUS, _DISCRETE = ("SAC", "TD3", "DDPG", "TQC", "CrossQ"), ("DQN", "QRDQN")
+_CONTINUOUS = ("SAC", "TD3", "DDPG", "TQC", "CrossQ", "SVG")
+_DISCRETE = ("DQN", "QRDQN")
 """Algorithms for continuous actions only, and for one discrete action only. The others take any action space."""
 RESTART = "restart"
 """Name of the policy that is trained from scratch beside the warm-started one."""
@@ -40,7 +41,9 @@ class RefineConfig(Struct, frozen=True):
     out: Path
     """Folder of all rounds. Run again with the same folder to resume; finished stages are skipped."""
     steps: int = 2_000
-    """Real environment steps in total, divided evenly among the rounds. More steps make the twin more accurate."""
+    """Real environment steps in total. More steps make the twin more accurate."""
+    first_steps: int | None = None
+    """Real steps of the first round. The others are divided evenly among the later rounds (None: among all rounds)."""
     rounds: int = 1
     """Number of rounds. With more rounds, later data comes from policies that were trained in the twin."""
     exploration: ExplorationConfig = RandomExploration()
@@ -70,6 +73,8 @@ class RefineConfig(Struct, frozen=True):
     rounds."""
     later_gradient_steps: int | None = None
     """Gradient steps of the fits after the first round. None: as in the first. A warm-started fit needs fewer."""
+    updates_per_step: float | None = None
+    """Training steps of each round per real step of the round (None: `learn.steps` in every round)."""
     explorer_steps: int | None = None
     """Learned environment steps of each explorer. None: the steps of `learn`."""
     seed: int = 0
@@ -95,6 +100,14 @@ class RefineConfig(Struct, frozen=True):
             raise InvalidOptionError(
                 f"steps must be at least one a round, got {self.steps} steps in {self.rounds} rounds: give more steps "
                 "or fewer rounds"
+            )
+        if (
+            self.first_steps is not None
+            and not 0 < self.first_steps <= self.steps - self.rounds + 1
+        ):
+            raise InvalidOptionError(
+                f"first_steps is {self.first_steps}, expected at least 1 and at most {self.steps - self.rounds + 1}: of "
+                f"{self.steps} steps, each of the {self.rounds - 1} later rounds needs at least one"
             )
         if self.restart_every is not None and not self.warm_start:
             raise InvalidOptionError(
@@ -126,7 +139,10 @@ class RefineConfig(Struct, frozen=True):
 
     def steps_after(self, number: int) -> int:
         """Real steps in total after round `number` (from 0); 0 before the first round."""
-        return self.steps * (number + 1) // self.rounds
+        if self.first_steps is None or self.rounds == 1:
+            return self.steps * (number + 1) // self.rounds
+        later = self.steps - self.first_steps
+        return 0 if number < 0 else self.first_steps + later * number // (self.rounds - 1)
 
     def checks_of(self, number: int, horizon: int | None) -> int:
         """Real steps of round `number` that are used for real evaluation episodes."""
@@ -169,8 +185,11 @@ class RefineConfig(Struct, frozen=True):
 
     def learn_of(self, number: int) -> LearnConfig:
         """Training of the policy of round `number`, with a seed of its own."""
-        seed = derived_seed(self.seed, SeedPurpose.ROUND_POLICY, number)
-        return self.learn.replace(seed=seed)
+        seed, steps = derived_seed(self.seed, SeedPurpose.ROUND_POLICY, number), self.learn.steps
+        if self.updates_per_step is not None:
+            taken = self.steps_after(number) - self.steps_after(number - 1)
+            steps = max(1, round(self.updates_per_step * taken))
+        return self.learn.replace(seed=seed, steps=steps)
 
     def restart_learn(self, number: int) -> LearnConfig:
         """Training from scratch of round `number`, with a seed of its own."""

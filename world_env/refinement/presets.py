@@ -27,6 +27,8 @@ _STEPS_PER_PAIR = 10
 _TABLE_LEARN_STEPS = 1_000_000
 """Learned steps in the twin of a table: actions of a state can differ by 1 % in value, and PPO needs many samples to
 tell them apart."""
+_SHORT_ROUND = 1_000
+"""Real steps of a round of the SVG preset after the first one."""
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -62,7 +64,9 @@ def preset(
     covered = pairs is not None and pairs * _STEPS_PER_PAIR <= steps
     many = steps >= MANY_STEPS and not covered
     exploration: ExplorationConfig = random_and_held(5) if many else RandomExploration()
-    if algo == "SAC":
+    if algo == "SVG":
+        plain = _short_rounds(real, out, steps)
+    elif algo == "SAC":
         plain = _truncated_rollouts(real, out, steps)
     elif many:
         plain = _small_rounds(real, out, steps)
@@ -124,6 +128,37 @@ def _truncated_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         later_gradient_steps=3_000,
         fit=FitConfig(gradient_steps=6_000, max_dataset_states=50_000),
         learn=_TRUNCATED_SAC,
+    )
+
+
+def _short_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
+    """Many short rounds of SVG: model and policy continue from those of the round before.
+
+    One update for each real step, after Heess et al. 2015 (arXiv:1510.09142) and Amos et al. 2021 (arXiv:2008.12775).
+    """
+    first = min(5_000, max(1_000, steps // 20), steps)
+    rounds = 1 + (steps - first) // _SHORT_ROUND
+    return RefineConfig(
+        real,
+        out,
+        steps=steps,
+        first_steps=first if rounds > 1 else None,
+        rounds=rounds,
+        later_exploration=PolicyExploration(path="newest"),
+        real_evaluation_share=0.1,
+        warm_start=True,
+        patience=None,
+        max_candidates=1,
+        later_gradient_steps=400,
+        updates_per_step=1.0,
+        fit=FitConfig(
+            gradient_steps=4_000,
+            validate_every=200,
+            eval_horizon=50,
+            max_dataset_states=20_000,
+            model={"members": 7, "width": 192, "rollout": 5, "one_step_share": 0.95},
+        ),
+        learn=LearnConfig(algo="SVG"),
     )
 
 

@@ -117,6 +117,15 @@ class SVG(stable_baselines3.SAC):
         self.skipped_updates = 0
         self.value_bounds: tuple[float, float] | None = None
 
+    def continue_from(self, older: SVG) -> None:
+        """Take over the optimizers and the bounds of the values of an earlier training; weights are not copied."""
+        for name in ("actor", "critic"):
+            new, old = (getattr(each, name).optimizer for each in (self, older))
+            new.load_state_dict(old.state_dict())
+        if self.ent_coef_optimizer is not None and older.ent_coef_optimizer is not None:
+            self.ent_coef_optimizer.load_state_dict(older.ent_coef_optimizer.state_dict())
+        self.value_bounds = older.value_bounds
+
     def _excluded_save_params(self) -> list[str]:
         own = ["_world", "_pool", "_networks", "_rng"]
         return [*super()._excluded_save_params(), *own]

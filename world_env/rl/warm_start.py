@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
-_FIRST_LAYERS = ("mlp_extractor.policy_net.0", "mlp_extractor.value_net.0")
+_FIRST_LAYERS = re.compile(
+    r"(mlp_extractor\.(policy_net|value_net)|actor\.latent_pi|critic(_target)?\.qf\d+)\.0\.weight"
+)
+"""Names of the weights that multiply the features, in policies of PPO and of SAC."""
 
 
 def load_warm_start(
@@ -26,13 +30,14 @@ def load_warm_start(
 ) -> None:
     """Load the weights of a saved policy into a new algorithm, and its reward statistics into the environments.
 
-    An actor-critic policy gets the new normalisation, with first layers rewritten to give the same output; other
-    policies keep the earlier normalisation. The optimizer and the schedules start from scratch.
+    The policy gets the new normalisation, with first layers rewritten to give the same output. The optimizer and the
+    schedules start from scratch, except with SVG, which continues with its optimizers: its trainings are short.
     folder: the earlier policy.
     min_action_std: minimum action standard deviation of a Gaussian policy, in half widths of the action space.
     Raises InvalidOptionError for a policy of another algorithm or with other networks.
     """
-    older = load_policy(folder)
+    continues = hasattr(model, "continue_from")  # SVG, whose policies are stored as those of SAC
+    older = load_policy(folder, kind=type(model) if continues else None)
     if type(older) is not type(model):
         raise InvalidOptionError(
             f"warm_start {folder} is a {type(older).__name__} policy, but algo is {type(model).__name__}: choose a "
@@ -66,6 +71,8 @@ def load_warm_start(
     new_coef, old_coef = (getattr(each, "log_ent_coef", None) for each in (model, older))
     if new_coef is not None and old_coef is not None:
         new_coef.data.copy_(old_coef.data)
+    if continues:
+        model.continue_from(older)  # type: ignore[attr-defined]
     set_reward_statistics(env, policy_card(folder).provenance["learn"].get("reward_statistics"))
 
 
@@ -83,14 +90,14 @@ def _renormalize(weights: dict[str, Any], older: Any, newer: Any) -> None:
     before, after = (getattr(policy, "features_extractor", None) for policy in (older, newer))
     if not isinstance(before, NormalizedFeatures) or not isinstance(after, NormalizedFeatures):
         return
-    layers = [name for name in _FIRST_LAYERS if f"{name}.weight" in weights]
-    if len(layers) < len(_FIRST_LAYERS):
-        return
     gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
-    for name in layers:
-        weight = weights[f"{name}.weight"]
-        weights[f"{name}.bias"] = weights[f"{name}.bias"] + weight @ shift
-        weights[f"{name}.weight"] = weight * gain
+    size = len(gain)
+    for name in filter(_FIRST_LAYERS.fullmatch, [*weights]):
+        # Critics also take actions, which come after the features.
+        weight, bias = weights[name].clone(), name.removesuffix("weight") + "bias"
+        weights[bias] = weights[bias] + weight[:, :size] @ shift
+        weight[:, :size] *= gain
+        weights[name] = weight
     for name in weights:
         for buffer in ("mean", "scale"):
             if name.endswith(f"features_extractor.{buffer}"):

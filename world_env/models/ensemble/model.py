@@ -38,11 +38,10 @@ from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.data_range import widened
 from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.ensemble.config import EnsembleConfig
-from world_env.models.ensemble.frozen_step import frozen_step
 from world_env.models.layers.categories import Categories
 from world_env.models.layers.ensemble_mlp import MemberMLP, PreparedMLP, RowGroups
 from world_env.models.layers.frozen_mlp import FrozenMLP
-from world_env.models.layers.fused_activation import compiled_loops
+from world_env.models.layers.fused_activation import compiled_gradients, compiled_loops
 from world_env.models.layers.losses import terminal_weight, weighted_mean
 from world_env.models.layers.normalizer import Normalizer
 from world_env.models.layers.rescaling import Rescaling
@@ -79,8 +78,8 @@ class EnsembleWorldModel(TrainableWorldModel):
     config_class = EnsembleConfig
     log_terminal_weight: Tensor
     _compiled_step: Callable[..., Any] | None = None
-    _one_node: bool = False
-    """Whether a step without an estimate of the uncertainty is one autograd node."""
+    _step_once: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    """Step of a frozen model without an estimate of the uncertainty, as one autograd node."""
 
     def __init__(self, spec: WorldSpec, config: EnsembleConfig) -> None:
         super().__init__(spec, config)
@@ -187,7 +186,13 @@ class EnsembleWorldModel(TrainableWorldModel):
         frozen._modules["dynamics"] = FrozenMLP(self.dynamics, outputs=self._outputs())
         frozen._modules["heads"] = FrozenMLP(self.heads)
         plain = self.normalizer.plain and not len(self.categories.prefix)
-        frozen._one_node = plain and not len(self.categories)
+        single = self.dtype == torch.float32 and self.normalizer.center.device.type == "cpu"
+        if plain and single and not len(self.categories) and compiled_gradients() is not None:
+            from world_env.models.ensemble import frozen_step
+
+            frozen._step_once = partial(
+                frozen_step.frozen_step, frozen, frozen_step.scales_of(frozen)
+            )
         return frozen
 
     def _compile_step(self) -> Callable[..., Any] | None:
@@ -245,9 +250,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         if self._compiled_step is not None and len(member) <= _MAX_COMPILED_ROWS:
             return self._step_compiled(state, action, rng, temperature, uncertainty)
         groups = RowGroups.of(member, self.config.members)
-        if self._one_node and not uncertainty:
-            noise = temperature * rng.normal(self.layout.size, dtype=vector.dtype)
-            arrived, reward, at_end, ends = frozen_step(self, vector, action, noise, groups)
+        if self._step_once is not None and not uncertainty:
+            noise = temperature * rng.normal(self.layout.size)
+            arrived, reward, at_end, ends = self._step_once(vector, action, noise, groups)
             return {**state, "observation": arrived}, Prediction(reward, ends, at_end)
         normalized = self.normalizer.normalize(vector)
         inputs = torch.cat([normalized, action], -1)
@@ -259,7 +264,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             inputs = self._with_prefix(inputs)
             mean, raw = self.dynamics.own(inputs, groups).chunk(2, -1)
             noise = rng.normal(self.layout.size, dtype=mean.dtype)
-            change = torch.addcmul(mean, self.deviation(raw), noise, value=temperature)
+            change = torch.addcmul(mean, self._deviation(raw), noise, value=temperature)
             arrived = self.normalizer.arrive(vector, change)
         transition = [normalized, action, *self.normalizer.arrival(vector, arrived)]
         outcome = self.heads.own(torch.cat(transition, -1), groups)
@@ -314,7 +319,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             return empty, mean, change, drawn
         moves, raw = (part.index_select(-1, numbers) for part in outputs.chunk(2, -1))
         noise = rng.normal(len(numbers), dtype=moves.dtype)
-        moves = torch.addcmul(moves, self.deviation(raw), noise, value=temperature)
+        moves = torch.addcmul(moves, self._deviation(raw), noise, value=temperature)
         change = change.index_copy(-1, numbers, moves)
         arrived = self.normalizer.arrive(vector, change)
         return empty, mean, change, torch.where(categories.group >= 0, drawn, arrived)
@@ -550,15 +555,10 @@ class EnsembleWorldModel(TrainableWorldModel):
         log_std = high - functional.softplus(high - raw)
         return mean, low + functional.softplus(log_std - low)
 
-    def deviation(self, raw: Tensor) -> Tensor:
+    def _deviation(self, raw: Tensor) -> Tensor:
         """Standard deviation of the change: the exponential of `_change`'s log-std, computed with one sigmoid."""
         low, high = math.exp(self.config.log_std_min), math.exp(self.config.log_std_max)
         return (raw - self.config.log_std_max).sigmoid() * high + low
-
-    def deviation_slope(self, raw: Tensor) -> Tensor:
-        """Derivative of `deviation`."""
-        share = (raw - self.config.log_std_max).sigmoid()
-        return share * (1.0 - share) * math.exp(self.config.log_std_max)
 
     def _disagreement(self, inputs: Tensor) -> Tensor:
         """Variance over all members of the mean change, averaged over the dimensions: (B,)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from world_env.models.layers.ensemble_mlp import MemberMLP, RowGroups
+from world_env.models.layers.fused_activation import compiled_gradients
 
 _LAYER_NORM = torch.ops.aten.native_layer_norm
 _LAYER_NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward
@@ -20,7 +21,7 @@ class FrozenMLP(nn.Module):
     """Copy of a `MemberMLP` with constant weights: the same function, with gradients of its inputs only.
 
     All members are computed together, with their rows padded to one number. One autograd node takes the place of one
-    for each operation and member, and no gradient of a weight is computed.
+    for each operation and member, and no gradient of a weight is computed. With numba, LayerNorm and SiLU are one loop.
 
     outputs: number of outputs to compute, from the first one; None: all.
     """
@@ -34,6 +35,7 @@ class FrozenMLP(nn.Module):
         )
         self.weights = [*weights[:-1], weights[-1][..., : self.outputs].contiguous()]
         self.biases = [*biases[:-1], biases[-1][..., : self.outputs].contiguous()]
+        self._loops = compiled_gradients() if _is_plain(weights[0]) else None
         self.transposed = [each.transpose(1, 2).contiguous() for each in self.weights]
 
     def own(self, inputs: Tensor, groups: RowGroups) -> Tensor:
@@ -56,7 +58,15 @@ class FrozenMLP(nn.Module):
         hidden, saved = inputs, list[Tensor]()
         layers = zip(self.weights, self.biases, self.gains, self.shifts, strict=False)
         for weight, bias, gain, shift in layers:
-            product = torch.baddbmm(bias, hidden, weight)
+            product = torch.bmm(hidden, weight)
+            if self._loops is not None:
+                hidden, factor = torch.empty_like(product), torch.empty(product.shape[:2])
+                self._loops.activate(
+                    *(each.numpy() for each in (product, bias, gain, shift, factor, hidden))
+                )
+                saved += [product, factor]
+                continue
+            product += bias
             normed, mean, rstd = _LAYER_NORM(product, product.shape[-1:], None, None, _EPSILON)
             scaled = torch.addcmul(shift, normed, gain)
             saved += [product, mean, rstd, scaled]
@@ -65,15 +75,24 @@ class FrozenMLP(nn.Module):
 
     def input_gradient(self, gradient: Tensor, saved: list[Tensor]) -> Tensor:
         """Gradient of the inputs (E, N, inputs), given that of the outputs (E, N, outputs)."""
-        slope = torch.bmm(gradient, self.transposed[-1])
+        slope, count = torch.bmm(gradient, self.transposed[-1]), len(saved) // len(self.gains)
         for layer in reversed(range(len(self.gains))):
-            product, mean, rstd, scaled = saved[4 * layer : 4 * layer + 4]
-            slope = _SILU_BACKWARD(slope, scaled).mul_(self.gains[layer])
-            slope, _, _ = _LAYER_NORM_BACKWARD(
-                slope, product, product.shape[-1:], mean, rstd, None, None, [True, False, False]
-            )
+            kept, gain = saved[count * layer : count * (layer + 1)], self.gains[layer]
+            if self._loops is not None:
+                parts = (slope, *kept, gain, self.shifts[layer])
+                self._loops.activate_gradient(*(each.numpy() for each in parts))
+            else:
+                product, mean, rstd, scaled = kept
+                slope = _SILU_BACKWARD(slope, scaled).mul_(gain)
+                slope, _, _ = _LAYER_NORM_BACKWARD(
+                    slope, product, gain.shape[-1:], mean, rstd, None, None, [True, False, False]
+                )
             slope = torch.bmm(slope, self.transposed[layer])
         return slope
+
+
+def _is_plain(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 class _Pass(torch.autograd.Function):

@@ -44,6 +44,16 @@ def compiled_loops() -> Any:
 
 
 @functools.cache
+def compiled_gradients() -> Any:
+    """Import `world_env.models.layers.numba_gradients`; None as in `compiled_loops`."""
+    if compiled_loops() is None:
+        return None
+    from world_env.models.layers import numba_gradients
+
+    return numba_gradients
+
+
+@functools.cache
 def _kernels() -> Any:
     from world_env.models.layers import numba_kernels
 

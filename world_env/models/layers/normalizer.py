@@ -109,10 +109,9 @@ class Normalizer(nn.Module):
 
     def arrive(self, vector: Tensor, change: Tensor) -> Tensor:
         """Apply a change in units of `change_scale`: the next vector (..., D), clipped to [`low`, `high`]."""
-        return self.hold_together(self.add(vector, change).clamp(self.low, self.high))
+        return self.hold_together(self._add(vector, change).clamp(self.low, self.high))
 
-    def add(self, vector: Tensor, change: Tensor) -> Tensor:
-        """Add a change in units of `change_scale` to vectors (..., D), without limits."""
+    def _add(self, vector: Tensor, change: Tensor) -> Tensor:
         return torch.addcmul(self.base(vector), change, self.change_scale)
 
     def hold_together(self, vector: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ class Normalizer(nn.Module):
         `low` and `high` include the margin, which is subtracted here.
         """
         margin = (self.high - self.low) / MARGINS_PER_WIDENED_RANGE
-        arrived = self.add(vector, change)
+        arrived = self._add(vector, change)
         excess = torch.maximum(self.low + margin - arrived, arrived - self.high + margin)
         return (excess / self.change_scale).clamp(min=0.0).amax(-1)
 
@@ -153,13 +152,6 @@ class Normalizer(nn.Module):
         center, scale = self.reward[int(terminal)]
         low, high = self.reward_range
         return torch.addcmul(center, normalized, scale).clamp(low, high)
-
-    def reward_slope(self, normalized: Tensor, *, terminal: bool = False) -> Tensor:
-        """Derivative of `reward_units`: 0 where the reward is clipped."""
-        center, scale = self.reward[int(terminal)]
-        reward = torch.addcmul(center, normalized, scale)
-        low, high = self.reward_range
-        return ((reward >= low) & (reward <= high)) * scale
 
     def normalize_reward(self, reward: Tensor, *, terminal: bool = False) -> Tensor:
         """Inverse of `reward_units` without clipping; the training target."""

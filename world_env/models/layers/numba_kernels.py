@@ -20,9 +20,9 @@ from numba import njit
 # Compiled as a constant. The cache on disk follows changes of this file only: after a change of the margin, clear it.
 from world_env.data_range import MARGINS_PER_WIDENED_RANGE
 
-_FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}
+FAST = {"reassoc", "contract", "arcp", "afn", "nsz"}
 """Fast-math flags that allow vector instructions. "nnan" is not among them: the simulator must detect NaN."""
-_EPSILON = np.float32(1e-5)
+EPSILON = np.float32(1e-5)
 _MIN_SQUARED_LENGTH = np.float32(1e-6)
 _TANH_LIMIT = np.float32(9.0)
 _NUMERATOR = tuple(
@@ -84,7 +84,7 @@ class KernelScales(NamedTuple):
         return cls(**{name: getattr(normalizer, name).numpy() for name in buffers}, **others)
 
 
-@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
 def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
     """Write inputs @ weight + bias to `out`. Four rows of the weight per pass: `out` is read a quarter as often."""
     count, width = weight.shape
@@ -105,7 +105,28 @@ def _layer(inputs: Any, weight: Any, bias: Any, out: Any) -> None:
             out[j] += inputs[i] * weight[i, j]
 
 
-@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
+def sigmoid(value: Any) -> Any:
+    """(1 + tanh(x / 2)) / 2. An exponential would need a call per value; this is arithmetic only."""
+    x = np.float32(0.5) * value
+    x = _TANH_LIMIT if x > _TANH_LIMIT else x
+    x = -_TANH_LIMIT if x < -_TANH_LIMIT else x
+    y = x * x
+    numerator = _NUMERATOR[6]
+    numerator = numerator * y + _NUMERATOR[5]
+    numerator = numerator * y + _NUMERATOR[4]
+    numerator = numerator * y + _NUMERATOR[3]
+    numerator = numerator * y + _NUMERATOR[2]
+    numerator = numerator * y + _NUMERATOR[1]
+    numerator = numerator * y + _NUMERATOR[0]
+    denominator = _DENOMINATOR[3]
+    denominator = denominator * y + _DENOMINATOR[2]
+    denominator = denominator * y + _DENOMINATOR[1]
+    denominator = denominator * y + _DENOMINATOR[0]
+    return np.float32(0.5) * (np.float32(1.0) + x * numerator / denominator)
+
+
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
 def _activate(hidden: Any, gain: Any, shift: Any) -> None:
     """LayerNorm and SiLU of one row (W,), in place."""
     width = len(hidden)
@@ -117,36 +138,20 @@ def _activate(hidden: Any, gain: Any, shift: Any) -> None:
     for j in range(width):
         hidden[j] -= mean
         variance += hidden[j] * hidden[j]
-    factor = np.float32(1.0) / np.sqrt(variance / np.float32(width) + _EPSILON)
+    factor = np.float32(1.0) / np.sqrt(variance / np.float32(width) + EPSILON)
     for j in range(width):
         value = hidden[j] * factor * gain[j] + shift[j]
-        # x sigmoid(x) = x (1 + tanh(x / 2)) / 2. An exponential would need a call per value; this is arithmetic only.
-        x = np.float32(0.5) * value
-        x = _TANH_LIMIT if x > _TANH_LIMIT else x
-        x = -_TANH_LIMIT if x < -_TANH_LIMIT else x
-        y = x * x
-        numerator = _NUMERATOR[6]
-        numerator = numerator * y + _NUMERATOR[5]
-        numerator = numerator * y + _NUMERATOR[4]
-        numerator = numerator * y + _NUMERATOR[3]
-        numerator = numerator * y + _NUMERATOR[2]
-        numerator = numerator * y + _NUMERATOR[1]
-        numerator = numerator * y + _NUMERATOR[0]
-        denominator = _DENOMINATOR[3]
-        denominator = denominator * y + _DENOMINATOR[2]
-        denominator = denominator * y + _DENOMINATOR[1]
-        denominator = denominator * y + _DENOMINATOR[0]
-        hidden[j] = np.float32(0.5) * value * (np.float32(1.0) + x * numerator / denominator)
+        hidden[j] = value * sigmoid(value)
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=FAST, error_model="numpy", cache=True)
 def activate_rows(hidden: Any, gain: Any, shift: Any) -> None:
     """LayerNorm and SiLU of (B, W) float32, in place. gain, shift: (W,)."""
     for row in range(len(hidden)):
         _activate(hidden[row], gain, shift)
 
 
-@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
 def _run(network: Any, member: int, inputs: Any) -> Any:
     """Map one row (inputs,) through one member to (outputs,)."""
     hidden = inputs
@@ -169,7 +174,7 @@ def _clip(value: float, low: float, high: float) -> float:
     return high if value > high else value
 
 
-@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
 def _full_disagreement(dynamics: Any, inputs: Any, size: int) -> float:
     """Variance over all members of the mean change, averaged over the dimensions."""
     members = dynamics.weights[0].shape[0]
@@ -184,7 +189,7 @@ def _full_disagreement(dynamics: Any, inputs: Any, size: int) -> float:
     return total / (members - 1) / size
 
 
-@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
 def _update_disagreement(
     dynamics: Any,
     inputs: Any,
@@ -209,7 +214,7 @@ def _update_disagreement(
     return average + (0.5 * squared / size - average) / (members - 1)
 
 
-@njit(fastmath=_FAST, error_model="numpy", forceinline=True)
+@njit(fastmath=FAST, error_model="numpy", forceinline=True)
 def _hold_together(vector: Any, together: Any) -> None:
     """Rescale the unit vectors of one row (D,) to length 1, in place. together: (D, D)."""
     size = len(vector)
@@ -225,7 +230,7 @@ def _hold_together(vector: Any, together: Any) -> None:
         vector[i] *= factors[i]
 
 
-@njit(fastmath=_FAST, error_model="numpy", cache=True)
+@njit(fastmath=FAST, error_model="numpy", cache=True)
 def step_rows(
     dynamics: Any,
     heads: Any,
