@@ -24,6 +24,7 @@ from benchmarks.learning import learning_table
 from benchmarks.markdown import NOT_MEASURED
 from benchmarks.refinement import refined_table
 from benchmarks.returns import returns_table, toy_text_table
+from benchmarks.sample_efficiency import sample_efficiency_table
 from benchmarks.speed import speed_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,9 @@ PAGES: dict[str, dict[str, Section]] = {
     "docs/results/categories.md": _sections(toy_text_table, "toy_text"),
     "docs/results/refinement.md": _sections(refined_table, "refined")
     | _sections(refined_table, "goals", "rounds", "ablation", "tried", "missing", files="refined"),
+    "docs/results/sample-efficiency.md": _sections(
+        sample_efficiency_table, "sample_efficiency", "learning_curves", files="sample_efficiency"
+    ),
     "docs/results/agreement.md": _sections(agreement_tables, "agreement")
     | _sections(agreement_tables, "intervals", "goals", "changes", files="agreement")
     | _sections(misses_table, "misses"),

@@ -19,6 +19,7 @@ SCRIPTS = [
         "returns.toy_text",
         "returns.tuning",
         "refinement.refined",
+        "sample_efficiency.sample_efficiency",
     ),
     *("agreement.agreement", "agreement.misses", "families.families", "families.one_frame"),
     *("diagnostics.lint", "diagnostics.alarm", "diagnostics.uncertainty", "diagnostics.scales"),
@@ -80,6 +81,6 @@ def test_documented_commands_parse(parser: argparse.ArgumentParser, name: str) -
 
 
 def test_readmes_are_short() -> None:
-    assert len(READMES) == 9
+    assert len(READMES) == 10
     for path in READMES:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 30, path

@@ -206,6 +206,24 @@ def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
     assert taken(tmp_path)["judge"] - before["judge"] == 50 + 2 * 60
 
 
+def test_a_build_with_svg_also_trains_ppo_in_the_last_twin(tmp_path: Path) -> None:
+    asked = config(tmp_path / "run", algo="SVG")
+    built = build(asked)
+    names = [row.policy for row in built.comparison.rows]
+    assert names == ["random", "svg_twin", "ppo_twin", "sac_real_same_steps"]
+    # PPO trains in the twin only: it has cost as many real steps as SVG.
+    assert [row.real_steps for row in built.comparison.rows] == [0, 200, 200, 200]
+    assert (tmp_path / "run" / "ppo-twin" / "policy.json").is_file()
+    assert "SVG trained in the twin" in built.page.read_text(encoding="utf-8")
+    before = taken(tmp_path / "run")
+    assert planned_steps(asked).by_purpose.get("judge", 0) == 0
+    again = build(asked)
+    assert [row.real_mean for row in again.comparison.rows] == [
+        row.real_mean for row in built.comparison.rows
+    ]
+    assert taken(tmp_path / "run")["judge"] == before["judge"]
+
+
 # -- the limit -----------------------------------------------------------------------------------------------------
 
 

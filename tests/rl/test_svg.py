@@ -74,6 +74,20 @@ def test_gradient_steps_written_by_hand_are_those_of_autograd() -> None:
         np.testing.assert_allclose(flat, plain, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize(("threshold", "stops"), [(-1.0, True), (1e6, False)])
+def test_gradients_stop_at_uncertain_steps(threshold: float, stops: bool) -> None:
+    twin = dataclasses.replace(Twin.load("pendulum"), uncertainty_threshold=threshold)
+    world = DifferentiableTwin(twin, model := small(twin, stop_uncertain=True))
+    context = twin.starts.select(torch.arange(9) % len(twin.starts))
+    state = twin.model.encode(context, rng=CounterRNG.from_seed(0, 9))
+    rollout = world.rollout(PlainNetworks(model), state, CounterRNG.from_seed(1, 9), 0.1)
+    weights = [*model.actor.parameters()]
+    last = torch.autograd.grad(rollout.last.sum(), weights, retain_graph=True, allow_unused=True)
+    assert all(each is None or not each.any() for each in last) == stops
+    rewards = torch.autograd.grad(rollout.returns.sum(), weights)
+    assert all(each.any() for each in rewards)
+
+
 @pytest.mark.parametrize("known_ends", [False, True])
 def test_the_gradient_of_a_rollout_is_that_of_finite_differences(
     known_ends: bool, pendulum: Twin

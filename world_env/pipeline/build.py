@@ -27,11 +27,13 @@ from world_env.models.base import WorldModel
 from world_env.pipeline.config import BuildConfig
 from world_env.pipeline.judged import Judged, digest_of
 from world_env.pipeline.preconditions import check_before_steps
-from world_env.pipeline.refinement_config import refine_config
+from world_env.pipeline.refinement_config import final_ppo, refine_config
 from world_env.pipeline.step_plan import (
     VIDEO_STEPS,
+    baseline_algo,
     baseline_config,
     baseline_folder,
+    final_ppo_folder,
     planned_steps,
 )
 from world_env.policies.loading import AnyPolicy, trained_policy
@@ -119,9 +121,10 @@ def build(
     """Build a twin and a policy, compare them with the real environment, and write the report.
 
     Collects real episodes, fits a twin, trains a policy in it, and compares the returns of the policy, of a random one
-    and of a baseline in the twin and in the real environment. The baseline is the same algorithm, trained in the real
-    environment on the same number of real steps. Run again with the same configuration to resume. The plan of the real
-    steps is logged before the first one; `planned_steps` returns it.
+    and of a baseline in the twin and in the real environment. The baseline is the same algorithm (for SVG: SAC),
+    trained in the real environment on the same number of real steps. With SVG, PPO is also trained in the last round's
+    twin. Run again with the same configuration to resume. The plan of the real steps is logged before the first one;
+    `planned_steps` returns it.
 
     report: progress callback, (stage, steps done, steps in total, values to log).
     reward_fn, termination_fn: known functions of the twin, as in `fit`.
@@ -200,15 +203,26 @@ def _compared(
         "random": _Compared(RandomPolicy(last.twin.spec.action_space), "random", 0),
         f"{name}_twin": _Compared(last.policy, digest_of(last.policy_folder), last.real_steps),
     }
+    if (learning := final_ppo(config)) is not None:
+        mark = time.perf_counter()
+        ppo = learn(
+            last.twin,
+            learning,
+            out=final_ppo_folder(config),
+            progress=lambda done, wanted, logs: report("learn", done, wanted, logs),
+        )
+        digest = digest_of(final_ppo_folder(config))
+        policies["ppo_twin"] = _Compared(ppo, digest, last.real_steps)
+        seconds.append(("PPO in the last twin", round(time.perf_counter() - mark, 1)))
     if config.baseline:
         mark = time.perf_counter()
         baseline = _baseline(config, last, ledger, report)
         digest = digest_of(baseline_folder(config))
         # Stable-Baselines3 completes its last rollout, so this can exceed `last.real_steps`.
         steps = baseline.num_timesteps
-        policies[f"{name}_real_same_steps"] = _Compared(baseline, digest, steps)
-        duration = round(time.perf_counter() - mark, 1)
-        seconds.append((f"{config.algo} in the real environment, same steps", duration))
+        algo, duration = baseline_algo(config), round(time.perf_counter() - mark, 1)
+        policies[f"{algo.lower()}_real_same_steps"] = _Compared(baseline, digest, steps)
+        seconds.append((f"{algo} in the real environment, same steps", duration))
     mark = time.perf_counter()
     twin, episodes = digest_of(last.twin_folder), config.judge_episodes
     judged, found = Judged.read(out), list[Comparison]()

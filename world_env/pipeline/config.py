@@ -31,11 +31,12 @@ class BuildConfig(Struct, frozen=True):
     comes from policies trained in the twin."""
     exploration: ExplorationConfig | None = None
     """Exploration of the first round (None: random, and from 50,000 steps random and held actions)."""
-    algo: Literal["PPO", "SAC"] = "PPO"
-    """Algorithm that trains in the twin: "PPO" or "SAC". SAC needs continuous actions, and often fewer real steps."""
+    algo: Literal["PPO", "SAC", "SVG"] = "PPO"
+    """Algorithm that trains in the twin: "PPO", "SAC" or "SVG". SAC and SVG need continuous actions, and often fewer
+    real steps. With SVG, PPO is trained too, from scratch in the last round's twin."""
     learn_steps: int | None = None
-    """Environment steps that the algorithm trains in the twin each round (None: from the preset). These are not real
-    steps."""
+    """Environment steps that the algorithm trains in the twin each round; with SVG those of PPO in the last twin (None:
+    from the preset). These are not real steps."""
     max_real_steps: int | None = None
     """Limit of the real environment steps of all purposes, the final comparison and earlier runs in the folder
     included. The build stops before the step that would exceed it and keeps what was collected. None: no limit."""
@@ -48,8 +49,8 @@ class BuildConfig(Struct, frozen=True):
     """Meaning of truncations before the time limit: "limits": the episode would continue. "ends": they are learned as
     terminations where they follow from the state (None: that of `fit`)."""
     baseline: bool = True
-    """Also train the same algorithm in the real environment on the same number of real steps, for comparison. This
-    doubles the real steps."""
+    """Also train the same algorithm (for SVG: SAC) in the real environment on the same number of real steps, for
+    comparison. This doubles the real steps."""
     baseline_algo_kwargs: JSON = {}
     """Constructor arguments of the baseline's algorithm (empty: the defaults of `learn`)."""
     pool: Path | None = None

@@ -8,7 +8,11 @@ from world_env.fitting.config import FitConfig
 from world_env.pipeline.config import BuildConfig
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.presets import given, preset
+from world_env.rl.config import LearnConfig, TwinTrainingConfig
 from world_env.types import JSON
+
+_FINAL_PPO_STEPS = 2_000_000
+"""Learned steps of PPO in the twin of the last round."""
 
 
 def refine_config(config: BuildConfig) -> RefineConfig:
@@ -20,7 +24,9 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         seed=config.seed,
         **given({"steps": config.steps}),
     )
-    learning = {"steps": config.learn_steps, "observation_mode": config.observation_mode}
+    learning: JSON = {"observation_mode": config.observation_mode}
+    if config.algo != "SVG":
+        learning["steps"] = config.learn_steps
     fit = given({"family": config.family, "truncations": config.truncations}) | _named(config.fit)
     if config.allow_errors:
         fit["allow_errors"] = True
@@ -37,6 +43,18 @@ def refine_config(config: BuildConfig) -> RefineConfig:
         ),
         fit=plain.fit.replace(**fit),
         learn=plain.learn.replace(**given(learning)),
+    )
+
+
+def final_ppo(config: BuildConfig) -> LearnConfig | None:
+    """Training of PPO in the twin of the last round, from scratch; None where PPO trains in every round or SAC does."""
+    if config.algo != "SVG":
+        return None
+    return LearnConfig(
+        steps=config.learn_steps or _FINAL_PPO_STEPS,
+        seed=config.seed,
+        simulation=TwinTrainingConfig(dataset_starts=0.3, on_uncertain="ignore"),
+        algo_kwargs={"gamma": 0.995},
     )
 
 

@@ -10,7 +10,7 @@ from world_env.data.store import EpisodeStore
 from world_env.model_evaluation.action_effects import most_real_steps
 from world_env.pipeline.config import BuildConfig
 from world_env.pipeline.judged import Judged, digest_of
-from world_env.pipeline.refinement_config import refine_config
+from world_env.pipeline.refinement_config import final_ppo, refine_config
 from world_env.policy_evaluation.config import PoolConfig
 from world_env.policy_evaluation.policy_pool import Pool, pool_steps
 from world_env.real.api_check import check_step
@@ -61,7 +61,7 @@ def planned_steps(
 def baseline_config(config: BuildConfig, real_steps: int) -> LearnConfig:
     """Training of the baseline of a build on as many real steps as the twin."""
     return LearnConfig(
-        algo=config.algo,
+        algo=baseline_algo(config),
         steps=real_steps,
         num_envs=1,
         seed=config.seed,
@@ -70,9 +70,19 @@ def baseline_config(config: BuildConfig, real_steps: int) -> LearnConfig:
     )
 
 
+def baseline_algo(config: BuildConfig) -> str:
+    """Algorithm of the baseline: SVG has no gradients of the real environment, and its policies are those of SAC."""
+    return "SAC" if config.algo == "SVG" else config.algo
+
+
 def baseline_folder(config: BuildConfig) -> Path:
     """Folder of the baseline of a build."""
-    return Path(config.out) / f"{config.algo.lower()}-real"
+    return Path(config.out) / f"{baseline_algo(config).lower()}-real"
+
+
+def final_ppo_folder(config: BuildConfig) -> Path:
+    """Folder of the policy that PPO trains in the twin of the last round."""
+    return Path(config.out) / "ppo-twin"
 
 
 def _build_parts(config: BuildConfig, spec: WorldSpec) -> list[PlannedSteps]:
@@ -87,7 +97,7 @@ def _build_parts(config: BuildConfig, spec: WorldSpec) -> list[PlannedSteps]:
                 baseline_config(config, rounds.steps_after(min(number, rounds.rounds - 1))),
                 spec,
                 baseline_folder(config),
-                use=f"{config.algo} in the real environment, the baseline (--no-baseline: none)",
+                use=f"{baseline_algo(config)} in the real environment, the baseline (--no-baseline: none)",
             )
             for number in (
                 fewest if last is None else last,
@@ -136,15 +146,18 @@ def _last_round(rounds: RefineConfig) -> int | None:
 
 def _left_to_judge(config: BuildConfig, rounds: RefineConfig, last: int | None) -> tuple[int, bool]:
     """(number of policies whose final evaluation is left, whether the effects of actions are left)."""
-    policies = 3 if config.baseline else 2
+    ppo = final_ppo_folder(config) if final_ppo(config) is not None else None
+    policies = 2 + config.baseline + (ppo is not None)
     if last is None:
         return policies, True
     out, judged = Path(config.out), Judged.read(Path(config.out))
     twin = digest_of(out / f"round-{last}" / "twin")
     name, baseline = config.algo.lower(), baseline_folder(config)
     digests = {"random": "random", f"{name}_twin": digest_of(selected_policy(out, last))}
+    if ppo is not None and ppo.is_dir():
+        digests["ppo_twin"] = digest_of(ppo)
     if config.baseline and baseline.is_dir():
-        digests[f"{name}_real_same_steps"] = digest_of(baseline)
+        digests[f"{baseline_algo(config).lower()}_real_same_steps"] = digest_of(baseline)
     done = [
         judged.comparison(each, digest, twin, config.judge_episodes)
         for each, digest in digests.items()

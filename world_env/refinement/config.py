@@ -101,13 +101,11 @@ class RefineConfig(Struct, frozen=True):
                 f"steps must be at least one a round, got {self.steps} steps in {self.rounds} rounds: give more steps "
                 "or fewer rounds"
             )
-        if (
-            self.first_steps is not None
-            and not 0 < self.first_steps <= self.steps - self.rounds + 1
-        ):
+        most = self.steps - self.rounds + 1
+        if self.first_steps is not None and not 0 < self.first_steps <= most:
             raise InvalidOptionError(
-                f"first_steps is {self.first_steps}, expected at least 1 and at most {self.steps - self.rounds + 1}: of "
-                f"{self.steps} steps, each of the {self.rounds - 1} later rounds needs at least one"
+                f"first_steps is {self.first_steps}, expected 1 to {most}: each of the {self.rounds - 1} later rounds "
+                "needs at least one step"
             )
         if self.restart_every is not None and not self.warm_start:
             raise InvalidOptionError(

@@ -149,16 +149,21 @@ def _short_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         warm_start=True,
         patience=None,
         max_candidates=1,
-        later_gradient_steps=400,
+        later_gradient_steps=600,
         updates_per_step=1.0,
         fit=FitConfig(
             gradient_steps=4_000,
             validate_every=200,
+            batch_size=1_024,
             eval_horizon=50,
             max_dataset_states=20_000,
-            model={"members": 7, "width": 192, "rollout": 5, "one_step_share": 0.95},
+            model={"members": 7, "width": 192, "rollout": 4, "one_step_share": 0.95},
         ),
-        learn=LearnConfig(algo="SVG"),
+        learn=LearnConfig(
+            algo="SVG",
+            algo_kwargs={"batch_size": 128},
+            simulation=TwinTrainingConfig(on_uncertain="ignore"),
+        ),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int, JSON], None]
 """Progress callback: (stage, steps done, steps in total, values to log)."""
 CHECKPOINT = ".fit.pt"
+_ROUNDS_KEPT = 10
+"""Latest rounds whose twins and policies stay on disk. Policies with real evaluation episodes stay too."""
+_POLICIES_KEPT = 20
+"""Policies, spread evenly over the rounds, that stay too: with them the learning curve can be measured."""
+_BEST_EVALUATED = 3
+"""Policies with the largest returns in real evaluation episodes that each choice compares."""
 _PREDICTION_EPISODES = 100
 """Learned episodes of a predicted return."""
 
@@ -71,26 +78,40 @@ class Known(TypedDict):
 class Round:
     """Result of one round: its twin, and the policy that was selected in it.
 
-    policy, policy_folder: the selected policy, trained in this round or an earlier one.
+    policy_folder: folder of the selected policy, trained in this round or an earlier one.
     real_steps: real steps of all rounds so far. learned_steps: training steps of all policies so far that can be
         selected. seconds: stage -> duration.
-    log: as in the round's `round.json`.
+    log: as in the round's `round.json`. known: known functions of the twin.
     """
 
     number: int
-    twin: Twin
-    policy: BaseAlgorithm
     twin_folder: Path
     policy_folder: Path
     real_steps: int
     learned_steps: int
     seconds: dict[str, float]
     log: RoundLog
+    known: Known
+
+    @cached_property
+    def twin(self) -> Twin:
+        """The twin. Raises TwinNotFoundError for one of many rounds, of which only the latest ones are kept."""
+        return Twin.load(self.twin_folder, **self.known)
+
+    @cached_property
+    def policy(self) -> BaseAlgorithm:
+        """The selected policy. Raises StageError where it was removed."""
+        return load_policy(self.policy_folder)
 
 
 def episodes_of_rounds(out: Path, number: int) -> list[Episode]:
     """Load the real episodes of all rounds up to round `number`: the data of its twin."""
-    stores = [out / f"round-{n}" / name for n in range(number + 1) for name in ("checks", "data")]
+    return [e for n in range(number + 1) for e in episodes_of_round(out / f"round-{n}")]
+
+
+def episodes_of_round(folder: Path) -> list[Episode]:
+    """Load the real episodes of one round from its folder."""
+    stores = [folder / name for name in ("checks", "data")]
     return [e for store in stores if EpisodeStore.exists(store) for e in EpisodeStore(store).load()]
 
 
@@ -133,32 +154,63 @@ class Rounds:
         if number == self.config.rounds or self._stale():
             return False
         folder = Path(self.config.out) / f"round-{number}"
-        last = self.rounds[-1] if self.rounds else None
+        log = self._finished(folder) if (folder / "round.json").is_file() else self._run(folder)
+        self.rounds.append(
+            Round(
+                number=number,
+                twin_folder=folder / "twin",
+                policy_folder=Path(self.config.out) / log.chosen,
+                real_steps=log.real_steps,
+                learned_steps=log.learned_steps,
+                seconds=log.seconds,
+                log=log,
+                known=self.known,
+            )
+        )
+        self._remove_old()
+        return True
+
+    def _finished(self, folder: Path) -> RoundLog:
+        """Load the episodes, the policies and the log of a finished round."""
+        log = read_log(folder)
+        self.episodes += episodes_of_round(folder)
+        for policy in (folder / "policy", folder / f"policy-{RESTART}"):
+            if (policy / "policy.json").is_file():
+                self.policies[f"{folder.name}/{policy.name}"] = policy
+        self.learned_steps = log.learned_steps
+        return log
+
+    def _run(self, folder: Path) -> RoundLog:
+        """Collect, fit, learn and select. Finished stages of an interrupted round are skipped."""
+        number, last = len(self.rounds), self.rounds[-1] if self.rounds else None
         clock = [time.perf_counter()]
         evaluated = self._collect(number, folder, last)
         clock.append(time.perf_counter())
-        twin = self._twin(number, folder / "twin", None if last is None else last.twin)
+        twin = self._twin(number, folder / "twin", last)
         clock.append(time.perf_counter())
         warm_start = None if last is None or not self.config.warm_start else _newest(last)
         self._learn(folder / "policy", twin, self.config.learn_of(number), warm_start)
         if RESTART in self.config.kinds_of(number):
             self._learn(folder / f"policy-{RESTART}", twin, self.config.restart_learn(number), None)
         clock.append(time.perf_counter())
-        log = self._log(number, folder, twin, evaluated, clock)
-        self.rounds.append(
-            Round(
-                number=number,
-                twin=twin,
-                policy=load_policy(self.policies[log.chosen]),
-                twin_folder=folder / "twin",
-                policy_folder=self.policies[log.chosen],
-                real_steps=log.real_steps,
-                learned_steps=self.learned_steps,
-                seconds=log.seconds,
-                log=log,
-            )
-        )
-        return True
+        return self._log(number, folder, twin, evaluated, clock)
+
+    def _remove_old(self) -> None:
+        """Remove twins and policies that no later round uses: many short rounds would fill the disk."""
+        used = {self.rounds[-1].log.chosen, *returns_of(self._evaluations())}
+        every = max(1, self.config.rounds // _POLICIES_KEPT)
+        for old in self.rounds[:-_ROUNDS_KEPT]:
+            shutil.rmtree(old.twin_folder, ignore_errors=True)
+            if old.number % every == 0:
+                continue
+            for name in [name for name in self.policies if name.startswith(f"round-{old.number}/")]:
+                if name not in used:
+                    shutil.rmtree(self.policies.pop(name), ignore_errors=True)
+
+    def _evaluations(self, newest: RealEvaluation | None = None) -> list[RealEvaluation]:
+        """Real evaluations of all rounds, oldest first. newest: that of the round that is running."""
+        found = [*(done.log.reality for done in self.rounds), newest]
+        return [each for each in found if each is not None]
 
     def _log(
         self,
@@ -168,9 +220,7 @@ class Rounds:
         evaluated: RealEvaluation | None,
         clock: list[float],
     ) -> RoundLog:
-        """The round's log, with the selected policy; read from disk if the round is finished."""
-        if (folder / "round.json").is_file():
-            return read_log(folder)
+        """Select a policy, and write the round's log."""
         choice = self._choose(twin, evaluated)
         clock.append(time.perf_counter())
         names = ("collect", "fit", "learn", "choose")
@@ -264,10 +314,12 @@ class Rounds:
                 )
         return folders
 
-    def _twin(self, number: int, out: Path, previous: Twin | None) -> Twin:
-        config = self.config
+    def _twin(self, number: int, out: Path, last: Round | None) -> Twin:
+        config, older = self.config, None
         if (out / "twin.json").is_file():
             return Twin.load(out, **self.known)
+        if last is not None and config.warm_start:
+            older = Twin.load(last.twin_folder, **self.known)
         checkpoint = out.parent / f".{out.name}{CHECKPOINT}"
         # Provenance names later policies by their role: a folder is local to one machine.
         explorations = [config.exploration, *([config.later_exploration] if number else [])]
@@ -284,7 +336,7 @@ class Rounds:
             progress=partial(self.report, "fit"),
             tensorboard=self._board(out),
             checkpoint=checkpoint,
-            warm_start=previous if config.warm_start else None,
+            warm_start=older,
             **self.known,
         )
         twin.save(out)
@@ -307,12 +359,14 @@ class Rounds:
     def _choose(self, twin: Twin, evaluated: RealEvaluation | None) -> JSON:
         """Select a policy. Returns the entries of the round's log about policies.
 
-        Estimates take time, so they are made before real evaluation episodes and after the last round only. Until then
-        the newest policy is selected.
+        Estimates take time. Where only the newest policy collects, they are made before real evaluation episodes and
+        after the last round only; until then the newest policy is selected.
         """
         number, newest = len(self.rounds), f"round-{len(self.rounds)}/policy"
-        last = number + 1 == self.config.rounds
-        if not last and not self.config.checks_of(number + 1, self.spec.horizon):
+        config = self.config
+        used = "selected" in policies_of(config.later_exploration) or config.patience is not None
+        last = number + 1 == config.rounds
+        if not used and not last and not config.checks_of(number + 1, self.spec.horizon):
             return {
                 "estimates": {},
                 "chosen": newest,
@@ -320,7 +374,7 @@ class Rounds:
                 "predicted_return": None,
                 "expected": None,
             }
-        checks = [each for each in (*(done.log.reality for done in self.rounds), evaluated) if each]
+        checks = self._evaluations(evaluated)
         learning = self.config.learn
         rule = learning.simulation.rule(twin.spec)
         # A truncated episode has no comparable return.
@@ -384,8 +438,7 @@ class Rounds:
         if self.rounds:
             wanted |= {self.rounds[-1].log.chosen, self.rounds[-1].log.contender}
         real = {name: statistics.fmean(returns) for name, returns in returns_of(checks).items()}
-        if real:
-            wanted.add(max(real, key=real.__getitem__))
+        wanted |= {*sorted(real, key=real.__getitem__)[-_BEST_EVALUATED:]}
         return [name for name in self.policies if name in wanted]
 
 

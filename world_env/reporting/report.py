@@ -142,6 +142,11 @@ def summary(comparison: Comparison, curves: ErrorCurves | None) -> list[str]:
     baselines = [row for row in comparison.rows if row is not best and is_baseline(row.policy)]
     learned = "" if best.learned_mean is None else f", learned return {best.learned_text}"
     sentences = [f"{best.label}: real return {best.real_text}{learned}.", _gap_sentence(best)]
+    others = [row for row in trained if row is not best]
+    sentences += [
+        f"{row.label}: {show(row.real_steps)} real steps, real return {row.real_text}."
+        for row in others
+    ]
     if trained and baselines:
         baselines.sort(key=lambda row: row.real_mean, reverse=True)
         returns = (f"{row.label} {row.real_text}" for row in baselines)

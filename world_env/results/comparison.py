@@ -11,7 +11,7 @@ from world_env.struct import Struct
 Interval = tuple[float, float]
 """Bounds (low, high)."""
 
-_POLICY = re.compile(r"(?P<algo>a2c|ddpg|dqn|ppo|sac|td3)_(?P<place>twin|real_same_steps)")
+_POLICY = re.compile(r"(?P<algo>a2c|ddpg|dqn|ppo|sac|svg|td3)_(?P<place>twin|real_same_steps)")
 _LONGEST_NAME = 24
 """Characters of a policy's name in a printed table; longer names are cut."""
 

@@ -102,6 +102,8 @@ class LearnConfig(Struct, frozen=True):
     min_action_std: float = 0.4
     """Minimum action standard deviation after a warm start, in half widths of the action space. Higher values explore
     more; 0 keeps that of the earlier policy."""
+    device: str = "cpu"
+    """Torch device of the networks, such as "cpu" or "cuda"; with SVG also of the model."""
     action_mask_key: str | None = None
     """MaskablePPO: key of the Dict observation that holds 1 for every valid action and 0 for the others (None:
     "action_mask")."""

@@ -15,7 +15,7 @@ from gymnasium import spaces
 from torch import nn
 
 from world_env.atomic_io import check_target
-from world_env.device import torch_defaults
+from world_env.device import as_device, torch_defaults
 from world_env.envs.action_masks import DEFAULT_KEY
 from world_env.errors import (
     InvalidOptionError,
@@ -130,7 +130,8 @@ def learn(
     resumed = partial is not None and (partial / "policy.json").is_file()
     if partial is not None and resumed:
         _check_same_training(partial, world, described)
-        model = load_policy(partial, env=env, kind=training_class(config.algo))
+        kind = training_class(config.algo)
+        model = load_policy(partial, env=env, kind=kind, device=config.device)
         restore(model, env, partial)
         _log.info("resuming the training of %s at step %d", out, model.num_timesteps)
     attach_encoder(model, latent)
@@ -317,7 +318,7 @@ def _scaled(env: VecEnv, config: LearnConfig) -> VecEnv:
 def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> BaseAlgorithm:
     from stable_baselines3.common.utils import LinearSchedule
 
-    kind = training_class(config.algo)
+    kind, device = training_class(config.algo), as_device(config.device)
     check_algo_options(kind, config.algo_kwargs)
     options: JSON = {}
     if config.algo in ("PPO", "MaskablePPO"):
@@ -368,7 +369,7 @@ def _algorithm(world: Twin | EnvConfig, config: LearnConfig, env: VecEnv) -> Bas
             policy,
             env,
             seed=config.seed,
-            device="cpu",
+            device=device,
             policy_kwargs=policy_kwargs or None,
             **options,
         )

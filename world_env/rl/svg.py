@@ -10,6 +10,7 @@ Letters: B rows of a batch, H steps of a rollout, A action dimensions.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,6 +76,7 @@ class SVG(stable_baselines3.SAC):
     rollout_steps: H, at least 1.
     stop_uncertain: stop the gradients through steps whose uncertainty exceeds the twin's threshold (default: False).
         Their rewards and values still count. It costs the estimate of the uncertainty in each step.
+    device: torch device of model and networks (default: that of Stable-Baselines3, `learn` takes the CPU).
     Other arguments are those of Stable-Baselines3's SAC; those of the replay buffer have no effect.
     Raises InvalidOptionError for spaces, known reward functions or models without gradients.
     """
@@ -181,7 +183,8 @@ class SVG(stable_baselines3.SAC):
 
     def _initial_states(self) -> State:
         drawn = self._pool[int(torch.randint(len(self._pool), ()))]
-        rows = torch.randint(len(next(iter(drawn.values()))), (self.batch_size,))
+        number = len(next(iter(drawn.values())))
+        rows = torch.randint(number, (self.batch_size,), device=self.device)
         return select(drawn, rows)
 
     def _update(self) -> None:
@@ -247,7 +250,7 @@ class SVG(stable_baselines3.SAC):
 
     def _updated_bounds(self, soft_reward: Tensor) -> tuple[float, float]:
         """Bounds of target values, from a running average of the range of rewards with their entropy."""
-        ends = torch.quantile(soft_reward.detach().float(), torch.tensor([0.01, 0.99]))
+        ends = np.quantile(soft_reward.detach().numpy(force=True), [0.01, 0.99])
         found = [float(end) / (1.0 - min(self.gamma, 0.9999)) for end in ends]
         if not np.isfinite(found).all():
             found = list(self.value_bounds or (-1.0, 1.0))
@@ -263,7 +266,9 @@ class DifferentiableTwin:
     def __init__(self, twin: Twin, algorithm: SVG) -> None:
         acted = twin.spec.action_space
         assert isinstance(acted, spaces.Box)
-        self.twin, self.model = twin, twin.model.frozen()
+        self.twin, self._device = twin, algorithm.device
+        on_cpu = self._device.type == "cpu"
+        self.model = (twin.model if on_cpu else copy.deepcopy(twin.model).to(self._device)).frozen()
         self._gamma, self._steps = algorithm.gamma, algorithm.rollout_steps
         self._stop_uncertain = algorithm.stop_uncertain
         self._extractor = algorithm.actor.features_extractor
@@ -271,8 +276,8 @@ class DifferentiableTwin:
         half = torch.as_tensor((acted.high - acted.low) / 2.0).flatten()
         middle = torch.as_tensor((acted.high + acted.low) / 2.0).flatten()
         # The policy acts in [-1, 1] of the space, the model in that of its codec.
-        self._gain = (half * gain).to(self.model.dtype)
-        self._offset = (middle * gain + offset).to(self.model.dtype)
+        self._gain = (half * gain).to(self._device, self.model.dtype)
+        self._offset = (middle * gain + offset).to(self._device, self.model.dtype)
         self._check_gradients()
 
     def observation(self, state: State) -> Tensor:
@@ -292,7 +297,7 @@ class DifferentiableTwin:
         first_action, first_log_prob = networks.act(observation)
         action, log_prob = first_action, first_log_prob
         returns: Any = 0.0
-        weight, first_reward = torch.ones(len(action)), None
+        weight, first_reward = torch.ones(len(action), device=self._device), None
         for step in range(self._steps):
             if step:
                 action, log_prob = networks.act(observation)
@@ -336,8 +341,8 @@ class DifferentiableTwin:
     def visited(self, networks: Networks, rng: CounterRNG) -> Iterator[State]:
         """Yield the states of 20 steps of the policy, each with the rows that have not ended."""
         context = draw_initial_states(self.twin.starts, self.twin.states, _DATASET_SHARE, rng)
-        state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
-        alive = torch.ones(len(rng), dtype=torch.bool)
+        state = self.model.encode(context.to(self._device, self.model.dtype), rng=rng)
+        alive = torch.ones(len(rng), dtype=torch.bool, device=self._device)
         for _ in range(_REFRESH):
             yield {name: value[alive] for name, value in state.items()}
             observation = self.observation(state)
@@ -359,10 +364,10 @@ class DifferentiableTwin:
 
     def _check_gradients(self) -> None:
         """Raise InvalidOptionError unless reward or next state has a gradient with respect to the action."""
-        rng = CounterRNG.from_seed(0, 1)
+        rng = CounterRNG.from_seed(0, 1, device=self._device)
         context = self.twin.starts.select(torch.zeros(1, dtype=torch.int64))
-        state = self.model.encode(context.to("cpu", self.model.dtype), rng=rng)
-        action = torch.zeros(1, len(self._gain), dtype=self.model.dtype, requires_grad=True)
+        state = self.model.encode(context.to(self._device, self.model.dtype), rng=rng)
+        action = torch.zeros_like(self._gain)[None].requires_grad_()
         with torch.enable_grad():
             arrived, prediction = self.model.step(state, action, rng=rng)
         tensors = [prediction.reward, *arrived.values()]

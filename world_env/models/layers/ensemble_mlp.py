@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from world_env.models.layers.fused_activation import activation
+from world_env.models.layers.fused_activation import activated, activation
 
 
 class RowGroups:
@@ -133,10 +133,7 @@ class MemberMLP(nn.Module):
         for weight, bias, gain, shift in zip(
             self.weights, self.biases, self.gains, self.shifts, strict=False
         ):
-            hidden = torch.baddbmm(bias, hidden, weight)
-            hidden = functional.layer_norm(hidden, hidden.shape[-1:])
-            # addcmul would be slower: its backward pass multiplies all values by the constant 1.
-            hidden = functional.silu((hidden * gain).add_(shift))
+            hidden = activated(torch.bmm(hidden, weight), bias, gain, shift)
         weight, bias = self.weights[-1], self.biases[-1]
         return torch.baddbmm(bias[..., :outputs], hidden, weight[..., :outputs])
 

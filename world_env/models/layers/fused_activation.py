@@ -31,6 +31,42 @@ def _activate_compiled(hidden: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
     return hidden
 
 
+def activated(product: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    """LayerNorm and SiLU of products plus bias, with gradients: (E, N, width); the others (E, 1, width).
+
+    The products may be overwritten.
+    """
+    plain = product.dtype == torch.float32 and product.device.type == "cpu"
+    if plain and not torch.compiler.is_exporting() and compiled_gradients() is not None:
+        hidden: Tensor = _Activated.apply(product, bias, gain, shift)
+        return hidden
+    hidden = torch.nn.functional.layer_norm(product + bias, product.shape[-1:])
+    # addcmul would be slower: its backward pass multiplies all values by the constant 1.
+    return torch.nn.functional.silu((hidden * gain).add_(shift))
+
+
+class _Activated(torch.autograd.Function):
+    """`activated` by compiled loops."""
+
+    @staticmethod
+    def forward(ctx: Any, product: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        hidden, factor = torch.empty_like(product), torch.empty(product.shape[:2])
+        arrays = (product, bias, gain, shift, factor, hidden)
+        compiled_gradients().activate(*(each.detach().numpy() for each in arrays))
+        ctx.save_for_backward(product, factor, gain, shift)
+        return hidden
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        normed, factor, gain, shift = ctx.saved_tensors
+        of_product = torch.empty_like(normed)
+        others = [torch.zeros_like(gain) for _ in range(3)]
+        arrays = (slope.contiguous(), normed, factor, gain, shift, of_product, *others)
+        compiled_gradients().activate_gradients(*(each.detach().numpy() for each in arrays))
+        return (of_product, *others)
+
+
 @functools.cache
 def compiled_loops() -> Any:
     """Import `world_env.models.layers.numba_kernels`.

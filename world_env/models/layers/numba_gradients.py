@@ -68,6 +68,36 @@ def activate_gradient(slope: Any, normed: Any, factor: Any, gain: Any, shift: An
                 values[j] = factor[member, index] * (values[j] - total - row[j] * along)
 
 
+@njit(fastmath=FAST, error_model="numpy", cache=True)
+def activate_gradients(
+    slope: Any, normed: Any, factor: Any, gain: Any, shift: Any, product: Any, of_bias: Any, of_gain: Any,
+    of_shift: Any,
+) -> None:  # fmt: skip
+    """Gradients of `activate`: of the products, written to `product` (E, N, W), and of bias, gain and shift (E, 1, W).
+
+    slope: gradient of the results. The last three are zero before.
+    """
+    members, rows, width = slope.shape
+    for member in range(members):
+        for index in range(rows):
+            given, row, values = slope[member, index], normed[member, index], product[member, index]
+            total, along = np.float32(0.0), np.float32(0.0)
+            for j in range(width):
+                value = row[j] * gain[member, 0, j] + shift[member, 0, j]
+                share = sigmoid(value)
+                one = given[j] * share * (_ONE + value * (_ONE - share))
+                of_shift[member, 0, j] += one
+                of_gain[member, 0, j] += one * row[j]
+                values[j] = one * gain[member, 0, j]
+                total += values[j]
+                along += values[j] * row[j]
+            total /= np.float32(width)
+            along /= np.float32(width)
+            for j in range(width):
+                values[j] = factor[member, index] * (values[j] - total - row[j] * along)
+                of_bias[member, 0, j] += values[j]
+
+
 @njit(forceinline=True)
 def _clipped(value: Any) -> Any:
     """Clip a value to +-10; NaN stays NaN."""
