@@ -19,7 +19,7 @@ from types import ModuleType
 from benchmarks.agreement import agreement_tables, misses_table
 from benchmarks.arguments import script_parser
 from benchmarks.diagnostics import alarm_table, lint_table, scales_table, uncertainty_table
-from benchmarks.families import families_table
+from benchmarks.families import families_table, history_table
 from benchmarks.learning import learning_table
 from benchmarks.markdown import NOT_MEASURED
 from benchmarks.refinement import refined_table
@@ -78,7 +78,8 @@ PAGES: dict[str, dict[str, Section]] = {
     "docs/results/speed.md": _sections(
         speed_tables, "steps_per_second", "image_steps", "gpu", "parts", "fit_speed", "ppo_speed"
     ),
-    "docs/results/families.md": _sections(families_table, "families", "one_frame"),
+    "docs/results/families.md": _sections(families_table, "families", "one_frame")
+    | _sections(history_table, "history"),
     "docs/results/diagnostics.md": _sections(lint_table, "lint")
     | _sections(alarm_table, "alarm")
     | _sections(alarm_table, "alarm_tuning", files="alarm")

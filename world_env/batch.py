@@ -125,6 +125,8 @@ class Batch:
     terminated: (B, T) float32, 1 where the real environment terminated, else 0; a time limit is 0.
     valid: (B, T) bool, False for steps after the end of the episode.
     conditioning: name -> (B, ...) float32, as in `Context`.
+    context: first observation of each window with those before it, where the model asks for it
+        (`TrainableWorldModel.batch_context`).
     """
 
     observations: Observation
@@ -133,6 +135,7 @@ class Batch:
     terminated: Tensor
     valid: Tensor
     conditioning: dict[str, Tensor] = field(default_factory=dict)
+    context: Context | None = None
 
     def __len__(self) -> int:
         return self.actions.shape[0]

@@ -22,6 +22,7 @@ SCRIPTS = [
         "sample_efficiency.sample_efficiency",
     ),
     *("agreement.agreement", "agreement.misses", "families.families", "families.one_frame"),
+    "families.history",
     *("diagnostics.lint", "diagnostics.alarm", "diagnostics.uncertainty", "diagnostics.scales"),
     *("learning.learn_table", "speed.steps_per_second", "speed.parts", "speed.gpu"),
     *("speed.fit_speed", "speed.fit_memory", "speed.ppo_speed"),

@@ -57,7 +57,10 @@ def test_rows_are_valid_and_count_their_real_steps(small: ModuleType) -> None:
         for policy in small.POLICIES
     }
     head = {"benchmark": "sample_efficiency", "date": "2026-01-01", "machine": "any"}
-    head |= {"commit": "0" * 40, "command": "python -m benchmarks.sample_efficiency.sample_efficiency"}
+    head |= {
+        "commit": "0" * 40,
+        "command": "python -m benchmarks.sample_efficiency.sample_efficiency",
+    }
     for row in rows.values():
         row["commit"] = "0" * 40  # a checkout in the making is not clean
     tree = head | {"rows": list(rows.values())}

@@ -113,11 +113,18 @@ class EncodedEpisodes:
         steps, _, left = self._steps_of(pieces)
         return replace(self, left=self.left.index_copy(0, steps, left), begins=steps)
 
-    def windows(self, size: int, length: int, generator: torch.Generator) -> Batch:
-        """Sample `size` windows of `length` steps; their first steps are uniform over `begins`."""
+    def windows(
+        self, size: int, length: int, generator: torch.Generator, *, context: int = 1
+    ) -> Batch:
+        """Sample `size` windows of `length` steps; their first steps are uniform over `begins`.
+
+        context: number of observations in `Batch.context`; 1: none.
+        """
         number = len(self) if self.begins is None else len(self.begins)
         steps = torch.randint(number, (size,), generator=generator).to(self.device)
-        return self.gather(steps if self.begins is None else self.begins[steps], length)
+        steps = steps if self.begins is None else self.begins[steps]
+        batch = self.gather(steps, length)
+        return batch if context == 1 else replace(batch, context=self.contexts(steps, context))
 
     def gather(self, steps: Tensor, length: int) -> Batch:
         """Cut the windows of `length` steps that start at the given steps, (B,) int64.

@@ -283,7 +283,8 @@ def _optimize(
             derived_seed(config.seed, SeedPurpose.WINDOWS, update)
         )
         length = min(model.window(share), train.longest)
-        batch = train.windows(config.batch_size or model.windows, length, generator)
+        size, context = config.batch_size or model.windows, model.batch_context
+        batch = train.windows(size, length, generator, context=context)
         noise = derived_seed(config.seed, SeedPurpose.LOSS_NOISE, update)
         rng = CounterRNG.from_seed(noise, len(batch), device=train.device)
         loss, parts = model.loss(batch, rng=rng, progress=share)
@@ -314,8 +315,7 @@ def _optimize(
             if checkpoint is not None:
                 write_checkpoint(checkpoint, identity, model, optimizer, best, score, done, logs)
             metrics.write(done, logs | {"loss": loss.item()})
-            if progress is not None:
-                progress(done, gradient_steps, logs)
+            (progress or _silent)(done, gradient_steps, logs)
     if score == float("inf"):
         raise DataError(
             "the fit diverged: no validation gave a finite open-loop error. Lower learning_rate, or check the data for "
@@ -323,6 +323,10 @@ def _optimize(
         )
     model.load_state_dict(best)
     return logs | {"best_open_loop": score}
+
+
+def _silent(done: int, wanted: int, logs: JSON) -> None:
+    """A progress callback that does nothing."""
 
 
 def _clip(parameters: list[nn.Parameter], most: float) -> None:

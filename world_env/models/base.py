@@ -182,6 +182,8 @@ class TrainableWorldModel(WorldModel):
     Larger where the validation error is noisy: late weights differ little, because the learning rate is small."""
     learning_rate: float = 1e-3
     """Peak learning rate (default of a fit)."""
+    batch_context: int = 1
+    """Number of observations K in `Batch.context`, which `loss` gets where it is larger than 1."""
 
     @abstractmethod
     def prepare(self, statistics: Statistics) -> None:

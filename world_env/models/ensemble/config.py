@@ -17,6 +17,9 @@ class EnsembleConfig(Struct, frozen=True, kw_only=True):
     """Number of hidden layers of the dynamics network. More: larger capacity, slower fit and steps."""
     head_width: int = 96
     """Units per hidden layer of the network for reward and termination, which has two hidden layers."""
+    history: int = 1
+    """Observations that a step takes as inputs, the current one included, and the actions between them. More: for dead
+    times, lags and velocities that are not observed; slower fit and steps. 1: the current observation only."""
     rollout: int = 8
     """Steps of the multi-step part of the training, at least 1: the model is rolled out from its own predictions. More:
     smaller errors over long rollouts, slower fit. 1: no multi-step part."""
@@ -50,6 +53,8 @@ class EnsembleConfig(Struct, frozen=True, kw_only=True):
                 f"width is {self.width}, layers is {self.layers} and head_width is {self.head_width}, expected each at "
                 "least 1"
             )
+        if self.history < 1:
+            raise ValueError(f"history is {self.history}, expected at least 1 observation")
         if self.rollout < 1 or not 0.0 <= self.one_step_share <= 1.0:
             raise ValueError(
                 f"rollout is {self.rollout} and one_step_share is {self.one_step_share}, expected rollout >= 1 and "

@@ -38,6 +38,7 @@ from world_env.batch import Batch, Context, Observation, State, Statistics
 from world_env.data_range import widened
 from world_env.models.base import Prediction, TrainableWorldModel
 from world_env.models.ensemble.config import EnsembleConfig
+from world_env.models.ensemble.history import History
 from world_env.models.layers.categories import Categories
 from world_env.models.layers.ensemble_mlp import MemberMLP, PreparedMLP, RowGroups
 from world_env.models.layers.frozen_mlp import FrozenMLP
@@ -71,7 +72,8 @@ class EnsembleWorldModel(TrainableWorldModel):
     """Ensemble of independent probabilistic networks; each row of a batch uses one of them.
 
     State: observation (B, D); member (B,) int64, the member of the row; disagreement (B,), average squared
-    disagreement so far, -1 before the first estimate; looks (B,) int64, number of steps with an estimate.
+    disagreement so far, -1 before the first estimate; looks (B,) int64, number of steps with an estimate; with
+    `EnsembleConfig.history` also history (B, K - 1, D + A), see `History`.
     Raises UnsupportedSpaceError for image observations.
     """
 
@@ -89,7 +91,9 @@ class EnsembleWorldModel(TrainableWorldModel):
         self.categories = Categories(observation_spaces(spec.observation_space), self.layout.shapes)
         self.pairs = SeenPairs(spec)
         size, actions = self.layout.size, action_size(spec.action_space)
-        inputs = size + actions + len(self.categories.prefix)
+        self.history = History(config.history, self.layout, actions)
+        self.context = self.batch_context = config.history
+        inputs = size + actions + len(self.history) + len(self.categories.prefix)
         self.dynamics = MemberMLP(config.members, inputs, config.width, config.layers, 2 * size)
         self.heads = MemberMLP(config.members, 3 * size + actions, config.head_width, 2, 3)
         self.register_buffer("log_terminal_weight", torch.zeros(()))
@@ -160,10 +164,17 @@ class EnsembleWorldModel(TrainableWorldModel):
         )
         self.dynamics.take_over(
             older.dynamics,
-            rescaling.observation_action(actions + len(self.categories.prefix)),
+            self._rescaled_inputs(rescaling, actions),
             rescaling.noisy_change(),
         )
         self.heads.take_over(older.heads, rescaling.transition(actions), outcome)
+
+    def _rescaled_inputs(self, rescaling: Rescaling, actions: int) -> tuple[Tensor, Tensor]:
+        """(gain, shift) of the inputs of the dynamics: observation, action, history and prefix."""
+        own = rescaling.observation_action(actions)
+        prefix = own[0].new_ones(len(self.categories.prefix))
+        gain, shift = (torch.cat([each] * self.config.history) for each in own)
+        return torch.cat([gain, prefix]), torch.cat([shift, torch.zeros_like(prefix)])
 
     def for_inference(self) -> EnsembleWorldModel:
         """Return the model for fast steps without gradients; small batches on the CPU use the compiled step."""
@@ -175,8 +186,7 @@ class EnsembleWorldModel(TrainableWorldModel):
         }
         fast._modules = {**self._modules, **prepared}
         cpu = dtype == torch.float32 and self.normalizer.center.device.type == "cpu"
-        # The compiled step has no categories and no prefix.
-        if cpu and not len(self.categories) and not len(self.categories.prefix):
+        if cpu and self._is_simple():
             fast._compiled_step = self._compile_step()
         return fast
 
@@ -185,15 +195,19 @@ class EnsembleWorldModel(TrainableWorldModel):
         frozen = copy.deepcopy(self).requires_grad_(False)
         frozen._modules["dynamics"] = FrozenMLP(self.dynamics, outputs=self._outputs())
         frozen._modules["heads"] = FrozenMLP(self.heads)
-        plain = self.normalizer.plain and not len(self.categories.prefix)
+        plain = self.normalizer.plain and self._is_simple()
         single = self.dtype == torch.float32 and self.normalizer.center.device.type == "cpu"
-        if plain and single and not len(self.categories) and compiled_gradients() is not None:
+        if plain and single and compiled_gradients() is not None:
             from world_env.models.ensemble import frozen_step
 
             frozen._step_once = partial(
                 frozen_step.frozen_step, frozen, frozen_step.scales_of(frozen)
             )
         return frozen
+
+    def _is_simple(self) -> bool:
+        """Whether the compiled loops cover the model: they have no categories, no prefix and no history."""
+        return not (len(self.categories) or len(self.categories.prefix) or len(self.history))
 
     def _compile_step(self) -> Callable[..., Any] | None:
         """Compiled step of small batches, with the networks and scales bound; None if numba is not available."""
@@ -213,13 +227,21 @@ class EnsembleWorldModel(TrainableWorldModel):
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """Take the newest observation, and draw the member that the row uses for its whole episode."""
         member = rng.integers(self.config.members)
-        return self._fresh(self.layout.flatten(context.last()), member)
+        state = self._fresh(self.layout.flatten(context.last()), member)
+        return state | {"history": self.history.of(context)} if len(self.history) else state
 
     def observe(
         self, state: State, action: Tensor, observation: Observation, *, rng: CounterRNG
     ) -> State:
         """Replace the observation; the row keeps its member."""
-        return self._fresh(self.layout.flatten(observation), state["member"])
+        observed = self._fresh(self.layout.flatten(observation), state["member"])
+        return observed | self._later_history(state, action)
+
+    def _later_history(self, state: State, action: Tensor) -> State:
+        """The entry of the history after a step, if there is one."""
+        if not len(self.history):
+            return {}
+        return {"history": self.history.after(state["history"], state["observation"], action)}
 
     def _fresh(self, vector: Tensor, member: Tensor) -> State:
         return {
@@ -255,7 +277,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             arrived, reward, at_end, ends = self._step_once(vector, action, noise, groups)
             return {**state, "observation": arrived}, Prediction(reward, ends, at_end)
         normalized = self.normalizer.normalize(vector)
-        inputs = torch.cat([normalized, action], -1)
+        inputs = self._inputs(normalized, action, state.get("history"))
         if len(self.categories):
             inputs, mean, change, arrived = self._arrive_in_categories(
                 vector, inputs, groups, rng, temperature
@@ -283,7 +305,15 @@ class EnsembleWorldModel(TrainableWorldModel):
             self.normalizer.reward_units(terminal_reward, terminal=True),
             total,
         )
-        return {"observation": arrived, "member": member, **estimate}, prediction
+        later = self._later_history(state, action)
+        return {"observation": arrived, "member": member, **estimate, **later}, prediction
+
+    def _inputs(self, normalized: Tensor, action: Tensor, history: Tensor | None) -> Tensor:
+        """Inputs of the dynamics without a prefix: observation (..., D), action (..., A), and the history if any."""
+        parts = [normalized, action]
+        if history is not None:
+            parts.append(self.history.inputs(history, self.normalizer))
+        return torch.cat(parts, -1)
 
     def _with_prefix(self, inputs: Tensor, vector: Tensor | None = None) -> Tensor:
         """Inputs (..., D + A) of the dynamics with the prefix of `vector` (..., D); None: the empty prefix."""
@@ -399,8 +429,12 @@ class EnsembleWorldModel(TrainableWorldModel):
         return self.layout.unflatten(state["observation"])
 
     def features(self, state: State) -> Tensor:
-        """Return the normalised observation, (B, D)."""
-        return self.normalizer.normalize(state["observation"])
+        """Return the normalised observation and history, (B, F)."""
+        features = self.normalizer.normalize(state["observation"])
+        if not len(self.history):
+            return features
+        past = self.history.inputs(state["history"], self.normalizer)
+        return torch.cat([features, past], -1)
 
     def shift_termination(self, log_odds: float) -> bool:
         """Add a constant to the log-odds of termination."""
@@ -433,7 +467,9 @@ class EnsembleWorldModel(TrainableWorldModel):
             vectors, actions, split(batch.rewards), split(batch.terminated), valid
         )
         start, arrived = vectors[:, :, 0], vectors[:, :, 1]
-        inputs = torch.cat([self.normalizer.normalize(start), actions[:, :, 0]], -1)
+        context = batch.context if len(self.history) else None
+        history = None if context is None else split(self.history.of(context))
+        inputs = self._inputs(self.normalizer.normalize(start), actions[:, :, 0], history)
         stage = self._random_stage(rng, rows)
         if stage is None:
             inputs = self._with_prefix(inputs)
@@ -450,7 +486,7 @@ class EnsembleWorldModel(TrainableWorldModel):
             _, log_std = self._change(outputs)
             parts["change"] = self._change_loss(error, log_std, valid[:, :, 0])
         if actions.shape[2] > 1 and len(self.categories.numbers):
-            parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean)
+            parts["rollout"] = self._rollout_loss(vectors, actions, valid, mean, history)
         logs = {name: part.detach() for name, part in parts.items()}
         if len(self.categories):
             error = torch.where(self.categories.group >= 0, arrived - probabilities, error)
@@ -498,19 +534,26 @@ class EnsembleWorldModel(TrainableWorldModel):
         return self.layout.size * (2 if len(self.categories.numbers) else 1)
 
     def _rollout_loss(
-        self, vectors: Tensor, actions: Tensor, valid: Tensor, mean: Tensor
+        self,
+        vectors: Tensor,
+        actions: Tensor,
+        valid: Tensor,
+        mean: Tensor,
+        history: Tensor | None,
     ) -> Tensor:
         """Multi-step error of the mean on windows (E, N, T, ...), from the predicted first step `mean` (E, N, D).
 
-        Categories are those of the data, before and after each step.
+        Categories are those of the data, before and after each step. history: before the first step.
         """
         steps, categories = actions.shape[2], self.categories
         vector, total = vectors[:, :, 0], mean.new_zeros(())
         for step in range(1, steps):
+            if history is not None:
+                history = self.history.after(history, vector, actions[:, :, step - 1])
             vector = self.normalizer.moved(vector, mean)
             if len(categories):
                 vector = torch.where(categories.group >= 0, vectors[:, :, step], vector)
-            inputs = torch.cat([self.normalizer.normalize(vector), actions[:, :, step]], -1)
+            inputs = self._inputs(self.normalizer.normalize(vector), actions[:, :, step], history)
             arrived = vectors[:, :, step + 1]
             if len(categories.prefix):
                 inputs = self._with_prefix(inputs, arrived if len(categories) else None)
