@@ -154,7 +154,7 @@ def _short_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         fit=FitConfig(
             gradient_steps=4_000,
             validate_every=200,
-            batch_size=1_024,
+            batch_size=1_792,
             eval_horizon=50,
             max_dataset_states=20_000,
             model={"members": 7, "width": 192, "rollout": 4, "one_step_share": 0.95},

@@ -60,17 +60,17 @@ class _Step(torch.autograd.Function):
         members = len(dynamics.weights[0])
         row, place = (each.numpy() for each in groups.padded(members))
         before, drawn = vector.numpy(), noise.numpy()
-        inputs = torch.empty(len(row), size + action.shape[1])
+        inputs = vector.new_empty(len(row), size + action.shape[1])
         loops.network_inputs(before, action.numpy(), row, scales, inputs.numpy())
         outputs, of_dynamics = dynamics.compute(inputs.view(members, -1, inputs.shape[1]))
-        transition = torch.empty(len(row), inputs.shape[1] + 2 * size)
-        arrived = torch.empty(2, len(row), size)
+        transition = vector.new_empty(len(row), inputs.shape[1] + 2 * size)
+        arrived = vector.new_empty(2, len(row), size)
         loops.arrive(
             before, drawn, row, inputs.numpy(), outputs.view(len(row), -1).numpy(), scales,
             arrived.numpy(), transition.numpy(),
         )  # fmt: skip
         outcome, of_heads = heads.compute(transition.view(members, -1, transition.shape[1]))
-        result = torch.empty(3, len(place))
+        result = vector.new_empty(3, len(place))
         loops.outcomes(outcome.view(len(row), -1).numpy(), place, scales, result.numpy())
         ctx.networks, ctx.scales, ctx.groups, ctx.parts = networks, scales, groups, len(of_dynamics)
         ctx.save_for_backward(
@@ -85,15 +85,15 @@ class _Step(torch.autograd.Function):
         (dynamics, heads), scales = ctx.networks, ctx.scales
         members, size = len(dynamics.weights[0]), noise.shape[1]
         place, rows = ctx.groups.padded(members)[1].numpy(), len(inputs)
-        slope = torch.zeros(rows, 3)
+        slope = noise.new_zeros(rows, 3)
         loops.outcomes_gradient(
             torch.stack(given[1:]).numpy(), outcome.view(rows, -1).numpy(), result.numpy(), place,
             scales, slope.numpy(),
         )  # fmt: skip
         slope = heads.input_gradient(slope.view(members, -1, 3), saved[ctx.parts :])
-        of_outputs = torch.zeros(rows, 2 * size)
-        vector = torch.empty(len(place), size)
-        action = torch.empty(len(place), inputs.shape[1] - size)
+        of_outputs = noise.new_zeros(rows, 2 * size)
+        vector = noise.new_empty(len(place), size)
+        action = noise.new_empty(len(place), inputs.shape[1] - size)
         loops.arrive_gradient(
             given[0].contiguous().numpy(), noise.numpy(), place, outputs.view(rows, -1).numpy(),
             transition.numpy(), arrived[1].numpy(), scales, slope.view(rows, -1).numpy(),

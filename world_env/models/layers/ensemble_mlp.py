@@ -64,12 +64,14 @@ class RowGroups:
         """
         if self._padded is None:
             longest = max(part.stop - part.start for _, part in self.parts)
-            begins = [
-                torch.arange(part.stop - part.start) + index * longest for index, part in self.parts
+            order = self.order
+            if order is None:  # one row
+                order = torch.zeros(1, dtype=torch.int64, device="cpu")
+            places = [
+                torch.arange(part.stop - part.start, device=order.device) + index * longest
+                for index, part in self.parts
             ]
-            sorted_places = torch.cat(begins)
-            order = torch.zeros(1, dtype=torch.int64) if self.order is None else self.order
-            sorted_places = sorted_places.to(order.device)
+            sorted_places = torch.cat(places)
             row = order.new_zeros(members * longest).index_copy_(0, sorted_places, order)
             place = torch.empty_like(order).index_copy_(0, order, sorted_places)
             self._padded = (row, place)

@@ -60,7 +60,7 @@ class FrozenMLP(nn.Module):
         for weight, bias, gain, shift in layers:
             product = torch.bmm(hidden, weight)
             if self._loops is not None:
-                hidden, factor = torch.empty_like(product), torch.empty(product.shape[:2])
+                hidden, factor = torch.empty_like(product), product.new_empty(product.shape[:2])
                 self._loops.activate(
                     *(each.numpy() for each in (product, bias, gain, shift, factor, hidden))
                 )

@@ -50,7 +50,7 @@ class _Activated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, product: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        hidden, factor = torch.empty_like(product), torch.empty(product.shape[:2])
+        hidden, factor = torch.empty_like(product), product.new_empty(product.shape[:2])
         arrays = (product, bias, gain, shift, factor, hidden)
         compiled_gradients().activate(*(each.detach().numpy() for each in arrays))
         ctx.save_for_backward(product, factor, gain, shift)
