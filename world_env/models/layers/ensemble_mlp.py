@@ -24,6 +24,7 @@ class RowGroups:
         self.order: Tensor | None = None
         self.inverse: Tensor | None = None
         self.member: Tensor | None = None
+        self._device = member.device
         self._padded: tuple[Tensor, Tensor] | None = None
         if torch.compiler.is_exporting():
             self.member = member
@@ -66,7 +67,7 @@ class RowGroups:
             longest = max(part.stop - part.start for _, part in self.parts)
             order = self.order
             if order is None:  # one row
-                order = torch.zeros(1, dtype=torch.int64, device="cpu")
+                order = torch.zeros(1, dtype=torch.int64, device=self._device)
             places = [
                 torch.arange(part.stop - part.start, device=order.device) + index * longest
                 for index, part in self.parts
