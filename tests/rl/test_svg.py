@@ -154,7 +154,11 @@ def test_the_same_seed_gives_the_same_policy(pendulum: Twin) -> None:
     assert not np.array_equal(weights(one), weights(other))
 
 
-def test_a_killed_training_goes_on_in_the_middle(pendulum: Twin, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_in_the_middle(
+    pendulum: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("world_env.rl.learn._UPDATES_PER_SAVE", 20)
+
     class Killed(Exception):
         pass
 

@@ -74,6 +74,8 @@ _LAST_RATE = 0.05
 """Final learning rate of on-policy algorithms, as a fraction of the peak."""
 _SAVES = 20
 """How often a training saves its state and reports progress."""
+_UPDATES_PER_SAVE = 500
+"""Smallest number of updates of SVG between two saves: about 20 s on a CPU. Its trainings can be as short."""
 _SIDES = {"learned": "a twin", "real": "the real environment"}
 """Wording of `trained_in` in errors."""
 
@@ -157,7 +159,7 @@ def learn(
     left = config.steps - first
     if left > 0:
         # One call in total: each call of `learn` rounds up to whole rollouts and restarts the schedules.
-        saves = at_intervals(config.steps, _SAVES, save_and_report)
+        saves = at_intervals(config.steps, _saves(config), save_and_report)
         with _limited(model, env, ledger, save_and_report), training_metrics(model, tensorboard):
             model.learn(left, callback=[saves, *callbacks], reset_num_timesteps=not resumed)
     save_and_report(max(model.num_timesteps, config.steps))
@@ -169,6 +171,12 @@ def learn(
         _save(model, Path(out), world, described | state)
         remove(partial)
     return model
+
+
+def _saves(config: LearnConfig) -> int:
+    if config.algo != SVG_NAME:
+        return _SAVES
+    return min(_SAVES, max(1, config.steps // _UPDATES_PER_SAVE))
 
 
 def _partial_folder(out: Path) -> Path:
