@@ -28,6 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.arguments import script_parser
+from benchmarks.refinement.refined import returns_of
 from benchmarks.returns.returns import EVALUATION_SEEDS, merge, read
 from training import termination_functions
 from world_env import BuildConfig, learn, refine
@@ -37,7 +38,7 @@ from world_env.real import StepLedger, spec_of
 from world_env.refinement import Round
 from world_env.results import facts
 from world_env.rl import LearnConfig
-from world_env.rollouts import Returns, run_real
+from world_env.rollouts import run_real
 from world_env.spec import EnvConfig
 from world_env.twin import KnownFunction
 from world_env.types import JSON
@@ -128,6 +129,7 @@ def measured(task: str, seed: int, name: str) -> JSON:
     made = facts()
     return {
         **returns_of(returns),
+        "real_min": float(returns.values.min()),
         "real_steps": steps,
         "real_steps_by_purpose": ledger.by_purpose | judged.by_purpose,
         "predicted_return": found[-1].log.to_json()["predicted_return"] if found else None,
@@ -170,19 +172,6 @@ def _baseline(name: str, task: str, seed: int) -> LearnConfig:
             steps=LONG, num_envs=1, algo_kwargs=_PLAIN_PPO, normalize_rewards=False
         )
     return config.replace(seed=seed)
-
-
-def returns_of(returns: Returns) -> JSON:
-    """Measured numbers of a row."""
-    forward = returns.parts.get("reward_forward")
-    return {
-        "real_mean": returns.mean,
-        "real_ci95": list(returns.ci95()),
-        "real_min": float(returns.values.min()),
-        "forward_mean": None if forward is None else float(forward.mean()),
-        "length_mean": float(returns.lengths.mean()),
-        "episodes": len(returns.values),
-    }
 
 
 if __name__ == "__main__":

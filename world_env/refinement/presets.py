@@ -1,4 +1,4 @@
-"""Refinement configurations for PPO and SAC."""
+"""Refinement configurations for PPO, SAC and SVG."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def preset(
 ) -> RefineConfig:
     """Return the default configuration of an algorithm for `steps` real steps.
 
-    algo: "PPO" or "SAC", the algorithm that trains in the twins.
+    algo: "PPO", "SAC" or "SVG", the algorithm that trains in the twins.
     Raises what `spec_of` raises: the spaces of the environment choose the configuration.
     """
     pairs = spec_of(real).pairs

@@ -11,18 +11,16 @@ import math
 from typing import Any
 
 import torch
-from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from world_env.policies.fast_sb3.manual_backprop import FlatParameters, Network
-from world_env.policies.fast_sb3.sac import covers
+from world_env.policies.fast_sb3.sac import covers, sample_actions
 
 LOSS_SCALE = 10.0
 """Weight of the losses: with Adam, it only sets from which size on a gradient is clipped."""
 _MAX_GRADIENT_NORM = 10.0
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class PlainNetworks:
@@ -187,25 +185,17 @@ class _Act(torch.autograd.Function):
         heads: list[Network],
         epsilon: float,
     ) -> tuple[Tensor, Tensor]:
-        latent = body.forward(features)
-        mean, raw = (head.forward(latent) for head in heads)
-        log_std = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        noise = torch.randn_like(mean)
-        spread = noise * log_std.exp()
-        action = (mean + spread).tanh_()
-        square = 1.0 - action * action
-        log_prob = (noise * noise).mul_(-0.5).sub_(log_std).sub_(_HALF_LOG_2PI)
-        log_prob = log_prob.sub_((square + epsilon).log_()).sum(1)
+        sample = sample_actions(features, body, *heads, epsilon=epsilon)
         ctx.networks, ctx.epsilon = (body, *heads), epsilon
         ctx.activations = [each.activations for each in ctx.networks]
-        ctx.save_for_backward(action, square, spread, raw == log_std)
-        return action, log_prob
+        ctx.save_for_backward(sample.action, sample.noise * sample.deviation, sample.free)
+        return sample.action, sample.log_prob
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_action: Tensor, of_log_prob: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        action, square, spread, free = ctx.saved_tensors
-        column = of_log_prob[:, None]
+        action, spread, free = ctx.saved_tensors
+        column, square = of_log_prob[:, None], 1.0 - action * action
         # d log_prob / d action = 2 action / (1 - action^2 + epsilon); d action / d mean = 1 - action^2.
         of_mean = (of_action + column * 2.0 * action / (square + ctx.epsilon)).mul_(square)
         of_log_std = (of_mean * spread).sub_(column).mul_(free)

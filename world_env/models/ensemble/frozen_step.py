@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,17 +10,6 @@ from torch import Tensor
 from world_env.models.layers import numba_gradients as loops
 from world_env.models.layers.ensemble_mlp import RowGroups
 from world_env.models.layers.numba_kernels import KernelScales
-
-
-def scales_of(model: Any) -> KernelScales:
-    """Constants of the steps of an `EnsembleWorldModel`."""
-    return KernelScales.of(
-        model.normalizer,
-        std_low=math.exp(model.config.log_std_min),
-        std_high=math.exp(model.config.log_std_max),
-        log_std_max=model.config.log_std_max,
-        log_terminal_weight=float(model.log_terminal_weight),
-    )
 
 
 def frozen_step(
@@ -34,7 +22,7 @@ def frozen_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Step without categories and unit vectors, for vectors (B, D), actions (B, A) and standard normal noise (B, D).
 
-    model: `EnsembleWorldModel` with `FrozenMLP` networks, float32 on the CPU. scales: of `scales_of`.
+    model: `EnsembleWorldModel` with `FrozenMLP` networks, float32 on the CPU. scales: its constants.
     Returns (next vector (B, D), reward, reward of a terminal step, probability of termination, each (B,)).
     """
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _Step.apply(

@@ -200,9 +200,8 @@ class EnsembleWorldModel(TrainableWorldModel):
         if plain and single and compiled_gradients() is not None:
             from world_env.models.ensemble import frozen_step
 
-            frozen._step_once = partial(
-                frozen_step.frozen_step, frozen, frozen_step.scales_of(frozen)
-            )
+            scales = frozen._kernel_scales(compiled_loops())
+            frozen._step_once = partial(frozen_step.frozen_step, frozen, scales)
         return frozen
 
     def _is_simple(self) -> bool:
@@ -214,15 +213,19 @@ class EnsembleWorldModel(TrainableWorldModel):
         compiled = compiled_loops()
         if compiled is None:
             return None
-        scales = compiled.KernelScales.of(
+        scales = self._kernel_scales(compiled)
+        networks = [compiled.Network.of(network) for network in (self.dynamics, self.heads)]
+        return partial(compiled.step_rows, networks[0], networks[1], scales)
+
+    def _kernel_scales(self, compiled: Any) -> Any:
+        """Constants of a step for the compiled loops, `KernelScales` of the module `compiled`."""
+        return compiled.KernelScales.of(
             self.normalizer,
             std_low=math.exp(self.config.log_std_min),
             std_high=math.exp(self.config.log_std_max),
             log_std_max=self.config.log_std_max,
             log_terminal_weight=float(self.log_terminal_weight),
         )
-        networks = [compiled.Network.of(network) for network in (self.dynamics, self.heads)]
-        return partial(compiled.step_rows, networks[0], networks[1], scales)
 
     def encode(self, context: Context, *, rng: CounterRNG) -> State:
         """Take the newest observation, and draw the member that the row uses for its whole episode."""

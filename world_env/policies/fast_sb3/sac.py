@@ -86,7 +86,7 @@ def why_not_covered(model: stable_baselines3.SAC) -> str | None:
     return unsupported_layers([layer for body in bodies for layer in body])
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """Sampled actions: action, noise, standard deviation (B, A) and log_prob (B,).
 
     free: (B, A), whether the log standard deviation is inside its limits.
@@ -97,6 +97,21 @@ class _Sample(NamedTuple):
     deviation: Tensor
     log_prob: Tensor
     free: Tensor
+
+
+def sample_actions(
+    features: Tensor, body: Network, mean: Network, log_std: Network, *, epsilon: float
+) -> Sample:
+    """Sample actions of the squashed Gaussian of SAC for features (B, F). epsilon: of its log-probability."""
+    latent = body.forward(features)
+    middle, raw = mean.forward(latent), log_std.forward(latent)
+    limited = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    deviation = limited.exp()
+    noise = torch.normal(torch.zeros_like(middle), torch.ones_like(middle))
+    action = (middle + deviation * noise).tanh_()
+    log_prob = (noise * noise).mul_(-0.5).sub_(limited).sub_(_HALF_LOG_2PI)
+    log_prob -= (1.0 - action * action).add_(epsilon).log_()
+    return Sample(action, noise, deviation, log_prob.sum(1), raw == limited)
 
 
 class _Update:
@@ -156,17 +171,9 @@ class _Update:
 
     # -- details -------------------------------------------------------------------------------------------------
 
-    def _sample(self, features: Tensor) -> _Sample:
-        latent = self._body.forward(features)
-        mean, raw = self._mean.forward(latent), self._log_std.forward(latent)
-        log_std = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        deviation = log_std.exp()
-        noise = torch.normal(torch.zeros_like(mean), torch.ones_like(mean))
-        action = (mean + deviation * noise).tanh_()
+    def _sample(self, features: Tensor) -> Sample:
         epsilon = self._model.actor.action_dist.epsilon  # type: ignore[attr-defined]
-        log_prob = (noise * noise).mul_(-0.5).sub_(log_std).sub_(_HALF_LOG_2PI)
-        log_prob -= (1.0 - action * action).add_(epsilon).log_()
-        return _Sample(action, noise, deviation, log_prob.sum(1), raw == log_std)
+        return sample_actions(features, *self._actor_networks, epsilon=epsilon)
 
     def _entropy_weight(self, log_prob: Tensor) -> Tensor:
         """Update the entropy coefficient. Return its value before the update, as Stable-Baselines3 does; shape ()."""
@@ -200,7 +207,7 @@ class _Update:
         self._flat_critic.descend()
         self.logs["critic_loss"].append(loss)
 
-    def _update_actor(self, sample: _Sample, observations: Tensor, weight: Tensor) -> None:
+    def _update_actor(self, sample: Sample, observations: Tensor, weight: Tensor) -> None:
         rows = len(observations)
         action = sample.action
         before = torch.cat([observations, action], 1)
