@@ -1,5 +1,7 @@
 """Selection of a policy and of the next contender, from learned returns and real evaluation episodes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from oracle import oracle_twin
@@ -10,10 +12,12 @@ from world_env.refinement.policy_selection import (
     combined_estimate,
     estimate_return,
     last_twin_error,
+    predicted_return,
     returns_of,
 )
-from world_env.results.round_log import RealEvaluation
+from world_env.results.round_log import PredictedReturn, RealEvaluation
 from world_env.rollouts.learned import run_learned
+from world_env.rollouts.returns import Returns
 
 
 def scripted(observation: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -66,6 +70,25 @@ def test_a_twins_word_counts_like_one_real_episode() -> None:
     seen = combined_estimate(10.0, [2.0, 3.0, 1.0], 4.0)
     assert (unseen.mean, unseen.low, unseen.high) == (10.0, 6.0, 14.0)
     assert (seen.mean, seen.low, seen.high) == (4.0, 2.0, 6.0)
+
+
+def learned(*values: float, members: Sequence[int] | None) -> Returns:
+    found = None if members is None else np.array(members)
+    return Returns(np.array(values), np.ones(len(values)), None, members=found)
+
+
+def test_members_and_real_evaluations_give_the_interval_of_a_predicted_return() -> None:
+    # Means of the members: 2 and 8, around 4.
+    mixed = learned(1.0, 3.0, 2.0, 2.0, 8.0, 8.0, members=[0, 0, 0, 0, 1, 1])
+    assert mixed.by_member().tolist() == [2.0, 8.0]
+    assert predicted_return(mixed, [], []) == PredictedReturn(mean=4.0, low=0.0, high=8.0)
+    assert predicted_return(mixed, [], [check("a", 9.0, 4.0)]).high == 9.0
+    assert predicted_return(mixed, [], [check("a", 5.0, 4.0)]).high == 8.0
+    assert predicted_return(mixed, [6.0, 8.0, 2.0], []) == PredictedReturn(
+        mean=5.0, low=3.0, high=7.0
+    )
+    for one in (learned(1.0, 3.0, members=None), learned(1.0, 3.0, members=[2, 2])):
+        assert predicted_return(one, [], []) == PredictedReturn(mean=2.0, low=None, high=None)
 
 
 def test_a_twin_is_as_wrong_as_the_worst_of_its_last_three_words() -> None:

@@ -14,6 +14,8 @@ from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, StageError
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import PolicyExploration
+from world_env.policies.loading import as_policy
+from world_env.policy_evaluation.return_prediction import learned_returns
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement.config import RefineConfig
 from world_env.refinement.policy_selection import real_evaluation
@@ -47,7 +49,7 @@ def config(out: Path, **change: Any) -> RefineConfig:
 @pytest.fixture(autouse=True)
 def few_episodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("world_env.refinement.policy_selection.ESTIMATE_EPISODES", 2)
-    monkeypatch.setattr("world_env.refinement.rounds._PREDICTION_EPISODES", 2)
+    monkeypatch.setattr("world_env.refinement.rounds._PREDICTION_EPISODES", 8)
     yield
 
 
@@ -106,7 +108,7 @@ def test_who_may_be_better_is_looked_at_and_who_is_known_to_be_good_is_left(
         assert checks["purpose"] == "evaluate"
         assert part.log.reality.policy == played
     assert rounds[1].log.expected == 900.0
-    # 900 was learned_return of the second and a few dozen came: now that is how far the third is believed.
+    # 900 was the learned return of the second and a few dozen came: now that is how far the third is believed.
     assert rounds[2].log.reality.predicted_return == 900.0
     assert rounds[2].log.chosen in names[:2]
     promise, chosen = rounds[2].log.predicted_return, rounds[2].log.chosen
@@ -256,13 +258,12 @@ def test_real_evaluations_are_counted_learned_from_and_stand_beside_the_promise(
         whole = EpisodeStore(tmp_path / f"round-{part.number}" / "checks").load()
         returns = [float(e.rewards.sum()) for e in whole if e.terminated or len(e) == 500]
         assert reality.returns == returns
-    assert (
-        rounds[0].log.predicted_return.low,
-        rounds[0].log.predicted_return.high,
-    ) == (None, None)
-    assert all(
-        part.log.predicted_return.low <= part.log.predicted_return.mean for part in rounds[1:]
-    )
+    assert all(part.log.predicted_return.low <= part.log.predicted_return.mean for part in rounds)
+    # Before any real evaluation, the members of the ensemble give the interval.
+    learned = learned_returns(as_policy(rounds[0].policy), rounds[0].twin, 8)
+    half = np.abs(learned.by_member() - learned.mean).max()
+    assert rounds[0].log.predicted_return.mean == learned.mean
+    assert rounds[0].log.predicted_return.high == learned.mean + half
 
 
 def test_real_evaluations_of_small_rounds_wait_until_they_are_whole_episodes(

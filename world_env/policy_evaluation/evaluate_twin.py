@@ -26,8 +26,8 @@ from world_env.policy_evaluation.return_prediction import (
     calibrate,
     coverage,
     interval,
-    learned_return,
     learned_return_of,
+    learned_returns,
     leave_one_run_out,
 )
 from world_env.real.real_env import spec_of
@@ -100,8 +100,12 @@ def evaluate_twin(
         learned = run_learned(
             policy, twin, first, seed=seed, policy_seeds=pool.seeds, horizon=spec.horizon
         )
-        mean, past = learned_return(policy, twin, len(pool.seeds), seed=seed)
-        evaluated.append(PolicyReturns(name, run, kind, real.values, learned.values, mean, past))
+        own = learned_returns(policy, twin, len(pool.seeds), seed=seed)
+        evaluated.append(
+            PolicyReturns(
+                name, run, kind, real.values, learned.values, own.mean, own.past_threshold
+            )
+        )
         if progress is not None:
             progress(number + 1, len(entries))
     return evaluated

@@ -19,6 +19,7 @@ from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.correlation import PolicyReturns
 from world_env.results.fidelity import PolicyCount, ReturnCalibration
 from world_env.rollouts.learned import run_learned
+from world_env.rollouts.returns import Returns
 from world_env.twin.twin import Twin
 
 LEVEL = 0.9
@@ -78,17 +79,13 @@ def predict_return(
             "this twin has no calibration for predicted returns: make a policy pool with `world-env pool`, and "
             "evaluate the twin with `world-env compare --twin FOLDER --pool POOL`"
         )
-    return interval(
-        calibration, *learned_return(as_policy(policy, twin.spec), twin, episodes, seed=seed)
-    )
+    found = learned_returns(as_policy(policy, twin.spec), twin, episodes, seed=seed)
+    return interval(calibration, found.mean, found.past_threshold)
 
 
-def learned_return(
-    policy: Policy, twin: Twin, episodes: int, *, seed: int = 0
-) -> tuple[float, float | None]:
-    """(mean learned return, share of out-of-distribution steps) over the initial states of the twin in turn."""
-    found = run_learned(policy, twin, own_starts(twin, episodes), seed=seed)
-    return found.mean, found.past_threshold
+def learned_returns(policy: Policy, twin: Twin, episodes: int, *, seed: int = 0) -> Returns:
+    """Learned returns over the initial states of the twin in turn."""
+    return run_learned(policy, twin, own_starts(twin, episodes), seed=seed)
 
 
 def own_starts(twin: Twin, episodes: int) -> Any:

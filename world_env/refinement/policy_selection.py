@@ -18,8 +18,9 @@ import numpy as np
 from world_env.data.episode import Episode
 from world_env.policies.protocol import Policy
 from world_env.policy_evaluation.rollout_statistics import sample_first_observations
-from world_env.results.round_log import RealEvaluation, RoundLog
+from world_env.results.round_log import PredictedReturn, RealEvaluation, RoundLog
 from world_env.rollouts.learned import run_learned
+from world_env.rollouts.returns import Returns
 from world_env.simulation.config import OnUncertain
 from world_env.twin.twin import Twin
 
@@ -100,6 +101,23 @@ def combined_estimate(
     count = 1 + len(returns)
     half_width = None if twin_error is None else twin_error / math.sqrt(count)
     return PolicyEstimate((estimate + sum(returns)) / count, half_width)
+
+
+def predicted_return(
+    learned: Returns, returns: Sequence[float], checks: Sequence[RealEvaluation]
+) -> PredictedReturn:
+    """Predicted real return of one policy, with an interval from real evaluations and members of the ensemble.
+
+    learned: its learned returns. returns: its real returns; may be empty. checks: real evaluations of all rounds.
+    The error of the learned return is taken to be as large as the latest errors in real evaluations, and as the largest
+    distance between its mean and that of one member. Without both there is no interval.
+    """
+    errors = np.abs(learned.by_member() - learned.mean)
+    known = [last_twin_error(checks), float(errors.max()) if len(errors) > 1 else None]
+    error = max((each for each in known if each is not None), default=None)
+    found = combined_estimate(learned.mean, returns, error)
+    ends = (None, None) if found.half_width is None else (found.low, found.high)
+    return PredictedReturn(mean=found.mean, low=ends[0], high=ends[1])
 
 
 def last_twin_error(checks: Sequence[RealEvaluation]) -> float | None:

@@ -29,6 +29,8 @@ _TABLE_LEARN_STEPS = 1_000_000
 tell them apart."""
 _SHORT_ROUND = 1_000
 """Real steps of a round of the SVG preset after the first one."""
+_FEWEST_UPDATES = 20_000
+"""Updates of all rounds of the SVG preset together, where one a real step would be fewer."""
 _TRUNCATED_ROUND = 10_000
 """Real steps of a round of the SAC preset, which has at least four rounds."""
 _TRUNCATED_SAC = LearnConfig(
@@ -134,7 +136,7 @@ def _truncated_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
 def _short_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
     """Many short rounds of SVG: model and policy continue from those of the round before.
 
-    One update for each real step, after Heess et al. 2015 (arXiv:1510.09142) and Amos et al. 2021 (arXiv:2008.12775).
+    At least one update for each real step, after Heess et al. 2015 (arXiv:1510.09142) and Amos et al. 2021 (arXiv:2008.12775).
     """
     first = min(5_000, max(1_000, steps // 20), steps)
     rounds = 1 + (steps - first) // _SHORT_ROUND
@@ -150,7 +152,7 @@ def _short_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
         patience=None,
         max_candidates=1,
         later_gradient_steps=600,
-        updates_per_step=1.0,
+        updates_per_step=max(1.0, _FEWEST_UPDATES / steps),
         fit=FitConfig(
             gradient_steps=4_000,
             validate_every=200,

@@ -27,18 +27,17 @@ from world_env.policies.config import (
 )
 from world_env.policies.loading import as_policy
 from world_env.policies.saved_policy import load_policy, policy_card
-from world_env.policy_evaluation.return_prediction import learned_return
+from world_env.policy_evaluation.return_prediction import learned_returns
 from world_env.refinement.config import RESTART, RefineConfig
 from world_env.refinement.policy_selection import (
     best_of,
-    combined_estimate,
     estimate_return,
-    last_twin_error,
+    predicted_return,
     real_evaluation,
     returns_of,
 )
 from world_env.results.provenance import Provenance
-from world_env.results.round_log import PredictedReturn, RealEvaluation, RoundLog
+from world_env.results.round_log import RealEvaluation, RoundLog
 from world_env.rl.learn import learn
 from world_env.seeding import SeedPurpose, derived_seed
 from world_env.spec import WorldSpec
@@ -389,12 +388,9 @@ class Rounds:
         predicted, expected = None, None
         if self.spec.horizon is not None:  # without a time limit there is one round
             policy = as_policy(self.policies[chosen])
-            learned = learned_return(policy, twin, _PREDICTION_EPISODES, seed=self.config.seed)[0]
-            returns = returns_of(checks).get(chosen, [])
-            found = combined_estimate(learned, returns, last_twin_error(checks))
-            ends = (None, None) if found.half_width is None else (found.low, found.high)
-            predicted = PredictedReturn(mean=found.mean, low=ends[0], high=ends[1])
-            expected = estimates.get(contender, learned)
+            learned = learned_returns(policy, twin, _PREDICTION_EPISODES, seed=self.config.seed)
+            predicted = predicted_return(learned, returns_of(checks).get(chosen, []), checks)
+            expected = estimates.get(contender, learned.mean)
         return {
             "estimates": estimates,
             "chosen": chosen,

@@ -6,7 +6,10 @@ from world_env.struct import Struct
 
 
 class PredictedReturn(Struct, frozen=True, kw_only=True):
-    """Predicted return of a policy, task units. low, high: None before any real evaluation episode."""
+    """Predicted return of a policy, task units.
+
+    low, high: None for a model without members before any real evaluation episode.
+    """
 
     mean: float
     low: float | None

@@ -106,6 +106,7 @@ def run_learned(
     simulator = Simulator(twin, number, seed=seed, config=config)
     options = {"observation": first} | ({"conditioning": conditioning} if conditioning else {})
     observation = simulator.reset(options=options)
+    member = simulator.snapshot().state.get("member")
     policy.reset(np.arange(number), range(number) if policy_seeds is None else policy_seeds)
     values, lengths = np.zeros(number), np.zeros(number, np.int64)
     ends, above = np.zeros(number, np.int64), 0
@@ -125,7 +126,15 @@ def run_learned(
             on_step(step)
     share = above / int(lengths.sum()) if has_uncertainty else None
     recorded = {name: stacked(kept[name]) for name in kept if kept[name][0] is not None}
-    return Returns(values, lengths, first, share, ends=ends, recorded=recorded)
+    return Returns(
+        values,
+        lengths,
+        first,
+        share,
+        ends=ends,
+        members=None if member is None else member.numpy(force=True),
+        recorded=recorded,
+    )
 
 
 def check_horizon(twin: Twin) -> None:

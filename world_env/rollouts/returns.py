@@ -25,6 +25,8 @@ class Returns:
     parts: name -> (N,) sum over the episode of each number in `info` whose name begins with "reward_" (the reward
         terms of MuJoCo environments). Empty for learned episodes, because a twin predicts the total reward only.
     ends: (N,) reason why each learned episode ended, an index of `simulation.termination.ENDS`. None for real episodes.
+    members: (N,) member of the ensemble in which each learned episode was played. None for real episodes and for models
+        without members.
     recorded: name -> (T, N, ...) arrays of what `run_learned` was asked to record.
     """
 
@@ -34,12 +36,19 @@ class Returns:
     past_threshold: float | None = None
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     ends: np.ndarray | None = None
+    members: np.ndarray | None = None
     recorded: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
         """Return the mean over episodes."""
         return float(self.values.mean())
+
+    def by_member(self) -> np.ndarray:
+        """(M,) mean return in each member of the ensemble that played an episode; (0,) without members."""
+        if self.members is None:
+            return np.zeros(0)
+        return np.array([self.values[self.members == m].mean() for m in np.unique(self.members)])
 
     def ci95(self) -> tuple[float, float]:
         """Return the 95 % interval of the mean over episodes, as `mean_interval`."""
