@@ -76,7 +76,8 @@ PAGES: dict[str, dict[str, Section]] = {
     | _sections(agreement_tables, "intervals", "goals", "changes", files="agreement")
     | _sections(misses_table, "misses"),
     "docs/results/speed.md": _sections(
-        speed_tables, "steps_per_second", "image_steps", "gpu", "parts", "fit_speed", "ppo_speed"
+        speed_tables,
+        *("steps_per_second", "image_steps", "gpu", "parts", "fit_speed", "ppo_speed", "svg_speed"),
     ),
     "docs/results/families.md": _sections(families_table, "families", "one_frame")
     | _sections(history_table, "history"),

@@ -196,6 +196,31 @@ def ppo_speed_section(tree: JSON) -> str:
     )
 
 
+def svg_speed_section(tree: JSON) -> str:
+    """Time of an update of SVG by batch size, its parts, and its share of the limit."""
+    goal = {256: 30.0}
+    lines = []
+    for row in tree["rows"]:
+        most, milliseconds = goal.get(row["batch_size"]), row["milliseconds"]
+        lines.append(
+            [
+                str(row["batch_size"]),
+                f"**{milliseconds:.1f}**",
+                *(f"{part:.1f}" for part in row["parts"].values()),
+                f"{row['gflop']:.2f}",
+                f"{row['share_of_limit']:.0%}",
+                "" if most is None else f"<= {most:.0f} ms: {verdict(milliseconds <= most)}",
+            ]
+        )
+    parts = [f"{name} (ms)" for name in tree["rows"][0]["parts"]]
+    header = ["batch size", "update (ms)", *parts, "GFLOP", "share of the limit", "goal"]
+    end = (
+        f"Twin `{tree['twin']}`, rollouts of 5 steps, one thread, median of {tree['repeats']} rounds. The limit is the "
+        f"rate of square matrix products, {tree['gflops']:.0f} GFLOP/s. {source(tree)}"
+    )
+    return paragraphs(table(header, lines), end)
+
+
 def _training(row: JSON, world: str) -> str:
     """Median training time in seconds, split if it was measured."""
     trainings = grouped(row["trainings"], lambda training: (training["world"],))[world,]

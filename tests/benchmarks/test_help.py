@@ -25,7 +25,7 @@ SCRIPTS = [
     "families.history",
     *("diagnostics.lint", "diagnostics.alarm", "diagnostics.uncertainty", "diagnostics.scales"),
     *("learning.learn_table", "speed.steps_per_second", "speed.parts", "speed.gpu"),
-    *("speed.fit_speed", "speed.fit_memory", "speed.ppo_speed"),
+    *("speed.fit_speed", "speed.fit_memory", "speed.ppo_speed", "speed.svg_speed"),
 ]
 READMES = sorted((ROOT / "benchmarks").rglob("README.md"))
 COMMAND = re.compile(r"^ *python -m benchmarks\.([\w.]+)(.*?)(?: +#.*)?$", re.M)

@@ -15,16 +15,24 @@ import torch
 
 from world_env.fitting.config import FitConfig
 from world_env.policies.config import RandomExploration
+from world_env.twin import Twin
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 JSON = dict[str, Any]
 MODULES = (
     *["join", "returns.returns", "returns.tuning", "speed.timing", "speed.stepping"],
-    *["speed.mbrl_speed", "speed.speed_plot", "diagnostics.scales_table", "speed.fit_memory"],
+    *[
+        "speed.mbrl_speed",
+        "speed.speed_plot",
+        "speed.speed_tables",
+        "diagnostics.scales_table",
+        "speed.fit_memory",
+    ],
 )
 SCRIPTS = (
     *["speed.steps_per_second", "speed.fit_speed", "speed.gpu", "speed.ppo_speed"],
+    "speed.svg_speed",
     *["learning.learn_table", "diagnostics.uncertainty", "diagnostics.scales"],
 )
 KINDS = ("off", "default", "full")
@@ -283,6 +291,27 @@ def test_a_scaling_is_better_only_where_every_seed_says_so(
     assert "| task | columns | step 10 |" in written
     assert f"| A | 4 ordinary | {means} ({verdict}) |" in written
     assert "spiking" not in written
+
+
+def test_an_update_of_svg_is_timed_by_its_parts(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = scripts["svg_speed"]
+    monkeypatch.setattr(script, "BATCHES", (4, 8))
+    monkeypatch.setattr(script, "UPDATES", 2)
+    tree = run(script, tmp_path / "s.json", monkeypatch, *SHORT)
+    assert [row["batch_size"] for row in tree["rows"]] == [4, 8]
+    few, many = (row["gflop"] for row in tree["rows"])
+    # 17 observation columns, 6 actions, and 2 layers of 256 units.
+    assert many == pytest.approx(2 * few, rel=1e-3)
+    twin = Twin.load("half-cheetah")
+    algorithm = script.training(twin, 4)
+    assert script.products(algorithm.actor) == 17 * 256 + 256 * 256 + 2 * 256 * 6
+    assert script.products(algorithm.critic) == 2 * (23 * 256 + 256 * 256)
+    written = scripts["speed_tables"].svg_speed_section(
+        tree | {"rows": [tree["rows"][0] | {"batch_size": 256}]}
+    )
+    assert "| 256 |" in written and "30 ms" in written
 
 
 PPO_WORDS = ["--task", "CartPole-v1", "--rows", "4", "--rollout", "32", "--batch-size", "16"]
