@@ -14,8 +14,8 @@ resumes from its folder (`WORLD_ENV_RUNS`, default "runs"). Policies:
     random          not trained
 
 `curve` holds real returns of the policies of earlier rounds over 20 episodes; these steps are not counted and nothing
-uses the result. `predicted_return` was stored before the policy was evaluated. `forward_mean` is the return of the
-forward reward alone, if the environment reports it. Seeds 100 to 109 are for tuning.
+uses the result. `predicted_return` is made in the last twin before the policy is evaluated. `forward_mean` is the
+return of the forward reward alone, if the environment reports it. Seeds 100 to 109 are for tuning.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from benchmarks.returns.returns import EVALUATION_SEEDS, merge, read
 from training import termination_functions
 from world_env import BuildConfig, learn, refine
 from world_env.pipeline import final_ppo, refine_config
-from world_env.policies import RandomPolicy, load_policy
+from world_env.policies import RandomPolicy, as_policy, load_policy
+from world_env.policy_evaluation import learned_returns
 from world_env.real import StepLedger, spec_of
-from world_env.refinement import Round
-from world_env.results import facts
+from world_env.refinement import Round, predicted_return
+from world_env.results import PredictedReturn, facts
 from world_env.rl import LearnConfig
 from world_env.rollouts import run_real
 from world_env.spec import EnvConfig
@@ -112,18 +113,24 @@ def measured(task: str, seed: int, name: str) -> JSON:
     ledger = StepLedger(folder / f"{rounds}-real-steps.json")
     policy: Any = RandomPolicy(spec_of(real).action_space)
     found: list[Round] = []
+    predicted: PredictedReturn | None = None
     if name.endswith("_real"):
         policy = learn(real, _baseline(name, task, seed), out=folder / name, ledger=ledger)
     elif name != "random":
         known = termination_of(task) if name.endswith("_known") else None
         build = BuildConfig(real, folder / rounds, steps=TASKS[task], algo="SVG", seed=seed)
         found = refine(refine_config(build), ledger=ledger, termination_fn=known)
-        policy = found[-1].policy
+        policy, predicted = found[-1].policy, found[-1].log.predicted_return
         if name == "ppo_twin":
             began = time.perf_counter()
             policy = learn(found[-1].twin, final_ppo(build), out=folder / name)
+            predicted = _predicted(policy, found)
     steps = sum(n for purpose, n in ledger.by_purpose.items() if purpose != "judge")
-    seconds = round(time.perf_counter() - began, 1)
+    if name.startswith("svg"):
+        # Of a resumed run, other processes made the first rounds.
+        seconds = sum(sum(each.seconds.values()) for each in found)
+    else:
+        seconds = time.perf_counter() - began
     judged = StepLedger()
     returns = run_real(policy, real, EVALUATION_SEEDS, purpose="judge", ledger=judged)
     made = facts()
@@ -132,12 +139,19 @@ def measured(task: str, seed: int, name: str) -> JSON:
         "real_min": float(returns.values.min()),
         "real_steps": steps,
         "real_steps_by_purpose": ledger.by_purpose | judged.by_purpose,
-        "predicted_return": found[-1].log.to_json()["predicted_return"] if found else None,
+        "predicted_return": None if predicted is None else predicted.to_json(),
         "curve": curve_of(found, real) if name.startswith("svg") else [],
-        "seconds": seconds,
+        "seconds": round(seconds, 1),
         "commit": made.commit,
         "date": made.date,
     }
+
+
+def _predicted(policy: Any, found: list[Round]) -> PredictedReturn:
+    """Predicted return of a policy that no round has selected, with the errors of their real evaluations."""
+    learned = learned_returns(as_policy(policy), found[-1].twin, len(EVALUATION_SEEDS))
+    checks = [each.log.reality for each in found if each.log.reality is not None]
+    return predicted_return(learned, [], checks)
 
 
 def curve_of(found: list[Round], real: EnvConfig) -> list[JSON]:

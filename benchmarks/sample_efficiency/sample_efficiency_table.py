@@ -53,7 +53,8 @@ def sample_efficiency_section(tree: JSON | None) -> str:
                 "real return, mean [95 %]",
                 "by seed",
                 "lowest seed",
-                "predicted return [interval] by seed",
+                "predicted return [interval] (predicted minus real) by seed",
+                "intervals that cover the real return",
                 "hours",
             ],
             [_cells(task, policy, of) for (task, policy), of in found.items()],
@@ -71,6 +72,7 @@ def _order(row: JSON) -> tuple[int, int, int]:
 
 
 def _cells(task: str, policy: str, rows: list[JSON]) -> list[str]:
+    predicted = [row for row in rows if row.get("predicted_return")]
     return [
         task,
         WORDS[policy],
@@ -79,19 +81,24 @@ def _cells(task: str, policy: str, rows: list[JSON]) -> list[str]:
         mean_interval([row["real_mean"] for row in rows], 0),
         by_seed(rows, form=",.0f"),
         f"{min(row['real_mean'] for row in rows):,.0f}",
-        ", ".join(
-            f"{row['seed']}: {_predicted(row)}" for row in rows if row.get("predicted_return")
-        )
-        or "-",
+        ", ".join(f"{row['seed']}: {_predicted(row)}" for row in predicted) or "-",
+        f"{sum(map(_covered, predicted))} of {len(predicted)}" if predicted else "-",
         f"{mean_of(rows, 'seconds') / 3600:.1f}",
     ]
 
 
 def _predicted(row: JSON) -> str:
     predicted = row["predicted_return"]
+    gap = f"({predicted['mean'] - row['real_mean']:+,.0f})"
     if predicted["low"] is None:
-        return f"{predicted['mean']:,.0f}"
-    return f"{predicted['mean']:,.0f} [{predicted['low']:,.0f}, {predicted['high']:,.0f}]"
+        return f"{predicted['mean']:,.0f} {gap}"
+    return f"{predicted['mean']:,.0f} [{predicted['low']:,.0f}, {predicted['high']:,.0f}] {gap}"
+
+
+def _covered(row: JSON) -> bool:
+    """Whether the interval contains the real return; False without one."""
+    low, high = (row["predicted_return"][end] for end in ("low", "high"))
+    return low is not None and bool(low <= row["real_mean"] <= high)
 
 
 def _goals(task: str, rows: list[JSON]) -> list[list[str]]:

@@ -72,11 +72,16 @@ def test_rows_are_valid_and_count_their_real_steps(small: ModuleType) -> None:
     assert steps["sac_real"] in (300, 301) and steps["ppo_real"] in (256, 257)
     assert steps["random"] == 0
     assert [point["real_steps"] for point in rows["svg_twin"]["curve"]] == [100, 100, 100, 200]
-    assert rows["svg_twin"]["predicted_return"]["mean"] > 0.0
+    predicted = [rows[policy]["predicted_return"]["mean"] for policy in ("svg_twin", "ppo_twin")]
+    assert min(predicted) > 0.0 and predicted[0] != predicted[1]
     tables = importlib.import_module("benchmarks.sample_efficiency.sample_efficiency_table")
     text = tables.sample_efficiency_section(tree)
     assert f"| {TASK} | SVG trained only in the twin | 301 |" in text
     assert f"| {TASK} | mean over seeds >= 9,000 |" in text and "(1 of 3 seeds) | not meas" in text
+    assert " of 1 |" in text
+    known = {"predicted_return": {"mean": 4.0, "low": 3.0, "high": 5.0}, "real_mean": 3.5}
+    assert tables._predicted(known) == "4 [3, 5] (+0)" and tables._covered(known)
+    assert not tables._covered(known | {"real_mean": 5.5})
     assert "100: " in tables.learning_curves_section(tree)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from world_env.policy_evaluation.return_prediction import (
         ReturnPrediction as ReturnPrediction,
         coverage as coverage,
+        learned_returns as learned_returns,
         predict_return as predict_return,
     )
 

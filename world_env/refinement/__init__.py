@@ -6,6 +6,7 @@ from world_env.lazy import lazy_names
 
 if TYPE_CHECKING:
     from world_env.refinement.config import RefineConfig as RefineConfig
+    from world_env.refinement.policy_selection import predicted_return as predicted_return
     from world_env.refinement.presets import given as given, preset as preset
     from world_env.refinement.rounds import (
         Round as Round,

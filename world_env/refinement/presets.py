@@ -136,7 +136,8 @@ def _truncated_rollouts(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
 def _short_rounds(real: EnvConfig, out: Path, steps: int) -> RefineConfig:
     """Many short rounds of SVG: model and policy continue from those of the round before.
 
-    At least one update for each real step, after Heess et al. 2015 (arXiv:1510.09142) and Amos et al. 2021 (arXiv:2008.12775).
+    At least one update for each real step, after Heess et al. 2015 (arXiv:1510.09142) and Amos et al. 2021
+    (arXiv:2008.12775).
     """
     first = min(5_000, max(1_000, steps // 20), steps)
     rounds = 1 + (steps - first) // _SHORT_ROUND
