@@ -9,6 +9,7 @@ import pytest
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, TwinNotFoundError
 from world_env.fitting.config import FitConfig
+from world_env.pipeline.step_plan import planned_steps
 from world_env.policies.saved_policy import load_policy
 from world_env.real.step_ledger import StepLedger
 from world_env.refinement import Round, preset, rounds
@@ -73,6 +74,23 @@ def test_old_twins_and_policies_are_removed_and_those_of_the_curve_stay(tmp_path
     assert all(EpisodeStore.exists(out / f"round-{number}" / "data") for number in range(7))
     with pytest.raises(TwinNotFoundError):
         _ = done[0].twin
+
+
+def test_an_evaluation_episode_as_long_as_a_round_is_all_its_data(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = tiny(out, steps=160, rounds=4, real_evaluation_share=0.5)
+    assert [config.checks_of(number, 20) for number in range(4)] == [0, 0, 20, 0]
+    plan = planned_steps(config)
+    done = run(config)
+    assert [each.real_steps for each in done] == [100, 120, 140, 160]
+    assert StepLedger(out / "real-steps.json").by_purpose == {
+        part.purpose: part.steps for part in plan.parts
+    }
+    assert done[2].log.reality is not None
+    assert EpisodeStore(out / "round-2" / "checks").steps == 20
+    assert not EpisodeStore.exists(out / "round-2" / "data")
+    assert planned_steps(config).parts[-1].steps == 0
+    assert [each.log for each in run(config)] == [each.log for each in done]
 
 
 @pytest.mark.parametrize("stage", ["collect", "fit", "learn"])

@@ -272,7 +272,9 @@ class Rounds:
                 evaluated = real_evaluation(episodes, self.spec.horizon, last.log)
             folders = {"selected": last.policy_folder, "newest": _newest(last)}
             exploration = with_folders(config.later_exploration, folders | self._explorers(last))
-        self._play(folder / "data", share - checks, exploration, number, "collect")
+        # A round of one evaluation episode has no other data.
+        if share > checks:
+            self._play(folder / "data", share - checks, exploration, number, "collect")
         return evaluated
 
     def _play(
