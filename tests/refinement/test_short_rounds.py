@@ -9,6 +9,7 @@ import pytest
 from world_env.data.store import EpisodeStore
 from world_env.errors import InvalidOptionError, TwinNotFoundError
 from world_env.fitting.config import FitConfig
+from world_env.fitting.preconditions import check_data
 from world_env.pipeline.step_plan import planned_steps
 from world_env.policies.saved_policy import load_policy
 from world_env.real.step_ledger import StepLedger
@@ -74,6 +75,22 @@ def test_old_twins_and_policies_are_removed_and_those_of_the_curve_stay(tmp_path
     assert all(EpisodeStore.exists(out / f"round-{number}" / "data") for number in range(7))
     with pytest.raises(TwinNotFoundError):
         _ = done[0].twin
+
+
+def test_the_data_of_rounds_whose_twins_are_removed_is_not_checked_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+
+    def check(episodes: Any, *arguments: Any) -> Any:
+        checked.append(sum(map(len, episodes)))
+        return check_data(episodes, *arguments)
+
+    monkeypatch.setattr("world_env.fitting.fit.check_data", check)
+    done = run(tiny(tmp_path / "run", real_evaluation_share=0.0))
+    assert checked == [100, 350, 400]
+    # Twins that stay are measured to the end of an episode.
+    assert len(done[-1].twin.fidelity.open_loop.error) == 20
 
 
 def test_an_evaluation_episode_as_long_as_a_round_is_all_its_data(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from world_env.fitting.preconditions import (
 )
 from world_env.metrics import MetricsWriter
 from world_env.model_evaluation.errors import scales_of
-from world_env.model_evaluation.open_loop import evaluate_open_loop, one_step
+from world_env.model_evaluation.open_loop import OpenLoop, evaluate_open_loop, one_step
 from world_env.model_evaluation.termination import termination_scores, termination_threshold
 from world_env.model_evaluation.termination_rule import (
     choose_termination_rule,
@@ -143,6 +143,7 @@ def fit_episodes(
     warm_start: Twin | None = None,
     encoding: Twin | None = None,
     issues: list[LintIssue] | None = None,
+    draft: bool = False,
 ) -> Twin:
     """Fit a twin to episodes in memory.
 
@@ -155,6 +156,7 @@ def fit_episodes(
         errors of both models on the same tensors. None: the data show which columns are angles.
     reward_fn, termination_fn: known functions that replace the learned ones. `Twin.load` needs them again.
     issues: known issues of the data, stored in the twin (None: `lint` finds them).
+    draft: measure the open-loop errors up to `eval_horizon` steps only, for a twin that another one soon replaces.
     Warns with FitWarning of data that limit the twin; the warnings of `lint` are logged.
     Raises LintError, TooLittleDataError, InvalidOptionError, StageError, and DataError if the fit diverges.
     """
@@ -189,7 +191,10 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, train)
-    fidelity = _fidelity(model, validation, scale, found.scores, notes, logs, issues)  # on the GPU
+    longest = int(validation.left.max())
+    horizon = min(longest, config.eval_horizon) if draft else longest
+    curve = evaluate_open_loop(model, validation, horizon=horizon, scale=scale)  # on the GPU
+    fidelity = _fidelity(curve, len(validation), found.scores, notes, logs, issues)
     twin = Twin(
         spec=spec,
         family=config.family,
@@ -401,19 +406,16 @@ def _with_termination_rule(
 
 
 def _fidelity(
-    model: TrainableWorldModel,
-    validation: EncodedEpisodes,
-    scale: Observation,
+    curve: OpenLoop,
+    validation_steps: int,
     scores: TerminationScores,
     notes: list[str],
     logs: JSON,
     issues: list[LintIssue],
 ) -> Fidelity:
-    longest = int(validation.left.max())
-    curve = evaluate_open_loop(model, validation, horizon=longest, scale=scale)
     own = FitLosses.__struct_fields__
     return Fidelity(
-        validation_steps=len(validation),
+        validation_steps=validation_steps,
         open_loop=curve.rounded(),
         reward_error=curve.reward_error,
         termination=scores,

@@ -322,6 +322,8 @@ class Rounds:
         if last is not None and config.warm_start:
             older = Twin.load(last.twin_folder, **self.known)
         checkpoint = out.parent / f".{out.name}{CHECKPOINT}"
+        # Only twins that stay on disk are measured in full. Bad data must stop the first round.
+        draft = number < config.rounds - _ROUNDS_KEPT
         # Provenance names later policies by their role: a folder is local to one machine.
         explorations = [config.exploration, *([config.later_exploration] if number else [])]
         twin = fit_episodes(
@@ -338,6 +340,8 @@ class Rounds:
             tensorboard=self._board(out),
             checkpoint=checkpoint,
             warm_start=older,
+            issues=[] if draft and number else None,
+            draft=draft,
             **self.known,
         )
         twin.save(out)
