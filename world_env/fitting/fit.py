@@ -178,10 +178,8 @@ def fit_episodes(
     check_shapes(model, everything.conditioning, "the data")
     model.prepare(everything.statistics())
     initial = {} if warm_start is None else _start_from(warm_start, model, spec, config.family)
-    begun = starts(everything)
-    states = dataset_states(
-        everything, config.max_dataset_states, config.seed, context=model.context
-    )
+    begun, most = starts(everything), config.max_dataset_states
+    states = dataset_states(everything, most, config.seed, context=model.context)
     model.to(device)
     validation, everything = validation.to(device), everything.to(device)
     train, scale = everything.windows_of(pieces[0]), scales_of(everything)
@@ -191,9 +189,7 @@ def fit_episodes(
         )
     model.eval().requires_grad_(False)
     found = _termination(model, ranges, validation, train)
-    longest = int(validation.left.max())
-    horizon = min(longest, config.eval_horizon) if draft else longest
-    curve = evaluate_open_loop(model, validation, horizon=horizon, scale=scale)  # on the GPU
+    curve = _open_loop(model, validation, scale, config.eval_horizon if draft else None)
     fidelity = _fidelity(curve, len(validation), found.scores, notes, logs, issues)
     twin = Twin(
         spec=spec,
@@ -403,6 +399,15 @@ def _with_termination_rule(
         return twin
     fidelity = twin.fidelity.replace(termination_rule=rule)
     return dataclasses.replace(sampling if rule.rule == "sample" else twin, fidelity=fidelity)
+
+
+def _open_loop(
+    model: TrainableWorldModel, validation: EncodedEpisodes, scale: Observation, most: int | None
+) -> OpenLoop:
+    """Open-loop errors, on the device of the fit, to the end of the longest episode or up to `most` steps."""
+    longest = int(validation.left.max())
+    horizon = longest if most is None else min(longest, most)
+    return evaluate_open_loop(model, validation, horizon=horizon, scale=scale)
 
 
 def _fidelity(
