@@ -81,9 +81,10 @@ def check_settings(
     Raises InvalidOptionError, SpaceMismatchError, TooLittleDataError, UnknownFamilyError, NoGoalRewardError.
     """
     if config.steps_after(0) < MIN_STEPS:
+        fewer = ", or fewer rounds" if config.rounds > 1 else ""
         raise TooLittleDataError(
             f"the first round has {config.steps_after(0)} real steps, but a fit needs at least {MIN_STEPS}: give more "
-            "steps, or fewer rounds"
+            f"steps{fewer}"
         )
     check_model(config.fit, spec)
     for learning in (config.learn, *(config.explorer(name, 0) for name in config.explorers)):
