@@ -1,7 +1,7 @@
 """Policy of Stable-Baselines3's SAC whose critics normalise their hidden layers.
 
-Without layer normalisation the values of a critic can diverge where its targets come from a model and few gradient
-steps are taken (Ball et al. 2023, arXiv:2302.02948; Nauman et al. 2024, arXiv:2405.16158). The actor is that of SAC.
+Layer normalisation bounds the values of a critic away from the states that it was trained on (Ball et al. 2023,
+arXiv:2302.02948). The actor is that of SAC.
 """
 
 from __future__ import annotations
