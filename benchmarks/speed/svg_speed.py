@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.svg_speed
 
-One thread, rollouts of 5 steps, networks of two layers of 256 units: median of alternating rounds for each batch size.
+One thread, rollouts of 5 steps, networks of Stable-Baselines3's SAC: median of alternating rounds for each batch size.
 `gflop` counts the matrix products of an update: model, actor and critics, and the gradients through them. Its share of
 the rate of square matrix products is the share of the limit. Parts: `rollout` is the model's steps and the actor's
 calls, `critics` their values and gradient step, `actor` the gradient of the actor back through the rollout, `refresh`

@@ -18,7 +18,6 @@ from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import StageError
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.fast_sb3.sac import SAC, covers
-from world_env.policies.layer_norm_critics import LayerNormSACPolicy
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, save_policy
 
@@ -46,7 +45,6 @@ COVERED: list[dict[str, Any]] = [
     {"policy_kwargs": {"net_arch": [16], "activation_fn": torch.nn.SiLU}},
     {"policy_kwargs": {"net_arch": [16]} | NORMALIZED},
     {"policy_kwargs": {"net_arch": [16], "share_features_extractor": True}},
-    {"policy": LayerNormSACPolicy, "policy_kwargs": {"net_arch": [16, 8]} | NORMALIZED},
     {"policy_kwargs": {"net_arch": [16], "optimizer_kwargs": {"betas": (0.5, 0.9)}}},
 ]
 OTHERS: list[dict[str, Any]] = [
@@ -58,7 +56,7 @@ OTHERS: list[dict[str, Any]] = [
 
 def make(kind: type[stable_baselines3.SAC], options: dict[str, Any]) -> Any:
     env = make_vec_env("Pendulum-v1", 4, seed=5)
-    return kind(env=env, **({"policy": "MlpPolicy"} | SMALL | options))
+    return kind("MlpPolicy", env, **(SMALL | options))
 
 
 def learned(kind: type[stable_baselines3.SAC], options: dict[str, Any]) -> Any:

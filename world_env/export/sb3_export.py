@@ -35,11 +35,6 @@ _OURS = (b"world_env",)
 """Names of packages that must not occur in the file."""
 _WEIGHTS = {"Linear": ("weight", "bias"), "LSTM": ("weight_ih_l0", "bias_ih_l0")}
 """Layers into which scales are folded -> their weight of the input (outputs, inputs) and their bias (outputs,)."""
-_OWN_CRITIC = "LayerNormCritic"
-_CRITICS_NOTE = (
-    "the exported critics are not trained: those of SVG have layer normalisation, which critics of Stable-Baselines3 "
-    "do not have. The actor is complete; to train it further, use the original policy"
-)
 _NORMS = ("BatchRenorm1d",)
 """Layers whose running mean and variance are folded instead: the first ones of CrossQ."""
 
@@ -75,10 +70,7 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
         loaded.policy.set_training_mode(False)
         inside = _rows(observations, ~clipped)
         comparison = Comparison()
-        wanted = _results(network, inside)
-        if _has_own_critics(model):
-            wanted = {name: wanted[name] for name in wanted if not name.startswith(_OWN_CRITIC)}
-        comparison.add(_results(loaded.policy, inside), wanted)
+        comparison.add(_results(loaded.policy, inside), _results(network, inside))
         error = comparison.check(
             "The usual cause is a mean that is many scales from 0, which float32 cannot fold into a layer: use the "
             "format 'onnx'."
@@ -90,10 +82,7 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
         checked=comparison.rows,
         max_error=error,
         outside_clamp=share,
-        notes=(
-            *([_clamp_note(share)] if normalized else []),
-            *([_CRITICS_NOTE] if _has_own_critics(model) else []),
-        ),
+        notes=(_clamp_note(share),) if normalized else (),
     )
 
 
@@ -125,12 +114,7 @@ def _plain(model: Any) -> Any:
             if name not in ("features_extractor_class", "features_extractor_kwargs")
         }
     plain._setup_model()
-    if _has_own_critics(model):
-        # Plain critics have no layer normalisation. Those of the file are not trained.
-        state = _folded(model.policy) if normalized else model.policy.state_dict()
-        actor = {name: value for name, value in state.items() if name.startswith("actor.")}
-        plain.policy.load_state_dict(plain.policy.state_dict() | actor)
-    elif normalized:
+    if normalized:
         # The state of the optimizer belongs to the weights before.
         plain.policy.load_state_dict(_folded(model.policy))
     else:
@@ -143,13 +127,6 @@ def _plain(model: Any) -> Any:
         if theirs is not None:
             ours.data.copy_(theirs.data)
     return plain
-
-
-def _has_own_critics(model: Any) -> bool:
-    """Whether the critics have layers that those of Stable-Baselines3 do not have."""
-    from world_env.policies.layer_norm_critics import LayerNormSACPolicy
-
-    return issubclass(model.policy_class, LayerNormSACPolicy)
 
 
 def _plain_class(kind: type, noun: str) -> Any:

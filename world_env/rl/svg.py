@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import stable_baselines3
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from world_env.batch import State, concatenate, select
 from world_env.errors import InvalidOptionError, StageError
 from world_env.models.base import Prediction
-from world_env.policies.layer_norm_critics import LayerNormSACPolicy
 from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
 from world_env.rl.svg_networks import LOSS_SCALE, FlatNetworks, PlainNetworks, networks_of
 from world_env.rng import CounterRNG, derive_seeds
@@ -79,12 +77,9 @@ class SVG(stable_baselines3.SAC):
     stop_uncertain: stop the gradients through steps whose uncertainty exceeds the twin's threshold (default: False).
         Their rewards and values still count. It costs the estimate of the uncertainty in each step.
     device: torch device of model and networks (default: that of Stable-Baselines3, `learn` takes the CPU).
-    The critics have layer normalisation (`LayerNormSACPolicy`). Other arguments are those of Stable-Baselines3's SAC;
-    those of the replay buffer have no effect.
+    Other arguments are those of Stable-Baselines3's SAC; those of the replay buffer have no effect.
     Raises InvalidOptionError for spaces, known reward functions or models without gradients.
     """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": LayerNormSACPolicy}
 
     def __init__(
         self,

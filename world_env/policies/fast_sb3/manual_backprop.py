@@ -23,7 +23,6 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
 _RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 _SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
-_NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward.default
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -71,52 +70,18 @@ class _Linear:
         torch.sum(gradient, 0, out=self.bias_gradient)
 
 
-@dataclass(frozen=True)
-class _LayerNorm:
-    """Layer normalisation: views of the flat parameters and of their gradient."""
-
-    weight: Tensor
-    bias: Tensor
-    weight_gradient: Tensor
-    bias_gradient: Tensor
-    epsilon: float
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the rows of (B, F)."""
-        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-    def backward(self, gradient: Tensor, x: Tensor, *, parameters: bool, add: bool) -> Tensor:
-        """Gradient of the inputs x; that of the parameters is written, or added to the one that is there."""
-        # `activations` holds inputs and outputs only, so the statistics are computed again.
-        variance, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
-        deviation = (variance + self.epsilon).rsqrt_()
-        of_inputs, of_weight, of_bias = _NORM_BACKWARD(
-            gradient, x, self.weight.shape, mean, deviation, self.weight, self.bias,
-            [True, parameters, parameters],
-        )  # fmt: skip
-        if parameters:
-            for kept, new in ((self.weight_gradient, of_weight), (self.bias_gradient, of_bias)):
-                kept.add_(new) if add else kept.copy_(new)
-        found: Tensor = of_inputs
-        return found
-
-
 class Network:
-    """Linear layers, layer normalisations and activations with forward and backward pass."""
+    """Linear layers and activations with forward and backward pass."""
 
     def __init__(self, modules: list[nn.Module], views: dict[Any, tuple[Tensor, Tensor]]) -> None:
-        self._layers: list[_Linear | _LayerNorm | _Activation] = []
+        self._layers: list[_Linear | _Activation] = []
         for module in modules:
-            if isinstance(module, nn.Linear | nn.LayerNorm):
+            if isinstance(module, nn.Linear):
                 (weight, weight_gradient), (bias, bias_gradient) = (
                     views[module.weight],
                     views[module.bias],
                 )
-                parts = (weight, bias, weight_gradient, bias_gradient)
-                if isinstance(module, nn.LayerNorm):
-                    self._layers.append(_LayerNorm(*parts, module.eps))
-                else:
-                    self._layers.append(_Linear(*parts))
+                self._layers.append(_Linear(weight, bias, weight_gradient, bias_gradient))
             else:
                 self._layers.append(ACTIVATIONS[type(module)])
         self.activations: list[Tensor] = []
@@ -140,12 +105,10 @@ class Network:
             layer, (x, y) = self._layers[place], self.activations[place : place + 2]
             if isinstance(layer, _Activation):
                 gradient = layer.backward(gradient, x, y)
-            elif isinstance(layer, _LayerNorm):
-                gradient = layer.backward(gradient, x, parameters=True, add=add)
-            else:
-                layer.backward(gradient, x, add=add)
-                if place or inputs:
-                    gradient = gradient.mm(layer.weight)
+                continue
+            layer.backward(gradient, x, add=add)
+            if place or inputs:
+                gradient = gradient.mm(layer.weight)
         return gradient
 
     def input_gradient(self, gradient: Tensor) -> Tensor:
@@ -154,8 +117,6 @@ class Network:
             layer, (x, y) = self._layers[place], self.activations[place : place + 2]
             if isinstance(layer, _Activation):
                 gradient = layer.backward(gradient, x, y)
-            elif isinstance(layer, _LayerNorm):
-                gradient = layer.backward(gradient, x, parameters=False, add=False)
             else:
                 gradient = gradient.mm(layer.weight)
         return gradient
@@ -171,11 +132,7 @@ PLAIN_ADAM_EXPECTED = (
 def unsupported_layers(layers: Sequence[nn.Module]) -> str | None:
     """Return which layers `Network` does not support, or None if it supports all."""
     names = sorted(
-        {
-            type(each).__name__
-            for each in layers
-            if type(each) not in (nn.Linear, nn.LayerNorm, *ACTIVATIONS)
-        }
+        {type(each).__name__ for each in layers if type(each) not in (nn.Linear, *ACTIVATIONS)}
     )
     return f"layers {', '.join(names)} are not supported" if names else None
 
