@@ -77,7 +77,7 @@ PAGES: dict[str, dict[str, Section]] = {
     | _sections(misses_table, "misses"),
     "docs/results/speed.md": _sections(
         speed_tables,
-        *("steps_per_second", "image_steps", "gpu", "parts", "fit_speed", "ppo_speed", "svg_speed"),
+        *("steps_per_second", "image_steps", "gpu", "parts", "fit_speed", "ppo_speed"),
     ),
     "docs/results/families.md": _sections(families_table, "families", "one_frame")
     | _sections(history_table, "history"),
@@ -86,7 +86,8 @@ PAGES: dict[str, dict[str, Section]] = {
     | _sections(alarm_table, "alarm_tuning", files="alarm")
     | _sections(uncertainty_table, "uncertainty")
     | _sections(scales_table, "scales"),
-    "docs/results/learning.md": _sections(learning_table, "learn_table"),
+    "docs/results/learning.md": _sections(learning_table, "learn_table")
+    | _sections(speed_tables, "svg_speed"),
 }
 """Page -> name of its markers -> section."""
 

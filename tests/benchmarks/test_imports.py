@@ -15,6 +15,7 @@ EXCEPTIONS = {
     "benchmarks/speed/fit_speed.py": {"world_env.fitting.fit"},
     "benchmarks/speed/parts.py": {"world_env.models.ensemble.model", "world_env.models.layers"},
     "benchmarks/speed/stepping.py": {"world_env.models.layers.ensemble_mlp"},
+    "benchmarks/speed/svg_speed.py": {"world_env.rl.svg", "world_env.rl.svg_networks"},
 }
 """Scripts that time or patch internals -> modules that only they may import."""
 

@@ -35,6 +35,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
             rounds=3, first_steps=100, later_gradient_steps=10, fit=fit, learn=learn
         )
 
+    monkeypatch.setattr("world_env.refinement.presets._FEWEST_UPDATES", 300)
     ppo = script.final_ppo
     monkeypatch.setattr(script, "refine_config", tiny)
     monkeypatch.setattr(script, "final_ppo", lambda build: ppo(build).replace(steps=256))

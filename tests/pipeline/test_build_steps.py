@@ -206,7 +206,10 @@ def test_a_build_run_again_judges_what_is_new_only(tmp_path: Path) -> None:
     assert taken(tmp_path)["judge"] - before["judge"] == 50 + 2 * 60
 
 
-def test_a_build_with_svg_also_trains_ppo_in_the_last_twin(tmp_path: Path) -> None:
+def test_a_build_with_svg_also_trains_ppo_in_the_last_twin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("world_env.refinement.presets._FEWEST_UPDATES", 200)
     asked = config(tmp_path / "run", algo="SVG")
     built = build(asked)
     names = [row.policy for row in built.comparison.rows]
