@@ -85,6 +85,21 @@ def source(tree: JSON, made: str | None = None) -> str:
     return f"Measured at {commit} on {tree['machine']} by `{tree['command'].partition(' --')[0]}`."
 
 
+def predicted_return(row: JSON) -> str:
+    """Cell of a row's predicted return: mean [interval]."""
+    predicted = row["predicted_return"]
+    low, high = predicted["low"], predicted["high"]
+    return f"{predicted['mean']:,.0f}" + ("" if low is None else f" [{low:,.0f}, {high:,.0f}]")
+
+
+def covers(row: JSON) -> bool:
+    """Whether the interval of a row's predicted return contains its real return; False without one."""
+    predicted = row["predicted_return"]
+    return predicted["low"] is not None and bool(
+        predicted["low"] <= row["real_mean"] <= predicted["high"]
+    )
+
+
 def verdict(met: bool | None) -> str:
     """Cell of a goal; None: not measured."""
     return {True: "met", False: "**missed**", None: "not measured"}[met]

@@ -9,11 +9,13 @@ from pathlib import Path
 from benchmarks.markdown import (
     by_seed,
     commits,
+    covers,
     grouped,
     judging_steps,
     mean_interval,
     mean_of,
     paragraphs,
+    predicted_return,
     source,
     table,
     verdict,
@@ -118,21 +120,14 @@ def refined_section(tree: JSON) -> str:
 
 
 def _predictions(rows: Sequence[JSON]) -> str:
-    shown = []
-    for row in rows:
-        predicted = row["predicted_return"]
-        if predicted:
-            low, high = predicted["low"], predicted["high"]
-            ends = "" if low is None else f" [{low:,.0f}, {high:,.0f}]"
-            shown.append(f"{row['seed']}: {predicted['mean']:,.0f}{ends}")
+    shown = [f"{row['seed']}: {predicted_return(row)}" for row in rows if row["predicted_return"]]
     return ", ".join(shown) or "-"
 
 
 def prediction_holds(row: JSON) -> bool:
     """Whether the interval covers the real return, or the return gap is small."""
-    predicted, real = row["predicted_return"], row["real_mean"]
-    inside = predicted["low"] is not None and predicted["low"] <= real <= predicted["high"]
-    return inside or abs(predicted["mean"] - real) <= CLOSE * abs(real)
+    real = row["real_mean"]
+    return covers(row) or abs(row["predicted_return"]["mean"] - real) <= CLOSE * abs(real)
 
 
 def goals_section(tree: JSON) -> str:

@@ -6,11 +6,13 @@ from benchmarks.markdown import (
     NOT_MEASURED,
     by_seed,
     commits,
+    covers,
     grouped,
     judging_steps,
     mean_interval,
     mean_of,
     paragraphs,
+    predicted_return,
     source,
     table,
     verdict,
@@ -82,23 +84,14 @@ def _cells(task: str, policy: str, rows: list[JSON]) -> list[str]:
         by_seed(rows, form=",.0f"),
         f"{min(row['real_mean'] for row in rows):,.0f}",
         ", ".join(f"{row['seed']}: {_predicted(row)}" for row in predicted) or "-",
-        f"{sum(map(_covered, predicted))} of {len(predicted)}" if predicted else "-",
+        f"{sum(map(covers, predicted))} of {len(predicted)}" if predicted else "-",
         f"{mean_of(rows, 'seconds') / 3600:.1f}",
     ]
 
 
 def _predicted(row: JSON) -> str:
-    predicted = row["predicted_return"]
-    gap = f"({predicted['mean'] - row['real_mean']:+,.0f})"
-    if predicted["low"] is None:
-        return f"{predicted['mean']:,.0f} {gap}"
-    return f"{predicted['mean']:,.0f} [{predicted['low']:,.0f}, {predicted['high']:,.0f}] {gap}"
-
-
-def _covered(row: JSON) -> bool:
-    """Whether the interval contains the real return; False without one."""
-    low, high = (row["predicted_return"][end] for end in ("low", "high"))
-    return low is not None and bool(low <= row["real_mean"] <= high)
+    gap = row["predicted_return"]["mean"] - row["real_mean"]
+    return f"{predicted_return(row)} ({gap:+,.0f})"
 
 
 def _goals(task: str, rows: list[JSON]) -> list[list[str]]:

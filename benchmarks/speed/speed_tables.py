@@ -11,6 +11,8 @@ from world_env.types import JSON
 IMAGE_ROWS = 16
 IMAGE_GOALS = {("64x64", "core, images"): 5_000, ("64x64", "core, latents"): 25_000}
 """(observation, measure) -> smallest steps a second in `IMAGE_ROWS` environments."""
+SVG_GOALS = {256: 30.0}
+"""Batch size -> largest milliseconds of an update of SVG."""
 LAYERS = {
     "forward": "networks alone",
     "core": "simulator",
@@ -198,10 +200,9 @@ def ppo_speed_section(tree: JSON) -> str:
 
 def svg_speed_section(tree: JSON) -> str:
     """Time of an update of SVG by batch size, its parts, and its share of the limit."""
-    goal = {256: 30.0}
     lines = []
     for row in tree["rows"]:
-        most, milliseconds = goal.get(row["batch_size"]), row["milliseconds"]
+        most, milliseconds = SVG_GOALS.get(row["batch_size"]), row["milliseconds"]
         lines.append(
             [
                 str(row["batch_size"]),

@@ -81,8 +81,8 @@ def test_rows_are_valid_and_count_their_real_steps(small: ModuleType) -> None:
     assert f"| {TASK} | mean over seeds >= 9,000 |" in text and "(1 of 3 seeds) | not meas" in text
     assert " of 1 |" in text
     known = {"predicted_return": {"mean": 4.0, "low": 3.0, "high": 5.0}, "real_mean": 3.5}
-    assert tables._predicted(known) == "4 [3, 5] (+0)" and tables._covered(known)
-    assert not tables._covered(known | {"real_mean": 5.5})
+    assert tables._predicted(known) == "4 [3, 5] (+0)" and tables.covers(known)
+    assert not tables.covers(known | {"real_mean": 5.5})
     assert "100: " in tables.learning_curves_section(tree)
 
 
