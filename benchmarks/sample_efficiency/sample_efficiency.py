@@ -156,20 +156,22 @@ def _predicted(policy: Any, found: list[Round]) -> PredictedReturn:
 
 def curve_of(found: list[Round], real: EnvConfig) -> list[JSON]:
     """Real returns of the policies of earlier rounds."""
+    # The folder of the round itself: its newest policy, selected or not.
+    kept = [
+        each for each in found if (each.twin_folder.with_name("policy") / "policy.json").is_file()
+    ]
+    wanted = [share * found[-1].real_steps for share in CURVE]
+    near = {_nearest(kept, steps).number: _nearest(kept, steps) for steps in wanted}
     curve = []
-    for share in CURVE:
-        steps = share * found[-1].real_steps
-        # The folder of the round itself: its newest policy, selected or not.
-        kept = [
-            each
-            for each in found
-            if (each.twin_folder.with_name("policy") / "policy.json").is_file()
-        ]
-        near = min(kept, key=lambda each: abs(each.real_steps - steps))
-        policy = load_policy(near.twin_folder.with_name("policy"))
+    for each in near.values():
+        policy = load_policy(each.twin_folder.with_name("policy"))
         returns = run_real(policy, real, CURVE_SEEDS, purpose="judge", ledger=StepLedger())
-        curve.append({"real_steps": near.real_steps, "real_mean": returns.mean})
+        curve.append({"real_steps": each.real_steps, "real_mean": returns.mean})
     return curve
+
+
+def _nearest(rounds: list[Round], steps: float) -> Round:
+    return min(rounds, key=lambda each: abs(each.real_steps - steps))
 
 
 def termination_of(task: str) -> KnownFunction:

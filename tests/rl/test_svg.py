@@ -74,6 +74,39 @@ def test_gradient_steps_written_by_hand_are_those_of_autograd() -> None:
         np.testing.assert_allclose(flat, plain, rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", [PlainNetworks, FlatNetworks])
+def test_entropy_has_its_slope_where_actions_saturate(kind: Any, pendulum: Twin) -> None:
+    model = small(pendulum)
+    networks, means = kind(model), model.actor.mu
+    with torch.no_grad():
+        means.weight.zero_()
+        means.bias.fill_(12.0)
+    before = means.bias.item()
+    for _ in range(50):
+        _, log_prob = networks.act(torch.ones(64, 3))
+        assert networks.step_actor(log_prob.mean())
+    # d log_prob / d mean = 2 tanh(mean): each step of Adam is a full one.
+    assert log_prob.mean().item() == pytest.approx(24.0, abs=8.0)
+    assert means.bias.item() < before - 0.01
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_hard_termination_bounds_end_the_rollouts(bounded: bool) -> None:
+    twin = Twin.load("half-cheetah")
+    context = twin.starts.select(torch.arange(64) % len(twin.starts))
+    state = twin.model.encode(context, rng=CounterRNG.from_seed(0, 64))
+    if bounded:
+        assert twin.ranges is not None
+        free = [None] * 16
+        ranges = dataclasses.replace(twin.ranges, ends=([None, *free], [0.0, *free]))
+        twin = dataclasses.replace(twin, ranges=ranges)
+    world = DifferentiableTwin(twin, model := small(twin, rollout_steps=1))
+    rollout = world.rollout(PlainNetworks(model), state, CounterRNG.from_seed(1, 64), 0.1)
+    beyond = rollout.last[:, 0] > 0.0
+    assert beyond.any() and not beyond.all()
+    np.testing.assert_array_equal(rollout.weight == 0.0, beyond if bounded else False & beyond)
+
+
 @pytest.mark.parametrize(("threshold", "stops"), [(-1.0, True), (1e6, False)])
 def test_gradients_stop_at_uncertain_steps(threshold: float, stops: bool) -> None:
     twin = dataclasses.replace(Twin.load("pendulum"), uncertainty_threshold=threshold)

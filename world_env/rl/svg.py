@@ -28,6 +28,7 @@ from world_env.rl.svg_networks import LOSS_SCALE, FlatNetworks, PlainNetworks, n
 from world_env.rng import CounterRNG, derive_seeds
 from world_env.simulation.differentiable_rollout import expected_reward
 from world_env.simulation.initial_states import draw_initial_states
+from world_env.simulation.termination import TerminalBounds
 from world_env.spaces import is_image
 from world_env.twin.twin import Twin
 
@@ -273,6 +274,7 @@ class DifferentiableTwin:
         self._gamma, self._steps = algorithm.gamma, algorithm.rollout_steps
         self._stop_uncertain = algorithm.stop_uncertain
         self._extractor = algorithm.actor.features_extractor
+        self._bounds = TerminalBounds(twin.ranges)
         gain, offset = (torch.as_tensor(each) for each in twin.codec.action_scale)
         half = torch.as_tensor((acted.high - acted.low) / 2.0).flatten()
         middle = torch.as_tensor((acted.high + acted.low) / 2.0).flatten()
@@ -285,6 +287,10 @@ class DifferentiableTwin:
         """Observations (B, *O) of states, in the units of the environment, with their gradients."""
         (encoded,) = self.model.decode(state).values()
         return self.twin.codec.decoded_tensor(encoded)
+
+    def _decoded(self, state: State) -> Any:
+        """Observations (B, *O) of states as an array, in the units of the environment."""
+        return self.twin.codec.decode_observation(self.model.decode(state))
 
     def encoded(self, action: Tensor) -> Tensor:
         """Actions (B, A) of the policy, in [-1, 1], as the model gets them."""
@@ -327,13 +333,17 @@ class DifferentiableTwin:
         ends = prediction.terminated.float()
         if self.twin.termination_fn is not None:
             ends = self._known_ends(state, action, arrived).to(ends)
+        elif self._bounds:
+            # As in learned episodes: the model alone predicts this limit only approximately.
+            beyond = torch.from_numpy(self._bounds.beyond(self._decoded(arrived))).to(ends.device)
+            ends = torch.where(beyond, 1.0, ends)
         return expected_reward(prediction, ends).float(), ends
 
     def _known_ends(self, state: State, action: Tensor, arrived: State) -> Tensor:
         assert self.twin.termination_fn is not None
-        codec, space = self.twin.codec, self.twin.spec.action_space
+        space = self.twin.spec.action_space
         assert isinstance(space, spaces.Box)
-        before, after = (codec.decode_observation(self.model.decode(s)) for s in (state, arrived))
+        before, after = self._decoded(state), self._decoded(arrived)
         scaled = action.detach().numpy(force=True).reshape(-1, *space.shape)
         taken = space.low + (scaled + 1.0) / 2.0 * (space.high - space.low)
         ended = self.twin.termination_fn(before, taken.astype(space.dtype), after)

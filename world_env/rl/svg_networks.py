@@ -16,11 +16,12 @@ from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from world_env.policies.fast_sb3.manual_backprop import FlatParameters, Network
-from world_env.policies.fast_sb3.sac import covers, sample_actions
+from world_env.policies.fast_sb3.sac import LOG_STD_MAX, LOG_STD_MIN, covers
 
 LOSS_SCALE = 10.0
 """Weight of the losses: with Adam, it only sets from which size on a gradient is clipped."""
 _MAX_GRADIENT_NORM = 10.0
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class PlainNetworks:
@@ -31,8 +32,10 @@ class PlainNetworks:
 
     def act(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Draw actions (B, A) in [-1, 1] for observations (B, *O), and their log-probabilities (B,)."""
-        action, log_prob = self._actor.action_log_prob(observation)
-        return action, log_prob
+        mean, log_std, _ = self._actor.get_action_dist_params(observation)
+        noise = torch.randn_like(mean)
+        free = mean + log_std.exp() * noise
+        return free.tanh(), _log_density(noise, log_std, free)
 
     def value(self, observation: Tensor, action: Tensor) -> Tensor:
         """Mean of the critics (B,), with gradients with respect to observation and action only."""
@@ -87,7 +90,6 @@ class FlatNetworks:
         actor, critic, target = model.actor, model.critic, model.critic_target
         self._extractor = actor.features_extractor
         self._anchor = torch.zeros((), requires_grad=True)
-        self._epsilon = actor.action_dist.epsilon
         self._flat_actor = FlatParameters(list(actor.parameters()), actor.optimizer)
         self._flat_critic = FlatParameters(list(critic.parameters()), critic.optimizer)
         self._flat_target = FlatParameters(list(target.parameters()), None)
@@ -104,7 +106,7 @@ class FlatNetworks:
     def act(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """As `PlainNetworks.act`."""
         action, log_prob = _Act.apply(
-            self._features(observation), self._anchor, self._body, self._heads, self._epsilon
+            self._features(observation), self._anchor, self._body, self._heads
         )
         return action, log_prob
 
@@ -158,6 +160,17 @@ def networks_of(model: Any) -> PlainNetworks | FlatNetworks:
     return FlatNetworks(model) if covers(model) else PlainNetworks(model)
 
 
+def _log_density(noise: Tensor, log_std: Tensor, free: Tensor) -> Tensor:
+    """Log-probability (B,) of actions tanh(u), from u = mean + std * noise, each (B, A).
+
+    Stable-Baselines3 takes log(1 - tanh(u)^2 + 1e-6), which has no slope for |u| > 7. Exact gradients through a model
+    can take u there, and nothing would bring it back.
+    """
+    # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
+    squash = 2.0 * (math.log(2.0) - free - functional.softplus(-2.0 * free))
+    return (-0.5 * noise * noise - log_std - _HALF_LOG_2PI - squash).sum(1)
+
+
 def _descended(flat: FlatParameters) -> bool:
     """Take a gradient step of at most the largest norm; False, and no step, if the gradient is not finite."""
     norm = float(flat.gradient.norm())
@@ -178,33 +191,34 @@ class _Act(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        anchor: Tensor,
-        body: Network,
-        heads: list[Network],
-        epsilon: float,
+        ctx: Any, features: Tensor, anchor: Tensor, body: Network, heads: list[Network]
     ) -> tuple[Tensor, Tensor]:
-        sample = sample_actions(features, body, *heads, epsilon=epsilon)
-        ctx.networks, ctx.epsilon = (body, *heads), epsilon
+        latent = body.forward(features)
+        mean, raw = (head.forward(latent) for head in heads)
+        log_std = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        noise = torch.randn_like(mean)
+        spread = log_std.exp().mul_(noise)
+        free = mean + spread
+        action, log_prob = free.tanh(), _log_density(noise, log_std, free)
+        ctx.networks = (body, *heads)
         ctx.activations = [each.activations for each in ctx.networks]
-        ctx.save_for_backward(sample.action, sample.noise * sample.deviation, sample.free)
-        return sample.action, sample.log_prob
+        ctx.save_for_backward(action, spread, raw == log_std)
+        return action, log_prob
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_action: Tensor, of_log_prob: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        action, spread, free = ctx.saved_tensors
-        column, square = of_log_prob[:, None], 1.0 - action * action
-        # d log_prob / d action = 2 action / (1 - action^2 + epsilon); d action / d mean = 1 - action^2.
-        of_mean = (of_action + column * 2.0 * action / (square + ctx.epsilon)).mul_(square)
-        of_log_std = (of_mean * spread).sub_(column).mul_(free)
+        action, spread, inside = ctx.saved_tensors
+        column = of_log_prob[:, None]
+        # u: before tanh. d log_prob / d u = 2 action; d action / d u = 1 - action^2.
+        of_mean = of_action * (1.0 - action * action) + column * 2.0 * action
+        of_log_std = (of_mean * spread).sub_(column).mul_(inside)
         for network, activations in zip(ctx.networks, ctx.activations, strict=True):
             network.activations = activations
         body, mean, log_std = ctx.networks
         latent = mean.backward(of_mean, inputs=True, add=True)
         latent = latent.add_(log_std.backward(of_log_std, inputs=True, add=True))
-        return body.backward(latent, inputs=True, add=True), None, None, None, None
+        return body.backward(latent, inputs=True, add=True), None, None, None
 
 
 class _Value(torch.autograd.Function):
