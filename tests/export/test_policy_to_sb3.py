@@ -141,6 +141,19 @@ def test_critics_and_their_targets_have_the_same_values(kind: Any, tmp_path: Pat
         )
 
 
+def test_a_policy_of_svg_keeps_its_actor_alone(tmp_path: Path, bundled: list[str]) -> None:
+    twin = Twin.load("pendulum")
+    options = {"batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
+    model = learn(twin, LearnConfig(algo="SVG", steps=4, algo_kwargs=options), out=tmp_path / "it")
+    result = export_policy(tmp_path / "it", tmp_path / "alone.zip", format="sb3", twin=twin)
+    assert "critics of the policy normalise" in result.notes[-1]
+    assert twin.states is not None
+    seen = twin.codec.decode_observation(twin.states.last())[:200]
+    expected, _ = model.predict(seen, deterministic=True)
+    found = acts_elsewhere("SAC", tmp_path / "alone.zip", seen, tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_the_exported_model_trains_on(tmp_path: Path) -> None:
     from exported import Still
 

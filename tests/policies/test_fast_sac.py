@@ -18,7 +18,7 @@ from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
 from world_env.errors import StageError
 from world_env.policies.algorithms import algorithm_class
 from world_env.policies.fast_sb3.sac import SAC, covers
-from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.normalization import LayerNormReLU, NormalizedFeatures
 from world_env.policies.saved_policy import load_policy, save_policy
 
 SMALL: dict[str, Any] = {
@@ -43,6 +43,7 @@ COVERED: list[dict[str, Any]] = [
     {"target_update_interval": 2, "tau": 0.05, "gamma": 0.9},
     {"policy_kwargs": {"net_arch": {"pi": [8], "qf": [24, 8]}, "n_critics": 3}},
     {"policy_kwargs": {"net_arch": [16], "activation_fn": torch.nn.SiLU}},
+    {"policy_kwargs": {"net_arch": [16, 8], "activation_fn": LayerNormReLU}},
     {"policy_kwargs": {"net_arch": [16]} | NORMALIZED},
     {"policy_kwargs": {"net_arch": [16], "share_features_extractor": True}},
     {"policy_kwargs": {"net_arch": [16], "optimizer_kwargs": {"betas": (0.5, 0.9)}}},

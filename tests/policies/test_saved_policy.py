@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.sac.policies import SACPolicy
 
 from world_env.collection.exploration import make_exploration
 from world_env.errors import InvalidOptionError, SpaceMismatchError, StageError
@@ -27,6 +28,7 @@ from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.normalization import NormalizedFeatures
 from world_env.policies.protocol import Policy
 from world_env.policies.saved_policy import FORMAT, load_policy, policy_card, save_policy
+from world_env.policies.scaled_critics import ScaledCriticsPolicy
 from world_env.policies.stuck_sensors_policy import StuckSensorsPolicy
 from world_env.real.real_env import spec_of
 from world_env.spec import EnvConfig, WorldSpec
@@ -300,6 +302,18 @@ def test_a_missing_or_damaged_policy_is_named(tmp_path: Path) -> None:
     (folder / "policy.json").write_text("[]")
     with pytest.raises(StageError, match="damaged"):
         load_policy(folder)
+
+
+class OwnPolicy(SACPolicy):
+    """Policy class of a user."""
+
+
+@pytest.mark.parametrize("policy", [OwnPolicy, ScaledCriticsPolicy])
+def test_the_class_of_a_policy_may_extend_one_of_a_library(policy: Any, tmp_path: Path) -> None:
+    model = SAC(policy, "Pendulum-v1", policy_kwargs={"net_arch": [8]}, buffer_size=1)
+    model.save(tmp_path / "model.zip")
+    loaded = load_policy(tmp_path / "model.zip")
+    assert isinstance(loaded, SAC) and type(loaded.policy) is policy
 
 
 def test_a_card_beside_another_policys_zip_is_noticed(tmp_path: Path) -> None:

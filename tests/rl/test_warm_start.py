@@ -17,8 +17,10 @@ from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.policies.algorithms import algorithm_class
+from world_env.policies.normalization import Scale
 from world_env.policies.saved_policy import policy_card
 from world_env.rl.learn import LearnConfig, learn, normalization_of
+from world_env.rl.svg import SVG
 from world_env.rl.warm_start import load_warm_start
 from world_env.rng import CounterRNG
 from world_env.spec import WorldSpec
@@ -234,3 +236,20 @@ def test_sac_goes_on_with_the_temperature_that_it_had_learned(tmp_path: Path) ->
     # Rows add up to the steps that were asked for, and every one of them is learned from.
     assert older.n_envs == 4
     assert 150 <= older.num_timesteps < 154
+
+
+def test_critics_go_on_with_the_same_values_in_another_unit(tmp_path: Path) -> None:
+    twin = oracle_twin("Pendulum-v1")
+    options = {"batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
+    older = learn(twin, LearnConfig(algo="SVG", steps=3, algo_kwargs=options), out=tmp_path / "it")
+    world = WorldModelSB3VecEnv(twin, 1)
+    newer = SVG("MlpPolicy", world, **options)
+    newer.policy.value_scale = 25.0
+    for module in newer.policy.modules():
+        if isinstance(module, Scale):
+            module.factor = 25.0
+    load_warm_start(newer, tmp_path / "it", world)
+    rows, actions = torch.randn(9, 3), torch.rand(9, 1)
+    for name in ("critic", "critic_target"):
+        before, after = (getattr(each, name)(rows, actions)[1] for each in (older, newer))
+        torch.testing.assert_close(after, before)

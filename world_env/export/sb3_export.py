@@ -35,6 +35,10 @@ _OURS = (b"world_env",)
 """Names of packages that must not occur in the file."""
 _WEIGHTS = {"Linear": ("weight", "bias"), "LSTM": ("weight_ih_l0", "bias_ih_l0")}
 """Layers into which scales are folded -> their weight of the input (outputs, inputs) and their bias (outputs,)."""
+_OWN_CRITICS = (
+    "the critics of the policy normalise their layers, and those of the exported model do not: its actions are those "
+    "of the policy, its critics are not. Train the critics first if it is to train on"
+)
 _NORMS = ("BatchRenorm1d",)
 """Layers whose running mean and variance are folded instead: the first ones of CrossQ."""
 
@@ -48,6 +52,7 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
         )
     network = model.policy
     network.set_training_mode(False)
+    own = hasattr(network, "value_scale")
     extractor = (model.policy_kwargs or {}).get("features_extractor_class")
     if normalizers(network) and extractor is not NormalizedFeatures:
         raise ExportError(
@@ -70,19 +75,21 @@ def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> E
         loaded.policy.set_training_mode(False)
         inside = _rows(observations, ~clipped)
         comparison = Comparison()
-        comparison.add(_results(loaded.policy, inside), _results(network, inside))
+        compared = [_results(each, inside, critics=not own) for each in (loaded.policy, network)]
+        comparison.add(*compared)
         error = comparison.check(
             "The usual cause is a mean that is many scales from 0, which float32 cannot fold into a layer: use the "
             "format 'onnx'."
         )
     normalized = bool(normalizers(network))
+    notes = [_OWN_CRITICS] if own else []
     share = float(clipped.mean()) if normalized and twin is not None else None
     return ExportResult(
         files=(target,),
         checked=comparison.rows,
         max_error=error,
         outside_clamp=share,
-        notes=(_clamp_note(share),) if normalized else (),
+        notes=tuple([_clamp_note(share), *notes] if normalized else notes),
     )
 
 
@@ -106,13 +113,13 @@ def _plain(model: Any) -> Any:
     plain.__dict__.update({k: v for k, v in model.__dict__.items() if k not in excluded})
     plain.policy_class = policy_class
     normalized = bool(normalizers(model.policy))
-    if normalized:
-        # Without these arguments, policies on flat observations flatten them.
-        plain.policy_kwargs = {
-            name: value
-            for name, value in model.policy_kwargs.items()
-            if name not in ("features_extractor_class", "features_extractor_kwargs")
-        }
+    # Without the extractor's arguments, policies on flat observations flatten them.
+    extractor = ("features_extractor_class", "features_extractor_kwargs") if normalized else ()
+    plain.policy_kwargs = {
+        name: value
+        for name, value in (model.policy_kwargs or {}).items()
+        if name not in (*extractor, "value_scale")
+    }
     plain._setup_model()
     if normalized:
         # The state of the optimizer belongs to the weights before.
@@ -244,13 +251,17 @@ def _runs(network: Any) -> list[tuple[Any, Any]]:
             runs.append((each, lambda seen, each=each: _run_recurrent(each, seen)))
         elif hasattr(each, "predict_values"):
             runs.append((each, lambda seen, each=each: _run_actor_critic(each, seen)))
-        elif isinstance(each, BaseModel) and _second_argument(each).startswith("action"):
+        elif isinstance(each, BaseModel) and _is_critic(each):
             runs.append((each, lambda seen, each=each: each(seen, _actions(each, seen))))
         elif isinstance(each, BaseModel) and each is not network:
             options = {"deterministic": True} if _second_argument(each) == "deterministic" else {}
             runs.append((each, lambda seen, each=each, options=options: each(seen, **options)))
     # Policies without networks of their own, such as that of ARS.
     return runs or [(network, network._predict)]
+
+
+def _is_critic(module: nn.Module) -> bool:
+    return _second_argument(module).startswith("action")
 
 
 def _second_argument(module: nn.Module) -> str:
@@ -286,12 +297,14 @@ def _run_recurrent(policy: Any, seen: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _results(network: Any, observations: Any) -> Arrays:
-    """Deterministic actions, and the outputs of all networks of a policy."""
+def _results(network: Any, observations: Any, *, critics: bool) -> Arrays:
+    """Deterministic actions, and the outputs of all networks of a policy. critics: with those of critics."""
     actions, _ = network.predict(observations, deterministic=True)
     results = {"action": np.asarray(actions)}
     tensors, _ = network.obs_to_tensor(observations)
     for index, (owner, run) in enumerate(_runs(network)):
+        if not critics and _is_critic(owner):
+            continue
         outputs = run(tensors)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         for place, output in enumerate(outputs):

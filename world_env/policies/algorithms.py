@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import inspect
 import json
+import logging
 import zipfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import cloudpickle
 
 from world_env.errors import InvalidOptionError, MissingExtraError, StageError
 from world_env.types import JSON
@@ -16,6 +20,7 @@ from world_env.types import JSON
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
+_log = logging.getLogger(__name__)
 _LIBRARIES = {"stable_baselines3": "", "sb3_contrib": "", "sbx": "sbx."}
 """Package -> prefix of its algorithms' names: SBX has the names of Stable-Baselines3."""
 _PIP = {
@@ -75,17 +80,32 @@ def algorithm_of_zip(path: Path) -> type[BaseAlgorithm]:
             f"{path} is not a model that Stable-Baselines3 saved ({type(error).__name__}: {error}): give the .zip of "
             "`model.save`, or the folder of a policy"
         ) from error
-    covered = {
-        kind: _coverage(kind, data)
-        for kind in _of_library("sbx" if "sbx" in text else "").values()
-        if any(each.__module__ in text for each in kind.policy_aliases.values())
-    }
+    covered = _kinds(text, data) or _kinds(_bases(policy), data)
     if not covered:
         raise StageError(
             f"{path} holds a policy of an unknown class ({text or 'no name'}): expected one of Stable-Baselines3, "
             f"sb3-contrib ({_PIP['sb3_contrib']}) or SBX ({_PIP['sbx']})"
         )
     return max(covered, key=covered.__getitem__)
+
+
+def _kinds(text: str, data: JSON) -> dict[type[BaseAlgorithm], float]:
+    """Algorithm -> coverage of its arguments by the data of a .zip, of those whose policies a text names by module."""
+    return {
+        kind: _coverage(kind, data)
+        for kind in _of_library("sbx" if "sbx" in text else "").values()
+        if any(each.__module__ in text for each in kind.policy_aliases.values())
+    }
+
+
+def _bases(policy: JSON) -> str:
+    """Modules of the classes that a stored class extends: a policy class of a user extends one of a library."""
+    try:
+        stored = cloudpickle.loads(base64.b64decode(policy[":serialized:"]))
+    except Exception as error:  # the class is of a package that is not installed, or was renamed
+        _log.info("the class of the policy cannot be loaded: %s", error)
+        return ""
+    return " ".join(each.__module__ for each in getattr(stored, "__mro__", ()))
 
 
 def check_algo_options(kind: type[BaseAlgorithm], options: JSON) -> None:

@@ -1,4 +1,4 @@
-"""Features extractor that normalises observations by the statistics of a data set."""
+"""Normalisation inside of policies: observations by the statistics of a data set, and the units of hidden layers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from world_env.errors import SpaceMismatchError
 
 NORMALIZED_LIMIT = 10.0
 """Bound of a normalised value, in scales."""
+LAYER_NORM_EPSILON = 1e-5
+"""Added to the variance of a layer, as by default in torch."""
 
 
 class NormalizedFeatures(nn.Module):
@@ -43,3 +45,23 @@ class NormalizedFeatures(nn.Module):
         """Normalise observations (B, *O) to features (B, D)."""
         normalized = (observation.flatten(1) - self.mean) / self.scale
         return normalized.clamp(-NORMALIZED_LIMIT, NORMALIZED_LIMIT)
+
+
+class LayerNormReLU(nn.Module):
+    """Activation function: layer normalisation without weights (Ba et al. 2016, arXiv:1607.06450), then ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the outputs of a linear layer (B, F) to (B, F)."""
+        return torch.relu(nn.functional.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPSILON))
+
+
+class Scale(nn.Module):
+    """Multiply by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, F) to (B, F)."""
+        return x * self.factor

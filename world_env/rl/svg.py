@@ -24,6 +24,7 @@ from world_env.batch import State, concatenate, select
 from world_env.errors import InvalidOptionError, StageError
 from world_env.models.base import Prediction
 from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
+from world_env.policies.scaled_critics import ScaledCriticsPolicy
 from world_env.rl.svg_networks import LOSS_SCALE, FlatNetworks, PlainNetworks, networks_of
 from world_env.rng import CounterRNG, derive_seeds
 from world_env.simulation.differentiable_rollout import expected_reward
@@ -42,6 +43,7 @@ _ROLLOUTS_KEPT = 200
 _DATASET_SHARE = 0.95
 """Share of these rollouts that start inside data episodes."""
 _MAX_VALUE_SCALE = 100.0
+"""Largest unit of the critics' outputs. Episodes end, so most values are smaller than those of episodes without end."""
 _BOUNDS_RATE = 0.01
 _MAX_SKIPPED = 50
 """Successive updates with gradients that are not finite before the training stops."""
@@ -72,8 +74,9 @@ class SVG(stable_baselines3.SAC):
 
     `num_timesteps` counts updates. The environment is used for its twin only.
 
-    policy: "MlpPolicy". env: a `WorldModelSB3VecEnv`, wrapped or not; its twin's model has Box observations and actions
-        and differentiable steps.
+    policy: "MlpPolicy", a `ScaledCriticsPolicy`.
+    env: a `WorldModelSB3VecEnv`, wrapped or not; its twin's model has Box observations and actions and differentiable
+        steps.
     rollout_steps: H, at least 1.
     stop_uncertain: stop the gradients through steps whose uncertainty exceeds the twin's threshold (default: False).
         Their rewards and values still count. It costs the estimate of the uncertainty in each step.
@@ -81,6 +84,8 @@ class SVG(stable_baselines3.SAC):
     Other arguments are those of Stable-Baselines3's SAC; those of the replay buffer have no effect.
     Raises InvalidOptionError for spaces, known reward functions or models without gradients.
     """
+
+    policy_aliases = {"MlpPolicy": ScaledCriticsPolicy}
 
     def __init__(
         self,
@@ -102,8 +107,12 @@ class SVG(stable_baselines3.SAC):
         kwargs = options["policy_kwargs"] = dict(options.get("policy_kwargs") or {})
         if kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
             kwargs["optimizer_kwargs"] = {"fused": True} | (kwargs.get("optimizer_kwargs") or {})
+        self.value_scale = _MAX_VALUE_SCALE
         if env is not None:
             _check_twin(_twin_of(env), env.observation_space)
+            self.value_scale = _value_scale(_twin_of(env), gamma)
+            if policy == "MlpPolicy":
+                kwargs["value_scale"] = self.value_scale
         self.rollout_steps, self.stop_uncertain = rollout_steps, stop_uncertain
         options["buffer_size"] = 1  # all data comes from the model
         super().__init__(
@@ -198,7 +207,7 @@ class SVG(stable_baselines3.SAC):
         rollout = self._world.rollout(networks, self._initial_states(), self._rng, entropy)
         last_action, last_log_prob = networks.act(rollout.last)
         low, high = self._updated_bounds(rollout.reward - entropy * rollout.log_prob)
-        scale = min(max(1.0, (high - low) / 2.0), _MAX_VALUE_SCALE)
+        scale = self.value_scale
         with torch.no_grad():
             last = networks.least_target(rollout.last, last_action).clamp(low, high)
             target = rollout.returns + rollout.weight * (last - entropy * last_log_prob)
@@ -387,6 +396,14 @@ class DifferentiableTwin:
                 f"SVG needs the gradients of the model's steps, and those of the family {self.twin.family!r} have "
                 "none: use SAC or PPO"
             )
+
+
+def _value_scale(twin: Twin, gamma: float) -> float:
+    """Typical size of a value: that of an episode without end whose rewards span half of the range of the data."""
+    if twin.ranges is None:
+        return _MAX_VALUE_SCALE
+    low, high = twin.ranges.reward
+    return float(np.clip((high - low) / 2.0 / (1.0 - min(gamma, 0.9999)), 1.0, _MAX_VALUE_SCALE))
 
 
 def _stopped(value: Tensor, rows: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ import math
 from typing import Any
 
 import torch
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from world_env.policies.fast_sb3.manual_backprop import FlatParameters, Network
-from world_env.policies.fast_sb3.sac import LOG_STD_MAX, LOG_STD_MIN, covers
+from world_env.policies.fast_sb3.sac import covers
 
 LOSS_SCALE = 10.0
 """Weight of the losses: with Adam, it only sets from which size on a gradient is clipped."""

@@ -45,6 +45,7 @@ def load_warm_start(
         )
     weights = dict(older.policy.state_dict())
     _renormalize(weights, older.policy, model.policy)
+    _rescale_values(weights, older.policy, model.policy)
     units = units_of(model)
     if units is not None and "action_net.weight" in weights:
         # Saved policies act in the units of the task.
@@ -83,6 +84,16 @@ def set_reward_statistics(env: VecEnv, statistics: dict[str, float] | None) -> N
     if isinstance(env, VecNormalize) and statistics is not None:
         for name, value in statistics.items():
             setattr(env.ret_rms, name, value)
+
+
+def _rescale_values(weights: dict[str, Any], older: Any, newer: Any) -> None:
+    """Rewrite the last layers of the critics in place for outputs in another unit."""
+    ratio = getattr(older, "value_scale", 1.0) / getattr(newer, "value_scale", 1.0)
+    critics = [name for name in weights if name.startswith(("critic.qf", "critic_target.qf"))]
+    last = max((int(name.split(".")[2]) for name in critics), default=0)
+    for name in critics if ratio != 1.0 else []:
+        if int(name.split(".")[2]) == last:
+            weights[name] = weights[name] * ratio
 
 
 def _renormalize(weights: dict[str, Any], older: Any, newer: Any) -> None:

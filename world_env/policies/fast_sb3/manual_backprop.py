@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from world_env.errors import StageError
+from world_env.policies.normalization import LAYER_NORM_EPSILON, LayerNormReLU, Scale
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
@@ -30,6 +31,20 @@ def _tanh(x: Tensor) -> Tensor:
     return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 
+def _layer_norm_relu(x: Tensor) -> Tensor:
+    return torch.relu_(torch.native_layer_norm(x, x.shape[-1:], None, None, LAYER_NORM_EPSILON)[0])
+
+
+def _layer_norm_relu_backward(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    shape = x.shape[-1:]
+    _, mean, scale = torch.native_layer_norm(x, shape, None, None, LAYER_NORM_EPSILON)
+    gradient = _RELU_BACKWARD(gradient, y, 0, grad_input=gradient)
+    wanted = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(
+        gradient, x, shape, mean, scale, None, None, wanted
+    )[0]
+
+
 class _Activation(NamedTuple):
     """forward: input -> output, maybe in place. backward: output's gradient, input, output -> input's gradient."""
 
@@ -40,8 +55,16 @@ class _Activation(NamedTuple):
 ACTIVATIONS = {
     nn.Tanh: _Activation(_tanh, lambda g, x, y: _TANH_BACKWARD(g, y, grad_input=g)),
     nn.ReLU: _Activation(torch.relu_, lambda g, x, y: _RELU_BACKWARD(g, y, 0, grad_input=g)),
+    LayerNormReLU: _Activation(_layer_norm_relu, _layer_norm_relu_backward),
     nn.SiLU: _Activation(nn.functional.silu, lambda g, x, y: _SILU_BACKWARD(g, x, grad_input=g)),
 }
+
+
+def _activation(module: nn.Module) -> _Activation:
+    if not isinstance(module, Scale):
+        return ACTIVATIONS[type(module)]
+    factor = module.factor
+    return _Activation(lambda x: x * factor, lambda g, x, y: g * factor)
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ class Network:
                 )
                 self._layers.append(_Linear(weight, bias, weight_gradient, bias_gradient))
             else:
-                self._layers.append(ACTIVATIONS[type(module)])
+                self._layers.append(_activation(module))
         self.activations: list[Tensor] = []
         """Inputs and outputs of the last `forward`. Restore earlier ones to run their `backward`."""
 
@@ -129,11 +152,12 @@ PLAIN_ADAM_EXPECTED = (
 """Reason to log where `plain_adam` is False."""
 
 
+_SUPPORTED = (nn.Linear, Scale, *ACTIVATIONS)
+
+
 def unsupported_layers(layers: Sequence[nn.Module]) -> str | None:
     """Return which layers `Network` does not support, or None if it supports all."""
-    names = sorted(
-        {type(each).__name__ for each in layers if type(each) not in (nn.Linear, *ACTIVATIONS)}
-    )
+    names = sorted({type(each).__name__ for each in layers if type(each) not in _SUPPORTED})
     return f"layers {', '.join(names)} are not supported" if names else None
 
 

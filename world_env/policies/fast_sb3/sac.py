@@ -29,6 +29,7 @@ from world_env.policies.fast_sb3.manual_backprop import (
     unsupported_layers,
 )
 from world_env.policies.fast_sb3.update_log import log_update
+from world_env.policies.scaled_critics import ScaledCriticsPolicy
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -69,7 +70,7 @@ def covers(model: stable_baselines3.SAC) -> bool:
 def why_not_covered(model: stable_baselines3.SAC) -> str | None:
     """Return why the fast update does not cover this algorithm, or None if it does."""
     policy, actor, critic = model.policy, model.actor, model.critic
-    if type(policy) is not SACPolicy:
+    if type(policy) not in (SACPolicy, ScaledCriticsPolicy):
         return f"the policy is a {type(policy).__name__}, expected SACPolicy"
     if type(model.replay_buffer) not in (ReplayBuffer, NStepReplayBuffer):
         return f"the buffer is a {type(model.replay_buffer).__name__}, expected ReplayBuffer"
