@@ -112,7 +112,7 @@ class SVG(stable_baselines3.SAC):
             _check_twin(_twin_of(env), env.observation_space)
             self.value_scale = _value_scale(_twin_of(env), gamma)
             if policy == "MlpPolicy":
-                kwargs["value_scale"] = self.value_scale
+                kwargs.setdefault("value_scale", self.value_scale)
         self.rollout_steps, self.stop_uncertain = rollout_steps, stop_uncertain
         options["buffer_size"] = 1  # all data comes from the model
         super().__init__(
