@@ -160,10 +160,9 @@ def curve_of(found: list[Round], real: EnvConfig) -> list[JSON]:
     kept = [
         each for each in found if (each.twin_folder.with_name("policy") / "policy.json").is_file()
     ]
-    wanted = [share * found[-1].real_steps for share in CURVE]
-    near = {_nearest(kept, steps).number: _nearest(kept, steps) for steps in wanted}
+    near = [_nearest(kept, share * found[-1].real_steps) for share in CURVE]
     curve = []
-    for each in near.values():
+    for each in {each.number: each for each in near}.values():
         policy = load_policy(each.twin_folder.with_name("policy"))
         returns = run_real(policy, real, CURVE_SEEDS, purpose="judge", ledger=StepLedger())
         curve.append({"real_steps": each.real_steps, "real_mean": returns.mean})

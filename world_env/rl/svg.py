@@ -261,7 +261,7 @@ class SVG(stable_baselines3.SAC):
     def _updated_bounds(self, soft_reward: Tensor) -> tuple[float, float]:
         """Bounds of target values, from a running average of the range of rewards with their entropy."""
         ends = np.quantile(soft_reward.detach().numpy(force=True), [0.01, 0.99])
-        found = [float(end) / (1.0 - min(self.gamma, 0.9999)) for end in ends]
+        found = [float(end) / _decay(self.gamma) for end in ends]
         if not np.isfinite(found).all():
             found = list(self.value_bounds or (-1.0, 1.0))
         before = self.value_bounds or found
@@ -398,12 +398,17 @@ class DifferentiableTwin:
             )
 
 
+def _decay(gamma: float) -> float:
+    """Share of its weight that a reward loses in a step; more than 0, so that episodes without end have a value."""
+    return 1.0 - min(gamma, 0.9999)
+
+
 def _value_scale(twin: Twin, gamma: float) -> float:
     """Typical size of a value: that of an episode without end whose rewards span half of the range of the data."""
     if twin.ranges is None:
         return _MAX_VALUE_SCALE
     low, high = twin.ranges.reward
-    return float(np.clip((high - low) / 2.0 / (1.0 - min(gamma, 0.9999)), 1.0, _MAX_VALUE_SCALE))
+    return float(np.clip((high - low) / 2.0 / _decay(gamma), 1.0, _MAX_VALUE_SCALE))
 
 
 def _stopped(value: Tensor, rows: Tensor) -> Tensor:

@@ -11,18 +11,16 @@ import math
 from typing import Any
 
 import torch
-from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from world_env.policies.fast_sb3.manual_backprop import FlatParameters, Network
-from world_env.policies.fast_sb3.sac import covers
+from world_env.policies.fast_sb3.manual_backprop import HALF_LOG_2PI, FlatParameters, Network
+from world_env.policies.fast_sb3.sac import covers, gaussian
 
 LOSS_SCALE = 10.0
 """Weight of the losses: with Adam, it only sets from which size on a gradient is clipped."""
 _MAX_GRADIENT_NORM = 10.0
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class PlainNetworks:
@@ -169,7 +167,7 @@ def _log_density(noise: Tensor, log_std: Tensor, free: Tensor) -> Tensor:
     """
     # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u))
     squash = 2.0 * (math.log(2.0) - free - functional.softplus(-2.0 * free))
-    return (-0.5 * noise * noise - log_std - _HALF_LOG_2PI - squash).sum(1)
+    return (-0.5 * noise * noise - log_std - HALF_LOG_2PI - squash).sum(1)
 
 
 def _descended(flat: FlatParameters) -> bool:
@@ -194,16 +192,14 @@ class _Act(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, anchor: Tensor, body: Network, heads: list[Network]
     ) -> tuple[Tensor, Tensor]:
-        latent = body.forward(features)
-        mean, raw = (head.forward(latent) for head in heads)
-        log_std = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        mean, log_std, inside = gaussian(features, body, *heads)
         noise = torch.randn_like(mean)
         spread = log_std.exp().mul_(noise)
         free = mean + spread
         action, log_prob = free.tanh(), _log_density(noise, log_std, free)
         ctx.networks = (body, *heads)
         ctx.activations = [each.activations for each in ctx.networks]
-        ctx.save_for_backward(action, spread, raw == log_std)
+        ctx.save_for_backward(action, spread, inside)
         return action, log_prob
 
     @staticmethod

@@ -89,9 +89,11 @@ def set_reward_statistics(env: VecEnv, statistics: dict[str, float] | None) -> N
 def _rescale_values(weights: dict[str, Any], older: Any, newer: Any) -> None:
     """Rewrite the last layers of the critics in place for outputs in another unit."""
     ratio = getattr(older, "value_scale", 1.0) / getattr(newer, "value_scale", 1.0)
+    if ratio == 1.0:
+        return
     critics = [name for name in weights if name.startswith(("critic.qf", "critic_target.qf"))]
     last = max((int(name.split(".")[2]) for name in critics), default=0)
-    for name in critics if ratio != 1.0 else []:
+    for name in critics:
         if int(name.split(".")[2]) == last:
             weights[name] = weights[name] * ratio
 

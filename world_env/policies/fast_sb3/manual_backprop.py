@@ -20,7 +20,7 @@ from torch.optim.adam import adam
 from world_env.errors import StageError
 from world_env.policies.normalization import LAYER_NORM_EPSILON, LayerNormReLU, Scale
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _TANH_BACKWARD = torch.ops.aten.tanh_backward.grad_input
 _RELU_BACKWARD = torch.ops.aten.threshold_backward.grad_input
 _SILU_BACKWARD = torch.ops.aten.silu_backward.grad_input
@@ -276,7 +276,7 @@ class GaussianHead:
         self._inverse = (-self._log_std).exp()
         self._z = (actions - mean).mul_(self._inverse)
         self._squares = self._z * self._z
-        total = self._log_std.sum() + len(self._log_std) * _HALF_LOG_2PI
+        total = self._log_std.sum() + len(self._log_std) * HALF_LOG_2PI
         entropy = (total + 0.5 * len(self._log_std)).expand(len(mean))
         return self._squares.sum(1).mul_(-0.5).sub_(total), entropy
 

@@ -10,7 +10,6 @@ Source: Haarnoja et al. 2018, arXiv:1812.05905. Letters: B transitions of a mini
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, cast
 
 import stable_baselines3
@@ -22,6 +21,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from torch import Tensor
 
 from world_env.policies.fast_sb3.manual_backprop import (
+    HALF_LOG_2PI,
     PLAIN_ADAM_EXPECTED,
     FlatParameters,
     Network,
@@ -30,8 +30,6 @@ from world_env.policies.fast_sb3.manual_backprop import (
 )
 from world_env.policies.fast_sb3.update_log import log_update
 from world_env.policies.scaled_critics import ScaledCriticsPolicy
-
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class SAC(stable_baselines3.SAC):
@@ -100,19 +98,27 @@ class Sample(NamedTuple):
     free: Tensor
 
 
+def gaussian(
+    features: Tensor, body: Network, mean: Network, log_std: Network
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (mean, log standard deviation, whether it is inside its limits) before tanh, each (B, A)."""
+    latent = body.forward(features)
+    middle, raw = mean.forward(latent), log_std.forward(latent)
+    limited = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    return middle, limited, raw == limited
+
+
 def sample_actions(
     features: Tensor, body: Network, mean: Network, log_std: Network, *, epsilon: float
 ) -> Sample:
     """Sample actions of the squashed Gaussian of SAC for features (B, F). epsilon: of its log-probability."""
-    latent = body.forward(features)
-    middle, raw = mean.forward(latent), log_std.forward(latent)
-    limited = raw.clamp(LOG_STD_MIN, LOG_STD_MAX)
+    middle, limited, free = gaussian(features, body, mean, log_std)
     deviation = limited.exp()
     noise = torch.normal(torch.zeros_like(middle), torch.ones_like(middle))
     action = (middle + deviation * noise).tanh_()
-    log_prob = (noise * noise).mul_(-0.5).sub_(limited).sub_(_HALF_LOG_2PI)
+    log_prob = (noise * noise).mul_(-0.5).sub_(limited).sub_(HALF_LOG_2PI)
     log_prob -= (1.0 - action * action).add_(epsilon).log_()
-    return Sample(action, noise, deviation, log_prob.sum(1), raw == limited)
+    return Sample(action, noise, deviation, log_prob.sum(1), free)
 
 
 class _Update:
