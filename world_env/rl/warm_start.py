@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 _FIRST_LAYERS = re.compile(
-    r"(mlp_extractor\.(policy_net|value_net)|actor\.latent_pi|critic(_target)?\.qf\d+)\.0\.weight"
+    r"(mlp_extractor\.(policy_net|value_net)|actor(_target)?\.(latent_pi|mu)|critic(_target)?\.qf\d+"
+    r"|q_net(_target)?\.q_net|quantile_net(_target)?\.quantile_net)\.0\.weight"
 )
-"""Names of the weights that multiply the features, in policies of PPO and of SAC."""
+"""Names of the weights that multiply the features, in policies of PPO, SAC, TQC, TD3, DQN and QR-DQN."""
 
 
 def load_warm_start(
@@ -98,14 +99,28 @@ def _rescale_values(weights: dict[str, Any], older: Any, newer: Any) -> None:
             weights[name] = weights[name] * ratio
 
 
+def _extractor(policy: Any) -> NormalizedFeatures | None:
+    """Normalisation of a policy, which is the same in all of its networks."""
+    modules = policy.modules()
+    return next((each for each in modules if isinstance(each, NormalizedFeatures)), None)
+
+
 def _renormalize(weights: dict[str, Any], older: Any, newer: Any) -> None:
-    """Rewrite the first layers in place for the new normalisation: x_old = gain * x_new + shift."""
-    before, after = (getattr(policy, "features_extractor", None) for policy in (older, newer))
-    if not isinstance(before, NormalizedFeatures) or not isinstance(after, NormalizedFeatures):
+    """Rewrite the first layers in place for the new normalisation: x_old = gain * x_new + shift.
+
+    Networks whose first layers are no linear layers of the features keep the old normalisation.
+    """
+    before, after = _extractor(older), _extractor(newer)
+    if before is None or after is None:
         return
     gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
-    size = len(gain)
-    for name in filter(_FIRST_LAYERS.fullmatch, [*weights]):
+    size, acted = len(gain), int(np.prod(newer.action_space.shape, dtype=int))
+    names = [*filter(_FIRST_LAYERS.fullmatch, weights)]
+    linear = all(weights[name].ndim == 2 and weights[name].shape[1] in (size, size + acted)
+                 for name in names)  # fmt: skip
+    if not names or not linear or any("lstm" in name for name in weights):
+        return
+    for name in names:
         # Critics also take actions, which come after the features.
         weight, bias = weights[name].clone(), name.removesuffix("weight") + "bias"
         weights[bias] = weights[bias] + weight[:, :size] @ shift
