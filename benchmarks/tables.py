@@ -71,7 +71,8 @@ PAGES: dict[str, dict[str, Section]] = {
     | _sections(refined_table, "goals", "rounds", "ablation", "tried", "missing", files="refined"),
     "docs/results/sample-efficiency.md": _sections(
         sample_efficiency_table, "sample_efficiency", "learning_curves", files="sample_efficiency"
-    ),
+    )
+    | _sections(sample_efficiency_table, "svg_critics"),
     "docs/results/agreement.md": _sections(agreement_tables, "agreement")
     | _sections(agreement_tables, "intervals", "goals", "changes", files="agreement")
     | _sections(misses_table, "misses"),

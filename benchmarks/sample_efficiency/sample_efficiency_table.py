@@ -130,3 +130,35 @@ def learning_curves_section(tree: JSON | None) -> str:
             for row in sorted(rows, key=_order)
         ],
     )
+
+
+def svg_critics_section(tree: JSON | None) -> str:
+    """One row per kind of critics and number of updates, means over seeds."""
+    if tree is None:
+        return NOT_MEASURED
+    points = [row | point for row in tree["rows"] for point in row["curve"]]
+    found = grouped(points, lambda point: (point["critics"], point["updates"]))
+    return paragraphs(
+        table(
+            [
+                "critics",
+                "updates",
+                "learned return by seed",
+                "real return by seed",
+                "value of the critics",
+                "Monte Carlo return",
+            ],
+            [
+                [
+                    critics,
+                    f"{updates:,}",
+                    by_seed(of, "learned_mean", ",.0f"),
+                    by_seed(of, form=",.0f"),
+                    f"{mean_of(of, 'value'):,.0f}",
+                    f"{mean_of(of, 'monte_carlo'):,.0f}",
+                ]
+                for (critics, updates), of in found.items()
+            ],
+        ),
+        source(tree, commits(tree["rows"])),
+    )

@@ -20,6 +20,7 @@ SCRIPTS = [
         "returns.tuning",
         "refinement.refined",
         "sample_efficiency.sample_efficiency",
+        "sample_efficiency.svg_critics",
     ),
     *("agreement.agreement", "agreement.misses", "families.families", "families.one_frame"),
     "families.history",

@@ -12,6 +12,11 @@ FAMILIES = {"world_env.models.ensemble", "world_env.models.linear", "world_env.m
 """Packages of `models` with public names of their own: their configurations."""
 EXCEPTIONS = {
     "benchmarks/diagnostics/scales.py": {"world_env.fitting.fit"},
+    "benchmarks/sample_efficiency/svg_critics.py": {
+        "world_env.rl.learn",
+        "world_env.rl.svg",
+        "world_env.rl.svg_networks",
+    },
     "benchmarks/speed/fit_speed.py": {"world_env.fitting.fit"},
     "benchmarks/speed/parts.py": {"world_env.models.ensemble.model", "world_env.models.layers"},
     "benchmarks/speed/stepping.py": {"world_env.models.layers.ensemble_mlp"},

@@ -86,6 +86,25 @@ def test_rows_are_valid_and_count_their_real_steps(small: ModuleType) -> None:
     assert "100: " in tables.learning_curves_section(tree)
 
 
+@pytest.mark.slow
+def test_rows_of_the_critics_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = importlib.import_module("benchmarks.sample_efficiency.svg_critics")
+    for name, value in (("UPDATES", (3, 5)), ("RESET_SEEDS", range(1)), ("STEPS", 10)):
+        monkeypatch.setattr(script, name, value)
+    schema = json.loads((BENCHMARKS / "results" / "svg_critics.schema.json").read_text())
+    assert list(script.CRITICS) == schema["$defs"]["row"]["properties"]["critics"]["enum"]
+    rows = [
+        {"task": script.TWIN, "seed": 0, "critics": name} | script.measured(0, script.CRITICS[name])
+        for name in ("plain", "normalised, unit 100")
+    ]
+    made = {"commit": "0" * 40, "date": "2026-01-01"}
+    tree = {"benchmark": "svg_critics", "machine": "any", "rows": [row | made for row in rows]}
+    tree |= made | {"command": "python -m benchmarks.sample_efficiency.svg_critics"}
+    jsonschema.validate(tree, schema)
+    tables = importlib.import_module("benchmarks.sample_efficiency.sample_efficiency_table")
+    assert "| plain | 5 | 0: " in tables.svg_critics_section(tree)
+
+
 @pytest.mark.parametrize("task", ["Hopper-v5", "Walker2d-v5", TASK, "HalfCheetah-v5"])
 def test_true_terminations_are_those_of_the_environment(task: str) -> None:
     script = importlib.import_module("benchmarks.sample_efficiency.sample_efficiency")

@@ -59,7 +59,7 @@ def test_gradient_steps_written_by_hand_are_those_of_autograd() -> None:
         for update in range(3):
             torch.manual_seed(update)
             rng = CounterRNG.from_seed(update, len(context))
-            rollout = world.rollout(networks, state, rng, 0.1)
+            rollout = world.rollout(networks, state, rng, 0.1, 5)
             action, log_prob = networks.act(rollout.last)
             target = rollout.returns.detach() + networks.least_target(rollout.last, action)
             observation, first = rollout.observation.detach(), rollout.action.detach()
@@ -100,8 +100,8 @@ def test_hard_termination_bounds_end_the_rollouts(bounded: bool) -> None:
         free = [None] * 16
         ranges = dataclasses.replace(twin.ranges, ends=([None, *free], [0.0, *free]))
         twin = dataclasses.replace(twin, ranges=ranges)
-    world = DifferentiableTwin(twin, model := small(twin, rollout_steps=1))
-    rollout = world.rollout(PlainNetworks(model), state, CounterRNG.from_seed(1, 64), 0.1)
+    world = DifferentiableTwin(twin, model := small(twin))
+    rollout = world.rollout(PlainNetworks(model), state, CounterRNG.from_seed(1, 64), 0.1, 1)
     beyond = rollout.last[:, 0] > 0.0
     assert beyond.any() and not beyond.all()
     np.testing.assert_array_equal(rollout.weight == 0.0, beyond if bounded else False & beyond)
@@ -113,7 +113,7 @@ def test_gradients_stop_at_uncertain_steps(threshold: float, stops: bool) -> Non
     world = DifferentiableTwin(twin, model := small(twin, stop_uncertain=True))
     context = twin.starts.select(torch.arange(9) % len(twin.starts))
     state = twin.model.encode(context, rng=CounterRNG.from_seed(0, 9))
-    rollout = world.rollout(PlainNetworks(model), state, CounterRNG.from_seed(1, 9), 0.1)
+    rollout = world.rollout(PlainNetworks(model), state, CounterRNG.from_seed(1, 9), 0.1, 5)
     weights = [*model.actor.parameters()]
     last = torch.autograd.grad(rollout.last.sum(), weights, retain_graph=True, allow_unused=True)
     assert all(each is None or not each.any() for each in last) == stops
@@ -139,7 +139,7 @@ def test_the_gradient_of_a_rollout_is_that_of_finite_differences(
     def value() -> torch.Tensor:
         torch.manual_seed(5)
         rng = CounterRNG.from_seed(1, len(context))
-        rollout = world.rollout(PlainNetworks(model), state, rng, 0.1)
+        rollout = world.rollout(PlainNetworks(model), state, rng, 0.1, 5)
         return (rollout.returns - 0.1 * rollout.log_prob).mean()
 
     parameters = [*model.actor.parameters()]

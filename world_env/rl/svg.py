@@ -204,7 +204,9 @@ class SVG(stable_baselines3.SAC):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
         entropy, networks = self._entropy_coefficient(), self._networks
-        rollout = self._world.rollout(networks, self._initial_states(), self._rng, entropy)
+        rollout = self._world.rollout(
+            networks, self._initial_states(), self._rng, entropy, self.rollout_steps
+        )
         last_action, last_log_prob = networks.act(rollout.last)
         low, high = self._updated_bounds(rollout.reward - entropy * rollout.log_prob)
         scale = self.value_scale
@@ -280,7 +282,7 @@ class DifferentiableTwin:
         self.twin, self._device = twin, algorithm.device
         on_cpu = self._device.type == "cpu"
         self.model = (twin.model if on_cpu else copy.deepcopy(twin.model).to(self._device)).frozen()
-        self._gamma, self._steps = algorithm.gamma, algorithm.rollout_steps
+        self._gamma = algorithm.gamma
         self._stop_uncertain = algorithm.stop_uncertain
         self._extractor = algorithm.actor.features_extractor
         self._bounds = TerminalBounds(twin.ranges)
@@ -306,15 +308,15 @@ class DifferentiableTwin:
         return (action * self._gain + self._offset).clamp(-1.0, 1.0).to(self.model.dtype)
 
     def rollout(
-        self, networks: Networks, state: State, rng: CounterRNG, entropy: float
+        self, networks: Networks, state: State, rng: CounterRNG, entropy: float, steps: int
     ) -> _Rollout:
-        """Roll out the policy for H steps from states of B rows. entropy: coefficient of the entropy."""
+        """Roll out the policy from states of B rows. entropy: coefficient of the entropy."""
         first = observation = self.observation(state)
         first_action, first_log_prob = networks.act(observation)
         action, log_prob = first_action, first_log_prob
         returns: Any = 0.0
         weight, first_reward = torch.ones(len(action), device=self._device), None
-        for step in range(self._steps):
+        for step in range(steps):
             if step:
                 action, log_prob = networks.act(observation)
                 returns = returns - weight * entropy * log_prob
