@@ -13,7 +13,7 @@ from world_env.errors import ExportError, InvalidOptionError
 from world_env.policies.function_policy import FunctionPolicy
 from world_env.policies.latent_policy import LatentPolicy, encoder_of
 from world_env.policies.loading import is_sb3_folder
-from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
+from world_env.policies.normalization import NORMALIZED_LIMIT, normalizers
 from world_env.policies.protocol import Policy
 from world_env.policies.saved_policy import check_policy_spaces, load_policy
 from world_env.policies.sb3_policy import SB3Policy
@@ -78,11 +78,6 @@ def _check_network(network: Any) -> None:
             "Stable-Baselines3 or sb3-contrib: policies of SBX use JAX and cannot be exported. Train the policy with "
             "the algorithm of the same name of Stable-Baselines3"
         )
-
-
-def normalizers(network: Any) -> list[NormalizedFeatures]:
-    """Return all normalising features extractors of a policy."""
-    return [each for each in network.modules() if isinstance(each, NormalizedFeatures)]
 
 
 def observations_for_check(

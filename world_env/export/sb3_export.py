@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from world_env.atomic_io import atomic_path
 from world_env.errors import ExportError
 from world_env.export.onnx_graph import Arrays, Comparison
-from world_env.export.policy_source import clipped_rows, normalizers, observations_for_check
+from world_env.export.policy_source import clipped_rows, observations_for_check
 from world_env.export.result import ExportResult
-from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures
+from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures, normalizers
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

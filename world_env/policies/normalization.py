@@ -47,6 +47,11 @@ class NormalizedFeatures(nn.Module):
         return normalized.clamp(-NORMALIZED_LIMIT, NORMALIZED_LIMIT)
 
 
+def normalizers(network: nn.Module) -> list[NormalizedFeatures]:
+    """Return all normalising features extractors of a policy."""
+    return [each for each in network.modules() if isinstance(each, NormalizedFeatures)]
+
+
 class LayerNormReLU(nn.Module):
     """Activation function: layer normalisation without weights (Ba et al. 2016, arXiv:1607.06450), then ReLU."""
 

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.action_units import units_of
-from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.normalization import normalizers
 from world_env.policies.saved_policy import load_policy, policy_card
 
 if TYPE_CHECKING:
@@ -99,20 +99,15 @@ def _rescale_values(weights: dict[str, Any], older: Any, newer: Any) -> None:
             weights[name] = weights[name] * ratio
 
 
-def _extractor(policy: Any) -> NormalizedFeatures | None:
-    """Normalisation of a policy, which is the same in all of its networks."""
-    modules = policy.modules()
-    return next((each for each in modules if isinstance(each, NormalizedFeatures)), None)
-
-
 def _renormalize(weights: dict[str, Any], older: Any, newer: Any) -> None:
     """Rewrite the first layers in place for the new normalisation: x_old = gain * x_new + shift.
 
     Networks whose first layers are no linear layers of the features keep the old normalisation.
     """
-    before, after = _extractor(older), _extractor(newer)
-    if before is None or after is None:
+    found, wanted = normalizers(older), normalizers(newer)
+    if not found or not wanted:
         return
+    before, after = found[0], wanted[0]  # the same in all networks of a policy
     gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
     size, acted = len(gain), int(np.prod(newer.action_space.shape, dtype=int))
     names = [*filter(_FIRST_LAYERS.fullmatch, weights)]
