@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, SAC
+from sb3_contrib import TQC
+from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.sac.policies import SACPolicy
 
@@ -252,6 +253,30 @@ def test_stuck_sensors_show_one_value_an_episode_and_the_others_the_truth(tmp_pa
         exploration.reset(ONE, [7])
         runs.append([act(exploration, np.zeros((1, 4), np.float32)) for _ in range(20)])
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [(DQN, "CartPole-v1"), (SAC, "Pendulum-v1"), (TD3, "Pendulum-v1"), (TQC, "Pendulum-v1")],
+)
+def test_sensors_are_stuck_near_the_data_of_a_policy_of_any_algorithm(kind: Any, task: str) -> None:
+    env = gym.make(task)
+    assert env.observation_space.shape is not None
+    size = env.observation_space.shape[0]
+    model = kind("MlpPolicy", env, seed=0, buffer_size=10, policy_kwargs={
+        "features_extractor_class": NormalizedFeatures,
+        "features_extractor_kwargs": {"mean": [50.0] * size, "scale": [0.01] * size},
+    })  # fmt: skip
+    seen: list[np.ndarray] = []
+
+    def record(observations: np.ndarray) -> np.ndarray:
+        seen.append(observations)
+        return np.zeros((1, *env.action_space.shape), env.action_space.dtype)  # type: ignore[misc]
+
+    stuck = StuckSensorsPolicy.of(FunctionPolicy(record), model, 1.0)
+    stuck.reset(ONE, [0])
+    act(stuck, np.zeros((1, size), np.float32))
+    np.testing.assert_allclose(seen[0], np.full((1, size), 50.0), atol=0.1)
 
 
 def test_sensors_that_cannot_be_stuck_are_named(tmp_path: Path) -> None:

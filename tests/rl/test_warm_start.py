@@ -17,6 +17,7 @@ from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.policies.algorithms import algorithm_class
+from world_env.policies.feature_readers import runs_of
 from world_env.policies.normalization import NormalizedFeatures, Scale
 from world_env.policies.saved_policy import policy_card
 from world_env.rl.learn import LearnConfig, learn, normalization_of
@@ -178,8 +179,7 @@ def test_a_policy_goes_on_as_the_same_one_in_other_scales(
     load_warm_start(newer, tmp_path / "older", WorldModelSB3VecEnv(wide, 4))
     for left, right in zip(before, outputs(newer), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-4)
-    kept = algo in ("RecurrentPPO", "CrossQ")  # no linear layer of the features
-    scale = normalization_of(narrow if kept else wide)["features_extractor_kwargs"]["scale"]
+    scale = normalization_of(wide)["features_extractor_kwargs"]["scale"]
     for module in newer.policy.modules():
         if isinstance(module, NormalizedFeatures):
             np.testing.assert_allclose(module.scale, scale, rtol=1e-5)
@@ -192,10 +192,13 @@ def outputs(model: Any) -> list[torch.Tensor]:
     policy.set_training_mode(False)
     with torch.no_grad():
         if hasattr(policy, "lstm_actor"):
-            return [torch.as_tensor(policy.predict(seen.numpy(), deterministic=True)[0])]
+            return [part for _, run in runs_of(policy) for part in run(seen)]
         found = [policy._predict(seen, deterministic=True).float()]
         if hasattr(policy, "critic"):
-            return found + list(policy.critic(seen, torch.zeros(64, 1)))
+            names = [each for each in ("critic", "critic_target") if hasattr(policy, each)]
+            return found + [
+                q for each in names for q in getattr(policy, each)(seen, torch.zeros(64, 1))
+            ]
         if hasattr(policy, "predict_values"):
             return [*found, policy.predict_values(seen)]
         network = policy.q_net if hasattr(policy, "q_net") else policy.quantile_net

@@ -8,7 +8,6 @@ clamp of the normalised values is lost.
 from __future__ import annotations
 
 import base64
-import inspect
 import json
 import zipfile
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from world_env.atomic_io import atomic_path
-from world_env.errors import ExportError
+from world_env.errors import ExportError, InvalidOptionError
 from world_env.export.onnx_graph import Arrays, Comparison
 from world_env.export.policy_source import clipped_rows, observations_for_check
 from world_env.export.result import ExportResult
+from world_env.policies.feature_readers import is_critic, runs_of, with_other_features
 from world_env.policies.normalization import NORMALIZED_LIMIT, NormalizedFeatures, normalizers
 
 if TYPE_CHECKING:
@@ -33,14 +33,10 @@ if TYPE_CHECKING:
 _LIBRARIES = ("stable_baselines3", "sb3_contrib")
 _OURS = (b"world_env",)
 """Names of packages that must not occur in the file."""
-_WEIGHTS = {"Linear": ("weight", "bias"), "LSTM": ("weight_ih_l0", "bias_ih_l0")}
-"""Layers into which scales are folded -> their weight of the input (outputs, inputs) and their bias (outputs,)."""
 _OWN_CRITICS = (
     "the critics of the policy normalise their layers, and those of the exported model do not: its actions are those "
     "of the policy, its critics are not. Train the critics first if it is to train on"
 )
-_NORMS = ("BatchRenorm1d",)
-"""Layers whose running mean and variance are folded instead: the first ones of CrossQ."""
 
 
 def export_sb3(model: BaseAlgorithm | Any, target: Path, twin: Twin | None) -> ExportResult:
@@ -151,149 +147,16 @@ def _plain_class(kind: type, noun: str) -> Any:
 
 def _folded(network: Any) -> dict[str, Tensor]:
     """Weights of a policy that reads plain observations, and equals `network` where that one does not clip."""
-    readers = _readers(network)
-    state = {name: value.clone() for name, value in network.state_dict().items()}
+    features = normalizers(network)[0]
+    scale = features.scale.double()
+    try:
+        state = with_other_features(network, 1.0 / scale, -features.mean.double() / scale)
+    except InvalidOptionError as error:
+        raise ExportError(f"{error}: use the format 'onnx'") from error
     for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, NormalizedFeatures):
             del state[f"{name}.mean"], state[f"{name}.scale"]
-        elif id(module) in readers:
-            _fold(state, name, module, *readers[id(module)])
     return state
-
-
-def _fold(
-    state: dict[str, Tensor], name: str, layer: nn.Module, begin: int, extractor: NormalizedFeatures
-) -> None:
-    """Fold scales into the weights of one layer, in place. begin: index of the first feature in its input."""
-    mean, scale = extractor.mean.double(), extractor.scale.double()
-    part = slice(begin, begin + extractor.features_dim)
-    kind = type(layer).__name__
-    if kind in _NORMS:
-        averages, variances = state[f"{name}.ra_mean"], state[f"{name}.ra_var"]
-        averages[part] = (averages[part].double() * scale + mean).float()
-        epsilon = float(layer.eps)  # type: ignore[arg-type]
-        variance = (variances[part].double() + epsilon) * scale.square() - epsilon
-        variances[part] = variance.float()
-        return
-    if kind not in _WEIGHTS or f"{name}.{_WEIGHTS[kind][1]}" not in state:
-        raise ExportError(
-            f"the layer {name} ({kind}) of the policy reads normalised observations, whose scales can be folded into "
-            f"layers with a bias only ({', '.join([*_WEIGHTS, *_NORMS])}): use the format 'onnx'"
-        )
-    weight, bias = (f"{name}.{each}" for each in _WEIGHTS[kind])
-    scaled = state[weight][:, part].double() / scale
-    state[bias] = (state[bias].double() - scaled @ mean).float()
-    state[weight][:, part] = scaled.float()
-
-
-def _readers(network: Any) -> dict[int, tuple[int, NormalizedFeatures]]:
-    """Id of each layer that reads normalised features -> (index of the first feature in its input, their extractor).
-
-    Found by calling all networks of the policy: a layer reads the features if its input contains their values.
-    """
-    found: dict[int, tuple[int, NormalizedFeatures]] = {}
-    features: list[tuple[NormalizedFeatures, Tensor]] = []
-
-    def remember(module: nn.Module, _: Any, output: Tensor) -> None:
-        assert isinstance(module, NormalizedFeatures)
-        features.append((module, output))
-
-    def look(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        for extractor, values in features:
-            begin = _begin(inputs[0], values)
-            if begin is not None:
-                found[id(module)] = (begin, extractor)
-
-    hooks = [each.register_forward_hook(remember) for each in normalizers(network)]
-    hooks += [
-        each.register_forward_pre_hook(look)
-        for each in network.modules()
-        if next(each.parameters(), None) is not None and next(each.children(), None) is None
-    ]
-    first = normalizers(network)[0]
-    rng = np.random.default_rng(2)
-    normalized = rng.uniform(-1.0, 1.0, (5, first.features_dim)).astype(np.float32)
-    seen = first.mean + first.scale * torch.as_tensor(normalized, device=first.mean.device)
-    try:
-        for owner, run in _runs(network):
-            features.clear()
-            run(seen.reshape(-1, *owner.observation_space.shape))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
-
-
-def _begin(inputs: Any, features: Tensor) -> int | None:
-    """Index at which the input (..., N) of a layer holds the features (B, F), or None."""
-    width = features.shape[-1]
-    if not isinstance(inputs, Tensor) or inputs.shape[-1] < width:
-        return None
-    rows = inputs.reshape(-1, inputs.shape[-1])
-    if len(rows) != len(features):
-        return None
-    for begin in range(rows.shape[1] - width + 1):
-        if torch.equal(rows[:, begin : begin + width], features):
-            return begin
-    return None
-
-
-# -- Networks ----------------------------------------------------------------------------------------------------------
-
-
-def _runs(network: Any) -> list[tuple[Any, Any]]:
-    """(network, function of observations that computes all of its outputs) of all networks of a policy."""
-    from stable_baselines3.common.policies import BaseModel
-
-    runs: list[tuple[Any, Any]] = []
-    for each in network.modules():
-        if hasattr(each, "lstm_actor"):
-            runs.append((each, lambda seen, each=each: _run_recurrent(each, seen)))
-        elif hasattr(each, "predict_values"):
-            runs.append((each, lambda seen, each=each: _run_actor_critic(each, seen)))
-        elif isinstance(each, BaseModel) and _is_critic(each):
-            runs.append((each, lambda seen, each=each: each(seen, _actions(each, seen))))
-        elif isinstance(each, BaseModel) and each is not network:
-            options = {"deterministic": True} if _second_argument(each) == "deterministic" else {}
-            runs.append((each, lambda seen, each=each, options=options: each(seen, **options)))
-    # Policies without networks of their own, such as that of ARS.
-    return runs or [(network, network._predict)]
-
-
-def _is_critic(module: nn.Module) -> bool:
-    return _second_argument(module).startswith("action")
-
-
-def _second_argument(module: nn.Module) -> str:
-    """Name of the argument of a network after the observations: the actions of critics, "deterministic" of actors."""
-    names = [*inspect.signature(module.forward).parameters, "", ""]
-    return names[1]
-
-
-def _actions(critic: Any, seen: Any) -> Tensor:
-    first = next(iter(seen.values())) if isinstance(seen, dict) else seen
-    size = int(np.prod(critic.action_space.shape))
-    return torch.linspace(-1.0, 1.0, len(first) * size, device=first.device).reshape(-1, size)
-
-
-def _run_actor_critic(policy: Any, seen: Any) -> list[Tensor]:
-    distribution = policy.get_distribution(seen)
-    inner = distribution.distribution
-    inner = inner if isinstance(inner, list) else [inner]
-    parts = [each.logits if hasattr(each, "logits") else each.mean for each in inner]
-    return [policy.predict_values(seen), *parts]
-
-
-def _run_recurrent(policy: Any, seen: Any) -> list[Tensor]:
-    first = next(iter(seen.values())) if isinstance(seen, dict) else seen
-    shape = (policy.lstm_actor.num_layers, len(first), policy.lstm_actor.hidden_size)
-    memory = (first.new_zeros(shape, dtype=torch.float32),) * 2
-    starts = torch.ones(len(first), device=first.device)
-    distribution, _ = policy.get_distribution(seen, memory, starts)
-    inner = distribution.distribution
-    inner = inner if isinstance(inner, list) else [inner]
-    parts = [each.logits if hasattr(each, "logits") else each.mean for each in inner]
-    return [policy.predict_values(seen, memory, starts), *parts]
 
 
 @torch.no_grad()
@@ -302,8 +165,8 @@ def _results(network: Any, observations: Any, *, critics: bool) -> Arrays:
     actions, _ = network.predict(observations, deterministic=True)
     results = {"action": np.asarray(actions)}
     tensors, _ = network.obs_to_tensor(observations)
-    for index, (owner, run) in enumerate(_runs(network)):
-        if not critics and _is_critic(owner):
+    for index, (owner, run) in enumerate(runs_of(network)):
+        if not critics and is_critic(owner):
             continue
         outputs = run(tensors)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from world_env.errors import InvalidOptionError
-from world_env.policies.normalization import NormalizedFeatures
+from world_env.policies.normalization import normalizers
 from world_env.policies.protocol import Policy, episode_of
 
 _STUCK_WIDTH = 2.0
@@ -43,14 +43,15 @@ class StuckSensorsPolicy(Policy):
 
         Raises InvalidOptionError for a model without stored data statistics.
         """
-        features = getattr(model.policy, "features_extractor", None)
-        if not isinstance(features, NormalizedFeatures):
+        found = normalizers(model.policy)
+        if not found:
             raise InvalidOptionError(
                 "a policy with stuck sensors needs the data statistics of a policy that was trained with "
                 "normalize=True on vector observations, and this one has none: train it so, or collect with the "
                 "policy itself"
             )
-        return cls(policy, features.mean.numpy(), features.scale.numpy(), share)
+        features = found[0]  # the same in all networks of a policy
+        return cls(policy, features.mean.numpy(force=True), features.scale.numpy(force=True), share)
 
     def reset(self, env_indices: np.ndarray, seeds: Sequence[int]) -> None:
         """Start episodes: draw the stuck dimensions and their values."""

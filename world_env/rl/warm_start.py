@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +11,13 @@ from gymnasium.spaces import Box
 
 from world_env.errors import InvalidOptionError
 from world_env.policies.action_units import units_of
-from world_env.policies.normalization import normalizers
+from world_env.policies.feature_readers import with_other_features
+from world_env.policies.normalization import NormalizedFeatures, normalizers
 from world_env.policies.saved_policy import load_policy, policy_card
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
-
-_FIRST_LAYERS = re.compile(
-    r"(mlp_extractor\.(policy_net|value_net)|actor(_target)?\.(latent_pi|mu)|critic(_target)?\.qf\d+"
-    r"|q_net(_target)?\.q_net|quantile_net(_target)?\.quantile_net)\.0\.weight"
-)
-"""Names of the weights that multiply the features, in policies of PPO, SAC, TQC, TD3, DQN and QR-DQN."""
 
 
 def load_warm_start(
@@ -44,8 +38,7 @@ def load_warm_start(
             f"warm_start {folder} is a {type(older).__name__} policy, but algo is {type(model).__name__}: choose a "
             "policy of the same algorithm"
         )
-    weights = dict(older.policy.state_dict())
-    _renormalize(weights, older.policy, model.policy)
+    weights = _renormalized(older.policy, model.policy)
     _rescale_values(weights, older.policy, model.policy)
     units = units_of(model)
     if units is not None and "action_net.weight" in weights:
@@ -99,29 +92,22 @@ def _rescale_values(weights: dict[str, Any], older: Any, newer: Any) -> None:
             weights[name] = weights[name] * ratio
 
 
-def _renormalize(weights: dict[str, Any], older: Any, newer: Any) -> None:
-    """Rewrite the first layers in place for the new normalisation: x_old = gain * x_new + shift.
+def _renormalized(older: Any, newer: Any) -> dict[str, Any]:
+    """Weights of the older policy for the normalisation of the newer one.
 
-    Networks whose first layers are no linear layers of the features keep the old normalisation.
+    Networks without linear layers of the features keep the old normalisation.
     """
     found, wanted = normalizers(older), normalizers(newer)
-    if not found or not wanted:
-        return
-    before, after = found[0], wanted[0]  # the same in all networks of a policy
-    gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
-    size, acted = len(gain), int(np.prod(newer.action_space.shape, dtype=int))
-    names = [*filter(_FIRST_LAYERS.fullmatch, weights)]
-    linear = all(weights[name].ndim == 2 and weights[name].shape[1] in (size, size + acted)
-                 for name in names)  # fmt: skip
-    if not names or not linear or any("lstm" in name for name in weights):
-        return
-    for name in names:
-        # Critics also take actions, which come after the features.
-        weight, bias = weights[name].clone(), name.removesuffix("weight") + "bias"
-        weights[bias] = weights[bias] + weight[:, :size] @ shift
-        weight[:, :size] *= gain
-        weights[name] = weight
-    for name in weights:
-        for buffer in ("mean", "scale"):
-            if name.endswith(f"features_extractor.{buffer}"):
-                weights[name] = torch.clone(getattr(after, buffer))
+    if found and wanted:
+        before, after = found[0], wanted[0]  # the same in all networks of a policy
+        gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
+        try:
+            weights = with_other_features(older, gain, shift)
+        except InvalidOptionError:
+            return dict(older.state_dict())
+        for name, module in older.named_modules(remove_duplicate=False):
+            if isinstance(module, NormalizedFeatures):
+                weights[f"{name}.mean"] = after.mean.clone()
+                weights[f"{name}.scale"] = after.scale.clone()
+        return weights
+    return dict(older.state_dict())
