@@ -192,6 +192,28 @@ def test_the_value_of_an_episode_that_ends_soon_is_within_the_bounds(
     assert (low, high) == pytest.approx((0.0, 396.0) if sign > 0 else (-396.0, 0.0), rel=0.02)
 
 
+def test_values_begin_as_those_of_episodes_without_end_and_follow_the_rewards(
+    pendulum: Twin,
+) -> None:
+    model = small(pendulum)
+    seen, acted = torch.randn(64, 3), torch.zeros(64, 1)
+
+    def values() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.stack([*model.critic(seen, acted), *model.critic_target(seen, acted)])
+
+    start = values()
+    model._updated_bounds(torch.linspace(1.0, 3.0, 50))
+    # A reward of 2 in every step, discounted by 0.995.
+    torch.testing.assert_close(values() - start, torch.full_like(start, 400.0), rtol=0.01, atol=0.0)
+    for _ in range(1_000):
+        model._updated_bounds(torch.linspace(-1.0, 0.0, 50))
+    followed = 400.0 + (1.0 - 0.999**1_000) * (-100.0 - 400.0)
+    torch.testing.assert_close(
+        values() - start, torch.full_like(start, followed), rtol=0.02, atol=0.0
+    )
+
+
 def test_the_same_seed_gives_the_same_policy(pendulum: Twin) -> None:
     one, same, other = (learn(pendulum, SMALL.replace(seed=seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(weights(one), weights(same))

@@ -44,7 +44,7 @@ _DATASET_SHARE = 0.95
 """Share of these rollouts that start inside data episodes."""
 _MAX_VALUE_SCALE = 100.0
 """Largest unit of the critics' outputs. Episodes end, so most values are smaller than those of episodes without end."""
-_BOUNDS_RATE = 0.01
+_BOUNDS_RATE = 0.001
 _MAX_SKIPPED = 50
 """Successive updates with gradients that are not finite before the training stops."""
 _LOG_INTERVAL = 500
@@ -261,16 +261,32 @@ class SVG(stable_baselines3.SAC):
         return False
 
     def _updated_bounds(self, soft_reward: Tensor) -> tuple[float, float]:
-        """Bounds of target values, from a running average of the range of rewards with their entropy."""
+        """Bounds of target values, from a running average of the range of rewards with their entropy.
+
+        The outputs of the critics move with the middle of the bounds, from 0 at first. So a new policy has the values
+        of episodes without end, where they would need 1 / tau updates for every `rollout_steps` steps of an episode.
+        """
         ends = np.quantile(soft_reward.detach().numpy(force=True), [0.01, 0.99])
         found = [float(end) / _decay(self.gamma) for end in ends]
         if not np.isfinite(found).all():
             found = list(self.value_bounds or (-1.0, 1.0))
         before = self.value_bounds or found
         low, high = (b + _BOUNDS_RATE * (f - b) for b, f in zip(before, found, strict=True))
+        middle = sum(self.value_bounds or (0.0, 0.0)) / 2.0
+        self._shift_values((low + high) / 2.0 - middle)
         self.value_bounds = (low, high)
         # An episode that ends soon has a value near 0, however large or small the rewards are.
         return min(low, 0.0), max(high, 0.0)
+
+    def _shift_values(self, change: float) -> None:
+        """Add a constant to the values of critics and target critics."""
+        unit = getattr(self.policy, "value_scale", 1.0)
+        with torch.no_grad():
+            for critics in (self.critic, self.critic_target):
+                networks: Any = critics.q_networks
+                for network in networks:
+                    last = [layer for layer in network if isinstance(layer, torch.nn.Linear)][-1]
+                    last.bias.add_(change / unit)
 
 
 class DifferentiableTwin:
