@@ -4,11 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from oracle import oracle_twin, real_episodes, real_spec
+from stable_baselines3 import SAC
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from world_env.batch import Context
 from world_env.envs.sb3_vec_env import WorldModelSB3VecEnv
@@ -17,7 +20,7 @@ from world_env.fitting.config import FitConfig
 from world_env.fitting.fit import fit_episodes
 from world_env.models.ensemble.model import EnsembleConfig, EnsembleWorldModel
 from world_env.policies.algorithms import algorithm_class
-from world_env.policies.feature_readers import runs_of
+from world_env.policies.feature_readers import runs_of, with_other_features
 from world_env.policies.normalization import NormalizedFeatures, Scale
 from world_env.policies.saved_policy import policy_card
 from world_env.rl.learn import LearnConfig, learn, normalization_of
@@ -203,6 +206,24 @@ def outputs(model: Any) -> list[torch.Tensor]:
             return [*found, policy.predict_values(seen)]
         network = policy.q_net if hasattr(policy, "q_net") else policy.quantile_net
         return [*found, network(seen)]
+
+
+class Squashed(BaseFeaturesExtractor):
+    """Features that no linear layer reads as they are normalised."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space, 3)
+        self.normalized = NormalizedFeatures(space, [0.0] * 3, [1.0] * 3)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.normalized(observation))
+
+
+def test_layers_that_read_other_features_are_not_rewritten() -> None:
+    policy_kwargs = {"features_extractor_class": Squashed}
+    policy = SAC("MlpPolicy", gym.make("Pendulum-v1"), policy_kwargs=policy_kwargs).policy
+    with pytest.raises(InvalidOptionError, match="no layer of the policy reads"):
+        with_other_features(policy, torch.full((3,), 2.0), torch.zeros(3))
 
 
 def spread(twin: Twin, width: float) -> Context:

@@ -27,10 +27,14 @@ def with_other_features(network: Any, gain: Tensor, shift: Tensor) -> dict[str, 
 
     network: a policy with `NormalizedFeatures`, whose own buffers are left as they are.
     gain, shift: (D,).
-    Raises InvalidOptionError if a layer that reads the features has no weights for them, or no bias.
+    Raises InvalidOptionError if no layer reads the features as they are, or one that does has no bias.
     """
     gain, shift = gain.double(), shift.double()
     readers = _readers(network)
+    if not readers:
+        raise InvalidOptionError(
+            "no layer of the policy reads the normalised observations as they are, so their scales cannot be folded"
+        )
     state = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
         for name, module in network.named_modules(remove_duplicate=False):

@@ -45,6 +45,7 @@ _DATASET_SHARE = 0.95
 _MAX_VALUE_SCALE = 100.0
 """Largest unit of the critics' outputs. Episodes end, so most values are smaller than those of episodes without end."""
 _BOUNDS_RATE = 0.001
+"""Share by which the bounds of the values move, in an update, to those of its rewards."""
 _MAX_SKIPPED = 50
 """Successive updates with gradients that are not finite before the training stops."""
 _LOG_INTERVAL = 500

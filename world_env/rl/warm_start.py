@@ -97,17 +97,18 @@ def _renormalized(older: Any, newer: Any) -> dict[str, Any]:
 
     Networks without linear layers of the features keep the old normalisation.
     """
+    plain = dict(older.state_dict())
     found, wanted = normalizers(older), normalizers(newer)
-    if found and wanted:
-        before, after = found[0], wanted[0]  # the same in all networks of a policy
-        gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
-        try:
-            weights = with_other_features(older, gain, shift)
-        except InvalidOptionError:
-            return dict(older.state_dict())
-        for name, module in older.named_modules(remove_duplicate=False):
-            if isinstance(module, NormalizedFeatures):
-                weights[f"{name}.mean"] = after.mean.clone()
-                weights[f"{name}.scale"] = after.scale.clone()
-        return weights
-    return dict(older.state_dict())
+    if not found or not wanted:
+        return plain
+    before, after = found[0], wanted[0]  # the same in all networks of a policy
+    gain, shift = after.scale / before.scale, (after.mean - before.mean) / before.scale
+    try:
+        weights = with_other_features(older, gain, shift)
+    except InvalidOptionError:
+        return plain
+    for name, module in older.named_modules(remove_duplicate=False):
+        if isinstance(module, NormalizedFeatures):
+            weights[f"{name}.mean"] = after.mean.clone()
+            weights[f"{name}.scale"] = after.scale.clone()
+    return weights
